@@ -1,0 +1,92 @@
+"""The class table: which id means what, and its colour on a map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+NODATA = 255
+"""Value of a class map where the scene is invalid, and of a label to be ignored."""
+
+Color = tuple[int, int, int]
+
+
+def parse_color(text: str) -> Color:
+    """Red, green and blue, each in [0, 255], from ``#rrggbb``.
+
+    Raises:
+        ValueError: Anything but a hash and six hexadecimal digits.
+    """
+    digits = text.removeprefix("#")
+    if not text.startswith("#") or len(digits) != 6 or any(c not in "0123456789abcdefABCDEF" for c in digits):
+        raise ValueError(f"color {text!r} is not of the form #rrggbb")
+    return int(digits[0:2], 16), int(digits[2:4], 16), int(digits[4:6], 16)
+
+
+def format_color(color: Color) -> str:
+    """``#rrggbb`` of red, green and blue in [0, 255]."""
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
+@dataclass(frozen=True, slots=True)
+class MapClass:
+    """One class of a map: its id (the pixel value and the logit channel), its name, its RGB colour."""
+
+    id: int
+    name: str
+    color: Color
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTable:
+    """Classes of a map, ids 0 … K−1 in order; a class's id is its logit channel and its pixel value.
+
+    Raises:
+        ValueError: No class, ids that are not 0 … K−1 in order, a repeated name, or more than 255 classes.
+    """
+
+    classes: tuple[MapClass, ...]
+
+    def __post_init__(self) -> None:
+        ids = [c.id for c in self.classes]
+        names = [c.name for c in self.classes]
+        if not ids:
+            raise ValueError("a class table needs at least one class")
+        if ids != list(range(len(ids))):
+            raise ValueError(f"class ids must be 0 … {len(ids) - 1} in order, found {ids}")
+        if len(ids) > NODATA:
+            raise ValueError(f"at most {NODATA} classes fit an 8-bit map, found {len(ids)}")
+        repeated = sorted({n for n in names if names.count(n) > 1})
+        if repeated:
+            raise ValueError(f"class names must differ, repeated: {', '.join(repeated)}")
+
+    @classmethod
+    def from_names(cls, names: Iterable[str], colors: Iterable[str | Color]) -> ClassTable:
+        """Table of the names in order, ids from 0; colours as ``#rrggbb`` or as RGB in [0, 255]."""
+        rgb = (parse_color(c) if isinstance(c, str) else c for c in colors)
+        return cls(tuple(MapClass(i, n, c) for i, (n, c) in enumerate(zip(names, rgb, strict=True))))
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __iter__(self) -> Iterator[MapClass]:
+        return iter(self.classes)
+
+    def __getitem__(self, class_id: int) -> MapClass:
+        return self.classes[class_id]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names, by id."""
+        return tuple(c.name for c in self.classes)
+
+    def id_of(self, name: str) -> int:
+        """Id of the class called ``name``.
+
+        Raises:
+            KeyError: No such class.
+        """
+        for c in self.classes:
+            if c.name == name:
+                return c.id
+        raise KeyError(name)

@@ -1,0 +1,91 @@
+"""Cover a scene with equal, overlapping windows. Integers only: no pixels, no coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Window:
+    """Integer rectangle of a scene, px: rows ``row … row + height``, columns ``col … col + width``, ends exclusive."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+    @property
+    def row_stop(self) -> int:
+        """First row below the window."""
+        return self.row + self.height
+
+    @property
+    def col_stop(self) -> int:
+        """First column right of the window."""
+        return self.col + self.width
+
+
+def round_up(value: int, multiple: int) -> int:
+    """Smallest multiple of ``multiple`` that is not below ``value``."""
+    return -(-value // multiple) * multiple
+
+
+def window_starts(length: int, *, size: int, overlap: int, align: int = 1) -> list[int]:
+    """Starts of equal windows that cover ``0 … length`` along one axis.
+
+    The last window is moved back so that it ends at the padded end, ``round_up(length, align)``; therefore no
+    window reads outside it and all have one size. With ``align`` every start is a multiple of it, so windows of
+    a network with that stride put their logits on one scene-wide grid.
+
+    Args:
+        length: Length of the scene along the axis, px; at least 1.
+        size: Window side, px; a multiple of ``align``.
+        overlap: Strip shared by neighbours, px; ``0 <= overlap < size``, a multiple of ``align``.
+        align: Multiple on which windows start, px.
+
+    Returns:
+        Starts in increasing order, none twice. One start, 0, where one window covers the padded scene.
+
+    Raises:
+        ValueError: A length below 1, ``overlap`` outside ``[0, size)``, or a size or overlap off the grid.
+
+    References:
+        Edge rule of slide_inference in mmsegmentation; six possible rules are compared in torchgeo PR 448.
+    """
+    if length < 1:
+        raise ValueError(f"length must be at least 1 px, found {length}")
+    if not 0 <= overlap < size:
+        raise ValueError(f"overlap must be in [0, size), found overlap {overlap} with size {size}")
+    if size % align or overlap % align:
+        raise ValueError(f"size and overlap must be multiples of {align}, found {size} and {overlap}")
+    padded = round_up(length, align)
+    last = max(padded - size, 0)
+    starts = list(range(0, last, size - overlap))
+    return [*starts, last]
+
+
+def window_grid(height: int, width: int, *, size: int, overlap: int, align: int = 1) -> list[Window]:
+    """Cover a scene with equal windows, row by row.
+
+    The last window of a row or column is moved back inside the scene padded to a multiple of ``align``, so all
+    windows have one shape and none reads outside the padding. A scene smaller than ``size`` gets one window of
+    its own padded size along that axis.
+
+    Args:
+        height: Scene height, px.
+        width: Scene width, px.
+        size: Window side, px; a multiple of ``align``.
+        overlap: Strip shared by neighbours, px; ``0 <= overlap < size``, a multiple of ``align``.
+        align: Multiple on which windows start and end, px; 1 for none.
+
+    Returns:
+        Windows in row-major order; their union covers the scene, none occurs twice.
+
+    Raises:
+        ValueError: See `window_starts`.
+    """
+    rows = window_starts(height, size=size, overlap=overlap, align=align)
+    cols = window_starts(width, size=size, overlap=overlap, align=align)
+    window_height = min(size, round_up(height, align))
+    window_width = min(size, round_up(width, align))
+    return [Window(row, col, window_height, window_width) for row in rows for col in cols]
