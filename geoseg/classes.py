@@ -30,11 +30,21 @@ def format_color(color: Color) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MapClass:
-    """One class of a map: its id (the pixel value and the logit channel), its name, its RGB colour."""
+    """One class of a map: its id (the pixel value and the logit channel), its name, its RGB colour in [0, 255].
+
+    Raises:
+        ValueError: An empty name, or a colour channel outside [0, 255].
+    """
 
     id: int
     name: str
     color: Color
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ValueError(f"class {self.id} has no name")
+        if len(self.color) != 3 or not all(0 <= channel <= 255 for channel in self.color):
+            raise ValueError(f"color {self.color} of class {self.name} is not three numbers in 0 … 255")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +72,14 @@ class ClassTable:
 
     @classmethod
     def from_names(cls, names: Iterable[str], colors: Iterable[str | Color]) -> ClassTable:
-        """Table of the names in order, ids from 0; colours as ``#rrggbb`` or as RGB in [0, 255]."""
-        rgb = (parse_color(c) if isinstance(c, str) else c for c in colors)
+        """Table of the names in order, ids from 0; colours as ``#rrggbb`` or as RGB in [0, 255].
+
+        Raises:
+            ValueError: More names than colours or the reverse, a colour that is none, or see `ClassTable`.
+        """
+        names, rgb = list(names), [parse_color(c) if isinstance(c, str) else c for c in colors]
+        if len(names) != len(rgb):
+            raise ValueError(f"every class needs a color: found {len(names)} names and {len(rgb)} colors")
         return cls(tuple(MapClass(i, n, c) for i, (n, c) in enumerate(zip(names, rgb, strict=True))))
 
     def __len__(self) -> int:

@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from geoseg.errors import OutputError
 
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
-def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+# What other programs keep beside a file and derive from its content: overviews and statistics of a raster, spatial
+# indices of a shapefile, the journals of a GeoPackage. Beside a new file they show, or do, the wrong thing.
+_DERIVED = (".ovr", ".aux.xml", ".msk", "-wal", "-shm", "-journal")
+_DERIVED_OF_SHAPEFILE = (".qix", ".sbn", ".sbx", ".idm", ".ind", ".cpg", ".prj", ".qpj")
+
+
+def check_output(
+    path: str | os.PathLike[str], *, overwrite: bool, inputs: Iterable[str | os.PathLike[str]] = ()
+) -> Path:
     """The output path, once it is known that it may be written; to be called before any work.
 
     Args:
         path: File that will be written.
         overwrite: Whether an existing file may be replaced.
+        inputs: Files the work reads, none of which may be replaced, whatever ``overwrite`` says.
 
     Raises:
-        OutputError: The file exists and ``overwrite`` is False, it is a folder, or its folder is missing or not
-            writable.
+        OutputError: The file exists and ``overwrite`` is False, it is a folder or an input, or its folder is
+            missing or not writable.
     """
     path = Path(path)
-    if path.is_dir():
-        raise OutputError(f"output {path} is a folder", hint="name a file in it")
-    if path.exists() and not overwrite:
-        raise OutputError(f"output {path} exists", hint="add --overwrite, or choose another name with -o")
-    folder = path.parent
-    if not folder.is_dir():
-        raise OutputError(f"folder {folder} of output {path.name} does not exist", hint=f"mkdir -p {folder}")
-    # Asking the file system beats os.access, which says yes to root and to read-only mounts.
-    probe = folder / f".{path.name}.{secrets.token_hex(4)}.probe"
     try:
-        probe.touch(exist_ok=False)
+        if path.is_dir():
+            raise OutputError(f"output {path} is a folder", hint="name a file in it")
+        exists = path.exists()
+        if exists and any(Path(i).exists() and path.samefile(i) for i in inputs):
+            raise OutputError(f"output {path} is also an input", hint="choose another name with -o")
+        if exists and not overwrite:
+            raise OutputError(f"output {path} exists", hint="add --overwrite, or choose another name with -o")
+        folder = path.parent
+        if not folder.is_dir():
+            raise OutputError(f"folder {folder} of output {path.name} does not exist", hint=f"mkdir -p {folder}")
+        # Trying beats os.access, which says yes to root and to read-only mounts.
+        scratch = _scratch_name(path)
+        scratch.mkdir()
+        scratch.rmdir()
+    except OutputError:
+        raise
     except OSError as error:
-        raise OutputError(f"cannot write into {folder}: {error.strerror}", hint="choose another folder with -o") from error
-    probe.unlink()
+        raise OutputError(f"cannot write {path}: {error.strerror}", hint="choose another name with -o") from error
     return path
 
 
@@ -46,27 +63,49 @@ def atomic_output(path: Path) -> Iterator[Path]:
 
     Yields:
         Where to write the file: the same name inside the scratch folder. On a clean exit every file of the folder
-        is renamed into the final folder, the named one last; on an exception nothing is published. Either way the
-        scratch folder is removed.
+        is renamed into the final folder, the named one last, and what other programs derived from a file it
+        replaces (``.ovr``, ``.aux.xml``, indices) is removed. On an exception, Ctrl-C too, nothing is published.
+        Either way the scratch folder goes.
 
     Raises:
-        OutputError: The disk is full or the folder is gone.
+        OutputError: The folder is gone or not writable, or the disk is full.
     """
-    scratch = path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
+    scratch = _scratch_name(path)
     try:
         scratch.mkdir()
-        try:
-            yield scratch / path.name
-            sidecars = sorted(p for p in scratch.iterdir() if p.name != path.name)
-            for part in [*sidecars, scratch / path.name]:
-                os.replace(part, path.parent / part.name)
-        finally:
-            for rest in scratch.iterdir():
-                rest.unlink(missing_ok=True)
-            scratch.rmdir()
-    except OutputError:
-        raise
     except OSError as error:
-        if error.errno is None or isinstance(error, FileNotFoundError):
-            raise
-        raise OutputError(f"cannot write {path}: {error.strerror}", hint="free some space or choose another folder") from error
+        raise _cannot_write(path, error) from error
+    try:
+        yield scratch / path.name
+        _publish(scratch, path)
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            raise _cannot_write(path, error) from error
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _publish(scratch: Path, path: Path) -> None:
+    parts = {p.name for p in scratch.iterdir()}
+    if path.name not in parts:
+        raise FileNotFoundError(f"{path.name} was not written into {scratch}")
+    derived = [path.name + end for end in _DERIVED]
+    if path.suffix.lower() == ".shp":
+        derived += [path.stem + end for end in _DERIVED_OF_SHAPEFILE]
+    try:
+        for name in derived:
+            if name not in parts:
+                (path.parent / name).unlink(missing_ok=True)
+        for name in [*sorted(parts - {path.name}), path.name]:
+            (scratch / name).replace(path.parent / name)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _scratch_name(path: Path) -> Path:
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write {path}: {error.strerror}", hint="free some space or choose another folder")

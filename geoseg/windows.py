@@ -47,13 +47,13 @@ def window_starts(length: int, *, size: int, overlap: int, align: int = 1) -> li
         Starts in increasing order, none twice. One start, 0, where one window covers the padded scene.
 
     Raises:
-        ValueError: A length below 1, ``overlap`` outside ``[0, size)``, or a size or overlap off the grid.
+        ValueError: A length or multiple below 1, ``overlap`` outside ``[0, size)``, or a size or overlap off the grid.
 
     References:
         Edge rule of slide_inference in mmsegmentation; six possible rules are compared in torchgeo PR 448.
     """
-    if length < 1:
-        raise ValueError(f"length must be at least 1 px, found {length}")
+    if length < 1 or align < 1:
+        raise ValueError(f"length and align must be at least 1 px, found {length} and {align}")
     if not 0 <= overlap < size:
         raise ValueError(f"overlap must be in [0, size), found overlap {overlap} with size {size}")
     if size % align or overlap % align:

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from geoseg.errors import OutputError, SceneError
+from geoseg.outputs import atomic_output, check_output
+
+
+def names(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir()}
+
+
+def test_a_finished_file_and_its_sidecars_are_published_and_nothing_else(tmp_path: Path) -> None:
+    with atomic_output(tmp_path / "map.shp") as scratch:
+        assert scratch.name == "map.shp"
+        for end in "shp", "dbf", "shx":
+            scratch.with_suffix(f".{end}").write_text(end)
+        assert not (tmp_path / "map.shp").exists()
+    assert names(tmp_path) == {"map.shp", "map.dbf", "map.shx"}
+    assert (tmp_path / "map.dbf").read_text() == "dbf"
+
+
+@pytest.mark.parametrize("stop", [ValueError("bug"), SceneError("torn"), KeyboardInterrupt()])
+def test_nothing_is_published_when_the_work_stops(tmp_path: Path, stop: BaseException) -> None:
+    target = tmp_path / "map.tif"
+    target.write_text("old")
+    with pytest.raises(type(stop)), atomic_output(target) as scratch:
+        scratch.write_text("half")
+        raise stop
+    assert names(tmp_path) == {"map.tif"}
+    assert target.read_text() == "old"
+
+
+def test_a_writer_that_wrote_nothing_is_our_bug_and_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "map.tif").write_text("old")
+    with pytest.raises(FileNotFoundError, match=r"map\.tif"), atomic_output(tmp_path / "map.tif"):
+        pass
+    assert (tmp_path / "map.tif").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("output", "stale"),
+    [
+        ("map.tif", ["map.tif.ovr", "map.tif.aux.xml"]),
+        ("map.gpkg", ["map.gpkg-wal", "map.gpkg-shm"]),
+        ("map.shp", ["map.qix", "map.prj"]),
+    ],
+)
+def test_what_was_derived_from_the_replaced_file_goes_with_it(tmp_path: Path, output: str, stale: list[str]) -> None:
+    for name in [output, *stale, "map.txt", "other.ovr"]:
+        (tmp_path / name).write_text("old")
+    with atomic_output(tmp_path / output) as scratch:
+        scratch.write_text("new")
+        (scratch.parent / stale[0]).write_text("new")
+    assert names(tmp_path) == {output, stale[0], "map.txt", "other.ovr"}
+    assert (tmp_path / stale[0]).read_text() == "new"
+
+
+def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*map\.tif: No space left"),
+        atomic_output(tmp_path / "map.tif"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert names(tmp_path) == set()
+
+
+def test_an_error_about_another_file_keeps_its_own_words(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), atomic_output(tmp_path / "map.tif"):
+        raise PermissionError(errno.EACCES, "denied", "labels.gpkg")
+
+
+def test_a_folder_that_goes_away_meanwhile(tmp_path: Path) -> None:
+    folder = tmp_path / "usb"
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError), atomic_output(folder / "map.tif") as scratch:
+        scratch.write_text("new")
+        shutil.rmtree(folder)
+    with pytest.raises(OutputError, match="cannot write"), atomic_output(folder / "map.tif"):
+        pass
+
+
+def test_check_output_accepts_what_can_be_written_and_leaves_no_trace(tmp_path: Path) -> None:
+    assert check_output(str(tmp_path / "a.tif"), overwrite=False) == tmp_path / "a.tif"
+    (tmp_path / "a.tif").write_text("old")
+    assert check_output(tmp_path / "a.tif", overwrite=True, inputs=["/vsicurl/x.tif", tmp_path / "b.tif"])
+    assert names(tmp_path) == {"a.tif"}
+
+
+def test_check_output_refuses_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.tif").write_text("old")
+    with pytest.raises(OutputError, match=r"a\.tif exists") as refused:
+        check_output(tmp_path / "a.tif", overwrite=False)
+    assert "--overwrite" in (refused.value.hint or "")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="also an input"):
+        check_output(tmp_path / "a.tif", overwrite=True, inputs=["./a.tif"])
+    with pytest.raises(OutputError, match="is a folder"):
+        check_output(tmp_path, overwrite=True)
+    with pytest.raises(OutputError, match="does not exist") as refused:
+        check_output(tmp_path / "no" / "a.tif", overwrite=False)
+    assert refused.value.hint == f"mkdir -p {tmp_path / 'no'}"
+    with pytest.raises(OutputError, match="cannot write"):
+        check_output(tmp_path / ("a" * 300), overwrite=False)
+    with pytest.raises(OutputError):
+        check_output(tmp_path / "a.tif" / "b.tif", overwrite=False)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that refuses root too")
+def test_an_unwritable_folder_is_refused() -> None:
+    with pytest.raises(OutputError, match=r"cannot write /proc/map\.tif"):
+        check_output("/proc/map.tif", overwrite=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OutputError, match="Permission denied"):
+            check_output(tmp_path / "map.tif", overwrite=False)
+    finally:
+        tmp_path.chmod(0o700)

@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from conftest import PLACES, MadeScene, NodataKind, Orientation, write_scene
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+
+from geoseg.errors import SceneError
+from geoseg.scene import Mosaic, Scene, open_scene
+from geoseg.windows import Window, window_grid
+
+Make = Callable[..., MadeScene]
+
+
+def whole(scene: Scene | Mosaic) -> Window:
+    return Window(0, 0, *scene.grid.shape)
+
+
+@pytest.fixture(scope="module")
+def shared_scene(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[int, int], NodataKind], MadeScene]:
+    """One file for all examples of a property."""
+    folder = tmp_path_factory.mktemp("shared")
+    return cache(lambda size, nodata: write_scene(folder / f"{size}{nodata}.tif", size=size, nodata=nodata, bands=2))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([(40, 33), (1, 20), (20, 1), (1, 1), (2, 5)]),
+    st.sampled_from(["none", "value", "mask"]),
+    st.integers(-120, 120),
+    st.integers(-120, 120),
+    st.integers(1, 100),
+    st.integers(1, 100),
+)
+def test_any_window_is_the_crop_of_the_reflected_scene(
+    shared_scene: Callable[[tuple[int, int], NodataKind], MadeScene],
+    size: tuple[int, int],
+    nodata: NodataKind,
+    row: int,
+    col: int,
+    height: int,
+    width: int,
+) -> None:
+    made = shared_scene(size, nodata)
+    margin = 120 + 100  # wider than the scene: np.pad turns round several times
+    pixels = np.pad(made.pixels, ((0, 0), (margin, margin), (margin, margin)), mode="reflect")
+    valid = np.pad(made.valid, margin)
+    crop = slice(margin + row, margin + row + height), slice(margin + col, margin + col + width)
+    with Scene(made.path) as scene:
+        got, got_valid = scene.read(Window(row, col, height, width))
+    np.testing.assert_array_equal(got, pixels[:, *crop])
+    np.testing.assert_array_equal(got_valid, valid[crop])
+
+
+@pytest.mark.parametrize("crs", PLACES)
+@pytest.mark.parametrize("orientation", ["north", "south", "rotated"])
+def test_the_grid_is_the_files(make_scene: Make, crs: str | None, orientation: Orientation) -> None:
+    made = make_scene(crs=crs, orientation=orientation, size=(40, 50))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Scene(made.path) as scene:
+            assert scene.grid.shape == (40, 50)
+            assert scene.grid.crs == (CRS.from_string(crs) if crs else None)
+            assert tuple(scene.grid.transform) == pytest.approx(tuple(made.transform), rel=1e-12, abs=1e-12)
+            np.testing.assert_array_equal(scene.read(whole(scene))[0], made.pixels)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [
+        *[("uint8", kind) for kind in ("none", "value", "mask", "alpha")],
+        *[("uint16", kind) for kind in ("none", "value", "mask", "alpha")],
+        *[("int16", kind) for kind in ("none", "value")],
+        *[("float32", kind) for kind in ("none", "value", "mask", "nan")],
+    ],
+)
+@pytest.mark.parametrize("bands", [1, 4])
+def test_validity_is_exact_for_every_nodata_kind(make_scene: Make, dtype: str, nodata: NodataKind, bands: int) -> None:
+    made = make_scene(dtype=dtype, nodata=nodata, bands=bands)
+    with Scene(made.path, alpha=nodata == "alpha") as scene:
+        assert scene.dtype == np.dtype(dtype)
+        assert scene.bands == tuple(range(1, bands + 1))
+        pixels, valid = scene.read(whole(scene))
+    np.testing.assert_array_equal(pixels, made.pixels)
+    np.testing.assert_array_equal(valid, made.valid)
+
+
+def test_windows_put_together_are_the_scene(make_scene: Make) -> None:
+    made = make_scene(nodata="mask", size=(97, 61))
+    pixels, valid = np.zeros_like(made.pixels), np.zeros_like(made.valid)
+    with Scene(made.path) as scene:
+        assert scene.block_shape == (32, 32)
+        for w in window_grid(97, 61, size=32, overlap=16):
+            place = slice(w.row, w.row_stop), slice(w.col, w.col_stop)
+            pixels[:, *place], valid[place] = scene.read(w)
+    np.testing.assert_array_equal(pixels, made.pixels)
+    np.testing.assert_array_equal(valid, made.valid)
+
+
+def test_a_black_pixel_in_one_band_is_no_nodata(make_scene: Make) -> None:
+    made = make_scene(bands=3)
+    with rasterio.open(made.path, "r+") as file:
+        file.nodata = 0
+        dark = made.pixels.copy()
+        dark[1, 5:9, 5:9] = 0
+        file.write(dark)
+    with Scene(made.path) as scene:
+        assert scene.read(whole(scene))[1].all()
+    with Scene(made.path, bands=[2]) as scene:
+        assert (~scene.read(whole(scene))[1]).sum() == 16
+
+
+def test_a_near_infrared_tagged_as_alpha_is_a_band_like_any_other(make_scene: Make) -> None:
+    made = make_scene(bands=3, nodata="alpha")
+    with Scene(made.path) as scene:
+        assert (scene.bands, scene.alpha_band) == ((1, 2, 3, 4), 4)
+        assert scene.read(whole(scene))[1].all()
+    with Scene(made.path, alpha=True) as scene:
+        assert (scene.bands, scene.file_bands) == ((1, 2, 3), 4)
+
+
+def test_nodata_given_overrides_the_files(make_scene: Make) -> None:
+    made = make_scene(nodata="value", dtype="int16")
+    with Scene(made.path, nodata=-1) as scene:
+        assert scene.nodata == -1
+        assert scene.read(whole(scene))[1].all()
+    with pytest.raises(SceneError, match=r"nodata 1e\+06 does not fit the int16"):
+        Scene(made.path, nodata=1e6)
+
+
+def test_a_nodata_value_the_pixels_cannot_have_invalidates_nothing(make_scene: Make) -> None:
+    vrt = make_scene(dtype="uint8").path.with_suffix(".vrt")
+    with rasterio.open(vrt.with_suffix(".tif")) as file:
+        band = (
+            '<VRTRasterBand dataType="Byte" band="1"><NoDataValue>-9999</NoDataValue><SimpleSource>'
+            f'<SourceFilename relativeToVRT="1">{Path(file.name).name}</SourceFilename></SimpleSource></VRTRasterBand>'
+        )
+        vrt.write_text(f'<VRTDataset rasterXSize="{file.width}" rasterYSize="{file.height}">{band}</VRTDataset>')
+    with Scene(vrt) as scene:
+        assert scene.read(whole(scene))[1].all()
+
+
+def test_bands_come_in_the_order_asked_for_and_by_name(make_scene: Make) -> None:
+    made = make_scene(bands=4, photometric="RGB")
+    with rasterio.open(made.path, "r+") as file:
+        file.set_band_description(4, "nir")
+        file.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined]
+    with Scene(made.path, bands=[4, 3, 3]) as scene:
+        assert scene.band_names == ("nir", "blue", "blue")
+        np.testing.assert_array_equal(scene.read(whole(scene))[0], made.pixels[[3, 2, 2]])
+    with Scene(make_scene(bands=1).path) as scene:
+        assert scene.band_names == ("band 1",)
+
+
+def test_threads_may_share_a_scene(make_scene: Make) -> None:
+    made = make_scene(size=(200, 160), nodata="mask")
+    windows = window_grid(200, 160, size=48, overlap=16)
+    got: dict[Window, np.ndarray] = {}
+    with Scene(made.path) as scene:
+        threads = [
+            threading.Thread(target=lambda part: got.update((w, scene.read(w)[0]) for w in part), args=(windows[i::4],))
+            for i in range(4)
+        ]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    assert len(got) == len(windows)
+    for w, pixels in got.items():
+        np.testing.assert_array_equal(pixels, made.pixels[:, w.row : w.row_stop, w.col : w.col_stop])
+
+
+@pytest.mark.parametrize("compress", ["deflate", "jpeg", "none"])
+def test_a_truncated_file_names_the_rows(make_scene: Make, compress: str) -> None:
+    made = make_scene(size=(256, 256), compress=compress)
+    content = made.path.read_bytes()
+    made.path.write_bytes(content[: len(content) // 2])
+    with Scene(made.path) as scene, pytest.raises(SceneError, match=r"in rows 223 … 255, columns 0 … 255: .*") as error:
+        scene.read(Window(224, 0, 64, 256))
+    assert "scene0.tif" in str(error.value) and "previous exception" not in str(error.value)
+    assert "gdalinfo -checksum" in (error.value.hint or "")
+
+
+def test_a_corrupt_block_spoils_only_its_rows(make_scene: Make) -> None:
+    made = make_scene(size=(256, 256), compress="deflate")
+    content = bytearray(made.path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4000] = b"\xff" * 4000  # more than one block, so its header too
+    made.path.write_bytes(content)
+    with Scene(made.path) as scene:
+        np.testing.assert_array_equal(scene.read(Window(0, 0, 32, 256))[0], made.pixels[:, :32])
+        with pytest.raises(SceneError, match="cannot be read in rows 0 … 255"):
+            scene.read(whole(scene))
+
+
+def test_paths_that_are_no_scene(tmp_path: Path) -> None:
+    (tmp_path / "text.tif").write_text("hello")
+    (tmp_path / "empty.tif").touch()
+    for path, complaint in [
+        (tmp_path / "nowhere.tif", "no such scene: .*nowhere.tif"),
+        (tmp_path / "text.tif", r"text\.tif is not a raster that GDAL can read: not recognized"),
+        (tmp_path / "empty.tif", "is not a raster that GDAL can read"),
+        (tmp_path / "text.tif" / "a.tif", "no such scene|not a raster"),
+        (tmp_path, "is a folder"),
+        ("", "is empty"),
+        ("/vsicurl/http://127.0.0.1:9/x.tif", "127.0.0.1:9/x.tif is not a raster that GDAL can read"),
+        ("http://127.0.0.1:9/x.tif", "is not a raster that GDAL can read"),
+    ]:
+        with pytest.raises(SceneError, match=complaint) as error:
+            open_scene(path)
+        assert error.value.hint
+
+
+def test_bands_that_are_not_there_or_do_not_go_together(make_scene: Make, tmp_path: Path) -> None:
+    made = make_scene()
+    with pytest.raises(SceneError, match="has bands 1 … 3, but band 4"):
+        Scene(made.path, bands=[1, 4])
+    with pytest.raises(SceneError, match="no band"):
+        Scene(made.path, bands=[])
+    with pytest.raises(SceneError, match="no alpha band"):
+        Scene(made.path, alpha=True)
+    with pytest.raises(SceneError, match="complex64"):
+        Scene(_complex_raster(tmp_path))
+    mixed = tmp_path / "mixed.vrt"
+    source = f"<SimpleSource><SourceFilename>{made.path}</SourceFilename></SimpleSource>"
+    mixed.write_text(
+        '<VRTDataset rasterXSize="80" rasterYSize="96">'
+        f'<VRTRasterBand dataType="Byte" band="1">{source}</VRTRasterBand>'
+        f'<VRTRasterBand dataType="UInt16" band="2">{source}</VRTRasterBand></VRTDataset>'
+    )
+    with pytest.raises(SceneError, match="several dtypes: uint8, uint16"):
+        Scene(mixed)
+    with Scene(mixed, bands=[2]) as scene:
+        assert scene.dtype == np.uint16
+
+
+def _complex_raster(folder: Path) -> Path:
+    with rasterio.open(
+        folder / "radar.tif",
+        "w",
+        driver="GTiff",
+        height=4,
+        width=4,
+        count=1,
+        dtype="complex64",
+        transform=Affine.scale(2),
+    ) as file:
+        file.write(np.ones((1, 4, 4), dtype="complex64"))
+    return folder / "radar.tif"
+
+
+# Mosaics
+
+
+def test_a_cut_scene_reads_as_one_again(make_scene: Make, tmp_path: Path) -> None:
+    made = make_scene(size=(90, 100), nodata="value", orientation="rotated")
+    parts = []
+    for i, (rows, cols) in enumerate([((0, 50), (0, 60)), ((40, 90), (0, 60)), ((0, 90), (55, 100))]):
+        with rasterio.open(made.path) as file:
+            profile = file.profile | {
+                "height": rows[1] - rows[0],
+                "width": cols[1] - cols[0],
+                "transform": made.transform @ Affine.translation(cols[0], rows[0]),
+            }
+        parts.append(tmp_path / f"part{i}.tif")
+        with rasterio.open(parts[-1], "w", **profile) as file:
+            file.write(made.pixels[:, slice(*rows), slice(*cols)])
+    with open_scene(parts[::-1]) as mosaic, open_scene(made.path) as scene:
+        assert isinstance(mosaic, Mosaic)
+        assert mosaic.grid.shape == scene.grid.shape
+        assert tuple(mosaic.grid.transform) == pytest.approx(tuple(scene.grid.transform))
+        for window in [whole(scene), Window(-20, -30, 64, 64), Window(45, 50, 32, 32), Window(80, 90, 50, 50)]:
+            for got, wanted in zip(mosaic.read(window), scene.read(window), strict=True):
+                np.testing.assert_array_equal(got, wanted)
+
+
+def test_the_later_scene_wins_where_it_is_valid_and_gaps_are_invalid(make_scene: Make) -> None:
+    first = make_scene(size=(60, 60), seed=1)
+    second = make_scene(size=(60, 60), seed=2, nodata="mask", shift=(30, 40))
+    with open_scene([first.path, second.path]) as mosaic:
+        assert mosaic.grid.shape == (90, 100)
+        pixels, valid = mosaic.read(whole(mosaic))
+    expected, covered = np.zeros((3, 90, 100), np.uint8), np.zeros((90, 100), bool)
+    expected[:, :60, :60], covered[:60, :60] = first.pixels, True
+    expected[:, 30:, 40:] = np.where(second.valid, second.pixels, expected[:, 30:, 40:])
+    covered[30:, 40:] |= second.valid
+    np.testing.assert_array_equal(pixels, expected)
+    np.testing.assert_array_equal(valid, covered)
+
+
+def test_a_hundredth_of_a_pixel_is_forgiven_and_a_tenth_is_not(make_scene: Make) -> None:
+    first = make_scene(size=(40, 40))
+    near = make_scene(size=(40, 40), shift=(40.005, -0.005))
+    with open_scene([first.path, near.path]) as mosaic:
+        assert mosaic.grid.shape == (80, 40)
+        assert tuple(mosaic.grid.transform) == tuple(first.transform)
+    off = make_scene(size=(40, 40), shift=(40.1, 0))
+    with pytest.raises(SceneError, match="not on the pixel grid") as error:
+        open_scene([first.path, off.path])
+    assert "gdalwarp -tr 0.5 0.5" in (error.value.hint or "")
+
+
+def test_scenes_that_do_not_go_together(make_scene: Make) -> None:
+    first = make_scene(size=(40, 40)).path
+    for other, complaint in [
+        ({"crs": "EPSG:3857"}, "EPSG:3857, but .* in EPSG:32633"),
+        ({"crs": None}, "no CRS, but"),
+        ({"orientation": "south"}, "not on the pixel grid"),
+        ({"orientation": "rotated"}, "not on the pixel grid"),
+        ({"dtype": "uint16"}, "3 bands of uint16"),
+        ({"bands": 4}, "4 bands of uint8"),
+    ]:
+        with pytest.raises(SceneError, match=complaint):
+            open_scene([first, make_scene(size=(40, 40), **other).path])
+    with pytest.raises(SceneError, match="no scene"):
+        open_scene([])
+
+
+@pytest.mark.real_data
+def test_real_drone_scenes_read_as_gdal_reads_them(real_data: Path) -> None:
+    path = real_data / "hot_buildings" / "val" / "images" / "zanzibar_b.tif"
+    with Scene(path) as scene, rasterio.open(path) as file:
+        assert scene.grid.gsd_m() == pytest.approx(0.1485, abs=2e-3)
+        pixels, valid = scene.read(Window(500, 3400, 300, 184))
+        np.testing.assert_array_equal(pixels, file.read(window=((500, 800), (3400, 3584))))
+        assert valid.all()
