@@ -1,0 +1,134 @@
+"""The light Hamburger decoder of SegNeXt: three stages joined at stride 8, one matrix decomposition over all of them.
+
+Papers: Geng et al., "Is Attention Better Than Matrix Decomposition?", ICLR 2021 (the Hamburger); Guo et al., SegNeXt,
+NeurIPS 2022, arXiv 2209.08575, Figure 3c and Table 5 (where it stands in the decoder). Original code Apache-2.0;
+independent implementation, module names after the original's state dict.
+
+What differs: the original draws the bases of the decomposition anew at every forward, in evaluation too, so its
+predictions depend on a random state and on the batch (SegNeXt issues 52, 66, 69). Here they are a seeded buffer: the
+network is a fixed function of its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BASES_SEED = 0
+NMF_EPS = 1e-6
+TRAIN_STEPS = 6
+EVAL_STEPS = 7
+
+
+class NMF2d(nn.Module):
+    """Non-negative matrix factorization of each image's features, a low-rank reconstruction of them.
+
+    Every image's features X (D, H·W) ≥ 0 are approximated by W C with W (D, rank) and C (rank, H·W) ≥ 0, by
+    multiplicative updates (Lee and Seung, 2001) from the bases W₀ in the buffer ``bases``. Gradients flow through
+    every update, as in the code that made the published results. float32 throughout, also under autocast: sums over
+    H·W overflow float16.
+
+    Args:
+        channels: Channels D of the features.
+        rank: Rank of the factorization.
+
+    Attributes:
+        bases: Buffer (1, D, rank) in [0, 1), drawn from a fixed seed; it may be set to any other.
+    """
+
+    bases: Tensor
+
+    def __init__(self, channels: int, rank: int) -> None:
+        super().__init__()
+        # On the CPU and from a generator of its own: one function on every device, no global state touched.
+        generator = torch.Generator(device="cpu").manual_seed(BASES_SEED)
+        self.register_buffer("bases", torch.rand(1, channels, rank, generator=generator, device="cpu"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruction (N, D, H, W) of non-negative features (N, D, H, W)."""
+        with torch.autocast(x.device.type, enabled=False):
+            n, d, h, w = x.shape
+            # (N, H*W, D), the layout channels-last tensors have already
+            pixels = x.float().permute(0, 2, 3, 1).reshape(n, h * w, d)
+            reconstruction = self._factorize(pixels)
+            return reconstruction.view(n, h, w, d).permute(0, 3, 1, 2).to(x.dtype)
+
+    def _factorize(self, pixels: Tensor) -> Tensor:
+        bases = F.normalize(self.bases.float(), dim=1).expand(pixels.shape[0], -1, -1)  # (N, D, R)
+        numerator = pixels @ bases  # (N, H*W, R); the first update shares it with the initialisation
+        codes = numerator.softmax(dim=-1)
+        for _ in range(TRAIN_STEPS if self.training else EVAL_STEPS):
+            codes = codes * numerator / (codes @ (bases.mT @ bases) + NMF_EPS)
+            bases = bases * (pixels.mT @ codes) / (bases @ (codes.mT @ codes) + NMF_EPS)
+            numerator = pixels @ bases
+        codes = codes * numerator / (codes @ (bases.mT @ bases) + NMF_EPS)
+        return codes @ bases.mT
+
+
+class ConvNorm(nn.Module):
+    """1×1 convolution, then group norm and ReLU where asked for."""
+
+    def __init__(self, in_channels: int, channels: int, *, groups: int | None, activation: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, 1, bias=groups is None)
+        self.gn = nn.GroupNorm(groups, channels) if groups is not None else nn.Identity()
+        self.activation = nn.ReLU() if activation else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C, H, W)."""
+        out: Tensor = self.activation(self.gn(self.conv(x)))
+        return out
+
+
+class Hamburger(nn.Module):
+    """1×1 and ReLU, the factorization, 1×1 and group norm, a shortcut around them, ReLU."""
+
+    def __init__(self, channels: int, *, rank: int, groups: int) -> None:
+        super().__init__()
+        self.ham_in = ConvNorm(channels, channels, groups=None, activation=True)
+        self.ham = NMF2d(channels, rank)
+        self.ham_out = ConvNorm(channels, channels, groups=groups, activation=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, D, H, W) to the same shape."""
+        return F.relu(x + self.ham_out(self.ham(self.ham_in(x))))
+
+
+class HamburgerDecoder(nn.Module):
+    """Features of stages 2, 3 and 4 to decoded features at stride 8.
+
+    Args:
+        encoder_channels: Channels of the features it is given, by log2 stride, as SMP lists them; the last three
+            are used.
+        channels: Width D of the decoder.
+        rank: Rank of the factorization.
+        groups: Groups of the group norms.
+
+    References:
+        Figure 3c and Table 7 of the SegNeXt paper: stage 1 costs much and brings nothing.
+    """
+
+    def __init__(self, encoder_channels: Sequence[int], *, channels: int, rank: int, groups: int) -> None:
+        super().__init__()
+        self.squeeze = ConvNorm(sum(encoder_channels[-3:]), channels, groups=groups, activation=True)
+        self.hamburger = Hamburger(channels, rank=rank, groups=groups)
+        self.align = ConvNorm(channels, channels, groups=groups, activation=True)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Decoded features (N, D, H/8, W/8) of the encoder's list of features."""
+        stages = features[-3:]
+        size = stages[0].shape[2:]
+        joined = torch.cat(
+            [stages[0], *(F.interpolate(s, size=size, mode="bilinear", align_corners=False) for s in stages[1:])],
+            dim=1,
+        )
+        out: Tensor = self.align(self.hamburger(self.squeeze(joined)))
+        return out

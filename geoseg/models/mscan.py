@@ -1,0 +1,359 @@
+"""MSCAN, the convolutional-attention encoder of SegNeXt, registered in timm as ``mscan_tiny/small/base/large``.
+
+Paper: Guo et al., "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation", NeurIPS 2022,
+arXiv 2209.08575. Original code: github.com/Visual-Attention-Network/SegNeXt, Apache-2.0 (its README asks commercial
+users to contact the authors). This file is an independent implementation of the published definition; module names
+follow the original's state dict, so its checkpoints map key by key (`geoseg.models.official`).
+
+What the code does and the paper does not say: the stem is two stride-2 convolutions with a GELU between; every
+stage ends in a LayerNorm whose output also feeds the next stage; the attention has an inner shortcut around it that
+adds the batch-normalised input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import DropPath, LayerNorm2d
+from timm.models import build_model_with_cfg, register_model
+from timm.models._features import feature_take_indices
+from timm.models._registry import generate_default_cfgs
+from torch import Tensor, nn
+
+__all__ = ["MSCAN"]
+
+NORM_EPS = 1e-5
+LAYER_SCALE_INIT = 1e-2
+
+
+def _depthwise(channels: int, kernel: tuple[int, int]) -> nn.Conv2d:
+    """Depthwise convolution of same size as its input."""
+    padding = kernel[0] // 2, kernel[1] // 2
+    return nn.Conv2d(channels, channels, kernel, padding=padding, groups=channels)
+
+
+class MultiScaleGate(nn.Module):
+    """Multi-scale convolutional attention of Figure 2c: a 5×5 depthwise, three strip pairs, a 1×1, a product.
+
+    Each k×k depthwise convolution (k = 7, 11, 21) is a pair of strips, 1×k before k×1.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv0 = _depthwise(channels, (5, 5))
+        self.conv0_1 = _depthwise(channels, (1, 7))
+        self.conv0_2 = _depthwise(channels, (7, 1))
+        self.conv1_1 = _depthwise(channels, (1, 11))
+        self.conv1_2 = _depthwise(channels, (11, 1))
+        self.conv2_1 = _depthwise(channels, (1, 21))
+        self.conv2_2 = _depthwise(channels, (21, 1))
+        self.conv3 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Gated features (N, C, H, W) of ``u`` (N, C, H, W)."""
+        local = self.conv0(u)
+        strips_7 = self.conv0_2(self.conv0_1(local))
+        strips_11 = self.conv1_2(self.conv1_1(local))
+        strips_21 = self.conv2_2(self.conv2_1(local))
+        attention = self.conv3(local + strips_7 + strips_11 + strips_21)
+        gated: Tensor = attention * u
+        return gated
+
+
+class Attention(nn.Module):
+    """1×1, GELU, multi-scale gate, 1×1, and the inner shortcut around them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.proj_1 = nn.Conv2d(channels, channels, 1)
+        self.activation = nn.GELU()
+        self.spatial_gating_unit = MultiScaleGate(channels)
+        self.proj_2 = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        out: Tensor = self.proj_2(self.spatial_gating_unit(self.activation(self.proj_1(x)))) + x
+        return out
+
+
+class Mlp(nn.Module):
+    """1×1 to the hidden width, 3×3 depthwise, GELU, 1×1 back."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.dwconv = _depthwise(hidden, (3, 3))
+        self.activation = nn.GELU()
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        out: Tensor = self.fc2(self.activation(self.dwconv(self.fc1(x))))
+        return out
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with batch norm before, a per-channel scale and stochastic depth after."""
+
+    def __init__(self, channels: int, *, mlp_ratio: float, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(channels, eps=NORM_EPS)
+        self.attn = Attention(channels)
+        self.norm2 = nn.BatchNorm2d(channels, eps=NORM_EPS)
+        self.mlp = Mlp(channels, int(channels * mlp_ratio))
+        self.layer_scale_1 = nn.Parameter(torch.full((channels,), LAYER_SCALE_INIT))
+        self.layer_scale_2 = nn.Parameter(torch.full((channels,), LAYER_SCALE_INIT))
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        x = x + self.drop_path(self.layer_scale_1[:, None, None] * self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.layer_scale_2[:, None, None] * self.mlp(self.norm2(x)))
+        return x
+
+
+class Stem(nn.Module):
+    """Two stride-2 3×3 convolutions, each with batch norm, a GELU between: (N, in, H, W) to (N, C, H/4, W/4)."""
+
+    def __init__(self, in_chans: int, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(
+            nn.Conv2d(in_chans, channels // 2, 3, stride=2, padding=1),
+            nn.BatchNorm2d(channels // 2, eps=NORM_EPS),
+            nn.GELU(),
+            nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1),
+            nn.BatchNorm2d(channels, eps=NORM_EPS),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image to features at stride 4."""
+        out: Tensor = self.proj(x)
+        return out
+
+
+class Downsample(nn.Module):
+    """A stride-2 3×3 convolution and batch norm: sizes become ``ceil(size / 2)``."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, channels, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(channels, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C, H/2, W/2)."""
+        out: Tensor = self.norm(self.proj(x))
+        return out
+
+
+class MSCAN(nn.Module):
+    """Multi-scale convolutional attention network: image to features at strides 4, 8, 16 and 32, or to class scores.
+
+    Args:
+        in_chans: Bands of the image.
+        num_classes: Classes of the ImageNet-style head; 0 for none.
+        embed_dims: Channels of the four stages.
+        depths: Blocks of the four stages.
+        mlp_ratios: Hidden width of the MLP over the stage's channels.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
+        global_pool: "avg", the mean over the last stage before the head, or "" for none.
+
+    References:
+        Table 2 of the paper for the variants; Table 3 for the classification results.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        embed_dims: Sequence[int] = (32, 64, 160, 256),
+        depths: Sequence[int] = (3, 3, 5, 2),
+        mlp_ratios: Sequence[float] = (8, 8, 4, 4),
+        drop_path_rate: float = 0.0,
+        global_pool: str = "avg",
+    ) -> None:
+        super().__init__()
+        if global_pool not in ("avg", ""):
+            raise ValueError(f"global_pool must be 'avg' or '', found {global_pool!r}")
+        self.num_classes = num_classes
+        self.global_pool = global_pool
+        self.num_features = self.head_hidden_size = embed_dims[-1]
+        self.feature_info = [
+            {"num_chs": channels, "reduction": 4 * 2**i, "module": f"norm{i + 1}"}
+            for i, channels in enumerate(embed_dims)
+        ]
+        self.num_stages = len(embed_dims)
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
+        for i, (channels, depth, ratio) in enumerate(zip(embed_dims, depths, mlp_ratios, strict=True), start=1):
+            embed = Stem(in_chans, channels) if i == 1 else Downsample(embed_dims[i - 2], channels)
+            blocks = nn.ModuleList(Block(channels, mlp_ratio=ratio, drop_path=next(rates)) for _ in range(depth))
+            setattr(self, f"patch_embed{i}", embed)
+            setattr(self, f"block{i}", blocks)
+            setattr(self, f"norm{i}", LayerNorm2d(channels, eps=NORM_EPS))
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+        self.apply(_init_weights)
+
+    def _stage(self, x: Tensor, i: int) -> Tensor:
+        """Features of stage ``i`` (1 … 4) from those of the stage before; normalised, as the next stage takes them."""
+        x = getattr(self, f"patch_embed{i}")(x)
+        for block in getattr(self, f"block{i}"):
+            x = block(x)
+        out: Tensor = getattr(self, f"norm{i}")(x)
+        return out
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Image (N, B, H, W) to the last stage's features (N, C, H/32, W/32)."""
+        for i in range(1, self.num_stages + 1):
+            x = self._stage(x, i)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Last features to class scores (N, num_classes); the pooled features where ``pre_logits``."""
+        if self.global_pool == "avg":
+            x = x.mean(dim=(2, 3))
+        if pre_logits:
+            return x
+        out: Tensor = self.head(x)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Image (N, B, H, W) to class scores (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Features of several stages, timm's interface.
+
+        Args:
+            x: Image (N, B, H, W).
+            indices: Stages wanted, 0 … 3; an int takes the last so many, None all.
+            norm: Accepted for timm; every stage is normalised in this network anyway.
+            stop_early: Leave out the stages after the last one wanted.
+            output_fmt: "NCHW", nothing else.
+            intermediates_only: Return the list alone, without the final features.
+
+        Raises:
+            ValueError: An ``output_fmt`` other than "NCHW".
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt must be 'NCHW', found {output_fmt!r}")
+        wanted, last = feature_take_indices(self.num_stages, indices)
+        stages = min(self.num_stages, last + 1) if stop_early or intermediates_only else self.num_stages
+        features = []
+        for i in range(stages):
+            x = self._stage(x, i + 1)
+            if i in wanted:
+                features.append(x)
+        return features if intermediates_only else (x, features)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what the wanted stages do not need (the later stages, the head); the wanted stages come back."""
+        wanted, last = feature_take_indices(self.num_stages, indices)
+        for i in range(last + 2, self.num_stages + 1):
+            for part in (f"patch_embed{i}", f"block{i}", f"norm{i}"):
+                delattr(self, part)
+        self.num_stages = last + 1
+        if prune_head:
+            self.reset_classifier(0, "")
+        return list(wanted)
+
+    def get_classifier(self) -> nn.Module:
+        """The classification head."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a fresh head for ``num_classes`` in place; 0 for none."""
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self.global_pool = global_pool
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+
+
+def _init_weights(module: nn.Module) -> None:
+    """Convolutions N(0, sqrt(2 / fan-out)) with zero bias, the head N(0, 0.02), norms 1 and 0, as the original."""
+    if isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+def _checkpoint_filter(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """ImageNet checkpoints of the official repository (or of mmsegmentation) to this module's keys."""
+    tensors = state_dict.get("state_dict", state_dict)
+    return {key.replace("mlp.dwconv.dwconv.", "mlp.dwconv."): value for key, value in tensors.items()}
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> MSCAN:
+    model: MSCAN = build_model_with_cfg(
+        MSCAN,
+        variant,
+        pretrained,
+        pretrained_filter_fn=_checkpoint_filter,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **kwargs,
+    )
+    return model
+
+
+def _cfg() -> dict[str, Any]:
+    return {
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": "patch_embed1.proj.0",
+        "classifier": "head",
+        "license": "apache-2.0",
+        "paper_ids": "arXiv:2209.08575",
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {"mscan_tiny": _cfg(), "mscan_small": _cfg(), "mscan_base": _cfg(), "mscan_large": _cfg()}
+)
+
+
+@register_model
+def mscan_tiny(pretrained: bool = False, **kwargs: Any) -> MSCAN:
+    """MSCAN-T: 4.2 M parameters with the ImageNet head."""
+    args = {"embed_dims": (32, 64, 160, 256), "depths": (3, 3, 5, 2)}
+    return _create("mscan_tiny", pretrained, **(args | kwargs))
+
+
+@register_model
+def mscan_small(pretrained: bool = False, **kwargs: Any) -> MSCAN:
+    """MSCAN-S: 14.0 M parameters with the ImageNet head."""
+    args = {"embed_dims": (64, 128, 320, 512), "depths": (2, 2, 4, 2)}
+    return _create("mscan_small", pretrained, **(args | kwargs))
+
+
+@register_model
+def mscan_base(pretrained: bool = False, **kwargs: Any) -> MSCAN:
+    """MSCAN-B: 26.8 M parameters with the ImageNet head."""
+    args = {"embed_dims": (64, 128, 320, 512), "depths": (3, 3, 12, 3)}
+    return _create("mscan_base", pretrained, **(args | kwargs))
+
+
+@register_model
+def mscan_large(pretrained: bool = False, **kwargs: Any) -> MSCAN:
+    """MSCAN-L: 45.2 M parameters with the ImageNet head."""
+    args = {"embed_dims": (64, 128, 320, 512), "depths": (3, 5, 27, 3)}
+    return _create("mscan_large", pretrained, **(args | kwargs))

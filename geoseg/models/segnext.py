@@ -1,0 +1,127 @@
+"""SegNeXt as an SMP model: MSCAN (or any other encoder), the light Hamburger decoder, logits at stride 8.
+
+Paper: Guo et al., NeurIPS 2022, arXiv 2209.08575. Original code Apache-2.0; independent implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from segmentation_models_pytorch.base import ClassificationHead, SegmentationModel
+from segmentation_models_pytorch.base.hub_mixin import supports_config_loading
+from segmentation_models_pytorch.base.modules import Activation
+from segmentation_models_pytorch.encoders import get_encoder
+from torch import Tensor, nn
+
+from geoseg.models.hamburger import HamburgerDecoder
+
+LOGITS_STRIDE = 8
+DROPOUT = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What the paper sets per encoder: decoder width, rank of the factorization, stochastic depth."""
+
+    decoder_channels: int
+    nmf_rank: int
+    drop_path_rate: float
+
+
+RECIPES: dict[str, Recipe] = {
+    "tu-mscan_tiny": Recipe(256, 16, 0.1),
+    "tu-mscan_small": Recipe(256, 16, 0.1),
+    "tu-mscan_base": Recipe(512, 64, 0.1),
+    "tu-mscan_large": Recipe(1024, 64, 0.3),
+}
+"""SegNeXt-T, S, B and L as the official repository trains them on ADE20K. mmsegmentation's B and L have rank 16."""
+
+
+class SegNeXt(SegmentationModel):  # type: ignore[misc]
+    """Image (N, B, H, W) of any size to logits (N, K, H, W).
+
+    Args:
+        encoder_name: SMP encoder; ``tu-mscan_tiny``, ``…small``, ``…base`` and ``…large`` are SegNeXt-T, S, B, L.
+        encoder_depth: SMP's count of halvings; 5 is the only one this decoder takes.
+        encoder_weights: Anything but None asks timm for pretrained weights.
+        in_channels: Bands of the image.
+        classes: Classes K.
+        activation: SMP activation put on the logits, or None.
+        aux_params: SMP's classification head, or None.
+        decoder_channels: Decoder width; None takes the paper's for the encoder (256 for an encoder it lacks).
+        nmf_rank: Rank of the factorization; None takes the paper's for the encoder (16 for an encoder it lacks).
+        drop_path_rate: Stochastic depth; None takes the paper's for the encoder and says nothing to others.
+        norm_groups: Groups of the decoder's group norms.
+        **encoder_kwargs: Passed on to the encoder.
+
+    Raises:
+        ValueError: An ``encoder_depth`` other than 5, or an encoder without features at strides 8, 16 and 32.
+
+    References:
+        Tables 2 and 7 of the paper; parameter counts equal the official ones.
+    """
+
+    requires_divisible_input_shape = False
+    logits_stride = LOGITS_STRIDE
+
+    @supports_config_loading  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        encoder_name: str = "tu-mscan_tiny",
+        encoder_depth: int = 5,
+        encoder_weights: str | None = None,
+        in_channels: int = 3,
+        classes: int = 1,
+        activation: str | None = None,
+        aux_params: Mapping[str, Any] | None = None,
+        decoder_channels: int | None = None,
+        nmf_rank: int | None = None,
+        drop_path_rate: float | None = None,
+        norm_groups: int = 32,
+        **encoder_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if encoder_depth != 5:
+            raise ValueError(f"SegNeXt joins strides 8, 16 and 32, so encoder_depth must be 5, found {encoder_depth}")
+        recipe = RECIPES.get(encoder_name)
+        if drop_path_rate is None and recipe is not None:
+            drop_path_rate = recipe.drop_path_rate
+        if drop_path_rate is not None:
+            encoder_kwargs = {"drop_path_rate": drop_path_rate, **encoder_kwargs}
+        default = recipe or Recipe(256, 16, 0.0)
+        self.encoder = get_encoder(
+            encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights, **encoder_kwargs
+        )
+        width = decoder_channels or default.decoder_channels
+        self.decoder = HamburgerDecoder(
+            self.encoder.out_channels, channels=width, rank=nmf_rank or default.nmf_rank, groups=norm_groups
+        )
+        self.dropout = nn.Dropout2d(DROPOUT)
+        self.segmentation_head = nn.Conv2d(width, classes, 1)
+        nn.init.normal_(self.segmentation_head.weight, std=0.01)
+        nn.init.zeros_(self.segmentation_head.bias)
+        self.activation = Activation(activation)
+        self.classification_head = (
+            ClassificationHead(in_channels=self.encoder.out_channels[-1], **aux_params) if aux_params else None
+        )
+        self.name = f"segnext-{encoder_name}"
+
+    def forward_logits(self, x: Tensor) -> Tensor:
+        """Logits (N, K, ceil(H/8), ceil(W/8)), before the upsampling: what overlapping windows are blended in."""
+        return self._head(self.encoder(x))
+
+    def _head(self, features: list[Tensor]) -> Tensor:
+        logits: Tensor = self.segmentation_head(self.dropout(self.decoder(features)))
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (N, K, H, W), upsampled with ``align_corners=False``; with ``aux_params`` also the image's scores."""
+        features = self.encoder(x)
+        logits = F.interpolate(self._head(features), size=x.shape[2:], mode="bilinear", align_corners=False)
+        masks: Tensor = self.activation(logits)
+        if self.classification_head is not None:
+            return masks, self.classification_head(features[-1])
+        return masks
