@@ -1,0 +1,109 @@
+"""The command line: one thin file per verb, which parses, calls one library function and prints what came of it.
+
+Results go to stdout, talk to stderr. Whatever the user can put right ends as one message and exit code 2; our own
+bugs keep their traceback and exit with 1. Heavy imports stand inside the verbs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from geoseg.cli import demo, evaluate, info, predict, train, vectorize
+from geoseg.cli.options import Talk
+from geoseg.errors import GeosegError
+
+
+class _Verbs(TyperGroup):
+    """Ends a verb's expected failures in their message; here and not in `main`, so that tests see it too."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GeosegError as error:
+            typer.echo(f"error: {error.message}", err=True)
+            if error.hint:
+                typer.echo(f"hint:  {error.hint}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(
+    name="geoseg",
+    cls=_Verbs,
+    help="From aerial and satellite GeoTIFFs to clean polygons.",
+    epilog="geoseg VERB --help explains a verb; geoseg demo shows the whole path.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Plain text: rich would triple the time that --help takes, and frames do not survive a log file.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("predict")(predict.predict)
+app.command("vectorize")(vectorize.vectorize)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("info")(info.info)
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Run the command line on ``sys.argv``; the console script ``geoseg``."""
+    app(prog_name="geoseg")
+
+
+@app.callback()
+def _start(
+    ctx: typer.Context,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Tell each step; -vv all.")
+    ] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only, no progress bar.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=lambda asked: _print_version(asked), help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    talk = Talk(-1 if quiet else verbose)
+    ctx.obj = talk
+    _set_up_logging(talk)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"geoseg {version('geoseg')}")
+        raise typer.Exit
+
+
+def _set_up_logging(talk: Talk) -> None:
+    """Our own log at the level asked for; other libraries' logs and warnings only where the user wants everything."""
+    ours = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(talk.level, logging.DEBUG)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LowerCaseLevel("%(levelname)s: %(message)s"))
+    root = logging.getLogger()
+    for old in [h for h in root.handlers if isinstance(h.formatter, _LowerCaseLevel)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.INFO if talk.level > 1 else logging.CRITICAL)
+    logging.getLogger("geoseg").setLevel(ours)
+    logging.captureWarnings(True)
+    if talk.level < 2:
+        warnings.simplefilter("ignore")
+
+
+class _LowerCaseLevel(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        record.levelname = record.levelname.lower()
+        return super().format(record)

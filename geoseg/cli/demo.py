@@ -1,0 +1,28 @@
+"""``geoseg demo``: the whole path on a landscape the package makes itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from geoseg.cli import options
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the scene, the map and the polygons.")
+    ] = Path("geoseg-demo"),
+    train: Annotated[bool, typer.Option("--train", help="Train a model from scratch first, for some minutes.")] = False,
+    device: options.Device = "auto",
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Show the whole path on a made scene.
+
+    Makes a landscape, maps it, turns the map into polygons, draws both and compares them with the truth.
+    """
+    from geoseg.demo import run_demo
+
+    for line in run_demo(output, train=train, device=device, overwrite=overwrite).lines():
+        typer.echo(line)

@@ -1,0 +1,24 @@
+"""``geoseg info``: what a scene, a label file or a model is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def info(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Raster, vector file, model folder or shipped model.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="MODEL", help="Of a scene: plan the prediction with this model."),
+    ] = None,
+) -> None:
+    """Say what a scene, labels or a model are.
+
+    Size, CRS, pixel on the ground, bands, nodata, tiling, classes; of a scene, what a prediction would take.
+    """
+    from geoseg.info import describe
+
+    for line in describe(path, model=model):
+        typer.echo(line)
