@@ -1,0 +1,75 @@
+"""Counter-based noise: every value is a function of a seed and integer coordinates, never of the window asked for.
+
+Only integer hashing and elementwise IEEE arithmetic are used (no sine, no BLAS, no reduction), so a pixel's value is
+the same bit for bit whichever window it is computed in.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+UInt32 = npt.NDArray[np.uint32]
+
+
+def hash_grid(rows: Int64, cols: Int64, seed: int) -> UInt32:
+    """Well mixed 32-bit integers of every pair of a row and a column, shape (rows, cols).
+
+    References:
+        The finaliser is "lowbias32" of C. Wellons, Prospecting for Hash Functions (2018), public domain.
+    """
+    start = np.uint32((seed * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF)
+    row_part = _mix(rows.astype(np.uint32) * np.uint32(0x85EBCA6B) + start)
+    col_part = cols.astype(np.uint32) * np.uint32(0xC2B2AE35)
+    return _mix(row_part[:, None] + col_part[None, :])
+
+
+def _mix(h: UInt32) -> UInt32:
+    h ^= h >> np.uint32(16)
+    h *= np.uint32(0x7FEB352D)
+    h ^= h >> np.uint32(15)
+    h *= np.uint32(0x846CA68B)
+    h ^= h >> np.uint32(16)
+    return h
+
+
+def value_noise(y: Float64, x: Float64, *, spacing: float, seed: int) -> Float32:
+    """Smooth noise in [-1, 1] at the grid of coordinates ``y`` × ``x``, shape (len(y), len(x)).
+
+    Hashed values on a square lattice, interpolated between neighbours with a smoothstep along each axis.
+
+    Args:
+        y: Coordinates of the rows, in the unit of ``spacing``.
+        x: Coordinates of the columns.
+        spacing: Distance of lattice points; features are about twice as large.
+        seed: Different seeds give independent fields.
+    """
+    row, row_weight = _lattice(y, spacing)
+    col, col_weight = _lattice(x, spacing)
+    rows = np.arange(row[0], row[-1] + 2)
+    cols = np.arange(col[0], col[-1] + 2)
+    lattice = hash_grid(rows, cols, seed).astype(np.float32) * np.float32(2.0**-31) - np.float32(1)
+    left = lattice[:, col - col[0]]
+    along = left + (lattice[:, col - col[0] + 1] - left) * col_weight
+    upper = along[row - row[0]]
+    lower = along[row - row[0] + 1]
+    lower -= upper
+    lower *= row_weight[:, None]
+    lower += upper
+    result: Float32 = lower
+    return result
+
+
+def _lattice(coordinates: Float64, spacing: float) -> tuple[Int64, Float32]:
+    scaled = coordinates / spacing
+    index = np.floor(scaled)
+    fraction = scaled - index
+    return index.astype(np.int64), (fraction * fraction * (3 - 2 * fraction)).astype(np.float32)
+
+
+def generator(seed: int, *key: int) -> np.random.Generator:
+    """A generator that depends on the seed and the integers of the key alone; the key may hold negative numbers."""
+    return np.random.default_rng([k & 0xFFFFFFFF for k in (seed, *key)])

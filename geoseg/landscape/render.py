@@ -1,0 +1,487 @@
+"""From objects to pixels: object ids by GDAL's pixel-centre rule, then height, shadow, texture, light and the sensor.
+
+Every step is elementwise in global pixel coordinates, or looks at a fixed neighbourhood that is rendered along; so any
+window equals the crop of a larger one bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio.features
+import shapely
+
+from geoseg.landscape.features import GRASS, MAX_HEIGHT_M, Features, Kind
+from geoseg.landscape.noise import Float32, Float64, generator, hash_grid, value_noise
+from geoseg.windows import Window
+
+Ids = npt.NDArray[np.int32]
+
+_STRIP_PX = 1 << 17  # Pixels shaded at a time, so that temporaries stay in the processor's cache.
+_CENTIMETRES = 100.0
+
+# (seed, lattice spacing in m, share) of the noise fields: fine, mid, coarse, broad.
+_OCTAVES = (
+    ((0, 0.8, 1.0),),
+    ((1, 4.6, 0.62), (2, 1.9, 0.50)),
+    ((3, 26.0, 0.68), (4, 10.3, 0.48)),
+    ((9, 120.0, 0.75), (10, 53.0, 0.42)),
+)
+
+# Light left in full shadow: the blue sky still shines there. Red, green, blue, nir.
+_SHADOW = (0.30, 0.34, 0.44, 0.24)
+_HAZE = (0.006, 0.009, 0.016, 0.002)
+_GRASS = np.array([[0.080, 0.112, 0.050, 0.37], [0.150, 0.150, 0.088, 0.33]], dtype=np.float32)
+_BANDS = {"red": 0, "green": 1, "blue": 2, "nir": 3}
+_FLIGHT_STRIP_M = 230.0
+
+# Gaussian noise by table: standard normal quantiles of the 256 values of a byte.
+_QUANTILES = (
+    np.sort(np.random.default_rng(0).standard_normal(256 * 64)).reshape(256, 64).mean(axis=1).astype(np.float32)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sun:
+    """Where the light comes from: unit vector on the ground towards the sun (x right, y down), tangent of elevation."""
+
+    x: float
+    y: float
+    slope: float
+
+    @classmethod
+    def of(cls, seed: int) -> Sun:
+        """The sun of a seed: from the south-east to the south-west, 36° to 52° high."""
+        rng = generator(seed, 8)
+        azimuth = math.radians(rng.uniform(115, 245))
+        return cls(math.sin(azimuth), -math.cos(azimuth), math.tan(math.radians(rng.uniform(36, 52))))
+
+
+def pixel_features(features: Features, window: Window, gsd_m: float) -> Features:
+    """The objects that touch a window, their polygons in the window's pixel coordinates; the table stays in metres."""
+    left, top, right, bottom = (v * gsd_m for v in (window.col, window.row, window.col_stop, window.row_stop))
+    near = features.touching(left, top, right, bottom)
+    origin = np.array([window.col, window.row])
+    return Features(shapely.transform(near.polygons, lambda xy: xy / gsd_m - origin), near.table)
+
+
+def burn_ids(features: Features, height: int, width: int) -> Ids:
+    """Id raster (height, width) by the pixel-centre rule in painter's order: 1 + index of the object, 0 for none."""
+    ids = np.zeros((height, width), dtype=np.int32)
+    if len(features):
+        counts = shapely.get_num_coordinates(features.polygons)
+        rings = np.split(shapely.get_coordinates(features.polygons), np.cumsum(counts)[:-1])
+        shapes = [({"type": "Polygon", "coordinates": [r.tolist()]}, n) for n, r in enumerate(rings, start=1)]
+        rasterio.features.rasterize(shapes, out=ids)
+    return ids
+
+
+def class_of_ids(features: Features, ids: Ids) -> npt.NDArray[np.uint8]:
+    """Class id of every pixel of an id raster; grass where there is no object."""
+    classes = np.concatenate([[GRASS], features.table["class_id"]]).astype(np.uint8)
+    return np.asarray(classes[ids])
+
+
+@dataclass(frozen=True, slots=True)
+class Painter:
+    """Renders reflectance; one for each landscape.
+
+    Args:
+        seed: Of light, noise and sensor.
+        gsd_m: Side of a pixel, m.
+        bands: Of red, green, blue, nir, in order.
+    """
+
+    seed: int
+    gsd_m: float
+    bands: tuple[str, ...]
+
+    @property
+    def sun(self) -> Sun:
+        """Where the light comes from."""
+        return Sun.of(self.seed)
+
+    @property
+    def halo_px(self) -> int:
+        """Pixels around a window that may cast a shadow into it or blur into it."""
+        shifts = self._shadow_shifts()
+        return sum(shifts) + len(shifts) + 2
+
+    def _shadow_shifts(self) -> list[int]:
+        """Steps, px, of the shadow search: 1, 2, 4, … and a rest, together the longest shadow."""
+        rest = math.ceil(MAX_HEIGHT_M / self.sun.slope / self.gsd_m)
+        shifts: list[int] = []
+        while rest:
+            shifts.append(min(1 << len(shifts), rest))
+            rest -= shifts[-1]
+        return shifts
+
+    def reflectance(self, features: Features, ids: Ids, around: Window) -> Float32:
+        """Reflectance (B, H, W) of a window, without sensor noise.
+
+        Args:
+            features: The objects, in painter's order.
+            ids: Their id raster over ``around``.
+            around: The window grown by `halo_px` on every side.
+        """
+        halo = self.halo_px
+        heights = self._heights(features, ids, around)
+        shadow = self._shadow(heights)
+        height, width = around.height - 2 * halo, around.width - 2 * halo
+        out = np.empty((len(self.bands), height, width), dtype=np.float32)
+        step = max(_STRIP_PX // (width + 2), 1)
+        for top in range(0, height, step):
+            bottom = min(top + step, height)
+            # One more pixel on every side for the lens.
+            part = Window(around.row + halo + top - 1, around.col + halo - 1, bottom - top + 2, width + 2)
+            inside = slice(halo + top - 1, halo + bottom + 1), slice(halo - 1, halo + width + 1)
+            out[:, top:bottom] = _lens(self._strip(features.table, ids[inside], shadow[inside], part))
+        return out
+
+    def _coordinates(self, window: Window) -> tuple[Float64, Float64]:
+        """Centres of rows and columns, m in the scene's frame."""
+        rows = np.arange(window.row, window.row_stop, dtype=np.float64) + 0.5
+        cols = np.arange(window.col, window.col_stop, dtype=np.float64) + 0.5
+        return np.asarray(rows * self.gsd_m), np.asarray(cols * self.gsd_m)
+
+    def _heights(self, features: Features, ids: Ids, around: Window) -> npt.NDArray[np.int16]:
+        """Height above ground, cm: roofs with their slope, crowns as domes."""
+        columns = _Columns.of(features.table)
+        heights = columns.height[ids]
+        y, x = self._coordinates(around)
+        flat = np.flatnonzero(columns.shaped[ids])
+        if len(flat):
+            here = ids.ravel()[flat]
+            u, v = columns.local(here, y[flat // len(x)], x[flat % len(x)])
+            shape = np.where(columns.kind[here] == Kind.CROWN, _dome(u, v)[0], 1 - 0.35 * np.abs(v))
+            heights.ravel()[flat] *= shape.astype(np.float32)
+        return np.asarray((heights * np.float32(_CENTIMETRES)).astype(np.int16))
+
+    def _shadow(self, heights: npt.NDArray[np.int16]) -> Float32:
+        """Share of direct sunlight kept away, in [0, 1].
+
+        The highest line of light seen from each pixel towards the sun, by doubling: the maximum over 2n steps is that
+        over n steps and that over n steps seen from n steps further, less the fall of the light on the way.
+        """
+        sun, gsd = self.sun, self.gsd_m
+        crest = heights.copy()
+        for steps in self._shadow_shifts():
+            dx, dy = round(steps * sun.x), round(steps * sun.y)
+            fall = round(steps * gsd * sun.slope * _CENTIMETRES)
+            here, there = _shifted(crest.shape, dy, dx)
+            if here is None or there is None:
+                continue
+            further = crest[there] - np.int16(fall)
+            np.maximum(crest[here], further, out=crest[here])
+        penumbra = np.float32(max(45.0, 0.5 * gsd * _CENTIMETRES))
+        return np.asarray(np.clip((crest - heights).astype(np.float32) / penumbra, 0, 1))
+
+    def _strip(self, table: npt.NDArray[Any], ids: Ids, shadow: Float32, window: Window) -> Float32:
+        """Reflectance (B, H, W) of a strip as the lens sees it."""
+        columns = _Columns.of(table)
+        y, x = self._coordinates(window)
+        fields = [self._field(y, x, octaves) for octaves in _OCTAVES]
+        grain = hash_grid(
+            np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop), self.seed * 16 + 5
+        )
+        mix = np.zeros(ids.shape, dtype=np.float32)
+        gain = np.ones(ids.shape, dtype=np.float32)
+        kinds = columns.kind[ids].ravel()
+        flat_ids = ids.ravel()
+        for kind in np.unique(kinds):
+            at = np.flatnonzero(kinds == kind)
+            here = flat_ids[at]
+            ground_y, ground_x = y[at // len(x)], x[at % len(x)]
+            u, v = columns.local(here, ground_y, ground_x)
+            spots = _Spots(
+                u=u,
+                v=v,
+                half_length=columns.half_length[here],
+                half_width=columns.half_width[here],
+                style=columns.style[here],
+                period=columns.period[here],
+                axis_x=columns.ux[here],
+                axis_y=columns.uy[here],
+                fine=fields[0].ravel()[at],
+                mid=fields[1].ravel()[at],
+                coarse=fields[2].ravel()[at],
+                broad=fields[3].ravel()[at],
+                grain=((grain.ravel()[at] & np.uint32(255)).astype(np.float32) - np.float32(127.5)) / np.float32(127.5),
+            )
+            mix.ravel()[at], gain.ravel()[at] = _SHADERS[Kind(kind)](spots, self.sun, self.gsd_m)
+        gain *= self._light(y, x)
+        out = np.empty((len(self.bands), *ids.shape), dtype=np.float32)
+        flights = self._flights(y, x)
+        for n, band in enumerate(self.bands):
+            b = _BANDS[band]
+            first = columns.color[b][ids]
+            layer = columns.accent[b][ids]
+            layer -= first
+            layer *= mix
+            layer += first
+            layer *= gain
+            layer *= np.float32(1) - shadow * np.float32(1 - _SHADOW[b])
+            layer += np.float32(_HAZE[b])
+            layer *= flights[b]
+            out[n] = layer
+        return out
+
+    def _field(self, y: Float64, x: Float64, octaves: tuple[tuple[int, float, float], ...]) -> Float32:
+        """A noise field of two incommensurable octaves; with one alone the lattice would show as squares."""
+        field = np.zeros((len(y), len(x)), dtype=np.float32)
+        for n, spacing, share in octaves:
+            noise = value_noise(y, x, spacing=max(spacing, 1.4 * self.gsd_m), seed=self.seed * 16 + n)
+            field += noise * np.float32(share)
+        return field
+
+    def _light(self, y: Float64, x: Float64) -> Float32:
+        """Slow variation of the illumination, a few per cent over half a kilometre."""
+        return np.float32(1) + np.float32(0.06) * value_noise(y, x, spacing=420.0, seed=self.seed * 16 + 6)
+
+    def _flights(self, y: Float64, x: Float64) -> Float32:
+        """Gain (4, H, W) by flight strip: small radiometric steps along slightly wavering seams."""
+        rng = generator(self.seed, 9)
+        turn = math.radians(rng.uniform(-12, 12))
+        across = x[None, :] * math.cos(turn) + y[:, None] * math.sin(turn) + rng.uniform(0, _FLIGHT_STRIP_M)
+        across = across + 3.0 * value_noise(y, x, spacing=35.0, seed=self.seed * 16 + 7)
+        strip = np.floor(across / _FLIGHT_STRIP_M).astype(np.int64)
+        numbers = np.arange(strip.min(), strip.max() + 1)
+        gains = np.stack(
+            [1 + np.clip(generator(self.seed, 10, int(n)).normal(0, 0.025, 4), -0.06, 0.06) for n in numbers]
+        )
+        return np.ascontiguousarray(np.moveaxis(gains.astype(np.float32)[strip - numbers[0]], -1, 0))
+
+    def sensor_noise(self, window: Window) -> Float32:
+        """Noise (B, H, W) of unit variance, white and different in every band."""
+        rows, cols = np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop)
+        bits = hash_grid(rows, cols, self.seed * 16 + 8)
+        return np.stack([_QUANTILES[(bits >> np.uint32(8 * _BANDS[b])) & np.uint32(255)] for b in self.bands])
+
+
+def _lens(image: Float32) -> Float32:
+    """The point spread of optics and resampling: weights 1 6 1 along both axes; one pixel shorter on every side."""
+    image = (image[:, 1:-1] * np.float32(6) + image[:, :-2] + image[:, 2:]) * np.float32(0.125)
+    return (image[:, :, 1:-1] * np.float32(6) + image[:, :, :-2] + image[:, :, 2:]) * np.float32(0.125)
+
+
+def _shifted(shape: tuple[int, ...], dy: int, dx: int) -> tuple[tuple[slice, slice] | None, tuple[slice, slice] | None]:
+    """Index of the pixels whose neighbour (dy, dx) away lies inside too, and of those neighbours; None if no pixel."""
+    if abs(dy) >= shape[0] or abs(dx) >= shape[1]:
+        return None, None
+    rows = slice(max(-dy, 0), shape[0] - max(dy, 0)), slice(max(dy, 0), shape[0] + min(dy, 0))
+    cols = slice(max(-dx, 0), shape[1] - max(dx, 0)), slice(max(dx, 0), shape[1] + min(dx, 0))
+    return (rows[0], cols[0]), (rows[1], cols[1])
+
+
+def _dome(u: Float32, v: Float32) -> tuple[Float32, Float32]:
+    """Height of a crown in [0.35, 1] and the squared distance from its trunk, u and v in crown radii."""
+    square = np.minimum(u * u + v * v, np.float32(1))
+    return np.float32(0.35) + np.float32(0.65) * np.sqrt(np.float32(1) - square), square
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The table of objects as contiguous columns with a first row for "no object", grass."""
+
+    kind: npt.NDArray[np.uint8]
+    shaped: npt.NDArray[np.bool_]
+    x: Float64
+    y: Float64
+    ux: Float64
+    uy: Float64
+    half_length: Float32
+    half_width: Float32
+    height: Float32
+    style: Float32
+    period: Float32
+    color: list[Float32]
+    accent: list[Float32]
+
+    @classmethod
+    def of(cls, table: npt.NDArray[Any]) -> _Columns:
+        first = np.zeros(1, dtype=table.dtype)
+        first["ux"] = first["half_length"] = first["half_width"] = 1
+        first["color"], first["accent"] = _GRASS
+        rows = np.concatenate([first, table])
+        names = ("x", "y", "ux", "uy", "half_length", "half_width", "height", "style", "period")
+        kind = np.ascontiguousarray(rows["kind"])
+        return cls(
+            kind=kind,
+            shaped=(kind == Kind.CROWN) | ((kind == Kind.ROOF) & (rows["style"] % 1 >= 0.3)),
+            **{name: np.ascontiguousarray(rows[name]) for name in names},
+            color=[np.ascontiguousarray(rows["color"][:, b]) for b in range(4)],
+            accent=[np.ascontiguousarray(rows["accent"][:, b]) for b in range(4)],
+        )
+
+    def local(self, ids: Ids, y: Float64, x: Float64) -> tuple[Float32, Float32]:
+        """Coordinates along and across each object; of roofs, roads and crowns in half lengths and half widths.
+
+        Rows of crops and the like need metres; their shaders multiply back by the half sizes.
+        """
+        dx, dy = x - self.x[ids], y - self.y[ids]
+        ux, uy = self.ux[ids], self.uy[ids]
+        u = (dx * ux + dy * uy) / self.half_length[ids]
+        v = (dy * ux - dx * uy) / self.half_width[ids]
+        return u.astype(np.float32), v.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spots:
+    """Pixels of one kind, as flat arrays: place in the object's frame, its parameters, and noise fields in [-1, 1]."""
+
+    u: Float32
+    v: Float32
+    half_length: Float32
+    half_width: Float32
+    style: Float32
+    period: Float32
+    axis_x: Float64
+    axis_y: Float64
+    fine: Float32
+    mid: Float32
+    coarse: Float32
+    broad: Float32
+    grain: Float32
+
+
+Shader = Callable[[_Spots, Sun, float], tuple[Float32, Float32]]
+
+
+def _f(value: float) -> np.float32:
+    return np.float32(value)
+
+
+def _wave(phase: npt.NDArray[np.floating[Any]]) -> Float32:
+    """Smooth periodic wave in [0, 1] of period 1, by parabolas."""
+    t = phase - np.floor(phase)
+    rise = np.abs(_f(2) * t - _f(1)).astype(np.float32)
+    return np.asarray(rise * rise * (_f(3) - _f(2) * rise))
+
+
+def _meadow(s: _Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+    mix = _f(0.30) + _f(0.35) * s.coarse + _f(0.22) * s.mid + _f(0.25) * s.broad
+    gain = _f(1) + _f(0.07) * s.fine + _f(0.10) * s.mid + _f(0.04) * s.grain
+    return np.clip(mix, 0, 1), gain
+
+
+def _crop(s: _Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+    """Rows along the parcel, across it on the headlands, tramlines where the tractor always drives."""
+    u, v = s.u * s.half_length, s.v * s.half_width
+    headland = np.abs(u) > s.half_length - _f(9)
+    across = np.where(headland & (s.half_length > 30), u, v) + _f(0.25) * s.coarse
+    # Rows finer than two pixels would alias; they fade instead.
+    period = np.maximum(s.period, _f(0))
+    contrast = np.clip((period / _f(gsd_m) - _f(2)) / _f(1.5), 0, 1)
+    rows = _wave(across / period) - _f(0.5)
+    tram = across / _f(21.0)
+    tram = np.abs(tram - np.floor(tram) - _f(0.5)) * _f(21.0)
+    wheel = np.clip(_f(1.3) - np.abs(tram - _f(1.0)) * _f(1.9), 0, 1) * np.where(s.style > 0.25, _f(0.8), _f(0))
+    vigour = _f(0.58) + _f(0.26) * s.coarse + _f(0.22) * s.broad + _f(0.10) * s.mid
+    mix = np.clip(vigour + contrast * (_f(0.5) + _f(0.55) * s.style) * rows + _f(0.12) * s.fine, 0, 1)
+    mix *= _f(1) - wheel
+    gain = _f(1) + contrast * _f(0.16) * rows + _f(0.05) * s.fine + _f(0.04) * s.grain - _f(0.08) * wheel
+    return mix, gain
+
+
+def _soil(s: _Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+    mix = _f(0.45) + _f(0.50) * s.coarse + _f(0.30) * s.mid + _f(0.2) * s.broad
+    stones = np.where(s.grain > 0.93, _f(0.22), _f(0))
+    gain = _f(1) + _f(0.10) * s.fine + _f(0.12) * s.mid + _f(0.06) * s.grain + stones
+    return np.clip(mix, 0, 1), gain
+
+
+def _water(s: _Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+    """Dark in the middle, paler over the shallows; faint ripples."""
+    shore = np.where(s.style > 0.5, s.u * s.u + s.v * s.v, s.v * s.v)
+    mix = np.clip(_f(0.75) * shore * shore + _f(0.15) * s.coarse + _f(0.05) * s.mid, 0, 1)
+    gain = _f(1) + _f(0.05) * s.mid + _f(0.04) * s.fine + _f(0.10) * s.broad
+    return mix, gain
+
+
+def _asphalt(s: _Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+    """Worn lanes, patches, and on main roads a broken centre line and edge lines."""
+    v = np.abs(s.v)
+    lane = np.abs(v - _f(0.5))
+    mix = np.clip(_f(0.30) + _f(0.25) * s.coarse + _f(0.25) * s.mid - _f(0.5) * (_f(0.3) - lane), 0, 1)
+    along = s.u * s.half_length / _f(6.5)
+    dash = (along - np.floor(along) < 0.5) & (v * s.half_width < 0.16)
+    edge = np.abs(v * s.half_width - s.half_width + _f(0.45)) < 0.14
+    paint = np.where((s.style > 0.5) & (dash | edge), _f(1.1), _f(0)) * _f(min(1.0, 0.3 / gsd_m))
+    gain = _f(1) + _f(0.05) * s.fine + _f(0.05) * s.mid + _f(0.03) * s.grain + paint
+    return mix, gain
+
+
+def _track(s: _Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+    """Two ruts with grass between them and at the sides."""
+    v = np.abs(s.v)
+    green = np.clip((np.abs(v - _f(0.5)) - _f(0.26)) * _f(3.2) + _f(0.30) * s.mid + _f(0.2) * s.coarse, 0, 1)
+    gain = _f(1) + _f(0.08) * s.fine + _f(0.08) * s.mid + _f(0.05) * s.grain
+    return _f(0.75) * green, gain
+
+
+def _car(s: _Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+    glass = np.where((s.u > 0.05) & (s.u < 0.4), _f(0.8), _f(0))
+    return glass, np.ones_like(glass)
+
+
+def _roof(s: _Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+    """Flat, gabled or hipped: the sides lie in more or less light; tile courses, skylights, solar panels."""
+    kind = s.style - np.floor(s.style)
+    u, v = s.u * s.half_length, s.v * s.half_width
+    pitched = kind >= 0.3
+    hip = (kind >= 0.65) & (s.half_width - np.abs(v) > s.half_length - np.abs(u))
+    # Sunlight on a plane of slope 0.7 facing along (fx, fy): the flat ground gets 1.
+    ax, ay = s.axis_x.astype(np.float32), s.axis_y.astype(np.float32)
+    side = np.where(hip, np.sign(u), np.sign(v))
+    fx, fy = np.where(hip, ax, -ay) * side, np.where(hip, ay, ax) * side
+    facing = fx * _f(sun.x) + fy * _f(sun.y)
+    slope = _f(0.7)
+    lit = (_f(1) + slope * facing / _f(sun.slope)) / np.sqrt(_f(1) + slope * slope)
+    light = np.where(pitched, _f(0.25) + _f(0.75) * np.maximum(lit, _f(0.05)), _f(1))
+    courses = _wave(np.where(hip, u, v) / s.period) - _f(0.5)
+    visible = _f(min(1.0, max(0.0, (1.1 / gsd_m - 2) / 2)))
+    to_ridge = np.where(hip, s.half_length - np.abs(u) - s.half_width + np.abs(v), np.abs(v))
+    ridge = np.where(pitched & (np.abs(to_ridge) < max(0.25, 0.45 * gsd_m)), _f(0.16), _f(0))
+    solar = (s.style >= 1) & pitched & (facing > 0) & ~hip
+    solar &= (np.abs(s.u) < 0.62) & (np.abs(np.abs(s.v) - _f(0.5)) < 0.3)
+    parapet = ~pitched & (
+        (np.abs(s.u) > _f(1) - _f(0.6) / s.half_length) | (np.abs(s.v) > _f(1) - _f(0.6) / s.half_width)
+    )
+    wear = _f(1) + _f(0.05) * s.mid + _f(0.05) * s.fine + _f(0.03) * s.grain + _f(0.10) * visible * courses
+    mix = np.where(solar, _f(0.95), np.where(parapet, _f(0.7), _f(0.2) + _f(0.2) * s.mid))
+    mix = np.where((s.style >= 1) & ~solar, _f(0), mix)
+    return mix, light * wear + ridge
+
+
+def _canopy(s: _Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+    mix = np.clip(_f(0.3) + _f(0.4) * s.mid + _f(0.3) * s.fine, 0, 1)
+    return mix, _f(0.9) + _f(0.2) * s.fine + _f(0.15) * s.mid + _f(0.06) * s.grain
+
+
+def _crown(s: _Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+    """A dome of leaves: light towards the sun, dark away from it, clumps of twigs."""
+    _, square = _dome(s.u, s.v)
+    facing = s.u * _f(sun.x) + s.v * _f(sun.y)
+    clumps = _f(0.30) * s.fine + _f(0.28) * s.mid
+    mix = np.clip(_f(0.50) + _f(0.58) * facing - _f(0.20) * square + clumps, 0, 1)
+    gain = _f(1.06) + _f(0.16) * facing + _f(0.14) * s.fine + _f(0.07) * s.grain - _f(0.12) * square
+    return mix, gain
+
+
+_SHADERS: dict[Kind, Shader] = {
+    Kind.MEADOW: _meadow,
+    Kind.CROP: _crop,
+    Kind.SOIL: _soil,
+    Kind.WATER: _water,
+    Kind.ASPHALT: _asphalt,
+    Kind.TRACK: _track,
+    Kind.CAR: _car,
+    Kind.ROOF: _roof,
+    Kind.CANOPY: _canopy,
+    Kind.CROWN: _crown,
+}

@@ -1,0 +1,232 @@
+"""`Landscape`: a generated scene as a value; windows of pixels and labels, and the vector truth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pyproj
+import rasterio.features
+import shapely
+from affine import Affine
+from rasterio.crs import CRS
+from shapely.geometry import Polygon
+
+from geoseg.classes import NODATA
+from geoseg.errors import ConfigError
+from geoseg.grid import Grid
+from geoseg.landscape.cover import cell_features
+from geoseg.landscape.features import LANDSCAPE_CLASSES, Features
+from geoseg.landscape.network import Frame
+from geoseg.landscape.noise import generator
+from geoseg.landscape.render import Painter, burn_ids, class_of_ids, pixel_features
+from geoseg.landscape.truth import coverage
+from geoseg.windows import Window
+
+Pixels = npt.NDArray[Any]
+Labels = npt.NDArray[np.uint8]
+
+BANDS = ("red", "green", "blue", "nir")
+"""Bands a landscape can have."""
+
+DTYPES = ("uint8", "uint16", "float32")
+"""uint8: square root of reflectance, as an orthophoto; uint16: reflectance × 10000; float32: reflectance in [0, 1]."""
+
+_METRES_PER_DEGREE = 111_320.0
+_NOISE = {"uint8": 2.2, "uint16": 22.0, "float32": 0.0022}
+
+
+@dataclass(frozen=True, slots=True)
+class Landscape:
+    """An aerial scene that exists only as its parameters.
+
+    Objects have sizes in metres, so ``gsd_m`` sets how many pixels a house has; 0.3 to 0.5 m looks like an
+    orthophoto. Two landscapes that differ in georeference alone have the same pixels.
+
+    Args:
+        height: Rows, px.
+        width: Columns, px.
+        seed: Of everything: layout, colours, light, noise; non-negative.
+        gsd_m: Side of a pixel, m.
+        crs: CRS of the scene as a string PROJ knows, or None for a scene without georeference.
+        bands: Names from `BANDS`, in the order wanted.
+        dtype: One of `DTYPES`.
+        nodata: Value of an irregular invalid region (a ragged flight edge and a hole), or None for no such region.
+            NaN only with float32.
+        transform: Pixel → CRS; None puts a north-up scene into the middle of the CRS's area of use. Rotated and
+            south-up transforms are as good as any.
+
+    Raises:
+        ConfigError: A size below 1, an unknown band, dtype or CRS, or a nodata value the dtype cannot hold.
+    """
+
+    height: int
+    width: int
+    _: KW_ONLY
+    seed: int = 0
+    gsd_m: float = 0.5
+    crs: str | None = "EPSG:32633"
+    bands: tuple[str, ...] = ("red", "green", "blue")
+    dtype: str = "uint8"
+    nodata: float | None = None
+    transform: Affine | None = None
+    grid: Grid = field(init=False, compare=False, repr=False)
+    """Size, transform and CRS of the scene."""
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ConfigError(f"a landscape needs at least 1 × 1 px, found {self.height} × {self.width}")
+        if not self.gsd_m > 0 or not math.isfinite(self.gsd_m):
+            raise ConfigError(f"gsd_m must be above 0, found {self.gsd_m}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must not be negative, found {self.seed}")
+        unknown = [b for b in self.bands if b not in BANDS]
+        if unknown or not self.bands:
+            raise ConfigError(f"bands of a landscape are {', '.join(BANDS)}, found {', '.join(self.bands) or 'none'}")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype of a landscape is one of {', '.join(DTYPES)}, found {self.dtype}")
+        if self.nodata is not None and not _holds(self.dtype, self.nodata):
+            raise ConfigError(f"nodata {self.nodata} is no value of {self.dtype}")
+        object.__setattr__(self, "grid", Grid(self.height, self.width, *self._georeference()))
+
+    def _georeference(self) -> tuple[Affine, CRS | None]:
+        if self.crs is None:
+            return self.transform or Affine.identity(), None
+        try:
+            definition = pyproj.CRS.from_user_input(self.crs)
+        except pyproj.exceptions.CRSError as error:
+            raise ConfigError(f"unknown CRS {self.crs}", hint="name one such as EPSG:32633") from error
+        crs = CRS.from_wkt(definition.to_wkt())
+        return self.transform or _north_up(definition, self.gsd_m), crs
+
+    @property
+    def frame(self) -> Frame:
+        """Where the lattice of roads and cells lies: small scenes look at the meeting point of four kinds of cells."""
+        x, y = (min(side * self.gsd_m, 512.0) / 2 for side in (self.width, self.height))
+        return Frame.around(self.seed, x, y)
+
+    def read(self, window: Window) -> tuple[Pixels, Labels]:
+        """Pixels and labels of a window, equal to the crop of the whole scene bit for bit.
+
+        Args:
+            window: Inside the scene.
+
+        Returns:
+            Pixels (B, H, W) in ``dtype``, and class ids (H, W), `geoseg.classes.NODATA` where the scene is invalid.
+
+        Raises:
+            ValueError: A window that reaches outside the scene, or is empty.
+        """
+        self._check(window)
+        painter = Painter(self.seed, self.gsd_m, self.bands)
+        halo = painter.halo_px
+        around = Window(window.row - halo, window.col - halo, window.height + 2 * halo, window.width + 2 * halo)
+        features = pixel_features(self._features(around), around, self.gsd_m)
+        ids = burn_ids(features, around.height, around.width)
+        reflectance = painter.reflectance(features, ids, around)
+        labels = class_of_ids(features, ids[halo:-halo, halo:-halo])
+        pixels = self._encode(reflectance, painter.sensor_noise(window))
+        if self.nodata is not None:
+            invalid = self._burn_invalid(window)
+            labels[invalid] = NODATA
+            pixels[:, invalid] = self.nodata
+        return pixels, labels
+
+    def truth(self, window: Window | None = None) -> gpd.GeoDataFrame:
+        """The polygons of a window, or of the whole scene: a disjoint coverage of its valid part.
+
+        Burning it with `rasterio.features.rasterize` over the window's grid gives the labels.
+
+        Returns:
+            Columns ``class_id``, ``class_name`` and ``geometry``, in CRS coordinates (pixels without a CRS and
+            transform). Fields, plots and buildings stay apart; what is connected of any other class is one polygon.
+
+        Raises:
+            ValueError: A window that reaches outside the scene, or is empty.
+        """
+        window = window or Window(0, 0, self.height, self.width)
+        self._check(window)
+        features = pixel_features(self._features(window), window, self.gsd_m)
+        class_id, polygons = coverage(features, window.height, window.width, without=self._invalid(window))
+        transform = self.grid.crop(window).transform
+        linear = np.array([[transform.a, transform.d], [transform.b, transform.e]])
+        geometry = shapely.transform(polygons, lambda xy: xy @ linear + (transform.c, transform.f))
+        names = [LANDSCAPE_CLASSES[n].name for n in class_id]
+        return gpd.GeoDataFrame({"class_id": class_id, "class_name": names}, geometry=geometry, crs=self.grid.crs)
+
+    def _check(self, window: Window) -> None:
+        inside = (
+            window.row >= 0 and window.col >= 0 and window.row_stop <= self.height and window.col_stop <= self.width
+        )
+        if not inside or window.height < 1 or window.width < 1:
+            raise ValueError(f"{window} is not inside a landscape of {self.height} × {self.width} px")
+
+    def _features(self, window: Window) -> Features:
+        """All objects of the cells near a window, m in the scene's frame, in painter's order."""
+        frame = self.frame
+        left, top, right, bottom = (v * self.gsd_m for v in (window.col, window.row, window.col_stop, window.row_stop))
+        return Features.join(cell_features(frame, i, j) for i, j in frame.cells_near(left, top, right, bottom))
+
+    def _invalid(self, window: Window) -> list[Polygon]:
+        """The invalid region in the window's pixel coordinates: a slanted, ragged edge on the left, and a hole."""
+        if self.nodata is None:
+            return []
+        rng = generator(self.seed, 11)
+        h, w = float(self.height), float(self.width)
+        start, end = rng.uniform(0.02, 0.16, 2) * w
+        # The outermost images end at different places: a staircase with a slant, its steps a little off the vertical.
+        y = np.linspace(-1.3, h + 1.7, 14)
+        x = start + (end - start) * (y / h) + rng.uniform(-0.02, 0.02, len(y)) * w
+        stairs = np.column_stack([np.repeat(x, 2)[:-1], np.repeat(y, 2)[1:]])
+        stairs[1::2] += (0.21, 0.37)
+        edge = Polygon([(-2.6, -1.3), *stairs, (-2.6, h + 2.4)])
+        angle = np.sort(rng.uniform(0, 2 * math.pi, 11))
+        radius = rng.uniform(0.5, 1.0, 11) * 0.05 * min(h, w)
+        cx, cy = rng.uniform(0.35, 0.85) * w, rng.uniform(0.2, 0.8) * h
+        hole = Polygon(np.column_stack([cx + radius * np.cos(angle), cy + radius * np.sin(angle)]))
+        return [shapely.transform(g, lambda xy: xy - [window.col, window.row]) for g in (edge, hole)]
+
+    def _burn_invalid(self, window: Window) -> npt.NDArray[np.bool_]:
+        shape = (window.height, window.width)
+        return np.asarray(rasterio.features.rasterize(self._invalid(window), out_shape=shape, dtype="uint8") == 1)
+
+    def _encode(self, reflectance: npt.NDArray[np.float32], noise: npt.NDArray[np.float32]) -> Pixels:
+        clipped = np.clip(reflectance, 0, 1)
+        step = np.float32(_NOISE[self.dtype])
+        if self.dtype == "float32":
+            pixels: Pixels = np.clip(clipped + step * noise, np.float32(1e-4), np.float32(1))
+        elif self.dtype == "uint16":
+            pixels = np.clip(np.rint(clipped * np.float32(10000) + step * noise), 1, 10000).astype(np.uint16)
+        else:
+            tone = np.float32(255) * np.sqrt(np.minimum(clipped * np.float32(2.0), np.float32(1)))
+            pixels = np.clip(np.rint(tone + step * noise), 1, 254).astype(np.uint8)
+        if self.nodata is not None and not math.isnan(self.nodata):
+            # A valid pixel must not look like a hole; one band one step off is enough.
+            value = pixels.dtype.type(self.nodata)
+            clash = (pixels == value).all(axis=0)
+            near = np.nextafter(value, np.float32(0)) if self.dtype == "float32" else value + (1 if value < 100 else -1)
+            pixels[0][clash] = near
+        return pixels
+
+
+def _holds(dtype: str, nodata: float) -> bool:
+    if dtype == "float32":
+        return math.isnan(nodata) or bool(np.float32(nodata) == nodata)
+    return float(nodata).is_integer() and 0 <= nodata <= np.iinfo(dtype).max
+
+
+def _north_up(crs: pyproj.CRS, gsd_m: float) -> Affine:
+    """A north-up transform whose origin is the rounded middle of the CRS's area of use."""
+    area = crs.area_of_use
+    lon, lat = ((area.west + area.east) / 2, (area.south + area.north) / 2) if area else (15.0, 48.0)
+    if crs.is_geographic:
+        lat = 48.0 if abs(lat) < 1 else lat
+        degrees = gsd_m / _METRES_PER_DEGREE
+        return Affine(degrees / math.cos(math.radians(lat)), 0, round(lon, 1), 0, -degrees, round(lat, 1))
+    x, y = pyproj.Transformer.from_crs(crs.geodetic_crs, crs, always_xy=True).transform(lon, lat)
+    unit = crs.axis_info[0].unit_conversion_factor
+    return Affine(gsd_m / unit, 0, round(x, -2), 0, -gsd_m / unit, round(y, -2))
