@@ -54,6 +54,7 @@ class Scene:
         alpha_band: 1-based band tagged as alpha, whether used or not, or None.
         file_bands: How many bands the file has.
         block_shape: (rows, columns) of the file's blocks, px: the unit in which it is decoded.
+        dataset: The rasterio dataset, for what is not said here; not for reading while other threads read.
 
     Raises:
         SceneError: No such file, no raster, a band that is not there, bands of several or complex dtypes, a nodata
@@ -70,7 +71,7 @@ class Scene:
     ) -> None:
         self.path = fspath(path)
         self._lock = threading.Lock()
-        self._dataset = src = _open(self.path)
+        self.dataset = src = _open(self.path)
         try:
             self.grid = Grid(src.height, src.width, src.transform, src.crs)
             self.file_bands: int = src.count
@@ -107,7 +108,7 @@ class Scene:
     def close(self) -> None:
         """Close the file; a second time does nothing."""
         with self._lock:
-            self._dataset.close()
+            self.dataset.close()
 
     def read(self, window: Window) -> tuple[Pixels, Valid]:
         """Pixels and validity of a window, which may reach past the scene or lie wholly outside it.
@@ -130,7 +131,7 @@ class Scene:
         inside = RasterWindow(window.col, window.row, window.width, window.height)
         try:
             with self._lock:
-                pixels = self._dataset.read(self.bands, window=inside)
+                pixels = self.dataset.read(self.bands, window=inside)
                 return pixels, self._valid(pixels, inside)
         except RasterioError as error:
             raise SceneError(
@@ -147,9 +148,9 @@ class Scene:
         if self.dtype.kind == "f":
             valid &= ~np.isnan(pixels).any(axis=0)
         if self._has_mask:
-            valid &= self._dataset.read_masks(self.bands[0], window=window) > 0
+            valid &= self.dataset.read_masks(self.bands[0], window=window) > 0
         if self._alpha:
-            valid &= self._dataset.read(self.alpha_band, window=window) > 0
+            valid &= self.dataset.read(self.alpha_band, window=window) > 0
         return valid
 
     def _checked_bands(self, bands: Sequence[int] | None) -> tuple[int, ...]:
@@ -171,12 +172,12 @@ class Scene:
         return tuple(bands)
 
     def _band_name(self, band: int) -> str:
-        interp = self._dataset.colorinterp[band - 1]
+        interp = self.dataset.colorinterp[band - 1]
         known = interp.name if interp not in (ColorInterp.undefined, ColorInterp.gray) else f"band {band}"
-        return self._dataset.descriptions[band - 1] or known
+        return self.dataset.descriptions[band - 1] or known
 
     def _common_dtype(self) -> np.dtype[Any]:
-        names = [self._dataset.dtypes[b - 1] for b in self.bands]
+        names = [self.dataset.dtypes[b - 1] for b in self.bands]
         if len(set(names)) > 1:
             raise SceneError(
                 f"the bands of {self.path} have several dtypes: {', '.join(names)}",

@@ -1,0 +1,346 @@
+"""What a scene, a label file, a class map or a model folder is, in lines for people."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyogrio
+import pyproj
+from pyogrio.errors import DataLayerError, DataSourceError
+from rasterio.enums import MaskFlags
+
+from geoseg.class_map import read_class_map
+from geoseg.classes import NODATA
+from geoseg.contract import CONTRACT_FILE, Contract, WindowSettings, load_contract
+from geoseg.errors import ConfigError, LabelError
+from geoseg.grid import Grid
+from geoseg.scene import Pixels, Scene, Valid
+from geoseg.windows import Window, window_starts
+
+VECTOR_SUFFIXES = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".kml", ".gml")
+_FEW_VALUES = 32
+_SAMPLES = 5
+_SAMPLE_PX = 64
+_WHOLE_READ_PX = 400_000_000
+
+Fact = tuple[str, str]
+
+
+def describe(path: str, *, model: str | None = None) -> list[str]:
+    """Lines that say what is at a path, ``name  text`` each; warnings last.
+
+    Args:
+        path: A raster, a vector file, a model folder, or the name of a model that is shipped.
+        model: Model to plan the prediction of a scene with; None plans windows of 512 px that overlap by 128.
+
+    Raises:
+        SceneError: Nothing at the path, or nothing that can be read.
+        ModelError: A model folder that is damaged, or no model of that name.
+        ConfigError: A model was named for what is no scene.
+    """
+    kind, facts = _facts(path, model)
+    if model is not None and kind != "scene":
+        raise ConfigError(f"{path} is a {kind}, and only scenes are predicted", hint="leave out --model")
+    width = max(len(name) for name, _ in facts)
+    return [f"{name:<{width}}  {text}" for name, text in facts]
+
+
+def _facts(path: str, model: str | None) -> tuple[str, list[Fact]]:
+    folder = _model_folder(path)
+    if folder is not None:
+        return "model", model_facts(folder)
+    if Path(path).suffix.lower() in VECTOR_SUFFIXES and Path(path).is_file():
+        return "vector file", vector_facts(path)
+    with Scene(path) as scene:
+        pixels, valid = _sample(scene)
+        if _is_class_raster(scene, pixels, valid):
+            return "class raster", class_raster_facts(scene)
+        return "scene", scene_facts(scene, pixels, valid, model)
+
+
+# Rasters
+
+
+def scene_facts(scene: Scene, pixels: Pixels, valid: Valid, model: str | None) -> list[Fact]:
+    """Facts and warnings about imagery; ``pixels`` (B, N) and ``valid`` (N,) are a sample of it."""
+    facts = [("scene", scene.path), *_raster_facts(scene)]
+    for band, name, values in zip(scene.bands, scene.band_names, pixels, strict=True):
+        interp = scene.dataset.colorinterp[band - 1].name
+        tagged = f", tagged {interp}" if interp not in (name, "undefined", "gray") else ""
+        facts.append(
+            (f"band {band}", f"{name}{tagged}, {scene.dtype}, values {_value_range(values[valid])} in a sample")
+        )
+    facts.append(("nodata", _validity(scene)))
+    facts += _prediction(scene, model)
+    return facts + [("warning", text) for text in _warnings(scene, pixels, valid)]
+
+
+def class_raster_facts(scene: Scene) -> list[Fact]:
+    """Facts about a raster of class ids: the share of every class, and its area where the raster is georeferenced."""
+    facts = [("class map", scene.path), *_raster_facts(scene), ("nodata", _validity(scene))]
+    if scene.dtype == np.uint8:
+        names = dict(enumerate(read_class_map(scene.path, window=Window(0, 0, 1, 1)).classes.names))
+    else:
+        names = {}
+    if scene.grid.height * scene.grid.width > _WHOLE_READ_PX:
+        return [*facts, *((f"class {value}", name) for value, name in names.items())]
+    counts, areas = _count_classes(scene)
+    total = sum(counts.values())
+    for value in sorted({*names, *counts}):
+        hectares = f", {areas[value] / 1e4:.4g} ha" if scene.grid.is_georeferenced and value in areas else ""
+        share = f"{counts.get(value, 0) / max(total, 1):.2%} of the valid pixels{hectares}"
+        facts.append((f"class {value}", f"{names[value]}: {share}" if value in names else share))
+    if NODATA in counts:
+        facts.append(("warning", f"{NODATA} occurs and is not declared as nodata; in labels geoseg ignores it"))
+    return facts
+
+
+def _raster_facts(scene: Scene) -> list[Fact]:
+    grid = scene.grid
+    height, width = grid.shape
+    facts = [("size", f"{width} × {height} px, {height * width / 1e6:.4g} Mpx{_file_size(scene.path)}")]
+    facts += _place_facts(grid)
+    file = scene.dataset
+    compression = file.compression.value if file.compression else "none"
+    rows, cols = scene.block_shape
+    overviews = ", ".join(f"1/{level}" for level in file.overviews(1)) or "none"
+    return [
+        *facts,
+        ("file", f"{file.driver}, blocks of {cols} × {rows} px, compression {compression}, overviews {overviews}"),
+    ]
+
+
+def _place_facts(grid: Grid) -> list[Fact]:
+    if grid.crs is None:
+        return [("CRS", "none: the raster has no georeference")]
+    crs = pyproj.CRS.from_user_input(grid.crs)
+    t = grid.transform
+    unit = crs.axis_info[0].unit_name if crs.axis_info else "unit"
+    unit = {"metre": "m", "degree": "°"}.get(unit, unit)
+    ground = grid.gsd_m() or 0.0
+    turn = math.degrees(math.atan2(t.d, t.a))
+    how = f", rotated by {turn:.4g}°" if abs(turn) > 1e-6 else ", south-up" if t.e > 0 else ""
+    pixel = f"{math.hypot(t.a, t.d):.6g} × {math.hypot(t.b, t.e):.6g} {unit} on the map, {ground:.4g} m on the ground"
+    hectares = float(grid.pixel_area_m2().sum()) * grid.width / 1e4
+    return [
+        ("CRS", _crs_text(crs)),
+        ("pixel", pixel + how),
+        ("extent", f"{_lonlat(crs, grid.bounds)}, {hectares:.4g} ha"),
+    ]
+
+
+def _validity(scene: Scene) -> str:
+    flags = scene.dataset.mask_flag_enums[scene.bands[0] - 1]
+    has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+    found = [f"value {scene.nodata:g}"] if scene.nodata is not None else []
+    found += ["mask band"] if has_mask else []
+    found += ["NaN"] if scene.dtype.kind == "f" else []
+    return " and ".join(found) or "none: every pixel counts"
+
+
+def _prediction(scene: Scene, model: str | None) -> list[Fact]:
+    window = WindowSettings()
+    if model is not None:
+        folder = _model_folder(model)
+        if folder is None:
+            folder = Path(model)
+        window = load_contract(folder).window
+    rows, cols = (
+        window_starts(length, size=window.size, overlap=window.overlap, align=32) for length in scene.grid.shape
+    )
+    count = len(rows) * len(cols)
+    return [
+        ("prediction", f"{count} window{'s' * (count > 1)} of {window.size} px that overlap by {window.overlap} px")
+    ]
+
+
+def _warnings(scene: Scene, pixels: Pixels, valid: Valid) -> Iterable[str]:
+    path = scene.path
+    if scene.alpha_band is not None:
+        shades = np.unique(pixels[scene.bands.index(scene.alpha_band)])
+        if len(shades) <= 2:
+            colors = ",".join(str(b) for b in scene.bands if b != scene.alpha_band)
+            yield f"band {scene.alpha_band} is alpha: use it as validity with --bands {colors} --alpha"
+        else:
+            yield (
+                f"band {scene.alpha_band} is tagged alpha but holds {len(shades)} shades in a sample, so it may be "
+                "near infrared; it counts as an ordinary band unless --alpha is given"
+            )
+    black = (pixels == 0).all(axis=0)
+    if scene.nodata is None and scene.dtype.kind != "f" and (black & valid).mean() > 0.01:
+        yield f"{black.mean():.0%} of a sample is 0 in all bands; if that means nothing, say so with --nodata 0"
+    if scene.grid.crs is None and (scene.dataset.gcps[0] or scene.dataset.rpcs):
+        yield f"it has control points that are not applied yet: gdalwarp {path} warped.tif"
+    elif scene.grid.crs is None:
+        yield "a map of it will have no georeference either"
+    if scene.block_shape[1] == scene.grid.width > 2048:
+        yield f"strips are slow to read in windows: gdal_translate -co TILED=YES -co COMPRESS=ZSTD {path} tiled.tif"
+    if scene.dtype.name not in ("uint8", "uint16", "int16", "float32"):
+        yield f"no model takes {scene.dtype}: gdal_translate -ot Float32 {path} float32.tif"
+
+
+def _sample(scene: Scene) -> tuple[Pixels, Valid]:
+    """Pixels (B, N) and validity (N,) of small windows all over the scene, its corners too: quick for any size."""
+    height, width = scene.grid.shape
+    size = Window(0, 0, min(_SAMPLE_PX, height), min(_SAMPLE_PX, width))
+    rows = sorted({round(i * (height - size.height) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
+    cols = sorted({round(i * (width - size.width) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
+    parts = [scene.read(Window(row, col, size.height, size.width)) for row in rows for col in cols]
+    pixels = np.concatenate([p.reshape(len(p), -1) for p, _ in parts], axis=1)
+    return pixels, np.concatenate([v.ravel() for _, v in parts])
+
+
+def _is_class_raster(scene: Scene, pixels: Pixels, valid: Valid) -> bool:
+    if scene.file_bands != 1 or scene.dtype.kind not in "iu":
+        return False
+    try:
+        scene.dataset.colormap(1)
+    except ValueError:
+        return len(np.unique(pixels[0, valid])) <= _FEW_VALUES
+    return True
+
+
+def _count_classes(scene: Scene) -> tuple[dict[int, int], dict[int, float]]:
+    """Pixels and square metres of each value among the valid pixels."""
+    height, width = scene.grid.shape
+    pixel_area = scene.grid.pixel_area_m2()
+    counts: dict[int, int] = {}
+    areas: dict[int, float] = {}
+    for row in range(0, height, 512):
+        window = Window(row, 0, min(512, height - row), width)
+        pixels, valid = scene.read(window)
+        values, numbers = np.unique(pixels[0, valid], return_counts=True)
+        square_metres = float(pixel_area[row : row + window.height].mean())
+        for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
+            counts[value] = counts.get(value, 0) + number
+            areas[value] = areas.get(value, 0.0) + number * square_metres
+    return counts, areas
+
+
+# Vectors
+
+
+def vector_facts(path: str) -> list[Fact]:
+    """Facts about a file of features, layer by layer: CRS, count, fields, and the values of fields that may be classes.
+
+    Raises:
+        LabelError: GDAL cannot read it.
+    """
+    try:
+        facts = [("vector", f"{path}{_file_size(path)}")]
+        for layer, _ in pyogrio.list_layers(path):
+            facts += _layer_facts(path, layer)
+    except (DataSourceError, DataLayerError) as error:
+        raise LabelError(
+            f"{path} is not a vector file that GDAL can read: {error}", hint=f"check it with: ogrinfo {path}"
+        ) from error
+    return facts
+
+
+def _layer_facts(path: str, layer: str) -> list[Fact]:
+    info = pyogrio.read_info(path, layer=layer, force_feature_count=True, force_total_bounds=True)
+    facts = [("layer", f"{layer}: {info['features']} features of type {info['geometry_type'] or 'none'}")]
+    if info["crs"] is None:
+        facts.append(("CRS", "none"))
+        facts.append(("warning", f"layer {layer} has no CRS, so it cannot be laid over a scene: ogr2ogr -a_srs EPSG:…"))
+    else:
+        crs = pyproj.CRS.from_user_input(info["crs"])
+        facts.append(("CRS", _crs_text(crs)))
+        if info["features"] and info["total_bounds"] is not None:
+            facts.append(("extent", _lonlat(crs, tuple(info["total_bounds"]))))
+    attributes = pyogrio.read_dataframe(path, layer=layer, read_geometry=False)
+    for field, dtype in zip(info["fields"], info["dtypes"], strict=True):
+        kind = "text" if dtype == "object" else dtype
+        facts.append(("field", f"{field}: {kind}{_class_values(attributes[field])}"))
+    return facts
+
+
+def _class_values(column: Any) -> str:
+    """Values and their counts, where few values recur as the classes of labels do."""
+    counts = column.value_counts()
+    if column.dtype.kind == "f" or not 0 < len(counts) <= _FEW_VALUES or (len(counts) > 1 and counts.iloc[0] == 1):
+        return ""
+    missing = int(column.isna().sum())
+    values = [f"{value} ({count})" for value, count in counts.items()] + ([f"empty ({missing})"] if missing else [])
+    return ", values " + ", ".join(values)
+
+
+# Models
+
+
+def model_facts(folder: Path) -> list[Fact]:
+    """Facts about a model folder.
+
+    Raises:
+        ModelError: No imagery contract, or a damaged one.
+    """
+    contract = load_contract(folder)
+    facts = [("model", f"{contract.name}, in {folder}"), *_network_facts(folder)]
+    facts += [("band", f"{b.name}: mean {b.mean:.4g}, standard deviation {b.std:.4g}") for b in contract.bands]
+    facts += [
+        ("pixels", f"{contract.dtype} × {contract.scale:.4g}, nodata {_contract_nodata(contract)}"),
+        ("GSD", f"{contract.gsd_m:.4g} m" if contract.gsd_m else "any: trained without georeference"),
+        ("windows", f"{contract.window.size} px that overlap by {contract.window.overlap} px"),
+    ]
+    facts += [("class", f"{c.id} {c.name} {contract.classes[c.id].color}") for c in contract.class_table]
+    return facts + [("training", f"{key}: {value}") for key, value in contract.training.items()]
+
+
+def _network_facts(folder: Path) -> list[Fact]:
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    facts = []
+    if config.is_file():
+        values = json.loads(config.read_text(encoding="utf-8"))
+        words = [str(values[key]) for key in ("_model_class", "encoder_name") if values.get(key)]
+        facts.append(("network", " with ".join(words) or "unnamed"))
+    if weights.is_file():
+        facts.append(("weights", f"{weights.name}{_file_size(str(weights))}"))
+    missing = [p.name for p in (config, weights) if not p.is_file()]
+    return facts + [("warning", f"{name} is missing, so the model cannot be loaded") for name in missing]
+
+
+def _contract_nodata(contract: Contract) -> str:
+    return {"file": "as the file says", None: "none"}.get(contract.nodata, str(contract.nodata))  # type: ignore[arg-type]
+
+
+def _model_folder(path: str) -> Path | None:
+    return Path(path) if (Path(path) / CONTRACT_FILE).is_file() else None
+
+
+# Words
+
+
+def _crs_text(crs: pyproj.CRS) -> str:
+    authority = crs.to_authority()
+    return f"{':'.join(authority)}, {crs.name}" if authority else crs.name
+
+
+def _lonlat(crs: pyproj.CRS, bounds: tuple[float, float, float, float]) -> str:
+    """Bounds in degrees of WGS 84; in the CRS's own units where it is tied to no place."""
+    try:
+        left, bottom, right, top = pyproj.Transformer.from_crs(crs, 4326, always_xy=True).transform_bounds(*bounds)
+    except pyproj.exceptions.ProjError:
+        left, bottom, right, top = bounds
+    return f"longitude {left:.6g} … {right:.6g}, latitude {bottom:.6g} … {top:.6g}"
+
+
+def _value_range(values: npt.NDArray[Any]) -> str:
+    return f"{values.min():g} … {values.max():g}" if values.size else "none valid"
+
+
+def _file_size(path: str) -> str:
+    file = Path(path)
+    if not file.is_file():
+        return ""
+    size = float(file.stat().st_size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f", {size:.3g} {unit}"
