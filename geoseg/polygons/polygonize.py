@@ -63,7 +63,8 @@ def polygonize(
         LabelError: A value that the class table does not have.
         ConfigError: A tolerance in metres, and no CRS.
     """
-    grid = Grid(*values.shape, transform, None if crs is None else CRS.from_user_input(crs))
+    height, width = values.shape
+    grid = Grid(height, width, transform, None if crs is None else CRS.from_user_input(crs))
     tolerance_px = simplify.in_pixels(grid) if simplify else 0.0
     if classes is not None:
         _check_values(values, classes, nodata)

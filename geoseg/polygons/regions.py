@@ -18,7 +18,8 @@ def label_regions(values: ClassValues) -> IntArray:
     runs = starts.ravel().cumsum().reshape(height, width) - 1
     # Two runs that touch vertically first do so at a column where one of them starts.
     touch = (values[1:] == values[:-1]) & (starts[1:] | starts[:-1])
-    return _components(int(runs[-1, -1]) + 1, runs[:-1][touch], runs[1:][touch])[runs]
+    region_of_run = _components(int(runs[-1, -1]) + 1, runs[:-1][touch], runs[1:][touch])
+    return np.asarray(region_of_run[runs])
 
 
 def merge_small_regions(
@@ -40,7 +41,7 @@ def merge_small_regions(
     count = int(labels.max()) + 1
     region_class = np.zeros(count, dtype=np.uint8)
     region_class[labels] = values
-    area = np.bincount(labels.ravel(), weights=np.repeat(row_areas, values.shape[1]), minlength=count)
+    area = _sum_by(labels.ravel(), np.repeat(row_areas, values.shape[1]), count)
     first, second, border = _adjacency(labels, region_class != nodata)
     region = np.arange(count)  # the region that each of the first regions has become part of
     while True:
@@ -56,7 +57,7 @@ def merge_small_regions(
         kept_class[joined[roots]] = region_class[roots]
         step = joined[target]
         region, region_class = step[region], kept_class
-        area = np.bincount(step, weights=area, minlength=len(kept_class))
+        area = _sum_by(step, area, len(kept_class))
         first, second, border = _sum_borders(step[first], step[second], border, len(kept_class))
     alone = np.ones(len(area), dtype=bool)
     alone[first] = False
@@ -73,6 +74,10 @@ def _adjacency(labels: IntArray, is_class: npt.NDArray[np.bool_]) -> tuple[IntAr
     i, j = i[both], j[both]
     ones = np.ones(2 * len(i), dtype=np.int64)
     return _sum_borders(np.concatenate([i, j]), np.concatenate([j, i]), ones, len(is_class))
+
+
+def _sum_by(groups: IntArray, weights: FloatArray, count: int) -> FloatArray:
+    return np.bincount(groups, weights=weights, minlength=count).astype(np.float64, copy=False)
 
 
 def _sum_borders(i: IntArray, j: IntArray, border: IntArray, count: int) -> tuple[IntArray, IntArray, IntArray]:

@@ -1,0 +1,77 @@
+"""QGIS style of a class table, for class maps and for their polygons.
+
+QGIS applies a ``.qml`` that lies beside a layer's file and has its name. ``landcover.tif`` and ``landcover.gpkg``
+share ``landcover.qml``, so the one document holds both: ``<pipe>``, which only raster layers read, and
+``<renderer-v2>``, which only vector layers read.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+from geoseg.classes import ClassTable, Color, format_color
+
+_DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+
+
+def style_qml(classes: ClassTable, *, attribute: str = "class_id") -> str:
+    """A QGIS style: paletted raster and categorised fills, in the colours and with the names of the classes.
+
+    Args:
+        classes: Ids, names and colours.
+        attribute: Field of the polygons that holds the class id.
+    """
+    root = ET.Element("qgis", version="3.28.0", styleCategories="Symbology")
+    _add_raster_renderer(root, classes)
+    _add_vector_renderer(root, classes, attribute)
+    ET.indent(root)
+    return _DOCTYPE + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _add_raster_renderer(root: ET.Element, classes: ClassTable) -> None:
+    pipe = ET.SubElement(root, "pipe")
+    renderer = ET.SubElement(
+        pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1", nodataColor=""
+    )
+    ET.SubElement(renderer, "rasterTransparency")
+    palette = ET.SubElement(renderer, "colorPalette")
+    for c in classes:
+        ET.SubElement(palette, "paletteEntry", value=str(c.id), color=format_color(c.color), alpha="255", label=c.name)
+
+
+def _add_vector_renderer(root: ET.Element, classes: ClassTable, attribute: str) -> None:
+    renderer = ET.SubElement(
+        root,
+        "renderer-v2",
+        type="categorizedSymbol",
+        attr=attribute,
+        symbollevels="0",
+        enableorderby="0",
+        forceraster="0",
+    )
+    categories = ET.SubElement(renderer, "categories")
+    symbols = ET.SubElement(renderer, "symbols")
+    for c in classes:
+        name = str(c.id)
+        ET.SubElement(categories, "category", value=name, symbol=name, label=c.name, render="true")
+        symbol = ET.SubElement(symbols, "symbol", type="fill", name=name, alpha="1", clip_to_extent="1", force_rhr="0")
+        layer = ET.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"})
+        options = ET.SubElement(layer, "Option", type="Map")
+        for key, value in _fill(c.color).items():
+            ET.SubElement(options, "Option", type="QString", name=key, value=value)
+
+
+def _fill(color: Color) -> dict[str, str]:
+    def rgba(rgb: Color, alpha: int) -> str:
+        return ",".join(str(v) for v in (*rgb, alpha))
+
+    red, green, blue = (v * 6 // 10 for v in color)  # a darker outline of the same hue
+    return {
+        "style": "solid",
+        "color": rgba(color, 150),
+        "outline_style": "solid",
+        "outline_color": rgba((red, green, blue), 255),
+        "outline_width": "0.26",
+        "outline_width_unit": "MM",
+        "joinstyle": "miter",
+    }
