@@ -235,7 +235,7 @@ def vector_facts(path: str) -> list[Fact]:
     try:
         facts = [("vector", f"{path}{_file_size(path)}")]
         for layer, _ in pyogrio.list_layers(path):
-            facts += _layer_facts(path, layer)
+            facts += [("styles", "QGIS styles are inside")] if layer == "layer_styles" else _layer_facts(path, layer)
     except (DataSourceError, DataLayerError) as error:
         raise LabelError(
             f"{path} is not a vector file that GDAL can read: {error}", hint=f"check it with: ogrinfo {path}"
@@ -264,7 +264,8 @@ def _layer_facts(path: str, layer: str) -> list[Fact]:
 def _class_values(column: Any) -> str:
     """Values and their counts, where few values recur as the classes of labels do."""
     counts = column.value_counts()
-    if column.dtype.kind == "f" or not 0 < len(counts) <= _FEW_VALUES or (len(counts) > 1 and counts.iloc[0] == 1):
+    recur = len(counts) == 1 or (1 < len(counts) <= _FEW_VALUES and counts.iloc[0] > 1)
+    if column.dtype.kind in "fM" or not recur or max(len(str(value)) for value in counts.index) > 60:
         return ""
     missing = int(column.isna().sum())
     values = [f"{value} ({count})" for value, count in counts.items()] + ([f"empty ({missing})"] if missing else [])

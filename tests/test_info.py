@@ -35,12 +35,12 @@ def test_a_scene_says_what_it_is_and_where(make_scene: Make) -> None:
     assert found["size"].startswith("900 × 600 px, 0.54 Mpx, ")
     assert found["CRS"] == "EPSG:32633, WGS 84 / UTM zone 33N"
     assert found["pixel"] == "0.5 × 0.5 m on the map, 0.5002 m on the ground"
-    assert found["extent"].startswith("longitude 15 … 15.006, latitude 46.95")
+    assert found["extent"].startswith("longitude 15 … 15.0059, latitude 46.95")
     assert found["extent"].endswith(" ha")
     assert found["file"] == "GTiff, blocks of 32 × 32 px, compression DEFLATE, overviews none"
     assert found["band 3"].startswith("blue, uint8, values ")
     assert found["nodata"] == "value 0"
-    assert found["prediction"] == "4 windows of 512 px that overlap by 128 px"
+    assert found["prediction"] == "6 windows of 512 px that overlap by 128 px"
     assert "warning" not in found
 
 

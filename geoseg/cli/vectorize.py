@@ -24,5 +24,6 @@ def vectorize(
     from geoseg.vectorize import vectorize as run
 
     report = run(class_map, output, simplify=parse_tolerance(simplify), min_area_m2=min_area, overwrite=overwrite)
-    for line in report.lines():
-        typer.echo(line)
+    for c in report.classes:
+        typer.echo(f"{c.name}: {c.polygons} polygon{'s' * (c.polygons != 1)}")
+    typer.echo(report.path)
