@@ -441,7 +441,7 @@ def _crowns(
     outline = spots[:, None, :] + np.stack([r * np.cos(turned), r * np.sin(turned)], axis=-1)
     light = np.exp(rng.normal(0, spread, len(spots)))
     hue = np.exp(rng.normal(0, 0.08, (len(spots), 4)))
-    crowns = [Polygon(o) for o in outline]
+    crowns = np.atleast_1d(np.asarray(shapely.polygons(outline)))
     for crown, spot, radius, gain, tint in zip(crowns, spots, radii, light, hue, strict=True):
         things.add(
             crown,

@@ -7,7 +7,7 @@ window equals the crop of a larger one bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,27 +121,30 @@ class Painter:
             rest -= shifts[-1]
         return shifts
 
-    def reflectance(self, features: Features, ids: Ids, around: Window) -> Float32:
-        """Reflectance (B, H, W) of a window, without sensor noise.
+    def strips(self, features: Features, ids: Ids, around: Window) -> Iterator[tuple[Window, Float32]]:
+        """Render a window strip by strip, from the top.
 
         Args:
             features: The objects, in painter's order.
             ids: Their id raster over ``around``.
             around: The window grown by `halo_px` on every side.
+
+        Yields:
+            A strip of the window, in scene pixels, and its reflectance (B, H, W) without sensor noise.
         """
         halo = self.halo_px
-        heights = self._heights(features, ids, around)
+        columns = _Columns.of(features.table)
+        heights = self._heights(columns, ids, around)
         shadow = self._shadow(heights)
         height, width = around.height - 2 * halo, around.width - 2 * halo
-        out = np.empty((len(self.bands), height, width), dtype=np.float32)
         step = max(_STRIP_PX // (width + 2), 1)
         for top in range(0, height, step):
             bottom = min(top + step, height)
             # One more pixel on every side for the lens.
             part = Window(around.row + halo + top - 1, around.col + halo - 1, bottom - top + 2, width + 2)
             inside = slice(halo + top - 1, halo + bottom + 1), slice(halo - 1, halo + width + 1)
-            out[:, top:bottom] = _lens(self._strip(features.table, ids[inside], shadow[inside], part))
-        return out
+            strip = Window(part.row + 1, part.col + 1, part.height - 2, part.width - 2)
+            yield strip, _lens(self._strip(columns, ids[inside], shadow[inside], part))
 
     def _coordinates(self, window: Window) -> tuple[Float64, Float64]:
         """Centres of rows and columns, m in the scene's frame."""
@@ -149,9 +152,8 @@ class Painter:
         cols = np.arange(window.col, window.col_stop, dtype=np.float64) + 0.5
         return np.asarray(rows * self.gsd_m), np.asarray(cols * self.gsd_m)
 
-    def _heights(self, features: Features, ids: Ids, around: Window) -> npt.NDArray[np.int16]:
+    def _heights(self, columns: _Columns, ids: Ids, around: Window) -> npt.NDArray[np.int16]:
         """Height above ground, cm: roofs with their slope, crowns as domes."""
-        columns = _Columns.of(features.table)
         heights = columns.height[ids]
         y, x = self._coordinates(around)
         flat = np.flatnonzero(columns.shaped[ids])
@@ -181,9 +183,8 @@ class Painter:
         penumbra = np.float32(max(45.0, 0.5 * gsd * _CENTIMETRES))
         return np.asarray(np.clip((crest - heights).astype(np.float32) / penumbra, 0, 1))
 
-    def _strip(self, table: npt.NDArray[Any], ids: Ids, shadow: Float32, window: Window) -> Float32:
+    def _strip(self, columns: _Columns, ids: Ids, shadow: Float32, window: Window) -> Float32:
         """Reflectance (B, H, W) of a strip as the lens sees it."""
-        columns = _Columns.of(table)
         y, x = self._coordinates(window)
         fields = [self._field(y, x, octaves) for octaves in _OCTAVES]
         grain = hash_grid(
@@ -216,7 +217,7 @@ class Painter:
             mix.ravel()[at], gain.ravel()[at] = _SHADERS[Kind(kind)](spots, self.sun, self.gsd_m)
         gain *= self._light(y, x)
         out = np.empty((len(self.bands), *ids.shape), dtype=np.float32)
-        flights = self._flights(y, x)
+        strip_of, gains = self._flights(y, x)
         for n, band in enumerate(self.bands):
             b = _BANDS[band]
             first = columns.color[b][ids]
@@ -227,7 +228,7 @@ class Painter:
             layer *= gain
             layer *= np.float32(1) - shadow * np.float32(1 - _SHADOW[b])
             layer += np.float32(_HAZE[b])
-            layer *= flights[b]
+            layer *= gains[b][strip_of]
             out[n] = layer
         return out
 
@@ -243,18 +244,18 @@ class Painter:
         """Slow variation of the illumination, a few per cent over half a kilometre."""
         return np.float32(1) + np.float32(0.06) * value_noise(y, x, spacing=420.0, seed=self.seed * 16 + 6)
 
-    def _flights(self, y: Float64, x: Float64) -> Float32:
-        """Gain (4, H, W) by flight strip: small radiometric steps along slightly wavering seams."""
+    def _flights(self, y: Float64, x: Float64) -> tuple[npt.NDArray[np.int64], Float32]:
+        """Index (H, W) of the flight strip and gain (4, strips) in it: small radiometric steps along wavering seams."""
         rng = generator(self.seed, 9)
         turn = math.radians(rng.uniform(-12, 12))
         across = x[None, :] * math.cos(turn) + y[:, None] * math.sin(turn) + rng.uniform(0, _FLIGHT_STRIP_M)
         across = across + 3.0 * value_noise(y, x, spacing=35.0, seed=self.seed * 16 + 7)
         strip = np.floor(across / _FLIGHT_STRIP_M).astype(np.int64)
         numbers = np.arange(strip.min(), strip.max() + 1)
-        gains = np.stack(
+        gains = np.array(
             [1 + np.clip(generator(self.seed, 10, int(n)).normal(0, 0.025, 4), -0.06, 0.06) for n in numbers]
         )
-        return np.ascontiguousarray(np.moveaxis(gains.astype(np.float32)[strip - numbers[0]], -1, 0))
+        return strip - numbers[0], np.ascontiguousarray(gains.T.astype(np.float32))
 
     def sensor_noise(self, window: Window) -> Float32:
         """Noise (B, H, W) of unit variance, white and different in every band."""

@@ -10,6 +10,7 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pyproj
+import rasterio.errors
 import rasterio.features
 import shapely
 from affine import Affine
@@ -37,6 +38,7 @@ DTYPES = ("uint8", "uint16", "float32")
 """uint8: square root of reflectance, as an orthophoto; uint16: reflectance × 10000; float32: reflectance in [0, 1]."""
 
 _METRES_PER_DEGREE = 111_320.0
+_EXPOSURE = 2.3  # Reflectances above 1 / 2.3 are white in uint8.
 _NOISE = {"uint8": 2.2, "uint16": 22.0, "float32": 0.0022}
 
 
@@ -97,10 +99,9 @@ class Landscape:
         if self.crs is None:
             return self.transform or Affine.identity(), None
         try:
-            definition = pyproj.CRS.from_user_input(self.crs)
-        except pyproj.exceptions.CRSError as error:
+            definition, crs = pyproj.CRS.from_user_input(self.crs), CRS.from_user_input(self.crs)
+        except (pyproj.exceptions.CRSError, rasterio.errors.CRSError) as error:
             raise ConfigError(f"unknown CRS {self.crs}", hint="name one such as EPSG:32633") from error
-        crs = CRS.from_wkt(definition.to_wkt())
         return self.transform or _north_up(definition, self.gsd_m), crs
 
     @property
@@ -127,9 +128,11 @@ class Landscape:
         around = Window(window.row - halo, window.col - halo, window.height + 2 * halo, window.width + 2 * halo)
         features = pixel_features(self._features(around), around, self.gsd_m)
         ids = burn_ids(features, around.height, around.width)
-        reflectance = painter.reflectance(features, ids, around)
         labels = class_of_ids(features, ids[halo:-halo, halo:-halo])
-        pixels = self._encode(reflectance, painter.sensor_noise(window))
+        pixels = np.empty((len(self.bands), window.height, window.width), dtype=self.dtype)
+        for strip, reflectance in painter.strips(features, ids, around):
+            top = strip.row - window.row
+            pixels[:, top : top + strip.height] = self._encode(reflectance, painter.sensor_noise(strip))
         if self.nodata is not None:
             invalid = self._burn_invalid(window)
             labels[invalid] = NODATA
@@ -202,7 +205,7 @@ class Landscape:
         elif self.dtype == "uint16":
             pixels = np.clip(np.rint(clipped * np.float32(10000) + step * noise), 1, 10000).astype(np.uint16)
         else:
-            tone = np.float32(255) * np.sqrt(np.minimum(clipped * np.float32(2.0), np.float32(1)))
+            tone = np.float32(255) * np.sqrt(np.minimum(clipped * np.float32(_EXPOSURE), np.float32(1)))
             pixels = np.clip(np.rint(tone + step * noise), 1, 254).astype(np.uint8)
         if self.nodata is not None and not math.isnan(self.nodata):
             # A valid pixel must not look like a hole; one band one step off is enough.
