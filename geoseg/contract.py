@@ -1,0 +1,127 @@
+"""The imagery contract: what a model was trained on, so that other imagery is refused or converted, never guessed.
+
+It lies as ``geoseg.json`` beside a model's weights. Reading order of a pixel: ``(pixel * scale - mean) / std`` per
+band, and 0 where the pixel is invalid.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from geoseg.classes import ClassTable, parse_color
+from geoseg.errors import ModelError
+
+CONTRACT_FILE = "geoseg.json"
+GSD_TOLERANCE = 0.3
+"""A scene whose GSD differs by more than this share from the model's is refused unless the user says otherwise."""
+
+DType = Literal["uint8", "uint16", "int16", "float32"]
+
+DEFAULT_SCALE: dict[str, float] = {"uint8": 1 / 255, "uint16": 1e-4, "int16": 1e-4, "float32": 1.0}
+"""Scale that brings usual imagery near [0, 1]: bytes, reflectance × 10 000, reflectance."""
+
+
+class Frozen(BaseModel):
+    """Base of all stored values: unknown keys are refused, nothing changes after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Band(Frozen):
+    """One input channel: its meaning, and mean and standard deviation of its scaled values."""
+
+    name: str
+    mean: float
+    std: float = Field(gt=0)
+
+
+class ClassEntry(Frozen):
+    """One class; its id is its place in the list."""
+
+    name: str = Field(min_length=1)
+    color: str
+
+    @field_validator("color")
+    @classmethod
+    def _is_color(cls, color: str) -> str:
+        parse_color(color)
+        return color
+
+
+class WindowSettings(Frozen):
+    """Side and overlap of the windows of a prediction, px."""
+
+    size: int = Field(default=512, ge=32, multiple_of=32)
+    overlap: int = Field(default=128, ge=0, multiple_of=32)
+
+    @model_validator(mode="after")
+    def _overlap_below_size(self) -> WindowSettings:
+        if self.overlap >= self.size:
+            raise ValueError(f"overlap {self.overlap} must be below size {self.size}")
+        return self
+
+
+class Contract(Frozen):
+    """What a model takes and gives.
+
+    Attributes:
+        version: Version of this file's format.
+        name: Name of the model.
+        bands: Input channels in order.
+        dtype: Data type of the imagery.
+        scale: Factor on pixel values before mean and standard deviation.
+        nodata: "file": pixels the file itself calls invalid; a number: pixels with that value in every band; None:
+            every pixel counts.
+        gsd_m: Ground sample distance of the imagery, metres; None for imagery without georeference.
+        classes: Classes in order of their ids.
+        window: Windows the model predicts with unless the user says otherwise.
+        training: How and on what it was trained: free text and numbers for people.
+    """
+
+    version: Literal[1] = 1
+    name: str
+    bands: tuple[Band, ...] = Field(min_length=1)
+    dtype: DType
+    scale: float = Field(gt=0)
+    nodata: Literal["file"] | float | None = "file"
+    gsd_m: float | None = Field(default=None, gt=0)
+    classes: tuple[ClassEntry, ...] = Field(min_length=1, max_length=255)
+    window: WindowSettings = WindowSettings()
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def class_table(self) -> ClassTable:
+        """The classes as a table."""
+        return class_table(self.classes)
+
+    def save(self, folder: Path) -> None:
+        """Write ``geoseg.json`` into a model folder."""
+        (folder / CONTRACT_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def class_table(entries: tuple[ClassEntry, ...]) -> ClassTable:
+    """Class table of stored entries, ids from 0."""
+    return ClassTable.from_names([c.name for c in entries], [c.color for c in entries])
+
+
+def load_contract(folder: Path) -> Contract:
+    """The contract of a model folder.
+
+    Raises:
+        ModelError: No ``geoseg.json``, or one that is not valid; the message names the first wrong key.
+    """
+    path = folder / CONTRACT_FILE
+    try:
+        return Contract.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{folder} has no {CONTRACT_FILE}, so it is no geoseg model folder",
+            hint="a model folder holds config.json, model.safetensors and geoseg.json; geoseg train writes one",
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"{path} is not a valid imagery contract: {where}: {first['msg']}") from error
