@@ -56,7 +56,7 @@ def write(path, values, grid=None, *, heights=None, tags=None):
 
 
 def foreign(path, values, *, nodata=None, colormap=None, dtype="uint8", count=1, **profile):
-    shape = dict(height=values.shape[-2], width=values.shape[-1])
+    shape = {"height": values.shape[-2], "width": values.shape[-1]}
     with rasterio.open(path, "w", driver="GTiff", dtype=dtype, count=count, nodata=nodata, **shape, **profile) as dst:
         if colormap:
             dst.write_colormap(1, colormap)

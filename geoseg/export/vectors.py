@@ -6,6 +6,7 @@ are the same in every format.
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 import warnings
@@ -30,25 +31,33 @@ _log = logging.getLogger(__name__)
 RFC7946_DECIMALS = 7
 _MOST_DECIMALS = 12
 
+Polygons = npt.NDArray[Any]
+
 
 def write_geojson(frame: geopandas.GeoDataFrame, path: Path, classes: ClassTable) -> None:
-    """GeoJSON after RFC 7946: WGS84 longitude and latitude, right-hand rings, seven decimals (1 cm), no ``crs``.
+    """GeoJSON after RFC 7946: WGS84 longitude and latitude, right-hand rings, cut at the antimeridian, no ``crs``.
 
-    Vertices are rounded here, each one alike in every polygon that has it, so borders stay shared. Where seven
-    decimals would make a polygon invalid (a neck thinner than 1 cm), all get as many more as it takes.
+    Coordinates have seven decimals (1 cm), each vertex rounded alike in every polygon that has it, so borders stay
+    shared. Where that would make a polygon invalid (a neck thinner than 1 cm), all get as many more as it takes.
 
     Without a CRS there is no longitude to give: coordinates are written as they are, and a warning says so.
     """
-    options: dict[str, Any] = {"WRITE_BBOX": "YES"}
+    polygons = frame.geometry.to_numpy()
     if frame.crs is None:
         _log.warning(
             "%s: the map has no CRS, so the GeoJSON holds pixel coordinates, not longitude and latitude", path.name
         )
     else:
-        polygons, decimals = _round_valid(frame.geometry.to_crs(4326).to_numpy())
-        frame = frame.set_geometry(geopandas.GeoSeries(polygons, index=frame.index, crs=4326))
-        options |= {"RFC7946": "YES", "COORDINATE_PRECISION": str(decimals)}
-    _write(frame, path, "GeoJSON", layer_options=options)
+        polygons = _round_valid(_cut_at_antimeridian(frame.geometry.to_crs(4326).to_numpy()))
+    properties = frame.drop(columns=frame.geometry.name).to_dict("records")
+    # Not by GDAL: its writer takes the end of 15.0000001 for a rounding error and writes 15.0 (OGRFormatDouble).
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write('{"type": "FeatureCollection", "features": [\n')
+        for index, (geometry, row) in enumerate(zip(shapely.to_geojson(polygons), properties, strict=True)):
+            text = json.dumps(row, ensure_ascii=False)
+            start = ",\n" if index else ""
+            file.write(f'{start}{{"type": "Feature", "properties": {text}, "geometry": {geometry}}}')
+        file.write("\n]}\n")
 
 
 def write_geopackage(frame: geopandas.GeoDataFrame, path: Path, classes: ClassTable) -> None:
@@ -89,15 +98,29 @@ def _write(frame: geopandas.GeoDataFrame, path: Path, driver: str, *, layer_opti
             raise OutputError(f"cannot write {path.name}: {error}", hint=hint) from error
 
 
-def _round_valid(polygons: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int]:
-    """Polygons with rounded coordinates, all valid, and the number of decimals that it took."""
+def _cut_at_antimeridian(polygons: Polygons) -> Polygons:
+    """Longitude and latitude polygons, those with edges from 180° to −180° cut there into two."""
+    left, _, right, _ = shapely.bounds(polygons).T
+    crossing = right - left > 180
+    if not crossing.any():
+        return polygons
+    west = shapely.transform(polygons[crossing], lambda xy: xy + np.where(xy[:, :1] < 0, [[360.0, 0.0]], 0.0))
+    near, far = (shapely.intersection(west, shapely.box(x, -90, x + 180, 90)) for x in (0, 180))
+    whole = shapely.union(near, shapely.transform(far, lambda xy: xy - [360.0, 0.0]))
+    cut = polygons.copy()
+    cut[crossing] = whole
+    return cut
+
+
+def _round_valid(polygons: Polygons) -> Polygons:
+    """Polygons with coordinates rounded to the fewest decimals, from seven on, that keep all of them valid."""
     for decimals in range(RFC7946_DECIMALS, _MOST_DECIMALS + 1):
         rounded = shapely.transform(polygons, partial(_rounded, decimals=decimals))
         if shapely.is_valid(rounded).all():
             break
     else:  # reprojection itself has folded a polygon: far outside the area its CRS is made for
         rounded = shapely.make_valid(rounded, method="structure", keep_collapsed=False)
-    return shapely.orient_polygons(rounded), decimals
+    return np.asarray(shapely.orient_polygons(rounded))
 
 
 def _rounded(xy: npt.NDArray[np.float64], *, decimals: int) -> npt.NDArray[np.float64]:
