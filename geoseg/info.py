@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -147,10 +148,9 @@ def _validity(scene: Scene) -> str:
 def _prediction(scene: Scene, model: str | None) -> list[Fact]:
     window = WindowSettings()
     if model is not None:
-        folder = _model_folder(model)
-        if folder is None:
-            folder = Path(model)
-        window = load_contract(folder).window
+        from geoseg.model_folder import find_model  # brings torch, which a look at a scene has no need of
+
+        window = load_contract(find_model(model)).window
     rows, cols = (
         window_starts(length, size=window.size, overlap=window.overlap, align=32) for length in scene.grid.shape
     )
@@ -311,7 +311,14 @@ def _contract_nodata(contract: Contract) -> str:
 
 
 def _model_folder(path: str) -> Path | None:
-    return Path(path) if (Path(path) / CONTRACT_FILE).is_file() else None
+    """The folder where a path is one of a model or the name of a shipped model, else None."""
+    if (Path(path) / CONTRACT_FILE).is_file():
+        return Path(path)
+    if not Path(path).exists() and re.fullmatch(r"[\w-]+", path):
+        from geoseg.model_folder import find_model, shipped_models
+
+        return find_model(path) if path in shipped_models() else None
+    return None
 
 
 # Words

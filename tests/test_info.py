@@ -181,6 +181,19 @@ def test_a_prediction_is_planned_with_the_models_windows(make_scene: Make, model
     assert facts(made.path, model=str(model_folder))["prediction"] == "4 windows of 256 px that overlap by 64 px"
 
 
+def test_a_shipped_model_goes_by_its_name(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geoseg.model_folder.SHIPPED", model_folder.parent)
+    monkeypatch.chdir("/")
+    assert facts("model")["model"] == f"roofs, in {model_folder}"
+    with pytest.raises(SceneError, match="no such scene: models"):
+        describe("models")
+
+
+def test_an_unknown_model_is_refused(make_scene: Make) -> None:
+    with pytest.raises(ModelError, match="no model folder nothing"):
+        describe(str(make_scene().path), model="nothing")
+
+
 def test_what_is_nothing_of_all_this(tmp_path: Path) -> None:
     with pytest.raises(SceneError, match="no such scene"):
         describe(str(tmp_path / "nowhere.tif"))
