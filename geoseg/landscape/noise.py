@@ -13,6 +13,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 UInt32 = npt.NDArray[np.uint32]
+Rng = np.random.Generator
 
 
 def hash_grid(rows: Int64, cols: Int64, seed: int) -> UInt32:

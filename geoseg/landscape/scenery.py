@@ -209,10 +209,11 @@ class Landscape:
             pixels = np.clip(np.rint(tone + step * noise), 1, 254).astype(np.uint8)
         if self.nodata is not None and not math.isnan(self.nodata):
             # A valid pixel must not look like a hole; one band one step off is enough.
-            value = pixels.dtype.type(self.nodata)
-            clash = (pixels == value).all(axis=0)
-            near = np.nextafter(value, np.float32(0)) if self.dtype == "float32" else value + (1 if value < 100 else -1)
-            pixels[0][clash] = near
+            clash = (pixels == pixels.dtype.type(self.nodata)).all(axis=0)
+            if self.dtype == "float32":
+                pixels[0][clash] = np.nextafter(np.float32(self.nodata), np.float32(0))
+            else:
+                pixels[0][clash] = int(self.nodata) + (1 if self.nodata < 100 else -1)
         return pixels
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import rasterio
 from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterWindow
 
 from geoseg.classes import NODATA
@@ -105,7 +107,9 @@ def _write_rasters(
     }
     bands = landscape.bands
     rgb = bands[:3] == ("red", "green", "blue")
-    with ExitStack() as files:
+    with ExitStack() as files, warnings.catch_warnings():
+        # A scene without georeference was asked for; rasterio would warn of it.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
         scene = files.enter_context(
             rasterio.open(
                 scene_path,

@@ -1,0 +1,59 @@
+"""Plane geometry of parcels: cut, measure, draw."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import shapely
+from shapely import affinity
+from shapely.geometry import Polygon, box
+
+from geoseg.landscape.network import largest
+from geoseg.landscape.noise import Float64, Rng
+
+
+def split(area: Polygon, rng: Rng, target: float, *, across: bool) -> list[Polygon]:
+    """Cut an area into parcels near ``target`` m², across its long axis, or (strips) along it."""
+    if area.area < 1.7 * target:
+        return [area]
+    (x, y), axis, half_length, half_width = long_axis(area)
+    if not across:
+        axis, half_length, half_width = np.array([-axis[1], axis[0]]), half_width, half_length
+    cut = rng.uniform(-0.22, 0.22) * half_length
+    turn = math.degrees(math.atan2(axis[1], axis[0])) + rng.normal(0, 2.5)
+    far = 4 * (half_length + half_width)
+    pieces = []
+    for rectangle in (box(-far, -far, cut, far), box(cut, -far, far, far)):
+        turned = affinity.rotate(rectangle, turn, origin=(0, 0))
+        piece = largest(area.intersection(affinity.translate(turned, x, y)))
+        pieces += split(piece, rng, target, across=across) if piece.area > 1 else []
+    return pieces
+
+
+def long_axis(area: Polygon) -> tuple[tuple[float, float], Float64, float, float]:
+    """Centre, unit vector of the long side, half length and half width of the smallest rectangle around an area."""
+    corners = shapely.get_coordinates(shapely.minimum_rotated_rectangle(area))[:4]
+    first, second = corners[1] - corners[0], corners[2] - corners[1]
+    a, b = float(np.hypot(*first)), float(np.hypot(*second))
+    long, length, width = (first / a, a, b) if a >= b else (second / b, b, a)
+    x, y = corners.mean(axis=0)
+    return (float(x), float(y)), long, length / 2, width / 2
+
+
+def rectangle(centre: tuple[float, float] | Float64, axis: Float64, half_length: float, half_width: float) -> Polygon:
+    """Rectangle around a centre, its long side along a unit vector."""
+    along = np.asarray(axis) * half_length
+    across = np.array([-axis[1], axis[0]]) * half_width
+    c = np.asarray(centre)
+    return Polygon([c - along - across, c + along - across, c + along + across, c - along + across])
+
+
+def blob(x: float, y: float, radius: float, rng: Rng) -> Polygon:
+    """A closed smooth outline around a point."""
+    angle = np.arange(48) * (2 * math.pi / 48)
+    waves = sum(rng.normal(0, 0.22 / k) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 4, 5))
+    r = radius * np.clip(1 + waves, 0.5, 1.6)
+    stretch = rng.uniform(0.75, 1.0)
+    outline = Polygon(np.column_stack([r * np.cos(angle), stretch * r * np.sin(angle)]))
+    return affinity.translate(affinity.rotate(outline, rng.uniform(0, 180), origin=(0, 0)), x, y)
