@@ -39,6 +39,7 @@ ClassValues = npt.NDArray[np.uint8]
 CLASSES_TAG = "GEOSEG_CLASSES"
 BLOCK = 512
 _COARSEST_OVERVIEW_PX = 256
+_OVERVIEW_CACHE_BYTES = 64 << 20
 
 
 class ClassMapWriter:
@@ -124,7 +125,9 @@ class ClassMapWriter:
         with _as_output_error(self.path):
             if levels:
                 # The commonest class, not the nearest pixel: roads and houses do not flicker between zoom levels.
-                self._dataset.build_overviews(levels, Resampling.mode)
+                # GDAL's block cache, a share of the machine's memory, would fill up with the whole map meanwhile.
+                with rasterio.Env(GDAL_CACHEMAX=_OVERVIEW_CACHE_BYTES):
+                    self._dataset.build_overviews(levels, Resampling.mode)
             self._dataset.close()
         _add_sidecar(self._scratch.with_name(self._scratch.name + ".aux.xml"), self.classes, self._counts)
         self._scratch.with_suffix(".qml").write_text(style_qml(self.classes), encoding="utf-8")
