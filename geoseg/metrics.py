@@ -1,0 +1,87 @@
+"""Scores of a class map against the truth, all from one confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from geoseg.classes import NODATA
+
+Matrix = npt.NDArray[np.int64]
+
+
+def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
+    """Counts (K, K) int64 on the inputs' device: row = truth, column = prediction.
+
+    Pixels whose label or prediction is 255 do not count.
+
+    Args:
+        labels: Class ids of any shape, integer.
+        predictions: Class ids of the same shape.
+        classes: K.
+    """
+    labels, predictions = labels.flatten().long(), predictions.flatten().long()
+    counted = (labels != NODATA) & (predictions != NODATA)
+    index = labels[counted] * classes + predictions[counted]
+    return torch.bincount(index, minlength=classes**2).view(classes, classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of one confusion matrix (K, K), rows = truth. Classes found in neither truth nor map have NaN.
+
+    Attributes:
+        matrix: The counts, px.
+    """
+
+    matrix: Matrix
+
+    @property
+    def iou(self) -> npt.NDArray[np.float64]:
+        """Intersection over union per class, (K,) in [0, 1]."""
+        hits = np.diag(self.matrix)
+        return _ratio(hits, self.matrix.sum(0) + self.matrix.sum(1) - hits)
+
+    @property
+    def precision(self) -> npt.NDArray[np.float64]:
+        """Share of the mapped pixels of a class that are right, (K,) in [0, 1]."""
+        return _ratio(np.diag(self.matrix), self.matrix.sum(0))
+
+    @property
+    def recall(self) -> npt.NDArray[np.float64]:
+        """Share of the true pixels of a class that are mapped as such, (K,) in [0, 1]."""
+        return _ratio(np.diag(self.matrix), self.matrix.sum(1))
+
+    @property
+    def f1(self) -> npt.NDArray[np.float64]:
+        """Harmonic mean of precision and recall (the Dice coefficient) per class, (K,) in [0, 1]."""
+        return _ratio(2 * np.diag(self.matrix), self.matrix.sum(0) + self.matrix.sum(1))
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the classes that occur in truth or map; NaN where nothing was counted."""
+        return _mean(self.iou)
+
+    @property
+    def mean_f1(self) -> float:
+        """Mean F1 over the classes that occur in truth or map; NaN where nothing was counted."""
+        return _mean(self.f1)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of pixels mapped right; NaN where nothing was counted."""
+        return float(_ratio(np.trace(self.matrix), self.matrix.sum()))
+
+
+def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")

@@ -1,0 +1,175 @@
+"""A trained model on disk: SMP's ``config.json`` and ``model.safetensors``, and the imagery contract beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+import geoseg.models  # noqa: F401  registers SegNeXt, which smp.from_pretrained looks up by name
+from geoseg.contract import CONTRACT_FILE, Contract, load_contract
+from geoseg.errors import ConfigError, ModelError
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+SHIPPED = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network in evaluation mode and the imagery contract it was trained under.
+
+    Attributes:
+        network: SMP model, float32, on the CPU.
+        contract: What it takes and gives.
+        folder: Where it came from.
+        digest: First 16 hexadecimal digits of the SHA-256 of its weights file.
+    """
+
+    network: nn.Module
+    contract: Contract
+    folder: Path
+    digest: str
+
+
+def build_network(
+    architecture: str, encoder: str, *, encoder_weights: str | None, in_channels: int, classes: int, **options: Any
+) -> nn.Module:
+    """A fresh SMP model by name.
+
+    Raises:
+        ConfigError: An unknown architecture or encoder, or an option the architecture does not take.
+    """
+    try:
+        network: nn.Module = smp.create_model(
+            architecture,
+            encoder_name=encoder,
+            encoder_weights=encoder_weights,
+            in_channels=in_channels,
+            classes=classes,
+            **options,
+        )
+    except KeyError as error:
+        if architecture.lower() in smp.MODEL_ARCHITECTURES_MAPPING:
+            raise ConfigError(f"model.encoder {encoder!r}: {error.args[0]}") from error
+        known = ", ".join(sorted(smp.MODEL_ARCHITECTURES_MAPPING))
+        raise ConfigError(f"model.architecture {architecture!r} is unknown", hint=f"known: {known}") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"model {architecture} with encoder {encoder} cannot be built: {error}") from error
+    return network
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONTRACT_FILE}"))
+
+
+def find_model(name: str | PathLike[str]) -> Path:
+    """Folder of a model given by path, or by name where it ships with the package.
+
+    Raises:
+        ModelError: Neither; the hint lists the shipped models.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if str(name) in shipped_models():
+        return SHIPPED / str(name)
+    raise ModelError(
+        f"no model folder {name}", hint=f"shipped models: {', '.join(shipped_models()) or 'none'}; or train one: geoseg train"
+    )
+
+
+def save_model(folder: Path, network: nn.Module, contract: Contract, *, half: bool = False) -> None:
+    """Write a model folder beside its final name and move it there; an existing one is replaced.
+
+    Args:
+        folder: Model folder to write.
+        network: SMP model.
+        contract: Its imagery contract.
+        half: Store floating-point weights as float16, for half the size.
+    """
+    scratch = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
+    try:
+        network.save_pretrained(scratch)  # type: ignore[operator]
+        # SMP writes a card full of its own links; ours is a file of its own where there is one
+        (scratch / "README.md").unlink(missing_ok=True)
+        if half:
+            _store_half(scratch / WEIGHTS_FILE)
+        contract.save(scratch)
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def load_model(name: str | PathLike[str]) -> TrainedModel:
+    """The model in a folder, or the shipped one of that name, ready to predict.
+
+    Raises:
+        ModelError: No such folder, a file missing, weights that do not fit the network, or a contract that does not.
+    """
+    folder = find_model(name)
+    contract = load_contract(folder)
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / file).is_file():
+            raise ModelError(f"model folder {folder} has no {file}", hint="copy the whole folder that geoseg train wrote")
+    try:
+        network = smp.from_pretrained(str(folder), strict=True)
+    except (AttributeError, KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
+        raise ModelError(f"{folder / CONFIG_FILE} describes no SMP model: {error}") from error
+    except (RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    for key, stated in (("in_channels", len(contract.bands)), ("classes", len(contract.classes))):
+        if config.get(key) != stated:
+            raise ModelError(f"{folder}: {CONFIG_FILE} has {key} {config.get(key)}, but {CONTRACT_FILE} has {stated}")
+    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()[:16]
+    return TrainedModel(network.float().eval(), contract, folder, digest)
+
+
+class Normalize(nn.Module):
+    """Scaled pixels to what the network sees: ``(pixel - mean) / std`` per band, 0 where invalid."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, contract: Contract) -> None:
+        super().__init__()
+        self.scale = contract.scale
+        self.register_buffer("mean", torch.tensor([b.mean for b in contract.bands]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([b.std for b in contract.bands]).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Network input (N, B, H, W) float32, channels last.
+
+        Args:
+            pixels: (N, B, H, W) as read from the file; NaN only where invalid.
+            valid: (N, H, W) bool, or None where all are.
+        """
+        x = (pixels.float() * self.scale - self.mean) / self.std
+        if valid is not None:
+            x = x.masked_fill(~valid[:, None], 0.0)
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+def _store_half(path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(path, framework="pt") as source:
+        metadata = source.metadata()
+        tensors = {key: source.get_tensor(key) for key in source.keys()}  # noqa: SIM118  not a dict
+    half = {key: t.half() if t.is_floating_point() else t for key, t in tensors.items()}
+    save_file(half, path, metadata=metadata)
