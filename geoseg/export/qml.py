@@ -28,6 +28,12 @@ def style_qml(classes: ClassTable, *, attribute: str = "class_id") -> str:
     return _DOCTYPE + ET.tostring(root, encoding="unicode") + "\n"
 
 
+def darker(color: Color) -> Color:
+    """The same hue for outlines."""
+    red, green, blue = color
+    return red * 6 // 10, green * 6 // 10, blue * 6 // 10
+
+
 def _add_raster_renderer(root: ET.Element, classes: ClassTable) -> None:
     pipe = ET.SubElement(root, "pipe")
     renderer = ET.SubElement(
@@ -65,12 +71,11 @@ def _fill(color: Color) -> dict[str, str]:
     def rgba(rgb: Color, alpha: int) -> str:
         return ",".join(str(v) for v in (*rgb, alpha))
 
-    red, green, blue = (v * 6 // 10 for v in color)  # a darker outline of the same hue
     return {
         "style": "solid",
         "color": rgba(color, 150),
         "outline_style": "solid",
-        "outline_color": rgba((red, green, blue), 255),
+        "outline_color": rgba(darker(color), 255),
         "outline_width": "0.26",
         "outline_width_unit": "MM",
         "joinstyle": "miter",
