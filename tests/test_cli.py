@@ -51,6 +51,11 @@ def test_help_answers_at_once() -> None:
     assert min(times) < 1
 
 
+def test_the_version_is_printed() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"geoseg {geoseg.__version__}\n")
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb: str) -> None:
     result = CliRunner().invoke(app, [verb, "--help"])

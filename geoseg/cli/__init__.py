@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from geoseg import __version__
 from geoseg.cli import demo, evaluate, info, predict, train, vectorize
 from geoseg.cli.options import Talk
 from geoseg.errors import GeosegError
@@ -60,6 +61,12 @@ def main() -> None:
     app(prog_name="geoseg")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"geoseg {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _start(
     ctx: typer.Context,
@@ -69,22 +76,12 @@ def _start(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only, no progress bar.")] = False,
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", is_eager=True, callback=lambda asked: _print_version(asked), help="Print the version."
-        ),
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version."),
     ] = False,
 ) -> None:
     talk = Talk(-1 if quiet else verbose)
     ctx.obj = talk
     _set_up_logging(talk)
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        from importlib.metadata import version
-
-        typer.echo(f"geoseg {version('geoseg')}")
-        raise typer.Exit
 
 
 def _set_up_logging(talk: Talk) -> None:
