@@ -45,7 +45,7 @@ class ImageryConfig(Frozen):
         scale: Factor on pixel values; None takes 1/255 for uint8, 1e-4 for 16 bit, 1 for float32.
         mean: Per-band mean of scaled values; None measures it on the training scenes.
         std: Per-band standard deviation of scaled values; None measures it.
-        nodata: "file", a number, or None; see `geoseg.contract.Contract`.
+        nodata: "file" or a number; see `geoseg.contract.Contract`.
         alpha: Take the files' alpha band as validity.
         gsd_m: Ground sample distance, m; None takes the median of the training scenes.
     """
@@ -56,7 +56,7 @@ class ImageryConfig(Frozen):
     scale: float | None = Field(default=None, gt=0)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    nodata: Literal["file"] | float | None = "file"
+    nodata: Literal["file"] | float = "file"
     alpha: bool = False
     gsd_m: float | None = Field(default=None, gt=0)
 

@@ -73,8 +73,7 @@ class Contract(Frozen):
         bands: Input channels in order.
         dtype: Data type of the imagery.
         scale: Factor on pixel values before mean and standard deviation.
-        nodata: "file": pixels the file itself calls invalid; a number: pixels with that value in every band; None:
-            every pixel counts.
+        nodata: "file": pixels the file itself calls invalid; a number: pixels with that value in every band.
         gsd_m: Ground sample distance of the imagery, metres; None for imagery without georeference.
         classes: Classes in order of their ids.
         window: Windows the model predicts with unless the user says otherwise.
@@ -86,7 +85,7 @@ class Contract(Frozen):
     bands: tuple[Band, ...] = Field(min_length=1)
     dtype: DType
     scale: float = Field(gt=0)
-    nodata: Literal["file"] | float | None = "file"
+    nodata: Literal["file"] | float = "file"
     gsd_m: float | None = Field(default=None, gt=0)
     classes: tuple[ClassEntry, ...] = Field(min_length=1, max_length=255)
     window: WindowSettings = WindowSettings()
