@@ -19,10 +19,11 @@ from rasterio.enums import MaskFlags
 from geoseg.class_map import read_class_map
 from geoseg.classes import NODATA
 from geoseg.contract import CONTRACT_FILE, Contract, WindowSettings, load_contract
-from geoseg.errors import ConfigError, LabelError
+from geoseg.errors import ConfigError, LabelError, SceneError
 from geoseg.grid import Grid
+from geoseg.plan import plan_prediction
 from geoseg.scene import Pixels, Scene, Valid
-from geoseg.windows import Window, window_starts
+from geoseg.windows import Window
 
 VECTOR_SUFFIXES = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".kml", ".gml")
 _FEW_VALUES = 32
@@ -38,7 +39,8 @@ def describe(path: str, *, model: str | None = None) -> list[str]:
 
     Args:
         path: A raster, a vector file, a model folder, or the name of a model that is shipped.
-        model: Model to plan the prediction of a scene with; None plans windows of 512 px that overlap by 128.
+        model: Model to plan the prediction of a scene with; None plans SegNeXt's windows of 512 px
+            that overlap by 128.
 
     Raises:
         SceneError: Nothing at the path, or nothing that can be read.
@@ -146,18 +148,32 @@ def _validity(scene: Scene) -> str:
 
 
 def _prediction(scene: Scene, model: str | None) -> list[Fact]:
-    window = WindowSettings()
-    if model is not None:
-        from geoseg.model_folder import find_model  # brings torch, which a look at a scene has no need of
+    """Windows and memory of a prediction, and what the model has against the scene."""
+    if model is None:
+        window = WindowSettings()
+        plan = plan_prediction(
+            *scene.grid.shape,
+            size=window.size,
+            overlap=window.overlap,
+            stride=8,
+            classes=2,
+            pixel_bytes=len(scene.bands) * scene.dtype.itemsize,
+            batch_size=2,
+        )
+        return [("prediction", f"{plan} (SegNeXt of two classes; name a model with -m)")]
+    # torch comes with these, and a look at a scene has no need of it.
+    import torch
 
-        window = load_contract(find_model(model)).window
-    rows, cols = (
-        window_starts(length, size=window.size, overlap=window.overlap, align=32) for length in scene.grid.shape
-    )
-    count = len(rows) * len(cols)
-    return [
-        ("prediction", f"{count} window{'s' * (count > 1)} of {window.size} px that overlap by {window.overlap} px")
-    ]
+    from geoseg.model_folder import load_model
+    from geoseg.predict import Predictor, check_scene
+
+    trained = load_model(model)
+    facts = [("prediction", f"{Predictor(trained, torch.device('cpu')).plan(scene)}, with {trained.contract.name}")]
+    try:
+        check_scene(trained.contract, scene)
+    except SceneError as error:
+        facts.append(("warning", f"{error.message}; {error.hint}"))
+    return facts
 
 
 def _warnings(scene: Scene, pixels: Pixels, valid: Valid) -> Iterable[str]:
@@ -307,7 +323,7 @@ def _network_facts(folder: Path) -> list[Fact]:
 
 
 def _contract_nodata(contract: Contract) -> str:
-    return {"file": "as the file says", None: "none"}.get(contract.nodata, str(contract.nodata))  # type: ignore[arg-type]
+    return "as the file says" if contract.nodata == "file" else f"{contract.nodata:g}"
 
 
 def _model_folder(path: str) -> Path | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import secrets
 import shutil
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -126,7 +128,8 @@ def load_model(name: str | PathLike[str]) -> TrainedModel:
         if not (folder / file).is_file():
             raise ModelError(f"model folder {folder} has no {file}", hint="copy the whole folder that geoseg train wrote")
     try:
-        network = smp.from_pretrained(str(folder), strict=True)
+        with redirect_stdout(io.StringIO()):  # huggingface_hub prints "Loading weights from local directory"
+            network = smp.from_pretrained(str(folder), strict=True)
     except (AttributeError, KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
         raise ModelError(f"{folder / CONFIG_FILE} describes no SMP model: {error}") from error
     except (RuntimeError, SafetensorError) as error:

@@ -15,9 +15,10 @@ from rasterio.enums import ColorInterp
 
 from geoseg.class_map import ClassMapWriter
 from geoseg.classes import ClassTable
-from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
+from geoseg.contract import Band, ClassEntry, Contract, WindowSettings, load_contract
 from geoseg.errors import ConfigError, LabelError, ModelError, SceneError
 from geoseg.info import describe
+from geoseg.model_folder import build_network, save_model
 from geoseg.scene import Scene
 
 Make = Callable[..., MadeScene]
@@ -40,7 +41,8 @@ def test_a_scene_says_what_it_is_and_where(make_scene: Make) -> None:
     assert found["file"] == "GTiff, blocks of 32 × 32 px, compression DEFLATE, overviews none"
     assert found["band 3"].startswith("blue, uint8, values ")
     assert found["nodata"] == "value 0"
-    assert found["prediction"] == "6 windows of 512 px that overlap by 128 px"
+    assert found["prediction"].startswith("6 windows of 512 × 512 px that overlap by 128 px, ")
+    assert "MiB beside the network" in found["prediction"]
     assert "warning" not in found
 
 
@@ -176,9 +178,14 @@ def test_a_model_folder_says_what_imagery_it_is_for(model_folder: Path) -> None:
         describe(str(model_folder))
 
 
-def test_a_prediction_is_planned_with_the_models_windows(make_scene: Make, model_folder: Path) -> None:
-    made = make_scene(size=(300, 300), bands=1)
-    assert facts(made.path, model=str(model_folder))["prediction"] == "4 windows of 256 px that overlap by 64 px"
+def test_a_prediction_is_planned_with_the_model_and_its_objections(make_scene: Make, model_folder: Path) -> None:
+    network = build_network("segnext", "tu-mscan_tiny", encoder_weights=None, in_channels=1, classes=2)
+    save_model(model_folder, network, load_contract(model_folder))
+    fitting = facts(make_scene(size=(300, 300), bands=1, crs=None).path, model=str(model_folder))
+    assert fitting["prediction"].startswith("4 windows of 256 × 256 px that overlap by 64 px, ")
+    assert fitting["prediction"].endswith("with roofs")
+    coarse = make_scene(size=(300, 300), bands=1).path
+    assert "trained on 0.15 m; resample it: gdal_translate" in facts(coarse, model=str(model_folder))["warning"]
 
 
 def test_a_shipped_model_goes_by_its_name(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ Nodata = Annotated[
 ]
 Alpha = Annotated[bool, typer.Option("--alpha", help="Take the alpha band as validity.")]
 Simplify = Annotated[
-    str, typer.Option("--simplify", metavar="2px|0.5m|none", help="How far outlines may move from the pixels' edges.")
+    str, typer.Option("--simplify", metavar="1.5px|0.5m|none", help="How far outlines may move from the pixels' edges.")
 ]
 MinArea = Annotated[
     float,

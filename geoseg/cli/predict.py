@@ -24,7 +24,7 @@ def predict(
     ignore_gsd: Annotated[
         bool, typer.Option("--ignore-gsd", help="Predict though the pixels are not of the size the model knows.")
     ] = False,
-    simplify: options.Simplify = "1px",
+    simplify: options.Simplify = "1.5px",
     min_area: options.MinArea = 0,
     overwrite: options.Overwrite = False,
 ) -> None:

@@ -12,7 +12,7 @@ from geoseg.cli import options
 def vectorize(
     class_map: Annotated[str, typer.Argument(metavar="MAP", help="Class raster, as geoseg predict writes it.")],
     output: options.Output,
-    simplify: options.Simplify = "1px",
+    simplify: options.Simplify = "1.5px",
     min_area: options.MinArea = 0,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -24,6 +24,6 @@ def vectorize(
     from geoseg.vectorize import vectorize as run
 
     report = run(class_map, output, simplify=parse_tolerance(simplify), min_area_m2=min_area, overwrite=overwrite)
-    for c in report.classes:
-        typer.echo(f"{c.name}: {c.polygons} polygon{'s' * (c.polygons != 1)}")
     typer.echo(report.path)
+    for c in report.classes:
+        typer.echo(f"  {c.name}: {c.polygons} polygon{'s' * (c.polygons != 1)}")
