@@ -1,0 +1,27 @@
+"""Put a trained model folder into the package: float16 weights, and the card that goes with them.
+
+    python tools/ship_model.py runs/buildings-tiny/model docs/cards/buildings-tiny.md
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from geoseg.model_folder import SHIPPED, load_model, save_model
+
+
+def main(folder: str, card: str) -> None:
+    """Write ``geoseg/weights/NAME`` from a model folder and its card."""
+    trained = load_model(folder)
+    target = SHIPPED / trained.contract.name
+    save_model(target, trained.network, trained.contract, half=True)
+    shutil.copy(card, target / "README.md")
+    print(target, f"{sum(f.stat().st_size for f in target.iterdir()) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or not Path(sys.argv[2]).is_file():
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
