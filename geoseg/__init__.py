@@ -29,7 +29,7 @@ _PUBLIC = {
     "predict": "geoseg.predict",
 }
 
-__all__ = [*sorted(_PUBLIC), "__version__"]  # noqa: PLE0604  names of the dict above
+__all__ = [*sorted(_PUBLIC), "__version__"]
 
 
 def __getattr__(name: str) -> Any:

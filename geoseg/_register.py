@@ -44,6 +44,10 @@ class _FollowedLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the module, then register our models."""
+        # From here on the module has its own loader again: resources and sources are asked of it.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
         self._loader.exec_module(module)
         import geoseg.models  # noqa: F401
 

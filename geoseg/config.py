@@ -19,6 +19,7 @@ from geoseg.classes import ClassTable
 from geoseg.contract import DEFAULT_SCALE, ClassEntry, DType, Frozen, WindowSettings, class_table
 from geoseg.errors import ConfigError
 
+
 class ModelConfig(Frozen):
     """Which network: an SMP architecture and encoder.
 
@@ -233,6 +234,10 @@ def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Tra
         _resolve(raw["data"], "root", folder)
     for override in overrides:
         _override(raw, override)
+    # What came from the command line; what came from the file is absolute by now.
+    _resolve(raw, "output", Path.cwd())
+    if isinstance(raw.get("data"), dict):
+        _resolve(raw["data"], "root", Path.cwd())
     _resolve_scenes(raw, folder)
     return parse_config(raw, source=str(path))
 
@@ -276,7 +281,9 @@ def _resolve_scenes(values: dict[str, Any], folder: Path) -> None:
 def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"override {override!r} is not of the form key=value", hint="for example: train.iterations=500")
+        raise ConfigError(
+            f"override {override!r} is not of the form key=value", hint="for example: train.iterations=500"
+        )
     *parents, last = key.split(".")
     target: Any = values
     for parent in parents:
@@ -302,7 +309,9 @@ def _explain(error: ValidationError, source: str) -> ConfigError:
     if first["type"] == "missing":
         return ConfigError(f"{source} lacks {where}", hint=f"add it, or give {where}=… on the command line")
     message = first["msg"].removeprefix("Value error, ")
-    return ConfigError(f"{source}: {where + ': ' if where else ''}{message}, found {first['input']!r:.80}")
+    # A rule across several keys has found the whole table; its own words say enough.
+    found = "" if isinstance(first["input"], dict) else f", found {first['input']!r:.80}"
+    return ConfigError(f"{source}: {where + ': ' if where else ''}{message}{found}")
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> Iterator[str]:

@@ -120,6 +120,8 @@ def load_contract(folder: Path) -> Contract:
             f"{folder} has no {CONTRACT_FILE}, so it is no geoseg model folder",
             hint="a model folder holds config.json, model.safetensors and geoseg.json; geoseg train writes one",
         ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -25,6 +25,7 @@ def resolve_device(name: str) -> torch.device:
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= found:
             raise DeviceError(
-                f"device {name} was asked for, this machine has {found} CUDA devices", hint="--device cpu, or leave it out"
+                f"device {name} was asked for, this machine has {found} CUDA devices",
+                hint="--device cpu, or leave it out",
             )
     return device

@@ -87,9 +87,8 @@ def find_model(name: str | PathLike[str]) -> Path:
         return path
     if str(name) in shipped_models():
         return SHIPPED / str(name)
-    raise ModelError(
-        f"no model folder {name}", hint=f"shipped models: {', '.join(shipped_models()) or 'none'}; or train one: geoseg train"
-    )
+    shipped = ", ".join(shipped_models()) or "none"
+    raise ModelError(f"no model folder {name}", hint=f"shipped models: {shipped}; or train one: geoseg train")
 
 
 def save_model(folder: Path, network: nn.Module, contract: Contract, *, half: bool = False) -> None:
@@ -126,7 +125,7 @@ def load_model(name: str | PathLike[str]) -> TrainedModel:
     contract = load_contract(folder)
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / file).is_file():
-            raise ModelError(f"model folder {folder} has no {file}", hint="copy the whole folder that geoseg train wrote")
+            raise ModelError(f"{folder} has no {file}", hint="copy the whole model folder that geoseg train wrote")
     try:
         with redirect_stdout(io.StringIO()):  # huggingface_hub prints "Loading weights from local directory"
             network = smp.from_pretrained(str(folder), strict=True)

@@ -89,10 +89,13 @@ def plan_prediction(
         ConfigError: A size or overlap off the grid, or a batch size below 1.
     """
     if size < ALIGN or size % ALIGN:
-        raise ConfigError(f"window size {size} is no multiple of {ALIGN} px", hint=f"--size {max(round_up(size, ALIGN), ALIGN)}")
+        raise ConfigError(
+            f"window size {size} is no multiple of {ALIGN} px", hint=f"--size {max(round_up(size, ALIGN), ALIGN)}"
+        )
     if not 0 <= overlap < size or overlap % ALIGN:
         raise ConfigError(
-            f"overlap {overlap} is no multiple of {ALIGN} px in 0 … {size - ALIGN}", hint=f"--overlap {size // 4 // ALIGN * ALIGN}"
+            f"overlap {overlap} is no multiple of {ALIGN} px in 0 … {size - ALIGN}",
+            hint=f"--overlap {size // 4 // ALIGN * ALIGN}",
         )
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size} is below 1", hint="--batch-size 1")

@@ -79,7 +79,8 @@ class PredictReport:
             f"  {c.name:{width}}  {area * factor:12,.2f} {unit}  {100 * area / total:5.1f} %"
             for c, area in zip(self.classes, self.areas_m2, strict=True)
         ]
-        done = f"{self.grid.height} × {self.grid.width} px in {self.seconds:.1f} s, {self.mpx_per_s:.2f} Mpx/s; {self.plan}"
+        size = f"{self.grid.height} × {self.grid.width} px"
+        done = f"{size} in {self.seconds:.1f} s, {self.mpx_per_s:.2f} Mpx/s; {self.plan}"
         extra = [f"{self.skipped} windows held no valid pixel and were skipped"] if self.skipped else []
         if self.polygons is not None:
             extra.append(f"{self.polygons} polygons")
@@ -139,7 +140,7 @@ def predict(
     if suffix not in (*RASTER_SUFFIXES, *EXPORTERS):
         known = ", ".join((".tif", *EXPORTERS))
         raise OutputError(f"output {output} has the unknown suffix {suffix or '(none)'}", hint=f"known: {known}")
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, inputs=scenes)
     tolerance = parse_tolerance(simplify)
     target = resolve_device(device)
     trained = load_model(model)
@@ -151,7 +152,9 @@ def predict(
         if suffix in RASTER_SUFFIXES:
             return _write_map(predictor, scene, plan, output, tags, progress=progress)
         if tolerance is not None and tolerance.unit == "m" and not scene.grid.is_georeferenced:
-            raise SceneError(f"{scene.path} has no CRS, so --simplify {simplify} has no meaning", hint="--simplify 1.5px")
+            raise SceneError(
+                f"{scene.path} has no CRS, so --simplify {simplify} has no meaning", hint="--simplify 1.5px"
+            )
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".geoseg-") as scratch:
             class_map = Path(scratch) / f"{output.stem}.tif"
             report = _write_map(predictor, scene, plan, class_map, tags, progress=progress)
@@ -189,7 +192,8 @@ def check_scene(contract: Contract, scene: Scene | Mosaic, *, ignore_gsd: bool =
         if enough and scene.alpha_band is not None and scene.alpha_band > len(wanted):
             hint += f" (add --alpha if band {scene.alpha_band} marks the valid pixels)"
         raise SceneError(
-            f"scene {scene.path} has {len(scene.bands)} bands, but the model expects {len(wanted)} ({', '.join(wanted)})",
+            f"scene {scene.path} has {len(scene.bands)} bands, "
+            f"but the model expects {len(wanted)} ({', '.join(wanted)})",
             hint=hint,
         )
     if scene.dtype != contract.dtype:
@@ -228,7 +232,12 @@ class Predictor:
         self._normalize = Normalize(self.contract).to(device)
 
     def plan(
-        self, scene: Scene | Mosaic, *, size: int | None = None, overlap: int | None = None, batch_size: int | None = None
+        self,
+        scene: Scene | Mosaic,
+        *,
+        size: int | None = None,
+        overlap: int | None = None,
+        batch_size: int | None = None,
     ) -> Plan:
         """Windows and memory for a scene; what is not given comes from the model's contract.
 

@@ -101,8 +101,8 @@ class SegNeXt(SegmentationModel):  # type: ignore[misc]
         )
         self.dropout = nn.Dropout2d(DROPOUT)
         self.segmentation_head = nn.Conv2d(width, classes, 1)
-        nn.init.normal_(self.segmentation_head.weight, std=0.01)
-        nn.init.zeros_(self.segmentation_head.bias)
+        for parameter, std in zip(self.segmentation_head.parameters(), (0.01, 0.0), strict=True):
+            nn.init.normal_(parameter, std=std)
         self.activation = Activation(activation)
         self.classification_head = (
             ClassificationHead(in_channels=self.encoder.out_channels[-1], **aux_params) if aux_params else None
