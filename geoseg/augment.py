@@ -15,6 +15,7 @@ import numpy.typing as npt
 from geoseg.config import AugmentConfig
 
 FloatPixels = npt.NDArray[np.float32]
+Valid = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.uint8]
 
 
@@ -44,20 +45,24 @@ class Augmenter:
             steps.append(A.GaussNoise(std_range=(0.0, config.noise), p=0.5))
         self._compose = A.Compose(steps)
 
-    def __call__(self, pixels: npt.NDArray[Any], labels: Labels, *, seed: int) -> tuple[npt.NDArray[Any], Labels]:
+    def __call__(
+        self, pixels: npt.NDArray[Any], valid: Valid, labels: Labels, *, seed: int
+    ) -> tuple[npt.NDArray[Any], Valid, Labels]:
         """A changed window.
 
         Args:
             pixels: (B, H, W), uint8, or float32 scaled to about [0, 1].
+            valid: (H, W), False where the pixels mean nothing.
             labels: Class ids (H, W), 255 to be ignored.
             seed: Decides every random choice.
 
         Returns:
-            Pixels (B, size, size) in the same dtype and labels (size, size).
+            Pixels (B, size, size) in the same dtype, valid and labels (size, size).
         """
         self._compose.set_random_seed(seed)
-        result = self._compose(image=np.ascontiguousarray(pixels.transpose(1, 2, 0)), mask=labels)
-        image = result["image"]
+        image = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+        result = self._compose(image=image, masks=[valid.astype(np.uint8), labels])
+        image, (valid, labels) = result["image"], result["masks"]
         if image.ndim == 2:  # OpenCV drops the axis of a single band
             image = image[:, :, None]
-        return np.ascontiguousarray(image.transpose(2, 0, 1)), np.ascontiguousarray(result["mask"])
+        return np.ascontiguousarray(image.transpose(2, 0, 1)), valid.astype(bool), np.ascontiguousarray(labels)

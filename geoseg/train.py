@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import geoseg
-from geoseg.config import RunConfig, TrainConfig, save_config
+from geoseg.config import RunConfig, TrainConfig, load_config, save_config
 from geoseg.contract import Band, Contract
 from geoseg.datasets import CoveringWindows, LabelledScene, RandomWindows, band_statistics
 from geoseg.devices import resolve_device
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 WARMUP_START = 1e-6
 BEST, LAST = "best", "last"
+FREE_WHEN_RESUMED = ("workers", "val_every", "precision", "compile")
+"""Settings of the recipe that neither choose the windows nor the schedule."""
 
 
 class SegmentationTask(lightning.LightningModule):
@@ -47,6 +49,8 @@ class SegmentationTask(lightning.LightningModule):
         recipe: Learning rate, schedule and batch.
     """
 
+    val_matrix: Tensor
+
     def __init__(self, network: nn.Module, contract: Contract, recipe: RunConfig) -> None:
         super().__init__()
         self.network = network
@@ -55,18 +59,19 @@ class SegmentationTask(lightning.LightningModule):
         self.classes = contract.class_table
         self.register_buffer("val_matrix", torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64), False)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (N, K, H, W) of scaled pixels (N, B, H, W)."""
-        logits: Tensor = self.network(self.normalize(pixels))
+    def forward(self, pixels: Tensor, valid: Tensor) -> Tensor:
+        """Logits (N, K, H, W) of scaled pixels (N, B, H, W), which count where valid (N, H, W)."""
+        logits: Tensor = self.network(self.normalize(pixels, valid))
         return logits
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch of windows."""
-        loss = cross_entropy(self(batch["pixels"]), batch["labels"])
+        loss = cross_entropy(self(batch["pixels"], batch["valid"]), batch["labels"])
         if not torch.isfinite(loss):
             raise ConfigError(
                 f"the loss became {loss.item()} at iteration {self.global_step}",
-                hint=f"lower train.learning_rate (now {self.recipe.learning_rate:g}) or lengthen train.warmup_iterations",
+                hint=f"lower train.learning_rate (now {self.recipe.learning_rate:g}), "
+                "or lengthen train.warmup_iterations",
             )
         self.log("loss", loss, prog_bar=True)
         return loss
@@ -77,11 +82,12 @@ class SegmentationTask(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Count the pixels of a batch of windows."""
-        self.val_matrix += confusion_matrix(batch["labels"], self(batch["pixels"]).argmax(1), len(self.classes))
+        predictions = self(batch["pixels"], batch["valid"]).argmax(1)
+        self.val_matrix += confusion_matrix(batch["labels"], predictions, len(self.classes))
 
     def on_validation_epoch_end(self) -> None:
         """Log mIoU and the IoU of each class."""
-        matrix = self.all_gather(self.val_matrix).view(-1, *self.val_matrix.shape).sum(0)
+        matrix = torch.as_tensor(self.all_gather(self.val_matrix)).view(-1, *self.val_matrix.shape).sum(0)
         scores = Scores(matrix.cpu().numpy())
         self.log("val_miou", scores.miou, prog_bar=True, sync_dist=False)
         self.log_dict({f"val_iou_{c.name}": scores.iou[c.id] for c in self.classes})
@@ -154,7 +160,12 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     """
     target = resolve_device(device)
     run = config.output
-    checkpoint = _last_checkpoint(run) if resume else None
+    if resume:
+        checkpoint = _last_checkpoint(run)
+        _check_same(config, run / "config.yaml")
+    else:
+        checkpoint = None
+        _check_run(run, overwrite=overwrite)
     train_scenes = [LabelledScene(entry, config) for entry in config.data.train]
     val_scenes = [LabelledScene(entry, config) for entry in config.data.val]
     lightning.seed_everything(config.seed, verbose=False)
@@ -169,16 +180,19 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
     ).to(memory_format=torch.channels_last)
     if config.train.compile:
         network.compile()
-    _prepare_run(run, resume=resume, overwrite=overwrite)
+    _prepare_run(run, resume=resume)
     save_config(config, run / "config.yaml")
 
     task = SegmentationTask(network, contract, config.train)
     start = _global_step(checkpoint) if checkpoint is not None else 0
     trainer = _trainer(config, run, target)
+    # As long as the whole run even where it goes on: Lightning counts the batches done before, and max_steps ends it.
+    length = config.train.iterations * config.train.batch_size
+    windows = RandomWindows(train_scenes, config, length=length, start=start * config.train.batch_size)
     with _quiet(), _explained(config):
         trainer.fit(
             task,
-            _loader(RandomWindows(train_scenes, config, length=_length(config, start), start=start * config.train.batch_size), config),
+            _loader(windows, config),
             _loader(CoveringWindows(val_scenes, config), config),
             ckpt_path=checkpoint,
             weights_only=True,
@@ -222,10 +236,6 @@ def build_contract(config: TrainConfig, scenes: list[LabelledScene]) -> Contract
     )
 
 
-def _length(config: TrainConfig, start: int) -> int:
-    return (config.train.iterations - start) * config.train.batch_size
-
-
 def _loader(dataset: Any, config: TrainConfig) -> DataLoader[Any]:
     return DataLoader(
         dataset,
@@ -261,19 +271,44 @@ def _trainer(config: TrainConfig, run: Path, device: torch.device) -> lightning.
     )
 
 
-def _prepare_run(run: Path, *, resume: bool, overwrite: bool) -> None:
-    if run.exists() and not resume:
-        if not overwrite:
-            raise OutputError(
-                f"run folder {run} exists", hint="add --resume to go on, --overwrite to start anew, or output=OTHER"
-            )
-        if not (run / "config.yaml").exists():
-            raise OutputError(f"{run} exists and is no run folder, so it is not replaced", hint="choose another output=…")
-        shutil.rmtree(run)
+def _check_run(run: Path, *, overwrite: bool) -> None:
+    if not run.exists():
+        return
+    if not overwrite:
+        raise OutputError(
+            f"run folder {run} exists", hint="add --resume to go on, --overwrite to start anew, or output=OTHER"
+        )
+    if not (run / "config.yaml").exists():
+        raise OutputError(f"{run} exists and is no run folder, so it is not replaced", hint="choose another output=…")
+
+
+def _prepare_run(run: Path, *, resume: bool) -> None:
     try:
+        if run.exists() and not resume:
+            shutil.rmtree(run)
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make run folder {run}: {error.strerror}", hint="choose another output=…") from error
+
+
+def _check_same(config: TrainConfig, started: Path) -> None:
+    """Refuse to go on with other windows, another network or another schedule than the run began with."""
+    before, now = (c.model_dump(mode="json", exclude={"output", "card"}) for c in (load_config(started), config))
+    for settings in before, now:
+        for key in FREE_WHEN_RESUMED:
+            del settings["train"][key]
+    changed = [key for key in now if now[key] != before[key]]
+    if changed:
+        key = changed[0]
+        if isinstance(now[key], dict):
+            inner = next(k for k in now[key] if now[key][k] != before[key][k])
+            old, new, key = before[key][inner], now[key][inner], f"{key}.{inner}"
+        else:
+            old, new = before[key], now[key]
+        raise ConfigError(
+            f"{started} began with {key} {old!r:.60}, now it is {new!r:.60}",
+            hint="resume with the same configuration, or leave out --resume and give output=OTHER",
+        )
 
 
 def _last_checkpoint(run: Path) -> Path:

@@ -15,6 +15,7 @@ from pyogrio.errors import DataSourceError
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
 from shapely.geometry import box
 
 from geoseg.classes import NODATA, ClassTable
@@ -70,12 +71,19 @@ class RasterLabels:
                     hint="a raster of labels holds the class id of each pixel",
                 )
             own = labels.grid
-        same_transform = own.transform.almost_equals(grid.transform, precision=1e-6 * abs(grid.transform.a))
-        self._aligned = own.shape == grid.shape and (same_transform or not own.is_georeferenced)
-        if not self._aligned and not (own.is_georeferenced and grid.is_georeferenced):
+        comparable = own.is_georeferenced and grid.is_georeferenced
+        tolerance = 1e-6 * max(abs(grid.transform.a), abs(grid.transform.b))
+        same_place = own.crs == grid.crs and own.transform.almost_equals(grid.transform, precision=tolerance)
+        self._aligned = own.shape == grid.shape and (same_place or not comparable)
+        if not self._aligned and not comparable:
             raise LabelError(
                 f"labels {path} have {own.height} × {own.width} px, the scene has {grid.height} × {grid.width}",
                 hint="without georeference, labels must have the scene's size",
+            )
+        if not self._aligned and not _touch(own, grid):
+            raise LabelError(
+                f"labels {path} do not touch the scene they are for",
+                hint="check that both files have the right CRS: geoseg info",
             )
         self._path, self._grid, self._classes = path, grid, classes
         self._labels: Scene | None = None
@@ -110,7 +118,7 @@ class RasterLabels:
                     dtype="int32",
                 ) as warped,
             ):
-                values = warped.read(1)
+                values: npt.NDArray[np.int32] = warped.read(1)
         except RasterioError as error:
             raise LabelError(f"labels {self._path} cannot be brought onto the scene's grid: {error}") from error
         return values.astype(np.uint8)
@@ -149,7 +157,9 @@ class PolygonLabels:
             raise LabelError(f"labels {path} hold no geometries")
         if grid.crs is not None:
             if frame.crs is None:
-                raise LabelError(f"labels {path} have no CRS", hint=f"say which one: ogr2ogr -a_srs EPSG:… out.gpkg {path}")
+                raise LabelError(
+                    f"labels {path} have no CRS", hint=f"say which one: ogr2ogr -a_srs EPSG:… out.gpkg {path}"
+                )
             frame = frame.to_crs(grid.crs)
         ids = _class_ids(frame, config, classes)
         usable = ~(frame.geometry.is_empty | frame.geometry.isna())
@@ -178,7 +188,8 @@ class PolygonLabels:
         return labels
 
 
-
+def _touch(a: Grid, b: Grid) -> bool:
+    return box(*transform_bounds(a.crs, b.crs, *a.bounds)).intersects(box(*b.bounds))
 
 
 def _class_ids(frame: geopandas.GeoDataFrame, config: SceneConfig, classes: ClassTable) -> LabelArray:

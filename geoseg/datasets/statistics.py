@@ -24,7 +24,8 @@ def band_statistics(scenes: Sequence[LabelledScene], scale: float) -> tuple[list
     Returns:
         Means and standard deviations, one per band; a constant band has standard deviation 1.
     """
-    count, total, square = 0, np.float64(0), np.float64(0)
+    bands = len(scenes[0].scene.bands)
+    count, total, square = 0, np.zeros(bands), np.zeros(bands)
     for labelled in scenes:
         height, width = labelled.grid.shape
         starts = np.arange(0, height, SAMPLE_ROWS)
@@ -34,8 +35,8 @@ def band_statistics(scenes: Sequence[LabelledScene], scale: float) -> tuple[list
             pixels, valid = labelled.scene.read(Window(row, 0, min(SAMPLE_ROWS, height - row), width))
             values = pixels[:, valid].astype(np.float64) * scale
             count += values.shape[1]
-            total = total + values.sum(axis=1)
-            square = square + (values**2).sum(axis=1)
+            total += values.sum(axis=1)
+            square += (values**2).sum(axis=1)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(square / max(count, 1) - mean**2, 0))
     return [round(float(m), 6) for m in mean], [round(float(s), 6) if s > 1e-6 else 1.0 for s in std]

@@ -16,7 +16,7 @@ from geoseg.config import ImageryConfig, SceneConfig, TrainConfig
 from geoseg.datasets.labels import LabelArray, Labels, open_labels
 from geoseg.errors import SceneError
 from geoseg.grid import Grid
-from geoseg.scene import Scene
+from geoseg.scene import Scene, Valid
 from geoseg.windows import Window, window_grid
 
 Sample = dict[str, Tensor]
@@ -57,8 +57,8 @@ class LabelledScene:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_scene": None}
 
-    def read(self, window: Window) -> tuple[npt.NDArray[Any], LabelArray]:
-        """Pixels (B, H, W) ready to augment and labels (H, W), 255 where the pixels are invalid.
+    def read(self, window: Window) -> tuple[npt.NDArray[Any], Valid, LabelArray]:
+        """Pixels (B, H, W) ready to augment, valid (H, W), and labels (H, W), 255 where the pixels are invalid.
 
         Pixels of 8 bit stay as they are; others come as float32 scaled by the configuration. Invalid pixels hold 0.
         """
@@ -66,7 +66,7 @@ class LabelledScene:
         labels = np.where(valid, self.labels.read(window), NODATA).astype(np.uint8)
         if pixels.dtype != np.uint8:
             pixels = pixels.astype(np.float32) * np.float32(self._imagery.effective_scale)
-        return np.where(valid, pixels, 0).astype(pixels.dtype), labels
+        return np.where(valid, pixels, 0).astype(pixels.dtype), valid, labels
 
 
 def open_configured(config: SceneConfig, imagery: ImageryConfig) -> Scene:
@@ -82,9 +82,9 @@ class _WindowDataset(Dataset[Sample]):
         self.scenes = scenes
         self._scale = np.float32(scale)
 
-    def _sample(self, pixels: npt.NDArray[Any], labels: LabelArray) -> Sample:
+    def _sample(self, pixels: npt.NDArray[Any], valid: Valid, labels: LabelArray) -> Sample:
         scaled = pixels.astype(np.float32) * self._scale if pixels.dtype == np.uint8 else pixels
-        return {"pixels": torch.from_numpy(scaled), "labels": torch.from_numpy(labels)}
+        return {name: torch.from_numpy(a) for name, a in (("pixels", scaled), ("valid", valid), ("labels", labels))}
 
 
 class RandomWindows(_WindowDataset):
@@ -120,9 +120,7 @@ class RandomWindows(_WindowDataset):
             window = self._draw(scene.grid, rng)
             if self._is_mixed(scene.labels.read(window)):
                 break
-        pixels, labels = scene.read(window)
-        pixels, labels = self._augment(pixels, labels, seed=int(rng.integers(2**31)))
-        return self._sample(pixels, labels)
+        return self._sample(*self._augment(*scene.read(window), seed=int(rng.integers(2**31))))
 
     def _draw(self, grid: Grid, rng: np.random.Generator) -> Window:
         """A square window whose side is the training size over a random zoom; inside the scene where it fits."""
@@ -133,7 +131,8 @@ class RandomWindows(_WindowDataset):
 
     def _is_mixed(self, labels: LabelArray) -> bool:
         counts = np.bincount(labels.ravel(), minlength=NODATA + 1)[:NODATA]
-        return self._max_share == 1 or (counts > 0).sum() > 1 and counts.max() < self._max_share * counts.sum()
+        mixed = (counts > 0).sum() > 1 and counts.max() < self._max_share * counts.sum()
+        return self._max_share == 1 or bool(mixed)
 
 
 class CoveringWindows(_WindowDataset):
@@ -159,9 +158,9 @@ class CoveringWindows(_WindowDataset):
 
     def __getitem__(self, index: int) -> Sample:
         scene, window, shared_rows, shared_cols = self._items[index]
-        pixels, labels = self.scenes[scene].read(window)
+        pixels, valid, labels = self.scenes[scene].read(window)
         if shared_rows:
             labels[: self._size - shared_rows] = NODATA
         if shared_cols:
             labels[:, : self._size - shared_cols] = NODATA
-        return self._sample(pixels, labels)
+        return self._sample(pixels, valid, labels)
