@@ -6,6 +6,7 @@ band, and 0 where the pixel is invalid.
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from geoseg.classes import ClassTable, parse_color
 from geoseg.errors import ModelError
 
 CONTRACT_FILE = "geoseg.json"
+SHIPPED = Path(__file__).parent / "weights"
 GSD_TOLERANCE = 0.3
 """A scene whose GSD differs by more than this share from the model's is refused unless the user says otherwise."""
 
@@ -104,6 +106,26 @@ class Contract(Frozen):
 def class_table(entries: tuple[ClassEntry, ...]) -> ClassTable:
     """Class table of stored entries, ids from 0."""
     return ClassTable.from_names([c.name for c in entries], [c.color for c in entries])
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONTRACT_FILE}"))
+
+
+def find_model(name: str | PathLike[str]) -> Path:
+    """Folder of a model given by path, or by name where it ships with the package.
+
+    Raises:
+        ModelError: Neither; the hint lists the shipped models.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if str(name) in shipped_models():
+        return SHIPPED / str(name)
+    shipped = ", ".join(shipped_models()) or "none"
+    raise ModelError(f"no model folder {name}", hint=f"shipped models: {shipped}; or train one: geoseg train")
 
 
 def load_contract(folder: Path) -> Contract:

@@ -71,7 +71,12 @@ class DemoReport:
             lines.append(f"{c.name:12}  {area:7.2f} ha   {self.scores.iou[c.id]:.3f}")
         lines.append(f"mIoU {self.scores.miou:.3f}, accuracy {self.scores.accuracy:.3f}")
         steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
-        return [*lines, "", f"{steps}; in all {sum(self.seconds.values()):.1f} s", "open overlay.png, or the .gpkg in QGIS"]
+        return [
+            *lines,
+            "",
+            f"{steps}; in all {sum(self.seconds.values()):.1f} s",
+            "open overlay.png, or the .gpkg in QGIS",
+        ]
 
 
 @dataclass(slots=True)
@@ -88,7 +93,9 @@ class _Clock:
         self.seconds[name] = time.perf_counter() - start
 
 
-def run_demo(output: Path, *, train: bool = False, device: str = "auto", overwrite: bool = False) -> DemoReport:
+def run_demo(
+    output: Path, *, train: bool = False, device: str = "auto", overwrite: bool = False, progress: bool = False
+) -> DemoReport:
     """Make a landscape, map it, turn the map into polygons, draw both, and compare with the truth.
 
     Args:
@@ -96,6 +103,7 @@ def run_demo(output: Path, *, train: bool = False, device: str = "auto", overwri
         train: First train a model from scratch, for some minutes, instead of taking the shipped one.
         device: "auto", "cpu", "cuda" or "cuda:N".
         overwrite: Replace the files of an earlier demo.
+        progress: Draw progress bars on standard error.
 
     Raises:
         OutputError: The folder holds an earlier demo, or cannot be written.
@@ -117,9 +125,9 @@ def run_demo(output: Path, *, train: bool = False, device: str = "auto", overwri
     if train:
         with clock.step("training"):
             config = training_config(output / "training", iterations=FEW_MINUTES)
-            model = str(run_training(config, overwrite=overwrite, device=device))
+            model = str(run_training(config, overwrite=overwrite, device=device, progress=progress))
     with clock.step("predict"):
-        prediction = predict([str(scene)], model, landcover, device=device, overwrite=True)
+        prediction = predict([str(scene)], model, landcover, device=device, overwrite=True, progress=progress)
     with clock.step("polygons"):
         vectorize(landcover, gpkg, min_area_m2=MIN_AREA_M2, overwrite=True)
         vectorize(landcover, geojson, min_area_m2=MIN_AREA_M2, overwrite=True)

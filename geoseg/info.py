@@ -18,7 +18,7 @@ from rasterio.enums import MaskFlags
 
 from geoseg.class_map import read_class_map
 from geoseg.classes import NODATA
-from geoseg.contract import CONTRACT_FILE, Contract, WindowSettings, load_contract
+from geoseg.contract import CONTRACT_FILE, Contract, WindowSettings, find_model, load_contract, shipped_models
 from geoseg.errors import ConfigError, LabelError, SceneError
 from geoseg.grid import Grid
 from geoseg.plan import plan_prediction
@@ -331,8 +331,6 @@ def _model_folder(path: str) -> Path | None:
     if (Path(path) / CONTRACT_FILE).is_file():
         return Path(path)
     if not Path(path).exists() and re.fullmatch(r"[\w-]+", path):
-        from geoseg.model_folder import find_model, shipped_models
-
         return find_model(path) if path in shipped_models() else None
     return None
 

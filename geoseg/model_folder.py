@@ -19,12 +19,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import geoseg.models  # noqa: F401  registers SegNeXt, which smp.from_pretrained looks up by name
-from geoseg.contract import CONTRACT_FILE, Contract, load_contract
+from geoseg.contract import CONTRACT_FILE, Contract, find_model, load_contract
+from geoseg.contract import shipped_models as shipped_models
 from geoseg.errors import ConfigError, ModelError
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-SHIPPED = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
@@ -69,26 +69,6 @@ def build_network(
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"model {architecture} with encoder {encoder} cannot be built: {error}") from error
     return network
-
-
-def shipped_models() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONTRACT_FILE}"))
-
-
-def find_model(name: str | PathLike[str]) -> Path:
-    """Folder of a model given by path, or by name where it ships with the package.
-
-    Raises:
-        ModelError: Neither; the hint lists the shipped models.
-    """
-    path = Path(name)
-    if path.is_dir():
-        return path
-    if str(name) in shipped_models():
-        return SHIPPED / str(name)
-    shipped = ", ".join(shipped_models()) or "none"
-    raise ModelError(f"no model folder {name}", hint=f"shipped models: {shipped}; or train one: geoseg train")
 
 
 def save_model(folder: Path, network: nn.Module, contract: Contract, *, half: bool = False) -> None:

@@ -57,9 +57,14 @@ class Plan:
     def __str__(self) -> str:
         shape = f"{self.window_height} × {self.window_width}"
         return (
-            f"{self.windows} windows of {shape} px that overlap by {self.overlap} px, "
+            f"{count(self.windows, 'window')} of {shape} px that overlap by {self.overlap} px, "
             f"{self.memory_bytes / 2**20:.0f} MiB beside the network"
         )
+
+
+def count(number: int, noun: str) -> str:
+    """``1 window``, ``2 windows``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def plan_prediction(

@@ -26,7 +26,7 @@ from geoseg.export import EXPORTERS
 from geoseg.grid import Grid
 from geoseg.model_folder import Normalize, TrainedModel, load_model
 from geoseg.outputs import check_output
-from geoseg.plan import Plan, plan_prediction
+from geoseg.plan import Plan, count, plan_prediction
 from geoseg.polygons import parse_tolerance
 from geoseg.scene import Mosaic, Pixels, Scene, Valid, open_scene
 from geoseg.stitch import Stitcher
@@ -81,9 +81,9 @@ class PredictReport:
         ]
         size = f"{self.grid.height} × {self.grid.width} px"
         done = f"{size} in {self.seconds:.1f} s, {self.mpx_per_s:.2f} Mpx/s; {self.plan}"
-        extra = [f"{self.skipped} windows held no valid pixel and were skipped"] if self.skipped else []
+        extra = [f"{count(self.skipped, 'window')} without a valid pixel skipped"] if self.skipped else []
         if self.polygons is not None:
-            extra.append(f"{self.polygons} polygons")
+            extra.append(count(self.polygons, "polygon"))
         if not self.grid.is_georeferenced:
             extra.append("the scene has no CRS, so neither has the map: its coordinates are pixels")
         return [str(self.path), *table, done, *extra]

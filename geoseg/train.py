@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,14 @@ def lr_factor(step: int, recipe: RunConfig) -> float:
     return float(decay * (1 - (1 - step / recipe.warmup_iterations) * (1 - WARMUP_START)))
 
 
-def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False, device: str = "auto") -> Path:
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    progress: bool = False,
+) -> Path:
     """Run an experiment.
 
     Args:
@@ -146,6 +154,7 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
         resume: Go on from the last checkpoint of the run folder.
         overwrite: Replace the run folder.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        progress: Draw a progress bar on standard error.
 
     Returns:
         The model folder of the best network by validation mIoU.
@@ -185,11 +194,11 @@ def train(config: TrainConfig, *, resume: bool = False, overwrite: bool = False,
 
     task = SegmentationTask(network, contract, config.train)
     start = _global_step(checkpoint) if checkpoint is not None else 0
-    trainer = _trainer(config, run, target)
     # As long as the whole run even where it goes on: Lightning counts the batches done before, and max_steps ends it.
     length = config.train.iterations * config.train.batch_size
     windows = RandomWindows(train_scenes, config, length=length, start=start * config.train.batch_size)
     with _quiet(), _explained(config):
+        trainer = _trainer(config, run, target, progress=progress)
         trainer.fit(
             task,
             _loader(windows, config),
@@ -246,7 +255,7 @@ def _loader(dataset: Any, config: TrainConfig) -> DataLoader[Any]:
     )
 
 
-def _trainer(config: TrainConfig, run: Path, device: torch.device) -> lightning.Trainer:
+def _trainer(config: TrainConfig, run: Path, device: torch.device, *, progress: bool) -> lightning.Trainer:
     precision = config.train.precision
     if precision is None:
         precision = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
@@ -265,7 +274,8 @@ def _trainer(config: TrainConfig, run: Path, device: torch.device) -> lightning.
         num_sanity_val_steps=0,
         log_every_n_steps=min(10, every),
         logger=[CSVLogger(run, name="", version="logs"), TensorBoardLogger(run, name="", version="logs")],
-        callbacks=[checkpoints, TQDMProgressBar(refresh_rate=1), LearningRateMonitor("step")],
+        callbacks=[checkpoints, LearningRateMonitor("step"), *([TQDMProgressBar(refresh_rate=1)] if progress else [])],
+        enable_progress_bar=progress,
         default_root_dir=run,
         enable_model_summary=False,
     )
@@ -335,13 +345,13 @@ def _load_best(task: SegmentationTask, best: Path) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning's advice is for its developers' users, not ours."""
+    """Lightning's advice is for its developers' users, not ours; its progress bar belongs on standard error."""
     names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
     levels = {name: logging.getLogger(name).level for name in names}
     try:
         for name in names:
             logging.getLogger(name).setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -12,6 +12,7 @@ from affine import Affine
 from geoseg.class_map import ClassMap, read_class_map
 from geoseg.export import exporter_for, write_polygons
 from geoseg.outputs import check_output
+from geoseg.plan import count
 from geoseg.polygons import Tolerance, polygonize
 
 # Looked at on generated scenes: 1 px leaves the stairs of shallow slopes, 2 px starts to cut corners of small houses.
@@ -20,7 +21,7 @@ DEFAULT_SIMPLIFY = Tolerance(1.5, "px")
 
 @dataclass(frozen=True, slots=True)
 class ClassArea:
-    """One class of a vectorised map: polygons and their area, m² (px² where the map has no CRS)."""
+    """One class of a vectorised map: polygons and their area, m² (px where the map has no CRS)."""
 
     name: str
     polygons: int
@@ -29,11 +30,28 @@ class ClassArea:
 
 @dataclass(frozen=True, slots=True)
 class VectorReport:
-    """What `vectorize` wrote: the file, the number of polygons, and the classes in the order of their ids."""
+    """What `vectorize` wrote.
+
+    Attributes:
+        path: The file.
+        polygons: Number of polygons.
+        classes: Polygons and areas of the classes, in the order of their ids.
+        georeferenced: Whether the areas are of the ground (m²) or of the map alone (px).
+    """
 
     path: Path
     polygons: int
     classes: tuple[ClassArea, ...]
+    georeferenced: bool
+
+    def lines(self) -> list[str]:
+        """The report for people, the output's path first."""
+        unit, factor = ("ha", 1e-4) if self.georeferenced else ("px", 1.0)
+        width = max(len(c.name) for c in self.classes)
+        return [str(self.path)] + [
+            f"  {c.name:{width}}  {c.area_m2 * factor:12,.2f} {unit}  {count(c.polygons, 'polygon')}"
+            for c in self.classes
+        ]
 
 
 def vectorize(
@@ -71,11 +89,11 @@ def vectorize(
         min_area_m2=min_area_m2,
     )
     write_polygons(frame, path, class_map.classes)
-    count = len(class_map.classes)
-    polygons = np.bincount(frame.class_id, minlength=count)
-    areas = np.bincount(frame.class_id, weights=frame.area_m2, minlength=count)
+    total = len(class_map.classes)
+    polygons = np.bincount(frame.class_id, minlength=total)
+    areas = np.bincount(frame.class_id, weights=frame.area_m2, minlength=total)
     by_class = (ClassArea(c.name, int(polygons[c.id]), float(areas[c.id])) for c in class_map.classes)
-    return VectorReport(path, len(frame), tuple(by_class))
+    return VectorReport(path, len(frame), tuple(by_class), class_map.grid.is_georeferenced)
 
 
 def _transform(class_map: ClassMap) -> Affine:

@@ -1,6 +1,6 @@
 """Put a trained model folder into the package: float16 weights, and the card that goes with them.
 
-    python tools/ship_model.py runs/buildings-tiny/model docs/cards/buildings-tiny.md
+python tools/ship_model.py runs/buildings-tiny/model docs/cards/buildings-tiny.md
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from geoseg.cli import options
 
 
 def demo(
+    ctx: typer.Context,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the scene, the map and the polygons.")
     ] = Path("geoseg-demo"),
@@ -24,5 +25,6 @@ def demo(
     """
     from geoseg.demo import run_demo
 
-    for line in run_demo(output, train=train, device=device, overwrite=overwrite).lines():
+    report = run_demo(output, train=train, device=device, overwrite=overwrite, progress=ctx.obj.progress)
+    for line in report.lines():
         typer.echo(line)

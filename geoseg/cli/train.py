@@ -10,6 +10,7 @@ from geoseg.cli import options
 
 
 def train(
+    ctx: typer.Context,
     config: options.Config,
     overrides: options.Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
@@ -23,4 +24,5 @@ def train(
     from geoseg.config import load_config
     from geoseg.train import train as run
 
-    typer.echo(run(load_config(config, overrides or []), resume=resume, overwrite=overwrite, device=device))
+    settings = load_config(config, overrides or [])
+    typer.echo(run(settings, resume=resume, overwrite=overwrite, device=device, progress=ctx.obj.progress))

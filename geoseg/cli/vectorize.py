@@ -24,6 +24,5 @@ def vectorize(
     from geoseg.vectorize import vectorize as run
 
     report = run(class_map, output, simplify=parse_tolerance(simplify), min_area_m2=min_area, overwrite=overwrite)
-    typer.echo(report.path)
-    for c in report.classes:
-        typer.echo(f"  {c.name}: {c.polygons} polygon{'s' * (c.polygons != 1)}")
+    for line in report.lines():
+        typer.echo(line)
