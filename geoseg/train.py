@@ -368,3 +368,8 @@ def _explained(config: TrainConfig) -> Iterator[None]:
             f"the device is out of memory with {config.train.batch_size} windows of {config.train.size} px",
             hint=f"train.batch_size={max(config.train.batch_size // 2, 1)}",
         ) from error
+    except SystemExit as error:
+        # Lightning turns Ctrl-C into an exit; it is the command line that says how a program ends.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
