@@ -1,0 +1,1 @@
+"""Real commands on small scenes and, where it is at hand, on real imagery."""
