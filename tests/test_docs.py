@@ -1,0 +1,108 @@
+"""The documents tell the truth: examples run, options exist, links and files named in them are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from geoseg.cli import app
+from geoseg.contract import shipped_models
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [
+    p
+    for p in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), ROOT / "tests/benchmarks/README.md")
+    if p.exists()
+]
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`(geoseg [^`\n]+)`")
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+FILE = re.compile(r"`((?:geoseg|tests|configs|tools|docs)/[\w./-]+)`")
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def fenced(path: Path, *languages: str) -> list[str]:
+    """The fenced blocks of a document in one of the languages."""
+    return [code for language, code in FENCE.findall(path.read_text(encoding="utf-8")) if language in languages]
+
+
+def shell_lines(path: Path) -> Iterator[str]:
+    for block in fenced(path, "sh", "bash", "console"):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield line.strip().removeprefix("$ ")
+
+
+def commands(path: Path) -> Iterator[list[str]]:
+    """Words after ``geoseg`` of every command in a document's shell blocks and inline code."""
+    for line in [*shell_lines(path), *INLINE.findall(path.read_text(encoding="utf-8"))]:
+        for part in re.split(r"&&|\|\||[;|]", line):
+            words = shlex.split(part.replace("'", ""), comments=True)
+            if words[:1] == ["geoseg"]:
+                yield words[1:]
+
+
+def verbs() -> dict[str, set[str]]:
+    """The options of every verb, and of the program itself under ""."""
+    program = typer.main.get_command(app)
+    options = {"": program, **program.commands}  # type: ignore[attr-defined]
+    return {
+        verb: {"-h", "--help", *(text for parameter in command.params for text in parameter.opts)}
+        for verb, command in options.items()
+    }
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_verbs_and_options_exist(path: Path) -> None:
+    known = verbs()
+    for words in commands(path):
+        verb = next((w for w in words if not w.startswith("-")), "")
+        if not verb.islower():  # VERB stands for any of them
+            continue
+        assert verb in known, f"{name(path)}: geoseg {' '.join(words)}"
+        options = {w.split("=")[0] for w in words if re.match(r"--?[a-z]", w)}
+        assert options <= known[verb] | known[""], f"{name(path)}: geoseg {' '.join(words)}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_relative_links_resolve(path: Path) -> None:
+    links = [link for link in LINK.findall(path.read_text(encoding="utf-8")) if "://" not in link]
+    missing = [link for link in links if not (path.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_files_of_the_repository_are_there(path: Path) -> None:
+    missing = [file for file in FILE.findall(path.read_text(encoding="utf-8")) if not (ROOT / file).exists()]
+    assert not missing
+
+
+def test_every_module_stands_in_the_design() -> None:
+    design = (ROOT / "docs/DESIGN.md").read_text(encoding="utf-8")
+    modules = {p.name for p in (ROOT / "geoseg").glob("*.py")} - {"__init__.py", "__main__.py"}
+    packages = {f"{p.parent.name}/" for p in (ROOT / "geoseg").glob("*/__init__.py")}
+    assert [m for m in sorted(modules | packages) if f"`{m}`" not in design] == []
+
+
+def test_the_parser_of_commands_finds_them() -> None:
+    assert ["vectorize", "landcover.tif", "-o", "landcover.gpkg"] in list(commands(ROOT / "README.md"))
+
+
+@pytest.mark.parametrize("path", [p for p in DOCUMENTS if fenced(p, "python")], ids=name)
+def test_python_examples_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = fenced(path, "python")
+    wanted = set(re.findall(r'"((?:landscape|buildings)-tiny)"', "".join(blocks)))
+    if not wanted <= set(shipped_models()):
+        pytest.skip(f"needs the shipped models {', '.join(sorted(wanted))}")
+    monkeypatch.chdir(tmp_path)
+    session: dict[str, object] = {"__name__": "example"}
+    for number, block in enumerate(blocks, start=1):
+        exec(compile(block, f"{name(path)}, example {number}", "exec"), session)
