@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from geoseg.classes import ClassTable
-from geoseg.contract import DEFAULT_SCALE, ClassEntry, DType, Frozen, WindowSettings, class_table
+from geoseg.contract import DEFAULT_SCALE, ClassEntry, DType, Frozen, WindowSettings, class_table, shipped_models
 from geoseg.errors import ConfigError
 
 
@@ -28,12 +28,14 @@ class ModelConfig(Frozen):
         encoder: SMP encoder name.
         encoder_weights: Pretrained encoder weights, or None to start from random ones.
         options: Further keyword arguments of the architecture.
+        start_from: Model folder, or name of a shipped model, of the same network, whose weights training starts from.
     """
 
     architecture: str = "segnext"
     encoder: str = "tu-mscan_tiny"
     encoder_weights: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    start_from: str | None = None
 
 
 class ImageryConfig(Frozen):
@@ -230,12 +232,14 @@ def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Tra
         raise ConfigError(f"{path} holds no keys", hint="examples lie in the folder configs/")
     folder = path.parent.resolve()
     _resolve(raw, "output", folder)
+    _resolve_start(raw, folder)
     if isinstance(raw.get("data"), dict):
         _resolve(raw["data"], "root", folder)
     for override in overrides:
         _override(raw, override)
     # What came from the command line; what came from the file is absolute by now.
     _resolve(raw, "output", Path.cwd())
+    _resolve_start(raw, Path.cwd())
     if isinstance(raw.get("data"), dict):
         _resolve(raw["data"], "root", Path.cwd())
     _resolve_scenes(raw, folder)
@@ -262,6 +266,12 @@ def save_config(config: TrainConfig, path: Path) -> None:
 def _resolve(values: dict[str, Any], key: str, folder: Path) -> None:
     if isinstance(values.get(key), str):
         values[key] = str(folder / Path(values[key]).expanduser())
+
+
+def _resolve_start(values: dict[str, Any], folder: Path) -> None:
+    model = values.get("model")
+    if isinstance(model, dict) and model.get("start_from") not in shipped_models():
+        _resolve(model, "start_from", folder)
 
 
 def _resolve_scenes(values: dict[str, Any], folder: Path) -> None:

@@ -31,7 +31,7 @@ from geoseg.devices import resolve_device
 from geoseg.errors import ConfigError, DeviceError, OutputError
 from geoseg.losses import cross_entropy
 from geoseg.metrics import Scores, confusion_matrix
-from geoseg.model_folder import Normalize, build_network, save_model
+from geoseg.model_folder import Normalize, build_network, load_model, save_model
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +187,8 @@ def train(
         classes=len(contract.classes),
         **config.model.options,
     ).to(memory_format=torch.channels_last)
+    if config.model.start_from is not None:
+        _start_from(network, config.model.start_from)
     if config.train.compile:
         network.compile()
     _prepare_run(run, resume=resume)
@@ -212,6 +214,17 @@ def train(
     contract = contract.model_copy(update={"training": {**contract.training, **trained}})
     save_model(run / "model", network, contract)
     return run / "model"
+
+
+def _start_from(network: nn.Module, model: str) -> None:
+    """Put the weights of a trained model of the same network in place."""
+    try:
+        network.load_state_dict(load_model(model).network.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(
+            f"model.start_from {model} is another network than the configured one: {error}",
+            hint="take model.architecture, encoder, options, bands and the number of classes from its config.json",
+        ) from error
 
 
 def build_contract(config: TrainConfig, scenes: list[LabelledScene]) -> Contract:
