@@ -14,8 +14,13 @@ import numpy.typing as npt
 import pytest
 import rasterio
 from affine import Affine
+from hypothesis import HealthCheck, settings
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
+
+# Machines that run tests are busy: how long an example takes says nothing about the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 NodataKind = Literal["none", "value", "mask", "alpha", "nan"]
 Orientation = Literal["north", "south", "rotated"]

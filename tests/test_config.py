@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from geoseg.config import TrainConfig, load_config, parse_config, save_config
+from geoseg.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+def values(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "fields",
+        "output": "runs/fields",
+        "classes": [{"name": "other", "color": "#000000"}, {"name": "field", "color": "#00ff00"}],
+        "data": {
+            "train": [{"scene": "a.tif", "labels": "a_labels.tif"}],
+            "val": [{"scene": "b.tif", "labels": "/elsewhere/b.gpkg", "class_name": "field", "outside": "other"}],
+        },
+    } | changes
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "experiments" / "fields.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(values()), encoding="utf-8")
+    return path
+
+
+def test_yamls_own_floats_become_numbers(file: Path) -> None:
+    # PyYAML takes 6e-5, without a dot, for a string
+    text = file.read_text(encoding="utf-8") + "train: {learning_rate: 6e-5, weight_decay: 1e-2}\n"
+    assert yaml.safe_load(text)["train"]["learning_rate"] == "6e-5"
+    file.write_text(text, encoding="utf-8")
+    recipe = load_config(file).train
+    assert (recipe.learning_rate, recipe.weight_decay) == (6e-5, 1e-2)
+
+
+def test_overrides_reach_into_the_tree_and_make_missing_tables(file: Path) -> None:
+    config = load_config(file, ["train.iterations=500", "train.learning_rate=1e-3", "seed=7", "imagery.bands=[nir]"])
+    assert (config.train.iterations, config.train.learning_rate) == (500, 1e-3)
+    assert (config.seed, config.imagery.bands) == (7, ("nir",))
+    assert config.train.batch_size == 16  # untouched
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint", "hint"),
+    [
+        ("train.iteration=5", "unknown key train.iteration", "did you mean iterations?"),
+        ("trian.iterations=5", "unknown key trian", "did you mean train?"),
+        ("imagery.band=[red]", "unknown key imagery.band", "did you mean bands?"),
+        ("window.zzz=1", "unknown key window.zzz", "valid keys there: overlap, size"),
+        ("train.iterations", "not of the form key=value", "train.iterations=500"),
+        ("=5", "not of the form key=value", None),
+        ("name.first=5", "name holds no keys", None),
+        ("data.train.0.scene=a.tif", "data.train.0 holds no keys", None),
+        ("seed=[1", "not valid YAML", None),
+        ("train.iterations=0", "train.iterations", None),
+        ("train.size=100", "train.size", None),
+        ("train.precision=double", "train.precision", None),
+        ("window.overlap=512", "overlap 512 must be below size 512", None),
+        ("imagery.mean=[0.5, 0.5]", "mean has 2 entries for 3 bands", None),
+        ("imagery.indexes=[1]", "indexes has 1 entries for 3 bands", None),
+        ("imagery.std=[1, 1, 1]", "both mean and std", None),
+        ("augment.scale=[2, 1]", "scale must be a range", None),
+        ("data.val=[]", "data.val", None),
+        ("classes=[]", "classes", None),
+        ("classes=[{name: a, color: red}]", "#rrggbb", None),
+    ],
+)
+def test_what_cannot_be_meant_is_explained(file: Path, override: str, complaint: str, hint: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, [override])
+    assert complaint in caught.value.message
+    if hint is not None:
+        assert hint in str(caught.value.hint)
+
+
+def test_a_typo_inside_a_scenes_entry_gets_the_nearest_key() -> None:
+    entry = {"scene": "a", "labels": "b"}
+    data = {"train": [entry | {"outsid": "ignore"}], "val": [entry]}
+    with pytest.raises(ConfigError, match=r"unknown key data\.train\.0\.outsid") as caught:
+        parse_config(values(data=data), source="x")
+    assert caught.value.hint == "did you mean outside?"
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        ({"class_name": "forest"}, "class_name 'forest' of l.gpkg is none of other, field"),
+        ({"outside": "sea"}, "outside 'sea' of l.gpkg is none of other, field, ignore"),
+        ({"class_name": "field", "attribute": "kind"}, "give attribute or class_name, not both"),
+    ],
+)
+def test_classes_of_a_scene_must_be_known(entry: dict[str, str], complaint: str) -> None:
+    scene = {"scene": "s.tif", "labels": "l.gpkg", **entry}
+    with pytest.raises(ConfigError, match=complaint):
+        parse_config(values(data={"train": [scene], "val": [scene]}), source="x")
+
+
+def test_a_missing_key_is_named() -> None:
+    incomplete = values()
+    del incomplete["name"]
+    with pytest.raises(ConfigError, match="x lacks name") as caught:
+        parse_config(incomplete, source="x")
+    assert "name=…" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("", "holds no keys"), ("[1, 2]", "holds no keys"), ("a: [", "not valid YAML"), ("\x00", "YAML")],
+)
+def test_broken_files_are_explained(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=complaint):
+        load_config(path)
+
+
+def test_a_missing_file_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such configuration"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+
+
+# --- paths
+
+
+def test_paths_count_from_the_files_folder(file: Path) -> None:
+    config = load_config(file)
+    folder = file.parent
+    assert config.output == folder / "runs/fields"
+    assert (config.data.train[0].scene, config.data.train[0].labels) == (folder / "a.tif", folder / "a_labels.tif")
+    assert config.data.val[0].labels == Path("/elsewhere/b.gpkg")
+
+
+def test_scenes_count_from_the_root_and_the_root_from_the_file(file: Path) -> None:
+    raw = values()
+    raw["data"]["root"] = "orthos"
+    file.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    config = load_config(file)
+    assert config.data.root == file.parent / "orthos"
+    assert config.data.train[0].scene == file.parent / "orthos/a.tif"
+    assert config.output == file.parent / "runs/fields"
+
+
+def test_paths_of_the_command_line_count_from_the_working_folder(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(file, ["data.root=mine", "output=here"])
+    assert config.output == tmp_path / "here"
+    assert config.data.train[0].scene == tmp_path / "mine/a.tif"
+    assert load_config(file, ["data.root=/mnt/x"]).data.train[0].scene == Path("/mnt/x/a.tif")
+
+
+def test_the_home_folder_may_be_a_tilde(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert load_config(file, ["data.root=~/orthos"]).data.train[0].scene == Path("/home/someone/orthos/a.tif")
+
+
+def test_saved_and_loaded_elsewhere_it_is_equal(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = ["output=here", "data.root=mine", "imagery.nodata=0", "model.options={nmf_rank: 4}", "name=Äcker"]
+    config = load_config(file, overrides)
+    (tmp_path / "run").mkdir()
+    save_config(config, tmp_path / "run/config.yaml")
+    assert load_config(tmp_path / "run/config.yaml") == config
+    assert "Äcker" in (tmp_path / "run/config.yaml").read_text(encoding="utf-8")
+
+
+# --- values
+
+
+def test_the_scale_follows_the_dtype_unless_it_is_given(file: Path) -> None:
+    for dtype, scale in {"uint8": 1 / 255, "uint16": 1e-4, "int16": 1e-4, "float32": 1.0}.items():
+        assert load_config(file, [f"imagery.dtype={dtype}"]).imagery.effective_scale == scale
+    assert load_config(file, ["imagery.scale=0.5"]).imagery.effective_scale == 0.5
+
+
+def test_bands_are_the_files_first_unless_they_are_given(file: Path) -> None:
+    assert load_config(file).imagery.band_indexes == (1, 2, 3)
+    assert load_config(file, ["imagery.indexes=[4, 3, 2]"]).imagery.band_indexes == (4, 3, 2)
+
+
+def test_nothing_changes_after_validation(file: Path) -> None:
+    config = load_config(file)
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 1
+    assert hash(config.train) == hash(load_config(file).train)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_configuration_of_the_repository_parses(path: Path) -> None:
+    config = load_config(path)
+    assert isinstance(config, TrainConfig)
+    assert path.stem.startswith(config.name)
+    assert all(entry.scene.is_absolute() for entry in (*config.data.train, *config.data.val))
+
+
+def test_there_are_configurations() -> None:
+    assert len(CONFIGS) >= 2
