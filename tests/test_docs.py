@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ DOCUMENTS = [
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(geoseg [^`\n]+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+PLACEHOLDER = re.compile(
+    r"\b(?:SCENE|MODEL|MAP|OUT|RUN|FILE|LABELS|CHECKPOINT|DIR|DEVICE|DTYPE|NAME|KEY|TEXT|VALUE|KIND|SUFFIX|[A-Z])\b|[…\d/]+"
+    r"|geoseg\.json|model\.safetensors|config\.json"
+)
 FILE = re.compile(r"`((?:geoseg|tests|configs|tools|docs)/[\w./-]+)`")
 
 
@@ -83,6 +88,29 @@ def test_relative_links_resolve(path: Path) -> None:
 def test_files_of_the_repository_are_there(path: Path) -> None:
     missing = [file for file in FILE.findall(path.read_text(encoding="utf-8")) if not (ROOT / file).exists()]
     assert not missing
+
+
+def texts() -> str:
+    """All string literals of the package, with a tab where an f-string has a value."""
+    found = []
+    for path in (ROOT / "geoseg").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (str(part.value) if isinstance(part, ast.Constant) else "\t" for part in node.values)
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found)
+
+
+def test_every_error_described_is_one_of_ours() -> None:
+    """The words between the placeholders (capitals, …) of every message stand in the code."""
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/errors.md").read_text(encoding="utf-8"), re.MULTILINE)
+    messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row) if " " in message]
+    assert len(messages) > 50
+    known = texts()
+    strange = [m for m in messages if not all(words.strip(" :,()") in known for words in PLACEHOLDER.split(m))]
+    assert not strange
 
 
 def test_every_module_stands_in_the_design() -> None:
