@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import secrets
 import shutil
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from os import PathLike
@@ -52,6 +54,7 @@ def build_network(
     Raises:
         ConfigError: An unknown architecture or encoder, or an option the architecture does not take.
     """
+    _check_options(architecture, encoder, options)
     try:
         network: nn.Module = smp.create_model(
             architecture,
@@ -67,8 +70,25 @@ def build_network(
         known = ", ".join(sorted(smp.MODEL_ARCHITECTURES_MAPPING))
         raise ConfigError(f"model.architecture {architecture!r} is unknown", hint=f"known: {known}") from error
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"model {architecture} with encoder {encoder} cannot be built: {error}") from error
+        raise ConfigError(
+            f"model {architecture} with encoder {encoder} cannot be built: {error}",
+            hint="SegNeXt's encoders are tu-mscan_tiny, tu-mscan_small, tu-mscan_base and tu-mscan_large",
+        ) from error
     return network
+
+
+def _check_options(architecture: str, encoder: str, options: Mapping[str, Any]) -> None:
+    """Refuse what SMP would swallow: its own encoders ignore keywords they do not know; timm's (tu-…) complain."""
+    model = smp.MODEL_ARCHITECTURES_MAPPING.get(architecture.lower())
+    if model is None or encoder.startswith("tu-"):
+        return
+    known = [name for name in inspect.signature(model).parameters if not name.endswith("kwargs")]
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        raise ConfigError(
+            f"model {architecture} with encoder {encoder} takes no option {unknown[0]}",
+            hint=f"its options: {', '.join(known)}",
+        )
 
 
 def save_model(folder: Path, network: nn.Module, contract: Contract, *, half: bool = False) -> None:
