@@ -225,9 +225,11 @@ def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Tra
     except FileNotFoundError as error:
         raise ConfigError(f"no such configuration: {path}", hint="examples lie in the folder configs/") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        raise ConfigError(f"{path} cannot be read: {error}", hint="a configuration is a text file in UTF-8") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError(
+            f"{path} is not valid YAML: {_in_one_line(error)}", hint="examples lie in the folder configs/"
+        ) from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no keys", hint="examples lie in the folder configs/")
     folder = path.parent.resolve()
@@ -303,7 +305,15 @@ def _override(values: dict[str, Any], override: str) -> None:
     try:
         target[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {_in_one_line(error)}") from error
+
+
+def _in_one_line(error: yaml.YAMLError) -> str:
+    """Where the YAML breaks and why, without the excerpt PyYAML draws."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return (
+        " ".join(str(error).split()) if mark is None else f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
+    )
 
 
 def _explain(error: ValidationError, source: str) -> ConfigError:

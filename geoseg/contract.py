@@ -147,4 +147,7 @@ def load_contract(folder: Path) -> Contract:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ModelError(f"{path} is not a valid imagery contract: {where}: {first['msg']}") from error
+        raise ModelError(
+            f"{path} is not a valid imagery contract: {where + ': ' if where else ''}{first['msg']}",
+            hint="copy the whole folder that geoseg train wrote",
+        ) from error

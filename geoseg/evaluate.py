@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from geoseg.classes import ClassTable
 from geoseg.config import SceneConfig, TrainConfig
-from geoseg.datasets import open_configured, open_labels
+from geoseg.datasets import Labels, open_configured, open_labels
 from geoseg.devices import resolve_device
 from geoseg.errors import ConfigError, OutputError
 from geoseg.metrics import Matrix, Scores, confusion_matrix
@@ -92,11 +92,6 @@ def evaluate(
     """
     if split not in ("train", "val"):
         raise ConfigError(f"unknown split {split!r}", hint="--split val or --split train")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make folder {output}: {error.strerror}", hint="choose another with -o") from error
-    files = [check_output(output / name, overwrite=overwrite) for name in (SCORES_CSV, CONFUSION_CSV, CONFUSION_PNG)]
     target = resolve_device(device)
     trained = load_model(model)
     classes = trained.contract.class_table
@@ -107,11 +102,20 @@ def evaluate(
         )
     predictor = Predictor(trained, target)
     entries: Sequence[SceneConfig] = getattr(config.data, split)
-    scenes: dict[str, Scores] = {}
+    labels_of: list[Labels] = []
     for entry in entries:
         with open_configured(entry, config.imagery) as scene:
             check_scene(trained.contract, scene)
-            labels = open_labels(entry, scene.grid, classes)
+            predictor.plan(scene, size=size, overlap=overlap, batch_size=batch_size)
+            labels_of.append(open_labels(entry, scene.grid, classes))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make folder {output}: {error.strerror}", hint="choose another with -o") from error
+    files = [check_output(output / name, overwrite=overwrite) for name in (SCORES_CSV, CONFUSION_CSV, CONFUSION_PNG)]
+    scenes: dict[str, Scores] = {}
+    for entry, labels in zip(entries, labels_of, strict=True):
+        with open_configured(entry, config.imagery) as scene:
             plan = predictor.plan(scene, size=size, overlap=overlap, batch_size=batch_size)
             matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64)
             row = 0

@@ -10,6 +10,7 @@ import numpy as np
 from affine import Affine
 
 from geoseg.class_map import ClassMap, read_class_map
+from geoseg.errors import LabelError
 from geoseg.export import exporter_for, write_polygons
 from geoseg.outputs import check_output
 from geoseg.plan import count
@@ -80,14 +81,19 @@ def vectorize(
     exporter_for(output)
     path = check_output(output, overwrite=overwrite, inputs=[map_path])
     class_map = read_class_map(map_path)
-    frame = polygonize(
-        class_map.values,
-        _transform(class_map),
-        crs=class_map.grid.crs,
-        classes=class_map.classes,
-        simplify=simplify,
-        min_area_m2=min_area_m2,
-    )
+    try:
+        frame = polygonize(
+            class_map.values,
+            _transform(class_map),
+            crs=class_map.grid.crs,
+            classes=class_map.classes,
+            simplify=simplify,
+            min_area_m2=min_area_m2,
+        )
+    except LabelError as error:
+        raise LabelError(
+            f"{map_path}: {error.message}", hint=f"see what it holds with: geoseg info {map_path}"
+        ) from error
     write_polygons(frame, path, class_map.classes)
     total = len(class_map.classes)
     polygons = np.bincount(frame.class_id, minlength=total)

@@ -125,11 +125,13 @@ class RasterLabels:
 
     def _check_values(self) -> None:
         allowed = np.append(np.arange(len(self._classes)), NODATA)
+        labelled = 0
         with Scene(self._path) as labels:
             rows = max(labels.block_shape[0], 512)
             for row in range(0, labels.grid.height, rows):
                 height = min(rows, labels.grid.height - row)
                 values, valid = labels.read(Window(row, 0, height, labels.grid.width))
+                labelled += int((valid & (values[0] != NODATA)).sum())
                 wrong = np.setdiff1d(values[0][valid], allowed)
                 if wrong.size:
                     raise LabelError(
@@ -137,6 +139,11 @@ class RasterLabels:
                         f"the class table ends at {len(self._classes) - 1}",
                         hint="add the class to the configuration, or set those pixels to 255 (ignore)",
                     )
+        if not labelled:
+            raise LabelError(
+                f"labels {self._path} are empty: every pixel is nodata or {NODATA}",
+                hint=f"see what they hold with: geoseg info {self._path}",
+            )
 
 
 class PolygonLabels:
@@ -152,7 +159,7 @@ class PolygonLabels:
         try:
             frame = geopandas.read_file(path)
         except (DataSourceError, ValueError) as error:
-            raise LabelError(f"labels {path} cannot be read: {error}") from error
+            raise LabelError(f"labels {path} cannot be read: {error}", hint=f"check it with: ogrinfo {path}") from error
         if not isinstance(frame, geopandas.GeoDataFrame):
             raise LabelError(f"labels {path} hold no geometries")
         if grid.crs is not None:
