@@ -345,7 +345,7 @@ class _Strips:
         start = next(self._starts)
         stop = start + self._plan.window_height
         fresh = stop - self._stop
-        pixels, valid = self._scene.read(Window(self._stop, 0, fresh, self._plan.padded_width))
+        pixels, valid = self._scene.read(Window(self._stop, 0, fresh, self._plan.padded_width), reflect_valid=True)
         if self._pixels is not None and self._valid is not None:
             kept = fresh - self._plan.window_height
             pixels = np.concatenate([self._pixels[:, kept:], pixels], axis=1) if kept else pixels

@@ -110,14 +110,16 @@ class Scene:
         with self._lock:
             self.dataset.close()
 
-    def read(self, window: Window) -> tuple[Pixels, Valid]:
+    def read(self, window: Window, *, reflect_valid: bool = False) -> tuple[Pixels, Valid]:
         """Pixels and validity of a window, which may reach past the scene or lie wholly outside it.
 
         Outside the scene the pixels are the whole scene's, reflected at its edge (the edge pixel is not repeated)
-        as often as needed, and invalid.
+        as often as needed, and invalid, unless their validity is to be reflected with them.
 
         Args:
             window: Rows and columns, px.
+            reflect_valid: Outside the scene, give the validity of the pixel that was reflected: what a network may
+                look at, where the default is what may be mapped.
 
         Returns:
             Pixels (B, H, W) in the file's dtype and valid (H, W), of the window's size.
@@ -125,7 +127,7 @@ class Scene:
         Raises:
             SceneError: The file is truncated or a block of it is corrupt; the message names the rows.
         """
-        return _read_reflected(window, self.grid, self._read_inside)
+        return _read_reflected(window, self.grid, self._read_inside, reflect_valid=reflect_valid)
 
     def _read_inside(self, window: Window) -> tuple[Pixels, Valid]:
         inside = RasterWindow(window.col, window.row, window.width, window.height)
@@ -228,9 +230,9 @@ class Mosaic:
         for scene in self.scenes:
             scene.close()
 
-    def read(self, window: Window) -> tuple[Pixels, Valid]:
+    def read(self, window: Window, *, reflect_valid: bool = False) -> tuple[Pixels, Valid]:
         """Pixels and validity of a window of the union; see `Scene.read`."""
-        return _read_reflected(window, self.grid, self._read_inside)
+        return _read_reflected(window, self.grid, self._read_inside, reflect_valid=reflect_valid)
 
     def _read_inside(self, window: Window) -> tuple[Pixels, Valid]:
         fill = self.nodata if self.nodata is not None and _can_hold(self.dtype, self.nodata) else 0
@@ -306,7 +308,7 @@ def _reason(error: RasterioError, path: str) -> str:
 
 
 def _read_reflected(
-    window: Window, grid: Grid, read_inside: Callable[[Window], tuple[Pixels, Valid]]
+    window: Window, grid: Grid, read_inside: Callable[[Window], tuple[Pixels, Valid]], *, reflect_valid: bool
 ) -> tuple[Pixels, Valid]:
     """Read any window by way of the smallest inside window that holds all its pixels and their reflections."""
     rows, cols = np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop)
@@ -316,9 +318,11 @@ def _read_reflected(
     pixels, valid = read_inside(inside)
     if inside == window:
         return pixels, valid
-    is_inside = np.equal(rows, from_rows)[:, None] & np.equal(cols, from_cols)
     index = (from_rows - top)[:, None], from_cols - left
-    return pixels[:, index[0], index[1]], valid[index] & is_inside
+    pixels, valid = pixels[:, index[0], index[1]], valid[index]
+    if not reflect_valid:
+        valid &= np.equal(rows, from_rows)[:, None] & np.equal(cols, from_cols)
+    return pixels, valid
 
 
 def _reflect(index: npt.NDArray[np.int_], length: int) -> npt.NDArray[np.int_]:

@@ -335,3 +335,15 @@ def test_real_drone_scenes_read_as_gdal_reads_them(real_data: Path) -> None:
         pixels, valid = scene.read(Window(500, 3400, 300, 184))
         np.testing.assert_array_equal(pixels, file.read(window=((500, 800), (3400, 3584))))
         assert valid.all()
+
+
+def test_reflected_validity_is_that_of_the_reflected_pixel(make_scene: Callable[..., MadeScene]) -> None:
+    made = make_scene(nodata="value", size=(21, 17))
+    with Scene(made.path) as scene:
+        _, whole = scene.read(Window(0, 0, 21, 17))
+        assert not whole.all(), "without a hole this says nothing"
+        window = Window(-4, 10, 30, 20)
+        pixels, valid = scene.read(window, reflect_valid=True)
+        expected = np.pad(whole, ((4, 5), (0, 13)), mode="reflect")[:, 10:]
+        np.testing.assert_array_equal(valid, expected)
+        np.testing.assert_array_equal(pixels, scene.read(window)[0])

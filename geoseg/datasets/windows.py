@@ -62,7 +62,7 @@ class LabelledScene:
 
         Pixels of 8 bit stay as they are; others come as float32 scaled by the configuration. Invalid pixels hold 0.
         """
-        pixels, valid = self.scene.read(window)
+        pixels, valid = self.scene.read(window, reflect_valid=True)
         labels = np.where(valid, self.labels.read(window), NODATA).astype(np.uint8)
         if pixels.dtype != np.uint8:
             pixels = pixels.astype(np.float32) * np.float32(self._imagery.effective_scale)
