@@ -121,7 +121,7 @@ class RasterLabels:
                 values: npt.NDArray[np.int32] = warped.read(1)
         except RasterioError as error:
             raise LabelError(f"labels {self._path} cannot be brought onto the scene's grid: {error}") from error
-        return values.astype(np.uint8)
+        return _only_inside(values.astype(np.uint8), window, self._grid)
 
     def _check_values(self) -> None:
         allowed = np.append(np.arange(len(self._classes)), NODATA)
@@ -188,11 +188,16 @@ class PolygonLabels:
         if hits.size:
             shapes = zip(self._geometries.iloc[hits], self._ids[hits].tolist(), strict=True)
             labels = rasterize(shapes, out=labels, transform=part.transform)
-        rows = np.arange(window.row, window.row_stop)
-        cols = np.arange(window.col, window.col_stop)
-        labels[(rows < 0) | (rows >= self._grid.height)] = NODATA
-        labels[:, (cols < 0) | (cols >= self._grid.width)] = NODATA
-        return labels
+        return _only_inside(labels, window, self._grid)
+
+
+def _only_inside(labels: LabelArray, window: Window, grid: Grid) -> LabelArray:
+    """Labels of a window with 255 outside the scene, where a map or a polygon may well go on."""
+    rows = np.arange(window.row, window.row_stop)
+    cols = np.arange(window.col, window.col_stop)
+    labels[(rows < 0) | (rows >= grid.height)] = NODATA
+    labels[:, (cols < 0) | (cols >= grid.width)] = NODATA
+    return labels
 
 
 def _touch(a: Grid, b: Grid) -> bool:
