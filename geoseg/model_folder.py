@@ -27,6 +27,7 @@ from geoseg.errors import ConfigError, ModelError
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+WHOLE_FOLDER = "copy the whole model folder that geoseg train wrote"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def build_network(
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"model {architecture} with encoder {encoder} cannot be built: {error}",
-            hint="SegNeXt's encoders are tu-mscan_tiny, tu-mscan_small, tu-mscan_base and tu-mscan_large",
+            hint="SegNeXt's encoders: tu-mscan_tiny, …small, …base, …large" if "Unknown model" in str(error) else None,
         ) from error
     return network
 
@@ -125,18 +126,25 @@ def load_model(name: str | PathLike[str]) -> TrainedModel:
     contract = load_contract(folder)
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / file).is_file():
-            raise ModelError(f"{folder} has no {file}", hint="copy the whole model folder that geoseg train wrote")
+            raise ModelError(f"{folder} has no {file}", hint=WHOLE_FOLDER)
     try:
         with redirect_stdout(io.StringIO()):  # huggingface_hub prints "Loading weights from local directory"
             network = smp.from_pretrained(str(folder), strict=True)
     except (AttributeError, KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
-        raise ModelError(f"{folder / CONFIG_FILE} describes no SMP model: {error}") from error
+        raise ModelError(
+            f"{folder / CONFIG_FILE} describes no SMP model: {_in_one_line(error)}", hint=WHOLE_FOLDER
+        ) from error
     except (RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
+        raise ModelError(
+            f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {_in_one_line(error)}", hint=WHOLE_FOLDER
+        ) from error
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     for key, stated in (("in_channels", len(contract.bands)), ("classes", len(contract.classes))):
         if config.get(key) != stated:
-            raise ModelError(f"{folder}: {CONFIG_FILE} has {key} {config.get(key)}, but {CONTRACT_FILE} has {stated}")
+            raise ModelError(
+                f"{folder}: {CONFIG_FILE} has {key} {config.get(key)}, but {CONTRACT_FILE} has {stated}",
+                hint=WHOLE_FOLDER,
+            )
     digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()[:16]
     return TrainedModel(network.float().eval(), contract, folder, digest)
 
@@ -164,6 +172,11 @@ class Normalize(nn.Module):
         if valid is not None:
             x = x.masked_fill(~valid[:, None], 0.0)
         return x.contiguous(memory_format=torch.channels_last)
+
+
+def _in_one_line(error: Exception) -> str:
+    """The first words of an error; torch lists every tensor of a network that does not fit."""
+    return f"{' '.join(str(error).split()):.200}"
 
 
 def _store_half(path: Path) -> None:

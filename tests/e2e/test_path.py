@@ -29,7 +29,7 @@ from geoseg.model_folder import load_model
 from .commands import TINY, burn, files_in, read_map, run, succeed
 
 SIDE = 256
-ITERATIONS = 30
+ITERATIONS = 40
 SUFFIXES = [".geojson", ".gpkg", ".shp", ".fgb", ".parquet"]
 NAMES = LANDSCAPE_CLASSES.names
 
@@ -70,7 +70,7 @@ def write_config(folder: Path, **train: Any) -> Path:
             "iterations": ITERATIONS,
             "batch_size": 2,
             "size": 64,
-            "learning_rate": 5e-3,
+            "learning_rate": 2e-2,
             "decoder_lr_factor": 1,
             "warmup_iterations": 5,
             "workers": 0,
