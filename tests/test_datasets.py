@@ -378,15 +378,23 @@ def test_a_zoomed_window_sees_more_or_less_ground(two_scenes: list[SceneConfig])
     assert changes_per_row(0.5) > 1.6 * changes_per_row(1.0) > 2.4 * changes_per_row(2.0)
 
 
-def test_a_scene_smaller_than_the_window_is_surrounded_by_ignored_pixels(make_scene: MakeScene, tmp_path: Path) -> None:
+def test_a_scene_smaller_than_the_window_is_seen_reflected_but_not_labelled_there(
+    make_scene: MakeScene, tmp_path: Path
+) -> None:
     made = make_scene(size=(20, 70))
     labels = write_labels(tmp_path / "l.tif", stripes((20, 70)), made.transform, made.crs)
     config = settings(raster_config(made, labels), augment=STILL | {"dihedral": False})
     dataset = RandomWindows(labelled([raster_config(made, labels)], config), config, length=5)
     for i in range(5):
         sample = dataset[i]
-        assert sample["valid"].sum() == 20 * 32
-        assert ((sample["labels"] == NODATA) == ~sample["valid"]).all()
+        assert sample["valid"].all()
+        (labelled_rows,) = torch.where((sample["labels"] != NODATA).all(1))
+        top, bottom = int(labelled_rows[0]), int(labelled_rows[-1])
+        assert len(labelled_rows) == 20 == bottom - top + 1
+        assert (sample["labels"] != NODATA).sum() == 20 * 32
+        pixels = sample["pixels"]
+        assert top == 0 or torch.equal(pixels[:, top - 1], pixels[:, top + 1])
+        assert bottom == 31 or torch.equal(pixels[:, bottom + 1], pixels[:, bottom - 1])
 
 
 def test_windows_of_one_class_are_redrawn(make_scene: MakeScene, tmp_path: Path) -> None:
