@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import rasterio
 import torch
 import yaml
 from conftest import MadeScene, write_scene
-from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
 from shapely.geometry import box
 
 from .commands import CLASSES, TINY, Ran, files_in, run, succeed, write_model
@@ -93,7 +94,10 @@ def write_labels(path: Path, scene: MadeScene, *, value: int = 1, **changes: Any
     labels = np.full(scene.valid.shape, 0, dtype=np.uint8)
     labels[20:60, 10:50] = value
     profile = {"height": labels.shape[0], "width": labels.shape[1], "crs": scene.crs, "transform": scene.transform}
-    with rasterio.open(path, "w", driver="GTiff", count=1, dtype="uint8", **{**profile, **changes}) as file:
+    with (
+        warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
+        rasterio.open(path, "w", driver="GTiff", count=1, dtype="uint8", **{**profile, **changes}) as file,
+    ):
         file.write(labels, 1)
 
 
@@ -314,7 +318,8 @@ def scene_as_map(place: Place) -> list[object]:
 
 def truncated_map(place: Place) -> list[object]:
     profile = {"driver": "GTiff", "height": 256, "width": 256, "count": 1, "dtype": "uint8"}
-    with rasterio.open(place / "cut.tif", "w", **profile, crs=CRS.from_epsg(32633)) as file:
+    scene = place.scene
+    with rasterio.open(place / "cut.tif", "w", **profile, crs=scene.crs, transform=scene.transform) as file:
         file.write(np.random.default_rng(0).integers(0, 3, (1, 256, 256), dtype=np.uint8))
     spoil(place / "cut.tif", keep=0.5)
     return place.vectorize(source="cut.tif")
@@ -463,7 +468,8 @@ def raster_labels_without_crs(place: Place) -> list[object]:
 
 
 def vector_labels_without_crs(place: Place) -> list[object]:
-    geopandas.read_file(place / "labels.gpkg").set_crs(None, allow_override=True).to_file(place / "plain.shp")
+    geopandas.read_file(place / "labels.gpkg").to_file(place / "plain.shp")
+    (place / "plain.prj").unlink()
     return place.train(labels="plain.shp", attribute="kind", outside="grass")
 
 
