@@ -189,7 +189,7 @@ def test_a_prediction_is_planned_with_the_model_and_its_objections(make_scene: M
 
 
 def test_a_shipped_model_goes_by_its_name(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.model_folder.SHIPPED", model_folder.parent)
+    monkeypatch.setattr("geoseg.contract.SHIPPED", model_folder.parent)
     monkeypatch.chdir("/")
     assert facts("model")["model"] == f"roofs, in {model_folder}"
     with pytest.raises(SceneError, match="no such scene: models"):

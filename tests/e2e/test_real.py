@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 import rasterio
 import yaml
+from affine import Affine
 from rasterio.windows import Window as RasterWindow
 
 from geoseg.classes import NODATA, ClassTable
@@ -45,7 +46,7 @@ def crop(source: Path, target: Path, *, size: int, row: int = 0, col: int = 0) -
             "count": file.count,
             "dtype": file.dtypes[0],
             "crs": file.crs,
-            "transform": file.window_transform(window),
+            "transform": file.transform @ Affine.translation(col, row),
             "tiled": True,
         }
         with rasterio.open(target, "w", **profile) as part:

@@ -105,7 +105,7 @@ def test_a_scene_without_a_valid_pixel_gives_an_empty_map(
         file.write(np.zeros_like(scene.pixels))
     stdout = succeed("-q", "predict", scene.path, "-m", random_model(), "--nodata", "0", "-o", out)
     assert (read_map(out)[0] == NODATA).all()
-    assert "held no valid pixel" in stdout
+    assert "4 windows without a valid pixel skipped" in stdout
     succeed("vectorize", out, "-o", tmp_path / "map.gpkg")
     assert len(geopandas.read_file(tmp_path / "map.gpkg", layer="map")) == 0
 
