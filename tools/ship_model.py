@@ -9,7 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from geoseg.model_folder import SHIPPED, load_model, save_model
+from geoseg.contract import SHIPPED
+from geoseg.model_folder import load_model, save_model
 
 
 def main(folder: str, card: str) -> None:
