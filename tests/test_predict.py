@@ -1,0 +1,536 @@
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio
+import torch
+import torch.nn.functional as F
+from conftest import MadeScene, NodataKind, Orientation, write_scene
+from torch import nn
+
+from geoseg.classes import NODATA
+from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
+from geoseg.errors import ConfigError, DeviceError, GeosegError, ModelError, OutputError, SceneError
+from geoseg.model_folder import TrainedModel, build_network, load_model, save_model
+from geoseg.predict import Predictor, check_scene, open_model_scene, predict
+from geoseg.scene import Scene, open_scene
+from geoseg.windows import Window
+
+TINY: dict[str, Any] = {
+    "decoder_channels": 32,
+    "nmf_rank": 4,
+    "norm_groups": 8,
+    "embed_dims": (8, 16, 24, 32),
+    "depths": (1, 1, 1, 1),
+}
+SCALE = {"uint8": 1 / 255, "uint16": 1 / 65535, "int16": 1 / 32767, "float32": 1.0}
+CPU = torch.device("cpu")
+MakeScene = Callable[..., MadeScene]
+Ids = npt.NDArray[np.uint8]
+
+
+def make_model(
+    folder: Path, *, bands: int = 3, dtype: str = "uint8", architecture: str = "segnext", **changes: Any
+) -> Path:
+    """A small network with random weights whose four classes all occur on the made scenes, and its contract."""
+    torch.manual_seed(1)
+    if architecture == "segnext":
+        network = build_network(
+            "segnext", "tu-mscan_tiny", encoder_weights=None, in_channels=bands, classes=4, drop_path_rate=0.0, **TINY
+        )
+        head: Any = network.segmentation_head
+        nn.init.normal_(head.weight)
+    else:
+        options = {"decoder_channels": (32, 16, 16, 8, 8)} if architecture == "unet" else {}
+        network = build_network(architecture, "resnet18", encoder_weights=None, in_channels=bands, classes=4, **options)
+    for module in network.modules():  # layers that scale by 0.01 would leave nothing but the stem
+        for name, parameter in module.named_parameters(recurse=False):
+            if name.startswith("layer_scale"):
+                nn.init.constant_(parameter, 0.5)
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "bands": tuple(Band(name=f"b{i}", mean=0.5, std=0.2) for i in range(bands)),
+        "dtype": dtype,
+        "scale": SCALE[dtype],
+        "gsd_m": 0.5,
+        "classes": tuple(ClassEntry(name=f"class {i}", color=f"#{60 * i:02x}8000") for i in range(4)),
+        "window": WindowSettings(size=64, overlap=32),
+    }
+    save_model(folder, network, Contract(**(values | changes)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`make_model`, each of them once."""
+    made: dict[Any, Path] = {}
+    folder = tmp_path_factory.mktemp("models")
+
+    def model(**options: Any) -> Path:
+        key = tuple(sorted(options.items()))
+        if key not in made:
+            made[key] = make_model(folder / str(len(made)), **options)
+        return made[key]
+
+    return model
+
+
+Models = Callable[..., Path]
+
+
+def whole_scene(model: Path, made: MadeScene) -> Ids:
+    return forward_whole(load_model(model), made)
+
+
+@torch.inference_mode()
+def forward_whole(trained: TrainedModel, made: MadeScene) -> Ids:
+    """Read all, fill, reflect to a multiple of 32, one forward, upsample, argmax: no window, no strip, no stitching."""
+    contract, network = trained.contract, trained.network
+    mean, std = (np.array([getattr(b, k) for b in contract.bands])[:, None, None] for k in ("mean", "std"))
+    with np.errstate(invalid="ignore"):
+        x = (made.pixels.astype(np.float64) * contract.scale - mean) / std
+    x = np.where(made.valid, x, 0)
+    height, width = made.valid.shape
+    x = np.pad(x, [(0, 0), (0, -height % 32), (0, -width % 32)], mode="reflect")
+    logits: Any = network(torch.from_numpy(x[None]).float())
+    ids = logits[0, :, :height, :width].argmax(0).numpy().astype(np.uint8)
+    return np.where(made.valid, ids, NODATA).astype(np.uint8)
+
+
+def read(path: Path) -> Ids:
+    with rasterio.open(path) as file:
+        ids: Ids = file.read(1)
+    return ids
+
+
+def run(made: MadeScene | Path, model: Path, output: Path, **options: Any) -> Ids:
+    path = made.path if isinstance(made, MadeScene) else made
+    predict([str(path)], str(model), output, device="cpu", **options)
+    return read(output)
+
+
+# --- equal to the whole scene at once
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize(
+    ("crs", "dtype", "bands", "nodata", "size", "orientation"),
+    [
+        ("EPSG:32633", "uint8", 3, "none", (96, 80), "north"),
+        ("EPSG:32633", "uint16", 4, "value", (90, 81), "rotated"),
+        ("EPSG:3857", "float32", 1, "nan", (64, 64), "south"),
+        ("EPSG:4326", "int16", 8, "mask", (97, 33), "north"),
+        ("EPSG:2263", "uint8", 1, "value", (40, 100), "north"),
+        (None, "uint8", 4, "mask", (70, 95), "north"),
+        ("EPSG:32633", "uint16", 3, "alpha", (65, 64), "south"),
+    ],
+)
+def test_one_window_is_the_whole_scene_at_once(
+    make_scene: MakeScene,
+    models: Models,
+    tmp_path: Path,
+    crs: str | None,
+    dtype: str,
+    bands: int,
+    nodata: NodataKind,
+    size: tuple[int, int],
+    orientation: Orientation,
+) -> None:
+    made = make_scene(crs=crs, dtype=dtype, bands=bands, nodata=nodata, size=size, orientation=orientation)
+    model = models(bands=bands, dtype=dtype)
+    found = run(made, model, tmp_path / "map.tif", size=128, ignore_gsd=True, alpha=nodata == "alpha")
+    wanted = whole_scene(model, made)
+    np.testing.assert_array_equal(found == NODATA, ~made.valid)
+    assert len(np.unique(wanted[made.valid])) >= 2
+    assert (found == wanted).mean() > 0.999  # rounding where two classes are equal
+    with rasterio.open(made.path) as scene, rasterio.open(tmp_path / "map.tif") as class_map:
+        assert class_map.crs == scene.crs
+        assert class_map.transform == scene.transform
+        assert class_map.shape == scene.shape
+        assert class_map.dtypes == ("uint8",)
+        assert class_map.nodata == NODATA
+
+
+@pytest.mark.parametrize("nodata", ["none", "value"])
+def test_nodata_out_is_exactly_nodata_in_under_many_windows(
+    make_scene: MakeScene, models: Models, tmp_path: Path, nodata: NodataKind
+) -> None:
+    made = make_scene(size=(150, 170), nodata=nodata)
+    found = run(made, models(), tmp_path / "map.tif")
+    np.testing.assert_array_equal(found == NODATA, ~made.valid)
+    assert found[made.valid].max() < 4
+
+
+class ContextFree(nn.Module):
+    """Four linear classifiers of the mean over each cell of ``stride`` px: its logits are the same in every window."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.logits_stride = stride
+        torch.manual_seed(3)
+        self.score = nn.Conv2d(3, 4, 1, bias=False)
+
+    def forward_logits(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.score(F.avg_pool2d(x, self.logits_stride))
+        return logits
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(self.forward_logits(x), x.shape[2:], mode="bilinear", align_corners=False)
+
+
+@pytest.mark.parametrize("stride", [1, 8])
+@pytest.mark.parametrize("nodata", ["none", "value"])
+@pytest.mark.parametrize("size", [(300, 170), (33, 250), (129, 31)])
+@pytest.mark.parametrize(("window", "overlap", "batch"), [(64, 0, 3), (64, 32, 1), (96, 64, 16)])
+def test_without_context_many_windows_are_the_whole_scene_at_once(
+    make_scene: MakeScene,
+    models: Models,
+    stride: int,
+    nodata: NodataKind,
+    size: tuple[int, int],
+    window: int,
+    overlap: int,
+    batch: int,
+) -> None:
+    made = make_scene(size=size, nodata=nodata)
+    contract = load_model(models()).contract
+    trained = TrainedModel(ContextFree(stride).eval(), contract, Path(), "")
+    predictor = Predictor(trained, CPU)
+    with Scene(made.path) as scene:
+        plan = predictor.plan(scene, size=window, overlap=overlap, batch_size=batch)
+        found = np.concatenate(list(predictor.rows(scene, plan)))
+    assert plan.windows > 2
+    wanted = forward_whole(trained, made)
+    np.testing.assert_array_equal(found == NODATA, ~made.valid)
+    assert (found != wanted).sum() <= 3 + 1e-3 * found.size
+    assert len(np.unique(wanted)) > 2
+
+
+@pytest.mark.parametrize("architecture", ["unet", "fpn"])
+def test_other_architectures_go_the_same_way(
+    make_scene: MakeScene, models: Models, tmp_path: Path, architecture: str
+) -> None:
+    made = make_scene(size=(90, 75), nodata="value")
+    model = models(architecture=architecture)
+    found = run(made, model, tmp_path / "map.tif", size=96)
+    assert (found == whole_scene(model, made)).mean() > 0.999
+
+
+# --- one result, however it is made
+
+
+def test_the_same_scene_gives_the_same_bytes(make_scene: MakeScene, models: Models, tmp_path: Path) -> None:
+    made = make_scene(size=(150, 100), nodata="mask")
+    for name in ("a.tif", "b.tif"):
+        run(made, models(), tmp_path / name)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+def test_the_batch_size_changes_nothing_but_rounding(make_scene: MakeScene, models: Models, tmp_path: Path) -> None:
+    made = make_scene(size=(150, 200))
+    maps = [run(made, models(), tmp_path / f"{n}.tif", batch_size=n) for n in (1, 3, 7)]
+    for other in maps[1:]:
+        assert (maps[0] != other).mean() < 1e-3
+
+
+def test_the_files_blocks_do_not_matter(models: Models, tmp_path: Path) -> None:
+    layouts: list[dict[str, Any]] = [
+        {},
+        {"tiled": False, "blockxsize": 130, "blockysize": 7},
+        {"blockxsize": 128, "blockysize": 128, "compress": "lzw"},
+    ]
+    maps = [
+        run(write_scene(tmp_path / f"s{i}.tif", size=(140, 130), **layout), models(), tmp_path / f"m{i}.tif")
+        for i, layout in enumerate(layouts)
+    ]
+    np.testing.assert_array_equal(maps[0], maps[1])
+    np.testing.assert_array_equal(maps[0], maps[2])
+
+
+def test_rows_do_not_depend_on_their_chunks(
+    make_scene: MakeScene, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_scene(size=(170, 90), nodata="value")
+    predictor = Predictor(load_model(models()), CPU)
+    with Scene(made.path) as scene:
+        plan = predictor.plan(scene)
+        at_once = list(predictor.rows(scene, plan))
+        monkeypatch.setattr("geoseg.stitch.CHUNK_VALUES", 1)
+        in_chunks = list(predictor.rows(scene, plan))
+    assert len(in_chunks) > len(at_once)
+    assert (np.concatenate(in_chunks) != np.concatenate(at_once)).mean() < 1e-3
+    np.testing.assert_array_equal(np.concatenate(in_chunks) == NODATA, ~made.valid)
+
+
+def test_a_scene_cut_in_parts_is_mapped_as_one(make_scene: MakeScene, models: Models, tmp_path: Path) -> None:
+    made = make_scene(size=(128, 160), bands=3)
+    parts = []
+    for name, rows, cols in (
+        ("n", slice(0, 50), slice(0, 160)),
+        ("sw", slice(50, 128), slice(0, 70)),
+        ("se", slice(50, 128), slice(70, 160)),
+    ):
+        path = tmp_path / f"{name}.tif"
+        part = made.pixels[:, rows, cols]
+        with rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            count=3,
+            dtype="uint8",
+            height=part.shape[1],
+            width=part.shape[2],
+            crs=made.crs,
+            transform=made.transform @ made.transform.translation(cols.start, rows.start),
+        ) as file:
+            file.write(part)
+        parts.append(str(path))
+    whole = run(made, models(), tmp_path / "whole.tif")
+    predict(parts, str(models()), tmp_path / "mosaic.tif", device="cpu")
+    np.testing.assert_array_equal(read(tmp_path / "mosaic.tif"), whole)
+    with rasterio.open(tmp_path / "mosaic.tif") as file:
+        assert file.transform.almost_equals(made.transform)
+
+
+def test_chosen_bands_are_those_bands(make_scene: MakeScene, models: Models, tmp_path: Path) -> None:
+    made = make_scene(bands=5)
+    swapped = MadeScene(made.path, made.pixels[[3, 1, 4]], made.valid, made.transform, made.crs)
+    found = run(made, models(), tmp_path / "map.tif", bands=[4, 2, 5], size=96)
+    assert (found == whole_scene(models(), swapped)).mean() > 0.999
+
+
+# --- what is left out
+
+
+def test_wholly_invalid_windows_never_reach_the_network(models: Models, tmp_path: Path) -> None:
+    made = write_scene(tmp_path / "scene.tif", size=(64, 320), nodata="value")
+    with rasterio.open(made.path, "r+") as file:
+        pixels = file.read()
+        pixels[:, :, 100:] = 0
+        file.write(pixels)
+    report = predict([str(made.path)], str(models()), tmp_path / "map.tif", device="cpu")
+    # windows start every 32 px: those from 128 on see nothing
+    assert report.plan.cols[-1] == 256
+    assert report.skipped == sum(c >= 100 for c in report.plan.cols) == 5
+    assert any("5 windows without a valid pixel" in line for line in report.lines())
+    assert (read(tmp_path / "map.tif")[:, 100:] == NODATA).all()
+
+
+def test_a_scene_without_a_valid_pixel_becomes_an_empty_map(models: Models, tmp_path: Path) -> None:
+    made = write_scene(tmp_path / "scene.tif", size=(80, 70), nodata="value")
+    with rasterio.open(made.path, "r+") as file:
+        file.write(np.zeros((3, 80, 70), dtype=np.uint8))
+    report = predict([str(made.path)], str(models()), tmp_path / "map.tif", device="cpu")
+    assert report.skipped == report.plan.windows
+    assert (read(tmp_path / "map.tif") == NODATA).all()
+    assert report.areas_m2.sum() == 0
+    assert report.lines()[0] == str(tmp_path / "map.tif")
+
+
+def test_the_reported_areas_are_the_maps(make_scene: MakeScene, models: Models, tmp_path: Path) -> None:
+    made = make_scene(size=(100, 90), nodata="value", crs="EPSG:3857")
+    report = predict([str(made.path)], str(models()), tmp_path / "map.tif", device="cpu", ignore_gsd=True)
+    ids = read(tmp_path / "map.tif")
+    pixel = report.grid.pixel_area_m2()[:, None]
+    np.testing.assert_allclose(report.areas_m2, [(pixel * (ids == k)).sum() for k in range(4)])
+    assert report.areas_m2.sum() < 0.6 * made.valid.sum() * 0.73**2  # Web Mercator's own areas are twice the ground's
+
+
+# --- polygons
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson"])
+def test_a_vector_suffix_gives_polygons_of_the_same_areas(
+    make_scene: MakeScene, models: Models, tmp_path: Path, suffix: str
+) -> None:
+    made = make_scene(nodata="value")
+    ids = run(made, models(), tmp_path / "map.tif")
+    output = tmp_path / f"map{suffix}"
+    report = predict([str(made.path)], str(models()), output, device="cpu", simplify="none")
+    frame = geopandas.read_file(output, layer="map")
+    assert report.polygons == len(frame) > 0
+    assert report.path == output
+    areas = frame.to_crs(made.crs).area.groupby(frame["class_id"]).sum()
+    for class_id, area in areas.items():
+        assert area == pytest.approx((ids == class_id).sum() * 0.25, rel=3e-3)  # GeoJSON rounds to 7 digits
+    assert {p.suffix for p in tmp_path.iterdir() if p.stem.startswith(".")} == set()
+
+
+# --- refusals
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize(
+    ("scene", "contract", "complaint", "hint"),
+    [
+        ({"bands": 4}, {}, "has 4 bands, but the model expects 3", "--bands 1,2,3"),
+        ({"bands": 3, "nodata": "alpha"}, {}, "has 4 bands, but the model expects 3", "add --alpha if band 4"),
+        ({"bands": 1}, {}, "has 1 bands, but the model expects 3", "geoseg info"),
+        ({"dtype": "uint16"}, {}, "is uint16, but the model was trained on uint8", "gdal_translate -ot Byte"),
+        ({"dtype": "uint8"}, {"dtype": "float32"}, "trained on float32", "gdal_translate -ot Float32"),
+        ({}, {"gsd_m": 1.0}, "pixels of 0.5 m, but the model was trained on 1 m", "-outsize 50.0% 50.0%"),
+        ({}, {"gsd_m": 0.2}, "pixels of 0.5 m, but the model was trained on 0.2 m", "--ignore-gsd"),
+    ],
+)
+def test_imagery_that_breaks_the_contract_is_refused(
+    make_scene: MakeScene,
+    tmp_path: Path,
+    scene: dict[str, Any],
+    contract: dict[str, Any],
+    complaint: str,
+    hint: str,
+) -> None:
+    made = make_scene(**scene)
+    stated = load_model(make_model(tmp_path / "model", **contract)).contract
+    with open_scene([str(made.path)]) as opened, pytest.raises(SceneError, match=complaint) as caught:
+        check_scene(stated, opened)
+    assert str(made.path) in caught.value.message
+    assert hint in str(caught.value.hint)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_another_gsd_passes_where_it_is_said_near_or_unknown(make_scene: MakeScene, models: Models) -> None:
+    contract = load_model(models()).contract
+
+    def check(made: MadeScene, changed: dict[str, Any], *, ignore_gsd: bool = False) -> None:
+        with Scene(made.path) as scene:
+            check_scene(contract.model_copy(update=changed), scene, ignore_gsd=ignore_gsd)
+
+    made = make_scene()
+    check(made, {"gsd_m": 5.0}, ignore_gsd=True)
+    check(made, {"gsd_m": 0.6})
+    check(made, {"gsd_m": 0.4})
+    check(made, {"gsd_m": None})
+    check(make_scene(crs=None), {"gsd_m": 5.0})
+    # feet and degrees are metres on the ground
+    check(make_scene(crs="EPSG:2263"), {})
+    check(make_scene(crs="EPSG:4326"), {})
+
+
+def test_the_contracts_nodata_counts_unless_another_is_given(make_scene: MakeScene, tmp_path: Path) -> None:
+    made = make_scene(nodata="none")
+    with rasterio.open(made.path, "r+") as file:
+        pixels = file.read()
+        pixels[:, :5] = 7
+        file.write(pixels)
+    contract = load_model(make_model(tmp_path / "model", nodata=7.0)).contract
+    for nodata, rows in ((None, 5), (200.0, 0)):
+        with open_model_scene(contract, [str(made.path)], nodata=nodata) as scene:
+            _, valid = scene.read(Window(0, 0, *scene.grid.shape))
+        assert (~valid).all(1).sum() == rows
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "complaint"),
+    [
+        ({"output": "map.dwg"}, OutputError, "unknown suffix .dwg"),
+        ({"output": "map"}, OutputError, "unknown suffix"),
+        ({"output": "none/map.tif"}, OutputError, "does not exist"),
+        ({"model": "none"}, ModelError, "no model folder none"),
+        ({"scene": "none.tif"}, SceneError, "no such scene"),
+        ({"size": 100}, ConfigError, "window size 100"),
+        ({"size": 64, "overlap": 64}, ConfigError, "overlap 64"),
+        ({"batch_size": 0}, ConfigError, "batch size 0"),
+        ({"simplify": "much"}, GeosegError, "much"),
+        ({"device": "tpu"}, DeviceError, "tpu"),
+        ({"bands": [1, 2, 9]}, SceneError, "band 9"),
+        ({"alpha": True}, SceneError, "no alpha band"),
+    ],
+)
+def test_every_mistake_is_told_before_anything_is_written(
+    make_scene: MakeScene,
+    models: Models,
+    tmp_path: Path,
+    options: dict[str, Any],
+    kind: type[GeosegError],
+    complaint: str,
+) -> None:
+    made = make_scene()
+    output = tmp_path / options.pop("output", "map.tif")
+    model = options.pop("model", str(models()))
+    scene = options.pop("scene", str(made.path))
+    before = set(tmp_path.iterdir())
+    with pytest.raises(kind, match=complaint):
+        predict([scene], model, output, **({"device": "cpu"} | options))
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_an_existing_output_is_kept_unless_overwritten(make_scene: MakeScene, models: Models, tmp_path: Path) -> None:
+    made = make_scene()
+    output = tmp_path / "map.tif"
+    output.write_text("precious")
+    with pytest.raises(OutputError, match="exists"):
+        run(made, models(), output)
+    assert output.read_text() == "precious"
+    assert run(made, models(), output, overwrite=True).shape == made.valid.shape
+
+
+def test_the_scene_itself_is_never_overwritten(make_scene: MakeScene, models: Models) -> None:
+    made = make_scene()
+    before = made.path.read_bytes()
+    with pytest.raises(OutputError, match="also an input"):
+        run(made, models(), made.path, overwrite=True)
+    assert made.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gpkg"])
+def test_a_corrupt_block_in_the_middle_leaves_nothing_behind(models: Models, tmp_path: Path, suffix: str) -> None:
+    made = write_scene(tmp_path / "scene.tif", size=(300, 96))
+    content = bytearray(made.path.read_bytes())
+    middle = len(content) * 3 // 4
+    content[middle : middle + 400] = bytes(400)
+    made.path.write_bytes(content)
+    with pytest.raises(SceneError, match="cannot be read in rows"):
+        predict([str(made.path)], str(models()), tmp_path / f"map{suffix}", device="cpu")
+    assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
+
+
+def test_metres_without_a_crs_are_refused(models: Models, tmp_path: Path) -> None:
+    made = write_scene(tmp_path / "scene.tif", crs=None)
+    with pytest.raises(SceneError, match="has no CRS, so --simplify 1m has no meaning") as caught:
+        predict([str(made.path)], str(models()), tmp_path / "map.gpkg", device="cpu", simplify="1m")
+    assert caught.value.hint == "--simplify 1.5px"
+    assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
+
+
+# --- memory
+
+
+def test_memory_does_not_grow_with_the_height(models: Models, tmp_path: Path) -> None:
+    predictor = Predictor(load_model(models()), CPU)
+
+    def peak(height: int) -> int:
+        made = write_scene(tmp_path / f"{height}.tif", size=(height, 64))
+        with Scene(made.path) as scene:
+            plan = predictor.plan(scene)
+            tracemalloc.start()
+            rows = sum(len(r) for r in predictor.rows(scene, plan))
+            _, top = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert rows == height
+        return top
+
+    peak(256)  # what is made once is made here
+    low, high = peak(512), peak(4096)
+    # numpy's arrays are traced; the scene's pixels alone grow by 688 KB between the two
+    assert high < low + 60_000
+
+
+def test_the_report_speaks_of_the_map(make_scene: MakeScene, models: Models, tmp_path: Path) -> None:
+    made = make_scene(crs=None)
+    report = predict([str(made.path)], str(models()), tmp_path / "map.tif", device="cpu")
+    lines = report.lines()
+    assert lines[0] == str(tmp_path / "map.tif")
+    assert sum("class " in line for line in lines) == 4
+    assert any(" px " in line and "96 × 80" in line for line in lines)
+    assert "no CRS" in lines[-1]
+    shares = [float(line.split()[-2]) for line in lines[1:5]]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+    assert report.mpx_per_s > 0
