@@ -109,6 +109,8 @@ def save_model(folder: Path, network: nn.Module, contract: Contract, *, half: bo
         if half:
             _store_half(scratch / WEIGHTS_FILE)
         contract.save(scratch)
+        for file in scratch.iterdir():
+            file.chmod(0o644)  # safetensors writes for its owner alone
         if folder.exists():
             shutil.rmtree(folder)
         scratch.rename(folder)
