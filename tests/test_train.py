@@ -1,0 +1,395 @@
+from __future__ import annotations
+
+import csv
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from geoseg.classes import format_color
+from geoseg.config import RunConfig, TrainConfig, load_config, parse_config
+from geoseg.contract import Band, ClassEntry, Contract
+from geoseg.datasets import RandomWindows
+from geoseg.errors import ConfigError, LabelError, ModelError, OutputError, SceneError
+from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
+from geoseg.model_folder import Normalize, build_network, load_model, save_model
+from geoseg.predict import predict
+from geoseg.scene import Scene
+from geoseg.train import SegmentationTask, lr_factor, parameter_groups, train
+from geoseg.windows import Window
+
+TINY: dict[str, Any] = {
+    "decoder_channels": 32,
+    "nmf_rank": 4,
+    "norm_groups": 8,
+    "embed_dims": [8, 16, 24, 32],
+    "depths": [1, 1, 1, 1],
+}
+ITERATIONS = 6
+
+
+@pytest.fixture(scope="module")
+def landscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two generated scenes with raster labels and with true polygons."""
+    folder = tmp_path_factory.mktemp("landscapes")
+    for seed, name in enumerate(("a", "b")):
+        write_landscape(
+            Landscape(256, 256, seed=seed, nodata=0.0),
+            folder / f"{name}.tif",
+            labels_path=folder / f"{name}_labels.tif",
+            truth_path=folder / f"{name}_truth.gpkg",
+        )
+    return folder
+
+
+def experiment(landscapes: Path, output: Path, **changes: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "output": str(output),
+        "classes": [{"name": c.name, "color": format_color(c.color)} for c in LANDSCAPE_CLASSES],
+        "model": {"options": TINY},
+        "data": {
+            split: [{"scene": str(landscapes / f"{n}.tif"), "labels": str(landscapes / f"{n}_labels.tif")}]
+            for split, n in (("train", "a"), ("val", "b"))
+        },
+        "window": {"size": 128, "overlap": 32},
+        "card": {"license": "none"},
+    }
+    recipe = {
+        "iterations": ITERATIONS,
+        "batch_size": 2,
+        "size": 64,
+        "learning_rate": 1e-3,
+        "warmup_iterations": 2,
+        "workers": 0,
+        "val_every": 3,
+        "precision": "32-true",
+    }
+    return parse_config(values | {"train": recipe | changes.pop("train", {})} | changes, source="test")
+
+
+@pytest.fixture(scope="module")
+def run(landscapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]:
+    """One finished run, and the model folder it gave."""
+    config = experiment(landscapes, tmp_path_factory.mktemp("runs") / "done")
+    return config, train(config, device="cpu")
+
+
+# --- what a run leaves
+
+
+def test_a_run_folder_holds_everything(run: tuple[TrainConfig, Path]) -> None:
+    config, model = run
+    assert model == config.output / "model"
+    assert {p.name for p in config.output.iterdir()} == {"config.yaml", "checkpoints", "logs", "model"}
+    assert {p.name for p in (config.output / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert load_config(config.output / "config.yaml") == config
+    assert any(p.name.startswith("events") for p in (config.output / "logs").iterdir())
+    with (config.output / "logs/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    scores = [float(row["val_miou"]) for row in rows if row.get("val_miou")]
+    assert len(scores) == 2  # after 3 and after 6 iterations
+    assert all(0 <= score <= 1 for score in scores)
+    assert sum(bool(row.get("loss")) for row in rows) >= 1
+
+
+def test_the_contract_tells_how_the_model_was_made(run: tuple[TrainConfig, Path], landscapes: Path) -> None:
+    contract = load_model(run[1]).contract
+    with Scene(landscapes / "a.tif") as scene:
+        pixels, valid = scene.read(Window(0, 0, 256, 256))
+        gsd = scene.grid.gsd_m()
+    values = pixels[:, valid] / 255
+    np.testing.assert_allclose([b.mean for b in contract.bands], values.mean(1), rtol=1e-4)
+    np.testing.assert_allclose([b.std for b in contract.bands], values.std(1), rtol=1e-4)
+    assert [b.name for b in contract.bands] == ["red", "green", "blue"]
+    assert contract.gsd_m == pytest.approx(gsd, abs=1e-3)
+    assert contract.window.size == 128
+    told = contract.training
+    assert told["iterations"] == ITERATIONS
+    assert told["scenes"] == ["a.tif"] and told["validation_scenes"] == ["b.tif"]
+    assert told["license"] == "none"
+    assert 0 <= told["val_miou"] <= 1
+    assert set(told["val_iou"]) == set(contract.class_table.names)
+
+
+def test_the_model_predicts(run: tuple[TrainConfig, Path], landscapes: Path, tmp_path: Path) -> None:
+    report = predict([str(landscapes / "b.tif")], str(run[1]), tmp_path / "map.tif", device="cpu")
+    assert report.grid.shape == (256, 256)
+    assert report.plan.window_height == 128  # the contract's
+
+
+def test_the_model_is_the_best_checkpoints_network(run: tuple[TrainConfig, Path]) -> None:
+    config, model = run
+    best = torch.load(config.output / "checkpoints/best.ckpt", weights_only=True, map_location="cpu")
+    network = load_model(model).network
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, best["state_dict"][f"network.{name}"]), name
+    assert load_model(model).contract.training["val_miou"] == pytest.approx(best["val_scores"]["val_miou"], abs=1e-4)
+
+
+def test_the_same_seed_trains_the_same_network(run: tuple[TrainConfig, Path], tmp_path: Path, landscapes: Path) -> None:
+    again = train(experiment(landscapes, tmp_path / "again"), device="cpu")
+    first, second = (load_model(m).network.state_dict() for m in (run[1], again))
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], msg=name)
+
+
+def test_training_lowers_the_loss(landscapes: Path, tmp_path: Path) -> None:
+    config = experiment(
+        landscapes,
+        tmp_path / "run",
+        train={"iterations": 40, "val_every": 40, "learning_rate": 3e-3, "decoder_lr_factor": 1},
+    )
+    train(config, device="cpu")
+    with (config.output / "logs/metrics.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file) if row.get("loss")]
+    assert np.mean(losses[-2:]) < 0.9 * losses[0]
+
+
+def test_polygon_labels_train_too(landscapes: Path, tmp_path: Path) -> None:
+    entry = {"scene": str(landscapes / "a.tif"), "labels": str(landscapes / "a_truth.gpkg")}
+    entry |= {"attribute": "class_id", "outside": "ignore"}
+    config = experiment(
+        landscapes, tmp_path / "run", data={"train": [entry], "val": [entry]}, train={"iterations": 1, "val_every": 1}
+    )
+    assert load_model(train(config, device="cpu")).contract.training["iterations"] == 1
+
+
+def test_any_smp_architecture_trains(landscapes: Path, tmp_path: Path) -> None:
+    config = experiment(
+        landscapes,
+        tmp_path / "run",
+        model={"architecture": "fpn", "encoder": "resnet18"},
+        train={"iterations": 1, "val_every": 1},
+    )
+    assert load_model(train(config, device="cpu")).contract.training["architecture"] == "fpn"
+
+
+# --- going on
+
+
+class Recorder:
+    """Keeps the place in the run of every window that was drawn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fail_at: int | None = None) -> None:
+        self.drawn: list[int] = []
+        draw = RandomWindows.__getitem__
+
+        def recorded(dataset: RandomWindows, index: int) -> Any:
+            place = dataset._start + index
+            if place == fail_at:
+                raise KeyboardInterrupt
+            self.drawn.append(place)
+            return draw(dataset, index)
+
+        monkeypatch.setattr(RandomWindows, "__getitem__", recorded)
+
+
+def test_a_resumed_run_draws_the_windows_that_were_left_and_ends_the_same(
+    run: tuple[TrainConfig, Path], landscapes: Path, tmp_path: Path
+) -> None:
+    config = experiment(landscapes, tmp_path / "run")
+    # Cut off in iteration 4 (windows 8 and 9), one after the checkpoint of iteration 3.
+    with pytest.MonkeyPatch.context() as patch:
+        before = Recorder(patch, fail_at=9)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(config, device="cpu")
+    assert before.drawn[:6] == list(range(6))
+    assert not (config.output / "model").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        after = Recorder(patch)
+        model = train(config, resume=True, device="cpu")
+    assert after.drawn[:6] == list(range(6, 12))
+    assert load_model(model).contract.training["iterations"] == ITERATIONS
+    whole = torch.load(run[0].output / "checkpoints/last.ckpt", weights_only=True, map_location="cpu")
+    resumed = torch.load(config.output / "checkpoints/last.ckpt", weights_only=True, map_location="cpu")
+    assert resumed["global_step"] == whole["global_step"] == ITERATIONS
+    for mine, wanted in zip(
+        resumed["optimizer_states"][0]["param_groups"], whole["optimizer_states"][0]["param_groups"], strict=True
+    ):
+        assert mine["lr"] == pytest.approx(wanted["lr"])
+    # Nothing but stochastic depth and dropout may differ: their random state is not kept.
+    assert resumed["state_dict"].keys() == whole["state_dict"].keys()
+
+
+def test_without_random_layers_a_resumed_run_ends_in_the_same_weights(landscapes: Path, tmp_path: Path) -> None:
+    options = {"encoder": "resnet18", "architecture": "unet", "options": {"decoder_channels": [16, 16, 8, 8, 8]}}
+    ends = []
+    for name, fail_at in (("whole", None), ("cut", 9)):
+        config = experiment(landscapes, tmp_path / name, model=options)
+        if fail_at is not None:
+            with pytest.MonkeyPatch.context() as patch:
+                Recorder(patch, fail_at=fail_at)
+                with pytest.raises((KeyboardInterrupt, SystemExit)):
+                    train(config, device="cpu")
+        train(config, resume=fail_at is not None, device="cpu")
+        ends.append(torch.load(config.output / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
+    for key, value in ends[0].items():
+        torch.testing.assert_close(ends[1][key], value, rtol=1e-4, atol=1e-6, msg=key)
+
+
+def test_what_cannot_be_resumed_is_explained(run: tuple[TrainConfig, Path], landscapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        train(experiment(landscapes, tmp_path / "new"), resume=True, device="cpu")
+    done = run[0].output
+    other = experiment(landscapes, done, train={"batch_size": 4})
+    with pytest.raises(ConfigError, match=r"train\.batch_size 2, now it is 4"):
+        train(other, resume=True, device="cpu")
+    with pytest.raises(ConfigError, match="seed 0, now it is 1"):
+        train(experiment(landscapes, done, seed=1), resume=True, device="cpu")
+
+
+# --- refusals
+
+
+def test_an_existing_run_folder_is_kept_unless_overwritten(
+    run: tuple[TrainConfig, Path], landscapes: Path, tmp_path: Path
+) -> None:
+    config = run[0]
+    with pytest.raises(OutputError, match=r"run folder .* exists") as caught:
+        train(config, device="cpu")
+    assert "--resume" in str(caught.value.hint)
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("x")
+    with pytest.raises(OutputError, match="is no run folder"):
+        train(experiment(landscapes, precious), overwrite=True, device="cpu")
+    assert (precious / "thesis.tex").exists()
+
+
+def test_a_run_folder_is_replaced_when_asked(landscapes: Path, tmp_path: Path) -> None:
+    config = experiment(landscapes, tmp_path / "run", train={"iterations": 1, "val_every": 1})
+    for _ in range(2):
+        train(config, overwrite=True, device="cpu")
+        assert not (config.output / "old.txt").exists()
+        (config.output / "old.txt").write_text("old")
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "complaint"),
+    [
+        ({"model": {"architecture": "segnxt"}}, ConfigError, "segnxt"),
+        ({"model": {"options": {"strip_width": 3}}}, ConfigError, "strip_width"),
+        ({"model": {"start_from": "/nowhere/model"}}, ModelError, "no model folder"),
+        ({"imagery": {"dtype": "uint16"}}, SceneError, "is uint8, the configuration says uint16"),
+        ({"imagery": {"bands": ["a", "b", "c", "d"]}}, SceneError, "band 4"),
+        ({"classes": [{"name": "a", "color": "#000000"}]}, LabelError, "class id"),
+    ],
+)
+def test_every_mistake_is_told_before_the_run_folder_is_made(
+    landscapes: Path, tmp_path: Path, changes: dict[str, Any], kind: type[Exception], complaint: str
+) -> None:
+    with pytest.raises(kind, match=complaint):
+        train(experiment(landscapes, tmp_path / "run", **changes), device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(landscapes: Path, tmp_path: Path) -> None:
+    # A network that starts from a model whose weights are broken gives it at once.
+    config = experiment(landscapes, tmp_path / "run")
+    torch.manual_seed(0)
+    network = build_network(
+        "segnext",
+        "tu-mscan_tiny",
+        encoder_weights=None,
+        in_channels=3,
+        classes=len(config.classes),
+        **config.model.options,
+    )
+    with torch.no_grad():
+        head: Any = network.segmentation_head
+        head.bias.fill_(float("nan"))
+    save_model(tmp_path / "broken", network, contract(len(config.classes)))
+    config = experiment(landscapes, tmp_path / "run", model={"options": TINY, "start_from": str(tmp_path / "broken")})
+    with pytest.raises(ConfigError, match="the loss became nan at iteration 0") as caught:
+        train(config, device="cpu")
+    assert "train.learning_rate (now 0.001)" in str(caught.value.hint)
+
+
+def test_training_starts_from_a_models_weights(run: tuple[TrainConfig, Path], landscapes: Path, tmp_path: Path) -> None:
+    still = {"iterations": 1, "val_every": 1, "learning_rate": 1e-12, "weight_decay": 0}
+    config = experiment(landscapes, tmp_path / "run", model={"options": TINY, "start_from": str(run[1])}, train=still)
+    started, before = (dict(load_model(m).network.named_parameters()) for m in (train(config, device="cpu"), run[1]))
+    for name, parameter in before.items():
+        torch.testing.assert_close(started[name], parameter, msg=name)
+    other = experiment(
+        landscapes, tmp_path / "other", model={"options": TINY | {"nmf_rank": 8}, "start_from": str(run[1])}
+    )
+    with pytest.raises(ConfigError, match="another network"):
+        train(other, device="cpu")
+
+
+# --- the recipe
+
+
+def recipe(**changes: Any) -> RunConfig:
+    return RunConfig(**changes)
+
+
+def test_the_learning_rate_warms_up_on_top_of_the_decay() -> None:
+    r = recipe()  # SegNeXt's: 160k iterations, 1500 of warm-up
+    assert lr_factor(0, r) == pytest.approx(1e-6)
+    assert lr_factor(750, r) == pytest.approx((1 - 750 / 160_000) * (1 - 0.5 * (1 - 1e-6)))
+    assert lr_factor(1500, r) == pytest.approx(1 - 1500 / 160_000)
+    assert lr_factor(80_000, r) == pytest.approx(0.5)
+    assert lr_factor(160_000, r) == 0
+    assert lr_factor(160_001, r) == 0
+    factors = [lr_factor(step, r) for step in range(0, 160_000, 100)]
+    peak = int(np.argmax(factors))
+    assert peak == 15
+    assert all(a < b for a, b in pairwise(factors[: peak + 1]))
+    assert all(a > b for a, b in pairwise(factors[peak:]))
+
+
+def test_the_power_and_no_warmup() -> None:
+    assert lr_factor(0, recipe(warmup_iterations=0)) == 1
+    assert lr_factor(40_000, recipe(poly_power=2, warmup_iterations=0)) == pytest.approx(0.75**2)
+    assert lr_factor(159_999, recipe(poly_power=0, warmup_iterations=0)) == 1
+
+
+def test_norms_have_no_decay_and_the_decoder_ten_times_the_rate() -> None:
+    network = build_network("segnext", "tu-mscan_tiny", encoder_weights=None, in_channels=3, classes=4, **TINY)
+    names = {id(p): n for n, p in network.named_parameters()}
+    groups = parameter_groups(network, recipe(learning_rate=1e-4, weight_decay=0.05))
+    seen: dict[str, tuple[float, float]] = {}
+    for group in groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            assert name not in seen
+            seen[name] = group["lr"], group["weight_decay"]
+    assert set(seen) == set(names.values())
+    encoder = "encoder.model.model."
+    for name, wanted in {
+        f"{encoder}patch_embed1.proj.0.weight": (1e-4, 0.05),
+        f"{encoder}patch_embed1.proj.1.weight": (1e-4, 0.0),
+        f"{encoder}block1.0.norm1.bias": (1e-4, 0.0),
+        f"{encoder}block1.0.layer_scale_1": (1e-4, 0.05),
+        f"{encoder}norm4.weight": (1e-4, 0.0),
+        "decoder.squeeze.conv.weight": (1e-3, 0.05),
+        "decoder.squeeze.gn.weight": (1e-3, 0.0),
+        "segmentation_head.weight": (1e-3, 0.05),
+    }.items():
+        assert seen[name] == pytest.approx(wanted), name
+
+
+def contract(classes: int = 2, **changes: Any) -> Contract:
+    values: dict[str, Any] = {
+        "name": "x",
+        "bands": tuple(Band(name=n, mean=0.5, std=0.25) for n in "rgb"),
+        "dtype": "uint8",
+        "scale": 1 / 255,
+        "classes": tuple(ClassEntry(name=f"c{i}", color="#000000") for i in range(classes)),
+    }
+    return Contract(**(values | changes))
+
+
+def test_training_and_prediction_show_the_network_the_same() -> None:
+    """Scaled windows of training and raw pixels of prediction, both 0 after normalisation where invalid."""
+    raw = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    valid = torch.rand(2, 8, 8) < 0.7
+    task = SegmentationTask(nn.Identity(), contract(), recipe())
+    torch.testing.assert_close(task(raw.float() / 255, valid), Normalize(contract())(raw, valid))
