@@ -18,7 +18,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -103,6 +103,20 @@ class SegmentationTask(lightning.LightningModule):
         optimizer = torch.optim.AdamW(parameter_groups(self.network, self.recipe), lr=self.recipe.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, self.recipe))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _SaveLast(Checkpoint):
+    """A checkpoint after every validation, better or not: what ``--resume`` goes on from.
+
+    ModelCheckpoint's own ``save_last`` skips the validations that bring no better score. As a Checkpoint in the list
+    after the one that keeps the best, it runs after it and so stores the score that is the best by now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trainer.save_checkpoint(self._path)
 
 
 def parameter_groups(network: nn.Module, recipe: RunConfig) -> list[dict[str, Any]]:
@@ -273,9 +287,8 @@ def _trainer(config: TrainConfig, run: Path, device: torch.device, *, progress: 
     if precision is None:
         precision = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
     every = min(config.train.val_every, config.train.iterations)
-    checkpoints = ModelCheckpoint(
-        run / "checkpoints", filename=BEST, monitor="val_miou", mode="max", save_last=True, enable_version_counter=False
-    )
+    folder = run / "checkpoints"
+    best = ModelCheckpoint(folder, filename=BEST, monitor="val_miou", mode="max", enable_version_counter=False)
     return lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -287,7 +300,12 @@ def _trainer(config: TrainConfig, run: Path, device: torch.device, *, progress: 
         num_sanity_val_steps=0,
         log_every_n_steps=min(10, every),
         logger=[CSVLogger(run, name="", version="logs"), TensorBoardLogger(run, name="", version="logs")],
-        callbacks=[checkpoints, LearningRateMonitor("step"), *([TQDMProgressBar(refresh_rate=1)] if progress else [])],
+        callbacks=[
+            best,
+            _SaveLast(folder / f"{LAST}.ckpt"),
+            LearningRateMonitor("step"),
+            *([TQDMProgressBar(refresh_rate=1)] if progress else []),
+        ],
         enable_progress_bar=progress,
         default_root_dir=run,
         enable_model_summary=False,

@@ -130,7 +130,12 @@ def test_the_resolved_configuration_trains_again(trained: Trained) -> None:
 def test_a_run_that_was_stopped_goes_on(trained: Trained, tmp_path: Path) -> None:
     output = tmp_path / "stopped"
     words = [trained.config, f"output={output}", "train.iterations=60", "train.val_every=2"]
-    stopped = subprocess.Popen([sys.executable, "-m", "geoseg", "train", *map(str, words)], stderr=subprocess.PIPE)
+    stopped = subprocess.Popen(
+        [sys.executable, "-m", "geoseg", "train", *map(str, words)],
+        stderr=subprocess.PIPE,
+        # Started in the background of a shell, the tests ignore Ctrl-C, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    )
     last = output / "checkpoints" / "last.ckpt"
     while not last.exists():
         assert stopped.poll() is None, "the training ended before it could be stopped"
