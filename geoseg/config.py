@@ -159,7 +159,7 @@ class RunConfig(Frozen):
         poly_power: Power of the polynomial decay to 0.
         precision: Lightning's precision: "32-true", "bf16-mixed", "16-mixed"; None takes bf16 on a GPU that has it.
         workers: Processes that read windows; 0 reads in the main process.
-        val_every: Iterations between validations; what follows the last one is not scored, so let it divide ``iterations``.
+        val_every: Iterations between validations; should divide ``iterations``, as what follows the last is not scored.
         compile: Compile the network with torch.compile.
     """
 

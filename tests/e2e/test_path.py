@@ -134,7 +134,7 @@ def test_a_run_that_was_stopped_goes_on(trained: Trained, tmp_path: Path) -> Non
         [sys.executable, "-m", "geoseg", "train", *map(str, words)],
         stderr=subprocess.PIPE,
         # Started in the background of a shell, the tests ignore Ctrl-C, and a child would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     last = output / "checkpoints" / "last.ckpt"
     while not last.exists():
