@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
 from geoseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from geoseg.polygons import PolygonRules
+
+W = TypeVar("W", bound=str)
+
+# What geoseg.polygons.rules takes; spelled out here so that --help loads no numpy (a test compares them).
+METHODS: tuple[Literal["vw", "dp"], ...] = ("vw", "dp")
+SMALL: tuple[Literal["merge", "drop"], ...] = ("merge", "drop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +70,97 @@ Alpha = Annotated[bool, typer.Option("--alpha", help="Take the alpha band as val
 Simplify = Annotated[
     str, typer.Option("--simplify", metavar="1.5px|0.5m|none", help="How far outlines may move from the pixels' edges.")
 ]
+SimplifyMethod = Annotated[
+    str,
+    typer.Option(
+        "--simplify-method",
+        metavar="|".join(METHODS),
+        help="vw removes details by area (Visvalingam), dp by distance (Douglas-Peucker).",
+    ),
+]
+Smooth = Annotated[bool, typer.Option("--smooth", help="Cut the corners of the pixels, so that slopes have no stairs.")]
+Regularize = Annotated[
+    list[str] | None,
+    typer.Option("--regularize", metavar="CLASS", help="Straight walls and right angles for a class; repeatable."),
+]
 MinArea = Annotated[
     float,
-    typer.Option("--min-area", metavar="M2", min=0, help="Smallest polygon kept, m²; smaller ones are dissolved."),
+    typer.Option("--min-area", metavar="M2", min=0, help="Smallest polygon kept, m²; see --small for smaller ones."),
 ]
+Small = Annotated[
+    str,
+    typer.Option(
+        "--small", metavar="|".join(SMALL), help="Smaller ones go to the neighbour with the longest border, or away."
+    ),
+]
+FillHoles = Annotated[
+    float,
+    typer.Option("--fill-holes", metavar="M2", min=0, help="Holes below this area, m², join the polygon around them."),
+]
+Keep = Annotated[
+    list[str] | None, typer.Option("--keep", metavar="CLASS", help="Classes that become polygons; repeatable.")
+]
+Dissolve = Annotated[
+    list[str] | None,
+    typer.Option("--dissolve", metavar="NAME=CLASS,…", help="Make one class of several; repeatable."),
+]
+
+
+def polygon_rules(
+    *,
+    simplify: str,
+    method: str,
+    smooth: bool,
+    regularize: list[str] | None,
+    min_area: float,
+    small: str,
+    fill_holes: float,
+    keep: list[str] | None,
+    dissolve: list[str] | None,
+) -> PolygonRules:
+    """The rules of the options above.
+
+    Raises:
+        ConfigError: A word that is none of an option's, or a --dissolve that is not NAME=CLASS,…
+    """
+    from geoseg.polygons import PolygonRules, parse_tolerance
+
+    return PolygonRules(
+        simplify=parse_tolerance(simplify),
+        method=_one_of(method, METHODS, "--simplify-method"),
+        smooth=smooth,
+        regularize=tuple(regularize or ()),
+        min_area_m2=min_area,
+        small=_one_of(small, SMALL, "--small"),
+        fill_holes_m2=fill_holes,
+        keep=tuple(keep or ()),
+        dissolve=parse_groups(dissolve or []),
+    )
+
+
+def _one_of(word: str, words: tuple[W, ...], option: str) -> W:
+    for known in words:
+        if word == known:
+            return known
+    raise ConfigError(f"{option} {word} is none of {', '.join(words)}", hint=f"{option} {words[0]}")
+
+
+def parse_groups(texts: list[str]) -> dict[str, tuple[str, ...]]:
+    """Groups of classes, each written as ``NAME=CLASS,CLASS,…``.
+
+    Raises:
+        ConfigError: Anything else, or a name twice.
+    """
+    groups: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, equals, members = (part.strip() for part in text.partition("="))
+        classes = tuple(member.strip() for member in members.split(",") if member.strip())
+        if not (name and equals and classes):
+            raise ConfigError(f"--dissolve {text!r} is not NAME=CLASS,…", hint="--dissolve green=tree,grass")
+        if name in groups:
+            raise ConfigError(f"--dissolve names the group {name} twice", hint="list all its classes once")
+        groups[name] = classes
+    return groups
 
 
 def parse_bands(text: str | None) -> tuple[int, ...] | None:
