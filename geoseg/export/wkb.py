@@ -1,0 +1,89 @@
+"""Batches of polygons → well-known binary and bounds, in one pass and without a Python object for each polygon."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg.polygons._jit import njit
+from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
+
+ByteArray = npt.NDArray[np.uint8]
+
+_POLYGON = 3  # type code of a polygon in two dimensions
+
+
+def polygon_wkb(batch: PolygonBatch, prefix: ByteArray | None = None) -> tuple[ByteArray, IntArray]:
+    """Little-endian WKB of all polygons, one after the other.
+
+    Args:
+        batch: The polygons.
+        prefix: Bytes that go in front of each polygon's WKB, (n, p): the header that makes it a GeoPackage blob, say.
+
+    Returns:
+        The bytes (uint8), and where each polygon begins in them, (n + 1,) int64; the last entry is their number.
+    """
+    if prefix is None:
+        prefix = np.empty((len(batch), 0), dtype=np.uint8)
+    offsets = wkb_offsets(batch, prefix.shape[1])
+    out = np.empty(offsets[-1], dtype=np.uint8)
+    xy = np.ascontiguousarray(batch.xy, dtype="<f8").view(np.uint8).reshape(-1)
+    _fill(out, offsets, xy, batch.rings, batch.polygons, np.ascontiguousarray(prefix))
+    return out, offsets
+
+
+def wkb_offsets(batch: PolygonBatch, prefix: int = 0) -> IntArray:
+    """Where each polygon begins in `polygon_wkb`, (n + 1,) int64, without writing it."""
+    # Byte order, type and number of rings; a number of points for each ring; 16 bytes for each point.
+    before = batch.rings[batch.polygons] * 16 + batch.polygons * 4
+    return np.asarray(before - before[0] + np.arange(len(batch) + 1) * (9 + prefix), dtype=np.int64)
+
+
+def polygon_bounds(batch: PolygonBatch) -> FloatArray:
+    """(left, bottom, right, top) of each polygon, (n, 4) float64."""
+    bounds = np.empty((len(batch), 4))
+    _bounds(bounds, batch.xy, batch.rings, batch.polygons)
+    return bounds
+
+
+@njit
+def _fill(
+    out: ByteArray, offsets: IntArray, xy: ByteArray, rings: IntArray, polygons: IntArray, prefix: ByteArray
+) -> None:
+    """Write each polygon's bytes at its offset; ``xy`` are the bytes of the coordinates."""
+    for i in range(len(polygons) - 1):
+        at = offsets[i]
+        for k in range(prefix.shape[1]):
+            out[at + k] = prefix[i, k]
+        at += prefix.shape[1]
+        out[at] = 1  # little-endian
+        _put_uint32(out, at + 1, _POLYGON)
+        _put_uint32(out, at + 5, polygons[i + 1] - polygons[i])
+        at += 9
+        for r in range(polygons[i], polygons[i + 1]):
+            start, stop = rings[r], rings[r + 1]
+            _put_uint32(out, at, stop - start)
+            at += 4
+            for k in range(16 * (stop - start)):
+                out[at + k] = xy[16 * start + k]
+            at += 16 * (stop - start)
+
+
+@njit
+def _put_uint32(out: ByteArray, at: int, value: int) -> None:
+    """Write a number as four bytes, the lowest first."""
+    for k in range(4):
+        out[at + k] = (value >> (8 * k)) & 255
+
+
+@njit
+def _bounds(out: FloatArray, xy: FloatArray, rings: IntArray, polygons: IntArray) -> None:
+    """Bounds of each polygon's shell, in which its holes lie."""
+    for i in range(len(polygons) - 1):
+        start, stop = rings[polygons[i]], rings[polygons[i] + 1]
+        left = right = xy[start, 0]
+        bottom = top = xy[start, 1]
+        for k in range(start + 1, stop):
+            left, right = min(left, xy[k, 0]), max(right, xy[k, 0])
+            bottom, top = min(bottom, xy[k, 1]), max(top, xy[k, 1])
+        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = left, bottom, right, top
