@@ -1,0 +1,170 @@
+"""The arcs of small maps, traced crack by crack in plain Python: slow, simple, and independent of `Tracer`."""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+
+from geoseg.polygons.cracks import OUTSIDE, SUBPIXEL, ArcBatch, Cracks
+
+STEPS = {"E": (1, 0), "S": (0, 1), "W": (-1, 0), "N": (0, -1)}
+
+
+def crack_planes_of(values, near=None):
+    """`Cracks` of a whole map; ``near`` is a bool array of corners."""
+    framed = np.pad(np.asarray(values, dtype=np.int16), 1, constant_values=OUTSIDE)
+    height, width = np.shape(values)
+    horizontal = np.zeros((height + 1, (width + 8) // 8 * 8), dtype=bool)
+    vertical = np.zeros_like(horizontal)
+    horizontal[:, :width] = framed[:-1, 1:-1] != framed[1:, 1:-1]
+    vertical[:height, : width + 1] = framed[1:-1, :-1] != framed[1:-1, 1:]
+
+    def pack(plane):
+        return np.packbits(plane, axis=1, bitorder="little")
+
+    near_plane = np.zeros((0, 0), dtype=np.uint8)
+    if near is not None:
+        padded = np.zeros_like(horizontal)
+        padded[:, : width + 1] = near
+        near_plane = pack(padded)
+    return Cracks(pack(horizontal), pack(vertical), near_plane, 0, width), horizontal, vertical
+
+
+def label_regions_of(values):
+    """Number of each pixel's 4-connected region by flood fill."""
+    values = np.asarray(values)
+    labels = np.full(values.shape, -1)
+    count = 0
+    for start in np.ndindex(values.shape):
+        if labels[start] >= 0:
+            continue
+        stack, labels[start] = [start], count
+        while stack:
+            i, j = stack.pop()
+            for a, b in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)):
+                inside = 0 <= a < values.shape[0] and 0 <= b < values.shape[1]
+                if inside and labels[a, b] < 0 and values[a, b] == values[i, j]:
+                    labels[a, b] = count
+                    stack.append((a, b))
+        count += 1
+    return labels
+
+
+def trace(values):
+    """All arcs of a map as an `ArcBatch`."""
+    values = np.asarray(values)
+    _, horizontal, vertical = crack_planes_of(values)
+    height, width = values.shape
+    regions = np.pad(label_regions_of(values), 1, constant_values=-1)
+    framed = np.pad(values.astype(np.int16), 1, constant_values=OUTSIDE)
+    leaves = {}  # corner → directions of its cracks
+    for y, x in zip(*np.nonzero(horizontal), strict=True):
+        leaves.setdefault((int(x), int(y)), set()).add("E")
+        leaves.setdefault((int(x) + 1, int(y)), set()).add("W")
+    for y, x in zip(*np.nonzero(vertical), strict=True):
+        leaves.setdefault((int(x), int(y)), set()).add("S")
+        leaves.setdefault((int(x), int(y) + 1), set()).add("N")
+    corners = {(0, 0), (width, 0), (0, height), (width, height)}
+    nodes = {c for c, d in leaves.items() if len(d) > 2} | corners
+    seen, arcs = set(), []
+
+    def walk(corner, direction, stop):
+        points, sides = [corner], None
+        while True:
+            dx, dy = STEPS[direction]
+            x, y = corner
+            there = (x + dx, y + dy)
+            seen.add(frozenset((corner, there)))
+            if sides is None:
+                left = {"E": (x, y - 1), "S": (x, y), "W": (x - 1, y), "N": (x - 1, y - 1)}[direction]
+                right = {"E": (x, y), "S": (x - 1, y), "W": (x - 1, y - 1), "N": (x, y - 1)}[direction]
+                sides = left, right
+            corner = there
+            if corner in stop:
+                points.append(corner)
+                return points, sides
+            back = {"E": "W", "W": "E", "N": "S", "S": "N"}[direction]
+            (turn,) = leaves[corner] - {back}
+            if turn != direction:
+                points.append(corner)
+            direction = turn
+
+    for node in sorted(nodes, key=lambda c: (c[1], c[0])):
+        for direction in sorted(leaves[node]):
+            dx, dy = STEPS[direction]
+            if frozenset((node, (node[0] + dx, node[1] + dy))) not in seen:
+                arcs.append((*walk(node, direction, nodes), False))
+    for corner in sorted(leaves, key=lambda c: (c[1], c[0])):
+        if corner not in nodes and "E" in leaves[corner] and "S" in leaves[corner]:
+            if frozenset((corner, (corner[0] + 1, corner[1]))) not in seen:
+                arcs.append((*walk(corner, "E", {corner}), True))
+    # Of the arcs between the same two nodes one may become a straight line, and one that is straight already will.
+    ends, least = set(), [0] * len(arcs)
+    for i in sorted(range(len(arcs)), key=lambda i: len(arcs[i][0])):
+        points, _, loop = arcs[i]
+        pair = frozenset((points[0], points[-1]))
+        least[i] = 0 if loop else 2 if len(pair) == 1 else int(pair in ends)
+        ends.add(pair)
+    pixel = np.array([side for _, side, _ in arcs]) + 1  # (a, left | right, x | y) in the framed map
+    return ArcBatch(
+        points=np.concatenate([np.array(p, dtype=np.int32) for p, _, _ in arcs]),
+        offsets=np.cumsum([0, *(len(p) for p, _, _ in arcs)]).astype(np.int64),
+        closed=np.array([loop for *_, loop in arcs]),
+        least=np.array(least, dtype=np.uint8),
+        left=framed[pixel[:, 0, 1], pixel[:, 0, 0]],
+        right=framed[pixel[:, 1, 1], pixel[:, 1, 0]],
+        region_left=regions[pixel[:, 0, 1], pixel[:, 0, 0]].astype(np.int64),
+        region_right=regions[pixel[:, 1, 1], pixel[:, 1, 0]].astype(np.int64),
+    )
+
+
+def split(points, offsets):
+    """Arcs as a list of coordinate arrays."""
+    return np.split(points, offsets[1:-1])
+
+
+def reverse(batch):
+    """The same arcs, each walked the other way."""
+    return batch._replace(
+        points=np.concatenate([p[::-1] for p in split(batch.points, batch.offsets)]),
+        left=batch.right,
+        right=batch.left,
+        region_left=batch.region_right,
+        region_right=batch.region_left,
+    )
+
+
+def rotate_loops(batch, by):
+    """The same arcs, loops started ``by`` vertices later."""
+    arcs = split(batch.points, batch.offsets)
+    for i in np.flatnonzero(batch.closed):
+        ring = np.roll(arcs[i][:-1], -by, axis=0)
+        arcs[i] = np.vstack([ring, ring[:1]])
+    return batch._replace(points=np.concatenate(arcs))
+
+
+def assert_coverage(batch, points, offsets, rounding=0.0, seed=0):
+    """Arcs meet in nodes only, bound as many polygons as before, and these are a valid coverage."""
+    xy = points / SUBPIXEL
+    if rounding:
+        # Every place gets its own shift, the same in all arcs that pass it.
+        places, which = np.unique(points, axis=0, return_inverse=True)
+        shift = np.random.default_rng(seed).uniform(-rounding, rounding, places.shape) / np.sqrt(2)
+        xy = xy + shift[which.ravel()]
+    lines = np.array([shapely.LineString(p) for p in split(xy, offsets)])
+    assert shapely.is_simple(lines).all()
+    before = [shapely.LineString(p) for p in split(batch.points, batch.offsets)]
+    a, b = shapely.STRtree(lines).query(lines, predicate="intersects")
+    a, b = a[a < b], b[a < b]
+    if not batch.closed.all() and len(a):
+        shared = shapely.intersection(lines[a], lines[b])
+        for i, j, common in zip(a, b, shared, strict=True):
+            ends = {tuple(xy[k]) for arc in (i, j) for k in (offsets[arc], offsets[arc + 1] - 1)}
+            assert {tuple(c) for c in shapely.get_coordinates(common)} <= ends, (i, j, common)
+            assert shapely.get_type_id(common) in (0, 4), (i, j, common)
+    assert not batch.closed[a].any() and not batch.closed[b].any()
+    polygons = shapely.get_parts(shapely.polygonize(lines))
+    assert len(polygons) == len(shapely.get_parts(shapely.polygonize(before)))
+    assert shapely.is_valid(polygons).all()
+    assert shapely.coverage_is_valid(polygons)
+    return polygons
