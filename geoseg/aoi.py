@@ -1,0 +1,190 @@
+"""Area of interest: polygons of any vector file, in any CRS, as validity of windows of a scene.
+
+Polygons are brought into the scene's pixel coordinates once. A pixel is inside where its centre is. Whether it is does
+not depend on the window: the crossing of an edge with a row of centres is computed from the same scene-wide numbers
+every time, so a map has the same bytes however it is cut, also where an edge runs right through pixel centres. (GDAL
+rasterises in coordinates of the window, and decides such a pixel anew in every one.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyogrio
+import pyproj
+import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
+from rasterio.errors import RasterioError
+from rasterio.warp import transform_bounds
+
+from geoseg.errors import SceneError
+from geoseg.grid import Grid
+from geoseg.windows import Window
+
+Polygons = npt.NDArray[Any]  # of shapely geometries
+
+_EDGE_SHARE = 256
+"""Edges are cut to at most this share of the scene before they change CRS: a straight line seldom stays one there.
+What is left of the bow is below (1/256)² of its own, 5 mm for a border of 100 km along a parallel."""
+
+_CHUNK_PX = 1 << 22
+
+
+class Aoi:
+    """Polygons in pixel coordinates of one grid.
+
+    Args:
+        polygons: Valid polygons, x = columns, y = rows from the grid's corner, px; they may overlap.
+        digest: What changes when the polygons do.
+    """
+
+    def __init__(self, polygons: Polygons, digest: str) -> None:
+        self.digest = digest
+        self._tree = shapely.STRtree(polygons)
+        # Exteriors turn one way and holes the other: the sum of turns is 0 outside, and not 0 in overlaps.
+        points, ring = shapely.get_coordinates(shapely.get_rings(shapely.orient_polygons(polygons)), return_index=True)
+        same = ring[1:] == ring[:-1]
+        a, b = points[:-1][same], points[1:][same]
+        down = a[:, 1] < b[:, 1]
+        # From the upper end to the lower whichever way it runs: a border of two polygons crosses a row in one place.
+        high, low = np.where(down[:, None], a, b), np.where(down[:, None], b, a)
+        # Rows whose centres an edge crosses: y_high <= row + ½ < y_low.
+        first, stop = (np.ceil(end[:, 1] - 0.5).astype(np.int64) for end in (high, low))
+        crosses = first < stop
+        self._first, self._stop = first[crosses], stop[crosses]
+        self._x, self._y = high[crosses].T
+        self._slope = ((low[:, 0] - high[:, 0])[crosses]) / ((low[:, 1] - high[:, 1])[crosses])
+        self._left = np.minimum(high[:, 0], low[:, 0])[crosses]
+        self._turn = np.where(down, 1, -1)[crosses]
+
+    def touches(self, window: Window) -> bool:
+        """Whether any polygon meets a window; False means that no pixel of it is inside."""
+        outline = shapely.box(window.col, window.row, window.col_stop, window.row_stop)
+        return len(self._tree.query(outline, predicate="intersects")) > 0
+
+    def mask(self, window: Window) -> npt.NDArray[np.bool_]:
+        """Pixels (H, W) of a window whose centre lies in a polygon."""
+        inside = np.zeros((window.height, window.width), dtype=bool)
+        if self.touches(window):
+            rows = max(_CHUNK_PX // window.width, 1)
+            for top in range(0, window.height, rows):
+                part = inside[top : top + rows]
+                part[:] = self._winding(Window(window.row + top, window.col, len(part), window.width)) != 0
+        return inside
+
+    def _winding(self, window: Window) -> npt.NDArray[np.int32]:
+        """How often polygons turn around each pixel's centre, (H, W)."""
+        # Edges right of the window do not matter; those left of it do.
+        met = (self._first < window.row_stop) & (self._stop > window.row) & (self._left < window.col_stop)
+        edges = np.flatnonzero(met)
+        first = np.maximum(self._first[edges], window.row)
+        count = np.minimum(self._stop[edges], window.row_stop) - first
+        edge = np.repeat(edges, count)
+        row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - first, count)
+        x = self._x[edge] + (row + 0.5 - self._y[edge]) * self._slope[edge]
+        # Clipped as floats: far outside, a column does not fit an integer.
+        col = np.clip(np.ceil(x - 0.5), window.col, window.col_stop).astype(np.int64)
+        turns = np.zeros((window.height, window.width + 1), dtype=np.int32)
+        np.add.at(turns, (row - window.row, col - window.col), self._turn[edge].astype(np.int32))
+        return np.cumsum(turns[:, :-1], axis=1, dtype=np.int32)
+
+
+def load_aoi(path: str | PathLike[str], grid: Grid) -> Aoi:
+    """The polygons of a vector file as an area of interest of a scene.
+
+    Args:
+        path: Any vector file GDAL reads, with one layer of polygons: GeoPackage, GeoJSON, shapefile, …
+        grid: The scene's grid.
+
+    Raises:
+        SceneError: No such file, none or several layers of polygons, no CRS where the scene has one (or the other
+            way round), or polygons that do not touch the scene.
+    """
+    path = Path(path)
+    geometries, crs = _read_polygons(path)
+    # WKB in the file's own CRS: what is asked for, whatever PROJ makes of it.
+    digest = hashlib.sha256(b"".join([str(crs).encode(), *shapely.to_wkb(geometries).tolist()])).hexdigest()
+    if (crs is None) != (grid.crs is None):
+        without, has = ("area of interest", "scene") if crs is None else ("scene", "area of interest")
+        raise SceneError(
+            f"{path}: the {without} has no CRS, but the {has} has one",
+            hint=f"say which one: ogr2ogr -a_srs EPSG:… with_crs.gpkg {path}"
+            if crs is None
+            else "give the scene its CRS: gdal_translate -a_srs EPSG:… SCENE with_crs.tif",
+        )
+    polygons = _only_polygons(shapely.make_valid(geometries, method="structure", keep_collapsed=False))
+    if crs is not None and grid.crs is not None:
+        polygons = _to_crs(polygons, pyproj.CRS.from_user_input(crs), grid)
+    to_px = ~grid.transform
+    polygons = shapely.transform(
+        polygons, lambda p: p @ np.array([[to_px.a, to_px.d], [to_px.b, to_px.e]]) + [to_px.c, to_px.f]
+    )
+    polygons = _only_polygons(shapely.make_valid(polygons, method="structure", keep_collapsed=False))
+    near = shapely.intersects(polygons, shapely.box(0, 0, grid.width, grid.height))
+    if not near.any():
+        raise SceneError(
+            f"no polygon of the area of interest {path} touches the scene",
+            hint=f"check that both have the right CRS: ogrinfo -so -al {path}",
+        )
+    return Aoi(polygons[near], digest)
+
+
+def _read_polygons(path: Path) -> tuple[Polygons, str | None]:
+    """Polygons of the one layer of a file that has any, and its CRS."""
+    if not path.exists():
+        raise SceneError(f"no such area of interest: {path}", hint="check the path after --aoi")
+    try:
+        layers = [
+            str(name)
+            for name, kind in pyogrio.list_layers(path)
+            if kind is not None and "Point" not in kind and "LineString" not in kind
+        ]
+        if len(layers) > 1:
+            raise SceneError(
+                f"area of interest {path} holds several layers of polygons: {', '.join(layers)}",
+                hint=f"take one of them: ogr2ogr aoi.gpkg {path} {layers[0]}",
+            )
+        if layers:
+            meta, _, wkb, _ = pyogrio.raw.read(path, layer=layers[0], columns=[], force_2d=True)
+            polygons = _only_polygons(shapely.from_wkb(wkb))
+            if len(polygons):
+                return polygons, meta["crs"]
+    except (DataSourceError, DataLayerError, shapely.errors.GEOSException) as error:
+        raise SceneError(
+            f"area of interest {path} cannot be read: {error}", hint=f"check it with: ogrinfo -so -al {path}"
+        ) from error
+    raise SceneError(f"area of interest {path} holds no polygons", hint=f"see what it holds: ogrinfo -so -al {path}")
+
+
+def _only_polygons(geometries: Polygons) -> Polygons:
+    """The polygons in geometries and collections of them, empty ones left out."""
+    parts = shapely.get_parts(shapely.get_parts(geometries))  # twice: a collection may hold multipolygons
+    is_polygon = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON
+    return np.asarray(parts[is_polygon & ~shapely.is_empty(parts)])
+
+
+def _to_crs(polygons: Polygons, crs: pyproj.CRS, grid: Grid) -> Polygons:
+    """Polygons near a grid in its CRS; straight edges stay where they were on the ground."""
+    wanted = pyproj.CRS.from_user_input(grid.crs)
+    if crs == wanted:
+        return polygons
+    try:
+        left, bottom, right, top = transform_bounds(grid.crs, crs.to_wkt(), *grid.bounds)
+    except RasterioError as error:
+        raise SceneError(f"the scene cannot be brought to the CRS of the area of interest: {error}") from error
+    extent = max(right - left, top - bottom)
+    if np.isfinite(extent) and left < right:
+        # Most of a country's parcels are far from the scene, and what is far may have no place in its CRS.
+        margin = extent / 10
+        frame = shapely.box(left - margin, bottom - margin, right + margin, top + margin)
+        polygons = polygons[shapely.intersects(polygons, frame)]
+        polygons = _only_polygons(shapely.intersection(polygons, frame))
+        polygons = shapely.segmentize(polygons, extent / _EDGE_SHARE)
+    to_wanted = pyproj.Transformer.from_crs(crs, wanted, always_xy=True)
+    moved = shapely.transform(polygons, lambda p: np.column_stack(to_wanted.transform(*p.T)))
+    return np.asarray(moved[np.isfinite(shapely.bounds(moved)).all(axis=1)])

@@ -1,0 +1,140 @@
+"""Several scenes read as one, file by file where a window meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from affine import Affine
+
+from geoseg.errors import SceneError
+from geoseg.raster import Pixels, Raster, Valid, intersection
+from geoseg.windows import Window
+
+ALIGNMENT_PX = 0.01
+"""How far scenes of one mosaic may lie off its pixel grid, px; more would need resampling."""
+
+_NAMED_ERRORS = 3
+
+
+class Mosaic(Raster):
+    """Several scenes as one raster.
+
+    The grid is the union of theirs. Where scenes overlap the later one wins wherever it is valid; pixels that none
+    covers are invalid and hold nodata, or 0 without it. Of hundreds of files only those a window meets are read.
+
+    Args:
+        scenes: At least one, on one pixel grid: same CRS, pixel size and orientation, origins whole pixels apart.
+
+    Raises:
+        SceneError: Another CRS, pixel grid, dtype or number of bands than the first scene's; of several such
+            scenes the message names the first few.
+    """
+
+    def __init__(self, scenes: Sequence[Raster]) -> None:
+        first = scenes[0]
+        self.scenes = tuple(scenes)
+        self.path = first.path if len(scenes) == 1 else f"{first.path} and {len(scenes) - 1} more"
+        self.bands, self.band_names, self.dtype = first.bands, first.band_names, first.dtype
+        self.nodata, self.block_shape = first.nodata, first.block_shape
+        self.alpha_band, self.file_bands = first.alpha_band, first.file_bands
+        places, errors = [], []
+        for scene in scenes:
+            try:
+                places.append(_place(scene, first))
+            except SceneError as error:
+                errors.append(error)
+        if errors:
+            raise as_one_error(errors, len(scenes))
+        top, left = min(w.row for w in places), min(w.col for w in places)
+        height, width = max(w.row_stop for w in places) - top, max(w.col_stop for w in places) - left
+        self.grid = first.grid.crop(Window(top, left, height, width))
+        self._places = [Window(w.row - top, w.col - left, w.height, w.width) for w in places]
+        self._edges = np.array([(w.row, w.row_stop, w.col, w.col_stop) for w in self._places]).T  # (4, scenes)
+
+    def close(self) -> None:
+        """Close all files."""
+        for scene in self.scenes:
+            scene.close()
+
+    @property
+    def row_of_blocks_bytes(self) -> int:
+        """Decoded size of all blocks that one row of pixels touches; see `Raster`."""
+        tops, bottoms = self._edges[:2]
+        sizes = np.array([scene.row_of_blocks_bytes for scene in self.scenes])
+        # The fullest row is the first row of some scene.
+        return max(int(sizes[(tops <= row) & (row < bottoms)].sum()) for row in np.unique(tops))
+
+    def source_facts(self) -> list[dict[str, Any]]:
+        """Facts of all files, in the order in which they win."""
+        return [fact for scene in self.scenes for fact in scene.source_facts()]
+
+    def _met(self, window: Window) -> list[int]:
+        """Indices of the scenes that a window meets, in their order."""
+        top, bottom, left, right = self._edges
+        met = (top < window.row_stop) & (bottom > window.row) & (left < window.col_stop) & (right > window.col)
+        return [int(i) for i in np.flatnonzero(met)]
+
+    def _is_covered(self, window: Window) -> bool:
+        return bool(self._met(window))
+
+    def _read_inside(self, window: Window) -> tuple[Pixels, Valid]:
+        pixels, valid = self.empty(window.height, window.width)
+        # The last first, so that what lies below a valid scene need not be read.
+        for i in reversed(self._met(window)):
+            scene, place = self.scenes[i], self._places[i]
+            part = intersection(window, place)
+            assert part is not None
+            rows = slice(part.row - window.row, part.row_stop - window.row)
+            cols = slice(part.col - window.col, part.col_stop - window.col)
+            if valid[rows, cols].all():
+                continue
+            new, use = scene.read(Window(part.row - place.row, part.col - place.col, part.height, part.width))
+            np.copyto(pixels[:, rows, cols], new, where=use & ~valid[rows, cols])
+            valid[rows, cols] |= use
+        return pixels, valid
+
+
+def as_one_error(errors: Sequence[SceneError], total: int) -> SceneError:
+    """One error for what is wrong with several of ``total`` scenes; a single one stays as it is."""
+    if len(errors) == 1:
+        return errors[0]
+    named = "; ".join(error.message for error in errors[:_NAMED_ERRORS])
+    more = f"; and {len(errors) - _NAMED_ERRORS} more" if len(errors) > _NAMED_ERRORS else ""
+    return SceneError(f"{len(errors)} of {total} scenes cannot be used: {named}{more}", hint=errors[0].hint)
+
+
+def _place(scene: Raster, first: Raster) -> Window:
+    """Where a scene lies on the pixel grid of the first one, px."""
+    if scene.grid.crs != first.grid.crs:
+        raise SceneError(
+            f"{scene.path} is in {_crs_name(scene)}, but {first.path} in {_crs_name(first)}",
+            hint=f"reproject it first: gdalwarp -t_srs {_crs_name(first)} {scene.path} same_crs.tif",
+        )
+    if (scene.dtype, len(scene.bands)) != (first.dtype, len(first.bands)):
+        raise SceneError(
+            f"{scene.path} has {len(scene.bands)} bands of {scene.dtype}, "
+            f"but {first.path} has {len(first.bands)} of {first.dtype}",
+            hint="choose bands with --bands, or predict the scenes one by one",
+        )
+    height, width = scene.grid.shape
+    to_first: Affine = ~first.grid.transform @ scene.grid.transform
+    col, row = to_first @ (0, 0)
+    place = Window(round(row), round(col), height, width)
+    # All four corners: a slightly different pixel size or rotation shows only at the far ones.
+    for c, r in (0, 0), (width, 0), (0, height), (width, height):
+        x, y = to_first @ (c, r)
+        if max(abs(x - place.col - c), abs(y - place.row - r)) > ALIGNMENT_PX:
+            t = first.grid.transform
+            raise SceneError(
+                f"{scene.path} is not on the pixel grid of {first.path}: pixel size or origin differ",
+                hint=f"resample it: gdalwarp -tr {abs(t.a):.12g} {abs(t.e):.12g} -tap {scene.path} aligned.tif, "
+                "for both files, or read them as one with gdalbuildvrt",
+            )
+    return place
+
+
+def _crs_name(scene: Raster) -> str:
+    crs = scene.grid.crs
+    return crs.to_string() if crs is not None else "no CRS"

@@ -1,0 +1,156 @@
+"""A bounded number of open datasets, lent to one reader at a time: threads decode side by side, files stay few."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from geoseg.errors import SceneError
+
+MAX_IDLE = 128
+"""Datasets kept open while nobody reads them; far below the usual limit of 1024 open files."""
+
+HTTP_SETTINGS = {
+    "GDAL_HTTP_MAX_RETRY": "4",  # 429, 502, 503 and 504 pass; others are final
+    "GDAL_HTTP_RETRY_DELAY": "0.5",  # s, doubled each time
+    "GDAL_HTTP_CONNECTTIMEOUT": "20",
+    "GDAL_HTTP_LOW_SPEED_TIME": "60",  # a transfer that stands still for a minute is dead
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",  # the header of a COG in one request
+    "VSI_CACHE": "YES",
+    "VSI_CACHE_SIZE": str(4 << 20),  # per file; what is read ahead, not what is kept
+}
+"""GDAL's settings for imagery on a server; environment variables of the same names win."""
+
+# EMPTY_DIR also stops GDAL from asking the server for .msk, .ovr and .aux.xml beside the file: five requests fewer.
+REMOTE_SETTINGS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+
+_SERVERS = ("/vsicurl", "/vsis3", "/vsigs", "/vsiaz", "/vsiadls", "/vsioss", "/vsiswift", "/vsihdfs", "/vsiwebhdfs")
+
+# warnings.catch_warnings changes the process, so two threads must not be inside at once.
+_QUIET = threading.Lock()
+
+
+class OpenFiles:
+    """Datasets opened when needed; those not used for longest are closed.
+
+    A dataset must not be read by two threads at once, so each reader borrows one; a path that several threads read
+    is opened once for each. Readers one after another get the same dataset, and with it GDAL's cache of its blocks.
+
+    Args:
+        max_idle: Datasets kept open while nobody reads them; with those lent out, all that are open.
+    """
+
+    def __init__(self, max_idle: int = MAX_IDLE) -> None:
+        self._max_idle = max_idle
+        self._idle: list[tuple[str, Any]] = []  # longest unused first
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[OpenFiles], tuple[int]]:
+        # Open files do not travel: another process opens its own.
+        return OpenFiles, (self._max_idle,)
+
+    @property
+    def idle(self) -> int:
+        """How many datasets are open and not lent out."""
+        return len(self._idle)
+
+    @contextmanager
+    def borrow(self, path: str) -> Iterator[Any]:
+        """A rasterio dataset of a path, for this thread alone until the block ends.
+
+        Raises:
+            SceneError: No such file, or no raster.
+        """
+        with _settings(path):
+            dataset = self._take(path) or open_dataset(path)
+            try:
+                yield dataset
+            except BaseException:
+                dataset.close()  # after an error nobody knows its state, and the next reader may have more luck
+                raise
+            self._give_back(path, dataset)
+
+    def close(self, path: str) -> None:
+        """Close the idle datasets of a path."""
+        with self._lock:
+            mine = [dataset for p, dataset in self._idle if p == path]
+            self._idle = [(p, dataset) for p, dataset in self._idle if p != path]
+        for dataset in mine:
+            dataset.close()
+
+    def _take(self, path: str) -> Any | None:
+        with self._lock:
+            for i in range(len(self._idle) - 1, -1, -1):
+                if self._idle[i][0] == path:
+                    return self._idle.pop(i)[1]
+        return None
+
+    def _give_back(self, path: str, dataset: Any) -> None:
+        with self._lock:
+            self._idle.append((path, dataset))
+            surplus = self._idle[: -self._max_idle]
+            self._idle = self._idle[-self._max_idle :]
+        for _, old in surplus:
+            old.close()
+
+
+def open_dataset(path: str) -> Any:
+    """The rasterio dataset of a path; a missing georeference is a fact of the scene here and not worth a warning.
+
+    Raises:
+        SceneError: No such file, or no raster.
+    """
+    if not path:
+        raise SceneError("the path of the scene is empty", hint="name a raster")
+    try:
+        if is_remote(path):  # may take long, so several at once; a warning more does no harm
+            with _settings(path):
+                return _open(path)
+        with _QUIET, _settings(path), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            return _open(path)
+    except RasterioError as error:
+        if not is_remote(path) and Path(path).is_dir():
+            raise SceneError(f"{path} is a folder, not a raster", hint=f"name the files in it: {path}/*.tif") from error
+        if "No such file" in str(error):
+            raise SceneError(f"no such scene: {path}", hint="check the path") from error
+        raise SceneError(
+            f"{path} is not a raster that GDAL can read: {reason(error, path)}",
+            hint=f"check {'the address' if is_remote(path) else 'the file'} with: gdalinfo {path}",
+        ) from error
+
+
+def _open(path: str) -> Any:
+    return rasterio.open(path, sharing=False)  # shared, GDAL would give two threads one dataset of the same name
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names something on a server, by URL or by GDAL's name for one."""
+    return ("://" in path and not path.startswith(("file://", "zip://", "tar://"))) or path.startswith(_SERVERS)
+
+
+def reason(error: RasterioError, path: str) -> str:
+    """What GDAL said first, without the path it begins with: rasterio's own words are "see previous exception"."""
+    text = str(error.__cause__ or error)
+    return text.removeprefix(f"'{path}' ").removeprefix(f"{Path(path).name}, ").removeprefix(f"{path}: ").rstrip(".")
+
+
+def _settings(path: str) -> Any:
+    """An environment for a path: for one on a server, or a VRT, whose sources may be."""
+    if is_remote(path):
+        settings = HTTP_SETTINGS | REMOTE_SETTINGS
+    elif path.lower().endswith(".vrt"):
+        settings = HTTP_SETTINGS
+    else:
+        return nullcontext()
+    return rasterio.Env(**{key: value for key, value in settings.items() if key not in os.environ})

@@ -1,0 +1,214 @@
+"""What all imagery has in common: a grid, bands, an area of interest, and windows that may reach past the edge.
+
+`geoseg.scene.Scene` is one file, `geoseg.mosaic.Mosaic` several, `geoseg.resample.Resampled` either at another GSD.
+One base class, because a reader who follows `read` should find reflection and areas of interest once, not three times.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg.grid import Grid
+from geoseg.windows import Window
+
+if TYPE_CHECKING:
+    from geoseg.aoi import Aoi
+
+Pixels = npt.NDArray[Any]
+Valid = npt.NDArray[np.bool_]
+
+
+class Raster(ABC):
+    """Open imagery; a context manager. Several threads may read one raster at once; it travels to other processes.
+
+    Attributes:
+        path: Of the file, or of the first of several and how many more.
+        grid: Size, transform and CRS.
+        bands: 1-based bands that `read` returns.
+        band_names: Description of each of them, else its colour interpretation, else ``band N``.
+        dtype: Of the pixels.
+        nodata: Value of the first read band that means nothing, or None.
+        alpha_band: 1-based band tagged as alpha, whether used or not, or None.
+        file_bands: How many bands the file has.
+        block_shape: (rows, columns) of the file's blocks, px: the unit in which it is decoded.
+        aoi: Area outside which nothing is valid, or None.
+    """
+
+    path: str
+    grid: Grid
+    bands: tuple[int, ...]
+    band_names: tuple[str, ...]
+    dtype: np.dtype[Any]
+    nodata: float | None
+    alpha_band: int | None
+    file_bands: int
+    block_shape: tuple[int, int]
+    aoi: Aoi | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all files; a second time does nothing."""
+
+    @property
+    @abstractmethod
+    def row_of_blocks_bytes(self) -> int:
+        """Decoded size of all blocks that one row of pixels touches.
+
+        With a GDAL cache of this size, strips or windows that end inside a block decode every block once. Where
+        they end where blocks end, a few blocks' worth is enough.
+        """
+
+    @abstractmethod
+    def source_facts(self) -> list[dict[str, Any]]:
+        """What tells the state of each file on disk or server, for `fingerprint`."""
+
+    @abstractmethod
+    def _read_inside(self, window: Window) -> tuple[Pixels, Valid]:
+        """Pixels and validity of a window inside the grid, the area of interest left aside."""
+
+    def _is_covered(self, window: Window) -> bool:
+        """Whether any file covers a pixel of a window inside the grid."""
+        return True
+
+    def read(self, window: Window, *, reflect_valid: bool = False, clip: bool = True) -> tuple[Pixels, Valid]:
+        """Pixels and validity of a window, which may reach past the scene or lie wholly outside it.
+
+        Outside the scene the pixels are the whole scene's, reflected at its edge (the edge pixel is not repeated)
+        as often as needed, and invalid, unless their validity is to be reflected with them. Blocks without a pixel
+        of the area of interest are not decoded where ``clip``; their pixels are then nodata or 0.
+
+        Args:
+            window: Rows and columns, px.
+            reflect_valid: Outside the scene, give the validity of the pixel that was reflected: what a network may
+                look at, where the default is what may be mapped.
+            clip: Call what lies outside the area of interest invalid. A network that may look across its border
+                (False) maps what is inside as if there were no border; what to keep then is `inside`.
+
+        Returns:
+            Pixels (B, H, W) in the file's dtype and valid (H, W), of the window's size.
+
+        Raises:
+            SceneError: A file is truncated, a block of it corrupt, or a server fails; the message names the rows.
+        """
+        rows, cols = np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop)
+        from_rows, from_cols = _reflect(rows, self.grid.height), _reflect(cols, self.grid.width)
+        top, left = int(from_rows.min()), int(from_cols.min())
+        # The smallest window inside that holds all pixels and their reflections.
+        inside = Window(top, left, int(from_rows.max()) - top + 1, int(from_cols.max()) - left + 1)
+        pixels, valid = self._read_clipped(inside, self.aoi) if clip and self.aoi else self._read_inside(inside)
+        if inside == window:
+            return pixels, valid
+        index = (from_rows - top)[:, None], from_cols - left
+        pixels, valid = pixels[:, index[0], index[1]], valid[index]
+        if not reflect_valid:
+            valid &= np.equal(rows, from_rows)[:, None] & np.equal(cols, from_cols)
+        return pixels, valid
+
+    def inside(self, window: Window) -> Valid:
+        """Where a map is wanted: inside the scene and the area of interest, (H, W); nothing is decoded for it."""
+        wanted = np.zeros((window.height, window.width), dtype=bool)
+        part = self._intersection(window)
+        if part is not None:
+            rows, cols = _slices(part, window)
+            wanted[rows, cols] = True if self.aoi is None else self.aoi.mask(part)
+        return wanted
+
+    def may_be_valid(self, window: Window) -> bool:
+        """False where no pixel of a window can be valid: outside the scene, its files or the area of interest.
+
+        The answer comes from outlines; not a pixel is decoded. True promises nothing: there may be nodata.
+        """
+        part = self._intersection(window)
+        return part is not None and self._is_covered(part) and (self.aoi is None or self.aoi.touches(part))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a result depends on, as JSON: files and their state, grid, bands, dtype, nodata, area of interest.
+
+        Equal fingerprints mean equal pixels, as far as size and time of change of a file tell.
+        """
+        crs = self.grid.crs
+        return {
+            "files": self.source_facts(),
+            "height": self.grid.height,
+            "width": self.grid.width,
+            "transform": list(self.grid.transform)[:6],
+            "crs": crs.to_wkt() if crs is not None else None,
+            "bands": list(self.bands),
+            "dtype": str(self.dtype),
+            "nodata": str(self.nodata) if self.nodata is not None else None,  # JSON knows no NaN
+            "aoi": self.aoi.digest if self.aoi is not None else None,
+        }
+
+    def empty(self, height: int, width: int) -> tuple[Pixels, Valid]:
+        """Pixels (B, H, W) of nodata, or 0 without it, and valid (H, W), False throughout."""
+        fill = self.nodata if self.nodata is not None and can_hold(self.dtype, self.nodata) else 0
+        return np.full((len(self.bands), height, width), fill, dtype=self.dtype), np.zeros((height, width), dtype=bool)
+
+    def _intersection(self, window: Window) -> Window | None:
+        return intersection(window, Window(0, 0, *self.grid.shape))
+
+    def _read_clipped(self, window: Window, aoi: Aoi) -> tuple[Pixels, Valid]:
+        wanted = aoi.mask(window)
+        if wanted.all():
+            return self._read_inside(window)
+        pixels, valid = self.empty(window.height, window.width)
+        for part in _touched_blocks(wanted, window, self.block_shape[1]):
+            rows, cols = _slices(part, window)
+            pixels[:, rows, cols], valid[rows, cols] = self._read_inside(part)
+        return pixels, valid & wanted
+
+
+def intersection(a: Window, b: Window) -> Window | None:
+    """What two windows share, or None."""
+    row, col = max(a.row, b.row), max(a.col, b.col)
+    height, width = min(a.row_stop, b.row_stop) - row, min(a.col_stop, b.col_stop) - col
+    return Window(row, col, height, width) if height > 0 and width > 0 else None
+
+
+def can_hold(dtype: np.dtype[Any], value: float) -> bool:
+    """Whether a pixel of this dtype can equal the value; a byte is never -9999, whatever the file's header says."""
+    if dtype.kind == "f":
+        return True
+    return math.isfinite(value) and value == int(value) and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+
+
+def _slices(part: Window, window: Window) -> tuple[slice, slice]:
+    """Rows and columns of an array of a window that hold a part of it."""
+    row, col = part.row - window.row, part.col - window.col
+    return slice(row, row + part.height), slice(col, col + part.width)
+
+
+def _touched_blocks(wanted: Valid, window: Window, block_width: int) -> Iterator[Window]:
+    """Parts of a window, whole columns of blocks side by side, that hold all wanted pixels."""
+    first = window.col // block_width
+    starts = np.arange(first * block_width, window.col_stop, block_width) - window.col
+    touched = np.logical_or.reduceat(wanted.any(axis=0), np.maximum(starts, 0))
+    changes = np.flatnonzero(np.diff(np.concatenate([[False], touched, [False]])))
+    edges = np.concatenate([np.maximum(starts, 0), [window.width]])
+    for start, stop in zip(edges[changes[::2]].tolist(), edges[changes[1::2]].tolist(), strict=True):
+        rows = np.flatnonzero(wanted[:, start:stop].any(axis=1))
+        top, bottom = int(rows[0]), int(rows[-1]) + 1
+        yield Window(window.row + top, window.col + start, bottom - top, stop - start)
+
+
+def _reflect(index: npt.NDArray[np.int_], length: int) -> npt.NDArray[np.int_]:
+    """Indices in [0, length) of an axis continued by reflection without repeating its ends: a triangle wave."""
+    if length == 1:
+        return np.zeros_like(index)
+    phase = index % (2 * (length - 1))
+    return np.minimum(phase, 2 * (length - 1) - phase)

@@ -1,0 +1,211 @@
+"""A scene read as if its pixels had another size: exact averages when they grow, bilinear when they shrink.
+
+Each pixel is computed from its own source pixels with weights that are fractions of scene-wide integers, summed in one
+order, so any window is the crop of the whole, bit for bit. (GDAL's warper approximates coordinates per chunk and takes
+nodata band by band; a scene here is invalid where all bands are.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyproj
+from affine import Affine
+
+from geoseg.errors import SceneError
+from geoseg.grid import Grid
+from geoseg.raster import Pixels, Raster, Valid
+from geoseg.windows import Window
+
+Floats = npt.NDArray[np.floating[Any]]
+Taps = tuple[npt.NDArray[np.int64], Floats]
+
+_SOURCE_BYTES = 1 << 26
+"""Source pixels read at once; more only where a row of the file's blocks is more."""
+
+_CHUNK_PX = 1 << 19
+"""Source pixels turned into floats at once."""
+
+_MAX_FACTOR = 64
+
+
+class Resampled(Raster):
+    """A raster with square pixels of a given size on the ground.
+
+    The grid covers exactly the same ground, in the same CRS and orientation; its height and width are rounded, so
+    the pixel size is off by at most half a pixel over the whole scene. Pixels that are not square on the ground, as in
+    geographic coordinates, become so at the scene's centre. A pixel is the mean of what it covers, weighted by area
+    and over valid source pixels only; where pixels shrink along an axis it is interpolated between two centres. It is
+    valid where at least half of the weight is: areas neither grow nor shrink.
+
+    Args:
+        source: Closed with this one.
+        gsd_m: Pixel size wanted, m.
+
+    Attributes:
+        gsd_m: As given.
+
+    Raises:
+        SceneError: A scene without CRS, or a size more than 64 times larger or smaller than the scene's own.
+    """
+
+    def __init__(self, source: Raster, gsd_m: float) -> None:
+        size_m = ground_size_m(source.grid)
+        if size_m is None:
+            raise SceneError(
+                f"scene {source.path} has no CRS, so its pixels have no size on the ground to resample from",
+                hint="leave out --gsd, or give the scene its CRS: gdal_translate -a_srs EPSG:… SCENE with_crs.tif",
+            )
+        factors = [gsd_m / side for side in size_m]
+        if not (gsd_m > 0 and all(1 / _MAX_FACTOR <= f <= _MAX_FACTOR for f in factors)):
+            raise SceneError(
+                f"scene {source.path} has pixels of {size_m[0]:.3g} × {size_m[1]:.3g} m, "
+                f"which cannot be resampled to {gsd_m:.3g} m",
+                hint="give --gsd in metres, at most 64 times the scene's own or a 64th of it",
+            )
+        self.source, self.gsd_m = source, gsd_m
+        self.path = source.path
+        self.bands, self.band_names, self.dtype = source.bands, source.band_names, source.dtype
+        self.nodata, self.alpha_band, self.file_bands = source.nodata, source.alpha_band, source.file_bands
+        old = source.grid
+        height, width = (max(round(n / f), 1) for n, f in zip(old.shape, factors, strict=True))
+        transform = old.transform @ Affine.scale(old.width / width, old.height / height)
+        self.grid = Grid(height, width, transform, old.crs)
+        rows, cols = source.block_shape
+        self.block_shape = max(rows * height // old.height, 1), max(cols * width // old.width, 1)
+
+    def close(self) -> None:
+        """Close the source."""
+        self.source.close()
+
+    @property
+    def row_of_blocks_bytes(self) -> int:
+        """Decoded size of all blocks that one row of pixels touches; see `Raster`."""
+        return self.source.row_of_blocks_bytes
+
+    def source_facts(self) -> list[dict[str, Any]]:
+        """Facts of the source's files."""
+        return self.source.source_facts()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a result depends on, as JSON; see `Raster`."""
+        return super().fingerprint() | {"gsd_m": self.gsd_m}
+
+    def _is_covered(self, window: Window) -> bool:
+        rows = _taps(window.row, window.row_stop, self.source.grid.height, self.grid.height)[0]
+        cols = _taps(window.col, window.col_stop, self.source.grid.width, self.grid.width)[0]
+        return self.source.may_be_valid(_span(rows, cols))
+
+    def _read_inside(self, window: Window) -> tuple[Pixels, Valid]:
+        pixels, valid = self.empty(window.height, window.width)
+        old, new = self.source.grid, self.grid
+        rows = _taps(window.row, window.row_stop, old.height, new.height)
+        cols = _taps(window.col, window.col_stop, old.width, new.width)
+        row_bytes = (int(cols[0][-1].max()) - int(cols[0][0].min()) + 1) * len(self.bands) * self.dtype.itemsize
+        source_rows = max(_SOURCE_BYTES // row_bytes, self.source.block_shape[0])
+        for row_part in _parts(rows, source_rows):
+            span = _span(rows[0][row_part], cols[0])
+            strip, strip_valid = self.source.read(span)
+            for col_part in _parts(cols, max(_CHUNK_PX // span.height, 1)):
+                where = row_part, col_part
+                taps = _cut(rows, row_part, span.row), _cut(cols, col_part, span.col)
+                pixels[:, *where], valid[where] = self._resample(
+                    strip,
+                    strip_valid,
+                    _cut(rows, row_part, span.row),
+                    _cut(cols, col_part, span.col),
+                    pixels[:, *where],
+                )
+        return pixels, valid
+
+    def _resample(
+        self, strip: Pixels, strip_valid: Valid, rows: Taps, cols: Taps, fill: Pixels
+    ) -> tuple[Pixels, Valid]:
+        """Pixels and validity from a strip that holds all their taps; invalid pixels are those of ``fill``."""
+        near = slice(int(cols[0].min()), int(cols[0].max()) + 1)
+        use = strip_valid[:, near]
+        kind = np.result_type(self.dtype, np.float32)
+        # Validity is one more band, always: a shortcut for parts without holes would round them differently.
+        values = np.concatenate([strip[:, :, near], use[None]], dtype=kind, casting="unsafe")
+        if not use.all():
+            values[:-1] = np.where(use, values[:-1], 0)  # NaN, too, counts for nothing
+        sums = _weighted(values, rows, (cols[0] - near.start, cols[1]))
+        mean, weight = sums[:-1] / np.maximum(sums[-1], np.finfo(kind).tiny), sums[-1]
+        valid = weight > 0.5 - 1e-4  # half of it, though a sum of fractions falls short by its last digit
+        if self.dtype.kind != "f":
+            limits = np.iinfo(self.dtype)
+            mean = np.clip(np.rint(mean), limits.min, limits.max)
+        return np.where(valid, mean.astype(self.dtype), fill), valid
+
+
+def ground_size_m(grid: Grid) -> tuple[float, float] | None:
+    """Height and width of the pixel at a grid's centre on the ellipsoid, m; None without a CRS."""
+    if grid.crs is None:
+        return None
+    crs = pyproj.CRS.from_user_input(grid.crs)
+    middle = np.array([grid.width / 2, grid.height / 2])
+    ends = [middle + offset for offset in ((0, -0.5), (0, 0.5), (-0.5, 0), (0.5, 0))]
+    x, y = np.array([grid.transform @ (c, r) for c, r in ends]).T
+    geod = crs.get_geod()
+    if geod is None or crs.geodetic_crs is None:  # a local system, tied to no ellipsoid
+        unit = crs.axis_info[0].unit_conversion_factor
+        return float(np.hypot(x[1] - x[0], y[1] - y[0]) * unit), float(np.hypot(x[3] - x[2], y[3] - y[2]) * unit)
+    lon, lat = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(x, y)
+    height, width = geod.inv(lon[[0, 2]], lat[[0, 2]], lon[[1, 3]], lat[[1, 3]])[2]
+    return float(height), float(width)
+
+
+def _taps(first: int, stop: int, length: int, new_length: int) -> Taps:
+    """Source indices (n, T) and weights (n, T), which sum to 1, of the pixels ``first … stop`` of a resampled axis."""
+    j = np.arange(first, stop, dtype=np.int64)[:, None]
+    if new_length <= length:
+        # In units of 1 / new_length source pixels, pixel j covers [j·length, (j + 1)·length), source pixel i
+        # [i·new_length, (i + 1)·new_length).
+        taps = np.arange(-(-length // new_length) + 1)
+        index = j * length // new_length + taps
+        low = np.maximum(j * length, index * new_length)
+        high = np.minimum((j + 1) * length, (index + 1) * new_length)
+        weight = np.maximum(high - low, 0) / length
+    else:
+        # The centre in source pixels is ((2j + 1)·length − new_length) / 2·new_length, counted from their centres.
+        centre = (2 * j + 1) * length - new_length
+        index = centre // (2 * new_length) + np.arange(2)
+        share = centre % (2 * new_length) / (2 * new_length)
+        weight = np.concatenate([1 - share, share], axis=1)
+    return np.clip(index, 0, length - 1), weight
+
+
+def _parts(taps: Taps, source_length: int) -> list[slice]:
+    """Cut an axis where its source pixels would be more than ``source_length``; at least one pixel each."""
+    low, high = taps[0].min(axis=1), taps[0].max(axis=1) + 1
+    parts, start = [], 0
+    while start < len(low):
+        stop = max(int(np.searchsorted(high, low[start] + source_length, side="right")), start + 1)
+        parts.append(slice(start, stop))
+        start = stop
+    return parts
+
+
+def _span(rows: npt.NDArray[np.int64], cols: npt.NDArray[np.int64]) -> Window:
+    """Window of the source that holds all indices."""
+    row, col = int(rows.min()), int(cols.min())
+    return Window(row, col, int(rows.max()) - row + 1, int(cols.max()) - col + 1)
+
+
+def _cut(taps: Taps, part: slice, origin: int) -> Taps:
+    """Taps of a part of an axis, counted from ``origin``."""
+    return taps[0][part] - origin, taps[1][part]
+
+
+def _weighted(values: Floats, rows: Taps, cols: Taps) -> Floats:
+    """Weighted sums (B, n, m) of values (B, h, w), tap by tap: elementwise, so no sum depends on its neighbours."""
+    kind = values.dtype
+    tall = np.zeros((values.shape[0], len(rows[0]), values.shape[2]), dtype=kind)
+    for index, weight in zip(rows[0].T, rows[1].T.astype(kind), strict=True):
+        tall += values[:, index] * weight[:, None]
+    out = np.zeros((*tall.shape[:2], len(cols[0])), dtype=kind)
+    for index, weight in zip(cols[0].T, cols[1].T.astype(kind), strict=True):
+        out += tall[:, :, index] * weight
+    return out
