@@ -16,6 +16,7 @@ from affine import Affine
 
 from geoseg.errors import SceneError
 from geoseg.grid import Grid
+from geoseg.polygons._jit import njit
 from geoseg.raster import Pixels, Raster, Valid
 from geoseg.windows import Window
 
@@ -29,16 +30,20 @@ _CHUNK_PX = 1 << 19
 """Source pixels turned into floats at once."""
 
 _MAX_FACTOR = 64
+_SAME = 0.02
 
 
 class Resampled(Raster):
     """A raster with square pixels of a given size on the ground.
 
     The grid covers exactly the same ground, in the same CRS and orientation; its height and width are rounded, so
-    the pixel size is off by at most half a pixel over the whole scene. Pixels that are not square on the ground, as in
-    geographic coordinates, become so at the scene's centre. A pixel is the mean of what it covers, weighted by area
-    and over valid source pixels only; where pixels shrink along an axis it is interpolated between two centres. It is
-    valid where at least half of the weight is: areas neither grow nor shrink.
+    the pixel size is off by at most half a pixel over the whole scene. An axis within 2 % of the size keeps its
+    pixels: interpolation would blur them for a difference no network sees. Pixels that are not square on the ground,
+    as in geographic coordinates, become so at the scene's centre.
+
+    A pixel is the mean of what it covers, weighted by area and over valid source pixels only; where pixels shrink
+    along an axis it is interpolated between two centres. It is valid where at least half of the weight is, so areas
+    neither grow nor shrink.
 
     Args:
         source: Closed with this one.
@@ -70,7 +75,9 @@ class Resampled(Raster):
         self.bands, self.band_names, self.dtype = source.bands, source.band_names, source.dtype
         self.nodata, self.alpha_band, self.file_bands = source.nodata, source.alpha_band, source.file_bands
         old = source.grid
-        height, width = (max(round(n / f), 1) for n, f in zip(old.shape, factors, strict=True))
+        height, width = (
+            n if abs(f - 1) <= _SAME else max(round(n / f), 1) for n, f in zip(old.shape, factors, strict=True)
+        )
         transform = old.transform @ Affine.scale(old.width / width, old.height / height)
         self.grid = Grid(height, width, transform, old.crs)
         rows, cols = source.block_shape
@@ -101,6 +108,8 @@ class Resampled(Raster):
     def _read_inside(self, window: Window) -> tuple[Pixels, Valid]:
         pixels, valid = self.empty(window.height, window.width)
         old, new = self.source.grid, self.grid
+        if old.shape == new.shape:
+            return self.source.read(window)
         rows = _taps(window.row, window.row_stop, old.height, new.height)
         cols = _taps(window.col, window.col_stop, old.width, new.width)
         row_bytes = (int(cols[0][-1].max()) - int(cols[0][0].min()) + 1) * len(self.bands) * self.dtype.itemsize
@@ -111,13 +120,7 @@ class Resampled(Raster):
             for col_part in _parts(cols, max(_CHUNK_PX // span.height, 1)):
                 where = row_part, col_part
                 taps = _cut(rows, row_part, span.row), _cut(cols, col_part, span.col)
-                pixels[:, *where], valid[where] = self._resample(
-                    strip,
-                    strip_valid,
-                    _cut(rows, row_part, span.row),
-                    _cut(cols, col_part, span.col),
-                    pixels[:, *where],
-                )
+                pixels[:, *where], valid[where] = self._resample(strip, strip_valid, *taps, pixels[:, *where])
         return pixels, valid
 
     def _resample(
@@ -131,13 +134,16 @@ class Resampled(Raster):
         values = np.concatenate([strip[:, :, near], use[None]], dtype=kind, casting="unsafe")
         if not use.all():
             values[:-1] = np.where(use, values[:-1], 0)  # NaN, too, counts for nothing
-        sums = _weighted(values, rows, (cols[0] - near.start, cols[1]))
-        mean, weight = sums[:-1] / np.maximum(sums[-1], np.finfo(kind).tiny), sums[-1]
-        valid = weight > 0.5 - 1e-4  # half of it, though a sum of fractions falls short by its last digit
+        sums = _weighted(values, rows[0], rows[1].astype(kind), cols[0] - near.start, cols[1].astype(kind))
+        mean, weight = sums[:-1], sums[-1]
+        mean /= np.maximum(weight, np.finfo(kind).tiny)
         if self.dtype.kind != "f":
-            limits = np.iinfo(self.dtype)
-            mean = np.clip(np.rint(mean), limits.min, limits.max)
-        return np.where(valid, mean.astype(self.dtype), fill), valid
+            np.rint(mean, out=mean)  # a mean of pixels is never beyond what pixels can be
+        valid = weight > 0.5 - 1e-4  # half of it, though a sum of fractions falls short by its last digit
+        pixels = mean.astype(self.dtype)
+        if not valid.all():
+            np.copyto(pixels, fill, where=~valid)
+        return pixels, valid
 
 
 def ground_size_m(grid: Grid) -> tuple[float, float] | None:
@@ -163,7 +169,7 @@ def _taps(first: int, stop: int, length: int, new_length: int) -> Taps:
     if new_length <= length:
         # In units of 1 / new_length source pixels, pixel j covers [j·length, (j + 1)·length), source pixel i
         # [i·new_length, (i + 1)·new_length).
-        taps = np.arange(-(-length // new_length) + 1)
+        taps = np.arange(-(-length // new_length) + (length % new_length > 0))
         index = j * length // new_length + taps
         low = np.maximum(j * length, index * new_length)
         high = np.minimum((j + 1) * length, (index + 1) * new_length)
@@ -199,13 +205,27 @@ def _cut(taps: Taps, part: slice, origin: int) -> Taps:
     return taps[0][part] - origin, taps[1][part]
 
 
-def _weighted(values: Floats, rows: Taps, cols: Taps) -> Floats:
-    """Weighted sums (B, n, m) of values (B, h, w), tap by tap: elementwise, so no sum depends on its neighbours."""
-    kind = values.dtype
-    tall = np.zeros((values.shape[0], len(rows[0]), values.shape[2]), dtype=kind)
-    for index, weight in zip(rows[0].T, rows[1].T.astype(kind), strict=True):
-        tall += values[:, index] * weight[:, None]
-    out = np.zeros((*tall.shape[:2], len(cols[0])), dtype=kind)
-    for index, weight in zip(cols[0].T, cols[1].T.astype(kind), strict=True):
-        out += tall[:, :, index] * weight
+@njit
+def _weighted(
+    values: Floats,
+    row_index: npt.NDArray[np.int64],
+    row_weight: Floats,
+    col_index: npt.NDArray[np.int64],
+    col_weight: Floats,
+) -> Floats:
+    """Weighted sums (B, n, m) of values (B, h, w), rows before columns and tap by tap: one order for every pixel."""
+    bands, _, width = values.shape
+    rows, cols = len(row_index), len(col_index)
+    out = np.zeros((bands, rows, cols), dtype=values.dtype)
+    row = np.empty(width, dtype=values.dtype)
+    for b in range(bands):
+        for i in range(rows):
+            row[:] = 0
+            for t in range(row_index.shape[1]):
+                source, weight = values[b, row_index[i, t]], row_weight[i, t]
+                for c in range(width):
+                    row[c] += source[c] * weight
+            for j in range(cols):
+                for t in range(col_index.shape[1]):
+                    out[b, i, j] += row[col_index[j, t]] * col_weight[j, t]
     return out

@@ -20,13 +20,11 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from geoseg.aoi import load_aoi
 from geoseg.errors import SceneError
 from geoseg.grid import Grid
 from geoseg.mosaic import Mosaic, as_one_error
 from geoseg.open_files import OpenFiles, is_remote, open_dataset, reason
 from geoseg.raster import Pixels, Raster, Valid, can_hold
-from geoseg.resample import Resampled
 from geoseg.windows import Window
 
 __all__ = ["Mosaic", "Pixels", "Raster", "Scene", "Valid", "open_scene"]
@@ -209,9 +207,14 @@ def open_scene(
         if len(scenes) < len(names):
             raise as_one_error([error for error in found if isinstance(error, SceneError)], len(names))
         raster: Raster = scenes[0] if len(scenes) == 1 else Mosaic(scenes)
+        # Few scenes need these two, and numba and pandas, which come with them, take their time to load.
         if gsd_m is not None:
+            from geoseg.resample import Resampled
+
             raster = Resampled(raster, gsd_m)
         if aoi is not None:
+            from geoseg.aoi import load_aoi
+
             raster.aoi = load_aoi(aoi, raster.grid)
         return raster
     except BaseException:

@@ -1,0 +1,147 @@
+"""Test-time augmentation: the same windows flipped, turned and scaled, their predictions averaged at the stride.
+
+What is averaged are probabilities, as mmsegmentation does, which the paper's "MS + flip" numbers were made with: each
+of them counts at most 1, whereas the logits of one scale that is sure and wrong could outweigh all others. The result
+is the logarithm of the mean probability, so it can be blended like logits, its softmax is the mean itself, and the
+class of the largest value is theirs.
+
+References:
+    Guo et al., SegNeXt, NeurIPS 2022 (multi-scale testing with flips); SegTTAModel in mmsegmentation (Apache-2.0),
+    which averages at full resolution; here it is done at the network's stride, where windows are blended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geoseg.errors import ConfigError
+
+ALIGN_PX = 32
+"""Scaled windows are rounded to multiples of this, the deepest stride of the networks."""
+
+
+class Symmetry(NamedTuple):
+    """One of the eight symmetries of a square: flip rows, flip columns, then swap both axes."""
+
+    flip_rows: bool = False
+    flip_cols: bool = False
+    transpose: bool = False
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Of images (…, H, W): (…, H, W), or (…, W, H) where it transposes."""
+        x = x.flip(self._dims) if self._dims else x
+        return x.transpose(-2, -1) if self.transpose else x
+
+    def undo(self, x: Tensor) -> Tensor:
+        """The image that `apply` turned into ``x``."""
+        x = x.transpose(-2, -1) if self.transpose else x
+        return x.flip(self._dims) if self._dims else x
+
+    @property
+    def _dims(self) -> list[int]:
+        return [dim for dim, flip in ((-2, self.flip_rows), (-1, self.flip_cols)) if flip]
+
+
+IDENTITY = Symmetry()
+FLIPS = (IDENTITY, Symmetry(flip_cols=True), Symmetry(flip_rows=True), Symmetry(flip_rows=True, flip_cols=True))
+D4 = (*FLIPS, *(s._replace(transpose=True) for s in FLIPS))
+
+
+@dataclass(frozen=True, slots=True)
+class Tta:
+    """What a window is predicted as; each symmetry at each scale, in this order.
+
+    Attributes:
+        symmetries: Flips and turns. Ones that transpose give the network windows of width × height px.
+        scales: Factors on the sides of a window, rounded to multiples of 32 px, at least one.
+    """
+
+    symmetries: tuple[Symmetry, ...] = (IDENTITY,)
+    scales: tuple[float, ...] = (1.0,)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it changes nothing: the logits of the window as it is."""
+        return self == Tta()
+
+    @property
+    def cost(self) -> float:
+        """Pixels that go through the network for each pixel of a window."""
+        return len(self.symmetries) * sum(scale**2 for scale in self.scales)
+
+    def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Height and width of a window at each scale, px; the largest decides how much memory a forward takes."""
+        return [(_scaled(height, scale), _scaled(width, scale)) for scale in self.scales]
+
+
+_PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+TTA: dict[str, Tta] = {
+    "none": Tta(),
+    "flips": Tta(FLIPS),
+    "d4": Tta(D4),
+    "scales": Tta(scales=_PAPER_SCALES),
+    "scales+flips": Tta(FLIPS[:2], _PAPER_SCALES),
+}
+"""By name; "scales+flips" is the paper's multi-scale testing, which flips left to right."""
+
+
+def find_tta(name: str) -> Tta:
+    """The augmentation of a name.
+
+    Raises:
+        ConfigError: No such name; the hint lists them.
+    """
+    if name not in TTA:
+        raise ConfigError(f"no test-time augmentation is called {name!r}", hint=f"--tta {', '.join(TTA)}")
+    return TTA[name]
+
+
+def augmented(logits_fn: Callable[[Tensor], Tensor], x: Tensor, tta: Tta) -> Tensor:
+    """Logits of windows, averaged over augmentations of them; those of ``logits_fn`` alone where nothing is augmented.
+
+    The sum runs in the order of scales, then symmetries, whatever the batch: the same window gives the same values.
+
+    Args:
+        logits_fn: Network on normalised windows (N, B, h, w), h and w multiples of 32, giving (N, K, h/s, w/s).
+        x: Normalised windows (N, B, H, W), H and W multiples of the stride s.
+        tta: The augmentations.
+
+    Returns:
+        Log of the mean probability, (N, K, H/s, W/s) float32; its softmax is the mean probability.
+    """
+    if tta.is_plain:
+        return logits_fn(x)
+    total: Tensor | None = None
+    shape: tuple[int, int] | None = None
+    for size in tta.sizes(*x.shape[-2:]):
+        scaled = _resize(x, size)
+        for symmetry in tta.symmetries:
+            logits = symmetry.undo(logits_fn(symmetry.apply(scaled).contiguous())).float()
+            if shape is None:
+                stride = size[0] // logits.shape[-2]
+                shape = x.shape[-2] // stride, x.shape[-1] // stride
+            found = F.log_softmax(_resize(logits, shape), dim=1)
+            total = found if total is None else torch.logaddexp(total, found)
+    assert total is not None
+    return total - math.log(len(tta.scales) * len(tta.symmetries))
+
+
+def _scaled(length: int, scale: float) -> int:
+    if scale == 1:
+        return length
+    return max(round(length * scale / ALIGN_PX), 1) * ALIGN_PX
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear by pixel centres; the same tensor where nothing changes."""
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
