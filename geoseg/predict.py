@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import geoseg
-from geoseg.class_map import ClassMapWriter
 from geoseg.classes import NODATA, ClassTable
 from geoseg.contract import GSD_TOLERANCE, Contract
 from geoseg.devices import resolve_device
 from geoseg.errors import DeviceError, OutputError, SceneError
 from geoseg.export import EXPORTERS
 from geoseg.grid import Grid
+from geoseg.map_files import MapFileWriter
+from geoseg.map_rows import MapRows
 from geoseg.model_folder import Normalize, TrainedModel, load_model
 from geoseg.outputs import check_output
 from geoseg.plan import Plan, count, plan_prediction
@@ -377,9 +378,9 @@ def _write_map(
     counts = {"skipped": 0}
     start, done = time.perf_counter(), 0
     bar = tqdm(total=plan.height * plan.width, unit="px", unit_scale=True, desc="predict", disable=not progress)
-    with bar, ClassMapWriter(path, scene.grid, classes, tags=tags) as writer:
+    with bar, MapFileWriter(path, scene.grid, classes, tags=tags) as writer:
         for rows in predictor.rows(scene, plan, counts):
-            writer.write_rows(rows)
+            writer.write(MapRows(rows))
             keys = rows.astype(np.int32) + 256 * np.arange(len(rows), dtype=np.int32)[:, None]
             per_row = np.bincount(keys.ravel(), minlength=256 * len(rows)).reshape(-1, 256)[:, : len(classes)]
             areas += row_area[done : done + len(rows)] @ per_row

@@ -13,11 +13,12 @@ import shapely
 from affine import Affine
 from rasterio.crs import CRS
 
-from geoseg.class_map import ClassMapWriter
 from geoseg.classes import ClassTable
 from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.export import EXPORTERS, exporter_for, style_qml, write_polygons
 from geoseg.grid import Grid
+from geoseg.map_files import MapFileWriter
+from geoseg.map_rows import MapRows
 from geoseg.polygons import Tolerance, area_m2, polygonize
 from geoseg.vectorize import vectorize
 
@@ -228,8 +229,8 @@ def class_map(tmp_path):
     def make(crs=UTM, transform=NORTH_UP):
         values = blobs()
         grid = Grid(*values.shape, transform, crs and CRS.from_user_input(crs))
-        with ClassMapWriter(tmp_path / "map.tif", grid, TABLE) as out:
-            out.write_rows(values)
+        with MapFileWriter(tmp_path / "map.tif", grid, TABLE) as out:
+            out.write(MapRows(values))
         return tmp_path / "map.tif"
 
     return make

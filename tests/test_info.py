@@ -13,11 +13,12 @@ import shapely
 from conftest import MadeScene
 from rasterio.enums import ColorInterp
 
-from geoseg.class_map import ClassMapWriter
 from geoseg.classes import ClassTable
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings, load_contract
 from geoseg.errors import ConfigError, LabelError, ModelError, SceneError
 from geoseg.info import describe
+from geoseg.map_files import MapFileWriter
+from geoseg.map_rows import MapRows
 from geoseg.model_folder import build_network, save_model
 from geoseg.scene import Scene
 
@@ -93,8 +94,8 @@ def test_a_class_map_says_its_classes_shares_and_areas(tmp_path: Path, make_scen
     values = np.zeros((40, 50), np.uint8)
     values[:10], values[30:] = 1, 255
     classes = ClassTable.from_names(["land", "water", "lava"], ["#00ff00", "#0000ff", "#ff0000"])
-    with ClassMapWriter(tmp_path / "map.tif", grid, classes) as writer:
-        writer.write_rows(values)
+    with MapFileWriter(tmp_path / "map.tif", grid, classes) as writer:
+        writer.write(MapRows(values))
     found = facts(tmp_path / "map.tif")
     assert found["class map"] == str(tmp_path / "map.tif")
     assert re.fullmatch(r"land: 66\.67% of the valid pixels, 0\.025\d* ha", found["class 0"])

@@ -1,4 +1,4 @@
-"""QGIS style of a class table, for class maps and for their polygons.
+"""QGIS styles: of a class table, for class maps and for their polygons, and of a ramp, for rasters of shares.
 
 QGIS applies a ``.qml`` that lies beside a layer's file and has its name. ``landcover.tif`` and ``landcover.gpkg``
 share ``landcover.qml``, so the one document holds both: ``<pipe>``, which only raster layers read, and
@@ -8,6 +8,7 @@ share ``landcover.qml``, so the one document holds both: ``<pipe>``, which only 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 
 from geoseg.classes import ClassTable, Color, format_color
 
@@ -21,17 +22,60 @@ def style_qml(classes: ClassTable, *, attribute: str = "class_id") -> str:
         classes: Ids, names and colours.
         attribute: Field of the polygons that holds the class id.
     """
-    root = ET.Element("qgis", version="3.28.0", styleCategories="Symbology")
+    root = _new_style()
     _add_raster_renderer(root, classes)
     _add_vector_renderer(root, classes, attribute)
-    ET.indent(root)
-    return _DOCTYPE + ET.tostring(root, encoding="unicode") + "\n"
+    return _document(root)
+
+
+def ramp_qml(colors: Mapping[float, Color]) -> str:
+    """A QGIS style of a raster's first band: colours between the values given, linearly.
+
+    Args:
+        colors: Colour at each value, in rising order. The values are the real ones, since QGIS multiplies what a
+            file holds with the file's scale.
+    """
+    root = _new_style()
+    low, high = min(colors), max(colors)
+    renderer = ET.SubElement(
+        ET.SubElement(root, "pipe"),
+        "rasterrenderer",
+        type="singlebandpseudocolor",
+        band="1",
+        opacity="1",
+        alphaBand="-1",
+        nodataColor="",
+        classificationMin=f"{low:g}",
+        classificationMax=f"{high:g}",
+    )
+    ET.SubElement(renderer, "rasterTransparency")
+    ramp = ET.SubElement(
+        ET.SubElement(renderer, "rastershader"),
+        "colorrampshader",
+        colorRampType="INTERPOLATED",
+        classificationMode="1",
+        clip="0",
+        minimumValue=f"{low:g}",
+        maximumValue=f"{high:g}",
+    )
+    for value, color in colors.items():
+        ET.SubElement(ramp, "item", value=f"{value:g}", label=f"{value:g}", color=format_color(color), alpha="255")
+    return _document(root)
 
 
 def darker(color: Color) -> Color:
     """The same hue for outlines."""
     red, green, blue = color
     return red * 6 // 10, green * 6 // 10, blue * 6 // 10
+
+
+def _new_style() -> ET.Element:
+    return ET.Element("qgis", version="3.28.0", styleCategories="Symbology")
+
+
+def _document(root: ET.Element) -> str:
+    ET.indent(root)
+    return _DOCTYPE + ET.tostring(root, encoding="unicode") + "\n"
 
 
 def _add_raster_renderer(root: ET.Element, classes: ClassTable) -> None:

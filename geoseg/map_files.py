@@ -1,0 +1,192 @@
+"""Write what a prediction finds as rasters: the class map and, where asked for, confidence and other layers beside it.
+
+What a class map carries, and who reads it: a colour table (every GIS), the class table as a JSON tag (geoseg, also
+when the file travels alone), category names and a raster attribute table in ``.tif.aux.xml`` (GDAL, ArcGIS, QGIS;
+TIFF itself has no place for them), a style in ``.qml`` (QGIS), and the tags of whoever made it.
+
+    OUT.tif                 class ids
+    OUT_confidence.tif      probability of the class that won, 0 … 1 as 0 … 254
+    OUT_probabilities.tif   the same for every class, a band each
+    OUT_disagreement.tif    1 where overlapping windows saw different classes
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg.class_map import CLASSES_TAG, DIGEST_TAG, layer_path
+from geoseg.classes import ClassTable, Color, format_color
+from geoseg.cog import CogWriter
+from geoseg.export.qml import ramp_qml, style_qml
+from geoseg.grid import Grid
+from geoseg.map_rows import CONFIDENCE_SCALE, ByteArray, MapRows
+from geoseg.outputs import atomic_output
+from geoseg.overviews import count_values, halve_by_mean, halve_by_mode
+
+LAYERS = ("classes", "confidence", "probabilities", "disagreement")
+"""What `MapFileWriter` can write; the names are `geoseg.map_rows.MapRows`' own."""
+
+DISAGREEMENT = ClassTable.from_names(["windows agree", "windows differ"], ["#e6e6e6", "#d6006c"])
+"""Values of the disagreement raster, with their colours."""
+
+# Grey where the network hardly knew, green where it was sure.
+_SHARE_COLORS: dict[float, Color] = {0.0: (150, 150, 150), 0.5: (217, 217, 217), 0.8: (166, 219, 160), 1.0: (0, 90, 50)}
+
+
+class MapFileWriter:
+    """The rasters of a map being written from top to bottom; a context manager that publishes all at a clean end.
+
+    Memory is some rows of every layer, whatever the height. On an exception nothing is published, and what was there
+    before stays. A layer that is not asked for and is there from before stays too: it bears the digest of its own
+    map, and `geoseg.class_map.open_class_map` leaves it aside.
+
+    Args:
+        path: The class map; the names of the other layers come from it (`geoseg.class_map.layer_path`). What is
+            there is replaced (call `geoseg.outputs.check_output` before the work).
+        grid: Size, transform and CRS of the map; without a CRS the map has no georeference but its transform.
+        classes: Ids, names and colours.
+        layers: Names out of `LAYERS`; "classes" is always among them.
+        tags: Provenance, put into every file as it is: model, version, window size, …
+
+    Raises:
+        ValueError: A layer that there is not, or layers without "classes".
+        OutputError: The folder is not writable or the disk is full.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        grid: Grid,
+        classes: ClassTable,
+        *,
+        layers: Collection[str] = ("classes",),
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        if "classes" not in layers or not set(layers) <= set(LAYERS):
+            raise ValueError(f"layers must be of {', '.join(LAYERS)} and have classes, found {', '.join(layers)}")
+        self.path = Path(path)
+        self.grid = grid
+        self.classes = classes
+        self.layers = tuple(name for name in LAYERS if name in layers)
+        self.rows_written = 0
+        self._tags = dict(tags or {})
+        self._digest = hashlib.sha256()
+        self._counts = {name: np.zeros(256, dtype=np.int64) for name in self.layers}
+        self._files: dict[str, CogWriter] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> MapFileWriter:
+        with ExitStack() as stack:
+            # The stack unwinds from its end: the class map is published last, when all that belongs to it is there.
+            for name in self.layers:
+                scratch = stack.enter_context(atomic_output(layer_path(self.path, name)))
+                self._files[name] = stack.enter_context(_create(scratch, self.grid, self.classes, name))
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, rows: MapRows) -> None:
+        """Append finished rows, any number of them.
+
+        Raises:
+            ValueError: Rows of another width, dtype or number of classes, more rows than the map has, or rows that
+                lack a layer.
+            OutputError: The disk is full.
+        """
+        arrays = {name: self._checked(name, getattr(rows, name), len(rows)) for name in self.layers}
+        if self.rows_written + len(rows) > self.grid.height:
+            raise ValueError(f"the map has {self.grid.height} rows, but {self.rows_written + len(rows)} were given")
+        self._digest.update(np.ascontiguousarray(rows.classes).data)
+        for name, values in arrays.items():
+            if name in ("classes", "disagreement"):
+                count_values(values[0], self._counts[name])
+            self._files[name].write(values)
+        self.rows_written += len(rows)
+
+    def _checked(self, name: str, values: ByteArray | None, height: int) -> ByteArray:
+        """The rows of a layer as (B, h, W)."""
+        bands = len(self.classes) if name == "probabilities" else 1
+        wanted = (bands, height, self.grid.width)
+        if values is None:
+            raise ValueError(f"rows without {name}, which were asked for")
+        values = values if name == "probabilities" else values[None]
+        if values.shape != wanted or values.dtype != np.uint8:
+            raise ValueError(f"rows of {name} must be {wanted} uint8, found {values.shape} {values.dtype}")
+        return values
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Add tags that are known only at the end, such as a seam score; before the context ends."""
+        self._tags.update(tags)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, value, trace)
+            return
+        with self._stack:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self.rows_written != self.grid.height:
+            raise ValueError(f"the map has {self.grid.height} rows, but only {self.rows_written} were written")
+        tags = {**self._tags, CLASSES_TAG: _to_json(self.classes), DIGEST_TAG: self._digest.hexdigest()}
+        for name, file in self._files.items():
+            file.finish(tags)
+            table = _table(name, self.classes)
+            if table is not None:
+                _write_sidecar(file.path, table, self._counts[name])
+            style = ramp_qml(_SHARE_COLORS) if table is None else style_qml(table)
+            file.path.with_suffix(".qml").write_text(style, encoding="utf-8")
+
+
+def _create(path: Path, grid: Grid, classes: ClassTable, layer: str) -> CogWriter:
+    table = _table(layer, classes)
+    if table is not None:
+        palette = {c.id: c.color for c in table}
+        return CogWriter(path, grid, halve=halve_by_mode, bands=[layer], palette=palette)
+    bands = classes.names if layer == "probabilities" else (layer,)
+    return CogWriter(path, grid, halve=halve_by_mean, bands=bands, scale=1 / CONFIDENCE_SCALE, smooth=True)
+
+
+def _table(layer: str, classes: ClassTable) -> ClassTable | None:
+    """What the values of a layer mean; None where they are shares."""
+    return {"classes": classes, "disagreement": DISAGREEMENT}.get(layer)
+
+
+def _to_json(classes: ClassTable) -> str:
+    return json.dumps([{"id": c.id, "name": c.name, "color": format_color(c.color)} for c in classes])
+
+
+def _write_sidecar(path: Path, classes: ClassTable, counts: npt.NDArray[np.int64]) -> None:
+    """Category names and attribute table as GDAL's PAM file, beside what GDAL may have put there itself."""
+    sidecar = path.with_name(path.name + ".aux.xml")
+    root = ET.parse(sidecar).getroot() if sidecar.exists() else ET.Element("PAMDataset")
+    band = root.find("PAMRasterBand[@band='1']")
+    if band is None:
+        band = ET.SubElement(root, "PAMRasterBand", band="1")
+    names = ET.SubElement(band, "CategoryNames")
+    for c in classes:
+        ET.SubElement(names, "Category").text = c.name
+    table = ET.SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
+    # Type: 0 integer, 2 string. Usage: 5 value, 1 pixel count, 2 name, 6 to 8 red, green and blue (GDAL's gdal.h).
+    fields = ("Value", 0, 5), ("Count", 0, 1), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8)
+    for index, (name, kind, usage) in enumerate(fields):
+        field = ET.SubElement(table, "FieldDefn", index=str(index))
+        for tag, text in (("Name", name), ("Type", str(kind)), ("Usage", str(usage))):
+            ET.SubElement(field, tag).text = text
+    for index, c in enumerate(classes):
+        row = ET.SubElement(table, "Row", index=str(index))
+        for value in (c.id, int(counts[c.id]), c.name, *c.color):
+            ET.SubElement(row, "F").text = str(value)
+    ET.indent(root)
+    ET.ElementTree(root).write(sidecar, encoding="utf-8")

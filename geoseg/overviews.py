@@ -1,0 +1,94 @@
+"""Halve the rows of a raster for its overviews: the commonest class, or the mean; 255 is nodata and never wins.
+
+GDAL can do this too, after the raster is whole. Here it happens while rows come, on pixels that are in memory
+anyway, so that a fast network does not wait for a second pass over its map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg.classes import NODATA
+from geoseg.polygons._jit import njit
+
+ByteArray = npt.NDArray[np.uint8]
+Halve = Callable[[ByteArray], ByteArray]
+
+
+@njit
+def halve_by_mode(rows: ByteArray) -> ByteArray:
+    """The commonest valid value of every 2 × 2 pixels, the first in reading order where several are as common.
+
+    Not the nearest pixel: thin roads and small houses would flicker between zoom levels. A mean has no sense for
+    classes.
+
+    Args:
+        rows: (B, h, W) uint8 from an even row of the raster on; 255 is nodata.
+
+    Returns:
+        (B, ⌈h / 2⌉, ⌈W / 2⌉) uint8, 255 where none of the pixels is valid. The last column and row stand for one
+        pixel less where W and h are odd.
+    """
+    bands, height, width = rows.shape
+    halved = np.empty((bands, (height + 1) // 2, (width + 1) // 2), dtype=np.uint8)
+    for band in range(bands):
+        for row in range(halved.shape[1]):
+            top = 2 * row
+            bottom = top + 1 if top + 1 < height else top
+            for col in range(halved.shape[2]):
+                left = 2 * col
+                right = left + 1 if left + 1 < width else left
+                # A pixel repeated past the edge votes twice, as all pixels of its row or column do.
+                a, b = rows[band, top, left], rows[band, top, right]
+                c, d = rows[band, bottom, left], rows[band, bottom, right]
+                if a == b == c == d:
+                    halved[band, row, col] = a
+                    continue
+                winner, most = np.uint8(NODATA), 0
+                for value in (a, b, c, d):
+                    votes = int(value == a) + int(value == b) + int(value == c) + int(value == d)
+                    if value != NODATA and votes > most:
+                        winner, most = value, votes
+                halved[band, row, col] = winner
+    return halved
+
+
+@njit
+def halve_by_mean(rows: ByteArray) -> ByteArray:
+    """The mean of the valid values of every 2 × 2 pixels, rounded half up; see `halve_by_mode` for the shapes."""
+    bands, height, width = rows.shape
+    halved = np.empty((bands, (height + 1) // 2, (width + 1) // 2), dtype=np.uint8)
+    for band in range(bands):
+        for row in range(halved.shape[1]):
+            top = 2 * row
+            bottom = top + 1 if top + 1 < height else top
+            for col in range(halved.shape[2]):
+                left = 2 * col
+                right = left + 1 if left + 1 < width else left
+                total, valid = 0, 0
+                for value in (
+                    rows[band, top, left],
+                    rows[band, top, right],
+                    rows[band, bottom, left],
+                    rows[band, bottom, right],
+                ):
+                    if value != NODATA:
+                        total += int(value)
+                        valid += 1
+                halved[band, row, col] = (2 * total + valid) // (2 * valid) if valid else NODATA
+    return halved
+
+
+@njit
+def count_values(rows: ByteArray, counts: npt.NDArray[np.int64]) -> None:
+    """Add to ``counts``, (256,) int64, how often every value occurs in (h, W) uint8.
+
+    `numpy.bincount` first makes 8-byte integers of all pixels: 30 times slower, and 8 times the memory.
+    """
+    height, width = rows.shape
+    for row in range(height):
+        for col in range(width):
+            counts[rows[row, col]] += 1
