@@ -1,0 +1,269 @@
+"""True areas and perimeters on the ellipsoid, for millions of polygons.
+
+A map's own lengths and areas are not the ground's: Web Mercator exaggerates areas by 2 at 45° latitude, UTM by up to
+0.1 %. How long a small step (dx, dy) on the map is on the ground is told by the metric, length² = E dx² + 2 F dx dy +
+G dy²; the area factor is √(EG − F²). It is smooth on the scale of the Earth, so it is computed once on a coarse lattice
+over the map (derivatives of positions in space by the map's coordinates, so neither poles nor antimeridian are special)
+and interpolated with cubics, to 1e-8 of its value.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyproj
+
+from geoseg.grid import Grid
+from geoseg.polygons._jit import njit
+from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
+
+# Fractions of the Earth's radius.
+_CELL = 1 / 128  # lattice cells of at most 50 km
+_CELL_LATITUDE = 1 / 1024  # where the lattice has one dimension; keeps 1e-7 up to a tenth of a degree from a pole
+_LEAST_CELL = 1 / 2000  # 3 km; differences of nodes nearer than that are rounding errors
+_SMALL = 1 / 6400  # polygons within 1 km: the metric is linear there, to 1e-8
+_STEP = 1 / 8000  # of the differences that stand for derivatives
+
+
+class Measure:
+    """Measures the polygons of a map; made once, it may be used from several threads.
+
+    Args:
+        grid: The map's grid. Without a CRS, or with a local one that is tied to no ellipsoid, the areas and lengths are
+            those of the coordinates: px² and px for pixel coordinates.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._lattice = np.empty((0, 0, 5))
+        self._place = np.zeros(5)  # of node (0, 0): x and y; cell width and height; largest extent of a small polygon
+        self._unit = 1.0
+        if grid.crs is None:
+            return
+        crs = pyproj.CRS.from_user_input(grid.crs)
+        self._unit = crs.axis_info[0].unit_conversion_factor  # metres, or radians
+        if crs.geodetic_crs is not None:
+            self._lattice, self._place = _metric_lattice(grid, crs, self._unit)
+
+    def columns(self, batch: PolygonBatch) -> dict[str, FloatArray]:
+        """Area and perimeter of each polygon on the ground: ``area_m2`` and ``perim_m``, (n,) float64.
+
+        Edges are straight between their vertices in the CRS. Holes take from the area and add to the perimeter.
+        """
+        area, perimeter = np.empty(len(batch)), np.empty(len(batch))
+        xy = np.ascontiguousarray(batch.xy)
+        if self._lattice.size:
+            _measure_on_ground(area, perimeter, xy, batch.rings, batch.polygons, self._lattice, self._place)
+        else:
+            _measure_on_map(area, perimeter, xy, batch.rings, batch.polygons)
+            area *= self._unit**2
+            perimeter *= self._unit
+        return {"area_m2": area, "perim_m": perimeter}
+
+
+def area_by_class(batch: PolygonBatch) -> FloatArray:
+    """Sum of ``area_m2`` over the polygons of each class, (256,); sums of batches add up to the shares of a layer."""
+    return np.bincount(batch.class_id, weights=batch.columns["area_m2"], minlength=256).astype(np.float64)
+
+
+def _metric_lattice(grid: Grid, crs: pyproj.CRS, unit: float) -> tuple[FloatArray, FloatArray]:
+    """E, F, G, the area factor and its integral over y at lattice nodes, (ny, nx, 5), and where the nodes lie.
+
+    One row and column of nodes lies outside the map on every side, for the cubics.
+    """
+    ellipsoid = crs.ellipsoid
+    a = ellipsoid.semi_major_metre if ellipsoid else 6378137.0
+    b = ellipsoid.semi_minor_metre if ellipsoid else 6356752.314245
+    radius = 1 / unit if crs.is_geographic else a / unit  # of the Earth, in units of the CRS
+    left, bottom, right, top = grid.bounds
+    across, up = right - left, top - bottom
+    largest = _CELL_LATITUDE if crs.is_geographic else _CELL
+    width, height = (radius * min(max(d / radius / 4, _LEAST_CELL), largest) for d in (across, up))
+    small = radius * _SMALL
+    if crs.is_geographic:
+        width = across  # nothing depends on the longitude
+        small *= max(np.cos(max(abs(top), abs(bottom)) * unit), 0.0)  # and much on the latitude near a pole
+    columns, rows = int(np.ceil(across / width)), int(np.ceil(up / height))
+    x = left + width * np.arange(-1, columns + 2)
+    y = bottom + height * np.arange(-1, rows + 2)
+    metric = _metric(crs, a, b, *np.meshgrid(x, y), step=radius * _STEP)
+    lattice = np.concatenate([metric, _integral_over_y(metric[..., 3], height)[..., None]], axis=-1)
+    return lattice, np.array([x[0], y[0], width, height, small])
+
+
+def _metric(crs: pyproj.CRS, a: float, b: float, x: FloatArray, y: FloatArray, *, step: float) -> FloatArray:
+    """E, F, G and √(EG − F²) at coordinates of any shape, (…, 4); that of the plane where the CRS has no inverse.
+
+    Derivatives are central differences of fourth order over two steps (of 800 m) to each side, good to 1e-11.
+    """
+    unit = crs.axis_info[0].unit_conversion_factor
+    to_lonlat = None if crs.is_geographic else pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    e2 = 1 - (b / a) ** 2
+
+    def in_space(dx: float, dy: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Position in space and the direction upwards there, each (3, …)."""
+        if to_lonlat is None:
+            lon, lat = (x + dx) * unit, (y + dy) * unit
+        else:
+            lon, lat = to_lonlat.transform(x + dx, y + dy, radians=True)
+        upwards = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
+        normal = a / np.sqrt(1 - e2 * np.sin(lat) ** 2)
+        return np.stack([normal, normal, normal * (1 - e2)]) * upwards, upwards
+
+    def derivative(dx: float, dy: float) -> npt.NDArray[np.float64]:
+        near = in_space(dx, dy)[0] - in_space(-dx, -dy)[0]
+        far = in_space(2 * dx, 2 * dy)[0] - in_space(-2 * dx, -2 * dy)[0]
+        return np.asarray((8 * near - far) / (12 * step))
+
+    with np.errstate(invalid="ignore"):  # infinite where the CRS has no inverse
+        by_x, by_y = derivative(step, 0), derivative(0, step)
+        # Signed, so that it is smooth past a pole, where nodes of a map of the whole Earth lie.
+        factor = np.sum(np.cross(by_x, by_y, axis=0) * in_space(0, 0)[1], axis=0)
+        products = [np.sum(p * q, axis=0) for p, q in ((by_x, by_x), (by_x, by_y), (by_y, by_y))]
+    metric = np.stack([*products, factor * np.sign(np.nanmedian(factor))], axis=-1)
+    plane = np.array([unit**2, 0, unit**2, unit**2])
+    return np.where(np.isfinite(metric).all(axis=-1, keepdims=True), metric, plane)
+
+
+def _integral_over_y(factor: FloatArray, height: float) -> FloatArray:
+    """Integral of the area factor along each column of nodes, from its second node on, by cubics through four nodes."""
+    inner = (13 * (factor[1:-2] + factor[2:-1]) - factor[:-3] - factor[3:]) / 24
+    first = (9 * factor[0] + 19 * factor[1] - 5 * factor[2] + factor[3]) / 24
+    last = (9 * factor[-1] + 19 * factor[-2] - 5 * factor[-3] + factor[-4]) / 24
+    steps = np.concatenate([-first[None], np.zeros_like(first)[None], inner, last[None]])
+    integral = np.cumsum(steps, axis=0)
+    integral[0], integral[1:] = -first, integral[1:] + first
+    return np.asarray(integral * height)
+
+
+@njit
+def _interpolate(values: FloatArray, lattice: FloatArray, place: FloatArray, x: float, y: float) -> None:
+    """The lattice's values at (x, y), into ``values``: cubics through the four nearest nodes in x and in y."""
+    u, v = (x - place[0]) / place[2], (y - place[1]) / place[3]
+    column = min(max(int(u) - 1, 0), lattice.shape[1] - 4)
+    row = min(max(int(v) - 1, 0), lattice.shape[0] - 4)
+    u, v = u - column, v - row
+    for k in range(values.shape[0]):
+        values[k] = 0.0
+    for i in range(4):
+        wy = _weight(i, v)
+        for j in range(4):
+            weight = wy * _weight(j, u)
+            for k in range(values.shape[0]):
+                values[k] += weight * lattice[row + i, column + j, k]
+
+
+@njit
+def _weight(node: int, u: float) -> float:
+    """Lagrange's polynomial of a node of 0, 1, 2, 3 at ``u``."""
+    if node == 0:
+        return -(u - 1) * (u - 2) * (u - 3) / 6
+    if node == 1:
+        return u * (u - 2) * (u - 3) / 2
+    if node == 2:
+        return -u * (u - 1) * (u - 3) / 2
+    return u * (u - 1) * (u - 2) / 6
+
+
+@njit
+def _measure_on_ground(
+    area: FloatArray,
+    perimeter: FloatArray,
+    xy: FloatArray,
+    rings: IntArray,
+    polygons: IntArray,
+    lattice: FloatArray,
+    place: FloatArray,
+) -> None:
+    """Area and perimeter of each polygon; small ones by a metric that is linear in x and y."""
+    here, east, north = np.empty(4), np.empty(4), np.empty(4)
+    scratch = np.empty(5)
+    small = place[4]
+    for i in range(len(area)):
+        ends = rings[polygons[i] : polygons[i + 1] + 1]
+        start, stop = ends[0], ends[1]
+        left = right = xy[start, 0]
+        bottom = top = xy[start, 1]
+        for k in range(start + 1, stop):
+            left, right = min(left, xy[k, 0]), max(right, xy[k, 0])
+            bottom, top = min(bottom, xy[k, 1]), max(top, xy[k, 1])
+        if right - left <= small and top - bottom <= small:
+            _interpolate(here, lattice, place, left, bottom)
+            _interpolate(east, lattice, place, right, bottom)
+            _interpolate(north, lattice, place, left, top)
+            for k in range(4):  # gradients
+                east[k] = (east[k] - here[k]) / (right - left) if right > left else 0.0
+                north[k] = (north[k] - here[k]) / (top - bottom) if top > bottom else 0.0
+            area[i], perimeter[i] = _measure_small(xy, ends, left, bottom, here, east, north)
+        else:
+            area[i], perimeter[i] = _measure_large(xy, ends, lattice, place, scratch)
+
+
+@njit
+def _measure_small(
+    xy: FloatArray,
+    rings: IntArray,
+    left: float,
+    bottom: float,
+    here: FloatArray,
+    east: FloatArray,
+    north: FloatArray,
+) -> tuple[float, float]:
+    """Area and perimeter by the metric at (left, bottom) and its gradients."""
+    length = 0.0
+    double, moment_x, moment_y = 0.0, 0.0, 0.0  # twice the area, six times its moments
+    for r in range(len(rings) - 1):
+        x0, y0 = xy[rings[r], 0] - left, xy[rings[r], 1] - bottom
+        for k in range(rings[r] + 1, rings[r + 1]):
+            x1, y1 = xy[k, 0] - left, xy[k, 1] - bottom
+            cross = x0 * y1 - x1 * y0
+            double += cross
+            moment_x += (x0 + x1) * cross
+            moment_y += (y0 + y1) * cross
+            dx, dy = x1 - x0, y1 - y0
+            x, y = (x0 + x1) / 2, (y0 + y1) / 2
+            e = here[0] + x * east[0] + y * north[0]
+            f = here[1] + x * east[1] + y * north[1]
+            g = here[2] + x * east[2] + y * north[2]
+            length += np.sqrt(e * dx * dx + 2 * f * dx * dy + g * dy * dy)
+            x0, y0 = x1, y1
+    return here[3] * double / 2 + (east[3] * moment_x + north[3] * moment_y) / 6, length
+
+
+@njit
+def _measure_large(
+    xy: FloatArray, rings: IntArray, lattice: FloatArray, place: FloatArray, metric: FloatArray
+) -> tuple[float, float]:
+    """Area and perimeter edge by edge: Gauss's two points on pieces no longer than a quarter of a lattice cell.
+
+    The area is the line integral −∮ Q dx, where Q is the area factor's integral over y, from the shell's first
+    vertex, so that what is far away does not cost digits.
+    """
+    _interpolate(metric, lattice, place, xy[rings[0], 0], xy[rings[0], 1])
+    base = metric[4]
+    area, length = 0.0, 0.0
+    for r in range(len(rings) - 1):
+        for k in range(rings[r], rings[r + 1] - 1):
+            dx, dy = xy[k + 1, 0] - xy[k, 0], xy[k + 1, 1] - xy[k, 1]
+            pieces = 1 + int(4 * max(abs(dx) / place[2], abs(dy) / place[3]))
+            for p in range(2 * pieces):
+                at = (p // 2 + (0.21132486540518713 if p % 2 == 0 else 0.7886751345948129)) / pieces
+                _interpolate(metric, lattice, place, xy[k, 0] + at * dx, xy[k, 1] + at * dy)
+                squared = metric[0] * dx * dx + 2 * metric[1] * dx * dy + metric[2] * dy * dy
+                length += np.sqrt(max(squared, 0.0)) / (2 * pieces)
+                area -= (metric[4] - base) * dx / (2 * pieces)
+    return area, length
+
+
+@njit
+def _measure_on_map(
+    area: FloatArray, perimeter: FloatArray, xy: FloatArray, rings: IntArray, polygons: IntArray
+) -> None:
+    """Area and perimeter of each polygon in units of its coordinates."""
+    for i in range(len(area)):
+        area[i] = perimeter[i] = 0.0
+        x, y = xy[rings[polygons[i]], 0], xy[rings[polygons[i]], 1]
+        for r in range(polygons[i], polygons[i + 1]):
+            for k in range(rings[r], rings[r + 1] - 1):
+                dx, dy = xy[k + 1, 0] - xy[k, 0], xy[k + 1, 1] - xy[k, 1]
+                area[i] += ((xy[k, 0] - x) * dy - (xy[k, 1] - y) * dx) / 2
+                perimeter[i] += np.sqrt(dx * dx + dy * dy)
