@@ -12,7 +12,7 @@ import numpy.typing as npt
 from geoseg.polygons.cracks import SUBPIXEL, ArcBatch, Cracks
 from geoseg.polygons.generalize import Method, remaining_vertices
 from geoseg.polygons.guard import CLEARANCE_PX, vertex_plane
-from geoseg.polygons.smooth import cut_corners, middle_plane
+from geoseg.polygons.smooth import cut_corners, smoothed_vertex_plane
 
 IntArray = npt.NDArray[np.int64]
 PointArray = npt.NDArray[np.int32]
@@ -53,7 +53,7 @@ def arc_finisher(
         if len(batch.closed) == 0 or (tolerance_px == 0 and not smooth):
             return points * np.int32(SUBPIXEL // scale), offsets
         first_row, last_row = int(batch.points[:, 1].min()), int(batch.points[:, 1].max())
-        obstacles = (middle_plane if smooth else vertex_plane)(cracks, first_row, last_row)
+        obstacles = (smoothed_vertex_plane if smooth else vertex_plane)(cracks, first_row, last_row)
         keep = np.ones(len(points), dtype=np.bool_)
 
         def work(arcs: slice) -> None:

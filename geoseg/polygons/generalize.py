@@ -17,6 +17,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -33,7 +34,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 IndexArray = npt.NDArray[np.int32]
 
-_ON_A_LINE = 1e-12  # the least double area and squared distance of vertices that are not on one line are larger
+_ON_A_LINE = 1e-12  # less than any squared distance and area of lattice points that are not on one line
 
 
 def remaining_vertices(
@@ -66,7 +67,10 @@ def remaining_vertices(
         keep: The result, (n,); the last vertex of a closed arc is left unset.
         arcs: The arcs to work on; others are left alone, so that threads can share the work.
     """
-    limit = max(2 * tolerance**2 if method == "vw" else tolerance**2, _ON_A_LINE)
+    # Areas that are equal to the tolerance in real numbers shall go, and all that are on a line.
+    limit = max(tolerance**2 * (1 + 1e-12), _ON_A_LINE)
+    if method == "vw":
+        limit = math.floor(2 * limit) + 1.0
     begin, end, _ = arcs.indices(len(closed))
     xy = np.ascontiguousarray(points, dtype=np.int32)
     _simplify_arcs(
@@ -141,7 +145,7 @@ def _simplify_arcs(
         for i in range(size):
             if closed[arc] or 0 < i < size - 1:
                 if not by_distance:
-                    key[i] = _double_area(x, y, previous[i], i, following[i])
+                    key[i] = _area_key(x, y, previous[i], i, following[i])
                 if key[i] < limit:
                     waiting = _push(i, x, y, key, heap, place, waiting)
         while waiting > 0 and left > fewest:
@@ -157,19 +161,27 @@ def _simplify_arcs(
                 if not closed[arc] and (i == 0 or i == size - 1):
                     continue
                 if not by_distance:
-                    if place[i] >= 0:
-                        waiting = _remove(i, x, y, key, heap, place, waiting)
-                    key[i] = _double_area(x, y, previous[i], i, following[i])
-                if place[i] < 0 and key[i] < limit:
+                    key[i] = _area_key(x, y, previous[i], i, following[i])
+                if key[i] >= limit:
+                    waiting = _remove(i, x, y, key, heap, place, waiting)
+                elif place[i] < 0:
                     waiting = _push(i, x, y, key, heap, place, waiting)
+                elif not by_distance:
+                    _rise(place[i], x, y, key, heap, place)
+                    _sink(place[i], x, y, key, heap, place, waiting)
         for i in range(size):
             keep[start + (turn + i) % size] = following[i] != GONE
 
 
 @njit
-def _double_area(x: IntArray, y: IntArray, a: int, v: int, b: int) -> float:
-    """Twice the area of the triangle a, v, b: an integer."""
-    return float(abs((x[v] - x[a]) * (y[b] - y[a]) - (y[v] - y[a]) * (x[b] - x[a])))
+def _area_key(x: IntArray, y: IntArray, a: int, v: int, b: int) -> float:
+    """Twice the area of the triangle a, v, b, an integer, plus a fraction that decides between equal areas.
+
+    The fraction is scattered, because an order along the arc would grow a single edge step by step, and each step would
+    look at all that is beside it.
+    """
+    double_area = abs((x[v] - x[a]) * (y[b] - y[a]) - (y[v] - y[a]) * (x[b] - x[a]))
+    return double_area + ((scatter(x[v], y[v]) >> 32) & 0xFFFFFFFF) / 4294967296.0
 
 
 @njit
@@ -241,11 +253,7 @@ def _farthest_from(x: IntArray, y: IntArray, origin: int, size: int) -> int:
 
 @njit
 def _precedes(x: IntArray, y: IntArray, i: int, j: int) -> bool:
-    """Which of two equally important vertices comes first: a matter of their places, not of the arc's direction.
-
-    The order is scattered because one along the arc would grow a single edge step by step, and each step would look
-    at all that is beside it.
-    """
+    """Which of two equally important vertices comes first: a matter of their places, not of the arc's direction."""
     first, second = scatter(x[i], y[i]), scatter(x[j], y[j])
     if first != second:
         return first < second
@@ -272,8 +280,11 @@ def _push(i: int, x: IntArray, y: IntArray, key: FloatArray, heap: IndexArray, p
 def _remove(
     i: int, x: IntArray, y: IntArray, key: FloatArray, heap: IndexArray, place: IndexArray, waiting: int
 ) -> int:
-    """Take vertex i out of the heap, wherever it stands; the new number of vertices in it."""
-    hole, waiting = place[i], waiting - 1
+    """Take vertex i out of the heap if it is there; the new number of vertices in it."""
+    hole = place[i]
+    if hole < 0:
+        return waiting
+    waiting -= 1
     place[i] = -1
     if hole == waiting:
         return waiting

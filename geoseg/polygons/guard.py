@@ -33,11 +33,22 @@ def vertex_plane(cracks: Cracks, first_row: int, last_row: int) -> ByteArray:
 
 
 def crack_planes(cracks: Cracks, first_row: int, last_row: int) -> tuple[ByteArray, ByteArray, ByteArray, ByteArray]:
-    """Which cracks leave the corners of some rows: to the right, to the left, down and up; packed like `Cracks`."""
-    begin, end = first_row - cracks.first_row, last_row + 1 - cracks.first_row
-    right, down = cracks.horizontal[begin:end], cracks.vertical[begin:end]
-    up = cracks.vertical[begin - 1 : end - 1] if begin > 0 else np.vstack([np.zeros_like(down[:1]), down[:-1]])
-    return right, shift_right(right), down, up
+    """Which cracks leave the corners of some rows: to the right, to the left, down and up; packed like `Cracks`.
+
+    Rows that are not stored have none.
+    """
+    begin, end = first_row - 1 - cracks.first_row, last_row + 1 - cracks.first_row
+    stored = slice(max(begin, 0), min(end, len(cracks.vertical)))
+    padding = (stored.start - begin, end - stored.stop), (0, 0)
+    right, down = np.pad(cracks.horizontal[stored], padding)[1:], np.pad(cracks.vertical[stored], padding)
+    return right, shift_right(right), down[1:], down[:-1]
+
+
+def shift_left(plane: ByteArray) -> ByteArray:
+    """The bit of column x + 1 at column x."""
+    shifted = plane >> np.uint8(1)
+    shifted[:, :-1] |= plane[:, 1:] << np.uint8(7)
+    return np.asarray(shifted)
 
 
 def shift_right(plane: ByteArray) -> ByteArray:
@@ -106,34 +117,45 @@ def is_blocked(
         return False  # the fourth corner of a unit square is 0.7 from the diagonal
     dx, dy = bx - ax, by - ay
     length2 = dx * dx + dy * dy
-    reach = math.sqrt(clearance2 * length2) / abs(dy) if dy != 0 else 0.0  # of the clearance, along a row
+    # Along a row the line a–v–b–a is crossed at these slopes, and the clearance reaches this far; 0 on level sides.
+    slope_av = (vx - ax) / (vy - ay) if vy != ay else 0.0
+    slope_vb = (bx - vx) / (by - vy) if by != vy else 0.0
+    slope_ab = dx / dy if dy != 0 else 0.0
+    reach = math.sqrt(clearance2 * length2) / abs(dy) if dy != 0 else 0.0
+    wide = right - left >= 8
+    begin, end = left, right
     for row in range(top, bottom + 1):
-        low, high = float(right), float(left)
-        for side in range(3):
-            if side == 0:
-                px, py, qx, qy = ax, ay, vx, vy
-            elif side == 1:
-                px, py, qx, qy = vx, vy, bx, by
-            else:
-                px, py, qx, qy = ax, ay, bx, by
-            if py == row:
-                low, high = min(low, float(px)), max(high, float(px))
-            if qy == row:
-                low, high = min(low, float(qx)), max(high, float(qx))
-            if min(py, qy) <= row <= max(py, qy) and py != qy:
-                at = px + (row - py) * (qx - px) / (qy - py)
-                spread = reach if side == 2 else 0.0
-                low, high = min(low, at - spread), max(high, at + spread)
-        begin, end = max(math.ceil(low - 1e-6), left), min(math.floor(high + 1e-6), right)
+        if wide:  # else looking at the whole rectangle is quicker
+            low, high = float(right), float(left)
+            if min(ay, vy) <= row <= max(ay, vy):
+                at = ax + (row - ay) * slope_av
+                low, high = min(low, at), max(high, at)
+                if ay == vy:
+                    low, high = min(low, float(vx)), max(high, float(vx))
+            if min(vy, by) <= row <= max(vy, by):
+                at = vx + (row - vy) * slope_vb
+                low, high = min(low, at), max(high, at)
+                if vy == by:
+                    low, high = min(low, float(bx)), max(high, float(bx))
+            if min(ay, by) <= row <= max(ay, by):
+                at = ax + (row - ay) * slope_ab
+                low, high = min(low, at - reach), max(high, at + reach)
+                if ay == by:
+                    low, high = min(low, float(bx)), max(high, float(bx))
+            begin, end = max(math.ceil(low - 1e-6), left), min(math.floor(high + 1e-6), right)
         for byte in range(begin >> 3, (end >> 3) + 1):
             bits = int(obstacles[row - first_row, byte])
-            if bits == 0:
-                continue
-            for bit in range(8):
-                if not (bits >> bit) & 1:
-                    continue
-                column = (byte << 3) + bit
-                if column < begin or column > end:
+            column = byte << 3
+            if column < begin:
+                bits &= 0xFF << (begin - column)
+            if column + 7 > end:
+                bits &= (1 << (end - column + 1)) - 1
+            column -= 1
+            while bits != 0:
+                column += 1
+                here = bits & 1
+                bits >>= 1
+                if here == 0:
                     continue
                 if (column == ax and row == ay) or (column == vx and row == vy) or (column == bx and row == by):
                     continue

@@ -1,10 +1,12 @@
-"""Arcs without the staircase of pixels: every corner where an arc turns is cut off.
+"""Arcs without the staircase of pixels: the corners of its steps are cut off.
 
-A cut runs from the middle of the last crack before the corner to the middle of the first crack after it, so it lies
-within half a pixel of its corner. Cuts of different corners meet in the middle of a crack at most, and that crack
-belongs to a single arc: smoothed arcs cross as little as the raster's. Walls along rows and columns stay where they
-are, the ends of an arc stay too, and a 45° stair becomes one straight line. Vertices are then on the lattice of half
-pixels.
+A corner belongs to a step if the arc runs a single pixel from it to the next one, in one direction at least; a straight
+border in whatever direction has only such corners, and where it runs two pixels and more both ways there is a corner on
+the ground. A cut goes from the middle of the last crack before the corner to the middle of the first crack after it, so
+it lies within half a pixel of its corner. Cuts of different corners meet in the middle of a crack at most, and that
+crack belongs to a single arc: smoothed arcs cross as little as the raster's. Walls along rows and columns stay where
+they are, the ends of an arc stay too, and a 45° stair becomes one straight line. Vertices are then on the lattice of
+half pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy.typing as npt
 
 from geoseg.polygons._jit import njit
 from geoseg.polygons.cracks import Cracks
-from geoseg.polygons.guard import crack_planes
+from geoseg.polygons.guard import crack_planes, shift_left, shift_right
 
 BoolArray = npt.NDArray[np.bool_]
 ByteArray = npt.NDArray[np.uint8]
@@ -24,7 +26,7 @@ PointArray = npt.NDArray[np.int32]
 
 @njit
 def cut_corners(points: PointArray, offsets: IntArray, closed: BoolArray) -> tuple[PointArray, IntArray]:
-    """Arcs whose turning corners are replaced by the middles of the cracks beside them.
+    """Arcs whose corners at steps are replaced by the middles of the cracks beside them.
 
     Args:
         points: Corners of the raster x, y where arcs turn and end, (n, 2); a closed arc repeats its first one.
@@ -39,38 +41,38 @@ def cut_corners(points: PointArray, offsets: IntArray, closed: BoolArray) -> tup
     cut_offsets = np.zeros_like(offsets)
     size = 0
     for arc in range(len(closed)):
-        begin, end = offsets[arc], offsets[arc + 1]
-        first = size
-        if not closed[arc]:
-            cut[size, 0], cut[size, 1] = 2 * points[begin, 0], 2 * points[begin, 1]
-            size += 1
-        for i in range(begin, end - 1):
-            # From here to the next corner: a middle after this corner, and one before the next.
+        begin, end, first = offsets[arc], offsets[arc + 1], size
+        last = end - 1  # a closed arc's first corner again
+        for i in range(begin, last if closed[arc] else end):
             x, y = 2 * points[i, 0], 2 * points[i, 1]
-            next_x, next_y = 2 * points[i + 1, 0], 2 * points[i + 1, 1]
-            step_x, step_y = np.sign(next_x - x), np.sign(next_y - y)
-            after = closed[arc] or i > begin
-            before = closed[arc] or i + 1 < end - 1
-            if after:
-                cut[size, 0], cut[size, 1] = x + step_x, y + step_y
+            before = last - 1 if i == begin else i - 1
+            dx, dy = points[before, 0] - points[i, 0], points[before, 1] - points[i, 1]
+            after = min(i + 1, last)
+            next_dx, next_dy = points[after, 0] - points[i, 0], points[after, 1] - points[i, 1]
+            pinned = not closed[arc] and i in (begin, last)
+            if pinned or (abs(dx + dy) > 1 and abs(next_dx + next_dy) > 1):
+                cut[size, 0], cut[size, 1] = x, y
                 size += 1
-            if before and not (after and abs(next_x - x) + abs(next_y - y) == 2):
-                cut[size, 0], cut[size, 1] = next_x - step_x, next_y - step_y
+                continue
+            x_before, y_before = x + np.sign(dx), y + np.sign(dy)
+            # The cut before may have come as far as the middle of the same crack.
+            if size == first or cut[size - 1, 0] != x_before or cut[size - 1, 1] != y_before:
+                cut[size, 0], cut[size, 1] = x_before, y_before
                 size += 1
-        if closed[arc]:
+            cut[size, 0], cut[size, 1] = x + np.sign(next_dx), y + np.sign(next_dy)
+            size += 1
+        if closed[arc] and (cut[size - 1, 0] != cut[first, 0] or cut[size - 1, 1] != cut[first, 1]):
             cut[size, 0], cut[size, 1] = cut[first, 0], cut[first, 1]
-        else:
-            cut[size, 0], cut[size, 1] = 2 * points[end - 1, 0], 2 * points[end - 1, 1]
-        size += 1
+            size += 1
         cut_offsets[arc + 1] = size
     return cut[:size].copy(), cut_offsets
 
 
-def middle_plane(cracks: Cracks, first_row: int, last_row: int) -> ByteArray:
-    """Where smoothed arcs have vertices: nodes, and the middles of the cracks beside turning corners.
+def smoothed_vertex_plane(cracks: Cracks, first_row: int, last_row: int) -> ByteArray:
+    """Where arcs turn or end once their corners are cut.
 
     Args:
-        cracks: The raster's cracks.
+        cracks: The raster's cracks; all that there are from two rows above the first to one row below the last.
         first_row: First corner row to look at.
         last_row: Last corner row to look at.
 
@@ -78,14 +80,19 @@ def middle_plane(cracks: Cracks, first_row: int, last_row: int) -> ByteArray:
         A bit per point of the lattice of half pixels, rows ``2 * first_row`` … ``2 * last_row``, x from 0, packed like
         the planes of `Cracks`.
     """
-    right, left, down, up = crack_planes(cracks, first_row, last_row)
+    right, left, down, up = crack_planes(cracks, first_row - 1, last_row + 1)
+    vertices = (right | left) & (down | up)
     turns = (right ^ left) & (down ^ up)
-    nodes = (right & left & (down | up)) | (down & up & (right | left))
-    turns_at_right = turns >> np.uint8(1)
-    turns_at_right[:, :-1] |= turns[:, 1:] << np.uint8(7)
-    plane = np.empty((2 * len(turns) - 1, 2 * turns.shape[1]), dtype=np.uint8)
-    plane[::2] = _spread(nodes) | (_spread(right & (turns | turns_at_right)) << np.uint8(1))
-    plane[1::2] = _spread(down[:-1] & (turns[:-1] | turns[1:]))
+    beside = (right & shift_left(vertices)) | (left & shift_right(vertices))
+    beside[1:] |= up[1:] & vertices[:-1]
+    beside[:-1] |= down[:-1] & vertices[1:]
+    steps = turns & beside
+    inside = slice(1, -1)
+    across = (right & (steps | shift_left(steps)))[inside]
+    upright = down[1:-2] & (steps[1:-2] | steps[2:-1])
+    plane = np.empty((2 * len(across) - 1, 2 * across.shape[1]), dtype=np.uint8)
+    plane[::2] = _spread((vertices & ~steps)[inside]) | (_spread(across) << np.uint8(1))
+    plane[1::2] = _spread(upright)
     return plane
 
 
