@@ -1,0 +1,102 @@
+"""Polygons as Arrow record batches, for the formats that are written through Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from geoseg.errors import GeosegError, OutputError
+from geoseg.export.layer import Layer
+from geoseg.export.wkb import polygon_wkb, wkb_offsets
+from geoseg.polygons.batch import PolygonBatch
+
+GEOMETRY = "geometry"
+
+# A batch of Arrow's: its bytes are counted in 31 bits, and memory should not depend on what comes in one batch.
+MOST_FEATURES = 65_536
+MOST_BYTES = 64 << 20
+
+
+def with_first(batches: Iterable[PolygonBatch]) -> tuple[PolygonBatch, Iterator[PolygonBatch]]:
+    """The first batch, which tells the columns, and all batches; an empty one without columns where there is none."""
+    rest = iter(batches)
+    nothing = np.zeros(1, dtype=np.int64)
+    first = next(rest, PolygonBatch(np.empty(0, np.uint8), np.empty((0, 2)), nothing, nothing))
+    return first, chain([first], rest)
+
+
+def attribute_schema(batch: PolygonBatch, layer: Layer) -> pa.Schema:
+    """Fields of a layer in their order, without the geometry."""
+    fields = [pa.field("class_id", pa.int32()), pa.field("class_name", pa.string())]
+    fields += [pa.field(name, pa.from_numpy_dtype(values.dtype)) for name, values in batch.columns.items()]
+    if layer.source is not None:
+        fields.append(pa.field("source", pa.string()))
+    return pa.schema(fields)
+
+
+def attributes(batch: PolygonBatch, layer: Layer) -> list[pa.Array]:
+    """The columns of `attribute_schema`."""
+    names = pa.array(layer.classes.names, pa.string())
+    columns = [pa.array(batch.class_id.astype(np.int32)), names.take(pa.array(batch.class_id))]
+    columns += [pa.array(values) for values in batch.columns.values()]
+    if layer.source is not None:
+        columns.append(pa.repeat(pa.scalar(layer.source, pa.string()), len(batch)))
+    return columns
+
+
+def wkb_array(batch: PolygonBatch) -> pa.Array:
+    """The geometries as WKB."""
+    data, offsets = polygon_wkb(batch)
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.binary(), len(batch), buffers)
+
+
+def portions(batch: PolygonBatch, *, features: int = MOST_FEATURES, size: int = MOST_BYTES) -> Iterator[PolygonBatch]:
+    """A batch in slices of at most ``features`` polygons and ``size`` bytes of WKB; a larger polygon stands alone.
+
+    Raises:
+        OutputError: A polygon of more than 2 GiB.
+    """
+    offsets = wkb_offsets(batch)
+    start = 0
+    while start < len(batch):
+        fitting = int(np.searchsorted(offsets, offsets[start] + size, side="right")) - 1
+        stop = max(start + 1, min(fitting, start + features, len(batch)))
+        if offsets[stop] - offsets[start] > np.iinfo(np.int32).max:
+            raise OutputError(
+                f"a polygon of class {batch.class_id[start]} has more than 2 GiB of vertices",
+                hint="make it simpler with --simplify or --min-area",
+            )
+        yield batch_slice(batch, start, stop)
+        start = stop
+
+
+def batch_slice(batch: PolygonBatch, start: int, stop: int) -> PolygonBatch:
+    """Polygons ``start`` to ``stop`` of a batch, as views."""
+    columns = {name: values[start:stop] for name, values in batch.columns.items()}
+    return PolygonBatch(batch.class_id[start:stop], batch.xy, batch.rings, batch.polygons[start : stop + 1], columns)
+
+
+@contextmanager
+def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Errors of a library that writes ``path`` become an `OutputError`, our own pass.
+
+    Args:
+        path: The scratch path; only its name is told.
+        errors: What the library raises beside `OSError`.
+    """
+    try:
+        yield
+    except GeosegError:
+        raise
+    except Exception as error:
+        if not isinstance(error, (OSError, *errors)):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        hint = "free some space or choose another folder"
+        raise OutputError(f"cannot write {path.name}: {reason}", hint=hint) from error
