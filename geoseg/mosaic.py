@@ -60,7 +60,7 @@ class Mosaic(Raster):
 
     @property
     def row_of_blocks_bytes(self) -> int:
-        """Decoded size of all blocks that one row of pixels touches; see `Raster`."""
+        """Cache with which strips that end inside a block decode it once; see `Raster`."""
         tops, bottoms = self._edges[:2]
         sizes = np.array([scene.row_of_blocks_bytes for scene in self.scenes])
         # The fullest row is the first row of some scene.

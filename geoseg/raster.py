@@ -67,10 +67,10 @@ class Raster(ABC):
     @property
     @abstractmethod
     def row_of_blocks_bytes(self) -> int:
-        """Decoded size of all blocks that one row of pixels touches.
+        """GDAL cache, bytes, with which strips or windows that end inside a block decode every block once.
 
-        With a GDAL cache of this size, strips or windows that end inside a block decode every block once. Where
-        they end where blocks end, a few blocks' worth is enough.
+        That is the blocks one row of pixels touches, twice where bands are stored one after another. Where strips end
+        where blocks end, a few blocks' worth is enough. Threads that read at once need as much each.
         """
 
     @abstractmethod

@@ -89,7 +89,7 @@ class Resampled(Raster):
 
     @property
     def row_of_blocks_bytes(self) -> int:
-        """Decoded size of all blocks that one row of pixels touches; see `Raster`."""
+        """Cache with which strips that end inside a block decode it once; see `Raster`."""
         return self.source.row_of_blocks_bytes
 
     def source_facts(self) -> list[dict[str, Any]]:

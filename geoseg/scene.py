@@ -104,11 +104,15 @@ class Scene(Raster):
 
     @property
     def row_of_blocks_bytes(self) -> int:
-        """Decoded size of all blocks that one row of pixels touches; see `Raster`."""
+        """Cache with which strips that end inside a block decode it once; see `Raster`."""
         rows, cols = self.block_shape
         # Where bands lie pixel by pixel, GDAL decodes and keeps all of them, wanted or not.
         bands = self.file_bands if self._is_pixel_interleaved else len(self.bands) + self._alpha
-        return -(-self.grid.width // cols) * cols * rows * (bands * self.dtype.itemsize + self._has_mask)
+        # One block more for what GDAL notes about each: a cache a little too small for a row holds nothing of it.
+        blocks = -(-self.grid.width // cols) + 1
+        # Band after band, both rows of blocks of a strip have passed before the next strip comes to the second.
+        passed = 1 if (self._is_pixel_interleaved or bands == 1) and not self._has_mask else 2
+        return passed * blocks * cols * rows * (bands * self.dtype.itemsize + self._has_mask)
 
     def source_facts(self) -> list[dict[str, Any]]:
         """Path, size and time of change of the file, and of the files it refers to."""

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import itertools
+import json
+import os
+import pickle
 import threading
 import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +22,15 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
 from geoseg.errors import SceneError
-from geoseg.scene import Mosaic, Scene, open_scene
+from geoseg.open_files import OpenFiles
+from geoseg.raster import Raster
+from geoseg.scene import Scene, open_scene
 from geoseg.windows import Window, window_grid
 
 Make = Callable[..., MadeScene]
 
 
-def whole(scene: Scene | Mosaic) -> Window:
+def whole(scene: Raster) -> Window:
     return Window(0, 0, *scene.grid.shape)
 
 
@@ -181,6 +188,97 @@ def test_threads_may_share_a_scene(make_scene: Make) -> None:
         np.testing.assert_array_equal(pixels, made.pixels[:, w.row : w.row_stop, w.col : w.col_stop])
 
 
+def test_threads_have_datasets_of_their_own_and_give_them_back(make_scene: Make) -> None:
+    made = make_scene(size=(200, 160))
+    start = threading.Barrier(3)
+
+    def read() -> None:
+        start.wait()
+        for w in window_grid(200, 160, size=48, overlap=16):
+            scene.read(w)
+
+    files = OpenFiles(max_idle=2)
+    with Scene(made.path, files=files) as scene:
+        threads = [threading.Thread(target=read) for _ in range(3)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert 1 <= files.idle <= 2
+        with files.borrow(scene.path) as one, files.borrow(scene.path) as other:
+            assert one is not other
+        scene.read(whole(scene))
+    assert files.idle == 0
+    with pytest.raises(ValueError, match="is closed"):
+        scene.read(whole(scene))
+
+
+def test_a_scene_travels_to_another_process_and_reads_the_same(make_scene: Make, tmp_path: Path) -> None:
+    paths = [make_scene(nodata="mask").path, make_scene(shift=(50, 30)).path]
+    with open_scene(paths) as mosaic:
+        travelled = pickle.loads(pickle.dumps(mosaic))
+        with travelled:
+            for got, wanted in zip(travelled.read(whole(mosaic)), mosaic.read(whole(mosaic)), strict=True):
+                np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts bytes as Linux does")
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize(("rows", "cache_mb", "times"), [(512, 8, 1), (1024, 8, 1), (384, 8, 2), (384, "enough", 1)])
+def test_strips_decode_each_block_once(
+    tmp_path: Path, interleave: str, rows: int, cache_mb: int | str, times: int
+) -> None:
+    path, size = tmp_path / "scene.tif", (1536, 8192)
+    noise = np.random.default_rng(0).integers(0, 255, (3, *size), dtype=np.uint8)
+    with rasterio.open(
+        path, "w", driver="GTiff", height=size[0], width=size[1], count=3, dtype="uint8", interleave=interleave,
+        tiled=True, blockxsize=512, blockysize=512, compress="deflate", zlevel=1, transform=Affine.scale(2),
+    ) as file:  # fmt: skip
+        file.write(noise)
+    with Scene(path) as scene:
+        assert scene.row_of_blocks_bytes == 3 * 512 * (size[1] + 512) * (1 if interleave == "pixel" else 2)
+        cache = scene.row_of_blocks_bytes if cache_mb == "enough" else int(cache_mb) << 20
+        with rasterio.Env(GDAL_CACHEMAX=cache):
+            before = _bytes_read()
+            for row in range(0, size[0], rows):
+                scene.read(Window(row, 0, min(rows, size[0] - row), size[1]))
+            assert (_bytes_read() - before) / path.stat().st_size == pytest.approx(times, abs=0.05)
+
+
+def _bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_fingerprint_changes_with_all_that_pixels_depend_on(make_scene: Make) -> None:
+    made = make_scene(nodata="value", bands=4)
+
+    def fingerprint(**options: Any) -> dict[str, Any]:
+        with open_scene(made.path, **options) as scene:
+            found = scene.fingerprint()
+        assert json.loads(json.dumps(found)) == found
+        return found
+
+    plain = fingerprint()
+    assert plain == fingerprint()
+    others = [fingerprint(bands=[1, 2, 3]), fingerprint(nodata=3), fingerprint(gsd_m=1.0), fingerprint(gsd_m=0.8)]
+    os.utime(made.path, ns=(0, 0))
+    others.append(fingerprint())
+    assert others[-1]["files"][0]["bytes"] == made.path.stat().st_size
+    assert all(a != b for a, b in itertools.combinations([plain, *others], 2))
+
+
+def test_a_fingerprint_sees_the_sources_of_a_vrt(make_scene: Make, tmp_path: Path) -> None:
+    made, vrt = make_scene(size=(96, 80)), tmp_path / "all.vrt"
+    source = f"<SimpleSource><SourceFilename>{made.path}</SourceFilename></SimpleSource>"
+    band = f'<VRTRasterBand dataType="Byte" band="1">{source}</VRTRasterBand>'
+    vrt.write_text(f'<VRTDataset rasterXSize="80" rasterYSize="96">{band}</VRTDataset>')
+    with Scene(vrt) as scene:
+        before = scene.fingerprint()
+        np.testing.assert_array_equal(scene.read(whole(scene))[0], made.pixels[:1])
+        os.utime(made.path, ns=(0, 0))
+        assert scene.fingerprint() != before
+
+
 @pytest.mark.parametrize("compress", ["deflate", "jpeg", "none"])
 def test_a_truncated_file_names_the_rows(make_scene: Make, compress: str) -> None:
     made = make_scene(size=(256, 256), compress=compress)
@@ -258,73 +356,6 @@ def _complex_raster(folder: Path) -> Path:
     ) as file:
         file.write(np.ones((1, 4, 4), dtype="complex64"))
     return folder / "radar.tif"
-
-
-# Mosaics
-
-
-def test_a_cut_scene_reads_as_one_again(make_scene: Make, tmp_path: Path) -> None:
-    made = make_scene(size=(90, 100), nodata="value", orientation="rotated")
-    parts = []
-    for i, (rows, cols) in enumerate([((0, 50), (0, 60)), ((40, 90), (0, 60)), ((0, 90), (55, 100))]):
-        with rasterio.open(made.path) as file:
-            profile = file.profile | {
-                "height": rows[1] - rows[0],
-                "width": cols[1] - cols[0],
-                "transform": made.transform @ Affine.translation(cols[0], rows[0]),
-            }
-        parts.append(tmp_path / f"part{i}.tif")
-        with rasterio.open(parts[-1], "w", **profile) as file:
-            file.write(made.pixels[:, slice(*rows), slice(*cols)])
-    with open_scene(parts[::-1]) as mosaic, open_scene(made.path) as scene:
-        assert isinstance(mosaic, Mosaic)
-        assert mosaic.grid.shape == scene.grid.shape
-        assert tuple(mosaic.grid.transform) == pytest.approx(tuple(scene.grid.transform))
-        for window in [whole(scene), Window(-20, -30, 64, 64), Window(45, 50, 32, 32), Window(80, 90, 50, 50)]:
-            for got, wanted in zip(mosaic.read(window), scene.read(window), strict=True):
-                np.testing.assert_array_equal(got, wanted)
-
-
-def test_the_later_scene_wins_where_it_is_valid_and_gaps_are_invalid(make_scene: Make) -> None:
-    first = make_scene(size=(60, 60), seed=1)
-    second = make_scene(size=(60, 60), seed=2, nodata="mask", shift=(30, 40))
-    with open_scene([first.path, second.path]) as mosaic:
-        assert mosaic.grid.shape == (90, 100)
-        pixels, valid = mosaic.read(whole(mosaic))
-    expected, covered = np.zeros((3, 90, 100), np.uint8), np.zeros((90, 100), bool)
-    expected[:, :60, :60], covered[:60, :60] = first.pixels, True
-    expected[:, 30:, 40:] = np.where(second.valid, second.pixels, expected[:, 30:, 40:])
-    covered[30:, 40:] |= second.valid
-    np.testing.assert_array_equal(pixels, expected)
-    np.testing.assert_array_equal(valid, covered)
-
-
-def test_a_hundredth_of_a_pixel_is_forgiven_and_a_tenth_is_not(make_scene: Make) -> None:
-    first = make_scene(size=(40, 40))
-    near = make_scene(size=(40, 40), shift=(40.005, -0.005))
-    with open_scene([first.path, near.path]) as mosaic:
-        assert mosaic.grid.shape == (80, 40)
-        assert tuple(mosaic.grid.transform) == tuple(first.transform)
-    off = make_scene(size=(40, 40), shift=(40.1, 0))
-    with pytest.raises(SceneError, match="not on the pixel grid") as error:
-        open_scene([first.path, off.path])
-    assert "gdalwarp -tr 0.5 0.5" in (error.value.hint or "")
-
-
-def test_scenes_that_do_not_go_together(make_scene: Make) -> None:
-    first = make_scene(size=(40, 40)).path
-    for other, complaint in [
-        ({"crs": "EPSG:3857"}, "EPSG:3857, but .* in EPSG:32633"),
-        ({"crs": None}, "no CRS, but"),
-        ({"orientation": "south"}, "not on the pixel grid"),
-        ({"orientation": "rotated"}, "not on the pixel grid"),
-        ({"dtype": "uint16"}, "3 bands of uint16"),
-        ({"bands": 4}, "4 bands of uint8"),
-    ]:
-        with pytest.raises(SceneError, match=complaint):
-            open_scene([first, make_scene(size=(40, 40), **other).path])
-    with pytest.raises(SceneError, match="no scene"):
-        open_scene([])
 
 
 @pytest.mark.real_data

@@ -68,7 +68,7 @@ def test_scales_come_back_in_place(scale: float) -> None:
     # A shift by half a logit would be 0.03 here. The outermost cells have no neighbours to be interpolated from.
     inner = (..., slice(2, -2), slice(2, -2))
     torch.testing.assert_close(got[inner], expected[inner], rtol=0, atol=4e-3)
-    torch.testing.assert_close(got, expected, rtol=0, atol=4e-2)
+    torch.testing.assert_close(got, expected, rtol=0, atol=6e-2)
 
 
 @pytest.mark.parametrize("name", ["flips", "d4"])
