@@ -95,9 +95,9 @@ def trace(values):
             if frozenset((node, (node[0] + dx, node[1] + dy))) not in seen:
                 arcs.append((*walk(node, direction, nodes), False))
     for corner in sorted(leaves, key=lambda c: (c[1], c[0])):
-        if corner not in nodes and "E" in leaves[corner] and "S" in leaves[corner]:
-            if frozenset((corner, (corner[0] + 1, corner[1]))) not in seen:
-                arcs.append((*walk(corner, "E", {corner}), True))
+        loop = corner not in nodes and {"E", "S"} <= leaves[corner]
+        if loop and frozenset((corner, (corner[0] + 1, corner[1]))) not in seen:
+            arcs.append((*walk(corner, "E", {corner}), True))
     # Of the arcs between the same two nodes one may become a straight line, and one that is straight already will.
     ends, least = set(), [0] * len(arcs)
     for i in sorted(range(len(arcs)), key=lambda i: len(arcs[i][0])):

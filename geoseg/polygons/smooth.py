@@ -98,7 +98,7 @@ def smoothed_vertex_plane(cracks: Cracks, first_row: int, last_row: int) -> Byte
 
 def _spread(plane: ByteArray) -> ByteArray:
     """The bit of column x at column 2x, and nothing between."""
-    return np.asarray(_SPREAD[plane].view(np.uint8).reshape(len(plane), -1))
+    return np.asarray(_SPREAD[plane].view(np.uint8).reshape(len(plane), 2 * plane.shape[1]))
 
 
 _SPREAD = np.array([sum(((byte >> k) & 1) << (2 * k) for k in range(8)) for byte in range(256)], dtype="<u2")
