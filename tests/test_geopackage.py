@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+import numpy as np
+import pyogrio
+import pytest
+import shapely
+from affine import Affine
+from polygon_coverage import TABLE, UTM, batch, coverage, pieces
+from rasterio.crs import CRS
+
+from geoseg.errors import OutputError
+from geoseg.export.geopackage import write_geopackage
+from geoseg.export.layer import Layer
+from geoseg.export.qml import style_qml
+from geoseg.export.sqlite_pages import PagedTable, PageFile
+from geoseg.grid import Grid
+
+FIELDS = ["class_id", "class_name", "area_m2", "perim_m", "conf_mean", "conf_min", "source"]
+
+
+def many_squares(n):
+    rng = np.random.default_rng(n)
+    x, y = rng.random((2, n)) * 1000
+    size = rng.random(n) * 20
+    return batch(shapely.box(x, y, x + size, y + size), rng.integers(0, 3, n))
+
+
+def layer_of(crs=UTM, name="land cover"):
+    return Layer(name, Grid(10, 10, Affine.identity(), CRS.from_user_input(crs) if crs else None), TABLE)
+
+
+def check(path, table="land cover"):
+    """What SQLite has to say against the file: nothing."""
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert db.execute("SELECT rtreecheck('main', ?)", [f"rtree_{table}_geom"]).fetchall() == [("ok",)]
+
+
+def test_polygons_and_attributes_come_back(tmp_path):
+    polygons, layer = coverage()
+    path = tmp_path / "map.gpkg"
+    assert write_geopackage(pieces(polygons, 3), path, layer) == len(polygons)
+    check(path)
+    info = pyogrio.read_info(path, layer=layer.name)
+    assert list(info["fields"]) == FIELDS
+    assert list(info["dtypes"]) == ["int32", "object", "float64", "float64", "float32", "float32", "object"]
+    assert info["geometry_type"] == "Polygon"
+    assert info["crs"] == UTM
+    assert info["features"] == len(polygons)
+    assert info["total_bounds"] == tuple(shapely.total_bounds(polygons.geometries()))
+    back = pyogrio.read_dataframe(path, layer=layer.name)
+    assert shapely.equals_exact(back.geometry.to_numpy(), polygons.geometries()).all()
+    assert list(back.class_id) == list(polygons.class_id)
+    assert list(back.class_name) == [TABLE[i].name for i in polygons.class_id]
+    for name, values in polygons.columns.items():
+        np.testing.assert_array_equal(back[name], values)
+        assert back[name].dtype == values.dtype
+    assert set(back.source) == {"scene é.tif"}
+
+
+@pytest.mark.parametrize("count", [1, 51, 52, 3_000, 70_000])
+def test_the_index_finds_what_shapely_finds(tmp_path, count):
+    polygons, path = many_squares(count), tmp_path / "map.gpkg"
+    write_geopackage([polygons], path, layer_of())
+    check(path)
+    boxes = shapely.bounds(polygons.geometries())
+    for left, bottom, width in ((0, 0, 2000), (300, 400, 50), (999, 999, 1), (2000, 0, 5)):
+        window = (left, bottom, left + width, bottom + width)
+        hit = (boxes[:, :2] <= window[2:]).all(axis=1) & (boxes[:, 2:] >= window[:2]).all(axis=1)
+        back = pyogrio.read_dataframe(path, layer="land cover", bbox=window, fid_as_index=True, columns=[])
+        np.testing.assert_array_equal(np.sort(back.index), np.flatnonzero(hit) + 1)
+
+
+def test_the_index_is_packed_full(tmp_path):
+    path = tmp_path / "map.gpkg"
+    write_geopackage([many_squares(5_000)], path, layer_of())
+    with closing(sqlite3.connect(path)) as db:
+        (nodes,) = db.execute('SELECT count(*) FROM "rtree_land cover_geom_node"').fetchone()
+    assert nodes == 99 + 2 + 1  # leaves of up to 51, two nodes above them, the root
+
+
+def test_a_layer_can_be_edited_afterwards(tmp_path):
+    path = tmp_path / "map.gpkg"
+    polygons = many_squares(3_000)
+    write_geopackage([polygons], path, layer_of())
+    more = pyogrio.read_dataframe(path, layer="land cover").iloc[:200]
+    pyogrio.write_dataframe(more, path, layer="land cover", append=True)
+    with closing(sqlite3.connect(path)) as db, db:
+        for name, at in (("IsEmpty", None), ("MinX", 0), ("MaxX", 1), ("MinY", 2), ("MaxY", 3)):
+            db.create_function(f"ST_{name}", 1, lambda g, at=at: 0 if at is None else np.frombuffer(g, "<f8", 4, 8)[at])
+        db.execute('DELETE FROM "land cover" WHERE fid % 3 = 0')
+        db.execute('UPDATE "land cover" SET geom = (SELECT geom FROM "land cover" WHERE fid = 1) WHERE fid = 2')
+    check(path)
+    info = pyogrio.read_info(path, layer="land cover")
+    assert info["features"] == len(pyogrio.read_dataframe(path, layer="land cover")) == 3_200 - 3_200 // 3
+
+
+@pytest.mark.parametrize("crs", [UTM, None])
+@pytest.mark.parametrize("batches", [[], [batch([], [])]])
+def test_a_layer_without_polygons_has_its_fields(tmp_path, crs, batches):
+    path = tmp_path / "none.gpkg"
+    assert write_geopackage(batches, path, layer_of(crs)) == 0
+    check(path)
+    info = pyogrio.read_info(path, layer="land cover")
+    assert list(info["fields"]) == (FIELDS[:-1] if batches else FIELDS[:4])
+    assert (info["features"], info["geometry_type"]) == (0, "Polygon")
+    assert len(pyogrio.read_dataframe(path, layer="land cover", bbox=(0, 0, 1, 1))) == 0
+
+
+@pytest.mark.parametrize(
+    ("crs", "stored"),
+    [
+        ("EPSG:4326", ("EPSG", 4326)),
+        ("EPSG:3857", ("EPSG", 3857)),
+        ("ESRI:54009", ("ESRI", 54009)),
+        ("+proj=laea +lat_0=45 +lon_0=7 +units=m", ("NONE", 100000)),
+        ("+proj=ob_tran +o_proj=longlat +o_lat_p=39 +lon_0=180 +to_meter=0.0174532925199433", ("NONE", 100000)),
+        (None, ("NONE", -1)),
+    ],
+)
+def test_the_crs_is_read_back(tmp_path, crs, stored):
+    path = tmp_path / "map.gpkg"
+    write_geopackage([many_squares(3)], path, layer_of(crs))
+    with closing(sqlite3.connect(path)) as db:
+        found = db.execute(
+            "SELECT organization, organization_coordsys_id FROM gpkg_geometry_columns JOIN gpkg_spatial_ref_sys "
+            "USING (srs_id)"
+        ).fetchall()
+        ids = {row[0] for row in db.execute("SELECT srs_id FROM gpkg_spatial_ref_sys")}
+    assert found == [stored]
+    assert {-1, 0, 4326} <= ids
+    back = pyogrio.read_dataframe(path, layer="land cover").crs
+    assert (
+        back is None or "Undefined" in back.name
+        if crs is None
+        else CRS.from_user_input(back) == CRS.from_user_input(crs)
+    )
+
+
+def test_the_file_says_what_it_is(tmp_path):
+    path = tmp_path / "map.gpkg"
+    write_geopackage([many_squares(3)], path, layer_of())
+    assert path.read_bytes()[68:72] == b"GPKG"
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (10400,)
+        assert db.execute("SELECT extension_name, scope FROM gpkg_extensions").fetchall() == [
+            ("gpkg_rtree_index", "write-only")
+        ]
+        triggers = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
+        style = db.execute(
+            "SELECT f_table_name, f_geometry_column, useAsDefault, styleQML FROM layer_styles"
+        ).fetchall()
+    index = "rtree_land cover_geom_"
+    assert {
+        index + end for end in ("insert", "update2", "update4", "update5", "update6", "update7", "delete")
+    } < triggers
+    assert style == [("land cover", "geom", 1, style_qml(TABLE))]
+    assert dict(pyogrio.list_layers(path)) == {"land cover": "Polygon", "layer_styles": None}
+
+
+def test_names_are_quoted(tmp_path):
+    path, name = tmp_path / "map.gpkg", 'it\'s "my" 水'
+    write_geopackage([many_squares(60)], path, layer_of(name=name))
+    check(path, name)
+    assert len(pyogrio.read_dataframe(path, layer=name, bbox=(0, 0, 2000, 2000))) == 60
+
+
+def test_one_polygon_of_many_pages(tmp_path):
+    path = tmp_path / "map.gpkg"
+    angle = np.linspace(0, 2 * np.pi, 200_000)
+    large = shapely.Polygon(np.column_stack([np.cos(angle), np.sin(angle)]))
+    write_geopackage([batch([shapely.box(0, 0, 1, 1), large, shapely.box(1, 1, 2, 2)], [0, 1, 2])], path, layer_of())
+    check(path)
+    assert shapely.equals_exact(
+        pyogrio.read_dataframe(path, layer="land cover").geometry[1], shapely.orient_polygons(large)
+    )
+
+
+def test_a_locked_file_a_reserved_name_and_a_full_disk(tmp_path, monkeypatch):
+    path = tmp_path / "map.gpkg"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(OutputError, match=r"map\.gpkg.*locked"):
+            write_geopackage([many_squares(3)], path, layer_of())
+        other.execute("ROLLBACK")
+    with pytest.raises(OutputError, match="gpkg_contents"):
+        write_geopackage([], tmp_path / "b.gpkg", layer_of(name="gpkg_contents"))
+    monkeypatch.setattr(PageFile, "append", lambda self, pages: self._write(pages, -1))  # what a write then raises
+    with pytest.raises(OutputError, match=r"c\.gpkg"):
+        write_geopackage([many_squares(300)], tmp_path / "c.gpkg", layer_of())
+
+
+@pytest.mark.parametrize("page_bytes", [512, 4096, 65536])
+@pytest.mark.parametrize("longest", [0, 30, 600, 9000])
+def test_pages_hold_rows_of_any_length(tmp_path, page_bytes, longest):
+    path = tmp_path / "rows.db"
+    rng = np.random.default_rng(longest)
+    blobs = [rng.bytes(n) for n in rng.integers(0, longest + 1, 2_000)]
+    records = [b"".join([_header(len(b)), b]) for b in blobs]
+    assert read_after(path, records, page_bytes) == list(enumerate(blobs, 1))
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.parametrize("lock_page", [3, 7, 40, 41])
+def test_the_page_of_file_locks_is_left_out(tmp_path, lock_page):
+    """A gigabyte into the file; here moved to where a test gets to."""
+    path = tmp_path / "rows.db"
+    blobs = [bytes([i % 251]) * (37 * i % 3000) for i in range(1000)]
+    back = read_after(path, [_header(len(b)) + b for b in blobs], 1024, lock_page)
+    assert back == list(enumerate(blobs, 1))
+    with closing(sqlite3.connect(path)) as db:
+        (found,) = db.execute("PRAGMA integrity_check").fetchall()
+    assert found[0].endswith(f"Page {lock_page} is never used") or found[0].endswith(f"Page {lock_page}: never used")
+
+
+def _header(size):
+    kind = 12 + 2 * size
+    digits = [kind & 127]
+    while kind := kind >> 7:
+        digits.insert(0, kind & 127 | 128)
+    return bytes([2 + len(digits), 0, *digits])
+
+
+def read_after(path, records, page_bytes, lock_page=None):
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA page_size = {page_bytes}")
+        db.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, data)")
+        (root,) = db.execute("SELECT rootpage FROM sqlite_master").fetchone()
+    with PageFile(path) as file:
+        file.lock_page = lock_page or file.lock_page
+        table = PagedTable(file, root)
+        for part in (records[:700], [], records[700:]):
+            table.append(np.frombuffer(b"".join(part), np.uint8), np.cumsum([0, *map(len, part)]))
+        table.finish()
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("SELECT id, data FROM t ORDER BY id").fetchall()
+
+
+def test_boxes_in_the_index_contain_those_of_the_polygons(tmp_path):
+    path = tmp_path / "map.gpkg"
+    shapes = shapely.transform(many_squares(500).geometries(), lambda xy: np.add(xy, [500_000.1, 5_000_000.7]))
+    write_geopackage([batch(shapes, np.zeros(500))], path, layer_of())
+    with closing(sqlite3.connect(path)) as db:
+        index = np.array(
+            db.execute('SELECT minx, miny, maxx, maxy FROM "rtree_land cover_geom" ORDER BY id').fetchall()
+        )
+    bounds = shapely.bounds(shapes)
+    assert (index[:, :2] <= bounds[:, :2]).all()
+    assert (index[:, 2:] >= bounds[:, 2:]).all()
+    assert np.abs(index - bounds).max() < 1
