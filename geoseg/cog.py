@@ -2,7 +2,8 @@
 
 A COG has its overviews before its full resolution, so it cannot be written while rows come. They go to a temporary
 tiled GeoTIFF instead, their overviews to further ones, each block compressed and written once; at the end GDAL's COG
-driver copies them into place. Memory is some rows, whatever the height; disk is twice the file for that while.
+driver copies them into place. Memory is some rows, whatever the height; disk is twice the file for that while. What
+GDAL cannot write, because the disk is full, it does not always report: the finished file is read back and compared.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from rasterio.windows import Window as RasterWindow
 from geoseg.classes import NODATA, Color
 from geoseg.errors import OutputError
 from geoseg.grid import Grid
-from geoseg.overviews import ByteArray, Halve
+from geoseg.overviews import ByteArray, Halve, add_checksum
 
 BLOCK = 512
 """Side of a block of the finished file, px; also what the longer side of the coarsest overview stays below."""
@@ -36,6 +37,7 @@ BLOCK = 512
 _STRIP = 128
 """Height of the temporary files' blocks, px: a quarter of the finished ones', and so is the memory for their rows."""
 
+_COPY_BYTES = 16 << 20
 _CACHE_BYTES = 64 << 20
 """GDAL's block cache is a share of the machine's memory by default and would fill up with the whole raster."""
 
@@ -47,8 +49,9 @@ class CogWriter:
     what the environment variable GDAL_NUM_THREADS says).
 
     Args:
-        path: File to write, in a folder of its own that also takes the temporary files; see
-            `geoseg.outputs.atomic_output`.
+        path: File to write, in a folder of its own that also takes the temporary files: what
+            `geoseg.outputs.atomic_output` gives.
+        final: The name it gets in the end; what messages speak of.
         grid: Size, transform and CRS.
         halve: How overviews are made: `geoseg.overviews.halve_by_mode` or `geoseg.overviews.halve_by_mean`.
         bands: Description of every band; their number is the number of bands.
@@ -63,6 +66,7 @@ class CogWriter:
     def __init__(
         self,
         path: Path,
+        final: Path,
         grid: Grid,
         *,
         halve: Halve,
@@ -72,6 +76,7 @@ class CogWriter:
         smooth: bool = False,
     ) -> None:
         self.path = path
+        self.final = final
         self.grid = grid
         self._halve = halve
         self._bands = tuple(bands)
@@ -83,7 +88,7 @@ class CogWriter:
     def __enter__(self) -> CogWriter:
         self._folder = self.path.with_name(self.path.name + ".parts")
         self._levels: list[_Level] = []
-        with ExitStack() as stack, as_output_error(self.path):
+        with ExitStack() as stack, _as_output_error(self.final):
             self._folder.mkdir()
             shape = self.grid.shape
             while not self._levels or max(self._levels[-1].shape) > BLOCK:
@@ -116,7 +121,7 @@ class CogWriter:
         Raises:
             OutputError: The disk is full.
         """
-        with as_output_error(self.path):
+        with _as_output_error(self.final):
             self._write(0, rows)
 
     def _write(self, level: int, rows: ByteArray) -> None:
@@ -130,7 +135,7 @@ class CogWriter:
         Raises:
             OutputError: The disk is full.
         """
-        with as_output_error(self.path):
+        with _as_output_error(self.final):
             self._levels[0].file.update_tags(**tags)
             self._stack.close()
             with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
@@ -143,10 +148,24 @@ class CogWriter:
                     LEVEL=1 if _compression() == "zstd" else 6,
                     PREDICTOR="YES" if self._smooth else "NO",
                     BLOCKSIZE=BLOCK,
-                    BIGTIFF="IF_SAFER",
+                    BIGTIFF="IF_SAFER",  # and never sparse: empty blocks cost 0.4 kB, and some viewers need them
                     NUM_THREADS=_threads(),
                 )
+                self._check()
             shutil.rmtree(self._folder)
+
+    def _check(self) -> None:
+        width = max(_COPY_BYTES // (BLOCK * BLOCK * len(self._bands)), 1) * BLOCK
+        for number, level in enumerate(self._levels):
+            overview = {"overview_level": number - 1} if number else {}
+            total = np.zeros(1, dtype=np.uint64)
+            with quiet(), rasterio.open(self.path, num_threads=_threads(), **overview) as file:
+                for row in range(0, file.height, BLOCK):
+                    for col in range(0, file.width, width):
+                        window = RasterWindow(col, row, min(width, file.width - col), min(BLOCK, file.height - row))
+                        add_checksum(file.read(window=window), row, col, total)
+            if total[0] != level.checksum[0]:
+                raise OSError("what was written cannot be read back")
 
     def _join(self) -> Path:
         """A VRT in which the temporary files are one raster and its overviews: what GDAL's COG driver copies."""
@@ -177,6 +196,7 @@ class _Level:
         self.file = file
         self.shape = shape
         self.rows_written = 0
+        self.checksum = np.zeros(1, dtype=np.uint64)
         self._buffer = np.empty((bands, min(_STRIP, shape[0]), shape[1]), dtype=np.uint8)
 
     def write(self, rows: ByteArray) -> Iterator[ByteArray]:
@@ -191,6 +211,7 @@ class _Level:
             if self.rows_written % _STRIP == 0 or self.rows_written == height:
                 strip = self._buffer[:, : filled + taken.shape[1]]
                 top = self.rows_written - strip.shape[1]
+                add_checksum(strip, top, 0, self.checksum)
                 self.file.write(strip, window=RasterWindow(0, top, width, strip.shape[1]))
                 yield strip
 
@@ -211,10 +232,10 @@ def _create(path: Path, shape: tuple[int, int], bands: int, *, smooth: bool) -> 
             tiled=True,
             blockxsize=BLOCK,
             blockysize=_STRIP,
-            interleave="pixel",
+            interleave="band",
             bigtiff="if_safer",
             sparse_ok=True,
-            num_threads=_threads(),
+            # No num_threads: errors of other threads are lost, and a full disk would be noticed at the end only.
             compress=_compression(),
             zstd_level=1,
             zlevel=1,
@@ -247,9 +268,13 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def as_output_error(path: Path) -> Iterator[None]:
-    """Turn what GDAL and the system say about a disk into an OutputError about ``path``."""
+def _as_output_error(path: Path) -> Iterator[None]:
+    """Turn what GDAL and the system say about a disk into an OutputError about ``path``.
+
+    A SystemError is rasterio's word for a failure that GDAL gave no reason for.
+    """
     try:
         yield
-    except (RasterioError, CPLE_BaseError, OSError) as error:
-        raise OutputError(f"cannot write {path}: {error}", hint="free some space or choose another folder") from error
+    except (RasterioError, CPLE_BaseError, SystemError, OSError) as error:
+        reason = error.__cause__ or error  # rasterio's own words are "see previous exception"
+        raise OutputError(f"cannot write {path}: {reason}", hint="free some space or choose another folder") from error

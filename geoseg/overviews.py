@@ -1,6 +1,6 @@
-"""Halve the rows of a raster for its overviews: the commonest class, or the mean; 255 is nodata and never wins.
+"""Halve the rows of a raster for its overviews, count and check them; 255 is nodata and never wins.
 
-GDAL can do this too, after the raster is whole. Here it happens while rows come, on pixels that are in memory
+GDAL can make overviews too, after the raster is whole. Here it happens while rows come, on pixels that are in memory
 anyway, so that a fast network does not wait for a second pass over its map.
 """
 
@@ -80,6 +80,25 @@ def halve_by_mean(rows: ByteArray) -> ByteArray:
                         valid += 1
                 halved[band, row, col] = (2 * total + valid) // (2 * valid) if valid else NODATA
     return halved
+
+
+@njit
+def add_checksum(rows: ByteArray, first_row: int, first_col: int, total: npt.NDArray[np.uint64]) -> None:
+    """Add to ``total``, (1,) uint64, a number that depends on every value of (B, h, W) uint8 and on its place.
+
+    Parts may come in any order and of any shape: written by rows, a raster can be checked by blocks.
+    """
+    bands, height, width = rows.shape
+    for band in range(bands):
+        for row in range(height):
+            # The line's number times an odd constant, its bits mixed; then another odd constant per column.
+            line = np.uint64((first_row + row) * 65536 + band + 1) * np.uint64(0x9E3779B97F4A7C15)
+            line ^= line >> np.uint64(29)
+            line_total = np.uint64(0)
+            for col in range(width):
+                place = line + np.uint64(first_col + col) * np.uint64(0xD1B54A32D192ED03)
+                line_total += (place ^ (place >> np.uint64(32))) * np.uint64(rows[band, row, col])
+            total[0] += line_total
 
 
 @njit
