@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +15,8 @@ from pyogrio.errors import CRSError, DataLayerError, DataSourceError, FeatureErr
 from geoseg.export.arrow import GEOMETRY, attribute_schema, attributes, portions, with_first, wkb_array, writing
 from geoseg.export.layer import Layer
 from geoseg.polygons.batch import PolygonBatch
+
+_NODE_SIZE, _NODE_BYTES = 16, 40  # of the index
 
 _ERRORS = (DataSourceError, DataLayerError, CRSError, FeatureError, FieldError, GeometryError, RuntimeError)
 
@@ -56,7 +60,36 @@ def write_flatgeobuf(batches: Iterable[PolygonBatch], path: Path, layer: Layer) 
             if stream.error is not None:
                 raise stream.error from None
             raise
+        _check_end(path, stream.count)
     return stream.count
+
+
+def _check_end(path: Path, count: int) -> None:
+    """See that the file ends where its last feature ends: GDAL says nothing when the last buffer finds the disk full.
+
+    Raises:
+        OSError: It ends before.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(8)  # after the magic bytes
+        end = 12 + _uint(file.read(4))
+        if count:
+            nodes, level = count, count
+            while level > 1:  # a packed R-tree of 16 nodes to a node, the leaves at its end
+                level = -(-level // _NODE_SIZE)
+                nodes += level
+            features = end + nodes * _NODE_BYTES
+            file.seek(features - 8)
+            last = features + _uint(file.read(8))  # place of the last leaf's feature
+            file.seek(min(last, size))
+            end = last + 4 + _uint(file.read(4))
+    if size < end:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _uint(data: bytes) -> int:
+    return int.from_bytes(data, "little")
 
 
 class _Stream:
