@@ -1,0 +1,92 @@
+"""Polygons across the antimeridian or around a pole, cut as RFC 7946 wants them (section 3.1.9)."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from geoseg.polygons._jit import njit
+from geoseg.polygons.batch import IntArray
+
+Shapes = npt.NDArray[Any]
+
+
+@njit
+def shift_or_cut(xy: IntArray, rings: IntArray, polygons: IntArray, half: int) -> npt.NDArray[np.bool_]:
+    """Move every polygon that lies between two antimeridians to −180° … 180°, and find the others.
+
+    Args:
+        xy: Longitudes and latitudes, whole numbers, changed in place.
+        rings: Where each ring begins in ``xy``.
+        polygons: Where each polygon begins in ``rings``.
+        half: 180° in the unit of ``xy``.
+
+    Returns:
+        True for the polygons to be cut: they cross an antimeridian or go around a pole, (n,).
+    """
+    cut = np.zeros(len(polygons) - 1, np.bool_)
+    for p in range(len(polygons) - 1):
+        low, high = xy[rings[polygons[p]], 0], xy[rings[polygons[p]], 0]
+        for r in range(polygons[p], polygons[p + 1]):
+            for v in range(rings[r], rings[r + 1]):
+                low, high = min(low, xy[v, 0]), max(high, xy[v, 0])
+                if v > rings[r] and abs(xy[v, 0] - xy[v - 1, 0]) > half:
+                    cut[p] = True
+        turns = (low + half) // (2 * half)
+        if high > half + 2 * half * turns:
+            cut[p] = True
+        if turns != 0 and not cut[p]:
+            for v in range(rings[polygons[p]], rings[polygons[p + 1]]):
+                xy[v, 0] -= 2 * half * turns
+    return cut
+
+
+def cut_polygon(rings: list[IntArray], half: int) -> Shapes:
+    """One polygon as those parts of it that lie between two antimeridians, shell counter-clockwise, (parts,).
+
+    Every edge first gets a vertex where it crosses, computed from its western end. So GEOS has nothing to intersect,
+    coordinates stay whole numbers, and neighbours get the same vertices.
+
+    Args:
+        rings: Shell and holes, each (v, 2), closed.
+        half: 180° in the unit of the coordinates; latitudes reach ± ``half // 2``.
+    """
+    shell, *holes = (shapely.Polygon(_on_from_edge_to_edge(ring, half)) for ring in rings)
+    for hole in holes:
+        for turns in (-1, 0, 1):  # each ring is unrolled from its own start
+            moved = shapely.transform(hole, lambda xy, by=2 * half * turns: np.add(xy, (by, 0)))
+            shell = shapely.difference(shell, moved)
+    left, _, right, _ = shapely.bounds(shell)
+    parts = []
+    for turns in range(int((left + half) // (2 * half)), int(-((half - right) // (2 * half))) + 1):
+        middle = 2 * half * turns
+        part = shapely.intersection(shell, shapely.box(middle - half, -half, middle + half, half))
+        parts.append(shapely.transform(part, lambda xy, by=middle: np.subtract(xy, (by, 0))))
+    pieces = shapely.get_parts(shapely.get_parts(parts))
+    return np.asarray(shapely.orient_polygons(pieces[shapely.area(pieces) > 0]))
+
+
+def _on_from_edge_to_edge(ring: IntArray, half: int) -> IntArray:
+    """A ring whose longitudes go on beyond ± ``half``, with vertices there, and along the pole if it goes around it."""
+    steps = np.diff(ring[:, 0])
+    steps -= 2 * half * np.rint(steps / (2 * half)).astype(np.int64)
+    lon = ring[0, 0] + np.concatenate([[0], np.cumsum(steps)])
+    unrolled = np.column_stack([lon, ring[:, 1]])
+    if lon[-1] != lon[0]:
+        pole = half // 2 if ring[:, 1].mean() > 0 else -(half // 2)
+        unrolled = np.vstack([unrolled, [lon[-1], pole], [lon[0], pole], unrolled[:1]])
+    vertices = [unrolled[:1]]
+    for a, b in itertools.pairwise(unrolled):
+        west, east = (a, b) if a[0] <= b[0] else (b, a)
+        meridians = range(int((west[0] + half) // (2 * half)), int((east[0] + half) // (2 * half)) + 1)
+        crossed = [m for k in meridians if west[0] < (m := half * (2 * k - 1)) < east[0]]
+        slope = (east[1] - west[1]) / max(east[0] - west[0], 1)
+        added = [(m, west[1] + round(float(slope * (m - west[0])))) for m in crossed]
+        if west is b:
+            added.reverse()
+        vertices.append(np.array([*added, b], dtype=np.int64).reshape(-1, 2))
+    return np.vstack(vertices)

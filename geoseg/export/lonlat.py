@@ -1,0 +1,238 @@
+"""Map coordinates → WGS84 longitude and latitude, as whole multiples of the last decimal that is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyproj
+from affine import Affine
+
+from geoseg.grid import Grid
+from geoseg.polygons._jit import njit
+from geoseg.polygons.batch import FloatArray, IntArray
+
+RFC7946_DECIMALS = 7
+"""What RFC 7946 calls reasonable for longitudes and latitudes: about a centimetre."""
+
+_MOST_DECIMALS = 12
+_PIXEL_DECIMALS = 8  # vertices are multiples of 1/256 px
+# In px. Vertices keep 0.25 px from edges that are not theirs: a vertex and an edge, each rounded, and bent edges on
+# either side use up less than that together.
+_MOST_ROUNDING = 0.09
+_MOST_BEND = 1 / 32
+_SHORTEST_PART = 4.0
+_SAMPLES = 9
+_MOST_CELLS = 512
+
+Transform = Callable[[FloatArray], FloatArray]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LonLat:
+    """How the vertices of one map become longitudes and latitudes. Make it with `lonlat_of`.
+
+    Attributes:
+        decimals: Decimals of the coordinates: seven, and more only where pixels are so small that rounding would come
+            near the distance that vertices keep (below 9 cm eight, below 9 mm nine); eight for pixel coordinates.
+        is_geographic: False for a map without a CRS, whose coordinates stay what they are.
+    """
+
+    decimals: int
+    is_geographic: bool
+    _exact: Transform | None = None
+    _to_pixel: FloatArray = field(default_factory=lambda: np.zeros(6))
+    _longest: float = np.inf
+    _lattice: FloatArray | None = None
+    _cell: tuple[float, float] = (1.0, 1.0)
+
+    def split_long_edges(self, xy: FloatArray, rings: IntArray) -> tuple[FloatArray, IntArray]:
+        """Rings with vertices added where a straight edge of the map would leave its place by 1/32 px.
+
+        Where they lie does not depend on the direction an edge is walked in: both its polygons get the same ones.
+        """
+        parts = _parts_of_edges(xy, rings, self._to_pixel, self._longest)
+        longer = np.concatenate([[0], np.cumsum(parts)])
+        if longer[-1] == len(xy):
+            return xy, rings
+        return _split_edges(xy, parts, longer), longer[rings]
+
+    def place(self, xy: FloatArray) -> IntArray:
+        """Longitudes and latitudes of map coordinates, (n, 2), degrees · 10^decimals, rounded half to even.
+
+        Longitudes are continuous over the map, so beyond the antimeridian they are above 180° or below −180°. Where
+        PROJ has no answer, they are the smallest int64.
+        """
+        scale = 10.0**self.decimals
+        if self._lattice is not None:
+            return _interpolate(xy, self._to_pixel, self._lattice, *self._cell, scale)
+        degrees = xy if self._exact is None else self._exact(xy)
+        lost = ~np.isfinite(degrees)
+        placed = np.rint(np.where(lost, 0.0, degrees) * scale).astype(np.int64)
+        placed[lost] = np.iinfo(np.int64).min
+        return placed
+
+
+def lonlat_of(grid: Grid) -> LonLat:
+    """The way from a grid's map coordinates to longitude and latitude, known before the first polygon.
+
+    PROJ takes 0.2 to 1 µs a vertex, more than all the rest of a GeoJSON. A projection is smooth: PROJ is asked on a
+    lattice, and in between a cubic goes through its answers. The lattice is refined until the middles of its cells are
+    within 1/100 of the last decimal (0.1 mm); where that fails, as around a pole, PROJ is asked for every vertex.
+    """
+    if grid.crs is None:
+        return LonLat(_PIXEL_DECIMALS, is_geographic=False)
+    crs = pyproj.CRS.from_user_input(grid.crs)
+    if crs.equals(pyproj.CRS.from_epsg(4326), ignore_axis_order=True):
+        decimals, _ = _precision(grid, lambda xy: xy)
+        return LonLat(decimals, is_geographic=True)
+    exact = _continuous(pyproj.Transformer.from_crs(crs, 4326, always_xy=True), grid)
+    decimals, longest = _precision(grid, exact)
+    inverse = np.array((~grid.transform)[:6], dtype=np.float64)
+    for cells in (4, 16, 64, 256, _MOST_CELLS):
+        cell = grid.width / cells, grid.height / cells
+        lattice = _at_pixels(grid.transform, exact, np.arange(cells + 1) * cell[0], np.arange(cells + 1) * cell[1])
+        if not np.isfinite(lattice).all():
+            break
+        middles = (np.arange(cells) + 0.5) * cell[0], (np.arange(cells) + 0.5) * cell[1]
+        wanted = _at_pixels(grid.transform, exact, *middles).reshape(-1, 2)
+        xy = _map_coordinates(grid.transform, *middles).reshape(-1, 2)
+        scale = 10.0**decimals * 100  # hundredths of the last decimal
+        found = _interpolate(xy, inverse, lattice, *cell, scale)
+        if np.abs(found - wanted * scale).max() < 1.5:
+            return LonLat(decimals, True, exact, inverse, longest, lattice, cell)
+    return LonLat(decimals, True, exact, inverse, longest)
+
+
+def _continuous(transformer: pyproj.Transformer, grid: Grid) -> Transform:
+    """Degrees of map coordinates, longitudes within 180° of the map's middle, where it goes on into itself."""
+    middle, _ = transformer.transform(*(grid.transform @ (grid.width / 2, grid.height / 2)))
+    if not np.isfinite(middle):
+        middle = 0.0
+
+    def transform(xy: FloatArray) -> FloatArray:
+        lon, lat = transformer.transform(xy[..., 0], xy[..., 1])
+        turns = np.rint((lon - middle) / 360)  # subtracting 0 turns changes no bit
+        return np.stack([lon - 360 * turns, lat], axis=-1)
+
+    return transform
+
+
+def _map_coordinates(transform: Affine, columns: FloatArray, rows: FloatArray) -> FloatArray:
+    """x and y at every column and row, (rows, columns, 2)."""
+    c, r = np.meshgrid(columns, rows)
+    t = transform
+    return np.stack([t.a * c + t.b * r + t.c, t.d * c + t.e * r + t.f], axis=-1)
+
+
+def _at_pixels(transform: Affine, exact: Transform, columns: FloatArray, rows: FloatArray) -> FloatArray:
+    return exact(_map_coordinates(transform, columns, rows))
+
+
+def _precision(grid: Grid, exact: Transform) -> tuple[int, float]:
+    """Decimals that are enough for a grid's pixels, and how long a straight edge may be, px."""
+    middle_columns, middle_rows = ((np.arange(_SAMPLES) + 0.5) * n / _SAMPLES for n in (grid.width, grid.height))
+    at = _map_coordinates(grid.transform, middle_columns, middle_rows)
+    t = grid.transform
+
+    def moved(columns: float, rows: float) -> FloatArray:
+        return exact(np.add(at, (t.a * columns + t.b * rows, t.d * columns + t.e * rows)))
+
+    def difference(to: FloatArray, of: FloatArray) -> FloatArray:
+        change = to - of
+        change[..., 0] -= 360 * np.rint(change[..., 0] / 360)
+        return change
+
+    jacobian = np.stack([difference(moved(0.5, 0), moved(-0.5, 0)), difference(moved(0, 0.5), moved(0, -0.5))], axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        determinant = np.linalg.det(jacobian)[..., None, None]
+        a, b, c, d = (jacobian[..., i, j] for i in (0, 1) for j in (0, 1))
+        to_pixels = np.stack([np.stack([d, -b], -1), np.stack([-c, a], -1)], -2) / determinant
+    known = np.isfinite(to_pixels).all(axis=(-2, -1))
+    if not known.any():
+        return RFC7946_DECIMALS, np.inf
+    to_pixels = to_pixels[known]
+    corners = np.array([[0.5, 0.5], [0.5, -0.5]]).T
+    rounding = np.linalg.norm(to_pixels @ corners, axis=-2).max()  # px, were degrees rounded to whole ones
+    decimals = int(np.ceil(np.log10(rounding / _MOST_ROUNDING)))
+    # An edge of length L leaves its place by L²/8 times the second derivative along it.
+    h = max(grid.shape) / (2 * _SAMPLES)
+    here, bend = moved(0, 0), 0.0
+    for columns, rows in ((h, 0), (0, h), (h / 2**0.5, h / 2**0.5), (h / 2**0.5, -h / 2**0.5)):
+        second = difference(moved(columns, rows), here) - difference(here, moved(-columns, -rows))
+        bend = max(bend, float(np.nanmax(np.linalg.norm(to_pixels @ second[known][..., None], axis=-2))) / h**2)
+    longest = max(_SHORTEST_PART, float(np.sqrt(8 * _MOST_BEND / bend))) if bend > 0 else np.inf
+    return int(np.clip(decimals, RFC7946_DECIMALS, _MOST_DECIMALS)), longest
+
+
+@njit
+def _interpolate(
+    xy: FloatArray, to_pixel: FloatArray, lattice: FloatArray, cell_width: float, cell_height: float, scale: float
+) -> IntArray:
+    """Longitudes and latitudes times ``scale``, rounded: Lagrange cubics through 4 × 4 points of the lattice."""
+    rows, columns = lattice.shape[0], lattice.shape[1]
+    placed = np.empty((len(xy), 2), np.int64)
+    across, down = np.empty(4), np.empty(4)
+    for v in range(len(xy)):
+        x, y = xy[v, 0], xy[v, 1]
+        u = (to_pixel[0] * x + to_pixel[1] * y + to_pixel[2]) / cell_width
+        w = (to_pixel[3] * x + to_pixel[4] * y + to_pixel[5]) / cell_height
+        left = min(max(int(np.floor(u)) - 1, 0), columns - 4)
+        top = min(max(int(np.floor(w)) - 1, 0), rows - 4)
+        _cubic_weights(u - left, across)
+        _cubic_weights(w - top, down)
+        lon, lat = 0.0, 0.0
+        for i in range(4):
+            lon_of_row, lat_of_row = 0.0, 0.0
+            for j in range(4):
+                lon_of_row += across[j] * lattice[top + i, left + j, 0]
+                lat_of_row += across[j] * lattice[top + i, left + j, 1]
+            lon += down[i] * lon_of_row
+            lat += down[i] * lat_of_row
+        placed[v, 0], placed[v, 1] = int(np.rint(lon * scale)), int(np.rint(lat * scale))
+    return placed
+
+
+@njit
+def _cubic_weights(t: float, weights: FloatArray) -> None:
+    """Lagrange weights at ``t`` of the points 0, 1, 2, 3."""
+    a, b, c = t - 1, t - 2, t - 3
+    weights[0] = a * b * c / -6
+    weights[1] = t * b * c / 2
+    weights[2] = t * a * c / -2
+    weights[3] = t * a * b / 6
+
+
+@njit
+def _parts_of_edges(xy: FloatArray, rings: IntArray, to_pixel: FloatArray, longest: float) -> IntArray:
+    """Into how many parts the edge from each vertex on is split; 1 for the last vertex of a ring, which has none."""
+    parts = np.ones(len(xy), np.int64)
+    for r in range(len(rings) - 1):
+        for v in range(rings[r], rings[r + 1] - 1):
+            dx, dy = xy[v + 1, 0] - xy[v, 0], xy[v + 1, 1] - xy[v, 1]
+            columns, rows = to_pixel[0] * dx + to_pixel[1] * dy, to_pixel[3] * dx + to_pixel[4] * dy
+            length = np.sqrt(columns * columns + rows * rows)
+            if length > longest:
+                parts[v] = int(np.ceil(length / longest))
+    return parts
+
+
+@njit
+def _split_edges(xy: FloatArray, parts: IntArray, starts: IntArray) -> FloatArray:
+    """The vertices with those added that ``parts`` asks for, counted from the smaller end of each edge."""
+    out = np.empty((starts[-1], 2))
+    for v in range(len(xy)):
+        n, at = parts[v], starts[v]
+        out[at, 0], out[at, 1] = xy[v, 0], xy[v, 1]
+        if n == 1:
+            continue
+        ax, ay, bx, by = xy[v, 0], xy[v, 1], xy[v + 1, 0], xy[v + 1, 1]
+        backwards = bx < ax or (bx == ax and by < ay)
+        if backwards:
+            ax, ay, bx, by = bx, by, ax, ay
+        for k in range(1, n):
+            to = at + (n - k if backwards else k)
+            out[to, 0] = ax + (bx - ax) * (k / n)
+            out[to, 1] = ay + (by - ay) * (k / n)
+    return out
