@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pyogrio
+import pyproj
+import pytest
+import shapely
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from polygon_coverage import TABLE, UTM, batch, coverage, pieces
+
+from geoseg.classes import ClassTable
+from geoseg.errors import OutputError
+from geoseg.export.layer import Layer
+from geoseg.export.shapefile import short_names, write_shapefile
+from geoseg.polygons.batch import PolygonBatch
+
+FIELDS = ["class_id", "class_name", "area_m2", "perim_m", "conf_mean", "conf_min", "source"]
+PLACES = [
+    (UTM, Affine(10, 0, 5e5, 0, -10, 5e6)),
+    ("EPSG:4326", Affine(1e-4, 0, 15, 0, -1e-4, 47)),
+    (None, Affine.scale(1, -1)),
+]
+
+
+def with_columns(polygons, **columns):
+    return PolygonBatch(polygons.class_id, polygons.xy, polygons.rings, polygons.polygons, columns)
+
+
+def squares(values):
+    polygons = batch(shapely.box(np.arange(len(values)), 0, np.arange(len(values)) + 0.5, 1), np.zeros(len(values)))
+    return with_columns(polygons, value=np.asarray(values))
+
+
+def layer_like(layer, *, classes=TABLE, source="scene é.tif"):
+    return Layer(layer.name, layer.grid, classes, source)
+
+
+def assert_same(frame, polygons):
+    """Rows are those of a batch, in its order; rings may begin elsewhere and run the other way."""
+    normal = [shapely.normalize(g) for g in (frame.geometry.to_numpy(), polygons.geometries())]
+    assert shapely.equals_exact(*normal).all()
+    assert list(frame.class_id) == list(polygons.class_id)
+    assert list(frame.class_name) == [TABLE[i].name for i in polygons.class_id]
+    for name, values in polygons.columns.items():
+        np.testing.assert_allclose(frame[name], values, rtol=0, atol=0.5000001e-6)
+
+
+@pytest.mark.parametrize(("crs", "transform"), PLACES)
+@pytest.mark.filterwarnings("error")
+def test_polygons_and_attributes_come_back(tmp_path, crs, transform):
+    polygons, layer = coverage(crs=crs, transform=transform)
+    path = tmp_path / "Karte é.shp"
+    assert write_shapefile(pieces(polygons, 4), path, layer) == len(polygons)
+    ends = {"shp", "shx", "dbf", "cpg"} | ({"prj"} if crs else set())
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"Karte é.{end}" for end in ends)
+    info = pyogrio.read_info(path)
+    assert list(info["fields"]) == FIELDS
+    assert list(info["dtypes"]) == ["int32", "object", *["float64"] * 4, "object"]
+    assert (info["geometry_type"], info["encoding"], info["features"]) == ("Polygon", "UTF-8", len(polygons))
+    assert info["total_bounds"] == tuple(shapely.total_bounds(polygons.geometries()))
+    frame = pyogrio.read_dataframe(path)
+    assert_same(frame, polygons)
+    assert set(frame.source) == {layer.source}
+    if crs is None:
+        assert frame.crs is None
+    else:
+        assert pyproj.CRS(frame.crs).equals(pyproj.CRS(crs), ignore_axis_order=True)
+
+
+@pytest.mark.filterwarnings("ignore:'crs' was not provided")
+def test_the_file_is_the_one_that_gdal_writes(tmp_path):
+    polygons, layer = coverage(crs=None)
+    write_shapefile([polygons], tmp_path / "ours.shp", layer)
+    pyogrio.write_dataframe(pyogrio.read_dataframe(tmp_path / "ours.shp"), tmp_path / "gdal.shp", encoding="UTF-8")
+    for end in ("shp", "shx"):
+        assert (tmp_path / f"ours.{end}").read_bytes() == (tmp_path / f"gdal.{end}").read_bytes()
+    assert pyogrio.read_dataframe(tmp_path / "gdal.shp").equals(pyogrio.read_dataframe(tmp_path / "ours.shp"))
+
+
+def test_shells_run_clockwise_and_holes_the_other_way(tmp_path):
+    polygons, layer = coverage()
+    write_shapefile([polygons], tmp_path / "map.shp", layer)
+    content, at, holes = (tmp_path / "map.shp").read_bytes(), 100, 0
+    while at < len(content):
+        rings, points = np.frombuffer(content, "<i4", 2, at + 44)
+        starts = np.append(np.frombuffer(content, "<i4", rings, at + 52), points)
+        xy = np.frombuffer(content, "<f8", 2 * points, at + 52 + 4 * rings).reshape(-1, 2)
+        ccw = [shapely.LinearRing(xy[a:b]).is_ccw for a, b in pairwise(starts)]
+        assert ccw == [False] + [True] * (rings - 1)
+        holes += rings - 1
+        at += 52 + 4 * rings + 16 * points
+    assert holes > 0
+
+
+def test_fields_have_the_widths_that_their_numbers_need(tmp_path):
+    polygons, layer = coverage()
+    write_shapefile([polygons], tmp_path / "map.shp", layer)
+    header = (tmp_path / "map.dbf").read_bytes()[32 : 32 + 32 * len(FIELDS)]
+    fields = [header[i : i + 32] for i in range(0, len(header), 32)]
+    assert [(f[:11].rstrip(b"\0").decode(), chr(f[11]), f[16], f[17]) for f in fields] == [
+        ("class_id", "N", 3, 0),
+        ("class_name", "C", max(len(name.encode()) for name in TABLE.names), 0),
+        ("area_m2", "N", 19, 6),
+        ("perim_m", "N", 19, 6),
+        ("conf_mean", "N", 9, 6),
+        ("conf_min", "N", 9, 6),
+        ("source", "C", len("scene é.tif".encode()), 0),
+    ]
+
+
+@given(st.lists(st.floats(-1e17, 1e18) | st.floats(-10, 10) | st.just(np.nan), min_size=1, max_size=30))
+def test_numbers_are_read_as_they_were(tmp_path_factory, values):
+    path = tmp_path_factory.mktemp("numbers") / "map.shp"
+    _, layer = coverage(np.zeros((1, 1), np.uint8))
+    write_shapefile([squares(values)], path, layer)
+    back = pyogrio.read_dataframe(path).value.to_numpy()
+    np.testing.assert_array_equal(np.isnan(back), np.isnan(values))
+    np.testing.assert_allclose(back, values, rtol=1e-15, atol=0.5000001e-6)
+
+
+def test_a_number_that_does_not_fit_is_not_written_wrong(tmp_path):
+    _, layer = coverage(np.zeros((1, 1), np.uint8))
+    write_shapefile([squares([1e19, 1.5, -1e18, np.inf])], tmp_path / "map.shp", layer)
+    assert list(pyogrio.read_dataframe(tmp_path / "map.shp").value.isna()) == [True, False, True, True]
+
+
+@pytest.mark.parametrize("width", [np.uint8, np.int16, np.int32, np.uint32])
+def test_integers_keep_their_extremes(tmp_path, width):
+    limits = np.iinfo(width)
+    _, layer = coverage(np.zeros((1, 1), np.uint8))
+    write_shapefile([squares(np.array([limits.min, limits.max, 0], width))], tmp_path / "map.shp", layer)
+    back = pyogrio.read_dataframe(tmp_path / "map.shp").value
+    assert (list(back), back.dtype.kind) == ([limits.min, limits.max, 0], "i")
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_what_does_not_fit_goes_to_numbered_parts(tmp_path, count):
+    polygons, layer = coverage()
+    write_shapefile([polygons], tmp_path / "whole.shp", layer)
+    size = (tmp_path / "whole.shp").stat().st_size
+    limit = size // 3
+    path = tmp_path / "map.shp"
+    assert write_shapefile(pieces(polygons, count), path, layer, limit=limit) == len(polygons)
+    parts = [path, *sorted(tmp_path.glob("map_*.shp"))]
+    assert [p.name for p in parts[1:]] == [f"map_{n}.shp" for n in range(2, len(parts) + 1)]
+    assert len(parts) == 4
+    start = 0
+    for part in parts:
+        assert part.stat().st_size <= limit
+        assert {p.suffix for p in tmp_path.glob(f"{part.stem}.*")} == {".shp", ".shx", ".dbf", ".cpg", ".prj"}
+        frame = pyogrio.read_dataframe(part)
+        chosen = np.arange(start, start + len(frame))
+        (piece,) = list(pieces(polygons, 2))[1:]
+        expected = piece.geometries()[chosen]
+        assert shapely.equals_exact(shapely.normalize(frame.geometry.to_numpy()), shapely.normalize(expected)).all()
+        assert list(frame.class_id) == list(polygons.class_id[chosen])
+        start += len(frame)
+    assert start == len(polygons)
+
+
+def test_attributes_too_can_fill_a_part(tmp_path):
+    polygons, layer = coverage()
+    layer = layer_like(layer, source="s" * 250)
+    width = 1 + 3 + len(TABLE.names[1].encode()) + 19 * 2 + 9 * 2 + 250
+    limit = 32 + 32 * 7 + 1 + 20 * width + 1
+    assert write_shapefile([polygons], tmp_path / "map.shp", layer, limit=max(limit, 8_000)) == len(polygons)
+    sizes = [pyogrio.read_info(p)["features"] for p in tmp_path.glob("*.shp")]
+    assert sum(sizes) == len(polygons)
+    assert all(p.stat().st_size <= max(limit, 8_000) for p in tmp_path.glob("*.dbf"))
+
+
+def test_a_polygon_past_the_limit_is_refused(tmp_path):
+    polygons, layer = coverage()
+    with pytest.raises(OutputError, match=r"too large for the shapefile map\.shp") as error:
+        write_shapefile([polygons], tmp_path / "map.shp", layer, limit=500)
+    assert "out.gpkg" in error.value.hint
+
+
+@pytest.mark.parametrize("crs", [UTM, None])
+def test_a_layer_without_polygons_has_its_fields(tmp_path, crs):
+    _, layer = coverage(crs=crs)
+    for name, batches, fields in (
+        ("empty", [batch([], [])], FIELDS),
+        ("nothing", [], ["class_id", "class_name", "source"]),
+    ):
+        path = tmp_path / f"{name}.shp"
+        assert write_shapefile(batches, path, layer) == 0
+        info = pyogrio.read_info(path)
+        assert (list(info["fields"]), info["features"], info["geometry_type"]) == (fields, 0, "Polygon")
+
+
+def test_long_names_are_cut_between_characters(tmp_path):
+    names = ["é" * 126 + "x水", "b", "c"]
+    classes = ClassTable.from_names(names, ["#000000", "#ffffff", "#ff0000"])
+    polygons, layer = coverage()
+    write_shapefile([polygons], tmp_path / "map.shp", layer_like(layer, classes=classes))
+    assert set(pyogrio.read_dataframe(tmp_path / "map.shp").class_name) == {"é" * 126 + "x", "b", "c"}
+
+
+def test_long_field_names_are_cut_and_listed(tmp_path):
+    polygons, layer = coverage()
+    confidence = np.full(len(polygons), 0.5)
+    long = with_columns(polygons, confidence_mean=confidence, confidence_least=confidence, area_m2=confidence)
+    write_shapefile([long], tmp_path / "map.shp", layer)
+    fields = list(pyogrio.read_info(tmp_path / "map.shp")["fields"])
+    assert fields == ["class_id", "class_name", "confidence", "confiden_2", "area_m2", "source"]
+    listed = (tmp_path / "map.fields.txt").read_text()
+    assert listed == "confidence = confidence_mean\nconfiden_2 = confidence_least\n"
+
+
+@given(st.lists(st.text("abcAB_", min_size=1, max_size=14), unique=True, max_size=40))
+def test_short_names_are_short_and_differ_in_any_case(names):
+    short = short_names(names)
+    assert list(short) == names
+    assert all(1 <= len(s) <= 10 for s in short.values())
+    assert len({s.lower() for s in short.values()}) == len(names)
+
+
+def test_a_full_disk_is_an_error(tmp_path):
+    polygons, layer = coverage()
+    (tmp_path / "map.shx").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"cannot write map\.shp: No space left"):
+        write_shapefile([polygons], tmp_path / "map.shp", layer)
