@@ -1,4 +1,6 @@
-"""A factory of small scenes (CRS × dtype × bands × nodata kind × size × orientation), and the way to real imagery."""
+"""A factory of small scenes (CRS × dtype × bands × nodata kind × size × orientation), the options of a small network,
+and the way to real imagery.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +34,15 @@ PLACES: dict[str | None, tuple[float, float, float]] = {
     "EPSG:4326": (15.0, 47.0, 5e-6),
     "EPSG:2263": (980_000.0, 200_000.0, 1.64),  # New York, US survey feet
     None: (0.0, 0.0, 1.0),
+}
+
+# Options of a SegNeXt that runs in milliseconds.
+TINY: dict[str, Any] = {
+    "decoder_channels": 32,
+    "nmf_rank": 4,
+    "norm_groups": 8,
+    "embed_dims": (8, 16, 24, 32),
+    "depths": (1, 1, 1, 1),
 }
 
 

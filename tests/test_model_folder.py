@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY
 from torch import nn
 
 import geoseg.model_folder
@@ -20,14 +21,6 @@ from geoseg.model_folder import (
     load_model,
     save_model,
 )
-
-TINY: dict[str, Any] = {
-    "decoder_channels": 32,
-    "nmf_rank": 4,
-    "norm_groups": 8,
-    "embed_dims": (8, 16, 24, 32),
-    "depths": (1, 1, 1, 1),
-}
 
 
 def contract(bands: int = 3, classes: int = 3, **changes: Any) -> Contract:

@@ -14,18 +14,12 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from conftest import TINY
 from torch import Tensor, nn
 
 from geoseg.models import SegNeXt, convert_official_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
-TINY: dict[str, Any] = {
-    "decoder_channels": 32,
-    "nmf_rank": 4,
-    "norm_groups": 8,
-    "embed_dims": (8, 16, 24, 32),
-    "depths": (1, 1, 1, 1),
-}
 SIZES = ("tiny", "small", "base", "large")
 
 # float32 against the official float32 run; both are within 1e-5 of the float64 one.
