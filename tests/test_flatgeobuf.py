@@ -11,7 +11,10 @@ from affine import Affine
 from polygon_coverage import TABLE, UTM, batch, coverage, pieces
 
 from geoseg.errors import OutputError, SceneError
+from geoseg.export.arrow import portions
 from geoseg.export.flatgeobuf import write_flatgeobuf
+from geoseg.export.wkb import polygon_wkb
+from geoseg.polygons.batch import PolygonBatch
 
 FIELDS = ["class_id", "class_name", "area_m2", "perim_m", "conf_mean", "conf_min", "source"]
 PLACES = [
@@ -116,3 +119,22 @@ def test_without_a_source_there_is_no_such_field(tmp_path):
     polygons, layer = coverage(source=None)
     write_flatgeobuf([polygons], tmp_path / "map.fgb", layer)
     assert list(pyogrio.read_info(tmp_path / "map.fgb")["fields"]) == FIELDS[:-1]
+
+
+@pytest.mark.parametrize(("features", "size"), [(10**9, 10**9), (7, 10**9), (10**9, 2_000), (1, 1), (20, 3_000)])
+def test_batches_are_cut_into_portions_of_bounded_size(features, size):
+    polygons, _ = coverage()
+    parts = list(portions(polygons, features=features, size=size))
+    for part in parts:
+        data, _ = polygon_wkb(part)
+        assert len(part) == 1 or (len(part) <= features and len(data) <= size)
+    assert np.concatenate([part.columns["area_m2"] for part in parts]).tolist() == polygons.columns["area_m2"].tolist()
+    whole = b"".join(shapely.to_wkb(polygons.geometries(), byte_order=1))
+    assert b"".join(polygon_wkb(part)[0].tobytes() for part in parts) == whole
+
+
+def test_a_polygon_of_more_than_2_gib_is_refused():
+    vertices = np.zeros((1, 2), dtype=np.float64)
+    huge = PolygonBatch(np.array([3], np.uint8), vertices, np.array([0, 2**27]), np.array([0, 1]))
+    with pytest.raises(OutputError, match="class 3 has more than 2 GiB"):
+        list(portions(huge))
