@@ -193,6 +193,10 @@ class Tracer:
         self._shut_down()
         return closed
 
+    def nbytes(self) -> int:
+        """Bytes of the objects kept from the bands joined so far, crack rows not counted."""
+        return self._graph.nbytes() + self._chains.nbytes()
+
     def _shut_down(self) -> None:
         self._closed = True
         if self._executor is not None:
@@ -272,10 +276,10 @@ class Tracer:
             regions.confidence_min[closed],
         )
         graph.keep_points(points, offsets, arcs_before)
-        if graph.nbytes() + chains.nbytes() > 2 * self._kept_bytes + _SLACK_BYTES:
+        if self.nbytes() > 2 * self._kept_bytes + _SLACK_BYTES:  # so that moving things costs no more than adding them
             chains.compact()
             graph.compact(*chains.references())
-            self._kept_bytes = graph.nbytes() + chains.nbytes()
+            self._kept_bytes = self.nbytes()
         if self._finish is not None:
             top = chains.top()
             self._cracks.drop_above((band.end_row if top is None else top) - self._lookahead - 2)
