@@ -204,7 +204,7 @@ def _read(path: Path, file: Any, window: Window) -> ClassValues:
         if MaskFlags.all_valid in flags or (flags == [MaskFlags.nodata] and file.nodata == NODATA):
             return values
         invalid = file.read_masks(1, window=part) == 0
-    if (values[~invalid] == NODATA).any():
+    if file.nodata != NODATA and (values[~invalid] == NODATA).any():
         raise SceneError(
             f"{path} has a class of the value {NODATA}, which is nodata in a class map",
             hint=f'renumber it: gdal_calc.py -A {path} --calc="where(A==255,1,A)" --outfile=MAP.tif',

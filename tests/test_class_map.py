@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 
-from geoseg.class_map import CLASSES_TAG, read_class_map
+import geoseg.class_map
+from geoseg.class_map import CLASSES_TAG, open_class_map, read_class_map
 from geoseg.classes import ClassTable
 from geoseg.errors import OutputError, SceneError
 from geoseg.grid import Grid
@@ -218,6 +219,60 @@ def test_what_is_no_class_map_is_refused(tmp_path):
     (tmp_path / "text.tif").write_text("hello")
     with pytest.raises(SceneError, match="cannot be read"):
         read_class_map(tmp_path / "text.tif")
+
+
+@pytest.mark.parametrize(("dtype", "hint"), [("float32", "-ot Byte"), ("uint16", "at most 255 classes")])
+def test_one_band_of_another_type_gets_a_way_to_convert_it(tmp_path, dtype, hint):
+    path = foreign(tmp_path / "map.tif", np.zeros((4, 3)), dtype=dtype)
+    for read in (open_class_map, read_class_map):
+        with pytest.raises(SceneError, match=f"1 band of {dtype}") as error:
+            read(path)
+        assert hint in error.value.hint
+        assert "\n" not in error.value.message + error.value.hint
+
+
+def test_an_empty_map_has_rows_of_nodata(tmp_path):
+    with open_class_map(foreign(tmp_path / "map.tif", np.zeros((4, 3)), nodata=0)) as reader:
+        assert reader.classes.names == ("class_0",)
+        assert all((rows.classes == 255).all() for rows in reader.rows())
+
+
+def test_a_mask_band_counts_beside_nodata(tmp_path):
+    values = random_map((40, 30))
+    path = foreign(tmp_path / "map.tif", values, nodata=255)
+    mask = np.arange(30) < 20
+    with rasterio.open(path, "r+") as dst:
+        dst.write_mask(np.broadcast_to(mask, values.shape))
+    back = read_class_map(path).values
+    np.testing.assert_array_equal(back, np.where(mask, values, 255))
+
+
+def test_a_map_that_says_its_classes_is_opened_without_reading_it(tmp_path):
+    values = random_map((600, 700))
+    own = write(tmp_path / "own.tif", values)
+    named = foreign(tmp_path / "named.tif", values, colormap={i: (i, 9, 9, 255) for i in range(4)})
+    names = "".join(f"<Category>{n}</Category>" for n in "abc")
+    pam = f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand></PAMDataset>'
+    (tmp_path / "named.tif.aux.xml").write_text(pam)
+    reads = []
+    original = geoseg.class_map._read
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(geoseg.class_map, "_read", lambda *given: reads.append(given) or original(*given))
+        for path, expected in ((own, TABLE.names), (named, ("a", "b", "c"))):
+            with open_class_map(path) as reader:
+                assert reader.classes.names == expected
+                assert reads == []
+        with open_class_map(foreign(tmp_path / "plain.tif", values, nodata=255)) as reader:
+            assert reader.classes.names == ("class_0", "class_1", "class_2")
+            assert len(reads) == 2
+
+
+def test_rows_of_a_damaged_map_end_in_an_error(tmp_path):
+    path = write(tmp_path / "map.tif", random_map((1100, 700)))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 10])
+    with open_class_map(path) as reader, pytest.raises(SceneError, match="cannot be read") as error:
+        list(reader.rows())
+    assert "gdalinfo" in error.value.hint
 
 
 def test_a_truncated_map_is_refused(tmp_path):
