@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -9,15 +11,21 @@ from pathlib import Path
 import numpy as np
 from affine import Affine
 
-from geoseg.class_map import ClassMap, read_class_map
+from geoseg.ahead import ahead
+from geoseg.class_map import open_class_map
+from geoseg.classes import ClassTable
 from geoseg.errors import LabelError
-from geoseg.export import exporter_for, write_polygons
+from geoseg.export import Layer, exporter_for, write_polygons
+from geoseg.grid import Grid
+from geoseg.map_rows import MapRows
 from geoseg.outputs import check_output
 from geoseg.plan import count
-from geoseg.polygons import Tolerance, polygonize
+from geoseg.polygons import PolygonBatch, PolygonRules, Tolerance, class_rules, polygonize_rows
 
 # Looked at on generated scenes: 1 px leaves the stairs of shallow slopes, 2 px starts to cut corners of small houses.
-DEFAULT_SIMPLIFY = Tolerance(1.5, "px")
+DEFAULT_RULES = PolygonRules(simplify=Tolerance(1.5, "px"))
+
+_ROWS_PX = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,7 @@ class VectorReport:
     Attributes:
         path: The file.
         polygons: Number of polygons.
-        classes: Polygons and areas of the classes, in the order of their ids.
+        classes: Polygons and areas of the classes that have any, in the order of their ids.
         georeferenced: Whether the areas are of the ground (m²) or of the map alone (px).
     """
 
@@ -48,63 +56,116 @@ class VectorReport:
     def lines(self) -> list[str]:
         """The report for people, the output's path first."""
         unit, factor = ("ha", 1e-4) if self.georeferenced else ("px", 1.0)
-        width = max(len(c.name) for c in self.classes)
-        return [str(self.path)] + [
+        width = max((len(c.name) for c in self.classes), default=0)
+        table = [
             f"  {c.name:{width}}  {c.area_m2 * factor:12,.2f} {unit}  {count(c.polygons, 'polygon')}"
             for c in self.classes
         ]
+        extra = [] if self.georeferenced else ["the map has no CRS: coordinates are pixels, y up from the top edge"]
+        return [str(self.path), *table, *extra]
 
 
 def vectorize(
     map_path: str | PathLike[str],
     output: str | PathLike[str],
     *,
-    simplify: Tolerance | None = DEFAULT_SIMPLIFY,
-    min_area_m2: float = 0.0,
+    rules: PolygonRules = DEFAULT_RULES,
     overwrite: bool = False,
 ) -> VectorReport:
     """Write the polygons of a class map as a GIS file, in the format of the output's suffix.
 
+    The map is read and its polygons are written a band at a time; neither is ever held whole.
+
     Args:
-        map_path: Class map: what `geoseg predict` wrote, or any raster of one uint8 band.
-        output: ``.geojson``, ``.gpkg``, ``.shp``, ``.fgb`` or ``.parquet``; a ``.qml`` style comes beside it.
-        simplify: Tolerance for borders (see `geoseg.polygons.simplify`), or None to keep every pixel step.
-        min_area_m2: Regions below this area go to a neighbour (see `geoseg.polygons.polygonize`).
+        map_path: Class map: what `geoseg predict` wrote, or any raster of one uint8 band. The confidence raster that
+            lies beside it (``MAP_confidence.tif``) gives the polygons their conf_mean and conf_min.
+        output: See `geoseg.export.EXPORTERS` for the suffixes; a ``.qml`` style comes beside it.
+        rules: What becomes of small regions and of borders.
         overwrite: Replace what is there.
 
     Raises:
         SceneError: The input is no class map, or unreadable.
         OutputError: Unknown suffix, the output exists, or its folder cannot be written.
         LabelError: A value outside the map's class table.
-        ConfigError: A tolerance in metres, and the map has no CRS.
+        ConfigError: A tolerance in metres, and the map has no CRS; or a class that the map does not have.
     """
     exporter_for(output)
     path = check_output(output, overwrite=overwrite, inputs=[map_path])
-    class_map = read_class_map(map_path)
-    try:
-        frame = polygonize(
-            class_map.values,
-            _transform(class_map),
-            crs=class_map.grid.crs,
-            classes=class_map.classes,
-            simplify=simplify,
-            min_area_m2=min_area_m2,
-        )
-    except LabelError as error:
-        raise LabelError(
-            f"{map_path}: {error.message}", hint=f"see what it holds with: geoseg info {map_path}"
-        ) from error
-    write_polygons(frame, path, class_map.classes)
-    total = len(class_map.classes)
-    polygons = np.bincount(frame.class_id, minlength=total)
-    areas = np.bincount(frame.class_id, weights=frame.area_m2, minlength=total)
-    by_class = (ClassArea(c.name, int(polygons[c.id]), float(areas[c.id])) for c in class_map.classes)
-    return VectorReport(path, len(frame), tuple(by_class), class_map.grid.is_georeferenced)
+    with open_class_map(map_path) as reader:
+        check_rules(rules, reader.grid, reader.classes)
+        height = max(_ROWS_PX // reader.grid.width // 512 * 512, 512)
+        try:
+            rows = ahead(reader.rows(height), name="geoseg-read")
+            return write_vectors(rows, reader.grid, reader.classes, path, rules=rules, source=reader.source)
+        except LabelError as error:
+            hint = f"see what it holds with: geoseg info {map_path}"
+            raise LabelError(f"{map_path}: {error.message}", hint=hint) from error
 
 
-def _transform(class_map: ClassMap) -> Affine:
-    transform = class_map.grid.transform
-    if class_map.grid.crs is None and transform.is_identity:
+def check_rules(rules: PolygonRules, grid: Grid, classes: ClassTable) -> None:
+    """Refuse rules that a map cannot meet, before any work.
+
+    Raises:
+        ConfigError: A tolerance in metres, and the map has no CRS; or a class that the map does not have.
+    """
+    class_rules(rules, classes)
+    if rules.simplify is not None:
+        rules.simplify.in_pixels(grid)
+
+
+def write_vectors(
+    rows: Iterable[MapRows],
+    grid: Grid,
+    classes: ClassTable,
+    output: Path,
+    *,
+    rules: PolygonRules = DEFAULT_RULES,
+    source: str | None = None,
+) -> VectorReport:
+    """Write the polygons of a class map that arrives row by row; all of it or nothing.
+
+    Args:
+        rows: The map from top to bottom; with confidence in all of them or in none.
+        grid: Grid of the whole map.
+        classes: Names and colours of the ids.
+        output: Output file; what is there is replaced (call `geoseg.outputs.check_output` before the work).
+        rules: What becomes of small regions and of borders.
+        source: Name of the scene that was mapped, for the field of that name.
+
+    Raises:
+        OutputError: Unknown suffix, a folder that cannot be written, or a disk that is full.
+        LabelError: A value outside the class table.
+        ConfigError: See `check_rules`.
+    """
+    grid = _with_rows_down(grid)
+    resolved = class_rules(rules, classes)
+    tally = _Tally(len(classes))
+    batches = ahead(tally.counted(polygonize_rows(rows, grid, classes, rules=rules)), name="geoseg-polygons")
+    write_polygons(batches, output, Layer(output.stem, grid, resolved.classes, source))
+    areas = tuple(
+        ClassArea(c.name, int(tally.polygons[c.id]), float(tally.areas[c.id]))
+        for c in resolved.classes
+        if tally.polygons[c.id]
+    )
+    return VectorReport(output, int(tally.polygons.sum()), areas, grid.is_georeferenced)
+
+
+class _Tally:
+    """Polygons and areas of each class, counted as they pass."""
+
+    def __init__(self, classes: int) -> None:
+        self.polygons = np.zeros(classes, dtype=np.int64)
+        self.areas = np.zeros(classes)
+
+    def counted(self, batches: Iterable[PolygonBatch]) -> Iterator[PolygonBatch]:
+        for batch in batches:
+            self.polygons += np.bincount(batch.class_id, minlength=len(self.polygons))
+            self.areas += np.bincount(batch.class_id, weights=batch.columns["area_m2"], minlength=len(self.areas))
+            yield batch
+
+
+def _with_rows_down(grid: Grid) -> Grid:
+    if grid.crs is None and grid.transform.is_identity:
         # QGIS draws a raster without georeference with its rows running down from y = 0; so do its polygons.
-        return Affine.scale(1, -1)
-    return transform
+        return dataclasses.replace(grid, transform=Affine.scale(1, -1))
+    return grid

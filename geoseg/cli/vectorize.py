@@ -13,16 +13,33 @@ def vectorize(
     class_map: Annotated[str, typer.Argument(metavar="MAP", help="Class raster, as geoseg predict writes it.")],
     output: options.Output,
     simplify: options.Simplify = "1.5px",
+    simplify_method: options.SimplifyMethod = "vw",
+    smooth: options.Smooth = False,
+    regularize: options.Regularize = None,
     min_area: options.MinArea = 0,
+    small: options.Small = "merge",
+    fill_holes: options.FillHoles = 0,
+    keep: options.Keep = None,
+    dissolve: options.Dissolve = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Turn a class map into polygons.
 
-    Neighbours share their borders exactly. OUT is a .gpkg, .geojson, .shp, .fgb or .parquet.
+    Neighbours share their borders exactly. OUT is a .gpkg, .geojson, .geojsonl, .shp, .fgb or .parquet.
     """
-    from geoseg.polygons import parse_tolerance
     from geoseg.vectorize import vectorize as run
 
-    report = run(class_map, output, simplify=parse_tolerance(simplify), min_area_m2=min_area, overwrite=overwrite)
+    rules = options.polygon_rules(
+        simplify=simplify,
+        method=simplify_method,
+        smooth=smooth,
+        regularize=regularize,
+        min_area=min_area,
+        small=small,
+        fill_holes=fill_holes,
+        keep=keep,
+        dissolve=dissolve,
+    )
+    report = run(class_map, output, rules=rules, overwrite=overwrite)
     for line in report.lines():
         typer.echo(line)

@@ -1,34 +1,40 @@
 """Polygons → GIS file, by suffix. Imports no torch.
 
-Each exporter is a function ``(frame, path, classes)`` that writes one file (and what belongs to its format beside
-it) and knows nothing of overwriting; `write_polygons` adds the QGIS style and publishes all of it together.
+Each exporter is a function ``(batches, path, layer)`` that writes one file (and what belongs to its format beside it)
+from batches as they come, and knows nothing of overwriting; `write_polygons` adds the QGIS style and publishes all of
+it together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
 
-import geopandas
-
-from geoseg.classes import ClassTable
 from geoseg.errors import OutputError
+from geoseg.export.flatgeobuf import write_flatgeobuf
+from geoseg.export.geojson import write_geojson, write_geojson_lines
+from geoseg.export.geopackage import write_geopackage
+from geoseg.export.geoparquet import write_geoparquet
+from geoseg.export.layer import Layer
 from geoseg.export.qml import style_qml
-from geoseg.export.vectors import write_flatgeobuf, write_geojson, write_geopackage, write_geoparquet, write_shapefile
+from geoseg.export.shapefile import write_shapefile
 from geoseg.outputs import atomic_output
+from geoseg.polygons.batch import PolygonBatch
 
-Exporter = Callable[[geopandas.GeoDataFrame, Path, ClassTable], None]
+Exporter = Callable[[Iterable[PolygonBatch], Path, Layer], int]
 
 EXPORTERS: dict[str, Exporter] = {
-    ".geojson": write_geojson,
     ".gpkg": write_geopackage,
-    ".shp": write_shapefile,
     ".fgb": write_flatgeobuf,
     ".parquet": write_geoparquet,
+    ".geojson": write_geojson,
+    ".geojsonl": write_geojson_lines,
+    ".ndjson": write_geojson_lines,
+    ".shp": write_shapefile,
 }
 
-__all__ = ["EXPORTERS", "Exporter", "exporter_for", "style_qml", "write_polygons"]
+__all__ = ["EXPORTERS", "Exporter", "Layer", "exporter_for", "style_qml", "write_polygons"]
 
 
 def exporter_for(path: str | PathLike[str]) -> Exporter:
@@ -48,20 +54,24 @@ def exporter_for(path: str | PathLike[str]) -> Exporter:
         ) from None
 
 
-def write_polygons(frame: geopandas.GeoDataFrame, path: str | PathLike[str], classes: ClassTable) -> None:
+def write_polygons(batches: Iterable[PolygonBatch], path: str | PathLike[str], layer: Layer) -> int:
     """Write polygons in the format of the suffix, with a QGIS style ``.qml`` beside; all of it or nothing.
 
     What is there under that name is replaced (call `geoseg.outputs.check_output` before the work).
 
     Args:
-        frame: Columns class_id, class_name, area_m2 and geometry, as `geoseg.polygons.polygonize` gives them.
+        batches: Polygons in the layer's CRS, all batches with the same columns.
         path: Output file.
-        classes: Names and colours for the style.
+        layer: Name, grid, classes and source.
+
+    Returns:
+        Number of polygons.
 
     Raises:
         OutputError: Unknown suffix, a folder that cannot be written, or a disk that is full.
     """
     exporter, path = exporter_for(path), Path(path)
     with atomic_output(path) as scratch:
-        exporter(frame, scratch, classes)
-        scratch.with_suffix(".qml").write_text(style_qml(classes), encoding="utf-8")
+        count = exporter(batches, scratch, layer)
+        scratch.with_suffix(".qml").write_text(style_qml(layer.classes), encoding="utf-8")
+    return count

@@ -1,49 +1,51 @@
-"""Class map → polygons that share their borders vertex by vertex.
+"""Class map → polygons: a valid coverage, streamed from rows to batches, or as one frame.
 
-GDAL traces each region on its own and leaves out the vertex on the straight side of a T, where three regions meet.
-Without it neighbours have different vertices along one border, and every later step that moves vertices (simplify,
-reproject, round) opens slivers there. So these junctions, corners around which the label changes three times or
-more, are put into every ring that passes them.
+The borders between regions are cut into arcs from junction to junction, each of which is simplified once and used by
+both its neighbours (see `geoseg.polygons.joining`). So neighbours have the same vertices along a common border before
+and after every step: simplified, smoothed, reprojected, rounded.
 """
 
 from __future__ import annotations
 
-from array import array
-from itertools import chain
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import geopandas
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import shapely
 from affine import Affine
-from rasterio import features
 from rasterio.crs import CRS
 
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import LabelError
 from geoseg.grid import Grid
-from geoseg.polygons.area import area_m2
-from geoseg.polygons.regions import merge_small_regions
-from geoseg.polygons.simplify import Tolerance, simplify_coverage
+from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
+from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
+from geoseg.polygons.cracks import SUBPIXEL
+from geoseg.polygons.finish import arc_finisher
+from geoseg.polygons.joining import ClosedPolygons, Tracer
+from geoseg.polygons.measure import Measure
+from geoseg.polygons.regions import filter_regions
+from geoseg.polygons.rules import ClassRules, PolygonRules, class_rules
 
-ClassValues = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+ByteArray = npt.NDArray[np.uint8]
+
+_FEED_PX = 1 << 22
 
 
 def polygonize(
-    values: ClassValues,
+    values: ByteArray,
     transform: Affine,
     *,
     crs: Any = None,
     classes: ClassTable | None = None,
     nodata: int = NODATA,
-    simplify: Tolerance | None = None,
-    min_area_m2: float = 0.0,
+    confidence: ByteArray | None = None,
+    rules: PolygonRules | None = None,
 ) -> geopandas.GeoDataFrame:
-    """Polygons of a class map: a valid coverage, one row per 4-connected region of a class, none for nodata.
+    """Polygons of a class map in memory: a valid coverage, one row per 4-connected region of a class.
 
     Args:
         values: Class map, (H, W) uint8.
@@ -51,113 +53,129 @@ def polygonize(
         crs: Anything that rasterio takes as a CRS, or None.
         classes: Names of the ids; None gives ``class_0``, ``class_1``, …
         nodata: Value that becomes no polygon.
-        simplify: Tolerance of a simplification that keeps shared borders shared; None keeps every pixel step.
-        min_area_m2: Regions below this area (m²; without CRS: square units of the coordinates) are merged into the
-            neighbour with the longest common border before tracing, or dropped where all around is nodata.
+        confidence: Confidence of each pixel as `geoseg.map_rows.MapRows` holds it, (H, W) uint8, or None.
+        rules: What becomes of small regions and of borders; None keeps every pixel step.
 
     Returns:
-        Columns class_id (int32), class_name (str), area_m2 (float, true ground area, see `area_m2`) and geometry,
-        valid polygons with counter-clockwise exteriors, in the CRS.
+        Columns class_id (int32), class_name (str), area_m2 and perim_m (true ones on the ellipsoid, in pixels without
+        a CRS), with ``confidence`` also conf_mean and conf_min (0 … 1), and geometry in the CRS, shells
+        counter-clockwise. Rows are ordered by the last row of pixels that a region has, then by its first pixel.
 
     Raises:
         LabelError: A value that the class table does not have.
-        ConfigError: A tolerance in metres, and no CRS.
+        ConfigError: A tolerance in metres and no CRS, or a class in the rules that the table does not have.
     """
     height, width = values.shape
     grid = Grid(height, width, transform, None if crs is None else CRS.from_user_input(crs))
-    tolerance_px = simplify.in_pixels(grid) if simplify else 0.0
-    if classes is not None:
-        _check_values(values, classes, nodata)
-    if min_area_m2 > 0:
-        values = merge_small_regions(values, grid.pixel_area_m2(), min_area=min_area_m2, nodata=nodata)
-    polygons, ids = _trace(values, nodata)
-    polygons = simplify_coverage(polygons, tolerance_px)
-    kept = ~shapely.is_empty(polygons)
-    polygons, ids = _place(polygons[kept], transform), ids[kept]
-    names = np.array([classes[i].name if classes and i < len(classes) else f"class_{i}" for i in range(256)], object)
-    columns = {
-        "class_id": ids.astype(np.int32),
-        "class_name": pd.Series(names[ids], dtype="str"),
-        "area_m2": area_m2(polygons, grid.crs and grid.crs.to_wkt()),
-    }
+    if nodata != NODATA:
+        values = np.where(values == nodata, np.uint8(NODATA), values)
+    if classes is None:
+        classes = _numbered(int(values.max(where=values != NODATA, initial=0)) + 1)
+    step = max(_FEED_PX // max(width, 1), 1)
+    rows = (
+        MapRows(values[i : i + step], None if confidence is None else confidence[i : i + step])
+        for i in range(0, height, step)
+    )
+    rules = rules or PolygonRules()
+    batches = list(polygonize_rows(rows, grid, classes, rules=rules))
+    return to_frame(batches, grid, class_rules(rules, classes).classes)
+
+
+def polygonize_rows(
+    rows: Iterable[MapRows], grid: Grid, classes: ClassTable, *, rules: PolygonRules | None = None, threads: int = 2
+) -> Iterator[PolygonBatch]:
+    """Polygons of a class map that arrives row by row, in batches, as they close.
+
+    The polygons, their order and their numbers depend on the map alone, not on how its rows arrive. Memory grows with
+    the width and with the regions and borders that are still open, not with the height.
+
+    Args:
+        rows: The map from top to bottom; with confidence in all of them or in none.
+        grid: Grid of the whole map.
+        classes: Names of the ids.
+        rules: See `polygonize`.
+        threads: Bands that are traced at once.
+
+    Yields:
+        Batches in the coordinates of the CRS, class ids of the table after dissolving (`class_rules`), with columns
+        as of `polygonize`.
+
+    Raises:
+        LabelError: A value that the class table does not have.
+        ConfigError: See `polygonize`; raised by the first batch.
+    """
+    rules = rules or PolygonRules()
+    resolved = class_rules(rules, classes)
+    tolerance_px = rules.simplify.in_pixels(grid) if rules.simplify else 0.0
+    finish = None
+    if tolerance_px > 0 or rules.smooth:
+        finish = arc_finisher(tolerance_px=tolerance_px, method=rules.method, smooth=rules.smooth, threads=threads)
+    measure = Measure(grid)
+    mapped = _mapped(rows, classes, resolved)
+    if rules.min_area_m2 > 0 or rules.fill_holes_m2 > 0:
+        mapped = filter_regions(
+            mapped,
+            width=grid.width,
+            row_areas=grid.pixel_area_m2(),
+            min_area=rules.min_area_m2,
+            small=rules.small,
+            fill_holes=rules.fill_holes_m2,
+        )
+    with Tracer(grid.width, finish=finish, threads=threads) as tracer:
+        has_confidence = False
+        for values, confidence in mapped:
+            has_confidence = confidence is not None
+            for closed in tracer.feed(values, confidence):
+                yield _batch(closed, grid, measure, has_confidence=has_confidence)
+        for closed in tracer.close():
+            yield _batch(closed, grid, measure, has_confidence=has_confidence)
+
+
+def to_frame(batches: Sequence[PolygonBatch], grid: Grid, classes: ClassTable) -> geopandas.GeoDataFrame:
+    """Batches as one frame in the grid's CRS, with class names."""
+    ids = np.concatenate([np.zeros(0, dtype=np.uint8), *(batch.class_id for batch in batches)])
+    names = np.array([c.name for c in classes], dtype=object)
+    columns: dict[str, Any] = {"class_id": ids.astype(np.int32), "class_name": pd.Series(names[ids], dtype="str")}
+    for name in batches[0].columns if batches else ("area_m2", "perim_m"):
+        columns[name] = np.concatenate([np.zeros(0), *(batch.columns[name] for batch in batches)])
+    polygons = np.concatenate([np.empty(0, dtype=object), *(batch.geometries() for batch in batches)])
     return geopandas.GeoDataFrame(columns, geometry=polygons, crs=grid.crs and grid.crs.to_wkt())
 
 
-def _check_values(values: ClassValues, classes: ClassTable, nodata: int) -> None:
-    present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    unknown = [int(v) for v in present if v >= len(classes) and v != nodata]
-    if unknown:
-        raise LabelError(f"the class map holds the value {unknown[0]}, but its class table ends at {len(classes) - 1}")
+def _numbered(count: int) -> ClassTable:
+    return ClassTable.from_names([f"class_{i}" for i in range(count)], [(0, 0, 0)] * count)
 
 
-def _trace(values: ClassValues, nodata: int) -> tuple[npt.NDArray[Any], IntArray]:
-    """Polygons in pixel coordinates with every junction a vertex, and their class ids."""
-    coordinates, ring_ends, polygon_ends, ids = array("d"), [0], [0], array("q")
-    for shape, value in features.shapes(values, mask=values != nodata, connectivity=4):
-        for ring in shape["coordinates"]:
-            coordinates.extend(chain.from_iterable(ring))
-            ring_ends.append(len(coordinates) // 2)
-        polygon_ends.append(len(ring_ends) - 1)
-        ids.append(int(value))
-    if not ids:
-        return np.empty(0, dtype=object), np.empty(0, dtype=np.int64)
-    xy = np.frombuffer(coordinates).reshape(-1, 2).astype(np.int64)
-    xy, rings = _insert_junctions(xy, np.array(ring_ends), values)
-    offsets = rings, np.array(polygon_ends)
-    polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy.astype(np.float64), offsets)
-    return polygons, np.frombuffer(ids, dtype=np.int64)
+def _mapped(
+    rows: Iterable[MapRows], classes: ClassTable, resolved: ClassRules
+) -> Iterator[tuple[ByteArray, ByteArray | None]]:
+    """Rows with their values dissolved and those not kept gone, once it is known that the table has them all."""
+    for part in rows:
+        present = np.flatnonzero(np.bincount(part.classes.ravel(), minlength=256))
+        unknown = present[(present >= len(classes)) & (present != NODATA)]
+        if len(unknown):
+            raise LabelError(
+                f"the class map holds the value {unknown[0]}, but its class table ends at {len(classes) - 1}"
+            )
+        yield resolved.table[part.classes], part.confidence
 
 
-def _insert_junctions(xy: IntArray, rings: IntArray, values: ClassValues) -> tuple[IntArray, IntArray]:
-    """Ring vertices (n, 2) and ring offsets with the junctions that lie inside straight segments put in."""
-    height, width = values.shape
-    rows, cols = _junctions(values)
-    # One number per corner, counted along rows for horizontal segments and along columns for vertical ones:
-    # the junctions inside a segment are then the numbers between those of its two ends.
-    along_rows = rows * (width + 1) + cols
-    along_cols = np.sort(cols * (height + 1) + rows)
-    x, y = xy.T
-    horizontal = np.append(y[1:] == y[:-1], False)
-    here = np.where(horizontal, y * (width + 1) + x, x * (height + 1) + y)
-    there_x, there_y = np.append(x[1:], 0), np.append(y[1:], 0)
-    there = np.where(horizontal, there_y * (width + 1) + there_x, there_x * (height + 1) + there_y)
-    there[rings[1:] - 1] = here[rings[1:] - 1]  # from the end of a ring to the next ring is no segment
-    low, high = np.minimum(here, there), np.maximum(here, there)
-    begin = np.where(horizontal, np.searchsorted(along_rows, low, "right"), np.searchsorted(along_cols, low, "right"))
-    end = np.where(horizontal, np.searchsorted(along_rows, high), np.searchsorted(along_cols, high))
-    extra = np.maximum(end - begin, 0)
-    position = np.arange(len(xy)) + np.append(0, np.cumsum(extra)[:-1])  # of the old vertices among the new
-    out = np.empty((len(xy) + int(extra.sum()), 2), dtype=np.int64)
-    out[position] = xy
-    segment = np.repeat(np.arange(len(xy)), extra)
-    k = np.arange(len(segment)) - np.repeat(np.cumsum(extra) - extra, extra)  # 0, 1, … within each segment
-    forward = (there > here)[segment]
-    which = np.where(forward, begin[segment] + k, end[segment] - 1 - k)
-    inserted = np.empty((len(segment), 2), dtype=np.int64)
-    flat = horizontal[segment]
-    key = along_rows[which[flat]]
-    inserted[flat] = np.column_stack([key % (width + 1), key // (width + 1)])
-    key = along_cols[which[~flat]]
-    inserted[~flat] = np.column_stack([key // (height + 1), key % (height + 1)])
-    out[position[segment] + 1 + k] = inserted
-    return out, rings + np.append(0, np.cumsum(extra))[rings]
+def _batch(closed: ClosedPolygons, grid: Grid, measure: Measure, *, has_confidence: bool) -> PolygonBatch:
+    """Polygons in the CRS, measured; shells counter-clockwise there."""
+    t = grid.transform
+    x, y = closed.xy[:, 0] / SUBPIXEL, closed.xy[:, 1] / SUBPIXEL
+    xy = np.column_stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f])
+    if t.a * t.e - t.b * t.d > 0:  # a transform that turns nothing over leaves the rings as seen with y down
+        xy = _reversed_rings(xy, closed.rings)
+    batch = PolygonBatch(closed.value, xy, closed.rings, closed.polygons)
+    columns: dict[str, npt.NDArray[Any]] = dict(measure.columns(batch))
+    if has_confidence:
+        mean = closed.confidence_sum / (closed.pixels * float(CONFIDENCE_SCALE))
+        columns["conf_mean"] = mean.astype(np.float32)
+        columns["conf_min"] = (closed.confidence_min / CONFIDENCE_SCALE).astype(np.float32)
+    return dataclasses.replace(batch, columns=columns)
 
 
-def _junctions(values: ClassValues) -> tuple[IntArray, IntArray]:
-    """Rows and columns of the corners around which the label changes three times or more, in row-major order."""
-    padded = np.pad(values.astype(np.int16), 1, constant_values=-1)  # outside is a label of its own
-    a, b, c, d = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
-    changes = (a != b).astype(np.int8) + (b != d) + (d != c) + (c != a)
-    rows, cols = np.nonzero(changes >= 3)
-    return rows, cols
-
-
-def _place(polygons: npt.NDArray[Any], transform: Affine) -> npt.NDArray[Any]:
-    """Polygons from pixel to CRS coordinates; a shared vertex gives the same floats in every ring."""
-    a, b, c, d, e, f = transform[:6]
-
-    def to_crs(xy: FloatArray) -> FloatArray:
-        x, y = xy.T
-        return np.column_stack([a * x + b * y + c, d * x + e * y + f])
-
-    return np.asarray(shapely.orient_polygons(shapely.transform(polygons, to_crs)))
+def _reversed_rings(xy: FloatArray, rings: IntArray) -> FloatArray:
+    ends = np.repeat(rings[:-1] + rings[1:] - 1, np.diff(rings))
+    return xy[ends - np.arange(len(xy))]

@@ -1,0 +1,25 @@
+"""Work one item ahead of whoever uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_END: Any = object()
+
+
+def ahead(items: Iterable[T], *, name: str = "geoseg-ahead") -> Iterator[T]:
+    """The items, the next one being made in a thread while this one is used.
+
+    Pays where making and using an item both spend their time without the GIL: decoding, compiled kernels, SQLite.
+    What making an item raises is raised here, in its place. No item is begun after the user has stopped asking.
+    """
+    iterator = iter(items)
+    with ThreadPoolExecutor(1, thread_name_prefix=name) as thread:
+        coming = thread.submit(next, iterator, _END)
+        while (item := coming.result()) is not _END:
+            coming = thread.submit(next, iterator, _END)
+            yield item
