@@ -55,9 +55,9 @@ def cut_polygon(rings: list[IntArray], half: int) -> Shapes:
         rings: Shell and holes, each (v, 2), closed.
         half: 180° in the unit of the coordinates; latitudes reach ± ``half // 2``.
     """
-    shell, *holes = (shapely.Polygon(_on_from_edge_to_edge(ring, half)) for ring in rings)
+    shell, *holes = (shapely.Polygon(_unrolled(ring, half)) for ring in rings)
     for hole in holes:
-        for turns in (-1, 0, 1):  # each ring is unrolled from its own start
+        for turns in (-1, 0, 1):  # each ring begins at its own longitude
             moved = shapely.transform(hole, lambda xy, by=2 * half * turns: np.add(xy, (by, 0)))
             shell = shapely.difference(shell, moved)
     left, _, right, _ = shapely.bounds(shell)
@@ -70,17 +70,13 @@ def cut_polygon(rings: list[IntArray], half: int) -> Shapes:
     return np.asarray(shapely.orient_polygons(pieces[shapely.area(pieces) > 0]))
 
 
-def _on_from_edge_to_edge(ring: IntArray, half: int) -> IntArray:
+def _unrolled(ring: IntArray, half: int) -> IntArray:
     """A ring whose longitudes go on beyond ± ``half``, with vertices there, and along the pole if it goes around it."""
     steps = np.diff(ring[:, 0])
     steps -= 2 * half * np.rint(steps / (2 * half)).astype(np.int64)
-    lon = ring[0, 0] + np.concatenate([[0], np.cumsum(steps)])
-    unrolled = np.column_stack([lon, ring[:, 1]])
-    if lon[-1] != lon[0]:
-        pole = half // 2 if ring[:, 1].mean() > 0 else -(half // 2)
-        unrolled = np.vstack([unrolled, [lon[-1], pole], [lon[0], pole], unrolled[:1]])
-    vertices = [unrolled[:1]]
-    for a, b in itertools.pairwise(unrolled):
+    around = np.column_stack([ring[0, 0] + np.concatenate([[0], np.cumsum(steps)]), ring[:, 1]])
+    vertices = [around[:1]]
+    for a, b in itertools.pairwise(around):
         west, east = (a, b) if a[0] <= b[0] else (b, a)
         meridians = range(int((west[0] + half) // (2 * half)), int((east[0] + half) // (2 * half)) + 1)
         crossed = [m for k in meridians if west[0] < (m := half * (2 * k - 1)) < east[0]]
@@ -89,4 +85,18 @@ def _on_from_edge_to_edge(ring: IntArray, half: int) -> IntArray:
         if west is b:
             added.reverse()
         vertices.append(np.array([*added, b], dtype=np.int64).reshape(-1, 2))
-    return np.vstack(vertices)
+    line = np.vstack(vertices)
+    if line[-1, 0] == line[0, 0]:
+        return _moved_west(line, half)
+    # Around a pole. The line begins where the ring comes nearest to it on the antimeridian: from there to the pole and
+    # back it crosses nothing.
+    pole = half // 2 if ring[:, 1].mean() > 0 else -(half // 2)
+    on_meridian = np.flatnonzero((line[:-1, 0] - half) % (2 * half) == 0)
+    start = on_meridian[np.argmin(np.abs(line[on_meridian, 1] - pole))]
+    line = np.vstack([line[start:-1], line[: start + 1] + (line[-1] - line[0])])
+    return _moved_west(np.vstack([line, [line[-1, 0], pole], [line[0, 0], pole], line[:1]]), half)
+
+
+def _moved_west(line: IntArray, half: int) -> IntArray:
+    """The same ring, turned around the earth until its westernmost vertex is between − ``half`` and ``half``."""
+    return line - np.array([2 * half * ((line[:, 0].min() + half) // (2 * half)), 0])

@@ -206,26 +206,24 @@ def _put_number(out: ByteArray, at: int, value: float, kind: int) -> int:
     exponent = int(np.floor(np.log10(value)))
     if kind == DOUBLE:
         decimals = _DOUBLE_DIGITS - 1 - exponent
-        scaled = _scaled(value, decimals)
+        scaled = np.rint(_scaled(value, decimals))
     else:
         for digits in range(6, 10):
             decimals = digits - 1 - exponent
-            scaled = _scaled(value, decimals)
+            scaled = np.rint(_scaled(value, decimals))
             if np.float32(_scaled(scaled, -decimals)) == np.float32(value):
                 break
     if 0 <= decimals <= 18:
-        return _put_fixed(out, at, int(np.rint(scaled)), decimals)
+        return _put_fixed(out, at, int(scaled), decimals)
     # Digits and an exponent: 123e-30.
-    at = _put_whole(out, at, int(np.rint(scaled)))
+    at = _put_whole(out, at, int(scaled))
     out[at] = _EXPONENT
     return _put_whole(out, at + 1, -decimals)
 
 
 @njit
 def _scaled(value: float, decimals: int) -> float:
-    """The integer nearest to value · 10^decimals, or for decimals < 0 just that product."""
+    """value · 10^decimals, rounded once as long as float64 has that power of ten."""
     if decimals < 0:
         return value / _POWERS[-decimals] if decimals >= -22 else value / 10.0**-decimals
-    if decimals <= 22:
-        return np.rint(value * _POWERS[decimals])
-    return np.rint(value * _POWERS[22] * 10.0 ** (decimals - 22))
+    return value * _POWERS[decimals] if decimals <= 22 else value * _POWERS[22] * 10.0 ** (decimals - 22)

@@ -113,8 +113,9 @@ def _continuous(transformer: pyproj.Transformer, grid: Grid) -> Transform:
 
     def transform(xy: FloatArray) -> FloatArray:
         lon, lat = transformer.transform(xy[..., 0], xy[..., 1])
-        turns = np.rint((lon - middle) / 360)  # subtracting 0 turns changes no bit
-        return np.stack([lon - 360 * turns, lat], axis=-1)
+        with np.errstate(invalid="ignore"):  # infinite where PROJ has no answer
+            turns = np.rint((lon - middle) / 360)  # subtracting 0 turns changes no bit
+            return np.stack([lon - 360 * turns, lat], axis=-1)
 
     return transform
 
@@ -140,8 +141,9 @@ def _precision(grid: Grid, exact: Transform) -> tuple[int, float]:
         return exact(np.add(at, (t.a * columns + t.b * rows, t.d * columns + t.e * rows)))
 
     def difference(to: FloatArray, of: FloatArray) -> FloatArray:
-        change = to - of
-        change[..., 0] -= 360 * np.rint(change[..., 0] / 360)
+        with np.errstate(invalid="ignore"):
+            change = to - of
+            change[..., 0] -= 360 * np.rint(change[..., 0] / 360)
         return change
 
     jacobian = np.stack([difference(moved(0.5, 0), moved(-0.5, 0)), difference(moved(0, 0.5), moved(0, -0.5))], axis=-1)
@@ -161,7 +163,8 @@ def _precision(grid: Grid, exact: Transform) -> tuple[int, float]:
     here, bend = moved(0, 0), 0.0
     for columns, rows in ((h, 0), (0, h), (h / 2**0.5, h / 2**0.5), (h / 2**0.5, -h / 2**0.5)):
         second = difference(moved(columns, rows), here) - difference(here, moved(-columns, -rows))
-        bend = max(bend, float(np.nanmax(np.linalg.norm(to_pixels @ second[known][..., None], axis=-2))) / h**2)
+        off = np.linalg.norm(to_pixels @ second[known][..., None], axis=-2)  # px at a distance of h
+        bend = max(bend, float(off[np.isfinite(off)].max(initial=0)) / h**2)
     longest = max(_SHORTEST_PART, float(np.sqrt(8 * _MOST_BEND / bend))) if bend > 0 else np.inf
     return int(np.clip(decimals, RFC7946_DECIMALS, _MOST_DECIMALS)), longest
 
