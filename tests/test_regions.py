@@ -287,7 +287,7 @@ def test_a_long_noisy_map_waits_for_few_rows(rule):
     values = np.tile((np.arange(width) // 50).astype(np.uint8), (height, 1))
     noise = rng.random(values.shape) < 0.2
     values[noise] = rng.integers(0, 8, noise.sum())
-    region_filter = RegionFilter(width, np.ones(height), rule=rule, limit=20, band_rows=64)
+    region_filter = RegionFilter(width, np.ones(height), rule=rule, limit=20)
     out, waiting = [], []
     for y in range(0, height, 50):
         out.append(region_filter.feed(values[y : y + 50])[0])

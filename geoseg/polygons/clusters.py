@@ -91,9 +91,8 @@ def label_rows(values: ClassValues, pixel_area: Int64Array, settled: Int32Array)
     for y in range(height):
         offsets[y] = n
         for x in range(1, width):
-            if values[y, x] != values[y, x - 1]:
-                ends[n] = x
-                n += 1
+            ends[n] = x  # stays if a run ends here; without a branch, which noise would make slow
+            n += values[y, x] != values[y, x - 1]
         ends[n] = width
         n += 1
     offsets[height] = n
@@ -224,6 +223,19 @@ def find_hosts(
 
 
 @njit
+def beside_large(kind: ClassValues, contacts: Contacts) -> BoolArray:
+    """Whether each small region touches a large one."""
+    beside = np.zeros(len(kind), np.bool_)
+    for k in range(len(contacts.first)):
+        i, j = contacts.first[k], contacts.second[k]
+        if kind[i] != SMALL:
+            beside[j] = True
+        elif kind[j] != SMALL:
+            beside[i] = True
+    return beside
+
+
+@njit
 def _neighbours(contacts: Contacts, active: BoolArray) -> tuple[Int64Array, Int32Array, Int32Array]:
     """Contacts by region: those of i are entries ``begin[i]:begin[i + 1]`` of the other two, neighbour and length."""
     begin = np.zeros(len(active) + 1, np.int64)
@@ -249,15 +261,18 @@ def _neighbours(contacts: Contacts, active: BoolArray) -> tuple[Int64Array, Int3
 
 
 @njit
-def merge_clusters(regions: Regions, active: BoolArray, contacts: Contacts, min_area: int, nodata: int) -> ClassValues:
+def merge_clusters(
+    regions: Regions, active: BoolArray, cluster: Int32Array, contacts: Contacts, min_area: int, nodata: int
+) -> ClassValues:
     """New value of each region after the small ones have been merged; see `regions.RegionFilter` for the rule.
 
-    A region is looked at once for each time its area has at least doubled, since it goes into one that is no
-    smaller: contacts · log(min_area / pixel) steps.
+    A pixel side is looked at once for each time the region around it has at least doubled its area, since a region
+    goes into one that is no smaller: contacts · log(min_area / pixel) steps.
 
     Args:
         regions: The regions.
         active: Small regions of clusters that can be decided.
+        cluster: Number of each region's cluster.
         contacts: Their borders, without those to nodata.
         min_area: Fixed point.
         nodata: Value of a region that has no neighbour.
@@ -270,55 +285,61 @@ def merge_clusters(regions: Regions, active: BoolArray, contacts: Contacts, min_
     value[:n], area[:n] = regions.value, regions.area
     for c in range(256):
         value[n + c] = c
-    next_member, last_member = np.full(n, -1, np.int32), np.arange(n).astype(np.int32)
+    next_member, last_member = np.full(n, -1, np.int32), np.arange(n).astype(np.int32)  # of joined regions
     border, touched = np.zeros(n + 256, np.int64), np.empty(n + 256, np.int32)
-    heap = [(int(area[i]), i) for i in range(n) if active[i]]
-    heapq.heapify(heap)
-    while len(heap):
-        a, x = heapq.heappop(heap)
-        if parent[x] != x or area[x] != a:
+    next_in_cluster, last_in_cluster = np.full(n, -1, np.int32), np.arange(n).astype(np.int32)
+    for i in range(n):
+        if active[i] and cluster[i] != i:
+            _append(next_in_cluster, last_in_cluster, cluster[i], i)
+    heap = [(0, 0)]  # (area, region)
+    heap.pop()
+    for first in range(n):
+        if not active[first] or cluster[first] != first:
             continue
-        count, member = 0, x
-        while member >= 0:
-            for k in range(begin[member], begin[member + 1]):
-                i = neighbour[k]
-                node = find_root(parent, i) if active[i] else n + np.int64(value[i])
-                if node != x:
-                    if border[node] == 0:
-                        touched[count] = node
-                        count += 1
-                    border[node] += length[k]
-            member = next_member[member]
-        if count == 0:
-            value[x] = nodata
-            continue
-        best = touched[0]
-        for node in touched[1:count]:
-            longer = border[node] - border[best]
-            larger = area[node] - area[best]
-            if longer > 0 or (longer == 0 and (larger > 0 or (larger == 0 and node < best))):
-                best = node
-        root = x
-        for node in touched[:count]:
-            border[node] = 0
-            if value[node] == value[best] and (node >= n or (root < n and node < root)):
-                root = node
-        value[root], total = value[best], a
-        for node in touched[:count]:
-            if value[node] == value[best] and node != root:
-                total += area[node]
-                parent[node] = root
-                if root < n:
-                    _append_members(next_member, last_member, root, node)
-        if root != x:
-            total += area[root]
-            parent[x] = root
-            if root < n:
-                _append_members(next_member, last_member, root, x)
-        if root < n:
-            area[root] = total
-            if total < min_area:
-                heapq.heappush(heap, (int(total), int(root)))
+        i = first
+        heap.append((int(area[first]), first))
+        while next_in_cluster[i] >= 0:
+            i = next_in_cluster[i]
+            heap.append((int(area[i]), int(i)))
+        heapq.heapify(heap)
+        while len(heap):
+            a, x = heapq.heappop(heap)
+            if parent[x] != x or area[x] != a:
+                continue  # it has been joined to others since
+            count, member = 0, x
+            while member >= 0:
+                for k in range(begin[member], begin[member + 1]):
+                    i = neighbour[k]
+                    node = find_root(parent, i) if active[i] else n + np.int64(value[i])
+                    if node != x:
+                        if border[node] == 0:
+                            touched[count] = node
+                            count += 1
+                        border[node] += length[k]
+                member = next_member[member]
+            if count == 0:
+                value[x] = nodata
+                continue
+            best = touched[0]
+            for node in touched[1:count]:
+                longer, larger = border[node] - border[best], area[node] - area[best]
+                if longer > 0 or (longer == 0 and (larger > 0 or (larger == 0 and node < best))):
+                    best = node
+            root = x  # of all that become one: the large regions, or the first in raster order
+            for node in touched[:count]:
+                border[node] = 0
+                if value[node] == value[best] and (node >= n or (root < n and node < root)):
+                    root = node
+            value[root] = value[best]
+            touched[count] = x
+            for node in touched[: count + 1]:
+                if node != root and (node == x or value[node] == value[best]):
+                    parent[node] = root
+                    if root < n:
+                        area[root] += area[node]
+                        _append(next_member, last_member, root, node)
+            if area[root] < min_area:
+                heapq.heappush(heap, (int(area[root]), int(root)))
     out = regions.value.copy()
     for i in range(n):
         if active[i]:
@@ -327,9 +348,10 @@ def merge_clusters(regions: Regions, active: BoolArray, contacts: Contacts, min_
 
 
 @njit
-def _append_members(next_member: Int32Array, last_member: Int32Array, root: int, node: int) -> None:
-    next_member[last_member[root]] = node
-    last_member[root] = last_member[node]
+def _append(following: Int32Array, last: Int32Array, i: int, j: int) -> None:
+    """Put the chain that begins with j behind the one that begins with i."""
+    following[last[i]] = j
+    last[i] = last[j]
 
 
 @njit

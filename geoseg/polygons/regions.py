@@ -19,9 +19,9 @@ from geoseg.polygons.clusters import (
     LARGE,
     NOT_YET_ONE,
     SMALL,
-    Contacts,
     Regions,
     Runs,
+    beside_large,
     fill_clusters,
     find_clusters,
     find_contacts,
@@ -101,9 +101,10 @@ class RegionFilter:
     ``fill``: a hole (interior ring) of a region goes to the region if its area, with everything in it, is below the
     limit; of holes within holes the outermost such one decides. Nodata is filled like any value, and has no holes.
 
-    The result does not depend on how many rows come at once. Memory: the rows that wait, and while they are looked at
-    some 20 bytes per run of equal pixels and 30 per contact of two runs with a small region. Work: at most three times
-    that of the map in one piece, however long rows wait.
+    The result does not depend on how many rows come at once. Memory: the rows that wait, a byte a pixel, and some 30 to
+    120 bytes for each pixel of them that is a run of its own while they are looked at. Rows wait for the clusters in
+    them; where more than about 0.6 of all pixels lie in small regions, one cluster spans the whole map, and all of it
+    waits. Work: at most three times that of the map in one piece, however long rows wait.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class RegionFilter:
         rule: Literal["merge", "drop", "fill"],
         limit: float,
         nodata: int = 255,
-        band_rows: int = 256,
+        band_rows: int = 64,
     ) -> None:
         """Set up for one map.
 
@@ -154,12 +155,12 @@ class RegionFilter:
         if self._first_row + self.waiting_rows + len(classes) > len(self._pixel_area):
             raise ValueError(f"more than {len(self._pixel_area)} rows, which is the map's height")
         if confidence is not None:
-            self._confidence.append(confidence)
+            self._confidence.append(confidence.copy())  # the caller may use its array again
         done = [self._looked_at[:0]]
         while len(classes):
             # At least as many new rows as old ones, so that looking at the old ones again is never the larger part.
             wanted = max(self._band_rows, len(self._looked_at)) - sum(map(len, self._new))
-            self._new.append(classes[:wanted])
+            self._new.append(classes[:wanted].copy())
             if len(classes) >= wanted:
                 done.append(self._decide(last=False))
             classes = classes[wanted:]
@@ -224,7 +225,7 @@ class RegionFilter:
         contacts = find_contacts(runs, kind)
         cluster = find_clusters(kind, contacts)
         undecided = _clusters_of(small & is_open, cluster)
-        new = merge_clusters(regions, small & ~undecided, contacts, self._limit, self._nodata)
+        new = merge_clusters(regions, small & ~undecided, cluster, contacts, self._limit, self._nodata)
         return new, undecided
 
     def _fill(self, runs: Runs, regions: Regions, small: BoolArray, is_open: BoolArray) -> tuple[Int32Array, BoolArray]:
@@ -242,7 +243,7 @@ class RegionFilter:
         inside = small & (area[cluster] < self._limit) & ~_clusters_of(at_exterior, cluster)
         undecided = _clusters_of(small & is_open, cluster) | (inside & (host == NOT_YET_ONE))
         whole = inside & ~undecided & (host >= 0)
-        at_exterior[_beside_large(kind, contacts)] = True
+        at_exterior |= beside_large(kind, contacts)
         active = small & ~undecided & ~whole
         into = fill_clusters(regions, active, at_exterior, contacts, self._limit, self._nodata)
         into[whole] = host[whole]
@@ -284,9 +285,3 @@ def _clusters_of(which: BoolArray, cluster: Int32Array) -> BoolArray:
     found = np.zeros(len(which), dtype=bool)
     found[cluster[which]] = True
     return found[cluster]
-
-
-def _beside_large(kind: ClassValues, contacts: Contacts) -> Int32Array:
-    """The small regions that touch a large one."""
-    first, second, _ = contacts
-    return np.concatenate([first[kind[second] == LARGE], second[kind[first] == LARGE]])
