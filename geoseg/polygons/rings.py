@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from geoseg.polygons._jit import njit
-from geoseg.polygons.arcs import Int32Array, Int64Array, find_root
+from geoseg.polygons.arcs import Int32Array, Int64Array
 from geoseg.polygons.cracks import ByteArray
 from geoseg.polygons.tables import ABSENT, Arcs, Nodes, Regions
 
@@ -44,18 +44,6 @@ def _next_left(arcs: Arcs, nodes: Nodes, half: int) -> int:
         if following != ABSENT:
             return following
     return ABSENT
-
-
-@njit
-def _next_of_ring(arcs: Arcs, regions: Regions, nodes: Nodes, half: int, region: int) -> int:
-    """The half-arc that follows in a ring around a closed region."""
-    arc, end = half >> 1, 1 - (half & 1)
-    if arcs.nodes[arc, end] < 0:
-        return half
-    right = int(nodes.halves[arcs.nodes[arc, end], ((arcs.keys[arc, end] & 3) + 3) & 3])
-    if right >= 0 and find_root(regions.parent, arcs.sides[right >> 1, right & 1]) == region:
-        return right
-    return _next_left(arcs, nodes, half)
 
 
 @njit
@@ -107,6 +95,9 @@ def assemble(arcs: Arcs, regions: Regions, nodes: Nodes, closed: Int64Array) -> 
         nodes: All nodes.
         closed: Roots of the regions, neither outside nor nodata, (n,).
     """
+    # Helpers called for each half-arc would count references to all arrays of the tables: three times the time.
+    keys, ends, sides, follower, done = arcs.keys, arcs.nodes, arcs.sides, arcs.follower, arcs.done
+    leaving, parent = nodes.halves, regions.parent
     total = np.int64(0)
     for k in range(len(closed)):
         total += regions.halves[closed[k]]
@@ -120,22 +111,38 @@ def assemble(arcs: Arcs, regions: Regions, nodes: Nodes, closed: Int64Array) -> 
         tail = int(regions.tail[region])
         listed = tail
         while True:
-            listed = int(arcs.follower[listed >> 1, listed & 1])
-            if not arcs.done[listed >> 1] >> (listed & 1) & 1:
-                begin, best, area = size, size, np.int64(0)
+            listed = int(follower[listed >> 1, listed & 1])
+            if not done[listed >> 1] >> (listed & 1) & 1:
+                begin, best, best_key, area = size, size, keys[listed >> 1, 0], np.int64(0)
                 half = listed
                 while True:
                     arc, back = half >> 1, half & 1
-                    arcs.done[arc] |= 1 << back
+                    done[arc] |= 1 << back
                     area += -arcs.area[arc] if back else arcs.area[arc]
                     halves[size] = half
-                    if arcs.keys[arc, 0] < arcs.keys[halves[best] >> 1, 0]:
-                        best = size
+                    if keys[arc, 0] < best_key:
+                        best, best_key = size, keys[arc, 0]
                     size += 1
-                    half = _next_of_ring(arcs, regions, nodes, half, region)
+                    node = ends[arc, 1 - back]
+                    if node < 0:
+                        break
+                    # Right first, if that side of the diagonal is the same region; otherwise as far left as possible.
+                    away = keys[arc, 1 - back] & 3
+                    half = int(leaving[node, (away + 3) & 3])
+                    goes_right = half >= 0
+                    if goes_right:
+                        root = sides[half >> 1, half & 1]
+                        while parent[root] != root:
+                            root = parent[root]
+                        goes_right = root == region
+                    if not goes_right:
+                        turn = 1
+                        while leaving[node, (away + turn) & 3] == ABSENT:
+                            turn += 1
+                        half = int(leaving[node, (away + turn) & 3])
                     if half == listed:
                         break
-                first_keys[count] = arcs.keys[halves[best] >> 1, 0] if area > 0 else -1  # the shell comes first
+                first_keys[count] = best_key if area > 0 else -1  # the shell comes first
                 if best > begin:
                     ring = halves[begin:size].copy()
                     for i in range(len(ring)):
@@ -198,14 +205,18 @@ def gather(
         for i in range(batch.rings[ring], batch.rings[ring + 1]):
             arc, back = batch.halves[i] >> 1, batch.halves[i] & 1
             if arc >= count:
-                points, low, high = new, new_offsets[arc - count], new_offsets[arc - count + 1]
+                low, high = new_offsets[arc - count], new_offsets[arc - count + 1]
+                for j in range(high - low - 1):
+                    source = high - 1 - j if back else low + j
+                    xy[size, 0], xy[size, 1] = new[source, 0], new[source, 1]
+                    size += 1
             else:
-                points, low, high = kept, arcs.span[arc, 0], arcs.span[arc, 1]
-            for j in range(high - low - 1):
-                source = high - 1 - j if back else low + j
-                xy[size, 0], xy[size, 1] = points[source, 0], points[source, 1]
-                size += 1
-        xy[size] = xy[offsets[ring]]
+                low, high = arcs.span[arc, 0], arcs.span[arc, 1]
+                for j in range(high - low - 1):
+                    source = high - 1 - j if back else low + j
+                    xy[size, 0], xy[size, 1] = kept[source, 0], kept[source, 1]
+                    size += 1
+        xy[size, 0], xy[size, 1] = xy[offsets[ring], 0], xy[offsets[ring], 1]
     return xy, offsets
 
 
