@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,10 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geoseg.errors import SceneError
+from geoseg.remote import gdal_settings, is_remote
 
 MAX_IDLE = 128
 """Datasets kept open while nobody reads them; far below the usual limit of 1024 open files."""
-
-HTTP_SETTINGS = {
-    "GDAL_HTTP_MAX_RETRY": "4",  # 429, 502, 503 and 504 pass; others are final
-    "GDAL_HTTP_RETRY_DELAY": "0.5",  # s, doubled each time
-    "GDAL_HTTP_CONNECTTIMEOUT": "20",
-    "GDAL_HTTP_LOW_SPEED_TIME": "60",  # a transfer that stands still for a minute is dead
-    "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",  # the header of a COG in one request
-    "VSI_CACHE": "YES",
-    "VSI_CACHE_SIZE": str(4 << 20),  # per file; what is read ahead, not what is kept
-}
-"""GDAL's settings for imagery on a server; environment variables of the same names win."""
-
-# EMPTY_DIR also stops GDAL from asking the server for .msk, .ovr and .aux.xml beside the file: five requests fewer.
-REMOTE_SETTINGS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
-
-_SERVERS = ("/vsicurl", "/vsis3", "/vsigs", "/vsiaz", "/vsiadls", "/vsioss", "/vsiswift", "/vsihdfs", "/vsiwebhdfs")
 
 # warnings.catch_warnings changes the process, so two threads must not be inside at once.
 _QUIET = threading.Lock()
@@ -71,7 +53,7 @@ class OpenFiles:
         Raises:
             SceneError: No such file, or no raster.
         """
-        with _settings(path):
+        with gdal_settings(path):
             dataset = self._take(path) or open_dataset(path)
             try:
                 yield dataset
@@ -114,9 +96,9 @@ def open_dataset(path: str) -> Any:
         raise SceneError("the path of the scene is empty", hint="name a raster")
     try:
         if is_remote(path):  # may take long, so several at once; a warning more does no harm
-            with _settings(path):
+            with gdal_settings(path):
                 return _open(path)
-        with _QUIET, _settings(path), warnings.catch_warnings():
+        with _QUIET, gdal_settings(path), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             return _open(path)
     except RasterioError as error:
@@ -134,23 +116,7 @@ def _open(path: str) -> Any:
     return rasterio.open(path, sharing=False)  # shared, GDAL would give two threads one dataset of the same name
 
 
-def is_remote(path: str) -> bool:
-    """Whether a path names something on a server, by URL or by GDAL's name for one."""
-    return ("://" in path and not path.startswith(("file://", "zip://", "tar://"))) or path.startswith(_SERVERS)
-
-
 def reason(error: RasterioError, path: str) -> str:
     """What GDAL said first, without the path it begins with: rasterio's own words are "see previous exception"."""
     text = str(error.__cause__ or error)
     return text.removeprefix(f"'{path}' ").removeprefix(f"{Path(path).name}, ").removeprefix(f"{path}: ").rstrip(".")
-
-
-def _settings(path: str) -> Any:
-    """An environment for a path: for one on a server, or a VRT, whose sources may be."""
-    if is_remote(path):
-        settings = HTTP_SETTINGS | REMOTE_SETTINGS
-    elif path.lower().endswith(".vrt"):
-        settings = HTTP_SETTINGS
-    else:
-        return nullcontext()
-    return rasterio.Env(**{key: value for key, value in settings.items() if key not in os.environ})

@@ -7,8 +7,6 @@ its near infrared "alpha", and a dark pixel there is no hole in the scene.
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike, fspath
@@ -23,8 +21,9 @@ from rasterio.windows import Window as RasterWindow
 from geoseg.errors import SceneError
 from geoseg.grid import Grid
 from geoseg.mosaic import Mosaic, as_one_error
-from geoseg.open_files import OpenFiles, is_remote, open_dataset, reason
+from geoseg.open_files import OpenFiles, open_dataset, reason
 from geoseg.raster import Pixels, Raster, Valid, can_hold
+from geoseg.remote import is_remote, remote_facts, server_complaint
 from geoseg.windows import Window
 
 __all__ = ["Mosaic", "Pixels", "Raster", "Scene", "Valid", "open_scene"]
@@ -117,7 +116,7 @@ class Scene(Raster):
     def source_facts(self) -> list[dict[str, Any]]:
         """Path, size and time of change of the file, and of the files it refers to."""
         if is_remote(self.path):
-            return [_remote_facts(self.path)]
+            return [remote_facts(self.path)]
         return [_local_facts(path) for path in self._paths]
 
     def _read_inside(self, window: Window) -> tuple[Pixels, Valid]:
@@ -129,12 +128,14 @@ class Scene(Raster):
                 pixels = dataset.read(self.bands, window=inside)
                 return pixels, self._valid(dataset, pixels, inside)
         except RasterioError as error:
+            why = reason(error, self.path)
             hint = f"the file looks truncated or corrupt; check it with: gdalinfo -checksum {self.path}"
             if is_remote(self.path):
-                hint = "the server or the way to it failed; run the same command again, or download the file first"
+                why = server_complaint(self.path) or why
+                hint = "run the same command again when the server is well, or download the file first"
             raise SceneError(
                 f"{self.path} cannot be read in rows {window.row} … {window.row_stop - 1}, "
-                f"columns {window.col} … {window.col_stop - 1}: {reason(error, self.path)}",
+                f"columns {window.col} … {window.col_stop - 1}: {why}",
                 hint=hint,
             ) from error
 
@@ -251,22 +252,3 @@ def _local_facts(path: str) -> dict[str, Any]:
     except OSError:  # inside an archive, or a source of a VRT that is not a file
         return {"path": path}
     return {"path": str(Path(path).resolve()), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
-
-
-def _remote_facts(path: str) -> dict[str, Any]:
-    """Address, size and ETag or date of a file on an HTTP server; of other stores the address alone is known.
-
-    One byte is asked for rather than HEAD, which signed addresses refuse. What follows a "?" is left out: it is
-    often a signature, which is secret and differs from day to day.
-    """
-    url = path.removeprefix("/vsicurl/")
-    facts: dict[str, Any] = {"path": url.partition("?")[0]}
-    if url.startswith(("http://", "https://")):
-        request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                size = answer.headers.get("Content-Range", "").rpartition("/")[2] or answer.headers["Content-Length"]
-                facts |= {"bytes": size, "etag": answer.headers["ETag"], "modified": answer.headers["Last-Modified"]}
-        except (urllib.error.URLError, OSError):
-            pass  # GDAL, which has other ways to log in, could open it
-    return facts
