@@ -23,10 +23,10 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from geoseg.classes import NODATA, ClassTable, Color, MapClass
-from geoseg.cog import quiet
 from geoseg.errors import SceneError
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
+from geoseg.quiet import quiet
 from geoseg.windows import Window
 
 log = logging.getLogger(__name__)
@@ -82,8 +82,9 @@ class ClassMapReader:
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
-        with _as_scene_error(self.path), quiet(), rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
-            self._file = rasterio.open(path)
+        with _as_scene_error(self.path):
+            with quiet():
+                self._file = rasterio.open(path)
             try:
                 _check_class_map(path, self._file)
                 self.grid = _grid(self._file)

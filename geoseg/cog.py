@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,13 +22,14 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy raises; it has no public name
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from geoseg.classes import NODATA, Color
 from geoseg.errors import OutputError
 from geoseg.grid import Grid
 from geoseg.overviews import ByteArray, Halve, add_checksum
+from geoseg.quiet import quiet
 
 BLOCK = 512
 """Side of a block of the finished file, px; also what the longer side of the coarsest overview stays below."""
@@ -159,7 +159,9 @@ class CogWriter:
         for number, level in enumerate(self._levels):
             overview = {"overview_level": number - 1} if number else {}
             total = np.zeros(1, dtype=np.uint64)
-            with quiet(), rasterio.open(self.path, num_threads=_threads(), **overview) as file:
+            with quiet():
+                file = rasterio.open(self.path, num_threads=_threads(), **overview)
+            with file:
                 for row in range(0, file.height, BLOCK):
                     for col in range(0, file.width, width):
                         window = RasterWindow(col, row, min(width, file.width - col), min(BLOCK, file.height - row))
@@ -257,14 +259,6 @@ def _compression() -> str:
 
 def _threads() -> str:
     return os.environ.get("GDAL_NUM_THREADS", "ALL_CPUS")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without rasterio's warning about rasters that have no georeference: that they may is part of the contract."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
 
 
 @contextmanager
