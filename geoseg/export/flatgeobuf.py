@@ -75,8 +75,8 @@ def _check_end(path: Path, count: int) -> None:
         file.seek(8)  # after the magic bytes
         end = 12 + _uint(file.read(4))
         if count:
-            nodes, level = count, count
-            while level > 1:  # a packed R-tree of 16 nodes to a node, the leaves at its end
+            nodes, level = 1 + count, count  # a packed R-tree of 16 nodes to a node: its root, …, the leaves at its end
+            while level > _NODE_SIZE:
                 level = -(-level // _NODE_SIZE)
                 nodes += level
             features = end + nodes * _NODE_BYTES

@@ -82,7 +82,13 @@ def polygonize(
 
 
 def polygonize_rows(
-    rows: Iterable[MapRows], grid: Grid, classes: ClassTable, *, rules: PolygonRules | None = None, threads: int = 2
+    rows: Iterable[MapRows],
+    grid: Grid,
+    classes: ClassTable,
+    *,
+    rules: PolygonRules | None = None,
+    threads: int = 2,
+    band_rows: int | None = None,
 ) -> Iterator[PolygonBatch]:
     """Polygons of a class map that arrives row by row, in batches, as they close.
 
@@ -95,6 +101,7 @@ def polygonize_rows(
         classes: Names of the ids.
         rules: See `polygonize`.
         threads: Bands that are traced at once.
+        band_rows: Rows of a band, of which memory holds a few; None takes bands of some 4 Mpx.
 
     Yields:
         Batches in the coordinates of the CRS, class ids of the table after dissolving (`class_rules`), with columns
@@ -121,7 +128,7 @@ def polygonize_rows(
             small=rules.small,
             fill_holes=rules.fill_holes_m2,
         )
-    with Tracer(grid.width, finish=finish, threads=threads) as tracer:
+    with Tracer(grid.width, finish=finish, threads=threads, band_rows=band_rows) as tracer:
         has_confidence = False
         for values, confidence in mapped:
             has_confidence = confidence is not None
