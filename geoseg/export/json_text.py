@@ -17,6 +17,7 @@ SINGLE, DOUBLE, WHOLE = range(3)
 """Kinds of numbers: float32 with the fewest digits that give it back, float64 with twelve digits, integers."""
 
 _DOUBLE_DIGITS = 12
+_TINY = 1e-290  # below it, float64 runs out of powers of ten, and nothing is measured; written as 0
 _NUMBER_BYTES = 26  # a number of any kind is shorter
 _POWERS = 10.0 ** np.arange(23)  # the powers of ten that float64 holds exactly
 _WHOLE_POWERS = 10 ** np.arange(19)
@@ -199,6 +200,8 @@ def _put_number(out: ByteArray, at: int, value: float, kind: int) -> int:
     if value < 0:
         out[at] = _MINUS
         at, value = at + 1, -value
+    if value < _TINY:
+        value = 0.0
     if value < 1e18 and (value >= 1e11 or value == np.rint(value)):
         at = _put_whole(out, at, int(np.rint(value)))
         out[at], out[at + 1] = _POINT, _ZERO  # without it GDAL would take a column of such numbers for integers
