@@ -163,7 +163,7 @@ def test_areas_by_class_are_sums_over_polygons():
     assert totals.sum() == 10
 
 
-def test_a_million_polygons_take_seconds():
+def test_polygons_are_measured_by_the_hundred_thousand_in_a_second():
     crs, transform = PLACES["utm"]
     batch = batch_of(stars(transform, np.random.default_rng(5), n=2000))
     measure = Measure(grid_of(crs, transform))
@@ -171,4 +171,4 @@ def test_a_million_polygons_take_seconds():
     started = time.perf_counter()
     for _ in range(5):
         measure.columns(batch)
-    assert 10_000 / (time.perf_counter() - started) > 100_000  # polygons/s; a third of what it should be
+    assert 10_000 / (time.perf_counter() - started) > 100_000  # polygons/s; ten times that on an idle core

@@ -24,6 +24,9 @@ _LEAST_CELL = 1 / 2000  # 3 km; differences of nodes nearer than that are roundi
 _SMALL = 1 / 6400  # polygons within 1 km: the metric is linear there, to 1e-8
 _STEP = 1 / 8000  # of the differences that stand for derivatives
 
+# Gauss's two points on [0, 2] are 1 ± 1/√3; this is how far they lie from 1/2 and 3/2.
+_GAUSS = 1 / np.sqrt(3) - 0.5
+
 
 class Measure:
     """Measures the polygons of a map; made once, it may be used from several threads.
@@ -233,7 +236,7 @@ def _measure_small(
 def _measure_large(
     xy: FloatArray, rings: IntArray, lattice: FloatArray, place: FloatArray, metric: FloatArray
 ) -> tuple[float, float]:
-    """Area and perimeter edge by edge: Gauss's two points on pieces no longer than a quarter of a lattice cell.
+    """Area and perimeter edge by edge, of long ones at Gauss's two points of each quarter of a lattice cell.
 
     The area is the line integral −∮ Q dx, where Q is the area factor's integral over y, from the shell's first
     vertex, so that what is far away does not cost digits.
@@ -244,13 +247,17 @@ def _measure_large(
     for r in range(len(rings) - 1):
         for k in range(rings[r], rings[r + 1] - 1):
             dx, dy = xy[k + 1, 0] - xy[k, 0], xy[k + 1, 1] - xy[k, 1]
-            pieces = 1 + int(4 * max(abs(dx) / place[2], abs(dy) / place[3]))
-            for p in range(2 * pieces):
-                at = (p // 2 + (0.21132486540518713 if p % 2 == 0 else 0.7886751345948129)) / pieces
+            # Along a slanted edge Q has a curve that one point does not see; 16 m are too short for it.
+            short = place[4] if dx == 0 or dy == 0 else place[4] / 64
+            points = 1
+            if abs(dx) > short or abs(dy) > short:
+                points = 2 + 2 * int(4 * max(abs(dx) / place[2], abs(dy) / place[3]))
+            for p in range(points):
+                at = (p + 0.5 + (_GAUSS if p % 2 else -_GAUSS) * (points > 1)) / points
                 _interpolate(metric, lattice, place, xy[k, 0] + at * dx, xy[k, 1] + at * dy)
                 squared = metric[0] * dx * dx + 2 * metric[1] * dx * dy + metric[2] * dy * dy
-                length += np.sqrt(max(squared, 0.0)) / (2 * pieces)
-                area -= (metric[4] - base) * dx / (2 * pieces)
+                length += np.sqrt(max(squared, 0.0)) / points
+                area -= (metric[4] - base) * dx / points
     return area, length
 
 
