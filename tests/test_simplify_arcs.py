@@ -179,7 +179,7 @@ def test_no_tolerance_only_scales():
 
 
 def test_nonsense_is_refused():
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(ValueError, match="from 0 to 10000 px, found -1"):
         arc_finisher(tolerance_px=-1.0)
     with pytest.raises(ValueError, match="vw or dp"):
         arc_finisher(tolerance_px=1.0, method="rdp")

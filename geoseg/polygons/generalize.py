@@ -18,12 +18,14 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from geoseg.polygons._jit import njit
+from geoseg.polygons.cracks import Cracks
+from geoseg.polygons.ground import fill_path, path_length, path_table_size, strays
 from geoseg.polygons.guard import GONE, LINEAR_SEARCH, fill_table, is_blocked, scatter
 
 Method = Literal["vw", "dp"]
@@ -33,70 +35,86 @@ ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 IndexArray = npt.NDArray[np.int32]
+PointArray = npt.NDArray[np.int32]
 
 _ON_A_LINE = 1e-12  # less than any squared distance and area of lattice points that are not on one line
 
 
+class Surroundings(NamedTuple):
+    """What is around the arcs that are simplified.
+
+    Attributes:
+        obstacles: All vertices of all arcs, those to be simplified included; a bit per lattice point, x from 0.
+        first_row: Lattice row of ``obstacles[0]``; the plane covers the rows of all arcs.
+        clearance2: Square of the distance that new edges keep from vertices, lattice units, below 1.
+        cracks: The raster's cracks; with a plane ``near`` new edges stay on their arc's own ground there.
+        corners: The arcs as they were traced, corners of the raster x, y, (c, 2); for their ground.
+        corner_offsets: Where each arc begins in ``corners``, (a + 1,).
+        unit: Lattice unit of the arcs, 1/256 px.
+    """
+
+    obstacles: ByteArray
+    first_row: int
+    clearance2: float
+    cracks: Cracks
+    corners: PointArray
+    corner_offsets: IntArray
+    unit: int
+
+
 def remaining_vertices(
-    points: npt.NDArray[np.int32],
+    points: PointArray,
     offsets: IntArray,
     *,
     closed: BoolArray,
     least: ByteArray,
-    obstacles: ByteArray,
-    first_row: int,
+    around: Surroundings,
     tolerance: float,
-    clearance: float,
     method: Method,
     keep: BoolArray,
-    arcs: slice,
+    arcs: IntArray,
 ) -> None:
     """Mark the vertices of some arcs that simplification leaves.
 
     Args:
-        points: Vertices x, y of all arcs in units of the lattice, (n, 2); a closed arc repeats its first one.
+        points: Vertices x, y of all arcs in units of the lattice, (n, 2) int32; a closed arc repeats its first one.
         offsets: Where each arc begins in ``points``, (a + 1,).
         closed: The arc is a loop without a node, (a,): all its vertices are alike, none is pinned.
         least: Interior points that have to stay, (a,).
-        obstacles: All vertices of all arcs, those of ``points`` included; a bit per lattice point, x from 0.
-        first_row: Lattice row of ``obstacles[0]``; the plane covers the rows of all arcs.
-        tolerance: Side of the square (``vw``) or the distance (``dp``) below which a vertex goes, units; 0 takes those
+        around: What the arcs keep clear of.
+        tolerance: Side of the square (``vw``) or the distance (``dp``) up to which a vertex goes, units; 0 takes those
             on straight lines.
-        clearance: Distance that new edges keep from vertices, units, below 1.
         method: ``vw`` or ``dp``.
         keep: The result, (n,); the last vertex of a closed arc is left unset.
-        arcs: The arcs to work on; others are left alone, so that threads can share the work.
+        arcs: Numbers of the arcs to work on; others are left alone, so that threads can share the work.
     """
     # Areas that are equal to the tolerance in real numbers shall go, and all that are on a line.
     limit = max(tolerance**2 * (1 + 1e-12), _ON_A_LINE)
     if method == "vw":
         limit = math.floor(2 * limit) + 1.0
-    begin, end, _ = arcs.indices(len(closed))
-    xy = np.ascontiguousarray(points, dtype=np.int32)
-    _simplify_arcs(
-        xy, offsets, closed, least, begin, end, obstacles, first_row, limit, clearance**2, method == "dp", keep
-    )
+    _simplify_arcs(points, offsets, closed, least, around, limit, method == "dp", keep, arcs)
 
 
 @njit
 def _simplify_arcs(
-    points: npt.NDArray[np.int32],
+    points: PointArray,
     offsets: IntArray,
     closed: BoolArray,
     least: ByteArray,
-    begin: int,
-    end: int,
-    obstacles: ByteArray,
-    first_row: int,
+    around: Surroundings,
     limit: float,
-    clearance2: float,
     by_distance: bool,
     keep: BoolArray,
+    arcs: IntArray,
 ) -> None:
     """`remaining_vertices`, one arc after the other with the same scratch arrays."""
-    longest = 0
-    for arc in range(begin, end):
+    confined = len(around.cracks.near) > 0
+    longest, farthest = 0, 0
+    for arc in arcs:
         longest = max(longest, offsets[arc + 1] - offsets[arc])
+        if confined:
+            length = path_length(around.corners, around.corner_offsets[arc], around.corner_offsets[arc + 1])
+            farthest = max(farthest, length)
     x, y = np.empty(longest, np.int64), np.empty(longest, np.int64)
     previous, following = np.empty(longest, np.int32), np.empty(longest, np.int32)
     heap, place = np.empty(longest, np.int32), np.empty(longest, np.int32)
@@ -106,7 +124,8 @@ def _simplify_arcs(
     while table_size < 2 * longest:
         table_size *= 2
     table = np.empty(table_size, np.int32)
-    for arc in range(begin, end):
+    path = np.empty(path_table_size(farthest) if confined else 0, np.int64)
+    for arc in arcs:
         start = offsets[arc]
         size = offsets[arc + 1] - start
         if closed[arc]:
@@ -134,6 +153,10 @@ def _simplify_arcs(
             while used < 2 * size:
                 used *= 2
             fill_table(x, y, size, table, used)
+        passed = 0  # size of the hash table of the corners that the arc passes
+        if confined:
+            corners = around.corners[around.corner_offsets[arc] : around.corner_offsets[arc + 1]]
+            passed = fill_path(corners, closed[arc], path)
         left = size - 2
         fewest = int(least[arc])
         for i in range(size):
@@ -152,7 +175,11 @@ def _simplify_arcs(
             v = heap[0]
             waiting = _remove(v, x, y, key, heap, place, waiting)
             a, b = previous[v], following[v]
-            if is_blocked(a, v, b, x, y, size, following, table, used, obstacles, first_row, clearance2):
+            if is_blocked(
+                a, v, b, x, y, size, following, table, used, around.obstacles, around.first_row, around.clearance2
+            ) or (
+                confined and _strays(a, b, x, y, size, closed[arc], around.unit, around.cracks, corners, path, passed)
+            ):
                 continue  # until one of its neighbours goes
             following[a], previous[b], following[v] = b, a, GONE
             left -= 1
@@ -174,6 +201,42 @@ def _simplify_arcs(
 
 
 @njit
+def _strays(
+    a: int,
+    b: int,
+    x: IntArray,
+    y: IntArray,
+    size: int,
+    closed: bool,
+    unit: int,
+    cracks: Cracks,
+    corners: PointArray,
+    path: IntArray,
+    passed: int,
+) -> bool:
+    """Whether the edge a–b would leave the ground of its arc near regularized classes."""
+    first_x, first_y, last_x, last_y = 0, 0, 0, 0
+    if not closed and a == 0:
+        first_x, first_y = corners[1, 0] - corners[0, 0], corners[1, 1] - corners[0, 1]
+    if not closed and b == size - 1:
+        last_x, last_y = corners[-2, 0] - corners[-1, 0], corners[-2, 1] - corners[-1, 1]
+    return strays(
+        unit * x[a],
+        unit * y[a],
+        unit * x[b],
+        unit * y[b],
+        int(np.sign(first_x)),
+        int(np.sign(first_y)),
+        int(np.sign(last_x)),
+        int(np.sign(last_y)),
+        False,
+        cracks,
+        path,
+        passed,
+    )
+
+
+@njit
 def _area_key(x: IntArray, y: IntArray, a: int, v: int, b: int) -> float:
     """Twice the area of the triangle a, v, b, an integer, plus a fraction that decides between equal areas.
 
@@ -181,7 +244,7 @@ def _area_key(x: IntArray, y: IntArray, a: int, v: int, b: int) -> float:
     look at all that is beside it.
     """
     double_area = abs((x[v] - x[a]) * (y[b] - y[a]) - (y[v] - y[a]) * (x[b] - x[a]))
-    return double_area + ((scatter(x[v], y[v]) >> 32) & 0xFFFFFFFF) / 4294967296.0
+    return float(double_area + ((scatter(x[v], y[v]) >> 32) & 0xFFFFFFFF) / 4294967296.0)
 
 
 @njit

@@ -81,12 +81,12 @@ def smoothed_vertex_plane(cracks: Cracks, first_row: int, last_row: int) -> Byte
         the planes of `Cracks`.
     """
     right, left, down, up = crack_planes(cracks, first_row - 1, last_row + 1)
-    vertices = (right | left) & (down | up)
-    turns = (right ^ left) & (down ^ up)
+    vertices: ByteArray = (right | left) & (down | up)
+    turns: ByteArray = (right ^ left) & (down ^ up)
     beside = (right & shift_left(vertices)) | (left & shift_right(vertices))
     beside[1:] |= up[1:] & vertices[:-1]
     beside[:-1] |= down[:-1] & vertices[1:]
-    steps = turns & beside
+    steps: ByteArray = turns & beside
     inside = slice(1, -1)
     across = (right & (steps | shift_left(steps)))[inside]
     upright = down[1:-2] & (steps[1:-2] | steps[2:-1])
