@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from geoseg.landscape import Landscape as Landscape
     from geoseg.model_folder import load_model as load_model
     from geoseg.polygons import polygonize as polygonize
+    from geoseg.predict import predict as predict
     from geoseg.scene import Scene as Scene
 
 __version__ = "0.1.0"
 
-# Not predict and the like: importing geoseg.predict binds that name to the module.
+# Not train and the like: importing geoseg.train binds that name to the module. That of predict can be called.
 _PUBLIC = {
     "Landscape": "geoseg.landscape",
     "Scene": "geoseg.scene",
     "load_model": "geoseg.model_folder",
     "polygonize": "geoseg.polygons",
+    "predict": "geoseg.predict",
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]

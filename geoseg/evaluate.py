@@ -12,15 +12,17 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from geoseg.bands import predicted_rows
 from geoseg.classes import ClassTable
 from geoseg.config import SceneConfig, TrainConfig
 from geoseg.datasets import Labels, open_configured, open_labels
 from geoseg.devices import resolve_device
 from geoseg.errors import ConfigError, OutputError
+from geoseg.imagery import check_scene
 from geoseg.metrics import Matrix, Scores, confusion_matrix
 from geoseg.model_folder import load_model
 from geoseg.outputs import atomic_output, check_output
-from geoseg.predict import Predictor, check_scene
+from geoseg.predictor import Predictor
 from geoseg.windows import Window
 
 CONFUSION_CSV, CONFUSION_PNG, SCORES_CSV = "confusion.csv", "confusion.png", "scores.csv"
@@ -119,9 +121,9 @@ def evaluate(
             plan = predictor.plan(scene, size=size, overlap=overlap, batch_size=batch_size)
             matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64)
             row = 0
-            for rows in predictor.rows(scene, plan):
+            for rows in predicted_rows(predictor, scene, plan):
                 truth = labels.read(Window(row, 0, len(rows), scene.grid.width))
-                matrix += confusion_matrix(torch.from_numpy(truth), torch.from_numpy(rows), len(classes))
+                matrix += confusion_matrix(torch.from_numpy(truth), torch.from_numpy(rows.classes), len(classes))
                 row += len(rows)
         scenes[entry.scene.stem] = Scores(matrix.numpy())
     total = Scores(np.sum([s.matrix for s in scenes.values()], axis=0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -32,3 +32,25 @@ class MapRows:
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    def __getitem__(self, rows: slice) -> MapRows:
+        """Some of the rows; views."""
+        classes, *others = (None if layer is None else layer[..., rows, :] for layer in self.layers.values())
+        assert classes is not None
+        return MapRows(classes, *others)
+
+    @property
+    def layers(self) -> dict[str, ByteArray | None]:
+        """The arrays by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def join_rows(pieces: list[MapRows], *, axis: int) -> MapRows:
+    """Pieces with the same layers one below the other (axis -2) or side by side (axis -1)."""
+    if len(pieces) == 1:
+        return pieces[0]
+    columns = zip(*(piece.layers.values() for piece in pieces), strict=True)
+    present = ([layer for layer in column if layer is not None] for column in columns)
+    classes, *others = (np.concatenate(column, axis) if column else None for column in present)
+    assert classes is not None
+    return MapRows(classes, *others)

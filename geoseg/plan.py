@@ -1,23 +1,108 @@
-"""What a prediction will do, decided before any pixel is read: windows, bands of rows, memory."""
+"""What a prediction will do, decided before any pixel is read: windows, bands and strips of output, memory, disk."""
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from geoseg.errors import ConfigError
-from geoseg.windows import round_up, window_starts
+from geoseg.windows import Window, round_up, window_starts
 
 ALIGN = 32
 """Windows start and end on multiples of this, px: the coarsest stride of the networks."""
 
-MAP_BLOCK_ROWS = 512
-FINISHING_BYTES = 3 * (128 << 20)
-"""Upsampled logits of one chunk of finished rows, and what argmax and interpolation hold beside them."""
+BLOCK = 512
+"""Bands and strips of output start on multiples of this, px, as the blocks of the map do."""
+
+TASK_PX = 1 << 25
+"""A band of one strip is about so many pixels: what is lost when a run is interrupted, and rarely more than seconds."""
+
+GDAL_CACHE_BYTES = 64 << 20
+"""What GDAL may keep of decoded blocks during a prediction; every block is asked for once, so more would not help."""
+
+PIECE_BYTES = 32 << 20
+"""Finished logits are upsampled in pieces of rows of about so many bytes."""
+
+STRIP_MEMORY_BYTES = 1_500_000_000
+"""Above so much, the scene is cut into strips of columns."""
+
+IN_PROCESS = "in-process"
+
+Taper: TypeAlias = Callable[[int, int], npt.ArrayLike]
+"""Weights of a window along one axis from its length and its overlap, both in logits: (length,), each in [0, 1]."""
+
+
+def sine(length: int, overlap: int) -> npt.NDArray[np.float64]:
+    """sin²(π(i + ½) / n): halves overlap to a constant sum, and the half sample keeps every weight above 0."""
+    wave: npt.NDArray[np.float64] = np.sin(np.pi * (np.arange(length) + 0.5) / length)
+    return wave**2
+
+
+def linear(length: int, overlap: int) -> npt.NDArray[np.float64]:
+    """A triangle over the window."""
+    place = np.arange(length) + 0.5
+    return np.minimum(place, length - place) / (length / 2)
+
+
+def flat(length: int, overlap: int) -> npt.NDArray[np.float64]:
+    """The plain mean of all windows that see a pixel."""
+    return np.ones(length)
+
+
+def crop(length: int, overlap: int) -> npt.NDArray[np.float64]:
+    """Nothing but the centre of each window: neighbours meet in the middle of their overlap."""
+    weights, margin = np.zeros(length), overlap // 2
+    weights[margin : length - margin] = 1
+    return weights
+
+
+BLENDS: dict[str, Taper] = {"sine": sine, "linear": linear, "flat": flat, "crop": crop}
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Rows, or columns, of output and what they need.
+
+    Attributes:
+        first: First row, px.
+        stop: Row after the last, px.
+        cell_first: First row of logits that they are interpolated from.
+        cell_stop: Row of logits after the last.
+        starts: Starts of all windows that touch these logits, px.
+    """
+
+    first: int
+    stop: int
+    cell_first: int
+    cell_stop: int
+    starts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A rectangle of the output that can be made alone: one band of one strip.
+
+    Attributes:
+        band: Number of the band, from the top.
+        strip: Number of the strip, from the left.
+        window: Its pixels.
+    """
+
+    band: int
+    strip: int
+    window: Window
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Windows of one scene-wide grid and the memory they take beside the network's own.
+    """Windows of one scene-wide grid, the output in bands and strips, and what it takes.
 
     Attributes:
         height: Scene height, px.
@@ -28,9 +113,16 @@ class Plan:
         window_width: Width of every window, px.
         overlap: Strip shared by neighbours, px.
         stride: Pixels per logit.
-        batch_size: Windows per forward.
-        memory_bytes: Strips of pixels, logits being blended, rows being finished and written; bounded by the scene's
-            width, not its height.
+        classes: Number of classes.
+        blend: Name of the taper, or the taper.
+        batch_size: Windows at once: forwards side by side on a CPU, windows of a batch on a GPU.
+        band_rows: Height of the bands but the last, px; a multiple of 512.
+        strip_cols: Width of the strips but the last, px; a multiple of 512.
+        chunk_rows: Rows of the file that are decoded together, px: its blocks' height.
+        executor: Where the tasks run.
+        memory_bytes: What the prediction holds beside the network and its activations; bounded by the width of a
+            strip, not by the scene's height.
+        disk_bytes: At most so much for finished parts and the map, were nothing compressible.
     """
 
     height: int
@@ -41,25 +133,112 @@ class Plan:
     window_width: int
     overlap: int
     stride: int
+    classes: int
+    blend: str | Taper
     batch_size: int
+    band_rows: int
+    strip_cols: int
+    chunk_rows: int
+    executor: str
     memory_bytes: int
+    disk_bytes: int
 
     @property
     def windows(self) -> int:
-        """Number of windows."""
+        """Number of windows of the grid."""
         return len(self.rows) * len(self.cols)
+
+    @property
+    def padded_height(self) -> int:
+        """Height that the windows cover, px."""
+        return self.rows[-1] + self.window_height
 
     @property
     def padded_width(self) -> int:
         """Width that the windows cover, px."""
         return self.cols[-1] + self.window_width
 
+    @property
+    def bands(self) -> int:
+        """Number of bands."""
+        return -(-self.height // self.band_rows)
+
+    @property
+    def strips(self) -> int:
+        """Number of strips."""
+        return -(-self.width // self.strip_cols)
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All tasks, band by band, each from left to right."""
+        return [self.task(band, strip) for band in range(self.bands) for strip in range(self.strips)]
+
+    @property
+    def forwards(self) -> int:
+        """Windows that reach the network in one undisturbed run, were the scene valid everywhere.
+
+        More than `windows` where there are strips: what two strips share is computed for each.
+        """
+        return len(self.rows) * sum(len(self.strip_span(i).starts) for i in range(self.strips))
+
+    @property
+    def forwards_apart(self) -> int:
+        """The same where every task runs alone, as on several machines."""
+        return sum(len(self.band_span(i).starts) for i in range(self.bands)) * self.forwards // len(self.rows)
+
+    @cached_property
+    def tapers(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Weights of a window's rows and columns of logits, the greatest 1, before the scene's edges are considered."""
+        function = BLENDS[self.blend] if isinstance(self.blend, str) else self.blend
+        both = []
+        for length in (self.window_height // self.stride, self.window_width // self.stride):
+            weights = np.asarray(function(length, self.overlap // self.stride), dtype=np.float64)
+            if weights.shape != (length,) or not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
+                raise ConfigError(
+                    f"the blend must give {length} weights from 0 on, not all 0, found {weights!r:.100}",
+                    hint=f"choose one of {', '.join(BLENDS)}",
+                )
+            both.append(weights / weights.max())
+        return both[0], both[1]
+
+    def task(self, band: int, strip: int) -> Task:
+        """The task of a band and a strip."""
+        rows, cols = self.band_span(band), self.strip_span(strip)
+        return Task(band, strip, Window(rows.first, cols.first, rows.stop - rows.first, cols.stop - cols.first))
+
+    def band_span(self, first: int, last: int | None = None) -> Span:
+        """What a band, or the bands ``first … last``, need of the rows."""
+        stop = min(((first if last is None else last) + 1) * self.band_rows, self.height)
+        return _span(first * self.band_rows, stop, self.stride, self.rows, self.window_height)
+
+    def strip_span(self, strip: int) -> Span:
+        """What a strip needs of the columns."""
+        stop = min((strip + 1) * self.strip_cols, self.width)
+        return _span(strip * self.strip_cols, stop, self.stride, self.cols, self.window_width)
+
     def __str__(self) -> str:
         shape = f"{self.window_height} × {self.window_width}"
+        strips = f" in {self.strips} strips" if self.strips > 1 else ""
         return (
-            f"{count(self.windows, 'window')} of {shape} px that overlap by {self.overlap} px, "
+            f"{count(self.windows, 'window')} of {shape} px that overlap by {self.overlap} px{strips}, "
             f"{self.memory_bytes / 2**20:.0f} MiB beside the network"
         )
+
+    def lines(self) -> list[str]:
+        """The plan for people, one fact a line."""
+        blend = self.blend if isinstance(self.blend, str) else getattr(self.blend, "__name__", "own")
+        again = self.forwards - self.windows
+        return [
+            f"scene      {self.height} × {self.width} px",
+            f"windows    {self.windows} of {self.window_height} × {self.window_width} px, "
+            f"overlap {self.overlap} px, blend {blend}, logits at 1/{self.stride}",
+            f"forwards   {self.forwards}" + (f", {again} of them where strips meet" if again else ""),
+            f"output     {count(self.bands, 'band')} of {self.band_rows} rows × "
+            f"{count(self.strips, 'strip')} of {min(self.strip_cols, self.width)} columns",
+            f"executor   {self.executor}, {count(self.batch_size, 'window')} at once",
+            f"memory     {self.memory_bytes / 2**20:.0f} MiB beside the network",
+            f"disk       at most {self.disk_bytes / 2**20:.0f} MiB while it runs",
+        ]
 
 
 def count(number: int, noun: str) -> str:
@@ -77,6 +256,13 @@ def plan_prediction(
     classes: int,
     pixel_bytes: int,
     batch_size: int,
+    blend: str | Taper = "sine",
+    layer_bytes: int = 0,
+    chunk_rows: int = BLOCK,
+    band_rows: int | None = None,
+    strip_cols: int | None = None,
+    memory_limit_bytes: int = STRIP_MEMORY_BYTES,
+    executor: str = IN_PROCESS,
 ) -> Plan:
     """The plan for a scene.
 
@@ -85,14 +271,74 @@ def plan_prediction(
         width: Scene width, px.
         size: Window side, px; a multiple of 32.
         overlap: Strip shared by neighbours, px; a multiple of 32 below ``size``.
-        stride: Pixels per logit.
+        stride: Pixels per logit: 1, or an even divisor of 32.
         classes: Number of classes.
         pixel_bytes: Bytes of one pixel over all bands.
-        batch_size: Windows per forward, at least 1.
+        batch_size: Windows at once, at least 1.
+        blend: "sine", "linear", "flat", "crop", or a function of a window's length and overlap, in logits.
+        layer_bytes: Bytes per pixel of what is wanted beside the classes.
+        chunk_rows: Height of the file's blocks, px.
+        band_rows: Height of the bands, px, a multiple of 512; None takes about 2²⁵ px a band.
+        strip_cols: Width of the strips, px, a multiple of 512; None takes one strip if the memory allows it.
+        memory_limit_bytes: Above it the scene is cut into strips.
+        executor: Name of what runs the tasks.
 
     Raises:
-        ConfigError: A size or overlap off the grid, or a batch size below 1.
+        ConfigError: A size or overlap off the grid, a batch size below 1, an unknown blend, bands or strips that are
+            no multiples of 512 px.
     """
+    _check(size, overlap, batch_size, blend, band_rows, strip_cols)
+    rows = window_starts(height, size=size, overlap=overlap, align=ALIGN)
+    cols = window_starts(width, size=size, overlap=overlap, align=ALIGN)
+    window_height, window_width = min(size, round_up(height, ALIGN)), min(size, round_up(width, ALIGN))
+    # A file that is one block, as a JPEG, is decoded by GDAL line by line: nothing is won by reading it all at once.
+    chunk_rows = chunk_rows if chunk_rows <= 2 * size else 1
+    row_bytes = pixel_bytes + 1  # and validity
+
+    def memory(strip: int) -> int:
+        span = cols[-1] + window_width if strip >= width else min(strip + 2 * window_width, cols[-1] + window_width)
+        # Strips of windows whose last window is in the network, whose first is, and the one being read with its chunk.
+        pixels = (3 * window_height + 2 * (window_height + chunk_rows)) * span * row_bytes
+        cells = span // stride
+        sums = (window_height // stride) * cells * (4 * classes + 4 + 3)
+        piece = 2 * max(PIECE_BYTES, 4 * cells * classes * 3)
+        finished = 5 * min(window_height, height) * min(strip, width) * (1 + layer_bytes)
+        writing = 2 * BLOCK * width * (1 + layer_bytes)
+        return pixels + sums + piece + finished + writing + GDAL_CACHE_BYTES
+
+    if strip_cols is None:
+        strip_cols = round_up(width, BLOCK)
+        number = 1
+        while memory(strip_cols) > memory_limit_bytes and strip_cols > max(BLOCK, 2 * size):
+            number += 1
+            strip_cols = round_up(-(-width // number), BLOCK)
+    if band_rows is None:
+        band_rows = max(round_up(TASK_PX // min(strip_cols, width), BLOCK), BLOCK)
+    band_rows, strip_cols = min(band_rows, round_up(height, BLOCK)), min(strip_cols, round_up(width, BLOCK))
+    return Plan(
+        height=height,
+        width=width,
+        rows=tuple(rows),
+        cols=tuple(cols),
+        window_height=window_height,
+        window_width=window_width,
+        overlap=overlap,
+        stride=stride,
+        classes=classes,
+        blend=blend,
+        batch_size=batch_size,
+        band_rows=band_rows,
+        strip_cols=strip_cols,
+        chunk_rows=chunk_rows,
+        executor=executor,
+        memory_bytes=memory(strip_cols),
+        disk_bytes=math.ceil(2.4 * height * width * (1 + layer_bytes)),
+    )
+
+
+def _check(
+    size: int, overlap: int, batch_size: int, blend: str | Taper, band_rows: int | None, strip_cols: int | None
+) -> None:
     if size < ALIGN or size % ALIGN:
         raise ConfigError(
             f"window size {size} is no multiple of {ALIGN} px", hint=f"--size {max(round_up(size, ALIGN), ALIGN)}"
@@ -104,23 +350,20 @@ def plan_prediction(
         )
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size} is below 1", hint="--batch-size 1")
-    rows = window_starts(height, size=size, overlap=overlap, align=ALIGN)
-    cols = window_starts(width, size=size, overlap=overlap, align=ALIGN)
-    window_height, window_width = min(size, round_up(height, ALIGN)), min(size, round_up(width, ALIGN))
-    padded_width = cols[-1] + window_width
-    # This strip and the next one that is read meanwhile; validity is one byte more.
-    strips = 3 * window_height * padded_width * (pixel_bytes + 1)
-    logits = 3 * (window_height // stride) * (padded_width // stride) * (classes + 1) * 4
-    finished = 2 * (window_height + MAP_BLOCK_ROWS) * padded_width
-    return Plan(
-        height=height,
-        width=width,
-        rows=tuple(rows),
-        cols=tuple(cols),
-        window_height=window_height,
-        window_width=window_width,
-        overlap=overlap,
-        stride=stride,
-        batch_size=batch_size,
-        memory_bytes=strips + logits + finished + FINISHING_BYTES,
-    )
+    if isinstance(blend, str) and blend not in BLENDS:
+        raise ConfigError(f"unknown blend {blend!r}", hint=f"--blend {', '.join(BLENDS)}")
+    for name, value in (("band_rows", band_rows), ("strip_cols", strip_cols)):
+        if value is not None and (value < BLOCK or value % BLOCK):
+            raise ConfigError(f"{name} {value} is no multiple of {BLOCK} px", hint=f"{name} {round_up(value, BLOCK)}")
+
+
+def _span(first: int, stop: int, stride: int, starts: tuple[int, ...], size: int) -> Span:
+    cells = (starts[-1] + size) // stride
+    half = stride // 2
+    if stride == 1:
+        low, high = first, stop
+    else:  # a row lies between the centres of two rows of logits
+        low, high = max((first - half) // stride, 0), min((stop - 1 - half) // stride + 2, cells)
+    left = bisect_left(starts, low * stride - size + 1)
+    right = bisect_left(starts, high * stride)
+    return Span(first, stop, low, high, starts[left:right])

@@ -2,388 +2,572 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import tempfile
+import os
+import shutil
+import statistics
+import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 import geoseg
-from geoseg.classes import NODATA, ClassTable
-from geoseg.contract import GSD_TOLERANCE, Contract
+from geoseg.bands import BandFacts, Layers
+from geoseg.class_map import SCENE_TAG
+from geoseg.classes import ClassTable
+from geoseg.contract import Contract
 from geoseg.devices import resolve_device
-from geoseg.errors import DeviceError, OutputError, SceneError
+from geoseg.errors import ConfigError, GeosegError, OutputError
+from geoseg.executors import find_executor
 from geoseg.export import EXPORTERS
 from geoseg.grid import Grid
-from geoseg.map_files import MapFileWriter
+from geoseg.imagery import check_scene, model_nodata
+from geoseg.map_files import LAYERS, MapFileWriter
 from geoseg.map_rows import MapRows
-from geoseg.model_folder import Normalize, TrainedModel, load_model
+from geoseg.model_folder import TrainedModel, load_model
 from geoseg.outputs import check_output
-from geoseg.plan import Plan, count, plan_prediction
-from geoseg.polygons import parse_tolerance
-from geoseg.scene import Mosaic, Pixels, Scene, Valid, open_scene
-from geoseg.stitch import Stitcher
-from geoseg.vectorize import vectorize
+from geoseg.overviews import count_values
+from geoseg.parts import Parts, parts_folder, rows_in_order
+from geoseg.plan import IN_PROCESS, Plan, Taper, Task, count
+from geoseg.polygons import PolygonRules
+from geoseg.prediction_report import PredictReport, seam_text
+from geoseg.predictor import Predictor, WindowPixels
+from geoseg.scene import Raster
+from geoseg.stages import Stages
+from geoseg.tasks import Job, Source
+from geoseg.vectorize import DEFAULT_RULES, check_rules, write_vectors
 from geoseg.windows import Window
 
 log = logging.getLogger(__name__)
 
 RASTER_SUFFIXES = (".tif", ".tiff")
-DEFAULT_BATCH = {"cpu": 2, "cuda": 16}
+TIMED_WINDOWS = 3
 
-ClassValues = npt.NDArray[np.uint8]
+AnyPath = str | os.PathLike[str]
 
 
-@dataclass(frozen=True, slots=True)
-class PredictReport:
-    """What `predict` wrote and how it went.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictOptions:
+    """How to predict; see `predict` for the words."""
 
-    Attributes:
-        path: The output.
-        grid: Grid of the class map.
-        plan: Windows and memory.
-        skipped: Windows without a valid pixel, which never reached the network.
-        areas_m2: Area per class, m² on the ground (px without a CRS), (K,).
-        classes: The class table.
-        seconds: Time of the prediction, without loading the model.
-        polygons: Number of polygons, where the output is a vector file.
-    """
-
-    path: Path
-    grid: Grid
-    plan: Plan
-    skipped: int
-    areas_m2: npt.NDArray[np.float64]
-    classes: ClassTable
-    seconds: float
-    polygons: int | None = None
+    size: int | None = None
+    overlap: int | None = None
+    batch_size: int | None = None
+    blend: str | Taper = "sine"
+    tta: str = "none"
+    device: str = "auto"
+    bands: Sequence[int] | None = None
+    nodata: float | None = None
+    alpha: bool = False
+    aoi: AnyPath | None = None
+    gsd: str | float | None = None
+    ignore_gsd: bool = False
+    confidence: bool = False
+    probabilities: bool = False
+    disagreement: bool = False
+    rules: PolygonRules = DEFAULT_RULES
+    executor: str = IN_PROCESS
+    readers: int | None = None
+    band_rows: int | None = None
+    strip_cols: int | None = None
 
     @property
-    def mpx_per_s(self) -> float:
-        """Scene pixels per second, in millions."""
-        return self.grid.height * self.grid.width / 1e6 / self.seconds
-
-    def lines(self) -> list[str]:
-        """The report for people, the output's path first."""
-        total = max(float(self.areas_m2.sum()), 1e-12)
-        unit, factor = ("ha", 1e-4) if self.grid.is_georeferenced else ("px", 1.0)
-        width = max(len(c.name) for c in self.classes)
-        table = [
-            f"  {c.name:{width}}  {area * factor:12,.2f} {unit}  {100 * area / total:5.1f} %"
-            for c, area in zip(self.classes, self.areas_m2, strict=True)
-        ]
-        size = f"{self.grid.height} × {self.grid.width} px"
-        done = f"{size} in {self.seconds:.1f} s, {self.mpx_per_s:.2f} Mpx/s; {self.plan}"
-        extra = [f"{count(self.skipped, 'window')} without a valid pixel skipped"] if self.skipped else []
-        if self.polygons is not None:
-            extra.append(count(self.polygons, "polygon"))
-        if not self.grid.is_georeferenced:
-            extra.append("the scene has no CRS, so neither has the map: its coordinates are pixels")
-        return [str(self.path), *table, done, *extra]
+    def layers(self) -> Layers:
+        """What is wanted beside the classes."""
+        return Layers(self.confidence, self.probabilities, self.disagreement)
 
 
 def predict(
-    scenes: Sequence[str],
-    model: str,
-    output: Path,
+    scenes: AnyPath | Sequence[AnyPath],
+    model: AnyPath,
+    output: AnyPath,
     *,
     size: int | None = None,
     overlap: int | None = None,
     batch_size: int | None = None,
+    blend: str | Taper = "sine",
+    tta: str = "none",
     device: str = "auto",
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
     alpha: bool = False,
+    aoi: AnyPath | None = None,
+    gsd: str | float | None = None,
     ignore_gsd: bool = False,
-    simplify: str = "1.5px",
-    min_area_m2: float = 0.0,
+    confidence: bool = False,
+    probabilities: bool = False,
+    disagreement: bool = False,
+    rules: PolygonRules = DEFAULT_RULES,
+    executor: str = IN_PROCESS,
+    readers: int | None = None,
+    band_rows: int | None = None,
+    strip_cols: int | None = None,
     overwrite: bool = False,
+    restart: bool = False,
     progress: bool = False,
 ) -> PredictReport:
     """Map scenes with a model.
 
     Everything that can be wrong is checked before the first window; nothing is found under the output's name before
-    it is finished.
+    it is finished. Interrupted in whatever way, the same call goes on where it stopped, and the output has the same
+    bytes as if nothing had happened.
 
     Args:
-        scenes: Rasters; several are read as one mosaic.
+        scenes: A raster, or several that are read as one mosaic.
         model: Model folder, or the name of a shipped model.
         output: ``.tif`` for a class map; ``.gpkg``, ``.geojson``, ``.shp``, ``.fgb`` or ``.parquet`` for polygons.
         size: Window side, px; None takes the model's.
         overlap: Strip shared by neighbouring windows, px; None takes the model's, or a quarter of ``size``.
-        batch_size: Windows per forward; None takes 2 on a CPU, 16 on a GPU.
+        batch_size: Windows at once; None takes one per processor on a CPU, 16 on a GPU. It changes nothing but speed
+            and memory on a CPU, and rounding on a GPU.
+        blend: How overlapping windows are weighted: "sine", "linear", "flat", "crop", or a function from a window's
+            length and overlap, in logits, to its weights along one axis.
+        tta: Test-time augmentation: "none", "flips", "d4", "scales" or "scales+flips".
         device: "auto", "cpu", "cuda" or "cuda:N".
         bands: 1-based bands of the scene for the model's bands; None takes all.
         nodata: Value that means nothing, over the file's own.
         alpha: Take the alpha band as validity.
+        aoi: Vector file; what lies outside its polygons is not mapped.
+        gsd: Read the scene resampled to pixels of so many metres, or to the "model"'s.
         ignore_gsd: Predict though the ground sample distance is not the model's.
-        simplify: Tolerance for the borders of polygons: "1.5px", "0.5m" or "none".
-        min_area_m2: Polygons below this area go to a neighbour.
+        confidence: Write ``OUT_confidence.tif`` beside the map: the probability of the class.
+        probabilities: Write ``OUT_probabilities.tif``: of every class.
+        disagreement: Write ``OUT_disagreement.tif``: where overlapping windows saw different classes.
+        rules: What becomes of small regions and of borders, where the output is a vector file.
+        executor: Where the work is done; see `geoseg.executors.EXECUTORS`.
+        readers: Threads that decode the scene; None takes one on a CPU, up to eight beside a GPU.
+        band_rows: Height of the parts that are kept when the run is interrupted, px; a multiple of 512.
+        strip_cols: Width of the strips that the scene is cut into, px; a multiple of 512. None cuts only where the
+            memory demands it.
         overwrite: Replace what is there.
+        restart: Discard what an interrupted run has finished.
         progress: Draw a progress bar on standard error.
 
     Raises:
-        OutputError: Unknown suffix, the output exists, or its folder cannot be written.
+        OutputError: Unknown suffix, the output exists, its folder cannot be written, or the disk is full.
         ModelError: No such model, or a broken one.
         SceneError: A scene that cannot be read, or breaks the model's imagery contract.
-        ConfigError: A window size, overlap or tolerance that cannot be meant.
-        DeviceError: A device that is not there, or is out of memory.
+        ConfigError: A window size, overlap, blend, augmentation or tolerance that cannot be meant.
+        DeviceError: A device that is not there, or has no memory for a single window.
+        KeyboardInterrupt: Ctrl-C; its text says what is kept.
     """
-    suffix = output.suffix.lower()
+    options = PredictOptions(
+        size=size,
+        overlap=overlap,
+        batch_size=batch_size,
+        blend=blend,
+        tta=tta,
+        device=device,
+        bands=bands,
+        nodata=nodata,
+        alpha=alpha,
+        aoi=aoi,
+        gsd=gsd,
+        ignore_gsd=ignore_gsd,
+        confidence=confidence,
+        probabilities=probabilities,
+        disagreement=disagreement,
+        rules=rules,
+        executor=executor,
+        readers=readers,
+        band_rows=band_rows,
+        strip_cols=strip_cols,
+    )
+    return run_prediction(scenes, model, output, options, overwrite=overwrite, restart=restart, progress=progress)
+
+
+def run_prediction(
+    scenes: AnyPath | Sequence[AnyPath],
+    model: AnyPath,
+    output: AnyPath,
+    options: PredictOptions,
+    *,
+    overwrite: bool = False,
+    restart: bool = False,
+    progress: bool = False,
+) -> PredictReport:
+    """`predict` with its options as one value."""
+    with (
+        _prepared(scenes, model, output, options, overwrite=overwrite) as ready,
+        _kept(ready),
+        ready.job.parts.opened(ready.fingerprint(), restart=restart),
+    ):
+        return _run(ready, progress=progress)
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a prediction would do.
+
+    Attributes:
+        plan: Windows, bands, memory, disk.
+        window_seconds: Time per window on this machine, several at once as in the run; None where the windows that
+            were tried hold nothing to be mapped.
+        free_bytes: Free space in the output's folder.
+    """
+
+    plan: Plan
+    window_seconds: float | None
+    free_bytes: int
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of the whole run, were the scene valid everywhere."""
+        return None if self.window_seconds is None else self.window_seconds * self.plan.forwards
+
+    def lines(self) -> list[str]:
+        """The plan for people."""
+        free = f"free       {self.free_bytes / 2**20:.0f} MiB in the output's folder"
+        if self.seconds is None:
+            return [*self.plan.lines(), free, "time       unknown: the windows tried hold nothing to map"]
+        pace = self.plan.height * self.plan.width / 1e6 / self.seconds
+        return [
+            *self.plan.lines(),
+            free,
+            f"time       about {_duration(self.seconds)} "
+            f"({1000 * (self.window_seconds or 0):.0f} ms a window, {pace:.2f} Mpx/s)",
+        ]
+
+
+def dry_run(
+    scenes: AnyPath | Sequence[AnyPath],
+    model: AnyPath,
+    output: AnyPath,
+    options: PredictOptions,
+    *,
+    overwrite: bool = False,
+) -> DryRun:
+    """The plan of a prediction and how long it will take, measured on three windows of the scene; writes nothing.
+
+    Raises:
+        GeosegError: As `predict` does before its first window.
+    """
+    with _prepared(scenes, model, output, options, overwrite=overwrite) as ready:
+        plan = ready.job.plan
+        free = shutil.disk_usage(ready.output.parent).free
+        return DryRun(plan, _time_windows(ready), free)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """Everything checked and open."""
+
+    output: Path
+    options: PredictOptions
+    trained: TrainedModel
+    predictor: Predictor
+    scene: Raster
+    job: Job
+
+    @property
+    def classes(self) -> ClassTable:
+        return self.predictor.classes
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the parts depend on, under names that a user understands."""
+        plan, predictor = self.job.plan, self.predictor
+        tapers = b"".join(taper.tobytes() for taper in plan.tapers)
+        device: dict[str, Any] = {"type": predictor.device.type}
+        if predictor.batched:  # kernels depend on the batch there
+            device |= {"name": torch.cuda.get_device_name(predictor.device), "batch": plan.batch_size}
+        else:
+            device |= {"instructions": torch.backends.cpu.get_cpu_capability()}
+        return {
+            "the scene": self.scene.fingerprint(),
+            "the model": [self.trained.digest, _digest(self.trained.contract.model_dump_json().encode())],
+            "the window size": [plan.window_height, plan.window_width],
+            "the overlap": plan.overlap,
+            "the blend": _digest(tapers),
+            "the test-time augmentation": self.job.tta,
+            "the layers": [name for name in LAYERS[1:] if getattr(self.job.parts.layers, name)],
+            "the division into bands": [plan.band_rows, plan.strip_cols],
+            "the device": device,
+            "geoseg": geoseg.__version__,
+            "torch": torch.__version__,
+        }
+
+    def tags(self) -> dict[str, str]:
+        """Provenance of the map: what made it."""
+        plan = self.job.plan
+        return {
+            "GEOSEG_VERSION": geoseg.__version__,
+            "GEOSEG_MODEL": self.trained.contract.name,
+            "GEOSEG_MODEL_SHA256": self.trained.digest,
+            "GEOSEG_WINDOW": f"{plan.window_height}x{plan.window_width}",
+            "GEOSEG_OVERLAP": str(plan.overlap),
+            "GEOSEG_BLEND": plan.blend if isinstance(plan.blend, str) else plan.blend.__name__,
+            "GEOSEG_TTA": self.job.tta,
+            SCENE_TAG: Path(self.job.source.scenes[0]).name,
+        }
+
+
+@contextmanager
+def _prepared(
+    scenes: AnyPath | Sequence[AnyPath], model: AnyPath, output: AnyPath, options: PredictOptions, *, overwrite: bool
+) -> Iterator[_Ready]:
+    """Check all that can be wrong; the scene is open inside."""
+    names = tuple(os.fspath(s) for s in ([scenes] if isinstance(scenes, str | os.PathLike) else scenes))
+    path = Path(output)
+    suffix = path.suffix.lower()
     if suffix not in (*RASTER_SUFFIXES, *EXPORTERS):
         known = ", ".join((".tif", *EXPORTERS))
-        raise OutputError(f"output {output} has the unknown suffix {suffix or '(none)'}", hint=f"known: {known}")
-    check_output(output, overwrite=overwrite, inputs=scenes)
-    tolerance = parse_tolerance(simplify)
-    target = resolve_device(device)
+        raise OutputError(f"output {path} has the unknown suffix {suffix or '(none)'}", hint=f"known: {known}")
+    if suffix not in RASTER_SUFFIXES and (options.probabilities or options.disagreement):
+        raise ConfigError("probabilities and disagreement are rasters", hint="write them beside a map: -o MAP.tif")
+    check_output(path, overwrite=overwrite, inputs=names)
+    find_executor(options.executor)
+    device = resolve_device(options.device)
     trained = load_model(model)
-    with open_model_scene(trained.contract, scenes, bands=bands, nodata=nodata, alpha=alpha) as scene:
-        check_scene(trained.contract, scene, ignore_gsd=ignore_gsd)
-        predictor = Predictor(trained, target)
-        plan = predictor.plan(scene, size=size, overlap=overlap, batch_size=batch_size)
-        tags = provenance(trained, plan)
-        if suffix in RASTER_SUFFIXES:
-            return _write_map(predictor, scene, plan, output, tags, progress=progress)
-        if tolerance is not None and tolerance.unit == "m" and not scene.grid.is_georeferenced:
-            raise SceneError(
-                f"{scene.path} has no CRS, so --simplify {simplify} has no meaning", hint="--simplify 1.5px"
+    contract = trained.contract
+    source = Source(
+        names,
+        bands=None if options.bands is None else tuple(options.bands),
+        nodata=model_nodata(contract, options.nodata),
+        alpha=options.alpha,
+        aoi=None if options.aoi is None else Path(options.aoi),
+        gsd_m=_gsd_m(options.gsd, contract),
+    )
+    predictor = Predictor(trained, device, tta=options.tta)
+    with source.open() as scene:
+        check_scene(contract, scene, ignore_gsd=options.ignore_gsd)
+        plan = predictor.plan(
+            scene,
+            size=options.size,
+            overlap=options.overlap,
+            batch_size=options.batch_size,
+            blend=options.blend,
+            layer_bytes=options.layers.bytes(len(contract.classes)),
+            band_rows=options.band_rows,
+            strip_cols=options.strip_cols,
+            executor=options.executor,
+        )
+        _ = plan.tapers  # a blend of the caller's own is checked here
+        if suffix not in RASTER_SUFFIXES:
+            check_rules(options.rules, scene.grid, contract.class_table)
+        if not scene.grid.is_georeferenced:
+            log.warning("%s has no CRS: the map will have none either", scene.path)
+        parts = Parts(parts_folder(path).absolute(), options.layers, len(contract.classes))
+        readers = options.readers or (1 if device.type == "cpu" else min(8, os.cpu_count() or 1))
+        job = Job(source, os.fspath(model), options.tta, plan, parts, readers)
+        yield _Ready(path, options, trained, predictor, scene, job)
+
+
+def _gsd_m(gsd: str | float | None, contract: Contract) -> float | None:
+    if gsd != "model":
+        try:
+            return None if gsd is None else float(gsd)
+        except ValueError:
+            raise ConfigError(f"gsd {gsd!r} is no number of metres", hint="--gsd 0.5, or --gsd model") from None
+    if contract.gsd_m is None:
+        raise ConfigError(f"model {contract.name} was trained without a GSD", hint="give it in metres: --gsd 0.5")
+    return contract.gsd_m
+
+
+def _run(ready: _Ready, *, progress: bool) -> PredictReport:
+    """Do what is left of the tasks; the output grows in a thread as their parts get ready in order."""
+    start = time.perf_counter()
+    job, grid = ready.job, ready.scene.grid
+    tasks = job.plan.tasks
+    left = [task for task in tasks if not job.parts.has(task)]
+    if len(left) < len(tasks):
+        log.info("%d of %s are there from an earlier run", len(tasks) - len(left), count(len(tasks), "part"))
+    stages = Stages()
+    arrivals = _Arrivals(job, grid)
+    total = grid.height * grid.width
+    there = total - sum(task.window.height * task.window.width for task in left)
+    bar = tqdm(total=total, initial=there, unit="px", unit_scale=True, desc="predict", disable=not progress)
+
+    def advance(pixels: int) -> None:
+        bar.update(pixels)
+
+    with bar, ThreadPoolExecutor(1, "geoseg-output") as thread:
+        writing = arrivals.taker = thread.submit(_write_output, ready, arrivals, stages)
+        with arrivals:
+            find_executor(ready.options.executor)(
+                job,
+                left,
+                predictor=ready.predictor,
+                scene=ready.scene,
+                stages=stages,
+                on_rows=advance,
+                on_part=arrivals.announce,
             )
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".geoseg-") as scratch:
-            class_map = Path(scratch) / f"{output.stem}.tif"
-            report = _write_map(predictor, scene, plan, class_map, tags, progress=progress)
-            vectors = vectorize(class_map, output, simplify=tolerance, min_area_m2=min_area_m2, overwrite=overwrite)
+        facts, polygons = writing.result()
     return PredictReport(
-        output, report.grid, plan, report.skipped, report.areas_m2, report.classes, report.seconds, vectors.polygons
+        path=ready.output,
+        grid=grid,
+        plan=job.plan,
+        skipped=facts.skipped,
+        seams=facts.seams,
+        areas_m2=arrivals.areas_m2,
+        classes=ready.classes,
+        seconds=time.perf_counter() - start,
+        stages=stages.seconds,
+        resumed=len(tasks) - len(left),
+        polygons=polygons,
     )
 
 
-def open_model_scene(
-    contract: Contract,
-    scenes: Sequence[str],
-    *,
-    bands: Sequence[int] | None = None,
-    nodata: float | None = None,
-    alpha: bool = False,
-) -> Scene | Mosaic:
-    """Open scenes under a model's nodata rule, unless ``nodata`` says otherwise."""
-    if nodata is None and isinstance(contract.nodata, float):
-        nodata = contract.nodata
-    return open_scene(scenes, bands=bands, nodata=nodata, alpha=alpha)
+def _write_output(ready: _Ready, arrivals: _Arrivals, stages: Stages) -> tuple[BandFacts, int | None]:
+    """Write the output from rows as they arrive; facts of the map, and the number of polygons where it has any."""
+    job, grid, source = ready.job, ready.scene.grid, Path(ready.job.source.scenes[0]).name
 
+    def facts() -> BandFacts:
+        return sum((job.parts.facts(task) for task in job.plan.tasks), BandFacts())
 
-def check_scene(contract: Contract, scene: Scene | Mosaic, *, ignore_gsd: bool = False) -> None:
-    """Refuse a scene that breaks the model's imagery contract.
-
-    Raises:
-        SceneError: Another number of bands, another dtype, or a GSD beyond ±30 % of the model's.
-    """
-    wanted = [band.name for band in contract.bands]
-    if len(scene.bands) != len(wanted):
-        places = ",".join(str(i) for i in range(1, len(wanted) + 1))
-        enough = scene.file_bands >= len(wanted)
-        hint = f"choose them with --bands {places}" if enough else f"see what it holds with: geoseg info {scene.path}"
-        if enough and scene.alpha_band is not None and scene.alpha_band > len(wanted):
-            hint += f" (add --alpha if band {scene.alpha_band} marks the valid pixels)"
-        raise SceneError(
-            f"scene {scene.path} has {len(scene.bands)} bands, "
-            f"but the model expects {len(wanted)} ({', '.join(wanted)})",
-            hint=hint,
+    if ready.output.suffix.lower() not in RASTER_SUFFIXES:
+        report = write_vectors(
+            arrivals.rows(), grid, ready.classes, ready.output, rules=ready.options.rules, source=source
         )
-    if scene.dtype != contract.dtype:
-        kind = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}[contract.dtype]
-        raise SceneError(
-            f"scene {scene.path} is {scene.dtype}, but the model was trained on {contract.dtype}",
-            hint=f"convert it to the same radiometry: gdal_translate -ot {kind} -scale … {scene.path} OUT.tif",
-        )
-    gsd = scene.grid.gsd_m()
-    if ignore_gsd or contract.gsd_m is None or gsd is None:
-        return
-    if not 1 / (1 + GSD_TOLERANCE) <= gsd / contract.gsd_m <= 1 + GSD_TOLERANCE:
-        factor = 100 * gsd / contract.gsd_m
-        raise SceneError(
-            f"scene {scene.path} has pixels of {gsd:.3g} m, but the model was trained on {contract.gsd_m:.3g} m",
-            hint=f"resample it: gdal_translate -r average -outsize {factor:.1f}% {factor:.1f}% {scene.path} OUT.tif, "
-            "or add --ignore-gsd",
-        )
+        return facts(), report.polygons
+    layers = ["classes", *(name for name in LAYERS[1:] if getattr(job.parts.layers, name))]
+    with MapFileWriter(ready.output, grid, ready.classes, layers=layers, tags=ready.tags()) as writer:
+        for rows in arrivals.rows():
+            with stages.time("output"):
+                writer.write(rows)
+        found = facts()
+        writer.set_tags({"GEOSEG_SEAMS": seam_text(found.seams)})
+    return found, None
 
 
-class Predictor:
-    """A model on a device.
+class _Arrivals:
+    """Rows of the map as soon as all parts of the next band are there, for another thread than the one that waits.
 
-    Args:
-        trained: The model.
-        device: Where it runs.
+    A context manager around the work that makes parts: an exception there ends the rows with it.
+
+    Attributes:
+        areas_m2: Area per class of the rows so far, (K,).
+        taker: The thread that takes the rows.
     """
 
-    def __init__(self, trained: TrainedModel, device: torch.device) -> None:
-        self.contract = trained.contract
-        self.device = device
-        self.classes = trained.contract.class_table
-        network = trained.network
-        self.stride = int(getattr(network, "logits_stride", 1))
-        self._network: nn.Module = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._normalize = Normalize(self.contract).to(device)
+    def __init__(self, job: Job, grid: Grid) -> None:
+        self._job = job
+        self._row_areas = grid.pixel_area_m2()
+        self._changed = threading.Condition()
+        self._failed = False
+        self.taker: Future[Any] | None = None
+        self.areas_m2 = np.zeros(job.parts.classes)
 
-    def plan(
-        self,
-        scene: Scene | Mosaic,
-        *,
-        size: int | None = None,
-        overlap: int | None = None,
-        batch_size: int | None = None,
-    ) -> Plan:
-        """Windows and memory for a scene; what is not given comes from the model's contract.
+    def __enter__(self) -> _Arrivals:
+        return self
 
-        Raises:
-            ConfigError: See `geoseg.plan.plan_prediction`.
-        """
-        window = self.contract.window
-        if overlap is None:
-            overlap = window.overlap if size is None else size // 4 // 32 * 32
-        return plan_prediction(
-            scene.grid.height,
-            scene.grid.width,
-            size=window.size if size is None else size,
-            overlap=overlap,
-            stride=self.stride,
-            classes=len(self.classes),
-            pixel_bytes=len(scene.bands) * scene.dtype.itemsize,
-            batch_size=DEFAULT_BATCH[self.device.type] if batch_size is None else batch_size,
-        )
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            with self._changed:
+                self._failed = True
+                self._changed.notify()
 
-    @torch.inference_mode()
-    def logits(self, pixels: Tensor, valid: Tensor) -> Tensor:
-        """Logits at the network's stride of pixels (N, B, H, W) as read and valid (N, H, W)."""
-        x = self._normalize(pixels.to(self.device, non_blocking=True), valid.to(self.device, non_blocking=True))
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            network = self._network
-            out: Tensor = network.forward_logits(x) if self.stride > 1 else network(x)  # type: ignore[operator]
-        return out
-
-    def rows(self, scene: Scene | Mosaic, plan: Plan, counts: dict[str, int] | None = None) -> Iterator[ClassValues]:
-        """Class ids of a scene in finished rows, (h, W) uint8, from top to bottom; 255 exactly where it is invalid.
-
-        The next strip of the scene is read in a thread while the network works on this one.
-
-        Args:
-            scene: The open scene.
-            plan: Its plan.
-            counts: Gets "skipped", the number of windows without a valid pixel.
+    def announce(self, task: Task) -> None:
+        """A part is there.
 
         Raises:
-            SceneError: A block of the scene cannot be read.
-            DeviceError: The device is out of memory.
+            GeosegError: What stopped the thread that takes the rows: no need to make more.
         """
-        stitcher = Stitcher(
-            height=plan.height,
-            width=plan.width,
-            classes=len(self.classes),
-            stride=plan.stride,
-            window_height=plan.window_height,
-            window_width=plan.window_width,
-            padded_width=plan.padded_width,
-            device=self.device,
-        )
-        skipped = 0
-        pending = np.empty((0, plan.width), dtype=bool)  # validity of the rows not finished yet
-        with ThreadPoolExecutor(1, thread_name_prefix="geoseg-read") as reader:
-            strips = _Strips(scene, plan)
-            future = reader.submit(strips.next)
-            for i, row in enumerate(plan.rows):
-                pixels, valid, fresh = future.result()
-                next_row = plan.rows[i + 1] if i + 1 < len(plan.rows) else None
-                if next_row is not None:
-                    future = reader.submit(strips.next)
-                pending = np.concatenate([pending, valid[-fresh:, : plan.width]])
-                cols = [c for c in plan.cols if valid[:, c : c + plan.window_width].any()]
-                skipped += len(plan.cols) - len(cols)
-                for first in range(0, len(cols), plan.batch_size):
-                    self._add(stitcher, plan, row, cols[first : first + plan.batch_size], pixels, valid)
-                for ids in stitcher.finish(next_row):
-                    rows = ids.cpu().numpy()
-                    rows[~pending[: len(rows)]] = NODATA
-                    pending = pending[len(rows) :]
-                    yield rows
-        if counts is not None:
-            counts["skipped"] = skipped
+        with self._changed:
+            self._changed.notify()
+        if self.taker is not None and self.taker.done():
+            self.taker.result()
 
-    def _add(self, stitcher: Stitcher, plan: Plan, row: int, cols: list[int], pixels: Pixels, valid: Valid) -> None:
-        width = plan.window_width
-        try:
-            batch = self.logits(
-                torch.from_numpy(np.stack([pixels[:, :, c : c + width] for c in cols])),
-                torch.from_numpy(np.stack([valid[:, c : c + width] for c in cols])),
-            )
-            for col, logits in zip(cols, batch, strict=True):
-                stitcher.add(Window(row, col, plan.window_height, width), logits)
-        except torch.OutOfMemoryError as error:
-            raise DeviceError(
-                f"device {self.device} is out of memory with {plan.batch_size} windows of {plan.window_height} px",
-                hint=f"--batch-size {max(plan.batch_size // 2, 1)}",
+    def rows(self) -> Iterator[MapRows]:
+        """The map from top to bottom; waits for what is not there yet.
+
+        Raises:
+            _Abandoned: No more parts will come.
+        """
+        plan, parts = self._job.plan, self._job.parts
+        row = 0
+        for band in range(plan.bands):
+            wanted = [plan.task(band, strip) for strip in range(plan.strips)]
+            with self._changed:
+                while not all(parts.has(task) for task in wanted):
+                    if self._failed:
+                        raise _Abandoned
+                    self._changed.wait()
+            for rows in rows_in_order(parts, plan, band):
+                counts = np.zeros((len(rows), 256), dtype=np.int64)
+                for values, found in zip(rows.classes, counts, strict=True):
+                    count_values(values[None], found)
+                self.areas_m2 += self._row_areas[row : row + len(rows)] @ counts[:, : len(self.areas_m2)]
+                row += len(rows)
+                yield rows
+
+
+class _Abandoned(Exception):
+    """The rows end early because of an exception elsewhere, which is the one to be shown."""
+
+
+@contextmanager
+def _kept(ready: _Ready) -> Iterator[None]:
+    """Add to what stops the run how much of it is kept."""
+    parts, tasks = ready.job.parts, ready.job.plan.tasks
+    try:
+        yield
+    except (GeosegError, KeyboardInterrupt) as error:
+        done = sum(parts.has(task) for task in tasks)
+        text = f"{done} of {count(len(tasks), 'band' if ready.job.plan.strips == 1 else 'part')} are kept"
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(
+                f"interrupted; {text}, and the same command continues" if done else "interrupted"
             ) from error
+        if done:
+            error.message += f"; {text}"
+            error.hint = f"{error.hint + '; ' if error.hint else ''}then the same command continues"
+        raise
 
 
-class _Strips:
-    """Strips of a scene as high as a window, each row read once: what two strips share is kept."""
+def _time_windows(ready: _Ready) -> float | None:
+    """Seconds a window takes from file to logits, as many side by side as in the run: three places of the scene."""
+    plan, scene = ready.job.plan, ready.scene
+    places = [(plan.rows[i * (len(plan.rows) - 1) // 2], plan.cols[i * (len(plan.cols) - 1) // 2]) for i in range(3)]
+    start = time.perf_counter()
+    items = []
+    for row, col in dict.fromkeys(places):
+        window = Window(row, col, plan.window_height, plan.window_width)
+        items.append(WindowPixels(window, *scene.read(window, reflect_valid=True, clip=False)))
+    reading = (time.perf_counter() - start) / len(items)
+    if not any(item.valid.any() for item in items):
+        return None
 
-    def __init__(self, scene: Scene | Mosaic, plan: Plan) -> None:
-        self._scene, self._plan = scene, plan
-        self._starts = iter(plan.rows)
-        self._stop = 0
-        self._pixels: Pixels | None = None
-        self._valid: Valid | None = None
+    def timed(rounds: int) -> float:
+        work = [items[i % len(items)] for i in range(rounds * plan.batch_size)]
+        start = time.perf_counter()
+        for _ in ready.predictor.run(work, batch_size=plan.batch_size):
+            pass
+        if ready.predictor.device.type == "cuda":
+            torch.cuda.synchronize(ready.predictor.device)
+        return (time.perf_counter() - start) / len(work)
 
-    def next(self) -> tuple[Pixels, Valid, int]:
-        """Pixels (B, h, W) and valid (h, W) of the next strip, and how many of its last rows are new."""
-        start = next(self._starts)
-        stop = start + self._plan.window_height
-        fresh = stop - self._stop
-        pixels, valid = self._scene.read(Window(self._stop, 0, fresh, self._plan.padded_width), reflect_valid=True)
-        if self._pixels is not None and self._valid is not None:
-            kept = fresh - self._plan.window_height
-            pixels = np.concatenate([self._pixels[:, kept:], pixels], axis=1) if kept else pixels
-            valid = np.concatenate([self._valid[kept:], valid]) if kept else valid
-        self._stop, self._pixels, self._valid = stop, pixels, valid
-        return pixels, valid, fresh
-
-
-def provenance(trained: TrainedModel, plan: Plan) -> dict[str, str]:
-    """Tags of a class map: what made it."""
-    return {
-        "GEOSEG_VERSION": geoseg.__version__,
-        "GEOSEG_MODEL": trained.contract.name,
-        "GEOSEG_MODEL_SHA256": trained.digest,
-        "GEOSEG_WINDOW": f"{plan.window_height}x{plan.window_width}",
-        "GEOSEG_OVERLAP": str(plan.overlap),
-    }
+    timed(1)  # the first forward chooses kernels
+    return max(statistics.median(timed(1) for _ in range(TIMED_WINDOWS)), reading / ready.job.readers)
 
 
-def _write_map(
-    predictor: Predictor, scene: Scene | Mosaic, plan: Plan, path: Path, tags: dict[str, str], *, progress: bool
-) -> PredictReport:
-    """Predict into a class map; areas are summed on the way."""
-    classes = predictor.classes
-    if not scene.grid.is_georeferenced:
-        log.warning("%s has no CRS: the map will have none either", scene.path)
-    row_area = scene.grid.pixel_area_m2()
-    areas = np.zeros(len(classes))
-    counts = {"skipped": 0}
-    start, done = time.perf_counter(), 0
-    bar = tqdm(total=plan.height * plan.width, unit="px", unit_scale=True, desc="predict", disable=not progress)
-    with bar, MapFileWriter(path, scene.grid, classes, tags=tags) as writer:
-        for rows in predictor.rows(scene, plan, counts):
-            writer.write(MapRows(rows))
-            keys = rows.astype(np.int32) + 256 * np.arange(len(rows), dtype=np.int32)[:, None]
-            per_row = np.bincount(keys.ravel(), minlength=256 * len(rows)).reshape(-1, 256)[:, : len(classes)]
-            areas += row_area[done : done + len(rows)] @ per_row
-            done += len(rows)
-            bar.update(rows.size)
-    return PredictReport(path, scene.grid, plan, counts["skipped"], areas, classes, time.perf_counter() - start)
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+class _Callable(ModuleType):
+    """``geoseg.predict(…)`` works though importing this module binds that name to it."""
+
+    def __call__(self, *args: Any, **options: Any) -> PredictReport:
+        return predict(*args, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -1,71 +1,128 @@
 """Overlapping logits to finished rows of one class map, in memory that does not grow with the scene's height.
 
-Logits are accumulated on the network's own stride (1/8 for SegNeXt: 64 times less memory than at full resolution).
-Windows start on multiples of that stride, so their logits fall on one scene-wide grid; each is weighted by a taper
-that fades towards the window's border, where a network knows least. When no later window can touch a row any more, it
-is divided by the sum of its weights, upsampled bilinearly as the network itself does on a whole image, and reduced to
-class ids.
+Logits are added up on the network's own stride (1/8 for SegNeXt: 64 times fewer than at full resolution). Windows
+start on multiples of that stride, so their logits fall on one scene-wide grid; each is weighted by a taper that fades
+towards the window's border, where a network knows least, but not towards the scene's own. When no later window can
+touch a row any more, it is divided by the sum of its weights, upsampled bilinearly as the network itself does on a
+whole image, and reduced to class ids.
+
+The sums are exact. Logits are rounded to a fixed point of 1/4096 and weights to integers, and both are added as
+integers, which may be done in any order and grouping. So a map has the same bytes whether it is made in one go or in
+bands and strips, here or elsewhere, as long as the network gives the same logits for the same window.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from geoseg import stitch_kernels, stitch_tensors
+from geoseg.map_rows import CONFIDENCE_SCALE, ByteArray, MapRows
+from geoseg.plan import PIECE_BYTES, Plan, Span
 from geoseg.windows import Window
 
-CHUNK_VALUES = 1 << 25
-"""Upsampled logits held at once, values: rows are finished in chunks of at most so many (128 MiB in float32)."""
+LOGIT_LIMIT = 255.0
+"""Logits beyond it count as this: e^-255 is as good as 0."""
+
+FINEST_STEP = 4096
+FULL_WEIGHT = 256
+SMALLEST_FULL_WEIGHT = 16
+MAX_SUM = 2**31 - 1
+
+SEAM_PX = 16
+"""Windows' borders are so wide where seams are counted."""
+
+EXPONENTIALS = np.append(np.exp(-np.arange(16 * 256) / 256), 0).astype(np.float32)
+"""exp(-i / 256); a table, since libraries' exponentials differ in their last bit."""
 
 
-def sine_squared(length: int) -> Tensor:
-    """Taper sin²(π(i + ½) / n) of n samples, (n,) float32, never 0.
+@dataclass(frozen=True, slots=True)
+class SeamCounts:
+    """Logits that at least two windows saw, and those of them where the windows' own classes differ.
 
-    The half sample keeps the outermost weights above 0, so the scene's own border, which one window alone covers, is
-    as good as its middle; a Hann window that starts at 0 would divide by 0 there. Halves overlap to a constant sum.
+    Attributes:
+        border: Within 16 px of a window's border.
+        border_differs: Of these, where the windows differ.
+        inside: The others.
+        inside_differs: Of these, where the windows differ.
     """
-    position = (torch.arange(length, dtype=torch.float64) + 0.5) / length
-    return torch.sin(math.pi * position).square().float()
+
+    border: int = 0
+    border_differs: int = 0
+    inside: int = 0
+    inside_differs: int = 0
+
+    def __add__(self, other: SeamCounts) -> SeamCounts:
+        return SeamCounts(
+            self.border + other.border,
+            self.border_differs + other.border_differs,
+            self.inside + other.inside,
+            self.inside_differs + other.inside_differs,
+        )
+
+    @property
+    def border_share(self) -> float:
+        """Share of the logits near windows' borders where the windows differ; 0 where there are none."""
+        return self.border_differs / max(self.border, 1)
+
+    @property
+    def inside_share(self) -> float:
+        """The same of the other logits that several windows saw."""
+        return self.inside_differs / max(self.inside, 1)
 
 
 class Stitcher:
-    """Running state of one scene: give it windows row by row, get class ids in finished rows.
+    """Running state of one strip of a scene: give it windows row by row, get finished rows.
 
     Args:
-        height: Scene height, px.
-        width: Scene width, px.
-        classes: Logit channels K.
-        stride: Pixels per logit, along rows and columns.
-        window_height: Height of every window, px; a multiple of ``stride``.
-        window_width: Width of every window, px; a multiple of ``stride``.
-        padded_width: Width that the windows cover together, px; a multiple of ``stride``.
+        plan: Of the scene.
+        rows: Rows of the output; see `Plan.band_span`.
+        cols: Columns of the output; see `Plan.strip_span`.
         device: Where the logits are.
+        confidence: Give the probability of the class too.
+        probabilities: Give the probabilities of all classes too.
+        disagreement: Give where overlapping windows differ too.
+        compiled: Whether to use the compiled code; None uses it on a CPU. The result is the same.
     """
 
     def __init__(
         self,
+        plan: Plan,
+        rows: Span,
+        cols: Span,
         *,
-        height: int,
-        width: int,
-        classes: int,
-        stride: int,
-        window_height: int,
-        window_width: int,
-        padded_width: int,
         device: torch.device,
+        confidence: bool = False,
+        probabilities: bool = False,
+        disagreement: bool = False,
+        compiled: bool | None = None,
     ) -> None:
-        self.height, self.width, self.stride = height, width, stride
-        rows, cols = window_height // stride, window_width // stride
-        self._taper = (sine_squared(rows)[:, None] * sine_squared(cols)).to(device)
-        # Rows self._first … of the scene-wide grid of logits; above lies one finished row to interpolate from.
-        self._sums = torch.zeros(classes, rows, padded_width // stride, device=device)
-        self._weights = torch.zeros(rows, padded_width // stride, device=device)
-        self._first = 0
-        self._above: Tensor | None = None
-        self._rows_out = 0
+        self._plan, self._rows, self._cols, self._device = plan, rows, cols, device
+        self._confidence, self._probabilities, self._disagreement = confidence, probabilities, disagreement
+        self._compiled = device.type == "cpu" if compiled is None else compiled
+        self._tapers = _Tapers(plan, device)
+        self._step = self._tapers.step
+        cells = plan.window_height // plan.stride, cols.cell_stop - cols.cell_first
+        # Rows self._first … of the scene-wide grid of logits.
+        self._sums = torch.zeros(plan.classes, *cells, dtype=torch.int32, device=device)
+        self._weights = torch.zeros(cells, dtype=torch.int32, device=device)
+        self._low = torch.full(cells, 255, dtype=torch.uint8, device=device)
+        self._high = torch.zeros(cells, dtype=torch.uint8, device=device)
+        self._first = rows.starts[0] // plan.stride
+        self._above: _Block | None = None
+        self._rows_out = rows.first
+        self._seams = _SeamCounter(plan, rows, cols, device)
+        fractions = [0.0] if plan.stride == 1 else [(i + 0.5) / plan.stride for i in range(plan.stride)]
+        self._fractions = torch.tensor(fractions, device=device)
+        self._exponentials = torch.from_numpy(EXPONENTIALS).to(device)
+
+    def seams(self, band: int) -> SeamCounts:
+        """Where windows differ in a band, once all its rows were given."""
+        return self._seams.of(band)
 
     def add(self, window: Window, logits: Tensor) -> None:
         """Add the logits of a window.
@@ -74,53 +131,288 @@ class Stitcher:
             window: A window of the row of windows being worked on; see `finish`.
             logits: (K, window height / stride, window width / stride), any float type.
         """
-        assert window.row // self.stride == self._first, "windows come row by row, each row after finish()"
-        cols = slice(window.col // self.stride, window.col_stop // self.stride)
-        self._sums[:, :, cols] += logits.float() * self._taper
-        self._weights[:, cols] += self._taper
+        s = self._plan.stride
+        assert window.row // s == self._first, "windows come row by row, each row after finish()"
+        first, stop = max(window.col // s, self._cols.cell_first), min(window.col_stop // s, self._cols.cell_stop)
+        own = slice(first - window.col // s, stop - window.col // s)
+        here = slice(first - self._cols.cell_first, stop - self._cols.cell_first)
+        taper = self._tapers.of(window)[:, own]
+        state = self._sums[:, :, here], self._weights[:, here], self._low[:, here], self._high[:, here]
+        logits = logits[:, :, own]
+        if self._compiled:
+            sums, weights, low, high = (t.numpy() for t in state)
+            values = logits.float().contiguous().numpy()
+            limit, step = np.float32(LOGIT_LIMIT), np.float32(self._step)
+            stitch_kernels.add_logits(values, taper.numpy(), sums, weights, low, high, limit, step)
+        else:
+            stitch_tensors.add_logits(logits, taper, *state, LOGIT_LIMIT, self._step)
 
-    def finish(self, next_row: int | None) -> list[Tensor]:
-        """Class ids of the rows that no further window touches.
+    def finish(self, next_row: int | None) -> list[Pending]:
+        """The rows that no further window touches.
 
         Args:
             next_row: First row of the next row of windows, px; None after the last one.
 
         Returns:
-            Tensors (h, W) uint8 from top to bottom, which continue those returned before.
+            Pieces of rows from top to bottom, which continue those returned before.
         """
         total = self._sums.shape[1]
-        done = total if next_row is None else next_row // self.stride - self._first
-        # Where no window was (nothing but invalid pixels) the weight is 0, and any class will do.
-        finished = self._sums[:, :done] / self._weights[:done].clamp(min=torch.finfo(torch.float32).tiny)
-        block = finished if self._above is None else torch.cat([self._above, finished], dim=1)
-        # The last finished row waits: the rows below it are interpolated with the row after it.
-        rows = self._upsample(block, is_last=next_row is None)
-        self._above = finished[:, -1:].clone()
-        self._first += done
-        kept = total - done
-        self._sums[:, :kept] = self._sums[:, done:].clone()
-        self._sums[:, kept:] = 0
-        self._weights[:kept] = self._weights[done:].clone()
-        self._weights[kept:] = 0
-        return rows
-
-    def _upsample(self, block: Tensor, *, is_last: bool) -> list[Tensor]:
-        """Class ids between the middle of the first and of the last row of logits; to the scene's ends at its ends."""
-        s = self.stride
-        top = self._first - (self._above is not None)  # scene-wide index of the block's first row
-        stop = self.height if is_last else min((top + block.shape[1]) * s - s // 2, self.height)
-        chunk = max(CHUNK_VALUES // (block.shape[0] * block.shape[2] * s * s), 1) * s
+        done = total if next_row is None else next_row // self._plan.stride - self._first
+        low, high = (min(max(i - self._first, 0), done) for i in (self._rows.cell_first, self._rows.cell_stop))
+        piece = max(PIECE_BYTES // (4 * self._sums.shape[0] * self._sums.shape[2]), 1)
         out = []
-        while self._rows_out < stop:
-            first, last = self._rows_out, min(self._rows_out + chunk, stop)
-            # One row of logits more on either side makes the interpolation of the rows between them exact.
-            low = max(first // s - 1, top)
-            high = min((last - 1) // s + 2, top + block.shape[1])
-            part = block[None, :, low - top : high - top]
-            if s > 1:
-                size = part.shape[2] * s, part.shape[3] * s
-                part = F.interpolate(part, size=size, mode="bilinear", align_corners=False)
-            ids = part[0, :, first - low * s : last - low * s, : self.width].argmax(0)
-            out.append(ids.to(torch.uint8))
-            self._rows_out = last
+        for first in range(low, high, piece):
+            out += self._upsample(slice(first, min(first + piece, high)))
+        for state, empty in ((self._sums, 0), (self._weights, 0), (self._low, 255), (self._high, 0)):
+            kept = state[..., done:, :].clone()
+            state[..., : total - done, :] = kept
+            state[..., total - done :, :] = empty
+        self._first += done
         return out
+
+    def _upsample(self, rows: slice) -> list[Pending]:
+        """Pixels from the middle of the row of logits before these to that of the last; to the scene's own ends."""
+        plan, s = self._plan, self._plan.stride
+        fresh = self._mean(rows)
+        block = fresh if self._above is None else _join(self._above, fresh)
+        top, stop = self._first + rows.stop - len(block.covered), self._first + rows.stop
+        at_end = stop == plan.padded_height // s
+        y = self._rows.stop if at_end else min(stop * s - s // 2, self._rows.stop)
+        # The last row waits for the row after it, to be interpolated with. A copy, so that the block is let go.
+        self._above = _Block(*(t[..., -1:, :].clone() for t in fresh.parts))
+        if y <= self._rows_out:
+            return []
+        out = self._compiled_rows(block, top, y) if self._compiled else self._tensor_rows(block, top, y)
+        self._rows_out = y
+        return [out]
+
+    def _mean(self, rows: slice) -> _Block:
+        sums, weights = self._sums[:, rows], self._weights[rows]
+        low, high = self._low[rows], self._high[rows]
+        differs = (high > low).to(torch.uint8)  # no window: 0 < 255
+        self._seams.add(self._first + rows.start, differs, low)
+        if not self._compiled:
+            return _Block(*stitch_tensors.mean_logits(sums, weights), differs)
+        block = torch.empty(sums.shape, dtype=torch.float32)
+        covered = torch.empty(weights.shape, dtype=torch.uint8)
+        stitch_kernels.mean_logits(sums.numpy(), weights.numpy(), block.numpy(), covered.numpy())
+        return _Block(block, covered, differs)
+
+    def _compiled_rows(self, block: _Block, top: int, stop: int) -> Pending:
+        plan, classes = self._plan, len(block.logits)
+        height, width = stop - self._rows_out, self._cols.stop - self._cols.first
+        ids = np.empty((height, width), dtype=np.uint8)
+        confidence = np.empty((height, width) if self._confidence else (0, 0), dtype=np.uint8)
+        every = np.empty((classes, height, width) if self._probabilities else (0, 0, 0), dtype=np.uint8)
+        stitch_kernels.upsample(
+            block.logits.numpy(),
+            block.covered.numpy(),
+            top,
+            plan.padded_height // plan.stride,
+            self._cols.cell_first,
+            plan.padded_width // plan.stride,
+            plan.stride,
+            self._fractions.numpy(),
+            self._rows_out,
+            self._cols.first,
+            ids,
+            confidence,
+            every,
+            EXPONENTIALS,
+            np.float32(256 / self._step),
+        )
+        return Pending(
+            ids,
+            confidence if self._confidence else None,
+            every if self._probabilities else None,
+            self._differs(block, top, stop).numpy() if self._disagreement else None,
+        )
+
+    def _tensor_rows(self, block: _Block, top: int, stop: int) -> Pending:
+        logits = stitch_tensors.upsample(
+            block.logits,
+            block.covered.bool(),
+            top=top,
+            cell_rows=self._plan.padded_height // self._plan.stride,
+            left=self._cols.cell_first,
+            cell_cols=self._plan.padded_width // self._plan.stride,
+            stride=self._plan.stride,
+            fractions=self._fractions,
+            first_row=self._rows_out,
+            first_col=self._cols.first,
+            height=stop - self._rows_out,
+            width=self._cols.stop - self._cols.first,
+        )
+        confidence = every = None
+        if self._confidence or self._probabilities:
+            parts, total = stitch_tensors.shares(logits, self._exponentials, 256 / self._step)
+            if self._confidence:
+                # Not the number over a tensor: torch would multiply by its reciprocal.
+                confidence = (torch.full_like(total, CONFIDENCE_SCALE) / total).round().to(torch.uint8)
+            if self._probabilities:
+                every = (parts * CONFIDENCE_SCALE / total).round().to(torch.uint8)
+        differs = self._differs(block, top, stop) if self._disagreement else None
+        return Pending(logits.argmax(0).to(torch.uint8), confidence, every, differs)
+
+    def _differs(self, block: _Block, top: int, stop: int) -> Tensor:
+        """Disagreement (h, w) of the rows being given: that of the logit each pixel belongs to."""
+        s, cols = self._plan.stride, self._cols
+        rows = torch.arange(self._rows_out, stop, device=self._device) // s - top
+        places = torch.arange(cols.first, cols.stop, device=self._device) // s - cols.cell_first
+        return block.differs[rows[:, None], places]
+
+
+class Pending:
+    """Finished rows on their way from the device: `rows` waits for them, so that work may be given to it meanwhile."""
+
+    def __init__(
+        self,
+        classes: ByteArray | Tensor,
+        confidence: ByteArray | Tensor | None,
+        probabilities: ByteArray | Tensor | None,
+        disagreement: ByteArray | Tensor | None,
+    ) -> None:
+        self._layers = [_to_host(layer) for layer in (classes, confidence, probabilities, disagreement)]
+        self._arrived = None
+        if any(isinstance(layer, Tensor) and layer.is_pinned() for layer in self._layers):
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def rows(self) -> MapRows:
+        """The rows; invalid pixels are not marked yet."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        classes, *others = (layer.numpy() if isinstance(layer, Tensor) else layer for layer in self._layers)
+        assert classes is not None
+        return MapRows(classes, *others)
+
+
+def _to_host(layer: ByteArray | Tensor | None) -> ByteArray | Tensor | None:
+    if not isinstance(layer, Tensor) or layer.device.type == "cpu":
+        return layer
+    host = torch.empty(layer.shape, dtype=layer.dtype, pin_memory=True)
+    host.copy_(layer, non_blocking=True)
+    return host
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """Some rows of mean logits (K, n, C), whether they are covered and whether windows differ (n, C) uint8."""
+
+    logits: Tensor
+    covered: Tensor
+    differs: Tensor
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.logits, self.covered, self.differs
+
+
+def _join(above: _Block, below: _Block) -> _Block:
+    return _Block(*(torch.cat(pair, dim=-2) for pair in zip(above.parts, below.parts, strict=True)))
+
+
+class _Tapers:
+    """Integer weights of windows: fading towards other windows, full at the scene's own edges.
+
+    They are never 0, so that a window beside a skipped one leaves no hole; with `step`, the fixed-point units of one
+    logit, the sums of all windows stay in 32 bits.
+    """
+
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        self._plan, self._device = plan, device
+        (rows, row_sum, row_count), (cols, col_sum, col_count) = (
+            _axis(taper, starts, plan.stride) for taper, starts in zip(plan.tapers, (plan.rows, plan.cols), strict=True)
+        )
+        self._axes = rows, cols
+        most = MAX_SUM / (LOGIT_LIMIT + 1) / FINEST_STEP
+        every = row_count * col_count  # a window adds at most 1 by rounding up
+        self._full = max(min(FULL_WEIGHT, int((most - every) / (row_sum * col_sum))), SMALLEST_FULL_WEIGHT)
+        self.step = FINEST_STEP
+        while (LOGIT_LIMIT + 1) * self.step * (self._full * row_sum * col_sum + every) > MAX_SUM:
+            self.step //= 2
+        self._made: dict[tuple[bool, ...], Tensor] = {}
+
+    def of(self, window: Window) -> Tensor:
+        """Weights (h, w) int32 of a window of the grid."""
+        plan = self._plan
+        ends = (
+            window.row == 0,
+            window.row == plan.rows[-1],
+            window.col == 0,
+            window.col == plan.cols[-1],
+        )
+        if ends not in self._made:
+            rows, cols = self._axes[0][ends[:2]], self._axes[1][ends[2:]]
+            weights = np.maximum(np.rint(self._full * rows[:, None] * cols), 1).astype(np.int32)
+            self._made[ends] = torch.from_numpy(weights).to(self._device)
+        return self._made[ends]
+
+
+def _axis(
+    taper: npt.NDArray[np.float64], starts: tuple[int, ...], stride: int
+) -> tuple[dict[tuple[bool, ...], npt.NDArray[np.float64]], float, int]:
+    """Tapers of first, middle and last windows along an axis; the greatest sum of weights, and number of windows."""
+    half = len(taper) // 2
+    tapers: dict[tuple[bool, ...], npt.NDArray[np.float64]] = {}
+    for first in (False, True):
+        for last in (False, True):
+            weights = taper.copy()
+            if first:
+                weights[:half] = weights.max()
+            if last:
+                weights[len(taper) - half :] = weights.max()
+            tapers[first, last] = weights
+    length = starts[-1] // stride + len(taper)
+    total, number = np.zeros(length), np.zeros(length, dtype=np.int64)
+    for start in starts:
+        own = slice(start // stride, start // stride + len(taper))
+        total[own] += tapers[start == 0, start == starts[-1]]
+        number[own] += 1
+    return tapers, float(total.max()), int(number.max())
+
+
+class _SeamCounter:
+    """Counts logits where windows differ, near windows' borders and elsewhere, by band; each in one task."""
+
+    def __init__(self, plan: Plan, rows: Span, cols: Span, device: torch.device) -> None:
+        s = plan.stride
+        self._band_cells = -(-plan.band_rows // s)
+        # A logit belongs to the output that holds its first pixel, so that tasks count each once.
+        self._first, self._stop = -(-rows.first // s), -(-rows.stop // s)
+        first, stop = -(-cols.first // s), -(-cols.stop // s)
+        self._own = slice(first - cols.cell_first, stop - cols.cell_first)
+        self._looks_row, self._near_row = _looks(plan.rows, plan.window_height, s, device)
+        looks, near = _looks(plan.cols, plan.window_width, s, device)
+        self._looks_col, self._near_col = looks[first:stop], near[first:stop]
+        self._counts = torch.zeros(plan.bands, 4, dtype=torch.int64, device=device)
+
+    def add(self, first: int, differs: Tensor, low: Tensor) -> None:
+        """Count rows of logits from ``first`` on: whether windows differ, and the lowest class, 255 for no window."""
+        row, stop = max(first, self._first), min(first + len(differs), self._stop)
+        while row < stop:
+            band = row // self._band_cells
+            end = min((band + 1) * self._band_cells, stop)
+            here = slice(row - first, end - first)
+            several = self._looks_row[row:end, None] * self._looks_col > 1
+            several &= low[here, self._own] < 255
+            near = self._near_row[row:end, None] | self._near_col
+            border, inside, different = several & near, several & ~near, differs[here, self._own] > 0
+            sums = (m.count_nonzero() for m in (border, border & different, inside, inside & different))
+            self._counts[band] += torch.stack(list(sums))
+            row = end
+
+    def of(self, band: int) -> SeamCounts:
+        return SeamCounts(*(int(n) for n in self._counts[band].tolist()))
+
+
+def _looks(starts: tuple[int, ...], size: int, stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """How many windows see each row of logits, int32, and whether it lies near a border that is not the scene's own."""
+    length, stop = (starts[-1] + size) // stride, starts[-1] + size
+    looks, near = np.zeros(length, dtype=np.int32), np.zeros(length, dtype=bool)
+    margin = max(SEAM_PX // stride, 1)
+    for start in starts:
+        looks[start // stride : (start + size) // stride] += 1
+        for border in {start, start + size} - {0, stop}:
+            near[max(border // stride - margin, 0) : border // stride + margin] = True
+    return torch.from_numpy(looks).to(device), torch.from_numpy(near).to(device)

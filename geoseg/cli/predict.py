@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,41 +17,100 @@ def predict(
     output: options.Output,
     size: options.Size = None,
     overlap: options.Overlap = None,
+    blend: Annotated[
+        str, typer.Option("--blend", metavar="sine|linear|flat|crop", help="How overlapping windows are weighted.")
+    ] = "sine",
+    tta: Annotated[
+        str,
+        typer.Option(
+            "--tta", metavar="none|flips|d4|scales|scales+flips", help="Predict flipped, turned and scaled windows too."
+        ),
+    ] = "none",
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
     bands: options.Bands = None,
     nodata: options.Nodata = None,
     alpha: options.Alpha = False,
+    aoi: Annotated[
+        Path | None, typer.Option("--aoi", metavar="FILE", help="Polygons; nothing outside them is mapped.")
+    ] = None,
+    gsd: Annotated[
+        str | None,
+        typer.Option("--gsd", metavar="M|model", help="Resample on the way, to metres or to the model's pixels."),
+    ] = None,
     ignore_gsd: Annotated[
         bool, typer.Option("--ignore-gsd", help="Predict though the pixels are not of the size the model knows.")
     ] = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Write OUT_confidence.tif too: the probability of the class.")
+    ] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write OUT_probabilities.tif too: of every class.")
+    ] = False,
+    disagreement: Annotated[
+        bool, typer.Option("--disagreement", help="Write OUT_disagreement.tif too: where windows differ.")
+    ] = False,
     simplify: options.Simplify = "1.5px",
+    simplify_method: options.SimplifyMethod = "vw",
+    smooth: options.Smooth = False,
+    regularize: options.Regularize = None,
     min_area: options.MinArea = 0,
+    small: options.Small = "merge",
+    fill_holes: options.FillHoles = 0,
+    keep: options.Keep = None,
+    dissolve: options.Dissolve = None,
+    executor: Annotated[
+        str, typer.Option("--executor", metavar="in-process|ray", help="Where the work is done.")
+    ] = "in-process",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and how long it will take; write nothing.")
+    ] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard what an interrupted run has finished.")] = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Map a scene with a model.
 
     To a class GeoTIFF (-o map.tif), or straight on to polygons (-o map.gpkg, .geojson, .shp, .fgb, .parquet);
-    --simplify and --min-area are for those.
+    --simplify to --dissolve are for those. Interrupted, the same command goes on where it stopped.
     """
-    from geoseg.predict import predict as run
+    from geoseg.predict import PredictOptions, run_prediction
+    from geoseg.predict import dry_run as run_dry
 
-    report = run(
-        scenes,
-        model,
-        output,
+    rules = options.polygon_rules(
+        simplify=simplify,
+        method=simplify_method,
+        smooth=smooth,
+        regularize=regularize,
+        min_area=min_area,
+        small=small,
+        fill_holes=fill_holes,
+        keep=keep,
+        dissolve=dissolve,
+    )
+    how = PredictOptions(
         size=size,
         overlap=overlap,
         batch_size=batch_size,
+        blend=blend,
+        tta=tta,
         device=device,
         bands=options.parse_bands(bands),
         nodata=nodata,
         alpha=alpha,
+        aoi=aoi,
+        gsd=gsd,
         ignore_gsd=ignore_gsd,
-        simplify=simplify,
-        min_area_m2=min_area,
-        overwrite=overwrite,
-        progress=ctx.obj.progress,
+        confidence=confidence,
+        probabilities=probabilities,
+        disagreement=disagreement,
+        rules=rules,
+        executor=executor,
     )
-    for line in report.lines():
+    if dry_run:
+        lines = run_dry(scenes, model, output, how, overwrite=overwrite).lines()
+    else:
+        progress = ctx.obj.progress
+        report = run_prediction(scenes, model, output, how, overwrite=overwrite, restart=restart, progress=progress)
+        lines = report.lines()
+    for line in lines:
         typer.echo(line)

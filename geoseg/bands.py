@@ -1,0 +1,189 @@
+"""Bands of one strip of a scene, from pixels to finished rows: reading, network and stitching side by side."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from geoseg.classes import NODATA
+from geoseg.map_rows import MapRows, join_rows
+from geoseg.plan import Plan
+from geoseg.predictor import Predictor, WindowPixels
+from geoseg.reading import read_rows
+from geoseg.scene import Raster, Valid
+from geoseg.stages import Stages
+from geoseg.stitch import Pending, SeamCounts, Stitcher
+from geoseg.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """What is wanted beside the classes; see `geoseg.map_rows.MapRows`."""
+
+    confidence: bool = False
+    probabilities: bool = False
+    disagreement: bool = False
+
+    def bytes(self, classes: int) -> int:
+        """Bytes of these layers per pixel."""
+        return self.confidence + self.probabilities * classes + self.disagreement
+
+
+@dataclass(frozen=True, slots=True)
+class BandFacts:
+    """What is known of a finished band of a strip beside its rows.
+
+    Attributes:
+        skipped: Windows starting in it without a pixel to be mapped, which never reached the network.
+        seams: Where overlapping windows differ.
+    """
+
+    skipped: int = 0
+    seams: SeamCounts = field(default_factory=SeamCounts)
+
+    def __add__(self, other: BandFacts) -> BandFacts:
+        return BandFacts(self.skipped + other.skipped, self.seams + other.seams)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _RowEnd:
+    """All windows of a row are given: from here on no window touches rows above the next one's first."""
+
+    next_row: int | None
+    wanted: Valid  # of rows that were not seen before, over the output's columns
+
+
+def rows_of_bands(
+    predictor: Predictor,
+    scene: Raster,
+    plan: Plan,
+    *,
+    strip: int = 0,
+    first: int = 0,
+    last: int | None = None,
+    layers: Layers = Layers(),
+    readers: int = 1,
+    stages: Stages | None = None,
+) -> Iterator[MapRows | BandFacts]:
+    """Finished rows of the bands ``first … last`` of a strip, from top to bottom, and after each band its facts.
+
+    No rows lie in two bands. They are 255 exactly where there is nothing to map. They are the same whichever bands
+    are made together: only what two calls share of the windows at a band's ends is computed by both.
+
+    Args:
+        predictor: The model.
+        scene: The open scene.
+        plan: Its plan.
+        strip: Number of the strip.
+        first: Number of the first band.
+        last: Number of the last band; None takes the scene's last.
+        layers: What is wanted beside the classes.
+        readers: Threads that decode.
+        stages: Gets the time of each stage.
+
+    Raises:
+        SceneError: A block of the scene cannot be read.
+        DeviceError: One window alone is more than the device's memory.
+    """
+    stages = stages or Stages()
+    rows, cols = plan.band_span(first, plan.bands - 1 if last is None else last), plan.strip_span(strip)
+    stitcher = Stitcher(
+        plan,
+        rows,
+        cols,
+        device=predictor.device,
+        confidence=layers.confidence,
+        probabilities=layers.probabilities,
+        disagreement=layers.disagreement,
+    )
+    skipped: Counter[int] = Counter()
+
+    def windows() -> Iterator[WindowPixels | _RowEnd]:
+        left = cols.starts[0]
+        for i, read in enumerate(read_rows(scene, plan, rows, cols, readers=readers, stages=stages)):
+            for col in cols.starts:
+                here = slice(col - left, col - left + plan.window_width)
+                if read.wanted[:, here].any():
+                    window = Window(read.row, col, plan.window_height, plan.window_width)
+                    yield WindowPixels(window, read.pixels[:, :, here], read.valid[:, here])
+                elif cols.first <= col < cols.stop:
+                    skipped[read.row // plan.band_rows] += 1
+            fresh = max(plan.window_height - read.fresh, rows.first - read.row)
+            own = read.wanted[fresh : max(rows.stop - read.row, 0), cols.first - left : cols.stop - left]
+            yield _RowEnd(rows.starts[i + 1] if i + 1 < len(rows.starts) else None, own.copy())
+
+    def finished() -> Iterator[MapRows]:
+        wanted = np.empty((0, cols.stop - cols.first), dtype=bool)
+        waiting: deque[Pending] = deque()  # one piece stays on its way from the device while the next is worked on
+        for item in predictor.run(windows(), batch_size=plan.batch_size, stages=stages):
+            with stages.time("stitch"):
+                if not isinstance(item, _RowEnd):
+                    stitcher.add(*item)
+                    continue
+                wanted = np.concatenate([wanted, item.wanted])
+                waiting.extend(stitcher.finish(item.next_row))
+            while len(waiting) > (item.next_row is not None):
+                piece = waiting.popleft().rows()
+                _mark(piece, wanted[: len(piece)])
+                wanted = wanted[len(piece) :]
+                yield piece
+
+    row = rows.first
+    for piece in finished():
+        while len(piece):
+            band = row // plan.band_rows
+            here = piece[: min((band + 1) * plan.band_rows, rows.stop) - row]
+            row, piece = row + len(here), piece[len(here) :]
+            yield here
+            if row % plan.band_rows == 0 or row == plan.height:
+                yield BandFacts(skipped[band], stitcher.seams(band))
+
+
+def predicted_rows(
+    predictor: Predictor,
+    scene: Raster,
+    plan: Plan,
+    *,
+    layers: Layers = Layers(),
+    readers: int = 1,
+) -> Iterator[MapRows]:
+    """A scene's map in finished rows from top to bottom; nothing is written anywhere.
+
+    Where the plan has strips, the rows come band by band, and windows at the bands' ends are computed twice.
+
+    Args:
+        predictor: The model.
+        scene: The open scene.
+        plan: Its plan.
+        layers: What is wanted beside the classes.
+        readers: Threads that decode.
+
+    Raises:
+        SceneError: A block of the scene cannot be read.
+        DeviceError: One window alone is more than the device's memory.
+    """
+    if plan.strips == 1:
+        for piece in rows_of_bands(predictor, scene, plan, layers=layers, readers=readers):
+            if isinstance(piece, MapRows):
+                yield piece
+        return
+    for band in range(plan.bands):
+        columns = []
+        for strip in range(plan.strips):
+            pieces = rows_of_bands(
+                predictor, scene, plan, strip=strip, first=band, last=band, layers=layers, readers=readers
+            )
+            columns.append(join_rows([p for p in pieces if isinstance(p, MapRows)], axis=-2))
+        yield join_rows(columns, axis=-1)
+
+
+def _mark(rows: MapRows, wanted: Valid) -> None:
+    """Put nodata where nothing is to be mapped."""
+    if wanted.all():
+        return
+    for layer in (rows.classes, rows.confidence, rows.probabilities, rows.disagreement):
+        if layer is not None:
+            layer[..., ~wanted] = NODATA

@@ -1,0 +1,88 @@
+"""What a prediction wrote and how it went, for people and for programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg.classes import ClassTable
+from geoseg.grid import Grid
+from geoseg.plan import Plan, count
+from geoseg.stitch import SeamCounts
+
+
+@dataclass(frozen=True, slots=True)
+class PredictReport:
+    """What `geoseg.predict` wrote and how it went.
+
+    Attributes:
+        path: The output.
+        grid: Grid of the class map.
+        plan: Windows, bands and memory.
+        skipped: Windows without a pixel to be mapped, which never reached the network.
+        seams: Where overlapping windows saw different classes.
+        areas_m2: Area per class, m² on the ground (px without a CRS), (K,).
+        classes: The class table.
+        seconds: Time of the prediction, without loading the model.
+        stages: Seconds of work per stage, which run side by side: read, network, stitch, write.
+        resumed: Parts that an earlier run had finished.
+        polygons: Number of polygons, where the output is a vector file.
+    """
+
+    path: Path
+    grid: Grid
+    plan: Plan
+    skipped: int
+    seams: SeamCounts
+    areas_m2: npt.NDArray[np.float64]
+    classes: ClassTable
+    seconds: float
+    stages: dict[str, float] = field(default_factory=dict)
+    resumed: int = 0
+    polygons: int | None = None
+
+    @property
+    def mpx_per_s(self) -> float:
+        """Scene pixels per second, in millions; of what this run did, if it went on with an earlier one's parts."""
+        share = 1 - self.resumed / len(self.plan.tasks)
+        return share * self.grid.height * self.grid.width / 1e6 / self.seconds
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the time in which each stage was at work; the greatest is what the speed depends on."""
+        return {stage: seconds / self.seconds for stage, seconds in self.stages.items()}
+
+    def lines(self) -> list[str]:
+        """The report for people, the output's path first."""
+        total = max(float(self.areas_m2.sum()), 1e-12)
+        unit, factor = ("ha", 1e-4) if self.grid.is_georeferenced else ("px", 1.0)
+        width = max(len(c.name) for c in self.classes)
+        table = [
+            f"  {c.name:{width}}  {area * factor:12,.2f} {unit}  {100 * area / total:5.1f} %"
+            for c, area in zip(self.classes, self.areas_m2, strict=True)
+        ]
+        size = f"{self.grid.height} × {self.grid.width} px"
+        done = f"{size} in {self.seconds:.1f} s, {self.mpx_per_s:.2f} Mpx/s; {self.plan}"
+        extra = [" · ".join(f"{stage} {100 * share:.0f} %" for stage, share in self.shares.items())]
+        if self.resumed:
+            extra.append(f"{self.resumed} of {count(len(self.plan.tasks), 'part')} taken over from an earlier run")
+        if self.skipped:
+            extra.append(f"{count(self.skipped, 'window')} without a valid pixel skipped")
+        if self.seams.border + self.seams.inside:
+            extra.append(seam_text(self.seams))
+        if self.polygons is not None:
+            extra.append(count(self.polygons, "polygon"))
+        if not self.grid.is_georeferenced:
+            extra.append("the scene has no CRS, so neither has the map: its coordinates are pixels")
+        return [str(self.path), *table, done, *filter(None, extra)]
+
+
+def seam_text(seams: SeamCounts) -> str:
+    """The seam score in words."""
+    return (
+        f"overlapping windows differ on {100 * seams.border_share:.2f} % along their borders, "
+        f"{100 * seams.inside_share:.2f} % elsewhere"
+    )

@@ -1,0 +1,261 @@
+"""A model on a device: windows in, logits out, each window's logits the same whatever is computed beside it.
+
+On a CPU every window is a forward of its own, in a thread of its own that torch may not split further: several windows
+run side by side. torch's own splitting changes the order of sums in matrix products, and so the last bits, with the
+number of threads and, for some networks, with the size of the batch; measured on two cores it is no faster either.
+
+On a GPU windows go in batches of one fixed size, the last one filled up, since kernels are chosen by the shape.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from geoseg.errors import DeviceError
+from geoseg.model_folder import Normalize, TrainedModel
+from geoseg.plan import IN_PROCESS, Plan, Taper, plan_prediction
+from geoseg.scene import Pixels, Raster, Valid
+from geoseg.stages import Stages
+from geoseg.tta import augmented, find_tta
+from geoseg.windows import Window
+
+log = logging.getLogger(__name__)
+
+MAX_CPU_WINDOWS = 16
+"""More windows side by side cost memory, and share one path to it."""
+
+GPU_BATCH = 16
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowPixels:
+    """A window on its way to the network: pixels (B, h, w) as read, and valid (h, w)."""
+
+    window: Window
+    pixels: Pixels
+    valid: Valid
+
+
+class Predictor:
+    """A model on a device.
+
+    Args:
+        trained: The model.
+        device: Where it runs.
+        tta: Name of a test-time augmentation; see `geoseg.tta.TTA`.
+        batched: Whether windows go in batches; None does so on a GPU.
+
+    Raises:
+        ConfigError: No such augmentation.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedModel,
+        device: torch.device,
+        *,
+        tta: str = "none",
+        batched: bool | None = None,
+    ) -> None:
+        self.contract = trained.contract
+        self.digest = trained.digest
+        self.device = device
+        self.classes = trained.contract.class_table
+        self.batched = device.type != "cpu" if batched is None else batched
+        network = trained.network
+        self.stride = int(getattr(network, "logits_stride", 1))
+        self._network: nn.Module = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._normalize = Normalize(self.contract).to(device)
+        self._tta = find_tta(tta)
+
+    def plan(
+        self,
+        scene: Raster,
+        *,
+        size: int | None = None,
+        overlap: int | None = None,
+        batch_size: int | None = None,
+        blend: str | Taper = "sine",
+        layer_bytes: int = 0,
+        band_rows: int | None = None,
+        strip_cols: int | None = None,
+        executor: str = IN_PROCESS,
+    ) -> Plan:
+        """Windows, bands and memory for a scene; what is not given comes from the model's contract and the device.
+
+        Raises:
+            ConfigError: See `geoseg.plan.plan_prediction`.
+        """
+        window = self.contract.window
+        if overlap is None:
+            overlap = window.overlap if size is None else size // 4 // 32 * 32
+        return plan_prediction(
+            scene.grid.height,
+            scene.grid.width,
+            size=window.size if size is None else size,
+            overlap=overlap,
+            stride=self.stride,
+            classes=len(self.classes),
+            pixel_bytes=len(scene.bands) * scene.dtype.itemsize,
+            batch_size=self._default_batch() if batch_size is None else batch_size,
+            blend=blend,
+            layer_bytes=layer_bytes,
+            chunk_rows=scene.block_shape[0],
+            band_rows=band_rows,
+            strip_cols=strip_cols,
+            executor=executor,
+        )
+
+    def _default_batch(self) -> int:
+        return GPU_BATCH if self.batched else min(len(os.sched_getaffinity(0)), MAX_CPU_WINDOWS)
+
+    @torch.inference_mode()
+    def logits(self, pixels: Tensor, valid: Tensor | None) -> Tensor:
+        """Logits (N, K, H / stride, W / stride) of pixels (N, B, H, W) as read and valid (N, H, W), None for all."""
+        on_device = None if valid is None else valid.to(self.device, non_blocking=True)
+        x = self._normalize(pixels.to(self.device, non_blocking=True), on_device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+            return augmented(self._forward, x, self._tta)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        network = self._network
+        out: Tensor = network.forward_logits(x) if self.stride > 1 else network(x)  # type: ignore[operator]
+        return out
+
+    def run(
+        self, items: Iterable[WindowPixels | T], *, batch_size: int, stages: Stages | None = None
+    ) -> Iterator[tuple[Window, Tensor] | T]:
+        """Windows to their logits (K, h, w) on the device, in order; anything else between them passes in its place.
+
+        Items are taken ahead of what is given, so that the device has work while the caller has some of its own.
+
+        Raises:
+            DeviceError: One window alone is more than the device's memory.
+        """
+        work = self._in_batches if self.batched else self._side_by_side
+        return work(items, batch_size, stages or Stages())
+
+    def _side_by_side(
+        self, items: Iterable[WindowPixels | T], at_once: int, stages: Stages
+    ) -> Iterator[tuple[Window, Tensor] | T]:
+        threads = torch.get_num_threads()
+        pool = _single_threaded(at_once)
+        waiting: deque[tuple[Any, Future[Tensor] | None]] = deque()
+
+        def one(item: WindowPixels) -> Tensor:
+            with stages.time("network", workers=at_once):
+                valid = None if item.valid.all() else torch.from_numpy(item.valid[None])
+                return self.logits(torch.from_numpy(item.pixels[None]), valid)[0].float().contiguous()
+
+        def first() -> tuple[Window, Tensor] | T:
+            nonlocal pool, at_once
+            while True:
+                item, future = waiting[0]
+                if future is None:
+                    waiting.popleft()
+                    passed: T = item
+                    return passed
+                error = future.exception()
+                if error is None:
+                    waiting.popleft()
+                    return item.window, future.result()
+                if not _is_out_of_memory(error):
+                    raise error
+                wait([f for _, f in waiting if f is not None])
+                at_once = self._halve(at_once, item.window, error)
+                pool.shutdown()
+                pool = _single_threaded(at_once)
+                for i, (other, failed) in enumerate(waiting):
+                    if failed is not None and failed.exception() is not None:
+                        waiting[i] = other, pool.submit(one, other)
+
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(one, item) if isinstance(item, WindowPixels) else None))
+                while len(waiting) > 3 * at_once:
+                    yield first()
+            while waiting:
+                yield first()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # the workers' choice would be that of threads to come, too
+
+    def _in_batches(
+        self, items: Iterable[WindowPixels | T], size: int, stages: Stages
+    ) -> Iterator[tuple[Window, Tensor] | T]:
+        ready: deque[Any] = deque()
+        group: list[Any] = []
+
+        def launch() -> None:
+            nonlocal size, group
+            windows = [item for item in group if isinstance(item, WindowPixels)]
+            logits: list[Tensor] = []
+            while len(logits) < len(windows):
+                part = windows[len(logits) : len(logits) + size]
+                try:
+                    with stages.time("network"):
+                        logits += self._batch(part, size)
+                except torch.OutOfMemoryError as error:
+                    size = self._halve(size, part[0].window, error)
+            results = iter(logits)
+            ready.extend((i.window, next(results)) if isinstance(i, WindowPixels) else i for i in group)
+            group = []
+
+        for item in items:
+            group.append(item)
+            if sum(isinstance(i, WindowPixels) for i in group) == size:
+                before = len(ready)
+                launch()
+                for _ in range(before):  # what was launched earlier, while the device works on this
+                    yield ready.popleft()
+        launch()
+        yield from ready
+
+    def _batch(self, items: list[WindowPixels], size: int) -> list[Tensor]:
+        """Logits of up to ``size`` windows as one batch of exactly so many, the rest of it empty."""
+        first, pin = items[0], self.device.type == "cuda"
+        pixels = torch.zeros(
+            (size, *first.pixels.shape), dtype=torch.from_numpy(first.pixels[:0]).dtype, pin_memory=pin
+        )
+        valid = torch.zeros((size, *first.valid.shape), dtype=torch.bool, pin_memory=pin)
+        for i, item in enumerate(items):
+            pixels[i] = torch.from_numpy(item.pixels)
+            valid[i] = torch.from_numpy(item.valid)
+        logits = self.logits(pixels, valid)
+        return list(logits[: len(items)])
+
+    def _halve(self, batch_size: int, window: Window, error: BaseException) -> int:
+        if batch_size == 1:
+            raise DeviceError(
+                f"device {self.device} is out of memory with one window of {window.height} × {window.width} px",
+                hint="--size with a smaller window, or --device cpu",
+            ) from error
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning(
+            "device %s is out of memory with %d windows at once: going on with %d",
+            self.device,
+            batch_size,
+            batch_size // 2,
+        )
+        return batch_size // 2
+
+
+def _single_threaded(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, "geoseg-network", initializer=torch.set_num_threads, initargs=(1,))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch's allocator for the CPU raises a plain RuntimeError
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)

@@ -1,0 +1,205 @@
+"""What `geoseg.stitch` does with numbers on a CPU, compiled: one pass over the logits each, in blocks that fit a cache.
+
+`geoseg.stitch_tensors` is the same arithmetic on a GPU, bit for bit: integers are added, and every float32 operation
+is a single rounded one in a fixed order. Nothing depends on how rows or columns are grouped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+TILE_PX = 2048
+
+
+def _njit(function: F) -> F:
+    return cast(F, numba.njit(cache=True, nogil=True)(function))
+
+
+@_njit
+def add_logits(
+    logits: Floats, taper: Ints, sums: Ints, weights: Ints, low: Bytes, high: Bytes, limit: np.float32, step: np.float32
+) -> None:
+    """Add a window's logits (K, h, w) in fixed point times its taper (h, w); all others are views of the same cells.
+
+    ``low`` and ``high`` (h, w) keep the smallest and the greatest of the windows' own classes.
+    """
+    classes, height, width = logits.shape
+    best = np.empty(width, dtype=np.int32)
+    own = np.empty(width, dtype=np.uint8)
+    for row in range(height):
+        for k in range(classes):
+            for col in range(width):
+                value = logits[k, row, col]
+                if not value > -limit:  # NaN too: a class without a score is the least likely one
+                    value = -limit
+                if value > limit:
+                    value = limit
+                fixed = np.int32(np.rint(value * step))
+                sums[k, row, col] += fixed * taper[row, col]
+                if k == 0 or fixed > best[col]:
+                    best[col] = fixed
+                    own[col] = k
+        for col in range(width):
+            weights[row, col] += taper[row, col]
+            low[row, col] = min(low[row, col], own[col])
+            high[row, col] = max(high[row, col], own[col])
+
+
+@_njit
+def mean_logits(sums: Ints, weights: Ints, block: Floats, covered: Bytes) -> None:
+    """Weighted means (K, n, C) of the sums, in fixed-point units; 0 and not covered where no window was."""
+    classes, height, width = sums.shape
+    for row in range(height):
+        for col in range(width):
+            covered[row, col] = weights[row, col] > 0
+        for k in range(classes):
+            for col in range(width):
+                weight = max(weights[row, col], np.int32(1))
+                block[k, row, col] = np.float32(sums[k, row, col]) / np.float32(weight)
+
+
+@_njit
+def upsample(
+    block: Floats,
+    covered: Bytes,
+    top: int,
+    cell_rows: int,
+    left: int,
+    cell_cols: int,
+    stride: int,
+    fractions: Floats,
+    first_row: int,
+    first_col: int,
+    classes: Bytes,
+    confidence: Bytes,
+    probabilities: Bytes,
+    exponentials: Floats,
+    scale: np.float32,
+) -> None:
+    """Classes (h, w) of the pixels from (first_row, first_col) on, by bilinear interpolation of mean logits.
+
+    Args:
+        block: Means (K, n, C) of the rows of logits from ``top`` and the columns from ``left`` on.
+        covered: Whether any window covered them, (n, C); a cell that none did takes its neighbour's value.
+        top: Place of the block on the scene's grid of logits.
+        cell_rows: Rows of that grid.
+        left: See ``top``.
+        cell_cols: Columns of that grid.
+        stride: Pixels per logit.
+        fractions: Place of a pixel between two logits, (stride,).
+        first_row: First row of the output, px.
+        first_col: First column of the output, px.
+        classes: Output.
+        confidence: Output (h, w), or empty.
+        probabilities: Output (K, h, w), or empty.
+        exponentials: exp(-i / 256), and 0 at its end.
+        scale: 256 over the fixed-point units of one logit.
+    """
+    number = block.shape[0]
+    height, width = classes.shape
+    half = stride // 2
+    reach = 0 if stride == 1 else 1
+    longest = TILE_PX // stride + 3
+    line = np.empty(longest, dtype=np.float32)
+    seen = np.empty(longest, dtype=np.bool_)
+    values = np.empty((number, longest * stride), dtype=np.float32)
+    best = np.empty(TILE_PX, dtype=np.float32)
+    winner = np.empty(TILE_PX, dtype=np.uint8)
+    total = np.empty(TILE_PX, dtype=np.float32)
+    last = exponentials.shape[0] - 1
+    for i in range(height):
+        y = first_row + i
+        row = (y - half) // stride
+        down = fractions[y - half - row * stride]
+        above = min(max(row, 0), cell_rows - 1) - top
+        below = min(max(row + reach, 0), cell_rows - 1) - top
+        for start in range(0, width, TILE_PX):
+            count = min(width - start, TILE_PX)
+            x = first_col + start
+            col = (x - half) // stride
+            cells = (x + count - 1 - half) // stride - col + 1 + reach
+            offset = x - half - col * stride
+            # Columns col … col + cells of the grid; the first and the last of them may lie outside and are repeated.
+            inner = max(col, 0)
+            outer = min(col + cells, cell_cols)
+            shift = inner - col
+            whole = True
+            for j in range(outer - inner):
+                there = covered[above, inner - left + j] or covered[below, inner - left + j]
+                seen[shift + j] = there
+                whole = whole and covered[above, inner - left + j] and covered[below, inner - left + j]
+            for k in range(number):
+                if whole:
+                    for j in range(outer - inner):
+                        a = block[k, above, inner - left + j]
+                        line[shift + j] = a + (block[k, below, inner - left + j] - a) * down
+                else:
+                    for j in range(outer - inner):
+                        a = block[k, above, inner - left + j]
+                        b = block[k, below, inner - left + j]
+                        if not covered[above, inner - left + j]:
+                            a = b
+                        if not covered[below, inner - left + j]:
+                            b = a
+                        line[shift + j] = a + (b - a) * down
+                if shift:
+                    line[0] = line[1]
+                    seen[0] = seen[1]
+                if outer < col + cells:
+                    line[cells - 1] = line[cells - 2]
+                    seen[cells - 1] = seen[cells - 2]
+                if reach == 0:
+                    for j in range(cells):
+                        values[k, j] = line[j]
+                    continue
+                for j in range(cells - 1):
+                    a = line[j]
+                    b = line[j + 1]
+                    if not whole:
+                        if not seen[j]:
+                            a = b
+                        if not seen[j + 1]:
+                            b = a
+                    difference = b - a
+                    for p in range(stride):
+                        values[k, j * stride + p] = a + difference * fractions[p]
+            for j in range(count):
+                best[j] = values[0, offset + j]
+                winner[j] = 0
+            for k in range(1, number):
+                for j in range(count):
+                    value = values[k, offset + j]
+                    if value > best[j]:
+                        best[j] = value
+                        winner[j] = k
+            for j in range(count):
+                classes[i, start + j] = winner[j]
+            if confidence.size == 0 and probabilities.size == 0:
+                continue
+            for j in range(count):
+                total[j] = 0
+            for k in range(number):
+                for j in range(count):
+                    place = min(np.int32((best[j] - values[k, offset + j]) * scale + np.float32(0.5)), last)
+                    share = exponentials[place]
+                    values[k, offset + j] = share
+                    total[j] += share
+            if confidence.size:
+                for j in range(count):
+                    confidence[i, start + j] = np.uint8(np.rint(np.float32(254) / total[j]))
+            if probabilities.size:
+                for k in range(number):
+                    for j in range(count):
+                        share = values[k, offset + j] * np.float32(254)
+                        probabilities[k, i, start + j] = np.uint8(np.rint(share / total[j]))

@@ -1,0 +1,196 @@
+"""A prediction as tasks that any process can do: open the scene, load the model, make parts."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import rasterio
+import torch
+
+from geoseg.bands import BandFacts, rows_of_bands
+from geoseg.map_rows import MapRows
+from geoseg.model_folder import load_model
+from geoseg.parts import Parts, PartWriter
+from geoseg.plan import GDAL_CACHE_BYTES, Plan, Task
+from geoseg.predictor import Predictor
+from geoseg.scene import Raster, open_scene
+from geoseg.stages import Stages
+
+QUEUED_PIECES = 4
+"""Finished rows that may wait for being written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is read, and how; the words are those of `geoseg.scene.open_scene`."""
+
+    scenes: tuple[str, ...]
+    bands: tuple[int, ...] | None = None
+    nodata: float | None = None
+    alpha: bool = False
+    aoi: Path | None = None
+    gsd_m: float | None = None
+
+    def open(self) -> Raster:
+        """The open scene.
+
+        Raises:
+            SceneError: See `geoseg.scene.open_scene`.
+        """
+        return open_scene(
+            self.scenes, bands=self.bands, nodata=self.nodata, alpha=self.alpha, aoi=self.aoi, gsd_m=self.gsd_m
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a task needs, as one value that travels to other processes.
+
+    Attributes:
+        source: What is read.
+        model: Model folder, or the name of a shipped model.
+        tta: Name of the test-time augmentation.
+        plan: Windows, bands, strips.
+        parts: Where finished tasks go.
+        readers: Threads that decode.
+    """
+
+    source: Source
+    model: str
+    tta: str
+    plan: Plan
+    parts: Parts
+    readers: int = 1
+
+    def load(self, device: torch.device) -> Predictor:
+        """The model on a device.
+
+        Raises:
+            ModelError: See `geoseg.model_folder.load_model`.
+        """
+        return Predictor(load_model(self.model), device, tta=self.tta)
+
+
+def make_parts(
+    job: Job,
+    predictor: Predictor,
+    scene: Raster,
+    tasks: Sequence[Task],
+    *,
+    stages: Stages | None = None,
+    on_rows: Callable[[int], None] = lambda pixels: None,
+    on_part: Callable[[Task], None] = lambda task: None,
+) -> None:
+    """Do tasks, and write each as a part when it is finished.
+
+    Bands of one strip that follow each other are made in one go, so that no window is computed twice.
+
+    Args:
+        job: The prediction.
+        predictor: Its model.
+        scene: Its scene.
+        tasks: What to do, in any order.
+        stages: Gets the time of each stage.
+        on_rows: Called with a number of pixels whenever so many are finished.
+        on_part: Called in the writing thread with every task whose part is there.
+
+    Raises:
+        SceneError: A block of the scene cannot be read.
+        DeviceError: One window alone is more than the device's memory.
+        OutputError: The disk is full.
+    """
+    stages = stages or Stages()
+    # GDAL's cache would grow to a share of the machine's memory; every block is asked for once.
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES), _Writing(job.parts, stages, on_part) as writing:
+        for run in _consecutive(tasks):
+            rows = rows_of_bands(
+                predictor,
+                scene,
+                job.plan,
+                strip=run[0].strip,
+                first=run[0].band,
+                last=run[-1].band,
+                layers=job.parts.layers,
+                readers=job.readers,
+                stages=stages,
+            )
+            for task in run:
+                writing.begin(task)
+                for piece in rows:
+                    if isinstance(piece, BandFacts):
+                        writing.end(task, piece)
+                        break
+                    writing.write(piece)
+                    on_rows(piece.classes.size)
+
+
+class _Writing:
+    """Parts written in a thread, a few pieces behind."""
+
+    def __init__(self, parts: Parts, stages: Stages, on_part: Callable[[Task], None]) -> None:
+        self._parts, self._stages, self._on_part = parts, stages, on_part
+        self._pool = ThreadPoolExecutor(1, "geoseg-write")
+        self._queue: deque[Future[None]] = deque()
+        self._part = ExitStack()
+        self._writer: PartWriter | None = None
+
+    def __enter__(self) -> _Writing:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        with self._part:  # what is still open here is no whole part, and goes when an exception leaves it
+            try:
+                if error[1] is not None:
+                    raise error[1]
+                self._wait(0)
+            finally:
+                self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, task: Task) -> None:
+        self._submit(self._begin, task)
+
+    def write(self, rows: MapRows) -> None:
+        self._submit(self._write, rows)
+
+    def end(self, task: Task, facts: BandFacts) -> None:
+        self._submit(self._end, task, facts)
+
+    def _submit(self, function: Callable[..., None], *args: Any) -> None:
+        self._wait(QUEUED_PIECES)
+        self._queue.append(self._pool.submit(self._timed, function, *args))
+
+    def _wait(self, left: int) -> None:
+        while len(self._queue) > left:
+            self._queue.popleft().result()
+
+    def _timed(self, function: Callable[..., None], *args: Any) -> None:
+        with self._stages.time("write"):
+            function(*args)
+
+    def _begin(self, task: Task) -> None:
+        self._part = ExitStack()
+        self._writer = self._part.enter_context(self._parts.write(task))
+
+    def _write(self, rows: MapRows) -> None:
+        assert self._writer is not None
+        self._writer.write(rows)
+
+    def _end(self, task: Task, facts: BandFacts) -> None:
+        assert self._writer is not None
+        self._writer.facts = facts
+        self._part.close()
+        self._on_part(task)
+
+
+def _consecutive(tasks: Sequence[Task]) -> Iterator[list[Task]]:
+    """Tasks by strip, in runs of bands that follow each other."""
+    ordered = sorted(tasks, key=lambda t: (t.strip, t.band))
+    for _, run in groupby(enumerate(ordered), key=lambda pair: (pair[1].strip, pair[1].band - pair[0])):
+        yield [task for _, task in run]
