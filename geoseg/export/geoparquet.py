@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -137,8 +136,6 @@ class _Spool:
         """Attributes (a batch without vertices), WKB and bounds of one row group after the other, in Hilbert order."""
         if self.count == 0:
             return
-        with writing(self._path):
-            self._file.flush()
         order = np.argsort(np.concatenate(self._keys), kind="stable")
         sizes = np.concatenate(self._sizes)
         offsets = np.concatenate([[0], np.cumsum(sizes)])
@@ -170,10 +167,11 @@ class _Spool:
         ends = starts[by_place] + sizes[by_place]
         breaks = np.flatnonzero(starts[by_place][1:] != ends[:-1]) + 1  # records that do not follow the one before
         firsts, lasts = np.concatenate([[0], breaks]), np.concatenate([breaks, [len(starts)]]) - 1
-        pieces = [
-            os.pread(self._file.fileno(), int(ends[last] - starts[by_place[first]]), int(starts[by_place[first]]))
-            for first, last in zip(firsts, lasts, strict=True)
-        ]
+        pieces = []
+        for first, last in zip(firsts, lasts, strict=True):
+            begin = int(starts[by_place[first]])
+            self._file.seek(begin)
+            pieces.append(self._file.read(int(ends[last]) - begin))
         places = np.empty(len(starts), dtype=np.int64)
         places[by_place] = np.cumsum(sizes[by_place]) - sizes[by_place]
         return np.frombuffer(b"".join(pieces), dtype=np.uint8), places
