@@ -210,7 +210,7 @@ def _label_regions(
                 continue
             if code & _SOUTH == 0:
                 if code & _EAST == 0 and code & (_NORTH | _WEST):
-                    a, b = find_root(parent, label), find_root(parent, above[x + 1])
+                    a, b = find_root(parent, label), find_root(parent, int(above[x + 1]))
                     if a < b:
                         parent[b] = a
                     else:
@@ -228,7 +228,7 @@ def _label_regions(
                         confidence_min[label] = min(confidence_min[label], least)
                 begin = x
                 if code & _EAST == 0:
-                    label = above[x + 1]
+                    label = int(above[x + 1])
                 else:
                     label = label_count
                     label_count += 1

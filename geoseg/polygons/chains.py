@@ -122,13 +122,14 @@ def _link(pieces: _Pieces, waiting: Int32Array, arcs: BandArcs, count: int, size
     """Append a band's open pieces and link them; the ends at which whole arcs begin, −1 − end for a loop."""
     for k in range(arcs.open_pieces):
         piece = count + k
-        pieces.sides[piece] = arcs.sides[k]
-        pieces.nodes[piece] = arcs.nodes[k]
-        pieces.keys[piece] = arcs.keys[k]
-        pieces.span[piece, 0], pieces.span[piece, 1] = size + arcs.offsets[k], size + arcs.offsets[k + 1]
-        pieces.link[piece] = -1
-        pieces.far[piece, 0], pieces.far[piece, 1] = 2 * piece + 1, 2 * piece
-        pieces.top[piece] = arcs.extent[k, 0]
+        for side in range(2):
+            pieces.sides[piece, side] = arcs.sides[k, side]
+            pieces.nodes[piece, side] = arcs.nodes[k, side]
+            pieces.keys[piece, side] = arcs.keys[k, side]
+            pieces.span[piece, side] = size + arcs.offsets[k + side]
+            pieces.link[piece, side] = -1
+            pieces.far[piece, side] = 2 * piece + 1 - side
+            pieces.top[piece, side] = arcs.extent[k, 0]
         pieces.whole[piece] = False
     starts = np.empty(len(waiting), dtype=np.int64)
     found = 0
@@ -193,14 +194,15 @@ def _whole_arcs(pieces: _Pieces, xy: Int32Array, starts: Int64Array, stride: int
                 break
         part = points[offsets[k] : offsets[k + 1]]
         if starts[k] >= 0:
-            for side, place in enumerate((begin, last)):
+            for side in range(2):
+                place = last if side else begin
                 nodes[k, side] = pieces.nodes[place >> 1, place & 1]
                 keys[k, side] = pieces.keys[place >> 1, place & 1]
         else:
             if _turn_loop(part):
                 sides[k, 0], sides[k, 1] = sides[k, 1], sides[k, 0]
-            keys[k] = 4 * (np.int64(part[0, 1]) * stride + part[0, 0]) + 1
-        extent[k] = part[0, 1]
+            keys[k, 0] = keys[k, 1] = 4 * (np.int64(part[0, 1]) * stride + part[0, 0]) + 1
+        extent[k, 0] = extent[k, 1] = part[0, 1]
         for i in range(1, len(part)):
             extent[k, 0], extent[k, 1] = min(extent[k, 0], part[i, 1]), max(extent[k, 1], part[i, 1])
             area[k] += np.int64(part[i - 1, 0]) * part[i, 1] - np.int64(part[i, 0]) * part[i - 1, 1]
@@ -217,12 +219,14 @@ def _turn_loop(points: Int32Array) -> bool:
     count = len(points) - 1
     first = 0
     for i in range(1, count):
-        if (points[i, 1], points[i, 0]) < (points[first, 1], points[first, 0]):
+        higher, level = points[i, 1] < points[first, 1], points[i, 1] == points[first, 1]
+        if higher or (level and points[i, 0] < points[first, 0]):
             first = i
     reverse = bool(points[(first + 1) % count, 0] != points[first, 0])
     loop = points[:count].copy()
     for i in range(count + 1):
-        points[i] = loop[(first - i if reverse else first + i) % count]
+        source = (first - i if reverse else first + i) % count
+        points[i, 0], points[i, 1] = loop[source, 0], loop[source, 1]
     return reverse
 
 
@@ -235,12 +239,13 @@ def _compact(pieces: _Pieces, xy: Int32Array, waiting: Int32Array, count: int) -
         if pieces.whole[piece]:
             continue
         number[piece] = left
-        pieces.sides[left] = pieces.sides[piece]
-        pieces.nodes[left] = pieces.nodes[piece]
-        pieces.keys[left] = pieces.keys[piece]
-        pieces.link[left] = pieces.link[piece]
-        pieces.far[left] = pieces.far[piece]
-        pieces.top[left] = pieces.top[piece]
+        for side in range(2):
+            pieces.sides[left, side] = pieces.sides[piece, side]
+            pieces.nodes[left, side] = pieces.nodes[piece, side]
+            pieces.keys[left, side] = pieces.keys[piece, side]
+            pieces.link[left, side] = pieces.link[piece, side]
+            pieces.far[left, side] = pieces.far[piece, side]
+            pieces.top[left, side] = pieces.top[piece, side]
         pieces.whole[left] = False
         low, high = pieces.span[piece, 0], pieces.span[piece, 1]
         for i in range(low, high):  # points move towards the front only

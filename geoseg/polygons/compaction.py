@@ -88,13 +88,13 @@ def compact(
         arc_number[arc] = left_arcs
         if start >= 0:
             node_used[start] = node_used[end] = True
-        arcs.sides[left_arcs, 0] = region_number[arcs.sides[arc, 0]]
-        arcs.sides[left_arcs, 1] = region_number[arcs.sides[arc, 1]]
-        arcs.nodes[left_arcs] = arcs.nodes[arc]
-        arcs.keys[left_arcs] = arcs.keys[arc]
+        for side in range(2):
+            arcs.sides[left_arcs, side] = region_number[arcs.sides[arc, side]]
+            arcs.nodes[left_arcs, side] = arcs.nodes[arc, side]
+            arcs.keys[left_arcs, side] = arcs.keys[arc, side]
+            arcs.follower[left_arcs, side] = arcs.follower[arc, side]
         arcs.area[left_arcs] = arcs.area[arc]
         arcs.lowest[left_arcs] = arcs.lowest[arc]
-        arcs.follower[left_arcs] = arcs.follower[arc]
         arcs.done[left_arcs] = arcs.done[arc]
         low, high = arcs.span[arc, 0], arcs.span[arc, 1]
         if arcs.done[arc] == 3:

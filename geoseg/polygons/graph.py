@@ -179,12 +179,12 @@ def _add_arcs(arcs: Arcs, regions: Regions, nodes: Nodes, new: WholeArcs, count:
     """
     for k in range(len(new.area)):
         arc = count + k
-        arcs.keys[arc] = new.keys[k]
         arcs.area[arc] = new.area[k]
         arcs.lowest[arc] = new.extent[k, 1]
-        arcs.span[arc] = 0
         arcs.done[arc] = 0
         for end in range(2):
+            arcs.keys[arc, end] = new.keys[k, end]
+            arcs.span[arc, end] = 0
             node = np.int64(new.nodes[k, end])
             if node >= 0:
                 nodes.halves[node, new.keys[k, end] & 3] = 2 * arc + end

@@ -152,7 +152,8 @@ def assemble(arcs: Arcs, regions: Regions, nodes: Nodes, closed: Int64Array) -> 
             if listed == tail:
                 break
         if count - region_rings > 1:
-            _sort_rings(halves, rings, first_keys, region_size, region_rings, count)
+            # The int() keeps numba from compiling it once more for the constants that these are at first.
+            _sort_rings(halves, rings, first_keys, int(region_size), int(region_rings), count)
         polygons[k + 1] = count
     return RingBatch(halves[:size], rings[: count + 1], polygons)
 
@@ -169,9 +170,9 @@ def _sort_rings(halves: Int64Array, rings: Int64Array, first_keys: Int64Array, s
     order = np.argsort(keys)
     old_halves, old_rings = halves[size : rings[end]].copy(), rings[begin : end + 1].copy()
     for i in range(len(order)):
-        low, high = old_rings[order[i]], old_rings[order[i] + 1]
-        halves[size : size + high - low] = old_halves[low - old_rings[0] : high - old_rings[0]]
-        size += high - low
+        for j in range(old_rings[order[i]], old_rings[order[i] + 1]):
+            halves[size] = old_halves[j - old_rings[0]]
+            size += 1
         rings[begin + i + 1] = size
 
 
