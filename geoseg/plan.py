@@ -191,8 +191,10 @@ class Plan:
         """Weights of a window's rows and columns of logits, the greatest 1, before the scene's edges are considered."""
         function = BLENDS[self.blend] if isinstance(self.blend, str) else self.blend
         both = []
-        for length in (self.window_height // self.stride, self.window_width // self.stride):
-            weights = np.asarray(function(length, self.overlap // self.stride), dtype=np.float64)
+        for size, starts in ((self.window_height, self.rows), (self.window_width, self.cols)):
+            length = size // self.stride
+            overlap = self.overlap // self.stride if len(starts) > 1 else 0
+            weights = np.asarray(function(length, overlap), dtype=np.float64)
             if weights.shape != (length,) or not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
                 raise ConfigError(
                     f"the blend must give {length} weights from 0 on, not all 0, found {weights!r:.100}",
@@ -354,7 +356,7 @@ def _check(
         raise ConfigError(f"unknown blend {blend!r}", hint=f"--blend {', '.join(BLENDS)}")
     for name, value in (("band_rows", band_rows), ("strip_cols", strip_cols)):
         if value is not None and (value < BLOCK or value % BLOCK):
-            raise ConfigError(f"{name} {value} is no multiple of {BLOCK} px", hint=f"{name} {round_up(value, BLOCK)}")
+            raise ConfigError(f"{name} {value} is no multiple of {BLOCK} px", hint=f"{name}={max(round_up(value, BLOCK), BLOCK)}")
 
 
 def _span(first: int, stop: int, stride: int, starts: tuple[int, ...], size: int) -> Span:
