@@ -32,6 +32,7 @@ _PRICE = 2.5  # of a line: what it has to save in squared distances, px²
 _MOST_VARIANCE = 0.22  # mean squared distance of the middles from their lines, px²; 1/12 is the raster's own
 _LEAST_AGREEMENT = 0.35  # of the chords' directions modulo 90°: 1 for a straight wall, 0 for a circle
 _SHORTEST_WALL = 2.0  # px
+_WAY = 3  # cracks beside a node up to which a wall may begin
 _NODE_PULL = 0.75  # px up to which a wall is moved to pass the node that it ends at
 _MOST_AREA_CHANGE = 0.06
 _LONGEST_PATH = 20_000  # cracks; what is longer is no building
@@ -104,19 +105,22 @@ def _regularize(
         length = path_length(corners, 0, len(corners))
         if length < 8 or length > _LONGEST_PATH:
             continue
-        walls = _rectilinear(corners, closed[arc], max_shift)
+        table = np.empty(path_table_size(length), dtype=np.int64)
+        used = fill_path(corners, closed[arc], table)
+        walls = _rectilinear(corners, closed[arc], max_shift, cracks, table, used)
         if len(walls) == 0 or len(walls) > len(corners) or len(walls) < 2 + least[arc]:
             continue
         if closed[arc] and abs(_area(walls) / SUBPIXEL**2 / _area(corners) - 1) > _MOST_AREA_CHANGE:
             continue
-        if not _is_simple(walls) or not _keeps_its_ground(walls, corners, closed[arc], cracks):
-            continue
-        out[offsets[arc] : offsets[arc] + len(walls)] = walls
-        sizes[arc] = len(walls)
+        if _is_simple(walls):
+            out[offsets[arc] : offsets[arc] + len(walls)] = walls
+            sizes[arc] = len(walls)
 
 
 @njit
-def _rectilinear(corners: PointArray, closed: bool, max_shift: float) -> PointArray:
+def _rectilinear(
+    corners: PointArray, closed: bool, max_shift: float, cracks: Cracks, table: IntArray, used: int
+) -> PointArray:
     """Points of the arc made of lines in two directions, 1/256 px; none where two directions do not explain it."""
     nothing = np.empty((0, 2), dtype=np.int32)
     x, y = _middles(corners)
@@ -134,12 +138,21 @@ def _rectilinear(corners: PointArray, closed: bool, max_shift: float) -> PointAr
     u, v = x, y
     for attempt in range(3):
         if attempt > 0:
-            angle += _turn(u, v, bounds, label)
+            angle = _level(angle + _turn(u, v, bounds, label), x, y)
         u, v = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
         bounds, label = _runs(u, v, closed, reach)
         if len(bounds) == 0:
             return nothing
-    return _corners_of_runs(u, v, bounds, label, corners, closed, max_shift, angle, centre_x, centre_y)
+    lines = _lines_of_runs(u, v, bounds, label, closed)
+    if len(lines) == 0 or not _explain(u, v, bounds, label, lines, max_shift):
+        return nothing
+    if closed:
+        ring = _on_the_map(_meeting_points(lines, label), angle, centre_x, centre_y)
+        walls = np.concatenate((ring, ring[:1]))
+        if _has_short_walls(ring, True) or not _keep_their_ground(walls, corners, True, cracks, table, used):
+            return nothing
+        return walls
+    return _between_nodes(corners, u, v, bounds, lines, label, angle, centre_x, centre_y, cracks, table, used)
 
 
 @njit
@@ -258,78 +271,171 @@ def _turn(u: FloatArray, v: FloatArray, bounds: IntArray, label: int) -> float:
 
 
 @njit
-def _corners_of_runs(
+def _level(angle: float, x: FloatArray, y: FloatArray) -> float:
+    """The angle, or 0 if the raster cannot tell: the arc's ends would be less than half a pixel off a row or column."""
+    extent = max(x.max() - x.min(), y.max() - y.min())
+    return 0.0 if abs(math.sin(angle)) * extent < 0.5 else angle
+
+
+@njit
+def _lines_of_runs(u: FloatArray, v: FloatArray, bounds: IntArray, label: int, closed: bool) -> FloatArray:
+    """Where each run's line crosses the other axis, px; of a loop, whose last run goes on with the first, one less."""
+    count = len(bounds) - 1
+    lines = np.empty(count)
+    for k in range(count):
+        across = v if (label + k) % 2 == 0 else u
+        lines[k] = across[bounds[k] : bounds[k + 1]].mean()
+    if closed:
+        first, last = bounds[1], len(u) - bounds[count - 1]
+        lines[0] = (first * lines[0] + last * lines[count - 1]) / (first + last)
+        lines = lines[: count - 1]
+        if len(lines) < 4:
+            return lines[:0]
+    return lines
+
+
+@njit
+def _explain(u: FloatArray, v: FloatArray, bounds: IntArray, label: int, lines: FloatArray, max_shift: float) -> bool:
+    """Whether lines and their corners are near enough to the middles of the cracks."""
+    squares = 0.0
+    count = len(lines)
+    for k in range(len(bounds) - 1):
+        across = v if (label + k) % 2 == 0 else u
+        for i in range(bounds[k], bounds[k + 1]):
+            distance = abs(across[i] - lines[k % count])
+            if distance > max_shift:
+                return False
+            squares += distance * distance
+        if k > 0:
+            u_line, v_line = lines[k % count], lines[k - 1]
+            if (label + k) % 2 == 0:
+                u_line, v_line = v_line, u_line
+            i = bounds[k]
+            du = max(min(u[i - 1], u[i]) - u_line, u_line - max(u[i - 1], u[i]), 0.0)
+            dv = max(min(v[i - 1], v[i]) - v_line, v_line - max(v[i - 1], v[i]), 0.0)
+            if math.hypot(du, dv) > max_shift:
+                return False
+    return squares <= _MOST_VARIANCE * len(u)
+
+
+@njit
+def _meeting_points(lines: FloatArray, label: int) -> FloatArray:
+    """Corners of a closed ring of lines: u, v of where each line meets the next."""
+    count = len(lines)
+    meet = np.empty((count, 2))
+    for k in range(count):
+        along = (label + k) % 2
+        meet[k, 1 - along], meet[k, along] = lines[k], lines[(k + 1) % count]
+    return meet
+
+
+@njit
+def _on_the_map(points: FloatArray, angle: float, centre_x: float, centre_y: float) -> PointArray:
+    """Points u, v in px as x, y in 1/256 px."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    placed = np.empty(points.shape, dtype=np.int32)
+    for k in range(len(points)):
+        placed[k, 0] = round((points[k, 0] * cosine - points[k, 1] * sine + centre_x) * SUBPIXEL)
+        placed[k, 1] = round((points[k, 1] * cosine + points[k, 0] * sine + centre_y) * SUBPIXEL)
+    return placed
+
+
+@njit
+def _has_short_walls(walls: PointArray, closed: bool) -> bool:
+    """Whether a wall between two of these corners, also between the last and the first one of a ring, is too short."""
+    for k in range(0 if closed else 1, len(walls)):
+        a, b = walls[k - 1], walls[k]
+        if math.hypot(float(b[0]) - a[0], float(b[1]) - a[1]) < _SHORTEST_WALL * SUBPIXEL:
+            return True
+    return False
+
+
+@njit
+def _between_nodes(
+    corners: PointArray,
     u: FloatArray,
     v: FloatArray,
     bounds: IntArray,
+    lines: FloatArray,
     label: int,
-    corners: PointArray,
-    closed: bool,
-    max_shift: float,
     angle: float,
     centre_x: float,
     centre_y: float,
+    cracks: Cracks,
+    table: IntArray,
+    used: int,
 ) -> PointArray:
-    """Where the lines through the runs meet, 1/256 px; nothing where they are too far from the runs."""
-    nothing = np.empty((0, 2), dtype=np.int32)
-    cosine, sine = math.cos(angle), math.sin(angle)
-    count = len(bounds) - 1
-    n = len(u)
-    lines = np.empty(count)
-    if closed:
-        if count < 5:
-            return nothing
-        # The first and the last run are one.
-        across = v if label == 0 else u
-        whole = (across[: bounds[1]].sum() + across[bounds[-2] :].sum()) / (bounds[1] + n - bounds[-2])
-        lines[0] = lines[-1] = whole
-    for k in range(1 if closed else 0, count - 1 if closed else count):
-        across = v if (label + k) % 2 == 0 else u
-        lines[k] = across[bounds[k] : bounds[k + 1]].mean()
-    ends = np.empty((2, 2))  # the ends of the arc, along u and v
-    for k in range(2):
-        end_x, end_y = corners[-k, 0] - centre_x, corners[-k, 1] - centre_y
-        ends[k, 0], ends[k, 1] = end_x * cosine + end_y * sine, end_y * cosine - end_x * sine
-        if not closed and count > 1:
-            run = (count - 1) * k
-            at = ends[k, 1] if (label + run) % 2 == 0 else ends[k, 0]
-            if abs(at - lines[run]) < _NODE_PULL:
-                lines[run] = at  # a right angle is worth more than half a pixel
-    squares = 0.0
-    for k in range(count):
-        across = v if (label + k) % 2 == 0 else u
-        for i in range(bounds[k], bounds[k + 1]):
-            distance = abs(across[i] - lines[k])
-            if distance > max_shift:
-                return nothing
-            squares += distance * distance
-    if squares > _MOST_VARIANCE * n:
-        return nothing
-    meet = np.empty((count + 1, 2))
-    meet[0], meet[count] = ends[0], ends[1]
-    for k in range(1, count):
-        if (label + k) % 2 == 0:
-            meet[k, 0], meet[k, 1] = lines[k - 1], lines[k]
-        else:
-            meet[k, 0], meet[k, 1] = lines[k], lines[k - 1]
-        # Not farther from the cracks on either side of the corner than lines may be.
-        i = bounds[k]
-        du = max(min(u[i - 1], u[i]) - meet[k, 0], meet[k, 0] - max(u[i - 1], u[i]), 0.0)
-        dv = max(min(v[i - 1], v[i]) - meet[k, 1], meet[k, 1] - max(v[i - 1], v[i]), 0.0)
-        if math.hypot(du, dv) > max_shift:
-            return nothing
-    if closed:
-        meet[0] = meet[count - 1]
-        meet = meet[:count]
-    for k in range(len(meet) - 1):
-        inside = closed or 0 < k < len(meet) - 2
-        if math.hypot(meet[k + 1, 0] - meet[k, 0], meet[k + 1, 1] - meet[k, 1]) < (_SHORTEST_WALL if inside else 0.5):
-            return nothing
-    walls = np.empty((len(meet), 2), dtype=np.int32)
-    for k in range(len(meet)):
-        walls[k, 0] = round((meet[k, 0] * cosine - meet[k, 1] * sine + centre_x) * SUBPIXEL)
-        walls[k, 1] = round((meet[k, 1] * cosine + meet[k, 0] * sine + centre_y) * SUBPIXEL)
-    return walls
+    """The lines, joined with the nodes at both ends; nothing where that is not possible on the arc's own ground.
+
+    Near a node all arcs have little ground. A wall that does not pass it begins at the first crack from where it keeps
+    its ground, and the cracks before that one stay as they are.
+    """
+    count = len(lines)
+    last_label = (label + count - 1) % 2
+    first_run, last_run = bounds[1], bounds[-1] - bounds[-2]
+    starts = _ways_in(corners, u, v, first_run, lines[0], label, angle, centre_x, centre_y)
+    ends = _ways_in(corners[::-1], u[::-1], v[::-1], last_run, lines[-1], last_label, angle, centre_x, centre_y)
+    for start_size, start_line, start in zip(*starts):  # noqa: B905 - numba knows no strict
+        for end_size, end_line, end in zip(*ends):  # noqa: B905
+            if start_size == 0 or end_size == 0:
+                continue
+            meet = np.empty((count - 1, 2))
+            for k in range(count - 1):
+                along = (label + k) % 2
+                meet[k, 1 - along] = start_line if k == 0 else lines[k]
+                meet[k, along] = end_line if k == count - 2 else lines[k + 1]
+            middle = _on_the_map(meet, angle, centre_x, centre_y)
+            if len(middle) > 1 and _has_short_walls(middle, False):
+                continue
+            walls = np.concatenate((start[:start_size], middle, end[:end_size][::-1]))
+            if _keep_their_ground(walls, corners, False, cracks, table, used):
+                return walls
+    return np.empty((0, 2), dtype=np.int32)
+
+
+@njit
+def _ways_in(
+    corners: PointArray,
+    u: FloatArray,
+    v: FloatArray,
+    run: int,
+    line: float,
+    label: int,
+    angle: float,
+    centre_x: float,
+    centre_y: float,
+) -> tuple[IntArray, FloatArray, PointArray]:
+    """Ways from the node at the start of an arc to the line of its first run, the best first.
+
+    Returns:
+        Number of points of each way (0: there is no such way), where its line is, and its points in 1/256 px.
+    """
+    sizes, lines = np.zeros(1 + 2 * _WAY, dtype=np.int64), np.full(1 + 2 * _WAY, line)
+    points = np.empty((1 + 2 * _WAY, _WAY + 3, 2), dtype=np.int32)
+    node_x, node_y = corners[0, 0] - centre_x, corners[0, 1] - centre_y
+    at = node_x * math.cos(angle) + node_y * math.sin(angle)
+    if label == 0:
+        at = node_y * math.cos(angle) - node_x * math.sin(angle)
+    points[:, 0] = SUBPIXEL * corners[0]
+    if abs(at - line) < _NODE_PULL:  # the line is moved to pass the node
+        sizes[0], lines[0] = 1, at
+    meet = np.empty((1, 2))
+    x, y, turn, beyond = int(corners[0, 0]), int(corners[0, 1]), 1, 0
+    for k in range(1, min(_WAY, run - 2) + 1):
+        # To the corner before the k-th crack, and on to the foot of its middle on the line.
+        x, y = x + int(np.sign(corners[turn, 0] - x)), y + int(np.sign(corners[turn, 1] - y))
+        meet[0, 0], meet[0, 1] = u[k], v[k]
+        meet[0, 1 - label] = line
+        foot = _on_the_map(meet, angle, centre_x, centre_y)[0]
+        sizes[k], points[k, 1] = 2, foot
+        for i in range(1, beyond + 1):
+            points[_WAY + k, i] = SUBPIXEL * corners[i]
+        points[_WAY + k, beyond + 1, 0], points[_WAY + k, beyond + 1, 1] = SUBPIXEL * x, SUBPIXEL * y
+        points[_WAY + k, beyond + 2] = foot
+        sizes[_WAY + k] = beyond + 3
+        if x == corners[turn, 0] and y == corners[turn, 1]:
+            turn, beyond = turn + 1, beyond + 1
+    return sizes, lines, points
 
 
 @njit
@@ -387,17 +493,29 @@ def _distance2(p: PointArray, a: PointArray, b: PointArray) -> float:
 
 
 @njit
-def _keeps_its_ground(walls: PointArray, corners: PointArray, closed: bool, cracks: Cracks) -> bool:
-    """Whether an arc stays where no other arc can come."""
-    table = np.empty(path_table_size(path_length(corners, 0, len(corners))), dtype=np.int64)
-    used = fill_path(corners, closed, table)
+def _keep_their_ground(
+    walls: PointArray, corners: PointArray, closed: bool, cracks: Cracks, table: IntArray, used: int
+) -> bool:
+    """Whether walls stay where no other arc can come."""
     for i in range(len(walls) - 1):
         first_x, first_y, last_x, last_y = 0, 0, 0, 0
         if not closed and i == 0:
-            first_x, first_y = np.sign(corners[1, 0] - corners[0, 0]), np.sign(corners[1, 1] - corners[0, 1])
+            first_x, first_y = corners[1, 0] - corners[0, 0], corners[1, 1] - corners[0, 1]
         if not closed and i == len(walls) - 2:
-            last_x, last_y = np.sign(corners[-2, 0] - corners[-1, 0]), np.sign(corners[-2, 1] - corners[-1, 1])
-        x0, y0, x1, y1 = walls[i, 0], walls[i, 1], walls[i + 1, 0], walls[i + 1, 1]
-        if strays(x0, y0, x1, y1, first_x, first_y, last_x, last_y, True, cracks, table, used):
+            last_x, last_y = corners[-2, 0] - corners[-1, 0], corners[-2, 1] - corners[-1, 1]
+        if strays(
+            walls[i, 0],
+            walls[i, 1],
+            walls[i + 1, 0],
+            walls[i + 1, 1],
+            int(np.sign(first_x)),
+            int(np.sign(first_y)),
+            int(np.sign(last_x)),
+            int(np.sign(last_y)),
+            True,
+            cracks,
+            table,
+            used,
+        ):
             return False
     return True
