@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from geoseg.polygons.arcs import BandArcs, BandRegions, trace_band
+from geoseg.polygons.arcs import BandArcs, trace_band
 from geoseg.polygons.cracks import (
     Cracks,
     crack_count,
@@ -20,6 +20,7 @@ from geoseg.polygons.cracks import (
     is_vertex,
     pack_cracks,
 )
+from geoseg.polygons.labels import BandRegions
 
 NO_CONFIDENCE = np.empty((0, 0), np.uint8)
 

@@ -12,13 +12,8 @@ from geoseg.polygons.cracks import NEAR_PX, ByteArray, Cracks, ValueArray
 from geoseg.polygons.tables import grown
 
 
-class _Planes(NamedTuple):
-    horizontal: ByteArray
-    vertical: ByteArray
-
-
-class _Near(NamedTuple):
-    near: ByteArray
+class _Plane(NamedTuple):
+    bits: ByteArray
 
 
 class CrackRows:
@@ -32,8 +27,8 @@ class CrackRows:
     def __init__(self, width: int, *, near: bool = False) -> None:
         self._width, self._near_wanted = width, near
         row_bytes = (width + 8) // 8
-        self._planes = _Planes(*(np.empty((0, row_bytes), np.uint8) for _ in range(2)))
-        self._near = _Near(np.empty((0, row_bytes), np.uint8))
+        # A table each: where arcs span the whole map they grow large, and only one at a time is there twice.
+        self._horizontal, self._vertical, self._near = (_Plane(np.empty((0, row_bytes), np.uint8)) for _ in range(3))
         self._first = self._begin = self._end = self._near_end = 0
         # Pixel rows y − 4 … y + 3 are near corner row y; there are none above the map.
         self._recent = np.zeros((NEAR_PX, row_bytes), np.uint8)
@@ -41,9 +36,10 @@ class CrackRows:
     def append(self, horizontal: ByteArray, vertical: ByteArray, near_pixels: ByteArray) -> None:
         """Add the planes of further rows, (h, ceil((W + 1) / 8)) each; ``near_pixels`` from `near_pixel_rows`."""
         count = len(horizontal)
-        self._planes = grown(self._planes, self._end, self._end + count)
-        self._planes.horizontal[self._end : self._end + count] = horizontal
-        self._planes.vertical[self._end : self._end + count] = vertical
+        self._horizontal = grown(self._horizontal, self._end, self._end + count)
+        self._horizontal.bits[self._end : self._end + count] = horizontal
+        self._vertical = grown(self._vertical, self._end, self._end + count)
+        self._vertical.bits[self._end : self._end + count] = vertical
         self._end += count
         if self._near_wanted:
             self._append_near(near_pixels)
@@ -62,13 +58,13 @@ class CrackRows:
         rows = rows[:-2] | rows[2:]
         rows = rows[:-4] | rows[4:]  # each the union of 8 pixel rows
         self._near = grown(self._near, self._near_end, self._near_end + len(rows))
-        self._near.near[self._near_end : self._near_end + len(rows)] = rows
+        self._near.bits[self._near_end : self._near_end + len(rows)] = rows
         self._near_end += len(rows)
 
     def view(self) -> Cracks:
         """The rows as they are; valid until rows are appended or dropped."""
-        horizontal, vertical = (plane[self._begin : self._end] for plane in self._planes)
-        near = self._near.near[self._begin : self._near_end] if self._near_wanted else np.empty((0, 0), np.uint8)
+        horizontal, vertical = (plane.bits[self._begin : self._end] for plane in (self._horizontal, self._vertical))
+        near = self._near.bits[self._begin : self._near_end] if self._near_wanted else np.empty((0, 0), np.uint8)
         return Cracks(horizontal, vertical, near, self._first, self._width)
 
     def drop_above(self, row: int) -> None:
@@ -78,10 +74,10 @@ class CrackRows:
         self._first += dropped
         self._begin += dropped
         if 2 * self._begin > self._end:
-            for plane in self._planes:
-                plane[: self._end - self._begin] = plane[self._begin : self._end]
+            for plane in (self._horizontal, self._vertical):
+                plane.bits[: self._end - self._begin] = plane.bits[self._begin : self._end]
             if self._near_wanted:
-                near = self._near.near
+                near = self._near.bits
                 near[: self._near_end - self._begin] = near[self._begin : self._near_end]
                 self._near_end -= self._begin
             self._end -= self._begin

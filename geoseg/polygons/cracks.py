@@ -30,6 +30,8 @@ NEAR_PX = 4
 
 ByteArray = npt.NDArray[np.uint8]
 ValueArray = npt.NDArray[np.int16]
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
 
 
 class Cracks(NamedTuple):
@@ -71,14 +73,14 @@ class ArcBatch(NamedTuple):
         region_right: Number of the region on the right, (a,) int64.
     """
 
-    points: npt.NDArray[np.int32]
-    offsets: npt.NDArray[np.int64]
+    points: Int32Array
+    offsets: Int64Array
     closed: npt.NDArray[np.bool_]
     least: npt.NDArray[np.uint8]
     left: ValueArray
     right: ValueArray
-    region_left: npt.NDArray[np.int64]
-    region_right: npt.NDArray[np.int64]
+    region_left: Int64Array
+    region_right: Int64Array
 
 
 @njit

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from geoseg.polygons._jit import njit
-from geoseg.polygons.arcs import BandRegions, Int32Array, Int64Array, find_root
 from geoseg.polygons.chains import WholeArcs
 from geoseg.polygons.compaction import compact
-from geoseg.polygons.cracks import NODATA, OUTSIDE, ByteArray
+from geoseg.polygons.cracks import NODATA, OUTSIDE, ByteArray, Int32Array, Int64Array
+from geoseg.polygons.labels import BandRegions, find_root
 from geoseg.polygons.rings import keep_points
 from geoseg.polygons.tables import ABSENT, UNFINISHED, Arcs, Nodes, Points, Regions, grown, row_bytes
 

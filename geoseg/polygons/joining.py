@@ -17,11 +17,22 @@ from typing import NamedTuple
 import numpy as np
 
 from geoseg.polygons import rings
-from geoseg.polygons.arcs import BandArcs, BandRegions, Int32Array, Int64Array, trace_band
+from geoseg.polygons.arcs import BandArcs, trace_band
 from geoseg.polygons.chains import Chains, WholeArcs
 from geoseg.polygons.crack_rows import CrackRows, near_pixel_rows
-from geoseg.polygons.cracks import NEAR_PX, OUTSIDE, SUBPIXEL, ArcBatch, ByteArray, Cracks, pack_cracks
+from geoseg.polygons.cracks import (
+    NEAR_PX,
+    OUTSIDE,
+    SUBPIXEL,
+    ArcBatch,
+    ByteArray,
+    Cracks,
+    Int32Array,
+    Int64Array,
+    pack_cracks,
+)
 from geoseg.polygons.graph import Graph
+from geoseg.polygons.labels import BandRegions
 
 Finisher = Callable[[ArcBatch, Cracks], tuple[Int32Array, Int64Array]]
 

@@ -10,8 +10,7 @@ from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from geoseg.polygons.arcs import Int32Array, Int64Array
-from geoseg.polygons.cracks import ByteArray, ValueArray
+from geoseg.polygons.cracks import ByteArray, Int32Array, Int64Array, ValueArray
 
 ABSENT = -1  # no crack in this direction of a node
 UNFINISHED = -2  # the arc is not whole yet
