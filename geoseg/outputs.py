@@ -6,8 +6,9 @@ import errno
 import os
 import secrets
 import shutil
+import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from geoseg.errors import OutputError
@@ -31,8 +32,8 @@ def check_output(
         inputs: Files the work reads, none of which may be replaced, whatever ``overwrite`` says.
 
     Raises:
-        OutputError: The file exists and ``overwrite`` is False, it is a folder or an input, or its folder is
-            missing or not writable.
+        OutputError: The file exists and ``overwrite`` is False, it is a folder or an input, another program is changing
+            it (GeoPackage), or its folder is missing or not writable.
     """
     path = Path(path)
     try:
@@ -43,6 +44,16 @@ def check_output(
             raise OutputError(f"output {path} is also an input", hint="choose another name with -o")
         if exists and not overwrite:
             raise OutputError(f"output {path} exists", hint="add --overwrite, or choose another name with -o")
+        part = path.with_name(f"{path.stem}_2{path.suffix}")
+        if path.suffix.lower() == ".shp" and part.exists() and not overwrite:
+            raise OutputError(
+                f"{part} exists, where {path.name} goes on if it gets too large",
+                hint="add --overwrite, or choose another name with -o",
+            )
+        if exists and path.suffix.lower() == ".gpkg" and _is_locked(path):
+            raise OutputError(
+                f"output {path} is being written by another program", hint="close it there, or choose another name"
+            )
         folder = path.parent
         if not folder.is_dir():
             raise OutputError(f"folder {folder} of output {path.name} does not exist", hint=f"mkdir -p {folder}")
@@ -101,6 +112,19 @@ def _publish(scratch: Path, path: Path) -> None:
             (scratch / name).replace(path.parent / name)
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether another program is changing an SQLite file; a file of another kind is not locked."""
+    try:
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except sqlite3.OperationalError as error:
+        return "locked" in str(error)
+    except sqlite3.DatabaseError:
+        return False
+    return False
 
 
 def _scratch_name(path: Path) -> Path:

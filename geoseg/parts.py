@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from geoseg.bands import BandFacts, Layers
-from geoseg.errors import OutputError
+from geoseg.errors import GeosegError, OutputError
 from geoseg.map_rows import MapRows, join_rows
 from geoseg.plan import Plan, Task
 from geoseg.stitch import SeamCounts
@@ -248,7 +248,7 @@ def rows_in_order(parts: Parts, plan: Plan, band: int, height: int = 256) -> Ite
 def _as_output_error(path: Path) -> Iterator[None]:
     try:
         yield
-    except OutputError:
+    except GeosegError:  # a scene that cannot be read is an OSError too
         raise
     except OSError as error:
         raise OutputError(

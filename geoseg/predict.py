@@ -354,7 +354,7 @@ def _prepared(
         )
         _ = plan.tapers  # a blend of the caller's own is checked here
         if suffix not in RASTER_SUFFIXES:
-            check_rules(options.rules, scene.grid, contract.class_table)
+            check_rules(options.rules, scene.grid, contract.class_table, path=scene.path)
         if not scene.grid.is_georeferenced:
             log.warning("%s has no CRS: the map will have none either", scene.path)
         parts = Parts(parts_folder(path).absolute(), options.layers, len(contract.classes))

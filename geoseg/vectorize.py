@@ -13,8 +13,8 @@ from affine import Affine
 
 from geoseg.ahead import ahead
 from geoseg.class_map import open_class_map
-from geoseg.classes import ClassTable
-from geoseg.errors import LabelError
+from geoseg.classes import NODATA, ClassTable
+from geoseg.errors import LabelError, SceneError
 from geoseg.export import Layer, exporter_for, write_polygons
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
@@ -84,33 +84,41 @@ def vectorize(
         overwrite: Replace what is there.
 
     Raises:
-        SceneError: The input is no class map, or unreadable.
+        SceneError: The input is no class map, unreadable, or holds nothing but nodata; or a tolerance in metres, and
+            the map has no CRS.
         OutputError: Unknown suffix, the output exists, or its folder cannot be written.
         LabelError: A value outside the map's class table.
-        ConfigError: A tolerance in metres, and the map has no CRS; or a class that the map does not have.
+        ConfigError: A class that the map does not have.
     """
     exporter_for(output)
     path = check_output(output, overwrite=overwrite, inputs=[map_path])
     with open_class_map(map_path) as reader:
-        check_rules(rules, reader.grid, reader.classes)
+        check_rules(rules, reader.grid, reader.classes, path=map_path)
         height = max(_ROWS_PX // reader.grid.width // 512 * 512, 512)
         try:
-            rows = ahead(reader.rows(height), name="geoseg-read")
+            rows = ahead(_not_empty(reader.rows(height), map_path), name="geoseg-read")
             return write_vectors(rows, reader.grid, reader.classes, path, rules=rules, source=reader.source)
         except LabelError as error:
             hint = f"see what it holds with: geoseg info {map_path}"
             raise LabelError(f"{map_path}: {error.message}", hint=hint) from error
 
 
-def check_rules(rules: PolygonRules, grid: Grid, classes: ClassTable) -> None:
+def check_rules(rules: PolygonRules, grid: Grid, classes: ClassTable, *, path: str | PathLike[str]) -> None:
     """Refuse rules that a map cannot meet, before any work.
 
+    Args:
+        rules: What becomes of small regions and of borders.
+        grid: Grid of the map.
+        classes: Its classes.
+        path: The file that is named in the message.
+
     Raises:
-        ConfigError: A tolerance in metres, and the map has no CRS; or a class that the map does not have.
+        SceneError: A tolerance in metres, and the map has no CRS.
+        ConfigError: A class that the map does not have.
     """
     class_rules(rules, classes)
-    if rules.simplify is not None:
-        rules.simplify.in_pixels(grid)
+    if rules.simplify is not None and rules.simplify.unit == "m" and not grid.is_georeferenced:
+        raise SceneError(f"{path} has no CRS, so --simplify {rules.simplify} has no meaning", hint="--simplify 1.5px")
 
 
 def write_vectors(
@@ -148,6 +156,19 @@ def write_vectors(
         if tally.polygons[c.id]
     )
     return VectorReport(output, int(tally.polygons.sum()), areas, grid.is_georeferenced)
+
+
+def _not_empty(rows: Iterable[MapRows], map_path: str | PathLike[str]) -> Iterator[MapRows]:
+    """The rows; an error at their end where all pixels were nodata."""
+    empty = True
+    for part in rows:
+        empty = empty and bool((part.classes == NODATA).all())
+        yield part
+    if empty:
+        raise SceneError(
+            f"{map_path} holds nothing but nodata, so there is no polygon to write",
+            hint=f"see what it holds with: geoseg info {map_path}",
+        )
 
 
 class _Tally:

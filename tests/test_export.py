@@ -10,7 +10,7 @@ from affine import Affine
 from polygon_coverage import TABLE, blobs, coverage
 from rasterio.crs import CRS
 
-from geoseg.errors import ConfigError, OutputError, SceneError
+from geoseg.errors import OutputError, SceneError
 from geoseg.export import EXPORTERS, exporter_for, style_qml, write_polygons
 from geoseg.grid import Grid
 from geoseg.map_files import MapFileWriter
@@ -137,7 +137,7 @@ def test_vectorize_checks_everything_before_it_writes(class_map, tmp_path):
         vectorize(tmp_path / "none.tif", tmp_path / "map.dwg")
     with pytest.raises(SceneError, match="no such"):
         vectorize(tmp_path / "none.tif", tmp_path / "map.gpkg")
-    with pytest.raises(ConfigError, match="no CRS"):
+    with pytest.raises(SceneError, match="no CRS"):
         vectorize(path, tmp_path / "map.gpkg", rules=PolygonRules(simplify=Tolerance(0.5, "m")))
     assert sorted(p.name for p in tmp_path.iterdir()) == names
     vectorize(path, tmp_path / "map.gpkg")

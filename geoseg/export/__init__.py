@@ -7,6 +7,7 @@ it together.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
@@ -21,6 +22,8 @@ from geoseg.export.qml import style_qml
 from geoseg.export.shapefile import write_shapefile
 from geoseg.outputs import atomic_output
 from geoseg.polygons.batch import PolygonBatch
+
+log = logging.getLogger(__name__)
 
 Exporter = Callable[[Iterable[PolygonBatch], Path, Layer], int]
 
@@ -73,5 +76,10 @@ def write_polygons(batches: Iterable[PolygonBatch], path: str | PathLike[str], l
     exporter, path = exporter_for(path), Path(path)
     with atomic_output(path) as scratch:
         count = exporter(batches, scratch, layer)
-        scratch.with_suffix(".qml").write_text(style_qml(layer.classes), encoding="utf-8")
+        parts = sorted(scratch.parent.glob(f"*{scratch.suffix}"))  # a large layer is several shapefiles
+        for part in parts:
+            part.with_suffix(".qml").write_text(style_qml(layer.classes), encoding="utf-8")
+    stale = path.with_name(f"{path.stem}_{len(parts) + 1}{path.suffix}")
+    if path.suffix.lower() == ".shp" and stale.exists():
+        log.warning("%s is not part of this layer; it may be left over from a larger one", stale)
     return count

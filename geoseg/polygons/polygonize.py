@@ -33,6 +33,17 @@ from geoseg.polygons.rules import ClassRules, PolygonRules, class_rules
 ByteArray = npt.NDArray[np.uint8]
 
 _FEED_PX = 1 << 22
+_NOTHING, _ZERO = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
+_NO_POLYGONS = ClosedPolygons(
+    value=_NOTHING.astype(np.uint8),
+    xy=np.empty((0, 2), dtype=np.int32),
+    rings=_ZERO,
+    polygons=_ZERO,
+    pixels=_NOTHING,
+    first=_NOTHING,
+    confidence_sum=_NOTHING,
+    confidence_min=_NOTHING.astype(np.uint8),
+)
 
 
 def polygonize(
@@ -129,13 +140,17 @@ def polygonize_rows(
             fill_holes=rules.fill_holes_m2,
         )
     with Tracer(grid.width, finish=finish, threads=threads, band_rows=band_rows) as tracer:
-        has_confidence = False
+        has_confidence, batches = False, 0
         for values, confidence in mapped:
             has_confidence = confidence is not None
             for closed in tracer.feed(values, confidence):
+                batches += 1
                 yield _batch(closed, grid, measure, has_confidence=has_confidence)
         for closed in tracer.close():
+            batches += 1
             yield _batch(closed, grid, measure, has_confidence=has_confidence)
+    if not batches:  # a file without polygons has its fields all the same
+        yield _batch(_NO_POLYGONS, grid, measure, has_confidence=has_confidence)
 
 
 def to_frame(batches: Sequence[PolygonBatch], grid: Grid, classes: ClassTable) -> geopandas.GeoDataFrame:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Place:
 
     folder: Path
     scene: MadeScene
+    locks: list[sqlite3.Connection] = field(default_factory=list)
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
@@ -235,6 +237,18 @@ def output_is_a_folder(place: Place) -> list[object]:
     return place.predict("--overwrite")
 
 
+def locked_geopackage(place: Place) -> list[object]:
+    place.locks.append(sqlite3.connect(place / "out.gpkg", isolation_level=None))
+    place.locks[0].execute("CREATE TABLE edits (id)")
+    place.locks[0].execute("BEGIN IMMEDIATE")
+    return place.vectorize("--overwrite")
+
+
+def second_part_of_a_shapefile_exists(place: Place) -> list[object]:
+    (place / "out_2.shp").write_text("mine")
+    return place.vectorize(out="out.shp")
+
+
 def missing_folder(place: Place) -> list[object]:
     return place.predict(out="no/such/out.tif")
 
@@ -300,6 +314,26 @@ def bad_tolerance_of_a_prediction(place: Place) -> list[object]:
     return place.predict("--simplify", "a lot", out="out.gpkg")
 
 
+def unknown_method(place: Place) -> list[object]:
+    return place.vectorize("--simplify-method", "chaikin")
+
+
+def unknown_fate_of_small_ones(place: Place) -> list[object]:
+    return place.vectorize("--small", "eat")
+
+
+def unknown_class_to_keep(place: Place) -> list[object]:
+    return place.vectorize("--keep", "hose")
+
+
+def unknown_class_to_regularize(place: Place) -> list[object]:
+    return place.predict("--regularize", "chimney", out="out.gpkg")
+
+
+def nonsense_group(place: Place) -> list[object]:
+    return place.vectorize("--dissolve", "green")
+
+
 def metres_without_crs(place: Place) -> list[object]:
     write_scene(place / "nowhere.tif", crs=None)
     return place.predict("--simplify", "0.5m", scene="nowhere.tif", out="out.gpkg")
@@ -316,6 +350,26 @@ def scene_as_map(place: Place) -> list[object]:
     return place.vectorize(source="scene.tif")
 
 
+def _written(place: Place, values: np.ndarray, dtype: str) -> list[object]:
+    count, height, width = values.shape
+    profile = {"driver": "GTiff", "height": height, "width": width, "count": count, "dtype": dtype}
+    with rasterio.open(place / "other.tif", "w", **profile, crs=place.scene.crs, nodata=255) as file:
+        file.write(values.astype(dtype))
+    return place.vectorize(source="other.tif")
+
+
+def float_map(place: Place) -> list[object]:
+    return _written(place, np.ones((1, 8, 8)), "float32")
+
+
+def map_of_too_many_classes(place: Place) -> list[object]:
+    return _written(place, np.arange(400).reshape(1, 20, 20), "uint16")
+
+
+def empty_map(place: Place) -> list[object]:
+    return _written(place, np.full((1, 8, 8), 255), "uint8")
+
+
 def truncated_map(place: Place) -> list[object]:
     profile = {"driver": "GTiff", "height": 256, "width": 256, "count": 1, "dtype": "uint8"}
     scene = place.scene
@@ -326,7 +380,7 @@ def truncated_map(place: Place) -> list[object]:
 
 
 def class_outside_the_table(place: Place) -> list[object]:
-    with rasterio.open(place / "map.tif", "r+") as file:
+    with rasterio.open(place / "map.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
         values = file.read()
         values[:, 3, 4] = 77
         file.write(values)
@@ -576,6 +630,8 @@ CASES: dict[Prepare, tuple[str, ...]] = {
     output_exists: ("out.tif", "--overwrite"),
     polygons_exist: ("out.gpkg", "--overwrite"),
     output_is_a_folder: ("out.tif", "folder"),
+    locked_geopackage: ("out.gpkg", "another program", "close it"),
+    second_part_of_a_shapefile_exists: ("out_2.shp", "out.shp", "--overwrite"),
     missing_folder: ("no/such", "mkdir -p"),
     missing_folder_of_polygons: ("no/such", "mkdir -p"),
     output_is_the_scene: ("scene.tif", "input"),
@@ -590,9 +646,17 @@ CASES: dict[Prepare, tuple[str, ...]] = {
     empty_batch: ("0", "--batch-size 1"),
     bad_tolerance: ("2 feet", "--simplify"),
     bad_tolerance_of_a_prediction: ("a lot", "--simplify"),
+    unknown_method: ("chaikin", "--simplify-method vw"),
+    unknown_fate_of_small_ones: ("eat", "--small merge"),
+    unknown_class_to_keep: ("hose", "--keep", "the classes are"),
+    unknown_class_to_regularize: ("chimney", "--regularize"),
+    nonsense_group: ("green", "NAME=CLASS", "--dissolve"),
     metres_without_crs: ("nowhere.tif", "CRS", "--simplify"),
     missing_map: ("nowhere.tif",),
     scene_as_map: ("scene.tif", "3 bands", "geoseg predict"),
+    float_map: ("other.tif", "1 band of float32", "1 band of uint8", "gdal_translate"),
+    map_of_too_many_classes: ("other.tif", "1 band of uint16", "1 band of uint8"),
+    empty_map: ("other.tif", "nothing but nodata", "geoseg info"),
     truncated_map: ("cut.tif",),
     class_outside_the_table: ("map.tif", "77"),
     unknown_model: ("bildings-tiny", "shipped models"),
