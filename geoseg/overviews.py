@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from geoseg._jit import njit
 from geoseg.classes import NODATA
-from geoseg.polygons._jit import njit
 
 ByteArray = npt.NDArray[np.uint8]
 Halve = Callable[[ByteArray], ByteArray]

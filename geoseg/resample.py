@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyproj
 from affine import Affine
 
+from geoseg._jit import njit
 from geoseg.errors import SceneError
 from geoseg.grid import Grid
-from geoseg.polygons._jit import njit
 from geoseg.raster import Pixels, Raster, Valid
 from geoseg.windows import Window
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 from geoseg.polygons.batch import IntArray
 
 Shapes = npt.NDArray[Any]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyproj
 from rasterio.crs import CRS
 
+from geoseg._jit import njit
 from geoseg.classes import ClassTable
 from geoseg.errors import OutputError
 from geoseg.export.layer import Layer
@@ -21,7 +22,6 @@ from geoseg.export.qml import style_qml
 from geoseg.export.rtree import PackedRTree
 from geoseg.export.sqlite_pages import PagedTable, PageFile, put_varint
 from geoseg.export.wkb import copy_bytes, polygon_bounds, polygon_wkb
-from geoseg.polygons._jit import njit
 from geoseg.polygons.batch import FloatArray, PolygonBatch
 
 _APPLICATION_ID = 0x47504B47  # "GPKG"

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyproj
 
+from geoseg._jit import njit
 from geoseg.export.arrow import GEOMETRY, attribute_schema, attributes, portions, with_first, writing
 from geoseg.export.layer import Layer
 from geoseg.export.wkb import ByteArray, copy_bytes, polygon_bounds, polygon_wkb
 from geoseg.grid import Grid
-from geoseg.polygons._jit import njit
 from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
 
 ROW_GROUP = 65_536

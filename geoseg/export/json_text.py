@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from geoseg._jit import njit
 from geoseg.export.wkb import copy_bytes
-from geoseg.polygons._jit import njit
 from geoseg.polygons.batch import FloatArray, IntArray
 
 ByteArray = npt.NDArray[np.uint8]

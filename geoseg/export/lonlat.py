@@ -9,8 +9,8 @@ import numpy as np
 import pyproj
 from affine import Affine
 
+from geoseg._jit import njit
 from geoseg.grid import Grid
-from geoseg.polygons._jit import njit
 from geoseg.polygons.batch import FloatArray, IntArray
 
 RFC7946_DECIMALS = 7

@@ -21,11 +21,11 @@ import numpy as np
 import pyproj
 from pyproj.exceptions import CRSError
 
+from geoseg._jit import njit
 from geoseg.errors import OutputError
 from geoseg.export.arrow import batch_slice, portions, with_first, writing
 from geoseg.export.layer import Layer
 from geoseg.export.wkb import ByteArray, copy_bytes, polygon_bounds
-from geoseg.polygons._jit import njit
 from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
 
 LIMIT = 2**31 - 1  # bytes of a .shp or a .dbf; programs that seek with 32 bits read no further

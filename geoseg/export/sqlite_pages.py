@@ -21,9 +21,9 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from geoseg._jit import njit
 from geoseg.errors import OutputError
 from geoseg.export.wkb import copy_bytes
-from geoseg.polygons._jit import njit
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
 
 ByteArray = npt.NDArray[np.uint8]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 from geoseg.polygons.cracks import ByteArray, Int32Array, Int64Array, ValueArray
 from geoseg.polygons.labels import EAST, NODE, NORTH, SEAM, SOUTH, BandRegions, label_regions, mark_corners
 

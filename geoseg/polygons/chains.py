@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 from geoseg.polygons.arcs import BandArcs
 from geoseg.polygons.cracks import Int32Array, Int64Array
 from geoseg.polygons.tables import Points, grown, row_bytes

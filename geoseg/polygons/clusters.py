@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 
 ClassValues = npt.NDArray[np.uint8]
 Int32Array = npt.NDArray[np.int32]

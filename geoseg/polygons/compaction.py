@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 from geoseg.polygons.cracks import Int32Array
 from geoseg.polygons.labels import find_root
 from geoseg.polygons.tables import DROPPED, UNFINISHED, Arcs, Nodes, Regions

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 from geoseg.polygons.cracks import NEAR_PX, ByteArray, Cracks, ValueArray
 from geoseg.polygons.tables import grown
 

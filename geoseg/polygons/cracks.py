@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 
 SUBPIXEL = 256
 """Finished points are integers in 1/256 px: lattice point x is 256 · x."""

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 from geoseg.polygons.cracks import Cracks
 from geoseg.polygons.ground import fill_path, path_length, path_table_size, strays
 from geoseg.polygons.guard import GONE, LINEAR_SEARCH, fill_table, is_blocked, scatter

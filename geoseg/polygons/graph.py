@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 from geoseg.polygons.chains import WholeArcs
 from geoseg.polygons.compaction import compact
 from geoseg.polygons.cracks import NODATA, OUTSIDE, ByteArray, Int32Array, Int64Array

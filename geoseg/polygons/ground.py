@@ -19,7 +19,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 from geoseg.polygons.cracks import SUBPIXEL, Cracks, crack_count, is_near
 from geoseg.polygons.guard import scatter
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 from geoseg.polygons.cracks import Cracks
 
 CLEARANCE_PX = 0.25

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 from geoseg.polygons.cracks import ByteArray, Int32Array, Int64Array, ValueArray
 
 # Directions are numbered clockwise as seen on the map: east 0, south 1, west 2, north 3; direction d has bit 1 << d.

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyproj
 
+from geoseg._jit import njit
 from geoseg.grid import Grid
-from geoseg.polygons._jit import njit
 from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
 
 # Fractions of the Earth's radius.

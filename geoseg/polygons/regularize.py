@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 from geoseg.polygons.cracks import NODATA, OUTSIDE, SUBPIXEL, ArcBatch, Cracks
 from geoseg.polygons.ground import fill_path, path_length, path_table_size, strays
 
@@ -28,7 +28,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 PointArray = npt.NDArray[np.int32]
 
-_PRICE = 2.5  # of a line: what it has to save in squared distances, px²
+_PRICES = (2.5, 6.0)  # of a line: what it has to save in squared distances, px²; the dearer one if that fails
 _MOST_VARIANCE = 0.22  # mean squared distance of the middles from their lines, px²; 1/12 is the raster's own
 _LEAST_AGREEMENT = 0.35  # of the chords' directions modulo 90°: 1 for a straight wall, 0 for a circle
 _SHORTEST_WALL = 2.0  # px
@@ -107,19 +107,21 @@ def _regularize(
             continue
         table = np.empty(path_table_size(length), dtype=np.int64)
         used = fill_path(corners, closed[arc], table)
-        walls = _rectilinear(corners, closed[arc], max_shift, cracks, table, used)
-        if len(walls) == 0 or len(walls) > len(corners) or len(walls) < 2 + least[arc]:
-            continue
-        if closed[arc] and abs(_area(walls) / SUBPIXEL**2 / _area(corners) - 1) > _MOST_AREA_CHANGE:
-            continue
-        if _is_simple(walls):
-            out[offsets[arc] : offsets[arc] + len(walls)] = walls
-            sizes[arc] = len(walls)
+        for price in _PRICES:
+            walls = _rectilinear(corners, closed[arc], price, max_shift, cracks, table, used)
+            if len(walls) == 0 or len(walls) > len(corners) or len(walls) < 2 + least[arc]:
+                continue
+            if closed[arc] and abs(_area(walls) / SUBPIXEL**2 / _area(corners) - 1) > _MOST_AREA_CHANGE:
+                continue
+            if _is_simple(walls):
+                out[offsets[arc] : offsets[arc] + len(walls)] = walls
+                sizes[arc] = len(walls)
+                break
 
 
 @njit
 def _rectilinear(
-    corners: PointArray, closed: bool, max_shift: float, cracks: Cracks, table: IntArray, used: int
+    corners: PointArray, closed: bool, price: float, max_shift: float, cracks: Cracks, table: IntArray, used: int
 ) -> PointArray:
     """Points of the arc made of lines in two directions, 1/256 px; none where two directions do not explain it."""
     nothing = np.empty((0, 2), dtype=np.int32)
@@ -140,7 +142,7 @@ def _rectilinear(
         if attempt > 0:
             angle = _level(angle + _turn(u, v, bounds, label), x, y)
         u, v = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-        bounds, label = _runs(u, v, closed, reach)
+        bounds, label = _runs(u, v, closed, reach, price)
         if len(bounds) == 0:
             return nothing
     lines = _lines_of_runs(u, v, bounds, label, closed)
@@ -207,7 +209,7 @@ def _straightest(x: FloatArray, y: FloatArray, angle: float, reach: int) -> int:
 
 
 @njit
-def _runs(u: FloatArray, v: FloatArray, closed: bool, reach: int) -> tuple[IntArray, int]:
+def _runs(u: FloatArray, v: FloatArray, closed: bool, reach: int, price: float) -> tuple[IntArray, int]:
     """Cut a sequence of points into runs along u and v by turns.
 
     Returns:
@@ -231,7 +233,7 @@ def _runs(u: FloatArray, v: FloatArray, closed: bool, reach: int) -> tuple[IntAr
             for i in range(j - 1, -1, -1):
                 count = j - i
                 total = sums[j, 2 * label] - sums[i, 2 * label]
-                cost = sums[j, 2 * label + 1] - sums[i, 2 * label + 1] - total * total / count + _PRICE
+                cost = sums[j, 2 * label + 1] - sums[i, 2 * label + 1] - total * total / count + price
                 if cost >= best[j, label]:
                     break  # a longer run fits worse still
                 # A single crack is no wall, except as the beginning or end of one that goes on past a node.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 from geoseg.polygons.cracks import ByteArray, Int32Array, Int64Array
 from geoseg.polygons.tables import ABSENT, Arcs, Nodes, Regions
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.polygons._jit import njit
+from geoseg._jit import njit
 from geoseg.polygons.cracks import Cracks
 from geoseg.polygons.guard import crack_planes, shift_left, shift_right
 
