@@ -33,6 +33,9 @@ PIECE_BYTES = 32 << 20
 STRIP_MEMORY_BYTES = 1_500_000_000
 """Above so much, the scene is cut into strips of columns."""
 
+WINDOWS_AHEAD = 3
+"""So many times the windows that the network works on at once are on their way to it and from it."""
+
 IN_PROCESS = "in-process"
 
 Taper: TypeAlias = Callable[[int, int], npt.ArrayLike]
@@ -301,6 +304,9 @@ def plan_prediction(
         span = cols[-1] + window_width if strip >= width else min(strip + 2 * window_width, cols[-1] + window_width)
         # Strips of windows whose last window is in the network, whose first is, and the one being read with its chunk.
         pixels = (3 * window_height + 2 * (window_height + chunk_rows)) * span * row_bytes
+        # Where strips are short the windows that wait for the network reach over more of them.
+        window_cells = (window_height // stride) * (window_width // stride)
+        pixels += WINDOWS_AHEAD * batch_size * (window_height * window_width * row_bytes + 4 * classes * window_cells)
         cells = span // stride
         sums = (window_height // stride) * cells * (4 * classes + 4 + 3)
         piece = 2 * max(PIECE_BYTES, 4 * cells * classes * 3)

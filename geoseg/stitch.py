@@ -6,9 +6,11 @@ towards the window's border, where a network knows least, but not towards the sc
 touch a row any more, it is divided by the sum of its weights, upsampled bilinearly as the network itself does on a
 whole image, and reduced to class ids.
 
-The sums are exact. Logits are rounded to a fixed point of 1/4096 and weights to integers, and both are added as
-integers, which may be done in any order and grouping. So a map has the same bytes whether it is made in one go or in
-bands and strips, here or elsewhere, as long as the network gives the same logits for the same window.
+The sums are exact. What is added is how far each class lies below the window's best one, which for the winner and its
+probability is the same as the logits themselves and needs a smaller range of numbers. It is rounded to 1/16384 and
+weights to integers, and both are added as integers, which may be done in any order and grouping. So a map has the same
+bytes whether it is made in one go or in bands and strips, here or elsewhere, as long as the network gives the same
+logits for the same window.
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ from geoseg.map_rows import CONFIDENCE_SCALE, ByteArray, MapRows
 from geoseg.plan import PIECE_BYTES, Plan, Span
 from geoseg.windows import Window
 
-LOGIT_LIMIT = 255.0
-"""Logits beyond it count as this: e^-255 is as good as 0."""
+LOGIT_LIMIT = 64.0
+"""Logits further below a window's best one count as this: e^-64 is as good as 0."""
 
-FINEST_STEP = 4096
+FINEST_STEP = 1 << 14
 FULL_WEIGHT = 256
 SMALLEST_FULL_WEIGHT = 16
 MAX_SUM = 2**31 - 1

@@ -32,23 +32,31 @@ def add_logits(
 ) -> None:
     """Add a window's logits (K, h, w) in fixed point times its taper (h, w); all others are views of the same cells.
 
+    What is added is how far each class lies below the window's best, at most ``limit``, in steps of 1/``step``.
     ``low`` and ``high`` (h, w) keep the smallest and the greatest of the windows' own classes.
     """
     classes, height, width = logits.shape
-    best = np.empty(width, dtype=np.int32)
+    best = np.empty(width, dtype=np.float32)
+    nearest = np.empty(width, dtype=np.int32)
     own = np.empty(width, dtype=np.uint8)
     for row in range(height):
+        best[:] = -np.inf
+        for k in range(classes):
+            for col in range(width):
+                if logits[k, row, col] > best[col]:
+                    best[col] = logits[k, row, col]
         for k in range(classes):
             for col in range(width):
                 value = logits[k, row, col]
-                if not value > -limit:  # NaN too: a class without a score is the least likely one
-                    value = -limit
-                if value > limit:
-                    value = limit
-                fixed = np.int32(np.rint(value * step))
+                below = value - best[col]
+                if value >= best[col]:  # where both are infinite there is no difference
+                    below = np.float32(0)
+                if not below > -limit:  # NaN too: a class without a score is the least likely one
+                    below = -limit
+                fixed = np.int32(np.rint(below * step))
                 sums[k, row, col] += fixed * taper[row, col]
-                if k == 0 or fixed > best[col]:
-                    best[col] = fixed
+                if k == 0 or fixed > nearest[col]:
+                    nearest[col] = fixed
                     own[col] = k
         for col in range(width):
             weights[row, col] += taper[row, col]

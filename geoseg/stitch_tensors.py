@@ -14,8 +14,11 @@ def add_logits(
     logits: Tensor, taper: Tensor, sums: Tensor, weights: Tensor, low: Tensor, high: Tensor, limit: float, step: float
 ) -> None:
     """See `geoseg.stitch_kernels.add_logits`."""
-    bounded = torch.nan_to_num(logits.float(), nan=-limit).clamp(-limit, limit)
-    fixed = (bounded * step).round().to(torch.int32)
+    logits = logits.float()
+    best = torch.where(logits.isnan(), -torch.inf, logits).amax(0)
+    below = torch.where(logits >= best, 0.0, logits - best)
+    below = torch.where(below > -limit, below, -limit)
+    fixed = (below * step).round().to(torch.int32)
     sums += fixed * taper
     weights += taper
     own = fixed.argmax(0).to(torch.uint8)

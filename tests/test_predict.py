@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +12,22 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
+import shapely
 import torch
 import torch.nn.functional as F
 from conftest import MadeScene, NodataKind, Orientation, write_scene
 from torch import nn
 
+import geoseg
+from geoseg.bands import predicted_rows
 from geoseg.classes import NODATA
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
 from geoseg.errors import ConfigError, DeviceError, GeosegError, ModelError, OutputError, SceneError
+from geoseg.imagery import check_scene, open_model_scene
 from geoseg.model_folder import TrainedModel, build_network, load_model, save_model
-from geoseg.predict import Predictor, check_scene, open_model_scene, predict
+from geoseg.polygons import PolygonRules, Tolerance
+from geoseg.predict import PredictOptions, dry_run, predict
+from geoseg.predictor import Predictor
 from geoseg.scene import Scene, open_scene
 from geoseg.windows import Window
 
@@ -116,6 +124,10 @@ def run(made: MadeScene | Path, model: Path, output: Path, **options: Any) -> Id
     return read(output)
 
 
+def rows_of(predictor: Predictor, scene: Any, plan: Any, **options: Any) -> Ids:
+    return np.concatenate([rows.classes for rows in predicted_rows(predictor, scene, plan, **options)])
+
+
 # --- equal to the whole scene at once
 
 
@@ -205,7 +217,7 @@ def test_without_context_many_windows_are_the_whole_scene_at_once(
     predictor = Predictor(trained, CPU)
     with Scene(made.path) as scene:
         plan = predictor.plan(scene, size=window, overlap=overlap, batch_size=batch)
-        found = np.concatenate(list(predictor.rows(scene, plan)))
+        found = rows_of(predictor, scene, plan)
     assert plan.windows > 2
     wanted = forward_whole(trained, made)
     np.testing.assert_array_equal(found == NODATA, ~made.valid)
@@ -233,11 +245,89 @@ def test_the_same_scene_gives_the_same_bytes(make_scene: MakeScene, models: Mode
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
-def test_the_batch_size_changes_nothing_but_rounding(make_scene: MakeScene, models: Models, tmp_path: Path) -> None:
-    made = make_scene(size=(150, 200))
-    maps = [run(made, models(), tmp_path / f"{n}.tif", batch_size=n) for n in (1, 3, 7)]
-    for other in maps[1:]:
-        assert (maps[0] != other).mean() < 1e-3
+@pytest.mark.parametrize("architecture", ["segnext", "fpn"])
+def test_nothing_but_the_plan_decides_the_bytes(
+    make_scene: MakeScene, models: Models, tmp_path: Path, architecture: str
+) -> None:
+    """Batch size, torch's threads, readers, bands, strips: every file of the output has the same bytes."""
+    made = make_scene(size=(1030, 600), nodata="value", blockxsize=128, blockysize=128)
+    layers = {"confidence": True, "probabilities": True, "disagreement": True}
+    ways: list[dict[str, Any]] = [
+        {"batch_size": 1},
+        {"batch_size": 3, "readers": 2},
+        {"band_rows": 512, "batch_size": 2},
+        {"band_rows": 512, "strip_cols": 512, "readers": 3},
+        {"strip_cols": 512},
+    ]
+    found = []
+    threads = torch.get_num_threads()
+    for i, way in enumerate(ways):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        torch.set_num_threads(1 + i % 2)
+        predict(made.path, models(architecture=architecture), folder / "map.tif", size=128, overlap=32, **layers, **way)
+        assert torch.get_num_threads() == 1 + i % 2
+        found.append({p.name: p.read_bytes() for p in sorted(folder.iterdir())})
+    torch.set_num_threads(threads)
+    assert {"map.tif", "map_confidence.tif", "map_probabilities.tif", "map_disagreement.tif"} <= found[0].keys()
+    for way, other in zip(ways[1:], found[1:], strict=True):
+        assert other.keys() == found[0].keys(), way
+        for name, content in other.items():
+            assert content == found[0][name], (name, way)
+
+
+def test_a_models_contract_and_python_give_the_same_map(make_scene: MakeScene, models: Models, tmp_path: Path) -> None:
+    made = make_scene(size=(150, 200), nodata="value")
+    geoseg.predict(made.path, models(), tmp_path / "map.tif", device="cpu")
+    predictor = Predictor(load_model(models()), CPU)
+    with Scene(made.path) as scene:
+        rows = rows_of(predictor, scene, predictor.plan(scene))
+        in_strips = rows_of(predictor, scene, predictor.plan(scene, band_rows=512, strip_cols=512))
+    np.testing.assert_array_equal(read(tmp_path / "map.tif"), rows)
+    np.testing.assert_array_equal(in_strips, rows)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("most", [1, 2])
+def test_out_of_memory_halves_the_batch_and_the_run_goes_on(
+    make_scene: MakeScene, models: Models, caplog: pytest.LogCaptureFixture, batched: bool, most: int
+) -> None:
+    made = make_scene(size=(100, 300))
+    network = Greedy(most)
+    predictor = Predictor(TrainedModel(network.eval(), load_model(models()).contract, Path(), ""), CPU, batched=batched)
+    with Scene(made.path) as scene:
+        plan = predictor.plan(scene, batch_size=8)
+        found = rows_of(predictor, scene, plan)
+        network.most = 99
+        wanted = rows_of(predictor, scene, plan)
+        network.most = 0
+        with pytest.raises(DeviceError, match="out of memory with one window of 64 × 64 px"):
+            rows_of(predictor, scene, plan)
+    np.testing.assert_array_equal(found, wanted)
+    assert "out of memory with 8 windows at once: going on with 4" in caplog.text
+    assert "going on with 1" in caplog.text or most > 1
+
+
+class Greedy(nn.Module):
+    """A network that has memory for so many windows at once, in one batch or in several threads."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.inside, self.lock = most, 0, threading.Lock()
+        self.inner = ContextFree(8)
+        self.logits_stride = 8
+
+    def forward_logits(self, x: torch.Tensor) -> torch.Tensor:
+        with self.lock:
+            self.inside += len(x)
+        try:
+            time.sleep(0.01)
+            if self.inside > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self.inner.forward_logits(x)
+        finally:
+            with self.lock:
+                self.inside -= len(x)
 
 
 def test_the_files_blocks_do_not_matter(models: Models, tmp_path: Path) -> None:
@@ -261,11 +351,11 @@ def test_rows_do_not_depend_on_their_chunks(
     predictor = Predictor(load_model(models()), CPU)
     with Scene(made.path) as scene:
         plan = predictor.plan(scene)
-        at_once = list(predictor.rows(scene, plan))
-        monkeypatch.setattr("geoseg.stitch.CHUNK_VALUES", 1)
-        in_chunks = list(predictor.rows(scene, plan))
+        at_once = [r.classes for r in predicted_rows(predictor, scene, plan)]
+        monkeypatch.setattr("geoseg.stitch.PIECE_BYTES", 1)
+        in_chunks = [r.classes for r in predicted_rows(predictor, scene, plan)]
     assert len(in_chunks) > len(at_once)
-    assert (np.concatenate(in_chunks) != np.concatenate(at_once)).mean() < 1e-3
+    np.testing.assert_array_equal(np.concatenate(in_chunks), np.concatenate(at_once))
     np.testing.assert_array_equal(np.concatenate(in_chunks) == NODATA, ~made.valid)
 
 
@@ -353,7 +443,7 @@ def test_a_vector_suffix_gives_polygons_of_the_same_areas(
     made = make_scene(nodata="value")
     ids = run(made, models(), tmp_path / "map.tif")
     output = tmp_path / f"map{suffix}"
-    report = predict([str(made.path)], str(models()), output, device="cpu", simplify="none")
+    report = predict([str(made.path)], str(models()), output, device="cpu", rules=PolygonRules())
     frame = geopandas.read_file(output, layer="map")
     assert report.polygons == len(frame) > 0
     assert report.path == output
@@ -375,7 +465,7 @@ def test_a_vector_suffix_gives_polygons_of_the_same_areas(
         ({"bands": 1}, {}, "has 1 bands, but the model expects 3", "geoseg info"),
         ({"dtype": "uint16"}, {}, "is uint16, but the model was trained on uint8", "gdal_translate -ot Byte"),
         ({"dtype": "uint8"}, {"dtype": "float32"}, "trained on float32", "gdal_translate -ot Float32"),
-        ({}, {"gsd_m": 1.0}, "pixels of 0.5 m, but the model was trained on 1 m", "-outsize 50.0% 50.0%"),
+        ({}, {"gsd_m": 1.0}, "pixels of 0.5 m, but the model was trained on 1 m", "--gsd model"),
         ({}, {"gsd_m": 0.2}, "pixels of 0.5 m, but the model was trained on 0.2 m", "--ignore-gsd"),
     ],
 )
@@ -438,7 +528,12 @@ def test_the_contracts_nodata_counts_unless_another_is_given(make_scene: MakeSce
         ({"size": 100}, ConfigError, "window size 100"),
         ({"size": 64, "overlap": 64}, ConfigError, "overlap 64"),
         ({"batch_size": 0}, ConfigError, "batch size 0"),
-        ({"simplify": "much"}, GeosegError, "much"),
+        ({"blend": "cosine"}, ConfigError, "unknown blend 'cosine'"),
+        ({"tta": "many"}, ConfigError, "no test-time augmentation is called 'many'"),
+        ({"executor": "slurm"}, ConfigError, "no executor is called 'slurm'"),
+        ({"gsd": "fine"}, ConfigError, "gsd 'fine' is no number of metres"),
+        ({"output": "map.gpkg", "disagreement": True}, ConfigError, "are rasters"),
+        ({"output": "map.gpkg", "rules": PolygonRules(keep=("lake",))}, ConfigError, "lake"),
         ({"device": "tpu"}, DeviceError, "tpu"),
         ({"bands": [1, 2, 9]}, SceneError, "band 9"),
         ({"alpha": True}, SceneError, "no alpha band"),
@@ -494,9 +589,9 @@ def test_a_corrupt_block_in_the_middle_leaves_nothing_behind(models: Models, tmp
 
 def test_metres_without_a_crs_are_refused(models: Models, tmp_path: Path) -> None:
     made = write_scene(tmp_path / "scene.tif", crs=None)
-    with pytest.raises(SceneError, match="has no CRS, so --simplify 1m has no meaning") as caught:
-        predict([str(made.path)], str(models()), tmp_path / "map.gpkg", device="cpu", simplify="1m")
-    assert caught.value.hint == "--simplify 1.5px"
+    rules = PolygonRules(simplify=Tolerance(1, "m"))
+    with pytest.raises(ConfigError, match="CRS"):
+        predict([str(made.path)], str(models()), tmp_path / "map.gpkg", device="cpu", rules=rules)
     assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
 
 
@@ -511,7 +606,7 @@ def test_memory_does_not_grow_with_the_height(models: Models, tmp_path: Path) ->
         with Scene(made.path) as scene:
             plan = predictor.plan(scene)
             tracemalloc.start()
-            rows = sum(len(r) for r in predictor.rows(scene, plan))
+            rows = sum(len(r) for r in predicted_rows(predictor, scene, plan))
             _, top = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         assert rows == height
@@ -519,8 +614,8 @@ def test_memory_does_not_grow_with_the_height(models: Models, tmp_path: Path) ->
 
     peak(256)  # what is made once is made here
     low, high = peak(512), peak(4096)
-    # numpy's arrays are traced; the scene's pixels alone grow by 688 KB between the two
-    assert high < low + 60_000
+    # numpy's arrays are traced; the scene's pixels alone grow by 688 KB between the two. Windows on their way come and go.
+    assert high < low + 200_000
 
 
 def test_the_report_speaks_of_the_map(make_scene: MakeScene, models: Models, tmp_path: Path) -> None:
@@ -534,3 +629,69 @@ def test_the_report_speaks_of_the_map(make_scene: MakeScene, models: Models, tmp
     shares = [float(line.split()[-2]) for line in lines[1:5]]
     assert sum(shares) == pytest.approx(100, abs=0.3)
     assert report.mpx_per_s > 0
+
+
+def test_the_report_tells_stages_seams_and_what_was_skipped(models: Models, tmp_path: Path) -> None:
+    made = write_scene(tmp_path / "scene.tif", size=(150, 160))
+    report = predict(made.path, models(), tmp_path / "map.tif", device="cpu", overlap=32)
+    assert {"read", "network", "stitch", "write", "output"} == report.stages.keys()
+    assert all(0 < share < 1.2 for share in report.shares.values())
+    # 16 windows of 64 px whose neighbours share 32: all logits but those of the four corners lie in several
+    assert report.seams.border + report.seams.inside > 0
+    assert any("overlapping windows differ on" in line for line in report.lines())
+    assert any("network" in line and " · " in line for line in report.lines())
+    with rasterio.open(tmp_path / "map.tif") as file:
+        tags = file.tags()
+    assert tags["GEOSEG_SEAMS"].startswith("overlapping windows differ on")
+    assert tags["GEOSEG_BLEND"] == "sine"
+    assert tags["GEOSEG_SCENE"] == "scene.tif"
+
+
+def test_a_dry_run_measures_and_writes_nothing(models: Models, tmp_path: Path) -> None:
+    made = write_scene(tmp_path / "scene.tif", size=(150, 160), nodata="value")
+    found = dry_run(made.path, models(), tmp_path / "map.tif", PredictOptions(device="cpu", batch_size=2))
+    assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
+    assert found.plan.windows == 16
+    assert found.seconds is not None
+    assert found.seconds > 0
+    text = "\n".join(found.lines())
+    assert "windows    16 of 64 × 64 px" in text
+    assert "Mpx/s" in text
+    with pytest.raises(OutputError, match="does not exist"):
+        dry_run(made.path, models(), tmp_path / "no" / "map.tif", PredictOptions())
+
+
+def test_an_area_of_interest_is_mapped_as_if_it_had_no_border(models: Models, tmp_path: Path) -> None:
+    made = write_scene(tmp_path / "scene.tif", size=(200, 240))
+    whole = run(made, models(), tmp_path / "whole.tif")
+    corners = [made.transform @ corner for corner in ((70, 60), (150, 60), (150, 120), (70, 120))]
+    area = geopandas.GeoDataFrame(geometry=[shapely.Polygon(corners)], crs=made.crs)
+    area.to_file(tmp_path / "area.gpkg")
+    report = predict(made.path, models(), tmp_path / "part.tif", device="cpu", aoi=tmp_path / "area.gpkg")
+    part = read(tmp_path / "part.tif")
+    wanted = np.full_like(whole, NODATA)
+    wanted[60:120, 70:150] = whole[60:120, 70:150]
+    # Windows that do not touch the area are missing in the blend near its border, and nowhere else.
+    np.testing.assert_array_equal(part == NODATA, wanted == NODATA)
+    assert (part != wanted).mean() < 0.01
+    assert report.skipped > 10
+
+
+def test_the_models_pixels_can_be_made_on_the_way(models: Models, tmp_path: Path) -> None:
+    made = write_scene(tmp_path / "scene.tif", size=(120, 100))
+    coarse = make_model(tmp_path / "coarse", gsd_m=1.0)
+    with pytest.raises(SceneError, match=r"pixels of 0.5 m, but the model was trained on 1 m"):
+        predict(made.path, coarse, tmp_path / "map.tif", device="cpu")
+    predict(made.path, coarse, tmp_path / "map.tif", device="cpu", gsd="model")
+    assert read(tmp_path / "map.tif").shape == (60, 50)
+    predict(made.path, coarse, tmp_path / "fine.tif", device="cpu", gsd=0.8)
+    assert read(tmp_path / "fine.tif").shape == (75, 63)
+
+
+@pytest.mark.parametrize("tta", ["flips", "d4"])
+def test_augmentation_changes_little_and_not_what_is_nodata(models: Models, tmp_path: Path, tta: str) -> None:
+    made = write_scene(tmp_path / "scene.tif", size=(100, 90), nodata="value")
+    plain = run(made, models(), tmp_path / "plain.tif")
+    found = run(made, models(), tmp_path / "tta.tif", tta=tta)
+    np.testing.assert_array_equal(found == NODATA, plain == NODATA)
+    assert 0 < (found != plain).mean() < 0.6
