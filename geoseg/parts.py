@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shutil
 import struct
 import zlib
@@ -77,7 +78,7 @@ class Parts:
         """
         path = self.path(task)
         # A name of its own: a task may run twice at once where a machine was taken for dead.
-        scratch = path.with_suffix(f".{os.getpid()}.partial")
+        scratch = path.with_suffix(f".{secrets.token_hex(4)}.partial")
         try:
             with _as_output_error(path), scratch.open("wb") as file:
                 writer = PartWriter(file)

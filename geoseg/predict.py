@@ -27,9 +27,8 @@ from geoseg.bands import BandFacts, Layers
 from geoseg.class_map import SCENE_TAG
 from geoseg.classes import ClassTable
 from geoseg.contract import Contract
-from geoseg.devices import resolve_device
 from geoseg.errors import ConfigError, GeosegError, OutputError
-from geoseg.executors import find_executor
+from geoseg.executors import Executor, find_executor
 from geoseg.export import EXPORTERS
 from geoseg.grid import Grid
 from geoseg.imagery import check_scene, model_nodata
@@ -78,6 +77,7 @@ class PredictOptions:
     disagreement: bool = False
     rules: PolygonRules = DEFAULT_RULES
     executor: str = IN_PROCESS
+    address: str | None = None
     readers: int | None = None
     band_rows: int | None = None
     strip_cols: int | None = None
@@ -110,6 +110,7 @@ def predict(
     disagreement: bool = False,
     rules: PolygonRules = DEFAULT_RULES,
     executor: str = IN_PROCESS,
+    address: str | None = None,
     readers: int | None = None,
     band_rows: int | None = None,
     strip_cols: int | None = None,
@@ -145,7 +146,8 @@ def predict(
         probabilities: Write ``OUT_probabilities.tif``: of every class.
         disagreement: Write ``OUT_disagreement.tif``: where overlapping windows saw different classes.
         rules: What becomes of small regions and of borders, where the output is a vector file.
-        executor: Where the work is done; see `geoseg.executors.EXECUTORS`.
+        executor: Where the work is done: "in-process", or on a "ray" cluster.
+        address: Ray cluster, as host:port; None takes that of the variable RAY_ADDRESS, or all of this machine.
         readers: Threads that decode the scene; None takes one on a CPU, up to eight beside a GPU.
         band_rows: Height of the parts that are kept when the run is interrupted, px; a multiple of 512.
         strip_cols: Width of the strips that the scene is cut into, px; a multiple of 512. None cuts only where the
@@ -180,6 +182,7 @@ def predict(
         disagreement=disagreement,
         rules=rules,
         executor=executor,
+        address=address,
         readers=readers,
         band_rows=band_rows,
         strip_cols=strip_cols,
@@ -213,7 +216,7 @@ class DryRun:
     Attributes:
         plan: Windows, bands, memory, disk.
         window_seconds: Time per window on this machine, several at once as in the run; None where the windows that
-            were tried hold nothing to be mapped.
+            were tried hold nothing to be mapped, or where other machines do the work.
         free_bytes: Free space in the output's folder.
     """
 
@@ -230,7 +233,9 @@ class DryRun:
         """The plan for people."""
         free = f"free       {self.free_bytes / 2**20:.0f} MiB in the output's folder"
         if self.seconds is None:
-            return [*self.plan.lines(), free, "time       unknown: the windows tried hold nothing to map"]
+            here = self.plan.executor == IN_PROCESS
+            why = "the windows tried hold nothing to map" if here else "it depends on the cluster"
+            return [*self.plan.lines(), free, f"time       unknown: {why}"]
         pace = self.plan.height * self.plan.width / 1e6 / self.seconds
         return [
             *self.plan.lines(),
@@ -256,7 +261,7 @@ def dry_run(
     with _prepared(scenes, model, output, options, overwrite=overwrite) as ready:
         plan = ready.job.plan
         free = shutil.disk_usage(ready.output.parent).free
-        return DryRun(plan, _time_windows(ready), free)
+        return DryRun(plan, _time_windows(ready) if plan.executor == IN_PROCESS else None, free)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +273,7 @@ class _Ready:
     trained: TrainedModel
     predictor: Predictor
     scene: Raster
+    executor: Executor
     job: Job
 
     @property
@@ -278,11 +284,9 @@ class _Ready:
         """What the parts depend on, under names that a user understands."""
         plan, predictor = self.job.plan, self.predictor
         tapers = b"".join(taper.tobytes() for taper in plan.tapers)
-        device: dict[str, Any] = {"type": predictor.device.type}
+        device: dict[str, Any] = {**self.executor.hardware(self.job, predictor)}
         if predictor.batched:  # kernels depend on the batch there
-            device |= {"name": torch.cuda.get_device_name(predictor.device), "batch": plan.batch_size}
-        else:
-            device |= {"instructions": torch.backends.cpu.get_cpu_capability()}
+            device["batch"] = plan.batch_size
         return {
             "the scene": self.scene.fingerprint(),
             "the model": [self.trained.digest, _digest(self.trained.contract.model_dump_json().encode())],
@@ -326,8 +330,7 @@ def _prepared(
     if suffix not in RASTER_SUFFIXES and (options.probabilities or options.disagreement):
         raise ConfigError("probabilities and disagreement are rasters", hint="write them beside a map: -o MAP.tif")
     check_output(path, overwrite=overwrite, inputs=names)
-    find_executor(options.executor)
-    device = resolve_device(options.device)
+    connect = find_executor(options.executor)
     trained = load_model(model)
     contract = trained.contract
     source = Source(
@@ -338,14 +341,14 @@ def _prepared(
         aoi=None if options.aoi is None else Path(options.aoi),
         gsd_m=_gsd_m(options.gsd, contract),
     )
-    predictor = Predictor(trained, device, tta=options.tta)
-    with source.open() as scene:
+    with source.open() as scene, connect(options.device, options.address) as executor:
         check_scene(contract, scene, ignore_gsd=options.ignore_gsd)
+        predictor = Predictor(trained, executor.device, tta=options.tta, batched=executor.batched)
         plan = predictor.plan(
             scene,
             size=options.size,
             overlap=options.overlap,
-            batch_size=options.batch_size,
+            batch_size=executor.batch_size if options.batch_size is None else options.batch_size,
             blend=options.blend,
             layer_bytes=options.layers.bytes(len(contract.classes)),
             band_rows=options.band_rows,
@@ -358,9 +361,8 @@ def _prepared(
         if not scene.grid.is_georeferenced:
             log.warning("%s has no CRS: the map will have none either", scene.path)
         parts = Parts(parts_folder(path).absolute(), options.layers, len(contract.classes))
-        readers = options.readers or (1 if device.type == "cpu" else min(8, os.cpu_count() or 1))
-        job = Job(source, os.fspath(model), options.tta, plan, parts, readers)
-        yield _Ready(path, options, trained, predictor, scene, job)
+        job = Job(source, os.fspath(model), options.tta, plan, parts, options.readers or executor.readers)
+        yield _Ready(path, options, trained, predictor, scene, executor, job)
 
 
 def _gsd_m(gsd: str | float | None, contract: Contract) -> float | None:
@@ -394,7 +396,7 @@ def _run(ready: _Ready, *, progress: bool) -> PredictReport:
     with bar, ThreadPoolExecutor(1, "geoseg-output") as thread:
         writing = arrivals.taker = thread.submit(_write_output, ready, arrivals, stages)
         with arrivals:
-            find_executor(ready.options.executor)(
+            ready.executor.run(
                 job,
                 left,
                 predictor=ready.predictor,

@@ -79,6 +79,13 @@ class Predictor:
         self._normalize = Normalize(self.contract).to(device)
         self._tta = find_tta(tta)
 
+    @property
+    def hardware(self) -> dict[str, str]:
+        """What the last bits of a forward depend on, beside its input."""
+        if self.device.type == "cuda":
+            return {"type": "cuda", "name": torch.cuda.get_device_name(self.device)}
+        return {"type": self.device.type, "instructions": torch.backends.cpu.get_cpu_capability()}
+
     def plan(
         self,
         scene: Raster,

@@ -62,6 +62,12 @@ def predict(
     executor: Annotated[
         str, typer.Option("--executor", metavar="in-process|ray", help="Where the work is done.")
     ] = "in-process",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", metavar="HOST:PORT", help="Ray cluster.", show_default="$RAY_ADDRESS, or this machine alone"
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and how long it will take; write nothing.")
     ] = False,
@@ -105,6 +111,7 @@ def predict(
         disagreement=disagreement,
         rules=rules,
         executor=executor,
+        address=address,
     )
     if dry_run:
         lines = run_dry(scenes, model, output, how, overwrite=overwrite).lines()

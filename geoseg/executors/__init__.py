@@ -1,10 +1,13 @@
-"""Where the tasks of a prediction run: by name, each a function that does them all."""
+"""Where the tasks of a prediction run: by name, each a module that opens an executor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Protocol, cast
+
+import torch
 
 from geoseg.errors import ConfigError
 from geoseg.plan import IN_PROCESS, Task
@@ -15,9 +18,28 @@ from geoseg.tasks import Job
 
 
 class Executor(Protocol):
-    """Does tasks of a job; returns when all their parts are there."""
+    """Does the tasks of one job.
 
-    def __call__(
+    Attributes:
+        device: Where this process has the model.
+        batched: Whether the windows go in batches of one size where the work is done, as on a GPU.
+        batch_size: Windows at once where nothing else is asked for; None leaves it to the predictor.
+        readers: Threads that decode, for each process that does tasks.
+    """
+
+    device: torch.device
+    batched: bool
+    batch_size: int | None
+    readers: int
+
+    def hardware(self, job: Job, predictor: Predictor) -> dict[str, str]:
+        """What the last bits of a forward depend on where the work is done; see `Predictor.hardware`.
+
+        Raises:
+            GeosegError: The work cannot be done there.
+        """
+
+    def run(
         self,
         job: Job,
         tasks: Sequence[Task],
@@ -28,10 +50,10 @@ class Executor(Protocol):
         on_rows: Callable[[int], None],
         on_part: Callable[[Task], None],
     ) -> None:
-        """Do the tasks.
+        """Do tasks; returns when all their parts are there.
 
         Args:
-            job: The prediction.
+            job: The prediction, the same as of `hardware`.
             tasks: What is left to do.
             predictor: The model, loaded in this process.
             scene: The scene, open in this process.
@@ -41,16 +63,19 @@ class Executor(Protocol):
         """
 
 
-EXECUTORS = {IN_PROCESS: "geoseg.executors.in_process"}
-"""Modules by name, each with a function ``run``; loaded when used, since some bring large packages."""
+Connect = Callable[[str, str | None], AbstractContextManager[Executor]]
+"""Opens an executor for the name of a device and the address of a cluster, None for the usual one."""
+
+EXECUTORS = {IN_PROCESS: "geoseg.executors.in_process", "ray": "geoseg.executors.ray"}
+"""Modules by name, each with a function ``connect``; loaded when used, since some bring large packages."""
 
 
-def find_executor(name: str) -> Executor:
-    """The executor of a name.
+def find_executor(name: str) -> Connect:
+    """What opens the executor of a name.
 
     Raises:
-        ConfigError: No such executor; the hint lists them.
+        ConfigError: No such executor, or what it needs is not installed; the hint says what to type.
     """
     if name not in EXECUTORS:
         raise ConfigError(f"no executor is called {name!r}", hint=f"--executor {', '.join(EXECUTORS)}")
-    return cast(Executor, import_module(EXECUTORS[name]).run)
+    return cast(Connect, import_module(EXECUTORS[name]).connect)

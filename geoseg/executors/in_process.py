@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+import torch
+
+from geoseg.devices import resolve_device
+from geoseg.errors import ConfigError
 from geoseg.plan import Task
 from geoseg.predictor import Predictor
 from geoseg.scene import Raster
@@ -11,15 +17,42 @@ from geoseg.stages import Stages
 from geoseg.tasks import Job, make_parts
 
 
-def run(
-    job: Job,
-    tasks: Sequence[Task],
-    *,
-    predictor: Predictor,
-    scene: Raster,
-    stages: Stages,
-    on_rows: Callable[[int], None],
-    on_part: Callable[[Task], None],
-) -> None:
-    """Do the tasks; see `geoseg.executors.Executor`."""
-    make_parts(job, predictor, scene, tasks, stages=stages, on_rows=on_rows, on_part=on_part)
+class InProcess:
+    """See `geoseg.executors.Executor`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.batched = device.type != "cpu"
+        self.batch_size: int | None = None
+        self.readers = min(8, os.cpu_count() or 1) if self.batched else 1
+
+    def hardware(self, job: Job, predictor: Predictor) -> dict[str, str]:
+        """This process's."""
+        return predictor.hardware
+
+    def run(
+        self,
+        job: Job,
+        tasks: Sequence[Task],
+        *,
+        predictor: Predictor,
+        scene: Raster,
+        stages: Stages,
+        on_rows: Callable[[int], None],
+        on_part: Callable[[Task], None],
+    ) -> None:
+        """Do the tasks."""
+        make_parts(job, predictor, scene, tasks, stages=stages, on_rows=on_rows, on_part=on_part)
+
+
+@contextmanager
+def connect(device: str, address: str | None) -> Iterator[InProcess]:
+    """The executor on a device.
+
+    Raises:
+        ConfigError: An address was given.
+        DeviceError: See `geoseg.devices.resolve_device`.
+    """
+    if address is not None:
+        raise ConfigError(f"the address {address} is of no use in-process", hint=f"--executor ray --address {address}")
+    yield InProcess(resolve_device(device))

@@ -1,0 +1,351 @@
+"""Tasks on a Ray cluster: one model per GPU, or per up to 16 processors, and parts in a folder that all nodes share.
+
+Ray starts the workers, carries tasks to them and says who died; nothing else travels through it. A worker leaves what
+it makes as part files, as an in-process run does, and the driver puts the output together from them. So a death costs
+the parts that were not finished: they are given to others.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+import geoseg
+from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError
+from geoseg.parts import JOURNAL
+from geoseg.plan import Task, count
+from geoseg.predictor import MAX_CPU_WINDOWS, Predictor
+from geoseg.scene import Raster
+from geoseg.stages import Stages
+from geoseg.tasks import Job, make_parts
+
+try:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+except ModuleNotFoundError as missing:
+    raise ConfigError(
+        "the executor ray needs Ray, which is not installed", hint='pip install "geoseg[ray]"'
+    ) from missing
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+VISIBLE_S = 90.0
+"""How long a part may stay unseen after it was written elsewhere; NFS caches for up to 60 s what is not there."""
+
+PATIENCE_S = 60.0
+"""After so long without a worker the user is told what is waited for."""
+
+OBJECT_STORE_BYTES = 128 << 20
+"""Next to nothing travels through Ray's object store; by itself it would take a third of the memory."""
+
+Actor: TypeAlias = Any
+Call: TypeAlias = Any
+
+
+class Worker:
+    """One process of the cluster, with the model loaded once; errors of the user's come back as values."""
+
+    def start(self, job: Job, folder: str) -> dict[str, str] | GeosegError:
+        """Load the model and open the scene; what the bits of its forwards depend on.
+
+        Args:
+            job: The prediction.
+            folder: Where names of files count from.
+        """
+        with suppress(OSError):  # nothing is lost where all names are absolute
+            os.chdir(folder)
+        try:
+            self._job = job
+            self._scene = job.source.open()
+            self._predictor = job.load(torch.device("cuda" if ray.get_gpu_ids() else "cpu"))
+        except GeosegError as error:
+            return _here(error)
+        return {
+            "geoseg": geoseg.__version__,
+            "torch": torch.__version__,
+            "model": self._predictor.digest,
+            **self._predictor.hardware,
+            "node": socket.gethostname(),
+        }
+
+    def make(self, tasks: Sequence[Task]) -> dict[str, float] | GeosegError:
+        """Do tasks; the seconds of each stage."""
+        parts, stages = self._job.parts, Stages()
+        if not (parts.folder / JOURNAL).exists():
+            hint = "put the output into a folder that all nodes share"
+            return _here(OutputError(f"the folder {parts.folder} is not there", hint=hint))
+        try:
+            left = [task for task in tasks if not parts.has(task)]
+            make_parts(self._job, self._predictor, self._scene, left, stages=stages)
+        except GeosegError as error:
+            return _here(error)
+        return stages.seconds
+
+
+def _here(error: GeosegError) -> GeosegError:
+    error.message += f" (on node {socket.gethostname()})"
+    return error
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """How many workers there are and what each takes of the cluster.
+
+    Attributes:
+        workers: Number of workers.
+        cpus: Processors of each.
+        gpus: GPUs of each, 0 or 1.
+    """
+
+    workers: int
+    cpus: int
+    gpus: int
+
+
+def plan_crew(nodes: Sequence[dict[str, float]], device: str) -> Crew:
+    """Workers for a cluster: one per GPU; where there is none, one per up to 16 processors.
+
+    Args:
+        nodes: Resources of each node, under Ray's names.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        DeviceError: No such device in the cluster.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise DeviceError(
+            f"device {device} was asked for, but Ray chooses among GPUs", hint="--device cuda, cpu or auto"
+        )
+    with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
+    if device != "cpu" and with_gpu:
+        cpus = min(int(node.get("CPU", 0) // node["GPU"]) for node in with_gpu)
+        return Crew(sum(int(node["GPU"]) for node in with_gpu), min(cpus, MAX_CPU_WINDOWS), 1)
+    if device == "cuda":
+        raise DeviceError(
+            "device cuda was asked for, but the Ray cluster has no GPU", hint="--device cpu, or leave it out"
+        )
+    with_cpu = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
+    if not with_cpu:
+        raise DeviceError("the Ray cluster has neither processors nor GPUs to work on", hint="ray status")
+    cpus = min(*with_cpu, MAX_CPU_WINDOWS)
+    return Crew(sum(node // cpus for node in with_cpu), cpus, 0)
+
+
+class RayExecutor:
+    """See `geoseg.executors.Executor`; needs a connection to Ray."""
+
+    def __init__(self, crew: Crew) -> None:
+        self.device = torch.device("cpu")  # all GPUs are the workers'
+        self.batched = crew.gpus > 0
+        self.batch_size = None if self.batched else crew.cpus
+        self.readers = max(min(8, crew.cpus), 1) if self.batched else 1
+        self._crew = crew
+        self._actors: list[Actor] = []
+        self._idle: list[Actor] = []
+        self._calls: dict[Call, tuple[Actor, list[Task] | None]] = {}
+        self._facts: dict[str, str] = {}
+        self._deaths = 0
+
+    def hardware(self, job: Job, predictor: Predictor) -> dict[str, str]:
+        """That of the first worker; the others must have the same.
+
+        Raises:
+            ConfigError: Workers with another geoseg, torch or model than this process.
+            GeosegError: A worker cannot open the scene or the model.
+        """
+        self._job = job
+        self._own = {"geoseg": geoseg.__version__, "torch": torch.__version__, "model": predictor.digest}
+        for _ in range(min(self._crew.workers, len(job.plan.tasks))):
+            self._hire()
+        since, told = time.monotonic(), False
+        while not self._idle:
+            self._settle()
+            if not told and time.monotonic() > since + PATIENCE_S:
+                told = True
+                log.warning(
+                    "waiting for a worker with %s and %d GPUs; ray status tells what is free",
+                    count(self._crew.cpus, "processor"),
+                    self._crew.gpus,
+                )
+        return {key: value for key, value in self._facts.items() if key not in self._own}
+
+    def run(
+        self,
+        job: Job,
+        tasks: Sequence[Task],
+        *,
+        predictor: Predictor,
+        scene: Raster,
+        stages: Stages,
+        on_rows: Callable[[int], None],
+        on_part: Callable[[Task], None],
+    ) -> None:
+        """Do the tasks.
+
+        Raises:
+            DeviceError: Workers die again and again.
+            OutputError: The parts' folder is not one that all nodes share.
+            GeosegError: What a worker met.
+        """
+        left = {(task.band, task.strip): task for task in tasks}
+        deadlines: dict[Task, float] = {}  # of what is under way, or reported and not yet to be seen from here
+        while left or deadlines:
+            while left and self._idle:
+                run = _next_run(left, math.ceil(len(left) / (2 * self._crew.workers)))
+                deadlines |= dict.fromkeys(run, math.inf)
+                worker = self._idle.pop()
+                self._calls[worker.make.remote(run)] = worker, run
+            for run, result in self._settle():
+                if result is None:
+                    again = [task for task in run if not job.parts.has(task)]
+                    log.warning("a worker died; %s of its %d goes to others", count(len(again), "part"), len(run))
+                    left |= {(task.band, task.strip): task for task in again}
+                    for task in again:
+                        del deadlines[task]
+                else:
+                    deadlines |= {task: time.monotonic() + VISIBLE_S for task in run if task in deadlines}
+                    for stage, seconds in result.items():
+                        stages.add(stage, seconds / len(self._actors))
+            for task, deadline in list(deadlines.items()):
+                if job.parts.has(task):
+                    del deadlines[task]
+                    self._deaths = 0
+                    on_rows(task.window.height * task.window.width)
+                    on_part(task)
+                elif time.monotonic() > deadline:
+                    raise OutputError(
+                        f"{job.parts.path(task)} was written on another node and is not to be seen here",
+                        hint="put the output into a folder that all nodes share",
+                    )
+
+    def close(self) -> None:
+        """Stop the workers, whatever they are at; what they have half written is never a part."""
+        for actor in self._actors:
+            with suppress(RayError):
+                ray.kill(actor)
+
+    def _hire(self) -> None:
+        options: dict[str, Any] = {"num_cpus": self._crew.cpus, "num_gpus": self._crew.gpus}
+        checkout = Path(geoseg.__file__).parents[1]
+        if checkout.name not in ("site-packages", "dist-packages"):
+            path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
+            options["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}
+        actor: Actor = ray.remote(Worker).options(**options).remote()
+        self._actors.append(actor)
+        self._calls[actor.start.remote(self._job, str(Path.cwd()))] = actor, None
+
+    def _settle(self) -> list[tuple[list[Task], dict[str, float] | None]]:
+        """Wait a little; the runs of tasks that ended, with their seconds, or None where the worker died."""
+        if not self._calls:
+            time.sleep(POLL_S)  # only parts not yet to be seen are waited for
+            return []
+        ended: list[tuple[list[Task], dict[str, float] | None]] = []
+        for call in ray.wait(list(self._calls), timeout=POLL_S)[0]:
+            actor, tasks = self._calls.pop(call)
+            try:
+                result = ray.get(call)
+            except RayTaskError:
+                raise
+            except RayError as error:
+                self._replace(actor, error)
+                result = None
+            if isinstance(result, GeosegError):
+                raise result
+            if tasks is not None:
+                ended.append((tasks, result))
+            elif result is not None:
+                self._check(result)
+            if result is not None:
+                self._idle.append(actor)
+        return ended
+
+    def _replace(self, actor: Actor, error: RayError) -> None:
+        """Another worker for a dead one; Ray starts it where there is room, now or when there is."""
+        log.info("%s", error)
+        self._deaths += 1
+        if self._deaths > len(self._actors) + 3:
+            raise DeviceError(
+                f"{self._deaths} workers died, and no part was finished between: {' '.join(str(error).split()):.300}",
+                hint="ray logs on the node; a --size or --batch-size that needs less memory",
+            ) from error
+        self._actors.remove(actor)
+        with suppress(RayError):
+            ray.kill(actor)  # it may be out of reach only
+        self._hire()
+
+    def _check(self, facts: dict[str, str]) -> None:
+        node = facts.pop("node")
+        for key, value in {**facts, **self._own, **self._facts}.items():
+            if facts[key] != value:
+                raise ConfigError(
+                    f"node {node} has {key} {facts[key]}, another {value}: what they compute would differ",
+                    hint="run on nodes of one kind, with one environment",
+                )
+        self._facts = facts
+
+
+def _next_run(left: dict[tuple[int, int], Task], length: int) -> list[Task]:
+    """Take the topmost task and those below it in its strip: in one go they share the windows where they meet."""
+    band, strip = min(left)
+    run: list[Task] = []
+    while len(run) < length and (band, strip) in left:
+        run.append(left.pop((band, strip)))
+        band += 1
+    return run
+
+
+@contextmanager
+def connect(device: str, address: str | None) -> Iterator[RayExecutor]:
+    """The executor on a cluster: that of the address, or of RAY_ADDRESS, or else all of this machine.
+
+    Where this process is connected to Ray already, that connection is used.
+
+    Raises:
+        ConfigError: No cluster answers at the address.
+        DeviceError: The cluster has no such device.
+    """
+    own = not ray.is_initialized()
+    if own:
+        _init(address or os.environ.get("RAY_ADDRESS"))
+    try:
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        executor = RayExecutor(plan_crew([node["Resources"] for node in nodes if node["Alive"]], device))
+        try:
+            yield executor
+        finally:
+            executor.close()
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _init(address: str | None) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(
+            "local",
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",  # by itself it would listen to the network
+            **quiet,
+        )
+        return
+    try:
+        ray.init(address, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"no Ray cluster can be reached at {address}: {' '.join(str(error).split()):.300}",
+            hint="--address HOST:6379, as ray start --head says it",
+        ) from error
