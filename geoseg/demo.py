@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator
@@ -25,14 +26,14 @@ from geoseg.predict import predict
 from geoseg.prediction_report import PredictReport
 from geoseg.scene import Scene
 from geoseg.train import train as run_training
-from geoseg.vectorize import vectorize
+from geoseg.vectorize import DEFAULT_RULES, vectorize
 from geoseg.windows import Window
 
 log = logging.getLogger(__name__)
 
 MODEL = "landscape-tiny"
 SIDE, SEED, GSD_M = 1536, 2026, 0.5
-MIN_AREA_M2 = 4.0
+RULES = dataclasses.replace(DEFAULT_RULES, min_area_m2=4.0)
 
 TRAIN_SEEDS, VAL_SEED = (1, 2, 3, 4), 100
 """Landscapes to train on; neither they nor the one to validate on is the demo's."""
@@ -130,8 +131,8 @@ def run_demo(
     with clock.step("predict"):
         prediction = predict([str(scene)], model, landcover, device=device, overwrite=True, progress=progress)
     with clock.step("polygons"):
-        vectorize(landcover, gpkg, min_area_m2=MIN_AREA_M2, overwrite=True)
-        vectorize(landcover, geojson, min_area_m2=MIN_AREA_M2, overwrite=True)
+        for file in gpkg, geojson:
+            vectorize(landcover, file, rules=RULES, overwrite=True)
     with clock.step("overlay"):
         _draw(scene, landcover, gpkg, overlay)
     with clock.step("scores"):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import shapely
+from shapely import affinity
 
 from geoseg._jit import njit
 from geoseg.polygons.batch import IntArray
@@ -55,17 +56,17 @@ def cut_polygon(rings: list[IntArray], half: int) -> Shapes:
         rings: Shell and holes, each (v, 2), closed.
         half: 180° in the unit of the coordinates; latitudes reach ± ``half // 2``.
     """
-    shell, *holes = (shapely.Polygon(_unrolled(ring, half)) for ring in rings)
+    first, *holes = (_unrolled(ring, half) for ring in rings)
+    shell: shapely.Geometry = shapely.Polygon(first)
     for hole in holes:
         for turns in (-1, 0, 1):  # each ring begins at its own longitude
-            moved = shapely.transform(hole, lambda xy, by=2 * half * turns: np.add(xy, (by, 0)))
-            shell = shapely.difference(shell, moved)
+            shell = shapely.difference(shell, shapely.Polygon(hole + np.array([2 * half * turns, 0])))
     left, _, right, _ = shapely.bounds(shell)
     parts = []
     for turns in range(int((left + half) // (2 * half)), int(-((half - right) // (2 * half))) + 1):
         middle = 2 * half * turns
         part = shapely.intersection(shell, shapely.box(middle - half, -half, middle + half, half))
-        parts.append(shapely.transform(part, lambda xy, by=middle: np.subtract(xy, (by, 0))))
+        parts.append(affinity.translate(part, -middle))
     pieces = shapely.get_parts(shapely.get_parts(parts))
     return np.asarray(shapely.orient_polygons(pieces[shapely.area(pieces) > 0]))
 
@@ -99,4 +100,5 @@ def _unrolled(ring: IntArray, half: int) -> IntArray:
 
 def _moved_west(line: IntArray, half: int) -> IntArray:
     """The same ring, turned around the earth until its westernmost vertex is between − ``half`` and ``half``."""
-    return line - np.array([2 * half * ((line[:, 0].min() + half) // (2 * half)), 0])
+    turned: IntArray = line - np.array([2 * half * ((line[:, 0].min() + half) // (2 * half)), 0])
+    return turned

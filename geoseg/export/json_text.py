@@ -228,5 +228,5 @@ def _put_number(out: ByteArray, at: int, value: float, kind: int) -> int:
 def _scaled(value: float, decimals: int) -> float:
     """value · 10^decimals, rounded once as long as float64 has that power of ten."""
     if decimals < 0:
-        return value / _POWERS[-decimals] if decimals >= -22 else value / 10.0**-decimals
-    return value * _POWERS[decimals] if decimals <= 22 else value * _POWERS[22] * 10.0 ** (decimals - 22)
+        return float(value / _POWERS[-decimals] if decimals >= -22 else value / 10.0**-decimals)
+    return float(value * _POWERS[decimals] if decimals <= 22 else value * _POWERS[22] * 10.0 ** (decimals - 22))

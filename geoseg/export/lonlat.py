@@ -92,10 +92,11 @@ def lonlat_of(grid: Grid) -> LonLat:
     inverse = np.array((~grid.transform)[:6], dtype=np.float64)
     for cells in (4, 16, 64, 256, _MOST_CELLS):
         cell = grid.width / cells, grid.height / cells
-        lattice = _at_pixels(grid.transform, exact, np.arange(cells + 1) * cell[0], np.arange(cells + 1) * cell[1])
+        nodes = np.arange(cells + 1, dtype=np.float64)
+        lattice = _at_pixels(grid.transform, exact, nodes * cell[0], nodes * cell[1])
         if not np.isfinite(lattice).all():
             break
-        middles = (np.arange(cells) + 0.5) * cell[0], (np.arange(cells) + 0.5) * cell[1]
+        middles = (nodes[:-1] + 0.5) * cell[0], (nodes[:-1] + 0.5) * cell[1]
         wanted = _at_pixels(grid.transform, exact, *middles).reshape(-1, 2)
         xy = _map_coordinates(grid.transform, *middles).reshape(-1, 2)
         scale = 10.0**decimals * 100  # hundredths of the last decimal

@@ -85,7 +85,7 @@ class PageFile:
     def _write(self, data: Bytes, position: int) -> None:
         try:
             self._file.seek(position)
-            rest = memoryview(data)
+            rest = memoryview(data.data)
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:

@@ -3,7 +3,7 @@
 from geoseg.polygons.batch import PolygonBatch
 from geoseg.polygons.polygonize import polygonize, polygonize_rows, to_frame
 from geoseg.polygons.rules import PolygonRules, class_rules
-from geoseg.polygons.simplify import Tolerance, parse_tolerance
+from geoseg.polygons.tolerance import Tolerance, parse_tolerance
 
 __all__ = [
     "PolygonBatch",

@@ -14,6 +14,7 @@ from geoseg.polygons.ground import ROWS_AROUND
 from geoseg.polygons.guard import CLEARANCE_PX, vertex_plane
 from geoseg.polygons.regularize import Regularize, regular_arcs
 from geoseg.polygons.smooth import cut_corners, smoothed_vertex_plane
+from geoseg.polygons.tolerance import LARGEST_PX
 
 IntArray = npt.NDArray[np.int64]
 PointArray = npt.NDArray[np.int32]
@@ -24,7 +25,6 @@ Finisher = Callable[[ArcBatch, Cracks], tuple[PointArray, IntArray]]
 
 _SHARE = 50_000  # vertices that are worth a thread
 _WALL_TOLERANCE = 1.0  # px, of walls that are not regular
-_LARGEST_TOLERANCE = 10_000
 
 
 def rows_around(*, smooth: bool = False, regularize: Regularize | None = None) -> int:
@@ -58,8 +58,8 @@ def arc_finisher(
     Raises:
         ValueError: A tolerance that is negative or above 10 000, or an unknown method.
     """
-    if not 0 <= tolerance_px <= _LARGEST_TOLERANCE:
-        raise ValueError(f"a tolerance is from 0 to {_LARGEST_TOLERANCE} px, found {tolerance_px}")
+    if not 0 <= tolerance_px <= LARGEST_PX:
+        raise ValueError(f"a tolerance is from 0 to {LARGEST_PX} px, found {tolerance_px}")
     if method not in ("vw", "dp"):
         raise ValueError(f"method is vw or dp, found {method!r}")
     scale = 2 if smooth else 1

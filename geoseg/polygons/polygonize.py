@@ -24,10 +24,11 @@ from geoseg.grid import Grid
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
 from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
 from geoseg.polygons.cracks import SUBPIXEL
-from geoseg.polygons.finish import arc_finisher
+from geoseg.polygons.finish import arc_finisher, rows_around
 from geoseg.polygons.joining import ClosedPolygons, Tracer
 from geoseg.polygons.measure import Measure
 from geoseg.polygons.regions import filter_regions
+from geoseg.polygons.regularize import Regularize
 from geoseg.polygons.rules import ClassRules, PolygonRules, class_rules
 
 ByteArray = npt.NDArray[np.uint8]
@@ -125,9 +126,20 @@ def polygonize_rows(
     rules = rules or PolygonRules()
     resolved = class_rules(rules, classes)
     tolerance_px = rules.simplify.in_pixels(grid) if rules.simplify else 0.0
+    regularize = Regularize(resolved.regularized) if resolved.regularized else None
     finish = None
-    if tolerance_px > 0 or rules.smooth:
-        finish = arc_finisher(tolerance_px=tolerance_px, method=rules.method, smooth=rules.smooth, threads=threads)
+    if tolerance_px > 0 or rules.smooth or regularize:
+        finish = arc_finisher(
+            tolerance_px=tolerance_px, method=rules.method, smooth=rules.smooth, regularize=regularize, threads=threads
+        )
+    tracer = Tracer(
+        grid.width,
+        finish=finish,
+        lookahead=rows_around(smooth=rules.smooth, regularize=regularize),
+        near_classes=resolved.regularized,
+        threads=threads,
+        band_rows=band_rows,
+    )
     measure = Measure(grid)
     mapped = _mapped(rows, classes, resolved)
     if rules.min_area_m2 > 0 or rules.fill_holes_m2 > 0:
@@ -139,7 +151,7 @@ def polygonize_rows(
             small=rules.small,
             fill_holes=rules.fill_holes_m2,
         )
-    with Tracer(grid.width, finish=finish, threads=threads, band_rows=band_rows) as tracer:
+    with tracer:
         has_confidence, batches = False, 0
         for values, confidence in mapped:
             has_confidence = confidence is not None

@@ -250,26 +250,6 @@ class RegionFilter:
         return into, undecided
 
 
-def merge_small_regions(
-    values: ClassValues, row_areas: FloatArray, *, min_area: float, nodata: int = 255
-) -> ClassValues:
-    """A whole class map (H, W) with small regions merged; see `filter_regions`."""
-    rows = filter_regions(
-        [(values, None)], width=values.shape[1], row_areas=row_areas, min_area=min_area, nodata=nodata
-    )
-    return np.concatenate([classes for classes, _ in rows])
-
-
-def label_regions(values: ClassValues) -> Int64Array:
-    """Number of each pixel's region, 0 … n−1 by first pixel, shape (H, W)."""
-    height, width = values.shape
-    none_above = np.full(width, -1, dtype=np.int32)
-    runs, _ = label_rows(np.ascontiguousarray(values), np.ones(height, dtype=np.int64), none_above)
-    lengths = np.diff(runs.ends, prepend=0) % width
-    lengths[lengths == 0] = width
-    return np.repeat(runs.region, lengths).reshape(height, width).astype(np.int64)
-
-
 def _fixed_point(row_areas: FloatArray, width: int, limit: float) -> tuple[Int64Array, int]:
     """Areas and limit as integers, whose sums do not depend on the order."""
     total = float(row_areas.sum()) * width

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from geoseg.classes import NODATA, ClassTable, MapClass
 from geoseg.errors import ConfigError
-from geoseg.polygons.simplify import Tolerance
+from geoseg.polygons.tolerance import Tolerance
 
 Small = Literal["merge", "drop"]
 Method = Literal["vw", "dp"]

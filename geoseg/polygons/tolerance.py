@@ -1,14 +1,8 @@
-"""How far polygons are simplified, and doing it with all shared borders at once.
+"""How much detail simplification may take from outlines: a size in pixels or in metres.
 
-GEOS simplifies a coverage after Visvalingam and Whyatt: the vertex whose triangle with its two neighbours is the
-smallest goes first, until no triangle below ``tolerance²`` is left. So a tolerance of t px is a square's side, not
-a distance: it removes what is smaller than t² px². The steps of a 45° stair (0.5 px² each) go from 0.71 px on, a
-step of one pixel every n pixels goes where n / 2 < t². Kept vertices are vertices of the raster; junctions of three
-and more polygons always stay.
-
-References:
-    M. Visvalingam, J. D. Whyatt, "Line generalisation by repeated elimination of points", 1993;
-    GEOS `CoverageSimplifier`.
+What it means is the method's (see `geoseg.polygons.generalize`). After Visvalingam and Whyatt a tolerance of t px is a
+square's side, not a distance: what is smaller than t² px² goes. The steps of a 45° stair (0.5 px² each) go from 0.71 px
+on, a step of one pixel every n pixels goes where n / 2 < t². After Douglas and Peucker it is a distance.
 """
 
 from __future__ import annotations
@@ -16,14 +10,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
-import shapely
+from typing import Literal
 
 from geoseg.errors import ConfigError
 from geoseg.grid import Grid
+
+LARGEST_PX = 10_000
+"""Largest tolerance, px."""
 
 _TOLERANCE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(px|m)")
 
@@ -46,10 +39,17 @@ class Tolerance:
         """The tolerance in pixels of a map.
 
         Raises:
-            ConfigError: Metres, and the map has no CRS.
+            ConfigError: Metres, and the map has no CRS; or more than 10,000 pixels.
         """
-        if self.unit == "px":
-            return self.value
+        value = self.value if self.unit == "px" else self._in_pixels_of(grid)
+        if value > LARGEST_PX:
+            raise ConfigError(
+                f"a tolerance of {self} is {value:,.0f} pixels, at most {LARGEST_PX:,} are meant",
+                hint="--simplify 1.5px",
+            )
+        return value
+
+    def _in_pixels_of(self, grid: Grid) -> float:
         gsd = grid.gsd_m()
         if gsd is None:
             raise ConfigError(
@@ -78,19 +78,3 @@ def parse_tolerance(text: str) -> Tolerance | None:
     if value == 0:
         return None
     return Tolerance(value, "px" if match[2] == "px" else "m")
-
-
-def simplify_coverage(polygons: npt.NDArray[Any], tolerance_px: float) -> npt.NDArray[Any]:
-    """Polygons of a valid coverage with fewer vertices; still a valid coverage, without gaps or overlaps.
-
-    Args:
-        polygons: Shapely polygons with all vertices of shared borders in both neighbours, pixel coordinates.
-        tolerance_px: Side of the square whose area bounds what is removed, px.
-
-    Returns:
-        Array of the same length and order. With a GEOS that removes tiny islands, these come back empty and their
-        hole in the surrounding polygon is closed.
-    """
-    if len(polygons) == 0 or tolerance_px <= 0:
-        return polygons
-    return np.asarray(shapely.coverage_simplify(polygons, tolerance_px))
