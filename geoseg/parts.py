@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import struct
@@ -36,6 +37,7 @@ except ImportError:  # Windows has none; there nothing keeps two runs from one o
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.json"
+PUBLISHING = "publishing"
 _LENGTH = struct.Struct("<I")
 _RESTART = "--restart, which makes all parts anew"
 _FAST = 1
@@ -45,6 +47,11 @@ _FAST = 1
 def parts_folder(output: Path) -> Path:
     """Where the parts of an output lie while it is made."""
     return output.with_name(f".{output.name}.parts")
+
+
+def was_publishing(output: Path) -> bool:
+    """Whether a run was stopped while its output got its final name: what is there under it is its own."""
+    return (parts_folder(output) / PUBLISHING).exists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,15 @@ class Parts:
             found = json.loads(file.read(length))
         return BandFacts(found["skipped"], SeamCounts(*found["seams"]))
 
+    def publish(self) -> None:
+        """Note that all parts are there, and the output will get its final name.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        with _as_output_error(self.folder):
+            (self.folder / PUBLISHING).touch()
+
     @contextmanager
     def opened(self, fingerprint: Mapping[str, Any], *, restart: bool) -> Iterator[None]:
         """Make the folder or take it over, if what it holds was made from the same.
@@ -154,8 +170,8 @@ class Parts:
             if kept and found is not None:
                 keys = [key for key in {**found, **fingerprint} if found.get(key) != fingerprint.get(key)]
                 log.warning("%s changed since the last run: starting anew", " and ".join(keys))
-            for part in kept:
-                part.unlink()
+            for part in (*kept, self.folder / PUBLISHING):
+                part.unlink(missing_ok=True)
             scratch = journal.with_suffix(".partial")
             scratch.write_text(json.dumps(fingerprint, indent=1), encoding="utf-8")
             scratch.replace(journal)
@@ -231,6 +247,14 @@ class PartReader:
         except (OSError, ValueError, struct.error, zlib.error) as error:
             raise OutputError(f"{self._path} is damaged: {error}", hint=_RESTART) from error
         raise OutputError(f"{self._path} is damaged: it ends early", hint=_RESTART)
+
+
+def remove_scratch(output: Path) -> None:
+    """Remove the scratch folders that killed runs left beside an output; only for who holds its parts."""
+    name = re.compile(rf"\.{re.escape(output.name)}\.[0-9a-f]{{8}}\.partial")
+    for path in output.parent.iterdir():
+        if name.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def rows_in_order(parts: Parts, plan: Plan, band: int, height: int = 256) -> Iterator[MapRows]:

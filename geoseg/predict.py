@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import geoseg
 from geoseg.bands import BandFacts, Layers
-from geoseg.class_map import SCENE_TAG
+from geoseg.class_map import SCENE_TAG, layer_path
 from geoseg.classes import ClassTable
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError, GeosegError, OutputError
@@ -37,7 +37,7 @@ from geoseg.map_rows import MapRows
 from geoseg.model_folder import TrainedModel, load_model
 from geoseg.outputs import check_output
 from geoseg.overviews import count_values
-from geoseg.parts import Parts, parts_folder, rows_in_order
+from geoseg.parts import Parts, parts_folder, remove_scratch, rows_in_order, was_publishing
 from geoseg.plan import IN_PROCESS, Plan, Taper, Task, count
 from geoseg.polygons import PolygonRules
 from geoseg.prediction_report import PredictReport, seam_text
@@ -206,6 +206,8 @@ def run_prediction(
         _kept(ready),
         ready.job.parts.opened(ready.fingerprint(), restart=restart),
     ):
+        for name in ("classes", *LAYERS[1:]):
+            remove_scratch(layer_path(ready.output, name))
         return _run(ready, progress=progress)
 
 
@@ -329,7 +331,9 @@ def _prepared(
         raise OutputError(f"output {path} has the unknown suffix {suffix or '(none)'}", hint=f"known: {known}")
     if suffix not in RASTER_SUFFIXES and (options.probabilities or options.disagreement):
         raise ConfigError("probabilities and disagreement are rasters", hint="write them beside a map: -o MAP.tif")
-    check_output(path, overwrite=overwrite, inputs=names)
+    layers = () if suffix not in RASTER_SUFFIXES else tuple(n for n in LAYERS[1:] if getattr(options, n))
+    for file in (path, *(layer_path(path, layer) for layer in layers)):
+        check_output(file, overwrite=overwrite or was_publishing(path), inputs=names)
     connect = find_executor(options.executor)
     trained = load_model(model)
     contract = trained.contract
@@ -503,6 +507,7 @@ class _Arrivals:
                 self.areas_m2 += self._row_areas[row : row + len(rows)] @ counts[:, : len(self.areas_m2)]
                 row += len(rows)
                 yield rows
+        parts.publish()
 
 
 class _Abandoned(Exception):

@@ -138,6 +138,7 @@ class _Writing:
         self._parts, self._stages, self._on_part = parts, stages, on_part
         self._pool = ThreadPoolExecutor(1, "geoseg-write")
         self._queue: deque[Future[None]] = deque()
+        self._failed = False
         self._part = ExitStack()
         self._writer: PartWriter | None = None
 
@@ -171,8 +172,12 @@ class _Writing:
             self._queue.popleft().result()
 
     def _timed(self, function: Callable[..., None], *args: Any) -> None:
+        if self._failed:  # what was queued behind a failure must not close the part as if it were whole
+            return
+        self._failed = True
         with self._stages.time("write"):
             function(*args)
+        self._failed = False
 
     def _begin(self, task: Task) -> None:
         self._part = ExitStack()
