@@ -121,11 +121,13 @@ def upsample(
     longest = TILE_PX // stride + 3
     line = np.empty(longest, dtype=np.float32)
     seen = np.empty(longest, dtype=np.bool_)
-    values = np.empty((number, longest * stride), dtype=np.float32)
-    best = np.empty(TILE_PX, dtype=np.float32)
-    winner = np.empty(TILE_PX, dtype=np.uint8)
-    total = np.empty(TILE_PX, dtype=np.float32)
-    last = exponentials.shape[0] - 1
+    left_end = np.empty(longest, dtype=np.float32)
+    difference = np.zeros(longest, dtype=np.float32)
+    # Pixels that lie equally far between two logits stand side by side, so that all loops run over neighbours.
+    best = np.empty((stride, longest), dtype=np.float32)
+    winner = np.empty((stride, longest), dtype=np.int32)
+    keep = confidence.size > 0 or probabilities.size > 0
+    values = np.empty((number, stride, longest if keep else 0), dtype=np.float32)
     for i in range(height):
         y = first_row + i
         row = (y - half) // stride
@@ -136,78 +138,91 @@ def upsample(
             count = min(width - start, TILE_PX)
             x = first_col + start
             col = (x - half) // stride
-            cells = (x + count - 1 - half) // stride - col + 1 + reach
+            cells = (x + count - 1 - half) // stride - col + 1  # each with its right neighbour
             offset = x - half - col * stride
             # Columns col … col + cells of the grid; the first and the last of them may lie outside and are repeated.
             inner = max(col, 0)
-            outer = min(col + cells, cell_cols)
+            outer = min(col + cells + reach, cell_cols)
             shift = inner - col
             whole = True
             for j in range(outer - inner):
-                there = covered[above, inner - left + j] or covered[below, inner - left + j]
-                seen[shift + j] = there
-                whole = whole and covered[above, inner - left + j] and covered[below, inner - left + j]
+                up, low = covered[above, inner - left + j], covered[below, inner - left + j]
+                seen[shift + j] = up or low
+                whole = whole and up and low
             for k in range(number):
-                if whole:
-                    for j in range(outer - inner):
-                        a = block[k, above, inner - left + j]
-                        line[shift + j] = a + (block[k, below, inner - left + j] - a) * down
-                else:
-                    for j in range(outer - inner):
-                        a = block[k, above, inner - left + j]
-                        b = block[k, below, inner - left + j]
+                first, second = block[k, above], block[k, below]
+                for j in range(outer - inner):
+                    a = first[inner - left + j]
+                    b = second[inner - left + j]
+                    if not whole:
                         if not covered[above, inner - left + j]:
                             a = b
                         if not covered[below, inner - left + j]:
                             b = a
-                        line[shift + j] = a + (b - a) * down
+                    line[shift + j] = a + (b - a) * down
                 if shift:
                     line[0] = line[1]
                     seen[0] = seen[1]
-                if outer < col + cells:
-                    line[cells - 1] = line[cells - 2]
-                    seen[cells - 1] = seen[cells - 2]
-                if reach == 0:
-                    for j in range(cells):
-                        values[k, j] = line[j]
-                    continue
-                for j in range(cells - 1):
+                if outer < col + cells + reach:
+                    line[cells] = line[cells - 1]
+                    seen[cells] = seen[cells - 1]
+                for j in range(cells):
                     a = line[j]
-                    b = line[j + 1]
+                    b = line[j + reach]
                     if not whole:
                         if not seen[j]:
                             a = b
-                        if not seen[j + 1]:
+                        if not seen[j + reach]:
                             b = a
-                    difference = b - a
-                    for p in range(stride):
-                        values[k, j * stride + p] = a + difference * fractions[p]
-            for j in range(count):
-                best[j] = values[0, offset + j]
-                winner[j] = 0
-            for k in range(1, number):
-                for j in range(count):
-                    value = values[k, offset + j]
-                    if value > best[j]:
-                        best[j] = value
-                        winner[j] = k
-            for j in range(count):
-                classes[i, start + j] = winner[j]
-            if confidence.size == 0 and probabilities.size == 0:
-                continue
-            for j in range(count):
-                total[j] = 0
-            for k in range(number):
-                for j in range(count):
-                    place = min(np.int32((best[j] - values[k, offset + j]) * scale + np.float32(0.5)), last)
-                    share = exponentials[place]
-                    values[k, offset + j] = share
-                    total[j] += share
-            if confidence.size:
-                for j in range(count):
-                    confidence[i, start + j] = np.uint8(np.rint(np.float32(254) / total[j]))
-            if probabilities.size:
-                for k in range(number):
-                    for j in range(count):
-                        share = values[k, offset + j] * np.float32(254)
-                        probabilities[k, i, start + j] = np.uint8(np.rint(share / total[j]))
+                    left_end[j] = a
+                    difference[j] = b - a
+                for p in range(stride):
+                    _keep_best(left_end, difference, fractions[p], k, cells, best[p], winner[p])
+                    if keep:
+                        kept = values[k, p]
+                        for j in range(cells):
+                            kept[j] = left_end[j] + difference[j] * fractions[p]
+            for p in range(stride):
+                found = winner[p]
+                for j in range(1 if p < offset else 0, min(cells, (count + offset - 1 - p) // stride + 1)):
+                    classes[i, start + j * stride + p - offset] = found[j]
+            if keep:
+                _shares(values, best, cells, exponentials, scale)
+                for p in range(stride):
+                    for j in range(1 if p < offset else 0, min(cells, (count + offset - 1 - p) // stride + 1)):
+                        place = start + j * stride + p - offset
+                        if confidence.size:
+                            confidence[i, place] = np.uint8(np.rint(np.float32(254) / best[p, j]))
+                        for k in range(number if probabilities.size else 0):
+                            share = values[k, p, j] * np.float32(254)
+                            probabilities[k, i, place] = np.uint8(np.rint(share / best[p, j]))
+
+
+@_njit
+def _keep_best(
+    left: Floats, difference: Floats, fraction: np.float32, k: int, count: int, best: Floats, winner: Ints
+) -> None:
+    """Interpolate class ``k`` and keep the greatest value so far with its class."""
+    if k == 0:
+        for j in range(count):
+            best[j] = left[j] + difference[j] * fraction
+            winner[j] = 0
+    else:
+        for j in range(count):
+            value = left[j] + difference[j] * fraction
+            winner[j] = k if value > best[j] else winner[j]
+            best[j] = value if value > best[j] else best[j]
+
+
+@_njit
+def _shares(values: Floats, best: Floats, count: int, exponentials: Floats, scale: np.float32) -> None:
+    """Exponentials of values (K, s, n) below the best (s, n) in place of the values, and their sum of the best."""
+    last = exponentials.shape[0] - 1
+    for p in range(best.shape[0]):
+        for j in range(count):
+            total = np.float32(0)
+            for k in range(values.shape[0]):
+                place = min(np.int32((best[p, j] - values[k, p, j]) * scale + np.float32(0.5)), last)
+                values[k, p, j] = exponentials[place]
+                total += exponentials[place]
+            best[p, j] = total

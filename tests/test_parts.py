@@ -272,7 +272,7 @@ def test_an_unreadable_block_keeps_what_is_finished(
     content = bytearray(scene.path.read_bytes())
     whole = bytes(content)
     middle = len(content) * 3 // 4
-    content[middle : middle + 400] = bytes(400)
+    content[middle : middle + 4000] = bytes([255]) * 4000
     broken.write_bytes(content)
     out = tmp_path / "out"
     out.mkdir()

@@ -1,56 +1,208 @@
-"""End-to-end `predict` against the bare forward of the network over the same windows, interleaved in one process.
+"""`predict` against the bare forward of the network over the same windows, and against two usual ways to map a scene.
 
     python tests/benchmarks/bench_predict.py --side 2048 --model landscape-tiny
 
-Bare: only the forward is timed, on normalised batches that lie ready on the device. End to end: reading the GeoTIFF,
-normalising, the forward, blending, upsampling, writing the class map with its overviews; without loading the model.
+Every way runs in a process of its own, all of them in each round; times are without imports and without loading the
+model, peaks are of the whole process. All see the same windows, weights and scene.
+
+bare, threads    the forward alone, one window after the other in batches, torch splitting each among all processors
+bare, windows    the forward alone, as many windows at once as there are processors, each in a thread of its own
+predict          GeoTIFF to class map: reading, normalising, forward, blending, upsampling, COG with overviews
+in memory        as mmsegmentation's slide inference: full-resolution logits of the whole scene are summed, and counted
+softmax          as geoai and pytorch-toolbelt: full-resolution softmax, tapered, is summed in numpy, with its weights
+
+The bare forward ends with logits at full resolution (the network's own upsampling), as a plain loop over windows has
+them; its input lies normalised in memory. The two rivals read the scene whole and write a plain compressed GeoTIFF.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import rasterio
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from geoseg.contract import find_model, load_contract
 from geoseg.devices import resolve_device
 from geoseg.landscape import Landscape, write_landscape
 from geoseg.model_folder import Normalize, load_model
 from geoseg.plan import Plan
-from geoseg.predict import Predictor, predict
+from geoseg.predict import predict
+from geoseg.predictor import Predictor
 from geoseg.scene import Scene
 from geoseg.windows import Window
 
-
-def bare_seconds(
-    network: torch.nn.Module, normalize: Normalize, scene: Scene, plan: Plan, device: torch.device
-) -> float:
-    """Time of the forwards alone over all windows of the plan, in the plan's batches."""
-    forward = network.forward_logits if plan.stride > 1 else network
-    seconds = 0.0
-    for row in plan.rows:
-        strip, valid = scene.read(Window(row, 0, plan.window_height, plan.padded_width))
-        for first in range(0, len(plan.cols), plan.batch_size):
-            cols = plan.cols[first : first + plan.batch_size]
-            pixels = torch.from_numpy(np.stack([strip[:, :, c : c + plan.window_width] for c in cols]))
-            use = torch.from_numpy(np.stack([valid[:, c : c + plan.window_width] for c in cols]))
-            batch = normalize(pixels.to(device), use.to(device))
-            synchronize(device)
-            start = time.perf_counter()
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                forward(batch)
-            synchronize(device)
-            seconds += time.perf_counter() - start
-    return seconds
+BATCH = {"cpu": 1, "cuda": 16}  # of the bare loop in torch's threads: on a CPU the fastest of 1, 2 and 4
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+class Setting:
+    """What all ways share: network, windows, normalised input."""
+
+    def __init__(self, scene: Path, model: str, device: torch.device) -> None:
+        self.path, self.device = scene, device
+        trained = load_model(model)
+        self.network, self.normalize = trained.network, Normalize(trained.contract).to(device)
+        predictor = Predictor(trained, device)  # moves the network to the device
+        self.classes, self.stride = len(predictor.classes), predictor.stride
+        with Scene(scene) as opened:
+            self.plan: Plan = predictor.plan(opened)
+        self.windows = [
+            Window(r, c, self.plan.window_height, self.plan.window_width)
+            for r in self.plan.rows
+            for c in self.plan.cols
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"),
+        ):
+            out: Tensor = self.network(x)
+        return out
+
+    def inputs(self) -> list[Tensor]:
+        """Normalised windows, each (1, B, h, w)."""
+        with Scene(self.path) as scene:
+            read = (scene.read(window, reflect_valid=True) for window in self.windows)
+            return [
+                self.normalize(torch.from_numpy(p[None]).to(self.device), torch.from_numpy(v[None]).to(self.device))
+                for p, v in read
+            ]
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def bare_threads(setting: Setting, output: Path) -> float:
+    inputs, size = setting.inputs(), BATCH[setting.device.type]
+    batches = [torch.cat(inputs[i : i + size]) for i in range(0, len(inputs), size)]
+    batches = [b.contiguous(memory_format=torch.channels_last) for b in batches]
+    setting.forward(batches[0])
+    setting.synchronize()
+    start = time.perf_counter()
+    for batch in batches:
+        setting.forward(batch)
+    setting.synchronize()
+    return time.perf_counter() - start
+
+
+def bare_windows(setting: Setting, output: Path) -> float:
+    inputs = setting.inputs()
+    workers = setting.plan.batch_size
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+
+        def forward(x: Tensor) -> None:
+            setting.forward(x)
+
+        list(pool.map(forward, inputs[:workers]))
+        start = time.perf_counter()
+        list(pool.map(forward, inputs))
+        return time.perf_counter() - start
+
+
+def whole(setting: Setting, output: Path, model: str) -> float:
+    # Compiled code comes from its cache at first use, like torch's own: on a scene of one window.
+    with rasterio.open(setting.path) as scene:
+        first = output.with_name("first.tif")
+        profile = {**scene.profile, "height": 64, "width": 64, "blockxsize": 64, "blockysize": 64}
+        with rasterio.open(first, "w", **profile) as small:
+            small.write(scene.read(window=((0, 64), (0, 64))))
+    options = {"device": str(setting.device), "ignore_gsd": True, "overwrite": True, "restart": True}
+    predict(first, model, output, **options)
+    report = predict(setting.path, model, output, **options)
+    print(" · ".join(f"{stage} {100 * share:.0f} %" for stage, share in report.shares.items()), file=sys.stderr)
+    return report.seconds
+
+
+def in_memory(setting: Setting, output: Path) -> float:
+    """Slide inference in memory, after mmsegmentation's encoder_decoder.py (written anew); sums in place."""
+    start = time.perf_counter()
+    x = read_whole(setting)
+    logits = torch.zeros(1, setting.classes, *x.shape[2:], device=setting.device)
+    counts = torch.zeros(1, 1, *x.shape[2:], device=setting.device)
+    for w in setting.windows:
+        rows, cols = slice(w.row, w.row_stop), slice(w.col, w.col_stop)
+        logits[:, :, rows, cols] += setting.forward(x[:, :, rows, cols])
+        counts[:, :, rows, cols] += 1
+    logits /= counts
+    ids = logits.argmax(1)[0, : setting.plan.height, : setting.plan.width]
+    write_plain(setting, output, ids.to(torch.uint8).cpu().numpy())
+    return time.perf_counter() - start
+
+
+def softmax_sum(setting: Setting, output: Path) -> float:
+    """Tapered probabilities at full resolution in numpy, after geoai and pytorch-toolbelt (written anew)."""
+    start = time.perf_counter()
+    x = read_whole(setting)
+    total = np.zeros((setting.classes, *x.shape[2:]), dtype=np.float32)
+    weights = np.zeros(x.shape[2:], dtype=np.float32)
+    height, width = setting.windows[0].height, setting.windows[0].width
+    taper = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1]).astype(np.float32)
+    for w in setting.windows:
+        rows, cols = slice(w.row, w.row_stop), slice(w.col, w.col_stop)
+        shares = F.softmax(setting.forward(x[:, :, rows, cols]).float(), dim=1)[0].cpu().numpy()
+        total[:, rows, cols] += shares * taper
+        weights[rows, cols] += taper
+    total /= weights
+    ids = total.argmax(0)[: setting.plan.height, : setting.plan.width]
+    write_plain(setting, output, ids.astype(np.uint8))
+    return time.perf_counter() - start
+
+
+def read_whole(setting: Setting) -> Tensor:
+    """The padded scene, normalised (1, B, H, W)."""
+    with Scene(setting.path) as scene:
+        window = Window(0, 0, setting.plan.padded_height, setting.plan.padded_width)
+        pixels, valid = scene.read(window, reflect_valid=True)
+    x: Tensor = setting.normalize(
+        torch.from_numpy(pixels[None]).to(setting.device), torch.from_numpy(valid[None]).to(setting.device)
+    )
+    return x
+
+
+def write_plain(setting: Setting, output: Path, ids: np.ndarray) -> None:
+    with rasterio.open(setting.path) as scene:
+        profile = {**scene.profile, "count": 1, "dtype": "uint8", "nodata": 255, "compress": "deflate"}
+        profile.pop("photometric", None)
+    with rasterio.open(output, "w", **profile) as file:
+        file.write(ids, 1)
+
+
+WAYS = ("bare, threads", "bare, windows", "predict", "in memory", "softmax")
+
+
+def run_one(way: str, scene: Path, model: str, device: torch.device) -> None:
+    """One way once, its seconds and peak as JSON on standard output."""
+    setting = Setting(scene, model, device)
+    output = scene.with_name("map.tif")
+    functions: dict[str, Callable[[Setting, Path], float]] = {
+        "bare, threads": bare_threads,
+        "bare, windows": bare_windows if device.type == "cpu" else bare_threads,
+        "predict": lambda s, o: whole(s, o, model),
+        "in memory": in_memory,
+        "softmax": softmax_sum,
+    }
+    # One forward, so that no way pays for what torch does only once.
+    first = setting.windows[0]
+    setting.forward(torch.zeros(1, len(setting.normalize.mean.flatten()), first.height, first.width, device=device))
+    seconds = functions[way](setting, output)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    print(json.dumps({"seconds": seconds, "peak": peak, "plan": str(setting.plan), "windows": len(setting.windows)}))
 
 
 def main() -> None:
@@ -58,44 +210,40 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=2048, help="side of the generated scene, px")
     parser.add_argument("--model", default="landscape-tiny", help="model folder, or the name of a shipped model")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--batch-size", type=int)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--one", nargs=2, metavar=("WAY", "SCENE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-
     device = resolve_device(options.device)
-    trained = load_model(options.model)
-    contract = trained.contract
-    predictor = Predictor(trained, device)  # moves the network to the device
-    normalize = Normalize(contract).to(device)
+    if options.one:
+        run_one(options.one[0], Path(options.one[1]), options.model, device)
+        return
+
+    contract = load_contract(find_model(options.model))
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in options.only}
     with tempfile.TemporaryDirectory() as folder:
-        path, output = Path(folder, "scene.tif"), Path(folder, "map.tif")
+        scene = Path(folder, "scene.tif")
         bands = tuple(band.name for band in contract.bands)
         gsd_m = contract.gsd_m or 0.5
-        write_landscape(Landscape(options.side, options.side, bands=bands, dtype=contract.dtype, gsd_m=gsd_m), path)
-        rounds: list[tuple[float, float]] = []
-        with Scene(path) as scene:
-            plan = predictor.plan(scene, batch_size=options.batch_size)
-            for _ in range(options.rounds + 1):
-                bare = bare_seconds(trained.network, normalize, scene, plan, device)
-                whole = predict(
-                    [str(path)],
-                    options.model,
-                    output,
-                    batch_size=options.batch_size,
-                    device=options.device,
-                    ignore_gsd=True,
-                    overwrite=True,
-                ).seconds
-                rounds.append((bare, whole))
+        write_landscape(Landscape(options.side, options.side, bands=bands, dtype=contract.dtype, gsd_m=gsd_m), scene)
+        for _ in range(options.rounds):
+            for way in options.only:
+                command = [sys.executable, __file__, "--model", options.model, "--device", options.device]
+                run = subprocess.run([*command, "--one", way, str(scene)], stdout=subprocess.PIPE, check=True)
+                result = json.loads(run.stdout.splitlines()[-1])
+                found[way].append((result["seconds"], result["peak"]))
     megapixels = options.side**2 / 1e6
-    print(f"{options.side} × {options.side} px, {plan}, batches of {plan.batch_size}")
-    print(f"{contract.name} on {device}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    # The first round warms caches and allocators.
-    for bare, whole in rounds[1:]:
-        print(
-            f"bare {megapixels / bare:8.2f} Mpx/s   predict {megapixels / whole:8.2f} Mpx/s   ratio {bare / whole:.3f}"
-        )
-    print(f"predict / bare forward, median of throughput ratios: {statistics.median(b / w for b, w in rounds[1:]):.3f}")
+    print(
+        f"{options.side} × {options.side} px, {result['plan']}; {options.model} on {device}, torch {torch.__version__}"
+    )
+    for way, runs in found.items():
+        seconds, peak = statistics.median(s for s, _ in runs), statistics.median(p for _, p in runs)
+        times = " ".join(f"{s:.2f}" for s, _ in runs)
+        print(f"{way:14} {megapixels / seconds:7.2f} Mpx/s   peak {peak / 2**20:6.0f} MiB   seconds {times}")
+    for way in found:
+        if "predict" in found and way != "predict":
+            ratios = [w / p for (w, _), (p, _) in zip(found[way], found["predict"], strict=True)]
+            print(f"throughput of predict over {way}: median of rounds {statistics.median(ratios):.3f}")
 
 
 if __name__ == "__main__":
