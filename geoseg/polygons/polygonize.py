@@ -8,7 +8,7 @@ and after every step: simplified, smoothed, reprojected, rounded.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import geopandas
@@ -18,6 +18,8 @@ import pandas as pd
 from affine import Affine
 from rasterio.crs import CRS
 
+from geoseg._jit import njit
+from geoseg.ahead import ahead
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import LabelError
 from geoseg.grid import Grid
@@ -89,7 +91,7 @@ def polygonize(
         for i in range(0, height, step)
     )
     rules = rules or PolygonRules()
-    batches = list(polygonize_rows(rows, grid, classes, rules=rules))
+    batches = ahead(polygonize_rows(rows, grid, classes, rules=rules))
     return to_frame(batches, grid, class_rules(rules, classes).classes)
 
 
@@ -165,15 +167,24 @@ def polygonize_rows(
         yield _batch(_NO_POLYGONS, grid, measure, has_confidence=has_confidence)
 
 
-def to_frame(batches: Sequence[PolygonBatch], grid: Grid, classes: ClassTable) -> geopandas.GeoDataFrame:
+def to_frame(batches: Iterable[PolygonBatch], grid: Grid, classes: ClassTable) -> geopandas.GeoDataFrame:
     """Batches as one frame in the grid's CRS, with class names."""
-    ids = np.concatenate([np.zeros(0, dtype=np.uint8), *(batch.class_id for batch in batches)])
     names = np.array([c.name for c in classes], dtype=object)
-    columns: dict[str, Any] = {"class_id": ids.astype(np.int32), "class_name": pd.Series(names[ids], dtype="str")}
-    for name in batches[0].columns if batches else ("area_m2", "perim_m"):
-        columns[name] = np.concatenate([np.zeros(0), *(batch.columns[name] for batch in batches)])
-    polygons = np.concatenate([np.empty(0, dtype=object), *(batch.geometries() for batch in batches)])
-    return geopandas.GeoDataFrame(columns, geometry=polygons, crs=grid.crs and grid.crs.to_wkt())
+    ids = [np.zeros(0, dtype=np.uint8)]
+    polygons = [np.empty(0, dtype=object)]
+    columns: dict[str, list[npt.NDArray[Any]]] = {}
+    for batch in batches:
+        ids.append(batch.class_id)
+        polygons.append(batch.geometries())
+        for name, values in batch.columns.items():
+            columns.setdefault(name, []).append(values)
+    class_id = np.concatenate(ids)
+    fields: dict[str, Any] = {
+        "class_id": class_id.astype(np.int32),
+        "class_name": pd.Series(names[class_id], dtype="str"),
+        **{name: np.concatenate(parts) for name, parts in columns.items()},
+    }
+    return geopandas.GeoDataFrame(fields, geometry=np.concatenate(polygons), crs=grid.crs and grid.crs.to_wkt())
 
 
 def _numbered(count: int) -> ClassTable:
@@ -184,23 +195,23 @@ def _mapped(
     rows: Iterable[MapRows], classes: ClassTable, resolved: ClassRules
 ) -> Iterator[tuple[ByteArray, ByteArray | None]]:
     """Rows with their values dissolved and those not kept gone, once it is known that the table has them all."""
+    untouched = bool((resolved.table[: len(classes)] == np.arange(len(classes))).all())
     for part in rows:
-        present = np.flatnonzero(np.bincount(part.classes.ravel(), minlength=256))
-        unknown = present[(present >= len(classes)) & (present != NODATA)]
-        if len(unknown):
+        values = part.classes
+        unknown = (values >= len(classes)) & (values != NODATA)
+        if unknown.any():
             raise LabelError(
-                f"the class map holds the value {unknown[0]}, but its class table ends at {len(classes) - 1}"
+                f"the class map holds the value {values[unknown][0]}, but its class table ends at {len(classes) - 1}"
             )
-        yield resolved.table[part.classes], part.confidence
+        yield values if untouched else resolved.table[values], part.confidence
 
 
 def _batch(closed: ClosedPolygons, grid: Grid, measure: Measure, *, has_confidence: bool) -> PolygonBatch:
     """Polygons in the CRS, measured; shells counter-clockwise there."""
     t = grid.transform
-    x, y = closed.xy[:, 0] / SUBPIXEL, closed.xy[:, 1] / SUBPIXEL
-    xy = np.column_stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f])
-    if t.a * t.e - t.b * t.d > 0:  # a transform that turns nothing over leaves the rings as seen with y down
-        xy = _reversed_rings(xy, closed.rings)
+    # A transform that turns nothing over leaves the rings as they run with y down.
+    reverse = t.a * t.e - t.b * t.d > 0
+    xy = _place(closed.xy, closed.rings, (t.a, t.b, t.c, t.d, t.e, t.f), reverse)
     batch = PolygonBatch(closed.value, xy, closed.rings, closed.polygons)
     columns: dict[str, npt.NDArray[Any]] = dict(measure.columns(batch))
     if has_confidence:
@@ -210,6 +221,21 @@ def _batch(closed: ClosedPolygons, grid: Grid, measure: Measure, *, has_confiden
     return dataclasses.replace(batch, columns=columns)
 
 
-def _reversed_rings(xy: FloatArray, rings: IntArray) -> FloatArray:
-    ends = np.repeat(rings[:-1] + rings[1:] - 1, np.diff(rings))
-    return xy[ends - np.arange(len(xy))]
+@njit
+def _place(
+    points: npt.NDArray[np.int32],
+    rings: IntArray,
+    transform: tuple[float, float, float, float, float, float],
+    reverse: bool,
+) -> FloatArray:
+    """Points in 1/256 px as coordinates of the CRS, each ring from its end where it is to be reversed."""
+    a, b, c, d, e, f = transform
+    xy = np.empty(points.shape, dtype=np.float64)
+    for ring in range(len(rings) - 1):
+        begin, end = rings[ring], rings[ring + 1]
+        for i in range(begin, end):
+            x, y = points[i, 0] / SUBPIXEL, points[i, 1] / SUBPIXEL
+            to = begin + end - 1 - i if reverse else i
+            xy[to, 0] = a * x + b * y + c
+            xy[to, 1] = d * x + e * y + f
+    return xy
