@@ -14,6 +14,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from geoseg.errors import DeviceError
 from geoseg.model_folder import Normalize, TrainedModel
-from geoseg.plan import IN_PROCESS, Plan, Taper, plan_prediction
+from geoseg.plan import IN_PROCESS, WINDOWS_AHEAD, Plan, Taper, plan_prediction
 from geoseg.scene import Pixels, Raster, Valid
 from geoseg.stages import Stages
 from geoseg.tta import augmented, find_tta
@@ -125,14 +126,20 @@ class Predictor:
         )
 
     def _default_batch(self) -> int:
-        return GPU_BATCH if self.batched else min(len(os.sched_getaffinity(0)), MAX_CPU_WINDOWS)
+        return GPU_BATCH if self.batched else min(_processors(), MAX_CPU_WINDOWS)
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor, valid: Tensor | None) -> Tensor:
         """Logits (N, K, H / stride, W / stride) of pixels (N, B, H, W) as read and valid (N, H, W), None for all."""
         on_device = None if valid is None else valid.to(self.device, non_blocking=True)
         x = self._normalize(pixels.to(self.device, non_blocking=True), on_device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+        if self.device.type != "cuda":
+            return augmented(self._forward, x, self._tta)
+        # The same kernels for the same shape, every time: neither timed on the spot nor adding in a race.
+        exact = torch.backends.cudnn.flags(  # type: ignore[no-untyped-call]
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
+        )
+        with exact, torch.autocast("cuda", dtype=torch.bfloat16):
             return augmented(self._forward, x, self._tta)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -190,7 +197,7 @@ class Predictor:
         try:
             for item in items:
                 waiting.append((item, pool.submit(one, item) if isinstance(item, WindowPixels) else None))
-                while len(waiting) > 3 * at_once:
+                while len(waiting) > WINDOWS_AHEAD * at_once:
                     yield first()
             while waiting:
                 yield first()
@@ -203,6 +210,7 @@ class Predictor:
     ) -> Iterator[tuple[Window, Tensor] | T]:
         ready: deque[Any] = deque()
         group: list[Any] = []
+        clock = _DeviceClock(self.device, stages)
 
         def launch() -> None:
             nonlocal size, group
@@ -211,7 +219,7 @@ class Predictor:
             while len(logits) < len(windows):
                 part = windows[len(logits) : len(logits) + size]
                 try:
-                    with stages.time("network"):
+                    with clock.time():
                         logits += self._batch(part, size)
                 except torch.OutOfMemoryError as error:
                     size = self._halve(size, part[0].window, error)
@@ -228,6 +236,7 @@ class Predictor:
                     yield ready.popleft()
         launch()
         yield from ready
+        clock.finish()
 
     def _batch(self, items: list[WindowPixels], size: int) -> list[Tensor]:
         """Logits of up to ``size`` windows as one batch of exactly so many, the rest of it empty."""
@@ -259,8 +268,38 @@ class Predictor:
         return batch_size // 2
 
 
+class _DeviceClock:
+    """Time that a device works on batches, which a GPU does after the call that launches it has returned."""
+
+    def __init__(self, device: torch.device, stages: Stages) -> None:
+        self._stages, self._is_gpu = stages, device.type == "cuda"
+        self._events: list[tuple[Any, Any]] = []
+
+    @contextmanager
+    def time(self) -> Iterator[None]:
+        if not self._is_gpu:
+            with self._stages.time("network"):
+                yield
+            return
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        first.record()
+        yield
+        last.record()
+        self._events.append((first, last))
+
+    def finish(self) -> None:
+        if self._events:
+            self._events[-1][1].synchronize()
+            self._stages.add("network", sum(first.elapsed_time(last) for first, last in self._events) / 1000)
+
+
 def _single_threaded(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, "geoseg-network", initializer=torch.set_num_threads, initargs=(1,))
+
+
+def _processors() -> int:
+    """Processors that this process may use; not every system tells of less than all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -32,7 +32,7 @@ class _Verbs(TyperGroup):
                 typer.echo(f"hint:  {error.hint}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            typer.echo("interrupted", err=True)
+            typer.echo(str(error) or "interrupted", err=True)
             raise typer.Exit(130) from error
 
 
