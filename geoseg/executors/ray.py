@@ -208,11 +208,10 @@ class RayExecutor:
                 self._calls[worker.make.remote(run)] = worker, run
             for run, result in self._settle():
                 if result is None:
-                    again = [task for task in run if not job.parts.has(task)]
-                    log.warning("a worker died; %s of its %d goes to others", count(len(again), "part"), len(run))
-                    left |= {(task.band, task.strip): task for task in again}
-                    for task in again:
-                        del deadlines[task]
+                    for task in run:
+                        if not job.parts.has(task):
+                            del deadlines[task]
+                            left[task.band, task.strip] = task
                 else:
                     deadlines |= {task: time.monotonic() + VISIBLE_S for task in run if task in deadlines}
                     for stage, seconds in result.items():
@@ -272,13 +271,14 @@ class RayExecutor:
 
     def _replace(self, actor: Actor, error: RayError) -> None:
         """Another worker for a dead one; Ray starts it where there is room, now or when there is."""
-        log.info("%s", error)
         self._deaths += 1
         if self._deaths > len(self._actors) + 3:
             raise DeviceError(
                 f"{self._deaths} workers died, and no part was finished between: {' '.join(str(error).split()):.300}",
                 hint="ray logs on the node; a --size or --batch-size that needs less memory",
             ) from error
+        log.warning("a worker died; another is started, and gets what was not finished")
+        log.info("%s", error)
         self._actors.remove(actor)
         with suppress(RayError):
             ray.kill(actor)  # it may be out of reach only
@@ -331,7 +331,7 @@ def connect(device: str, address: str | None) -> Iterator[RayExecutor]:
 
 
 def _init(address: str | None) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(
@@ -343,6 +343,9 @@ def _init(address: str | None) -> None:
         )
         return
     try:
+        host, _, port = address.rpartition(":")
+        if host and port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(

@@ -1,0 +1,149 @@
+"""``geoseg predict`` killed at random moments, interrupted and changed: what is there at the end, and what is said."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import geopandas
+import pytest
+from conftest import write_scene
+
+from geoseg.parts import JOURNAL, parts_folder, was_publishing
+
+from .commands import files_in, succeed, write_model
+
+pytestmark = pytest.mark.slow
+
+# The command itself, but with bands of 512 rows, where it would take such a small scene as one band.
+PROGRAM = "import geoseg.plan; geoseg.plan.TASK_PX = 1; from geoseg.cli import main; main()"
+BANDS = 6
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a scene and a model."""
+
+    folder: Path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+    def words(self, output: str, *options: object) -> list[str]:
+        words = (
+            "predict",
+            self / "scene.tif",
+            "-m",
+            self / "model",
+            "-o",
+            self / output,
+            "--size",
+            128,
+            "--device",
+            "cpu",
+        )
+        return [str(word) for word in (*words, *options)]
+
+    def start(self, output: str, *options: object) -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", PROGRAM, *self.words(output, *options)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    def made(self, output: str) -> int:
+        """Number of parts that are there."""
+        return len(list(parts_folder(self / output).glob("*.part")))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("chaos")
+    write_scene(folder / "scene.tif", size=(BANDS * 512 - 100, 500), blockxsize=256, blockysize=256, nodata="value")
+    write_model(folder / "model")
+    return Place(folder)
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Until something has happened or the process is over."""
+    while not happened() and process.poll() is None:
+        time.sleep(0.005)
+
+
+def kill_and_resume(place: Place, output: str, *options: object, parts: tuple[int, ...], seed: int) -> None:
+    """Run the command again and again, killed at random moments, and at last to its end.
+
+    Args:
+        place: Where.
+        output: Name of the output.
+        options: Further options of the command.
+        parts: For each kill, how many parts are to be there; it comes up to 0.3 s later.
+        seed: Of these moments.
+    """
+    moments, path = random.Random(seed), place / output
+    for number in parts:
+        process = place.start(output, *options)
+        wait_until(parts_folder(path).exists, process)
+        wait_until(lambda wanted=number: place.made(output) >= wanted, process)  # type: ignore[misc]
+        time.sleep(moments.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        _, complaints = process.communicate()
+        assert "changed" not in complaints
+        if path.exists() and not parts_folder(path).exists():
+            return  # it was quicker, or as good as
+        assert not path.exists() or was_publishing(path), "the name was given before the end"
+    process = place.start(output, *options)
+    said, complaints = process.communicate()
+    assert process.returncode == 0, complaints
+    assert "changed" not in complaints
+    assert "taken over from an earlier run" in said
+
+
+def test_a_map_is_the_same_to_the_byte_however_often_it_was_killed(place: Place) -> None:
+    succeed("-q", *place.words("calm.tif", "--confidence"))  # in one band, in this process
+    kill_and_resume(place, "map.tif", "--confidence", parts=(0, 2, BANDS), seed=11)
+    for name in ("{}.tif", "{}_confidence.tif"):
+        assert (place / name.format("map")).read_bytes() == (place / name.format("calm")).read_bytes()
+    assert not [name for name in files_in(place.folder) if name.startswith(".")]
+
+
+def test_polygons_are_the_same_however_often_it_was_killed(place: Place) -> None:
+    succeed("-q", *place.words("calm.gpkg"))
+    kill_and_resume(place, "map.gpkg", parts=(3, BANDS), seed=5)
+    made, calm = (geopandas.read_file(place / name, layer=Path(name).stem) for name in ("map.gpkg", "calm.gpkg"))
+    assert len(made) > 100
+    assert made.to_wkb().equals(calm.to_wkb())  # a GeoPackage carries the time, so the files differ
+    assert made.crs == calm.crs
+    assert not [name for name in files_in(place.folder) if name.startswith(".")]
+
+
+def test_ctrl_c_says_what_is_kept_and_a_change_says_what_is_lost(place: Place) -> None:
+    def interrupted(*options: object) -> str:
+        journal = parts_folder(place / "late.tif") / JOURNAL
+        before = journal.stat().st_mtime_ns if journal.exists() else 0
+        process = place.start("late.tif", *options)
+        wait_until(lambda: journal.exists() and journal.stat().st_mtime_ns != before, process)
+        wait_until(lambda: place.made("late.tif") > 0, process)
+        process.send_signal(signal.SIGINT)
+        _, complaints = process.communicate()
+        assert process.returncode == 130, complaints
+        assert "Traceback" not in complaints
+        assert not (place / "late.tif").exists()
+        kept = place.made("late.tif")
+        assert f"interrupted; {kept} of {BANDS} bands are kept, and the same command continues" in complaints
+        return complaints
+
+    assert "changed" not in interrupted()
+    assert "warning: the overlap changed since the last run: starting anew" in interrupted("--overlap", 64)
+    os.utime(place / "scene.tif")
+    process = place.start("late.tif", "--overlap", 64)
+    said, complaints = process.communicate()
+    assert process.returncode == 0
+    assert "warning: the scene changed since the last run: starting anew" in complaints
+    assert "taken over" not in said
+    assert not parts_folder(place / "late.tif").exists()

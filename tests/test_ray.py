@@ -1,0 +1,193 @@
+"""The Ray executor on several nodes on this machine: the same bytes as in this process, also when a node dies."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_scene
+from e2e.commands import run, write_model
+
+from geoseg.errors import ConfigError, DeviceError, SceneError
+from geoseg.executors import find_executor
+from geoseg.predict import predict
+
+# Read when Ray is imported: a cluster on the loopback needs no token, and none is to be left in the home folder.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from geoseg.executors.ray import Crew, plan_crew  # noqa: E402
+
+OPTIONS: dict[str, Any] = {
+    "band_rows": 512,
+    "strip_cols": 512,
+    "size": 128,
+    "overlap": 32,
+    "device": "cpu",
+    "confidence": True,
+}
+NODE: dict[str, Any] = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 << 20}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head that does no work, as on Kubernetes, and two nodes of one processor."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **NODE})
+    for _ in range(2):
+        made.add_node(num_cpus=1, **NODE)
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scene in two files, a model, and the map that this process makes of them."""
+    folder = tmp_path_factory.mktemp("ray")
+    write_model(folder / "model")
+    write_scene(folder / "top.tif", size=(1024, 1000), blockxsize=256, blockysize=256, nodata="value")
+    write_scene(folder / "bottom.tif", size=(1400, 1000), shift=(1024, 0), blockxsize=256, blockysize=256, seed=1)
+    predict([folder / "top.tif", folder / "bottom.tif"], folder / "model", folder / "here.tif", **OPTIONS)
+    return folder
+
+
+@pytest.fixture
+def address(cluster: Cluster) -> str:
+    """Of the cluster. Ray takes the usual spellings of the loopback for the address that other machines know."""
+    return str(cluster.address).replace("127.0.0.1", "LOCALHOST")
+
+
+def predict_on_ray(place: Path, name: str, address: str, **options: Any) -> list[bytes]:
+    """The map and its confidence as the cluster makes them."""
+    scenes = [place / "top.tif", place / "bottom.tif"]
+    predict(scenes, place / "model", place / f"{name}.tif", executor="ray", address=address, **{**OPTIONS, **options})
+    assert not ray.is_initialized()
+    assert not list(place.glob(".*"))
+    return read(place, name)
+
+
+def read(place: Path, name: str) -> list[bytes]:
+    return [(place / f"{name}{layer}.tif").read_bytes() for layer in ("", "_confidence")]
+
+
+def test_a_cluster_gives_the_same_bytes(place: Path, address: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert predict_on_ray(place, "there", address) == read(place, "here")
+    assert "died" not in caplog.text
+
+
+def test_a_node_that_dies_takes_nothing_with_it(
+    place: Path, cluster: Cluster, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    doomed = cluster.add_node(num_cpus=1, **NODE)
+    parts = place / ".survived.tif.parts"
+
+    def kill() -> None:
+        while not list(parts.glob("*.part")):
+            time.sleep(0.02)
+        cluster.remove_node(doomed, allow_graceful=False)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    with caplog.at_level(logging.WARNING, "geoseg"):
+        made = predict_on_ray(place, "survived", address)
+    killer.join(10)
+    assert not killer.is_alive()
+    assert "a worker died; another is started" in caplog.text
+    assert made == read(place, "here")
+
+
+def test_what_a_worker_cannot_read_is_said_with_its_node_and_finished_parts_are_kept(
+    place: Path, address: str, tmp_path: Path
+) -> None:
+    path = write_scene(tmp_path / "scene.tif", size=(1600, 400), compress="none").path
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 3 // 4])
+    with pytest.raises(SceneError, match=r"cannot be read in rows .* \(on node .*\); \d of 4 bands are kept"):
+        predict(path, place / "model", tmp_path / "map.tif", executor="ray", address=address, **OPTIONS)
+    assert {p.name for p in tmp_path.iterdir()} == {"scene.tif", ".map.tif.parts"}
+    assert not ray.is_initialized()
+
+
+def test_a_dry_run_asks_the_cluster_and_writes_nothing(place: Path, address: str, tmp_path: Path) -> None:
+    ran = run(
+        *("predict", place / "top.tif", "-m", place / "model", "-o", tmp_path / "map.tif"),
+        *("--executor", "ray", "--address", address, "--dry-run"),
+    )
+    assert ran.exit_code == 0, ran.stderr
+    assert "executor   ray, 1 window at once" in ran.stdout
+    assert "it depends on the cluster" in ran.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cluster_that_is_not_there_is_named(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no Ray cluster can be reached at 127\.0\.0\.1:1:") as caught:
+        predict(
+            place / "top.tif",
+            place / "model",
+            tmp_path / "map.tif",
+            executor="ray",
+            address="127.0.0.1:1",
+            device="cpu",
+        )
+    assert "ray start --head" in str(caught.value.hint)
+    assert not list(tmp_path.iterdir())
+
+
+# --- without a cluster
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "crew"),
+    [
+        ([{"CPU": 2.0}], "auto", Crew(1, 2, 0)),
+        ([{"CPU": 64.0}, {"CPU": 64.0}], "auto", Crew(8, 16, 0)),
+        ([{}, {"CPU": 0.0}, {"CPU": 8.0}, {"CPU": 17.0}], "auto", Crew(3, 8, 0)),
+        ([{"CPU": 32.0, "GPU": 4.0}], "auto", Crew(4, 8, 1)),
+        ([{"CPU": 32.0, "GPU": 4.0}], "cuda", Crew(4, 8, 1)),
+        ([{"CPU": 32.0, "GPU": 4.0}], "cpu", Crew(2, 16, 0)),
+        ([{"CPU": 96.0}, {"CPU": 96.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 1.0}], "auto", Crew(3, 4, 1)),
+        ([{"GPU": 1.0}], "auto", Crew(1, 0, 1)),
+    ],
+)
+def test_a_worker_per_gpu_or_per_sixteen_processors(nodes: list[dict[str, float]], device: str, crew: Crew) -> None:
+    assert plan_crew(nodes, device) == crew
+    for node in nodes:  # one shape of worker fits every node that has what it needs
+        if node.get("GPU", 0) >= crew.gpus and node.get("CPU", 0) >= 1:
+            assert node["CPU"] >= crew.cpus
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "complaint"),
+    [
+        ([{"CPU": 4.0}], "cuda", "has no GPU"),
+        ([{"CPU": 4.0, "GPU": 1.0}], "cuda:0", "Ray chooses"),
+        ([{"CPU": 0.0}], "auto", "neither processors nor GPUs"),
+        ([], "cpu", "neither processors nor GPUs"),
+    ],
+)
+def test_a_device_that_no_node_has_is_refused(nodes: list[dict[str, float]], device: str, complaint: str) -> None:
+    with pytest.raises(DeviceError, match=complaint):
+        plan_crew(nodes, device)
+
+
+def test_without_ray_the_hint_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "geoseg.executors.ray")
+    with pytest.raises(ConfigError, match="needs Ray") as caught:
+        find_executor("ray")
+    assert caught.value.hint == 'pip install "geoseg[ray]"'
+
+
+def test_an_address_needs_the_executor(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="of no use in-process") as caught:
+        predict(place / "top.tif", place / "model", tmp_path / "map.tif", address="head:6379")
+    assert caught.value.hint == "--executor ray --address head:6379"
