@@ -136,7 +136,7 @@ class Predictor:
         if self.device.type != "cuda":
             return augmented(self._forward, x, self._tta)
         # The same kernels for the same shape, every time: neither timed on the spot nor adding in a race.
-        exact = torch.backends.cudnn.flags(  # type: ignore[no-untyped-call]
+        exact = torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
         )
         with exact, torch.autocast("cuda", dtype=torch.bfloat16):

@@ -186,7 +186,7 @@ def test_a_prediction_is_planned_with_the_model_and_its_objections(make_scene: M
     assert fitting["prediction"].startswith("4 windows of 256 × 256 px that overlap by 64 px, ")
     assert fitting["prediction"].endswith("with roofs")
     coarse = make_scene(size=(300, 300), bands=1).path
-    assert "trained on 0.15 m; resample it: gdal_translate" in facts(coarse, model=str(model_folder))["warning"]
+    assert "trained on 0.15 m; add --gsd model" in facts(coarse, model=str(model_folder))["warning"]
 
 
 def test_a_shipped_model_goes_by_its_name(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
     python tests/benchmarks/bench_predict.py --side 2048 --model landscape-tiny
 
 Every way runs in a process of its own, all of them in each round; times are without imports and without loading the
-model, peaks are of the whole process. All see the same windows, weights and scene.
+model, peaks are of the whole process. All see the same windows, weights and scene. Seconds of all processors together
+("CPU") compare better than seconds on the clock where a machine has other things to do; those of predict contain the
+loading of the model.
 
 bare, threads    the forward alone, one window after the other in batches, torch splitting each among all processors
 bare, windows    the forward alone, as many windows at once as there are processors, each in a thread of its own
@@ -48,6 +50,20 @@ from geoseg.windows import Window
 BATCH = {"cpu": 1, "cuda": 16}  # of the bare loop in torch's threads: on a CPU the fastest of 1, 2 and 4
 
 
+Times = tuple[float, float]
+"""Seconds on the clock, and seconds of all processors together."""
+
+
+class Clock:
+    """Time since it was made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> Times:
+        return time.perf_counter() - self._wall, time.process_time() - self._cpu
+
+
 class Setting:
     """What all ways share: network, windows, normalised input."""
 
@@ -87,20 +103,20 @@ class Setting:
             torch.cuda.synchronize(self.device)
 
 
-def bare_threads(setting: Setting, output: Path) -> float:
+def bare_threads(setting: Setting, output: Path) -> Times:
     inputs, size = setting.inputs(), BATCH[setting.device.type]
     batches = [torch.cat(inputs[i : i + size]) for i in range(0, len(inputs), size)]
     batches = [b.contiguous(memory_format=torch.channels_last) for b in batches]
     setting.forward(batches[0])
     setting.synchronize()
-    start = time.perf_counter()
+    clock = Clock()
     for batch in batches:
         setting.forward(batch)
     setting.synchronize()
-    return time.perf_counter() - start
+    return clock.read()
 
 
-def bare_windows(setting: Setting, output: Path) -> float:
+def bare_windows(setting: Setting, output: Path) -> Times:
     inputs = setting.inputs()
     workers = setting.plan.batch_size
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -109,12 +125,12 @@ def bare_windows(setting: Setting, output: Path) -> float:
             setting.forward(x)
 
         list(pool.map(forward, inputs[:workers]))
-        start = time.perf_counter()
+        clock = Clock()
         list(pool.map(forward, inputs))
-        return time.perf_counter() - start
+        return clock.read()
 
 
-def whole(setting: Setting, output: Path, model: str) -> float:
+def whole(setting: Setting, output: Path, model: str) -> Times:
     # Compiled code comes from its cache at first use, like torch's own: on a scene of one window.
     with rasterio.open(setting.path) as scene:
         first = output.with_name("first.tif")
@@ -123,14 +139,15 @@ def whole(setting: Setting, output: Path, model: str) -> float:
             small.write(scene.read(window=((0, 64), (0, 64))))
     options = {"device": str(setting.device), "ignore_gsd": True, "overwrite": True, "restart": True}
     predict(first, model, output, **options)
+    clock = Clock()
     report = predict(setting.path, model, output, **options)
     print(" · ".join(f"{stage} {100 * share:.0f} %" for stage, share in report.shares.items()), file=sys.stderr)
-    return report.seconds
+    return report.seconds, clock.read()[1]
 
 
-def in_memory(setting: Setting, output: Path) -> float:
+def in_memory(setting: Setting, output: Path) -> Times:
     """Slide inference in memory, after mmsegmentation's encoder_decoder.py (written anew); sums in place."""
-    start = time.perf_counter()
+    clock = Clock()
     x = read_whole(setting)
     logits = torch.zeros(1, setting.classes, *x.shape[2:], device=setting.device)
     counts = torch.zeros(1, 1, *x.shape[2:], device=setting.device)
@@ -141,12 +158,12 @@ def in_memory(setting: Setting, output: Path) -> float:
     logits /= counts
     ids = logits.argmax(1)[0, : setting.plan.height, : setting.plan.width]
     write_plain(setting, output, ids.to(torch.uint8).cpu().numpy())
-    return time.perf_counter() - start
+    return clock.read()
 
 
-def softmax_sum(setting: Setting, output: Path) -> float:
+def softmax_sum(setting: Setting, output: Path) -> Times:
     """Tapered probabilities at full resolution in numpy, after geoai and pytorch-toolbelt (written anew)."""
-    start = time.perf_counter()
+    clock = Clock()
     x = read_whole(setting)
     total = np.zeros((setting.classes, *x.shape[2:]), dtype=np.float32)
     weights = np.zeros(x.shape[2:], dtype=np.float32)
@@ -160,7 +177,7 @@ def softmax_sum(setting: Setting, output: Path) -> float:
     total /= weights
     ids = total.argmax(0)[: setting.plan.height, : setting.plan.width]
     write_plain(setting, output, ids.astype(np.uint8))
-    return time.perf_counter() - start
+    return clock.read()
 
 
 def read_whole(setting: Setting) -> Tensor:
@@ -189,7 +206,7 @@ def run_one(way: str, scene: Path, model: str, device: torch.device) -> None:
     """One way once, its seconds and peak as JSON on standard output."""
     setting = Setting(scene, model, device)
     output = scene.with_name("map.tif")
-    functions: dict[str, Callable[[Setting, Path], float]] = {
+    functions: dict[str, Callable[[Setting, Path], Times]] = {
         "bare, threads": bare_threads,
         "bare, windows": bare_windows if device.type == "cpu" else bare_threads,
         "predict": lambda s, o: whole(s, o, model),
@@ -199,10 +216,10 @@ def run_one(way: str, scene: Path, model: str, device: torch.device) -> None:
     # One forward, so that no way pays for what torch does only once.
     first = setting.windows[0]
     setting.forward(torch.zeros(1, len(setting.normalize.mean.flatten()), first.height, first.width, device=device))
-    seconds = functions[way](setting, output)
+    seconds, cpu = functions[way](setting, output)
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print(json.dumps({"seconds": seconds, "peak": peak, "plan": str(setting.plan), "windows": len(setting.windows)}))
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "peak": peak, "plan": str(setting.plan)}))
 
 
 def main() -> None:
@@ -220,7 +237,7 @@ def main() -> None:
         return
 
     contract = load_contract(find_model(options.model))
-    found: dict[str, list[tuple[float, float]]] = {way: [] for way in options.only}
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in options.only}
     with tempfile.TemporaryDirectory() as folder:
         scene = Path(folder, "scene.tif")
         bands = tuple(band.name for band in contract.bands)
@@ -231,19 +248,23 @@ def main() -> None:
                 command = [sys.executable, __file__, "--model", options.model, "--device", options.device]
                 run = subprocess.run([*command, "--one", way, str(scene)], stdout=subprocess.PIPE, check=True)
                 result = json.loads(run.stdout.splitlines()[-1])
-                found[way].append((result["seconds"], result["peak"]))
+                found[way].append(result)
     megapixels = options.side**2 / 1e6
     print(
         f"{options.side} × {options.side} px, {result['plan']}; {options.model} on {device}, torch {torch.__version__}"
     )
     for way, runs in found.items():
-        seconds, peak = statistics.median(s for s, _ in runs), statistics.median(p for _, p in runs)
-        times = " ".join(f"{s:.2f}" for s, _ in runs)
-        print(f"{way:14} {megapixels / seconds:7.2f} Mpx/s   peak {peak / 2**20:6.0f} MiB   seconds {times}")
-    for way in found:
-        if "predict" in found and way != "predict":
-            ratios = [w / p for (w, _), (p, _) in zip(found[way], found["predict"], strict=True)]
-            print(f"throughput of predict over {way}: median of rounds {statistics.median(ratios):.3f}")
+        wall, cpu, peak = (statistics.median(run[key] for run in runs) for key in ("seconds", "cpu", "peak"))
+        print(
+            f"{way:14} {megapixels / wall:7.2f} Mpx/s  {wall:7.2f} s  {cpu:7.2f} s CPU   peak {peak / 2**20:6.0f} MiB"
+        )
+    for way in [way for way in found if "predict" in found and way != "predict"]:
+        for key, name in (("seconds", "clock"), ("cpu", "CPU")):
+            ratios = [w[key] / p[key] for w, p in zip(found[way], found["predict"], strict=True)]
+            print(
+                f"{way} / predict, {name:5}: median {statistics.median(ratios):.3f}, "
+                + " ".join(f"{r:.3f}" for r in ratios)
+            )
 
 
 if __name__ == "__main__":
