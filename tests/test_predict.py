@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -614,8 +617,43 @@ def test_memory_does_not_grow_with_the_height(models: Models, tmp_path: Path) ->
 
     peak(256)  # what is made once is made here
     low, high = peak(512), peak(4096)
-    # numpy's arrays are traced; the scene's pixels alone grow by 688 KB between the two. Windows on their way come and go.
+    # numpy's arrays are traced; the scene's pixels alone grow by 688 KB. Windows on their way come and go.
     assert high < low + 200_000
+
+
+PEAK = """
+import resource, sys
+from geoseg.predict import predict
+report = predict(*sys.argv[1:4], device="cpu", size=256, overlap=64, **eval(sys.argv[4]))
+unit = 1 if sys.platform == "darwin" else 1024
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, report.plan.memory_bytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no resource module there")
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [("segnext", {"confidence": True}), ("unet", {"strip_cols": 2048, "probabilities": True})],
+)
+def test_a_wide_scene_takes_less_memory_than_planned(
+    models: Models, tmp_path: Path, architecture: str, options: dict[str, Any]
+) -> None:
+    """Logits at 1/8 in one piece, and at full resolution in strips."""
+    peaks = []
+    for name, size in (("small", (256, 256)), ("wide", (300, 16_000))):
+        made = write_scene(tmp_path / f"{name}.tif", size=size, blockxsize=256, blockysize=256)
+        arguments = [str(made.path), str(models(architecture=architecture)), str(tmp_path / "map.tif"), repr(options)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        run = subprocess.run(
+            [sys.executable, "-c", PEAK, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True
+        )
+        peaks.append([int(word) for word in run.stdout.split()])
+        (tmp_path / "map.tif").unlink()
+        for layer in tmp_path.glob("map_*.tif"):
+            layer.unlink()
+    (small, _), (wide, planned) = peaks
+    assert wide - small < planned
 
 
 def test_the_report_speaks_of_the_map(make_scene: MakeScene, models: Models, tmp_path: Path) -> None:
