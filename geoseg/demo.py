@@ -23,7 +23,7 @@ from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 from geoseg.metrics import Scores, confusion_matrix
 from geoseg.overlay import write_overlay
 from geoseg.predict import predict
-from geoseg.prediction_report import PredictReport
+from geoseg.prediction.report import PredictReport
 from geoseg.scene import Scene
 from geoseg.train import train as run_training
 from geoseg.vectorize import DEFAULT_RULES, vectorize

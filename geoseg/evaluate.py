@@ -12,17 +12,17 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from geoseg.bands import predicted_rows
 from geoseg.classes import ClassTable
 from geoseg.config import SceneConfig, TrainConfig
 from geoseg.datasets import Labels, open_configured, open_labels
 from geoseg.devices import resolve_device
 from geoseg.errors import ConfigError, OutputError
-from geoseg.imagery import check_scene
 from geoseg.metrics import Matrix, Scores, confusion_matrix
 from geoseg.model_folder import load_model
 from geoseg.outputs import atomic_output, check_output
-from geoseg.predictor import Predictor
+from geoseg.prediction.bands import predicted_rows
+from geoseg.prediction.imagery import check_scene
+from geoseg.prediction.predictor import Predictor
 from geoseg.windows import Window
 
 CONFUSION_CSV, CONFUSION_PNG, SCORES_CSV = "confusion.csv", "confusion.png", "scores.csv"

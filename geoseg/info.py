@@ -164,9 +164,9 @@ def _prediction(scene: Scene, model: str | None) -> list[Fact]:
     # torch comes with these, and a look at a scene has no need of it.
     import torch
 
-    from geoseg.imagery import check_scene
     from geoseg.model_folder import load_model
-    from geoseg.predictor import Predictor
+    from geoseg.prediction.imagery import check_scene
+    from geoseg.prediction.predictor import Predictor
 
     trained = load_model(model)
     facts = [("prediction", f"{Predictor(trained, torch.device('cpu')).plan(scene)}, with {trained.contract.name}")]

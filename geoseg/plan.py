@@ -25,7 +25,10 @@ TASK_PX = 1 << 25
 """A band of one strip is about so many pixels: what is lost when a run is interrupted, and rarely more than seconds."""
 
 GDAL_CACHE_BYTES = 64 << 20
-"""What GDAL may keep of decoded blocks during a prediction; every block is asked for once, so more would not help."""
+"""What GDAL may keep of decoded blocks during a prediction, where whole blocks are read and each is asked for once."""
+
+MAX_GDAL_CACHE_BYTES = 512 << 20
+"""The same where blocks cannot be read whole: a row of them should fit."""
 
 PIECE_BYTES = 32 << 20
 """Finished logits are upsampled in pieces of rows of about so many bytes."""
@@ -44,8 +47,8 @@ Taper: TypeAlias = Callable[[int, int], npt.ArrayLike]
 
 def sine(length: int, overlap: int) -> npt.NDArray[np.float64]:
     """sin²(π(i + ½) / n): halves overlap to a constant sum, and the half sample keeps every weight above 0."""
-    wave: npt.NDArray[np.float64] = np.sin(np.pi * (np.arange(length) + 0.5) / length)
-    return wave**2
+    squared: npt.NDArray[np.float64] = np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2
+    return squared
 
 
 def linear(length: int, overlap: int) -> npt.NDArray[np.float64]:
@@ -122,6 +125,7 @@ class Plan:
         band_rows: Height of the bands but the last, px; a multiple of 512.
         strip_cols: Width of the strips but the last, px; a multiple of 512.
         chunk_rows: Rows of the file that are decoded together, px: its blocks' height.
+        cache_bytes: What GDAL may keep of decoded blocks.
         executor: Where the tasks run.
         memory_bytes: What the prediction holds beside the network and its activations; bounded by the width of a
             strip, not by the scene's height.
@@ -142,6 +146,7 @@ class Plan:
     band_rows: int
     strip_cols: int
     chunk_rows: int
+    cache_bytes: int
     executor: str
     memory_bytes: int
     disk_bytes: int
@@ -264,6 +269,7 @@ def plan_prediction(
     blend: str | Taper = "sine",
     layer_bytes: int = 0,
     chunk_rows: int = BLOCK,
+    cache_bytes: int = GDAL_CACHE_BYTES,
     band_rows: int | None = None,
     strip_cols: int | None = None,
     memory_limit_bytes: int = STRIP_MEMORY_BYTES,
@@ -283,6 +289,7 @@ def plan_prediction(
         blend: "sine", "linear", "flat", "crop", or a function of a window's length and overlap, in logits.
         layer_bytes: Bytes per pixel of what is wanted beside the classes.
         chunk_rows: Height of the file's blocks, px.
+        cache_bytes: What GDAL may keep of decoded blocks.
         band_rows: Height of the bands, px, a multiple of 512; None takes about 2²⁵ px a band.
         strip_cols: Width of the strips, px, a multiple of 512; None takes one strip if the memory allows it.
         memory_limit_bytes: Above it the scene is cut into strips.
@@ -312,7 +319,7 @@ def plan_prediction(
         piece = 2 * max(PIECE_BYTES, 4 * cells * classes * 3)
         finished = 5 * min(window_height, height) * min(strip, width) * (1 + layer_bytes)
         writing = 2 * BLOCK * width * (1 + layer_bytes)
-        return pixels + sums + piece + finished + writing + GDAL_CACHE_BYTES
+        return pixels + sums + piece + finished + writing + cache_bytes
 
     if strip_cols is None:
         strip_cols = round_up(width, BLOCK)
@@ -338,6 +345,7 @@ def plan_prediction(
         band_rows=band_rows,
         strip_cols=strip_cols,
         chunk_rows=chunk_rows,
+        cache_bytes=cache_bytes,
         executor=executor,
         memory_bytes=memory(strip_cols),
         disk_bytes=math.ceil(2.4 * height * width * (1 + layer_bytes)),
@@ -362,7 +370,9 @@ def _check(
         raise ConfigError(f"unknown blend {blend!r}", hint=f"--blend {', '.join(BLENDS)}")
     for name, value in (("band_rows", band_rows), ("strip_cols", strip_cols)):
         if value is not None and (value < BLOCK or value % BLOCK):
-            raise ConfigError(f"{name} {value} is no multiple of {BLOCK} px", hint=f"{name}={max(round_up(value, BLOCK), BLOCK)}")
+            raise ConfigError(
+                f"{name} {value} is no multiple of {BLOCK} px", hint=f"{name}={max(round_up(value, BLOCK), BLOCK)}"
+            )
 
 
 def _span(first: int, stop: int, stride: int, starts: tuple[int, ...], size: int) -> Span:

@@ -23,28 +23,28 @@ import torch
 from tqdm import tqdm
 
 import geoseg
-from geoseg.bands import BandFacts, Layers
 from geoseg.class_map import SCENE_TAG, layer_path
+from geoseg.class_map.overviews import count_values
+from geoseg.class_map.writing import LAYERS, MapFileWriter
 from geoseg.classes import ClassTable
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError, GeosegError, OutputError
-from geoseg.executors import Executor, find_executor
 from geoseg.export import EXPORTERS
 from geoseg.grid import Grid
-from geoseg.imagery import check_scene, model_nodata
-from geoseg.map_files import LAYERS, MapFileWriter
 from geoseg.map_rows import MapRows
 from geoseg.model_folder import TrainedModel, load_model
 from geoseg.outputs import check_output
-from geoseg.overviews import count_values
-from geoseg.parts import Parts, parts_folder, remove_scratch, rows_in_order, was_publishing
 from geoseg.plan import IN_PROCESS, Plan, Taper, Task, count
 from geoseg.polygons import PolygonRules
-from geoseg.prediction_report import PredictReport, seam_text
-from geoseg.predictor import Predictor, WindowPixels
+from geoseg.prediction.bands import BandFacts, Layers
+from geoseg.prediction.executors import Executor, find_executor
+from geoseg.prediction.imagery import check_scene, model_nodata
+from geoseg.prediction.parts import Parts, parts_folder, remove_scratch, rows_in_order, was_publishing
+from geoseg.prediction.predictor import Predictor, WindowPixels
+from geoseg.prediction.report import PredictReport, seam_text
+from geoseg.prediction.stages import Stages
+from geoseg.prediction.tasks import Job, Source
 from geoseg.scene import Raster
-from geoseg.stages import Stages
-from geoseg.tasks import Job, Source
 from geoseg.vectorize import DEFAULT_RULES, check_rules, write_vectors
 from geoseg.windows import Window
 
@@ -203,8 +203,8 @@ def run_prediction(
     """`predict` with its options as one value."""
     with (
         _prepared(scenes, model, output, options, overwrite=overwrite) as ready,
-        _kept(ready),
         ready.job.parts.opened(ready.fingerprint(), restart=restart),
+        _kept(ready),
     ):
         for name in ("classes", *LAYERS[1:]):
             remove_scratch(layer_path(ready.output, name))

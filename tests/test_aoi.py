@@ -17,10 +17,10 @@ from rasterio.features import rasterize
 from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
-from geoseg.aoi import Aoi, load_aoi
 from geoseg.errors import SceneError
 from geoseg.grid import Grid
 from geoseg.scene import open_scene
+from geoseg.scene.aoi import Aoi, load_aoi
 from geoseg.windows import Window
 
 Make = Callable[..., MadeScene]

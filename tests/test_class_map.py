@@ -14,10 +14,10 @@ from rasterio.crs import CRS
 
 import geoseg.class_map
 from geoseg.class_map import CLASSES_TAG, open_class_map, read_class_map
+from geoseg.class_map.writing import MapFileWriter
 from geoseg.classes import ClassTable
 from geoseg.errors import OutputError, SceneError
 from geoseg.grid import Grid
-from geoseg.map_files import MapFileWriter
 from geoseg.map_rows import MapRows
 from geoseg.windows import Window
 
@@ -255,9 +255,9 @@ def test_a_map_that_says_its_classes_is_opened_without_reading_it(tmp_path):
     pam = f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames></PAMRasterBand></PAMDataset>'
     (tmp_path / "named.tif.aux.xml").write_text(pam)
     reads = []
-    original = geoseg.class_map._read
+    original = geoseg.class_map.reading._read
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(geoseg.class_map, "_read", lambda *given: reads.append(given) or original(*given))
+        patch.setattr(geoseg.class_map.reading, "_read", lambda *given: reads.append(given) or original(*given))
         for path, expected in ((own, TABLE.names), (named, ("a", "b", "c"))):
             with open_class_map(path) as reader:
                 assert reader.classes.names == expected

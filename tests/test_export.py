@@ -10,10 +10,10 @@ from affine import Affine
 from polygon_coverage import TABLE, blobs, coverage
 from rasterio.crs import CRS
 
+from geoseg.class_map.writing import MapFileWriter
 from geoseg.errors import OutputError, SceneError
 from geoseg.export import EXPORTERS, exporter_for, style_qml, write_polygons
 from geoseg.grid import Grid
-from geoseg.map_files import MapFileWriter
 from geoseg.map_rows import MapRows
 from geoseg.polygons import PolygonRules, Tolerance
 from geoseg.vectorize import vectorize

@@ -13,11 +13,11 @@ import shapely
 from conftest import MadeScene
 from rasterio.enums import ColorInterp
 
+from geoseg.class_map.writing import MapFileWriter
 from geoseg.classes import ClassTable
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings, load_contract
 from geoseg.errors import ConfigError, LabelError, ModelError, SceneError
 from geoseg.info import describe
-from geoseg.map_files import MapFileWriter
 from geoseg.map_rows import MapRows
 from geoseg.model_folder import build_network, save_model
 from geoseg.scene import Scene

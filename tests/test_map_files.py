@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 
-import geoseg.cog
+import geoseg.class_map.cog
 from geoseg.class_map import DIGEST_TAG, SCENE_TAG, layer_path, open_class_map
+from geoseg.class_map.overviews import add_checksum, count_values, halve_by_mean, halve_by_mode
+from geoseg.class_map.writing import DISAGREEMENT, LAYERS, MapFileWriter
 from geoseg.classes import ClassTable
 from geoseg.errors import OutputError
 from geoseg.grid import Grid
-from geoseg.map_files import DISAGREEMENT, LAYERS, MapFileWriter
 from geoseg.map_rows import MapRows
-from geoseg.overviews import add_checksum, count_values, halve_by_mean, halve_by_mode
 
 TABLE = ClassTable.from_names(["ground", "Gebäude & <Dächer>", "水"], ["#aabbcc", "#ff0000", "#0000ff"])
 Bytes = npt.NDArray[np.uint8]
@@ -297,7 +297,7 @@ def test_probabilities_of_any_number_of_classes_are_no_picture(tmp_path: Path, c
 
 
 def test_deflate_where_gdal_has_no_zstd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geoseg.cog, "_compression", lambda: "deflate")
+    monkeypatch.setattr(geoseg.class_map.cog, "_compression", lambda: "deflate")
     rows = random_rows(600, 700)
     with rasterio.open(write(tmp_path / "m.tif", rows)) as file:
         assert file.profile["compress"] == "deflate"

@@ -10,10 +10,10 @@ from affine import Affine
 from conftest import MadeScene
 
 from geoseg.errors import SceneError
-from geoseg.mosaic import Mosaic
-from geoseg.open_files import OpenFiles
-from geoseg.raster import Raster
 from geoseg.scene import Scene, open_scene
+from geoseg.scene.mosaic import Mosaic
+from geoseg.scene.open_files import OpenFiles
+from geoseg.scene.raster import Raster
 from geoseg.windows import Window, window_grid
 
 Make = Callable[..., MadeScene]
@@ -116,7 +116,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(Path(path).name)
         return rasterio_open(path, *args, **options)
 
-    monkeypatch.setattr("geoseg.open_files.rasterio.open", listed)
+    monkeypatch.setattr("geoseg.scene.open_files.rasterio.open", listed)
     return names
 
 

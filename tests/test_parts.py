@@ -17,12 +17,12 @@ from conftest import MadeScene, write_scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geoseg.bands import BandFacts, Layers
 from geoseg.errors import GeosegError, OutputError, SceneError
 from geoseg.map_rows import MapRows
-from geoseg.parts import JOURNAL, Parts, PartWriter, parts_folder, rows_in_order
 from geoseg.plan import Plan, Task, plan_prediction
 from geoseg.predict import predict
+from geoseg.prediction.bands import BandFacts, Layers
+from geoseg.prediction.parts import JOURNAL, Parts, PartWriter, parts_folder, rows_in_order
 from geoseg.stitch import SeamCounts
 
 ROOT = Path(__file__).parents[1]
@@ -339,7 +339,7 @@ def test_kill_9_at_any_moment_then_the_same_command(
     program = (
         "import sys, time, torch\n"
         "from geoseg.predict import predict\n"
-        "from geoseg.predictor import Predictor\n"
+        "from geoseg.prediction.predictor import Predictor\n"
         "forward = Predictor._forward\n"
         "Predictor._forward = lambda self, x: (time.sleep(0.03), forward(self, x))[1]\n"
         f"predict({str(scene.path)!r}, {str(model)!r}, {str(output)!r}, confidence=True, **{WAY!r})\n"

@@ -22,15 +22,15 @@ from conftest import MadeScene, NodataKind, Orientation, write_scene
 from torch import nn
 
 import geoseg
-from geoseg.bands import predicted_rows
 from geoseg.classes import NODATA
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
 from geoseg.errors import ConfigError, DeviceError, GeosegError, ModelError, OutputError, SceneError
-from geoseg.imagery import check_scene, open_model_scene
 from geoseg.model_folder import TrainedModel, build_network, load_model, save_model
 from geoseg.polygons import PolygonRules, Tolerance
 from geoseg.predict import PredictOptions, dry_run, predict
-from geoseg.predictor import Predictor
+from geoseg.prediction.bands import predicted_rows
+from geoseg.prediction.imagery import check_scene, open_model_scene
+from geoseg.prediction.predictor import Predictor
 from geoseg.scene import Scene, open_scene
 from geoseg.windows import Window
 
@@ -355,7 +355,7 @@ def test_rows_do_not_depend_on_their_chunks(
     with Scene(made.path) as scene:
         plan = predictor.plan(scene)
         at_once = [r.classes for r in predicted_rows(predictor, scene, plan)]
-        monkeypatch.setattr("geoseg.stitch.PIECE_BYTES", 1)
+        monkeypatch.setattr("geoseg.stitch.stitcher.PIECE_BYTES", 1)
         in_chunks = [r.classes for r in predicted_rows(predictor, scene, plan)]
     assert len(in_chunks) > len(at_once)
     np.testing.assert_array_equal(np.concatenate(in_chunks), np.concatenate(at_once))

@@ -16,8 +16,8 @@ from conftest import write_scene
 from e2e.commands import run, write_model
 
 from geoseg.errors import ConfigError, DeviceError, SceneError
-from geoseg.executors import find_executor
 from geoseg.predict import predict
+from geoseg.prediction.executors import find_executor
 
 # Read when Ray is imported: a cluster on the loopback needs no token, and none is to be left in the home folder.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -26,7 +26,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from geoseg.executors.ray import Crew, plan_crew  # noqa: E402
+from geoseg.prediction.executors.ray import Crew, plan_crew  # noqa: E402
 
 OPTIONS: dict[str, Any] = {
     "band_rows": 512,
@@ -181,7 +181,7 @@ def test_a_device_that_no_node_has_is_refused(nodes: list[dict[str, float]], dev
 
 def test_without_ray_the_hint_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "geoseg.executors.ray")
+    monkeypatch.delitem(sys.modules, "geoseg.prediction.executors.ray")
     with pytest.raises(ConfigError, match="needs Ray") as caught:
         find_executor("ray")
     assert caught.value.hint == 'pip install "geoseg[ray]"'

@@ -17,8 +17,8 @@ from conftest import MadeScene, write_scene
 from rasterio.shutil import copy as rasterio_copy
 
 from geoseg.errors import SceneError
-from geoseg.raster import Raster
 from geoseg.scene import open_scene
+from geoseg.scene.raster import Raster
 from geoseg.windows import Window, window_grid
 
 Make = Callable[..., MadeScene]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from shapely.geometry import box
 
 from geoseg.errors import SceneError
-from geoseg.raster import Raster
-from geoseg.resample import Resampled, ground_size_m
 from geoseg.scene import Scene, open_scene
+from geoseg.scene.raster import Raster
+from geoseg.scene.resample import Resampled, ground_size_m
 from geoseg.windows import Window
 
 Make = Callable[..., MadeScene]
@@ -70,8 +70,8 @@ def test_small_pieces_give_the_same_as_large_ones(make_scene: Make, monkeypatch:
         with open_scene(path, gsd_m=gsd_m) as scene:
             once = scene.read(whole(scene))
             with monkeypatch.context() as patch:
-                patch.setattr("geoseg.resample._SOURCE_BYTES", 1)
-                patch.setattr("geoseg.resample._CHUNK_PX", 300)
+                patch.setattr("geoseg.scene.resample._SOURCE_BYTES", 1)
+                patch.setattr("geoseg.scene.resample._CHUNK_PX", 300)
                 pieces = scene.read(whole(scene))
         for a, b in zip(once, pieces, strict=True):
             np.testing.assert_array_equal(a, b)

@@ -22,9 +22,9 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
 from geoseg.errors import SceneError
-from geoseg.open_files import OpenFiles
-from geoseg.raster import Raster
 from geoseg.scene import Scene, open_scene
+from geoseg.scene.open_files import OpenFiles
+from geoseg.scene.raster import Raster
 from geoseg.windows import Window, window_grid
 
 Make = Callable[..., MadeScene]

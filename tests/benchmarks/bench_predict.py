@@ -43,7 +43,7 @@ from geoseg.landscape import Landscape, write_landscape
 from geoseg.model_folder import Normalize, load_model
 from geoseg.plan import Plan
 from geoseg.predict import predict
-from geoseg.predictor import Predictor
+from geoseg.prediction.predictor import Predictor
 from geoseg.scene import Scene
 from geoseg.windows import Window
 

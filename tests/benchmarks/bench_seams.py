@@ -20,7 +20,7 @@ import rasterio
 from rasterio.windows import Window
 
 from geoseg.predict import predict
-from geoseg.prediction_report import PredictReport
+from geoseg.prediction.report import PredictReport
 
 Ids = npt.NDArray[np.uint8]
 

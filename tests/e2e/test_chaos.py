@@ -16,7 +16,7 @@ import geopandas
 import pytest
 from conftest import write_scene
 
-from geoseg.parts import JOURNAL, parts_folder, was_publishing
+from geoseg.prediction.parts import JOURNAL, parts_folder, was_publishing
 
 from .commands import files_in, succeed, write_model
 

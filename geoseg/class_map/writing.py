@@ -24,14 +24,14 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.class_map import CLASSES_TAG, DIGEST_TAG, layer_path
+from geoseg.class_map.cog import CogWriter
+from geoseg.class_map.overviews import count_values, halve_by_mean, halve_by_mode
+from geoseg.class_map.reading import CLASSES_TAG, DIGEST_TAG, layer_path
 from geoseg.classes import ClassTable, Color, format_color
-from geoseg.cog import CogWriter
 from geoseg.export.qml import ramp_qml, style_qml
 from geoseg.grid import Grid
 from geoseg.map_rows import CONFIDENCE_SCALE, ByteArray, MapRows
 from geoseg.outputs import atomic_output
-from geoseg.overviews import count_values, halve_by_mean, halve_by_mode
 
 LAYERS = ("classes", "confidence", "probabilities", "disagreement")
 """What `MapFileWriter` can write; the names are `geoseg.map_rows.MapRows`' own."""

@@ -1,6 +1,6 @@
 """What `geoseg.stitch` does with numbers on a CPU, compiled: one pass over the logits each, in blocks that fit a cache.
 
-`geoseg.stitch_tensors` is the same arithmetic on a GPU, bit for bit: integers are added, and every float32 operation
+`geoseg.stitch.tensors` is the same arithmetic on a GPU, bit for bit: integers are added, and every float32 operation
 is a single rounded one in a fixed order. Nothing depends on how rows or columns are grouped.
 """
 

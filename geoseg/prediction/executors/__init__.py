@@ -11,10 +11,10 @@ import torch
 
 from geoseg.errors import ConfigError
 from geoseg.plan import IN_PROCESS, Task
-from geoseg.predictor import Predictor
+from geoseg.prediction.predictor import Predictor
+from geoseg.prediction.stages import Stages
+from geoseg.prediction.tasks import Job
 from geoseg.scene import Raster
-from geoseg.stages import Stages
-from geoseg.tasks import Job
 
 
 class Executor(Protocol):
@@ -66,7 +66,7 @@ class Executor(Protocol):
 Connect = Callable[[str, str | None], AbstractContextManager[Executor]]
 """Opens an executor for the name of a device and the address of a cluster, None for the usual one."""
 
-EXECUTORS = {IN_PROCESS: "geoseg.executors.in_process", "ray": "geoseg.executors.ray"}
+EXECUTORS = {IN_PROCESS: "geoseg.prediction.executors.in_process", "ray": "geoseg.prediction.executors.ray"}
 """Modules by name, each with a function ``connect``; loaded when used, since some bring large packages."""
 
 

@@ -25,10 +25,10 @@ from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy raises; it
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
+from geoseg.class_map.overviews import ByteArray, Halve, add_checksum
 from geoseg.classes import NODATA, Color
 from geoseg.errors import OutputError
 from geoseg.grid import Grid
-from geoseg.overviews import ByteArray, Halve, add_checksum
 from geoseg.quiet import quiet
 
 BLOCK = 512
@@ -53,7 +53,7 @@ class CogWriter:
             `geoseg.outputs.atomic_output` gives.
         final: The name it gets in the end; what messages speak of.
         grid: Size, transform and CRS.
-        halve: How overviews are made: `geoseg.overviews.halve_by_mode` or `geoseg.overviews.halve_by_mean`.
+        halve: How overviews are made: `halve_by_mode` or `halve_by_mean` of `geoseg.class_map.overviews`.
         bands: Description of every band; their number is the number of bands.
         palette: Colours of the values of a single band; None for shades.
         scale: What a stored value is multiplied with to give the real one.

@@ -1,4 +1,4 @@
-"""What `geoseg.stitch` does with numbers on a GPU: the arithmetic of `geoseg.stitch_kernels` in tensor operations.
+"""What `geoseg.stitch` does with numbers on a GPU: the arithmetic of `geoseg.stitch.kernels` in tensor operations.
 
 Each float32 operation is one eager call, so that no compiler joins a product and a sum into one rounding: both files
 give the same bits, which a test checks on a CPU.
@@ -13,7 +13,7 @@ from torch import Tensor
 def add_logits(
     logits: Tensor, taper: Tensor, sums: Tensor, weights: Tensor, low: Tensor, high: Tensor, limit: float, step: float
 ) -> None:
-    """See `geoseg.stitch_kernels.add_logits`."""
+    """See `geoseg.stitch.kernels.add_logits`."""
     logits = logits.float()
     best = torch.where(logits.isnan(), -torch.inf, logits).amax(0)
     below = torch.where(logits >= best, 0.0, logits - best)
@@ -27,7 +27,7 @@ def add_logits(
 
 
 def mean_logits(sums: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """See `geoseg.stitch_kernels.mean_logits`."""
+    """See `geoseg.stitch.kernels.mean_logits`."""
     return sums.float() / weights.clamp(min=1).float(), weights > 0
 
 
@@ -46,7 +46,7 @@ def upsample(
     height: int,
     width: int,
 ) -> Tensor:
-    """Interpolated logits (K, height, width); see `geoseg.stitch_kernels.upsample`."""
+    """Interpolated logits (K, height, width); see `geoseg.stitch.kernels.upsample`."""
     if stride == 1:
         rows, cols = slice(first_row - top, first_row - top + height), slice(first_col - left, first_col - left + width)
         return block[:, rows, cols]

@@ -20,10 +20,10 @@ from rasterio.windows import Window as RasterWindow
 
 from geoseg.errors import SceneError
 from geoseg.grid import Grid
-from geoseg.mosaic import Mosaic, as_one_error
-from geoseg.open_files import OpenFiles, open_dataset, reason
-from geoseg.raster import Pixels, Raster, Valid, can_hold
-from geoseg.remote import is_remote, remote_facts, server_complaint
+from geoseg.scene.mosaic import Mosaic, as_one_error
+from geoseg.scene.open_files import OpenFiles, open_dataset, reason
+from geoseg.scene.raster import Pixels, Raster, Valid, can_hold
+from geoseg.scene.remote import is_remote, remote_facts, server_complaint
 from geoseg.windows import Window
 
 __all__ = ["Mosaic", "Pixels", "Raster", "Scene", "Valid", "open_scene"]
@@ -191,8 +191,8 @@ def open_scene(
         gsd_m: Read the scene resampled to pixels of this size on the ground, metres; None reads its own pixels.
 
     Raises:
-        SceneError: No path, or see `Scene`, `Mosaic`, `geoseg.aoi.load_aoi` and `geoseg.resample.Resampled`; no
-            file is left open then. What is wrong with several files is said at once.
+        SceneError: No path, or see `Scene`, `Mosaic`, `load_aoi` and `Resampled`. No file is left open then, and what
+            is wrong with several files is said at once.
     """
     if not isinstance(paths, str | PathLike) and not paths:
         raise SceneError("no scene was named", hint="name one or several rasters")
@@ -214,11 +214,11 @@ def open_scene(
         raster: Raster = scenes[0] if len(scenes) == 1 else Mosaic(scenes)
         # Few scenes need these two, and numba and pandas, which come with them, take their time to load.
         if gsd_m is not None:
-            from geoseg.resample import Resampled
+            from geoseg.scene.resample import Resampled
 
             raster = Resampled(raster, gsd_m)
         if aoi is not None:
-            from geoseg.aoi import load_aoi
+            from geoseg.scene.aoi import load_aoi
 
             raster.aoi = load_aoi(aoi, raster.grid)
         return raster

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from geoseg.errors import DeviceError
 from geoseg.model_folder import Normalize, TrainedModel
 from geoseg.plan import IN_PROCESS, WINDOWS_AHEAD, Plan, Taper, plan_prediction
+from geoseg.prediction.stages import Stages
 from geoseg.scene import Pixels, Raster, Valid
-from geoseg.stages import Stages
 from geoseg.tta import augmented, find_tta
 from geoseg.windows import Window
 

@@ -9,7 +9,7 @@ import numpy as np
 from affine import Affine
 
 from geoseg.errors import SceneError
-from geoseg.raster import Pixels, Raster, Valid, intersection
+from geoseg.scene.raster import Pixels, Raster, Valid, intersection
 from geoseg.windows import Window
 
 ALIGNMENT_PX = 0.01

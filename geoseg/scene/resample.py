@@ -17,7 +17,7 @@ from affine import Affine
 from geoseg._jit import njit
 from geoseg.errors import SceneError
 from geoseg.grid import Grid
-from geoseg.raster import Pixels, Raster, Valid
+from geoseg.scene.raster import Pixels, Raster, Valid
 from geoseg.windows import Window
 
 Floats = npt.NDArray[np.floating[Any]]

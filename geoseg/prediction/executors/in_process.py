@@ -11,14 +11,14 @@ import torch
 from geoseg.devices import resolve_device
 from geoseg.errors import ConfigError
 from geoseg.plan import Task
-from geoseg.predictor import Predictor
+from geoseg.prediction.predictor import Predictor
+from geoseg.prediction.stages import Stages
+from geoseg.prediction.tasks import Job, make_parts
 from geoseg.scene import Raster
-from geoseg.stages import Stages
-from geoseg.tasks import Job, make_parts
 
 
 class InProcess:
-    """See `geoseg.executors.Executor`."""
+    """See `geoseg.prediction.executors.Executor`."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -1,7 +1,7 @@
 """What all imagery has in common: a grid, bands, an area of interest, and windows that may reach past the edge.
 
-`geoseg.scene.Scene` is one file, `geoseg.mosaic.Mosaic` several, `geoseg.resample.Resampled` either at another GSD.
-One base class, because a reader who follows `read` should find reflection and areas of interest once, not three times.
+`Scene` is one file, `Mosaic` several, `Resampled` either at another GSD. One base class, because a reader who follows
+`read` should find reflection and areas of interest once, not three times.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from geoseg.grid import Grid
 from geoseg.windows import Window
 
 if TYPE_CHECKING:
-    from geoseg.aoi import Aoi
+    from geoseg.scene.aoi import Aoi
 
 Pixels = npt.NDArray[Any]
 Valid = npt.NDArray[np.bool_]

@@ -11,10 +11,10 @@ import numpy as np
 from geoseg.classes import NODATA
 from geoseg.map_rows import MapRows, join_rows
 from geoseg.plan import Plan
-from geoseg.predictor import Predictor, WindowPixels
-from geoseg.reading import read_rows
+from geoseg.prediction.predictor import Predictor, WindowPixels
+from geoseg.prediction.reading import read_rows
+from geoseg.prediction.stages import Stages
 from geoseg.scene import Raster, Valid
-from geoseg.stages import Stages
 from geoseg.stitch import Pending, SeamCounts, Stitcher
 from geoseg.windows import Window
 

@@ -22,12 +22,12 @@ import torch
 
 import geoseg
 from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError
-from geoseg.parts import JOURNAL
 from geoseg.plan import Task, count
-from geoseg.predictor import MAX_CPU_WINDOWS, Predictor
+from geoseg.prediction.parts import JOURNAL
+from geoseg.prediction.predictor import MAX_CPU_WINDOWS, Predictor
+from geoseg.prediction.stages import Stages
+from geoseg.prediction.tasks import Job, make_parts
 from geoseg.scene import Raster
-from geoseg.stages import Stages
-from geoseg.tasks import Job, make_parts
 
 try:
     import ray
@@ -143,7 +143,7 @@ def plan_crew(nodes: Sequence[dict[str, float]], device: str) -> Crew:
 
 
 class RayExecutor:
-    """See `geoseg.executors.Executor`; needs a connection to Ray."""
+    """See `geoseg.prediction.executors.Executor`; needs a connection to Ray."""
 
     def __init__(self, crew: Crew) -> None:
         self.device = torch.device("cpu")  # all GPUs are the workers'

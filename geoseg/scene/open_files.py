@@ -13,7 +13,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geoseg.errors import SceneError
-from geoseg.remote import gdal_settings, is_remote
+from geoseg.scene.remote import gdal_settings, is_remote
 
 MAX_IDLE = 128
 """Datasets kept open while nobody reads them; far below the usual limit of 1024 open files."""

@@ -14,14 +14,14 @@ from typing import Any
 import rasterio
 import torch
 
-from geoseg.bands import BandFacts, rows_of_bands
 from geoseg.map_rows import MapRows
 from geoseg.model_folder import load_model
-from geoseg.parts import Parts, PartWriter
 from geoseg.plan import GDAL_CACHE_BYTES, Plan, Task
-from geoseg.predictor import Predictor
+from geoseg.prediction.bands import BandFacts, rows_of_bands
+from geoseg.prediction.parts import Parts, PartWriter
+from geoseg.prediction.predictor import Predictor
+from geoseg.prediction.stages import Stages
 from geoseg.scene import Raster, open_scene
-from geoseg.stages import Stages
 
 QUEUED_PIECES = 4
 """Finished rows that may wait for being written."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from geoseg.ahead import ahead
 from geoseg.plan import Plan, Span
+from geoseg.prediction.stages import Stages
 from geoseg.scene import Pixels, Raster, Valid
-from geoseg.stages import Stages
 from geoseg.windows import Window, round_up
 
 PIECE_BYTES = 16 << 20

@@ -23,10 +23,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from geoseg.bands import BandFacts, Layers
 from geoseg.errors import GeosegError, OutputError
 from geoseg.map_rows import MapRows, join_rows
 from geoseg.plan import Plan, Task
+from geoseg.prediction.bands import BandFacts, Layers
 from geoseg.stitch import SeamCounts
 
 try:

@@ -74,7 +74,7 @@ class ClassMapReader:
         grid: Size, transform and CRS.
         classes: Ids, names and colours.
         source: Name of the imagery that was mapped, else of the map.
-        confidence_path: The confidence raster that `geoseg.map_files.MapFileWriter` wrote with this very map, or None.
+        confidence_path: The confidence raster that was written with this very map (`MapFileWriter`), or None.
 
     Raises:
         SceneError: No such file, unreadable, more than one band, or not uint8.

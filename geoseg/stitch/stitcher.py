@@ -22,9 +22,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from geoseg import stitch_kernels, stitch_tensors
 from geoseg.map_rows import CONFIDENCE_SCALE, ByteArray, MapRows
 from geoseg.plan import PIECE_BYTES, Plan, Span
+from geoseg.stitch import kernels, tensors
 from geoseg.windows import Window
 
 LOGIT_LIMIT = 64.0
@@ -145,9 +145,9 @@ class Stitcher:
             sums, weights, low, high = (t.numpy() for t in state)
             values = logits.float().contiguous().numpy()
             limit, step = np.float32(LOGIT_LIMIT), np.float32(self._step)
-            stitch_kernels.add_logits(values, taper.numpy(), sums, weights, low, high, limit, step)
+            kernels.add_logits(values, taper.numpy(), sums, weights, low, high, limit, step)
         else:
-            stitch_tensors.add_logits(logits, taper, *state, LOGIT_LIMIT, self._step)
+            tensors.add_logits(logits, taper, *state, LOGIT_LIMIT, self._step)
 
     def finish(self, next_row: int | None) -> list[Pending]:
         """The rows that no further window touches.
@@ -194,10 +194,10 @@ class Stitcher:
         differs = (high > low).to(torch.uint8)  # no window: 0 < 255
         self._seams.add(self._first + rows.start, differs, low)
         if not self._compiled:
-            return _Block(*stitch_tensors.mean_logits(sums, weights), differs)
+            return _Block(*tensors.mean_logits(sums, weights), differs)
         block = torch.empty(sums.shape, dtype=torch.float32)
         covered = torch.empty(weights.shape, dtype=torch.uint8)
-        stitch_kernels.mean_logits(sums.numpy(), weights.numpy(), block.numpy(), covered.numpy())
+        kernels.mean_logits(sums.numpy(), weights.numpy(), block.numpy(), covered.numpy())
         return _Block(block, covered, differs)
 
     def _compiled_rows(self, block: _Block, top: int, stop: int) -> Pending:
@@ -206,7 +206,7 @@ class Stitcher:
         ids = np.empty((height, width), dtype=np.uint8)
         confidence = np.empty((height, width) if self._confidence else (0, 0), dtype=np.uint8)
         every = np.empty((classes, height, width) if self._probabilities else (0, 0, 0), dtype=np.uint8)
-        stitch_kernels.upsample(
+        kernels.upsample(
             block.logits.numpy(),
             block.covered.numpy(),
             top,
@@ -231,7 +231,7 @@ class Stitcher:
         )
 
     def _tensor_rows(self, block: _Block, top: int, stop: int) -> Pending:
-        logits = stitch_tensors.upsample(
+        logits = tensors.upsample(
             block.logits,
             block.covered.bool(),
             top=top,
@@ -247,7 +247,7 @@ class Stitcher:
         )
         confidence = every = None
         if self._confidence or self._probabilities:
-            parts, total = stitch_tensors.shares(logits, self._exponentials, 256 / self._step)
+            parts, total = tensors.shares(logits, self._exponentials, 256 / self._step)
             if self._confidence:
                 # Not the number over a tensor: torch would multiply by its reciprocal.
                 confidence = (torch.full_like(total, CONFIDENCE_SCALE) / total).round().to(torch.uint8)

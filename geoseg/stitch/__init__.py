@@ -1,0 +1,5 @@
+"""Overlapping logits → finished rows of one map."""
+
+from geoseg.stitch.stitcher import FINEST_STEP, Pending, SeamCounts, Stitcher
+
+__all__ = ["FINEST_STEP", "Pending", "SeamCounts", "Stitcher"]
