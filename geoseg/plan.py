@@ -47,14 +47,13 @@ Taper: TypeAlias = Callable[[int, int], npt.ArrayLike]
 
 def sine(length: int, overlap: int) -> npt.NDArray[np.float64]:
     """sin²(π(i + ½) / n): halves overlap to a constant sum, and the half sample keeps every weight above 0."""
-    squared: npt.NDArray[np.float64] = np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2
-    return squared
+    return np.asarray(np.sin(np.pi * (np.arange(length) + 0.5) / length)) ** 2
 
 
 def linear(length: int, overlap: int) -> npt.NDArray[np.float64]:
     """A triangle over the window."""
-    place = np.arange(length) + 0.5
-    return np.minimum(place, length - place) / (length / 2)
+    place = np.arange(length, dtype=np.float64) + 0.5
+    return np.asarray(np.minimum(place, length - place) / (length / 2))
 
 
 def flat(length: int, overlap: int) -> npt.NDArray[np.float64]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -263,6 +264,35 @@ def test_ctrl_c_keeps_what_is_finished(
     monkeypatch.undo()
     kept = len(list((tmp_path / ".map.tif.parts").glob("*.part")))
     finish(scene, model, tmp_path, kept, wanted)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals differ there")
+def test_the_command_line_tells_in_one_line_what_ctrl_c_keeps(scene: MadeScene, model: Path, tmp_path: Path) -> None:
+    program = (
+        "import time, geoseg.plan\n"
+        "geoseg.plan.TASK_PX = 1\n"
+        "from geoseg.prediction.predictor import Predictor\n"
+        "forward = Predictor._forward\n"
+        "Predictor._forward = lambda self, x: (time.sleep(0.3), forward(self, x))[1]\n"
+        "from geoseg.cli import main\n"
+        "main()\n"
+    )
+    output = tmp_path / "map.tif"
+    command = ["predict", str(scene.path), "-m", str(model), "-o", str(output), "--size", "256", "--device", "cpu"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "--quiet", *command],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(parts_folder(output).glob("*.part")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, talk = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.fullmatch(r"interrupted; [123] of 4 bands are kept, and the same command continues\n", talk)
+    assert [p.name for p in tmp_path.iterdir()] == [".map.tif.parts"]
 
 
 def test_an_unreadable_block_keeps_what_is_finished(

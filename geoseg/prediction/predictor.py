@@ -23,9 +23,17 @@ from torch import Tensor, nn
 
 from geoseg.errors import DeviceError
 from geoseg.model_folder import Normalize, TrainedModel
-from geoseg.plan import IN_PROCESS, WINDOWS_AHEAD, Plan, Taper, plan_prediction
+from geoseg.plan import (
+    GDAL_CACHE_BYTES,
+    IN_PROCESS,
+    MAX_GDAL_CACHE_BYTES,
+    WINDOWS_AHEAD,
+    Plan,
+    Taper,
+    plan_prediction,
+)
 from geoseg.prediction.stages import Stages
-from geoseg.scene import Pixels, Raster, Valid
+from geoseg.scene import Pixels, Raster, Scene, Valid
 from geoseg.tta import augmented, find_tta
 from geoseg.windows import Window
 
@@ -120,6 +128,7 @@ class Predictor:
             blend=blend,
             layer_bytes=layer_bytes,
             chunk_rows=scene.block_shape[0],
+            cache_bytes=_cache_bytes(scene),
             band_rows=band_rows,
             strip_cols=strip_cols,
             executor=executor,
@@ -295,6 +304,13 @@ class _DeviceClock:
 
 def _single_threaded(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, "geoseg-network", initializer=torch.set_num_threads, initargs=(1,))
+
+
+def _cache_bytes(scene: Raster) -> int:
+    """Of GDAL: little where whole blocks of one file are read, a row of blocks of what lies otherwise, within bounds."""
+    if isinstance(scene, Scene):
+        return GDAL_CACHE_BYTES
+    return min(max(scene.row_of_blocks_bytes, GDAL_CACHE_BYTES), MAX_GDAL_CACHE_BYTES)
 
 
 def _processors() -> int:

@@ -16,7 +16,7 @@ import torch
 
 from geoseg.map_rows import MapRows
 from geoseg.model_folder import load_model
-from geoseg.plan import GDAL_CACHE_BYTES, Plan, Task
+from geoseg.plan import Plan, Task
 from geoseg.prediction.bands import BandFacts, rows_of_bands
 from geoseg.prediction.parts import Parts, PartWriter
 from geoseg.prediction.predictor import Predictor
@@ -107,8 +107,8 @@ def make_parts(
         OutputError: The disk is full.
     """
     stages = stages or Stages()
-    # GDAL's cache would grow to a share of the machine's memory; every block is asked for once.
-    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES), _Writing(job.parts, stages, on_part) as writing:
+    # GDAL's cache would grow to a share of the machine's memory, for blocks that are asked for once.
+    with rasterio.Env(GDAL_CACHEMAX=job.plan.cache_bytes), _Writing(job.parts, stages, on_part) as writing:
         for run in _consecutive(tasks):
             rows = rows_of_bands(
                 predictor,
