@@ -144,6 +144,21 @@ def test_polygons_do_not_depend_on_how_the_rows_arrive(values, heights, way):
     assert shapely.equals_identical(parts.geometry.to_numpy(), whole.geometry.to_numpy()).all()
 
 
+@pytest.mark.parametrize("way", [*WAYS, "raw"])
+@pytest.mark.parametrize("gsd", [0.1, 0.3, 10.0])
+def test_polygons_stay_a_coverage_in_degrees_with_seven_decimals(way, gsd):
+    rng = np.random.default_rng(5)
+    values = np.kron(rng.integers(0, 4, (9, 11)), np.ones((7, 6), dtype=np.uint8)).astype(np.uint8)
+    specks = rng.random(values.shape) < 0.03
+    values[specks] = rng.integers(0, 4, specks.sum())
+    values[values == 3] = 255
+    transform = Affine.translation(500_000, 5_000_000) @ Affine.rotation(20) @ Affine.scale(gsd, -gsd)
+    frame = polygonize(values, transform, crs=UTM, rules=WAYS.get(way, PolygonRules())).to_crs(4326)
+    polygons = shapely.transform(frame.geometry.to_numpy(), lambda degrees: np.round(degrees, 7))
+    assert shapely.is_valid(polygons).all()
+    assert shapely.coverage_is_valid(polygons)
+
+
 def test_junctions_are_vertices_on_the_straight_side():
     frame = polygonize(CASES["T junction"].astype(np.uint8), Affine.identity())
     top = frame.geometry[frame.class_id == 0].iloc[0]
