@@ -8,38 +8,34 @@ import os
 import shutil
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 import geoseg
 from geoseg.class_map import SCENE_TAG, layer_path
-from geoseg.class_map.overviews import count_values
 from geoseg.class_map.writing import LAYERS, MapFileWriter
 from geoseg.classes import ClassTable
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError, GeosegError, OutputError
 from geoseg.export import EXPORTERS
-from geoseg.grid import Grid
-from geoseg.map_rows import MapRows
 from geoseg.model_folder import TrainedModel, load_model
 from geoseg.outputs import check_output
-from geoseg.plan import IN_PROCESS, Plan, Taper, Task, count
+from geoseg.plan import IN_PROCESS, Plan, Taper, count
 from geoseg.polygons import PolygonRules
+from geoseg.prediction.arrivals import Arrivals
 from geoseg.prediction.bands import BandFacts, Layers
 from geoseg.prediction.executors import Executor, find_executor
 from geoseg.prediction.imagery import check_scene, model_nodata
-from geoseg.prediction.parts import Parts, parts_folder, remove_scratch, rows_in_order, was_publishing
+from geoseg.prediction.parts import Parts, parts_folder, remove_scratch, was_publishing
 from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.prediction.report import PredictReport, seam_text
 from geoseg.prediction.stages import Stages
@@ -389,7 +385,7 @@ def _run(ready: _Ready, *, progress: bool) -> PredictReport:
     if len(left) < len(tasks):
         log.info("%d of %s are there from an earlier run", len(tasks) - len(left), count(len(tasks), "part"))
     stages = Stages()
-    arrivals = _Arrivals(job, grid)
+    arrivals = Arrivals(job, grid)
     total = grid.height * grid.width
     there = total - sum(task.window.height * task.window.width for task in left)
     bar = tqdm(total=total, initial=there, unit="px", unit_scale=True, desc="predict", disable=not progress)
@@ -425,7 +421,7 @@ def _run(ready: _Ready, *, progress: bool) -> PredictReport:
     )
 
 
-def _write_output(ready: _Ready, arrivals: _Arrivals, stages: Stages) -> tuple[BandFacts, int | None]:
+def _write_output(ready: _Ready, arrivals: Arrivals, stages: Stages) -> tuple[BandFacts, int | None]:
     """Write the output from rows as they arrive; facts of the map, and the number of polygons where it has any."""
     job, grid, source = ready.job, ready.scene.grid, Path(ready.job.source.scenes[0]).name
 
@@ -445,73 +441,6 @@ def _write_output(ready: _Ready, arrivals: _Arrivals, stages: Stages) -> tuple[B
         found = facts()
         writer.set_tags({"GEOSEG_SEAMS": seam_text(found.seams)})
     return found, None
-
-
-class _Arrivals:
-    """Rows of the map as soon as all parts of the next band are there, for another thread than the one that waits.
-
-    A context manager around the work that makes parts: an exception there ends the rows with it.
-
-    Attributes:
-        areas_m2: Area per class of the rows so far, (K,).
-        taker: The thread that takes the rows.
-    """
-
-    def __init__(self, job: Job, grid: Grid) -> None:
-        self._job = job
-        self._row_areas = grid.pixel_area_m2()
-        self._changed = threading.Condition()
-        self._failed = False
-        self.taker: Future[Any] | None = None
-        self.areas_m2 = np.zeros(job.parts.classes)
-
-    def __enter__(self) -> _Arrivals:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            with self._changed:
-                self._failed = True
-                self._changed.notify()
-
-    def announce(self, task: Task) -> None:
-        """A part is there.
-
-        Raises:
-            GeosegError: What stopped the thread that takes the rows: no need to make more.
-        """
-        with self._changed:
-            self._changed.notify()
-        if self.taker is not None and self.taker.done():
-            self.taker.result()
-
-    def rows(self) -> Iterator[MapRows]:
-        """The map from top to bottom; waits for what is not there yet.
-
-        Raises:
-            _Abandoned: No more parts will come.
-        """
-        plan, parts = self._job.plan, self._job.parts
-        row = 0
-        for band in range(plan.bands):
-            wanted = [plan.task(band, strip) for strip in range(plan.strips)]
-            with self._changed:
-                while not all(parts.has(task) for task in wanted):
-                    if self._failed:
-                        raise _Abandoned
-                    self._changed.wait()
-            for rows in rows_in_order(parts, plan, band):
-                counts = np.zeros((len(rows), 256), dtype=np.int64)
-                for values, found in zip(rows.classes, counts, strict=True):
-                    count_values(values[None], found)
-                self.areas_m2 += self._row_areas[row : row + len(rows)] @ counts[:, : len(self.areas_m2)]
-                row += len(rows)
-                yield rows
-        parts.publish()
-
-
-class _Abandoned(Exception):
-    """The rows end early because of an exception elsewhere, which is the one to be shown."""
 
 
 @contextmanager

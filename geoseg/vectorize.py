@@ -61,7 +61,7 @@ class VectorReport:
             f"  {c.name:{width}}  {c.area_m2 * factor:12,.2f} {unit}  {count(c.polygons, 'polygon')}"
             for c in self.classes
         ]
-        extra = [] if self.georeferenced else ["the map has no CRS: coordinates are pixels, y up from the top edge"]
+        extra = [] if self.georeferenced else ["no CRS: coordinates are pixels, and y runs up from the top edge"]
         return [str(self.path), *table, *extra]
 
 

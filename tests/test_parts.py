@@ -377,7 +377,7 @@ def test_kill_9_at_any_moment_then_the_same_command(
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     kills = 0
     for wait in seconds():
-        process = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE)
         started = parts_folder(output)
         deadline = time.monotonic() + 60
         while not started.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -390,7 +390,7 @@ def test_kill_9_at_any_moment_then_the_same_command(
             kills += 1
             assert not output.exists() or output.read_bytes() == wanted["map.tif"]
             continue
-        assert process.returncode == 0
+        assert process.returncode == 0, process.stderr and process.stderr.read().decode()
         break
     assert kills >= 1
     assert files(tmp_path) == wanted

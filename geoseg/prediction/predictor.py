@@ -307,7 +307,7 @@ def _single_threaded(workers: int) -> ThreadPoolExecutor:
 
 
 def _cache_bytes(scene: Raster) -> int:
-    """Of GDAL: little where whole blocks of one file are read, a row of blocks of what lies otherwise, within bounds."""
+    """Of GDAL: little where whole blocks of one file are read, else a row of blocks, within bounds."""
     if isinstance(scene, Scene):
         return GDAL_CACHE_BYTES
     return min(max(scene.row_of_blocks_bytes, GDAL_CACHE_BYTES), MAX_GDAL_CACHE_BYTES)

@@ -1,0 +1,84 @@
+"""Rows of a prediction on their way from finished parts to the output, while other parts are still being made."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+
+from geoseg.class_map.overviews import count_values
+from geoseg.grid import Grid
+from geoseg.map_rows import MapRows
+from geoseg.plan import Task
+from geoseg.prediction.parts import rows_in_order
+from geoseg.prediction.tasks import Job
+
+
+class Abandoned(Exception):
+    """The rows end early because of an exception elsewhere, which is the one to be shown."""
+
+
+class Arrivals:
+    """Rows of the map as soon as all parts of the next band are there, for another thread than the one that waits.
+
+    A context manager around the work that makes parts: an exception there ends the rows with it.
+
+    Attributes:
+        areas_m2: Area per class of the rows so far, (K,).
+        taker: The thread that takes the rows.
+    """
+
+    def __init__(self, job: Job, grid: Grid) -> None:
+        self._job = job
+        self._row_areas = grid.pixel_area_m2()
+        self._changed = threading.Condition()
+        self._failed = False
+        self.taker: Future[Any] | None = None
+        self.areas_m2 = np.zeros(job.parts.classes)
+
+    def __enter__(self) -> Arrivals:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            with self._changed:
+                self._failed = True
+                self._changed.notify()
+
+    def announce(self, task: Task) -> None:
+        """A part is there.
+
+        Raises:
+            GeosegError: What stopped the thread that takes the rows: no need to make more.
+        """
+        with self._changed:
+            self._changed.notify()
+        if self.taker is not None and self.taker.done():
+            self.taker.result()
+
+    def rows(self) -> Iterator[MapRows]:
+        """The map from top to bottom; waits for what is not there yet.
+
+        Raises:
+            Abandoned: No more parts will come.
+        """
+        plan, parts = self._job.plan, self._job.parts
+        row = 0
+        for band in range(plan.bands):
+            wanted = [plan.task(band, strip) for strip in range(plan.strips)]
+            with self._changed:
+                while not all(parts.has(task) for task in wanted):
+                    if self._failed:
+                        raise Abandoned
+                    self._changed.wait()
+            for rows in rows_in_order(parts, plan, band):
+                counts = np.zeros((len(rows), 256), dtype=np.int64)
+                for values, found in zip(rows.classes, counts, strict=True):
+                    count_values(values[None], found)
+                self.areas_m2 += self._row_areas[row : row + len(rows)] @ counts[:, : len(self.areas_m2)]
+                row += len(rows)
+                yield rows
+        parts.publish()
