@@ -16,7 +16,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -146,7 +146,15 @@ class Parts:
                 if not any(self.folder.glob("*.part")):
                     shutil.rmtree(self.folder, ignore_errors=True)
                 raise
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove()
+
+    def _remove(self) -> None:
+        """Remove the folder of a finished output; the note that it is finished goes last, for the case of a kill."""
+        with suppress(OSError):
+            for path in self.folder.iterdir():
+                if path.name != PUBLISHING:
+                    path.unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _lock(self, file: IO[str]) -> None:
         if fcntl is None:
