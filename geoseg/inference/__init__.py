@@ -1,0 +1,1 @@
+"""A trained network in the form it predicts in: fewer operations, the same function."""
