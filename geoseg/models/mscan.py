@@ -13,7 +13,8 @@ adds the batch-normalised input.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from timm.models import build_model_with_cfg, register_model
 from timm.models._features import feature_take_indices
 from timm.models._registry import generate_default_cfgs
 from torch import Tensor, nn
+
+from geoseg.models.studies import STRIPS, MultiScaleGateStudy, check_branches
 
 __all__ = ["MSCAN"]
 
@@ -67,11 +70,11 @@ class MultiScaleGate(nn.Module):
 class Attention(nn.Module):
     """1×1, GELU, multi-scale gate, 1×1, and the inner shortcut around them."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, gate: Callable[[int], nn.Module] = MultiScaleGate) -> None:
         super().__init__()
         self.proj_1 = nn.Conv2d(channels, channels, 1)
         self.activation = nn.GELU()
-        self.spatial_gating_unit = MultiScaleGate(channels)
+        self.spatial_gating_unit = gate(channels)
         self.proj_2 = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,10 +102,17 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each with batch norm before, a per-channel scale and stochastic depth after."""
 
-    def __init__(self, channels: int, *, mlp_ratio: float, drop_path: float) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        mlp_ratio: float,
+        drop_path: float,
+        gate: Callable[[int], nn.Module] = MultiScaleGate,
+    ) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(channels, eps=NORM_EPS)
-        self.attn = Attention(channels)
+        self.attn = Attention(channels, gate)
         self.norm2 = nn.BatchNorm2d(channels, eps=NORM_EPS)
         self.mlp = Mlp(channels, int(channels * mlp_ratio))
         self.layer_scale_1 = nn.Parameter(torch.full((channels,), LAYER_SCALE_INIT))
@@ -160,9 +170,16 @@ class MSCAN(nn.Module):
         mlp_ratios: Hidden width of the MLP over the stage's channels.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
         global_pool: "avg", the mean over the last stage before the head, or "" for none.
+        branches: Strip branches of the attention, some of 7, 11 and 21.
+        channel_mixing: The 1×1 convolution after the attention's branches.
+        attention: The product of the attention with its input.
+
+    Raises:
+        ValueError: Another ``global_pool``, or ``branches`` the paper does not have.
 
     References:
-        Table 2 of the paper for the variants; Table 3 for the classification results.
+        Table 2 of the paper for the variants; Table 3 for the classification results; Table 6 for the last three
+        arguments, whose defaults are the paper's final design (`geoseg.models.studies` has the others).
     """
 
     def __init__(
@@ -174,6 +191,9 @@ class MSCAN(nn.Module):
         mlp_ratios: Sequence[float] = (8, 8, 4, 4),
         drop_path_rate: float = 0.0,
         global_pool: str = "avg",
+        branches: Sequence[int] = tuple(STRIPS),
+        channel_mixing: bool = True,
+        attention: bool = True,
     ) -> None:
         super().__init__()
         if global_pool not in ("avg", ""):
@@ -186,10 +206,13 @@ class MSCAN(nn.Module):
             for i, channels in enumerate(embed_dims)
         ]
         self.num_stages = len(embed_dims)
+        gate = _gate(branches, channel_mixing=channel_mixing, attention=attention)
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         for i, (channels, depth, ratio) in enumerate(zip(embed_dims, depths, mlp_ratios, strict=True), start=1):
             embed = Stem(in_chans, channels) if i == 1 else Downsample(embed_dims[i - 2], channels)
-            blocks = nn.ModuleList(Block(channels, mlp_ratio=ratio, drop_path=next(rates)) for _ in range(depth))
+            blocks = nn.ModuleList(
+                Block(channels, mlp_ratio=ratio, drop_path=next(rates), gate=gate) for _ in range(depth)
+            )
             setattr(self, f"patch_embed{i}", embed)
             setattr(self, f"block{i}", blocks)
             setattr(self, f"norm{i}", LayerNorm2d(channels, eps=NORM_EPS))
@@ -279,6 +302,14 @@ class MSCAN(nn.Module):
         if global_pool is not None:
             self.global_pool = global_pool
         self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+
+
+def _gate(branches: Sequence[int], *, channel_mixing: bool, attention: bool) -> Callable[[int], nn.Module]:
+    """What builds a block's gate: the paper's own, or one of Table 6."""
+    branches = check_branches(branches)
+    if branches == tuple(STRIPS) and channel_mixing and attention:
+        return MultiScaleGate
+    return partial(MultiScaleGateStudy, branches=branches, channel_mixing=channel_mixing, attention=attention)
 
 
 def _init_weights(module: nn.Module) -> None:
