@@ -74,7 +74,7 @@ class Attention(nn.Module):
         super().__init__()
         self.proj_1 = nn.Conv2d(channels, channels, 1)
         self.activation = nn.GELU()
-        self.spatial_gating_unit = gate(channels)
+        self.spatial_gating_unit: Any = gate(channels)  # a module; which one, the options of Table 6 say
         self.proj_2 = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
