@@ -111,24 +111,34 @@ class HamburgerDecoder(nn.Module):
         Figure 3c and Table 7 of the SegNeXt paper: stage 1 costs much and brings nothing.
     """
 
+    stride = 8
+
     def __init__(self, encoder_channels: Sequence[int], *, channels: int, rank: int, groups: int) -> None:
         super().__init__()
         self.squeeze = ConvNorm(sum(encoder_channels[-3:]), channels, groups=groups, activation=True)
         self.hamburger = Hamburger(channels, rank=rank, groups=groups)
         self.align = ConvNorm(channels, channels, groups=groups, activation=True)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_convolutions(self)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Decoded features (N, D, H/8, W/8) of the encoder's list of features."""
-        stages = features[-3:]
-        size = stages[0].shape[2:]
-        joined = torch.cat(
-            [stages[0], *(F.interpolate(s, size=size, mode="bilinear", align_corners=False) for s in stages[1:])],
-            dim=1,
-        )
-        out: Tensor = self.align(self.hamburger(self.squeeze(joined)))
+        out: Tensor = self.align(self.hamburger(self.squeeze(joined(features[-3:]))))
         return out
+
+
+def joined(stages: Sequence[Tensor]) -> Tensor:
+    """Channels of all stages (N, C₁ + … + Cₖ, H, W) at the size of the first."""
+    first, *others = stages
+    size = first.shape[2:]
+    return torch.cat(
+        [first, *(F.interpolate(s, size=size, mode="bilinear", align_corners=False) for s in others)], dim=1
+    )
+
+
+def init_convolutions(module: nn.Module) -> None:
+    """Kaiming-normal weights by fan-out for ReLU and zero biases, as the original's decoder."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -1,5 +1,7 @@
 """SegNeXt as an SMP model: MSCAN (or any other encoder), the light Hamburger decoder, logits at stride 8.
 
+The paper's design studies are options of the same model: `geoseg.models.decoders`, `…contexts` and `…studies`.
+
 Paper: Guo et al., NeurIPS 2022, arXiv 2209.08575. Original code Apache-2.0; independent implementation.
 """
 
@@ -16,9 +18,8 @@ from segmentation_models_pytorch.base.modules import Activation
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
-from geoseg.models.hamburger import HamburgerDecoder
+from geoseg.models.decoders import build_decoder
 
-LOGITS_STRIDE = 8
 DROPOUT = 0.1
 
 
@@ -55,17 +56,25 @@ class SegNeXt(SegmentationModel):  # type: ignore[misc]
         nmf_rank: Rank of the factorization; None takes the paper's for the encoder (16 for an encoder it lacks).
         drop_path_rate: Stochastic depth; None takes the paper's for the encoder and says nothing to others.
         norm_groups: Groups of the decoder's group norms.
-        **encoder_kwargs: Passed on to the encoder.
+        decoder: Table 7: "ham" for the paper's own (c), "mlp" for (a) over four stages, "conv" for (b).
+        stage1: Table 7: let (c) join stage 1 too, at stride 4.
+        context: Table 5: what stands in (c): "ham", "ema", "non_local", "cc"; "none" for nothing.
+        **encoder_kwargs: Passed on to the encoder; MSCAN's ``branches``, ``channel_mixing`` and ``attention`` are
+            Table 6.
+
+    Attributes:
+        logits_stride: Pixels per logit of `forward_logits`: 8; 4 for "mlp" and stage 1, 32 for "conv".
 
     Raises:
-        ValueError: An ``encoder_depth`` other than 5, or an encoder without features at strides 8, 16 and 32.
+        ValueError: An ``encoder_depth`` other than 5, an unknown decoder or context, or a context or stage 1 for
+            another decoder than (c).
 
     References:
-        Tables 2 and 7 of the paper; parameter counts equal the official ones.
+        Tables 2, 5, 6 and 7 of the paper, whose final design the defaults are; parameter counts equal the official
+        ones.
     """
 
     requires_divisible_input_shape = False
-    logits_stride = LOGITS_STRIDE
 
     @supports_config_loading  # type: ignore[untyped-decorator]
     def __init__(
@@ -81,6 +90,9 @@ class SegNeXt(SegmentationModel):  # type: ignore[misc]
         nmf_rank: int | None = None,
         drop_path_rate: float | None = None,
         norm_groups: int = 32,
+        decoder: str = "ham",
+        stage1: bool = False,
+        context: str = "ham",
         **encoder_kwargs: Any,
     ) -> None:
         super().__init__()
@@ -96,9 +108,16 @@ class SegNeXt(SegmentationModel):  # type: ignore[misc]
             encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights, **encoder_kwargs
         )
         width = decoder_channels or default.decoder_channels
-        self.decoder = HamburgerDecoder(
-            self.encoder.out_channels, channels=width, rank=nmf_rank or default.nmf_rank, groups=norm_groups
+        self.decoder: Any = build_decoder(
+            decoder,
+            self.encoder.out_channels,
+            context=context,
+            stage1=stage1,
+            channels=width,
+            rank=nmf_rank or default.nmf_rank,
+            groups=norm_groups,
         )
+        self.logits_stride = self.decoder.stride
         self.dropout = nn.Dropout2d(DROPOUT)
         self.segmentation_head = nn.Conv2d(width, classes, 1)
         for parameter, std in zip(self.segmentation_head.parameters(), (0.01, 0.0), strict=True):
@@ -110,7 +129,7 @@ class SegNeXt(SegmentationModel):  # type: ignore[misc]
         self.name = f"segnext-{encoder_name}"
 
     def forward_logits(self, x: Tensor) -> Tensor:
-        """Logits (N, K, ceil(H/8), ceil(W/8)), before the upsampling: what overlapping windows are blended in."""
+        """Logits (N, K, ceil(H/s), ceil(W/s)) at ``logits_stride`` s: what overlapping windows are blended in."""
         return self._head(self.encoder(x))
 
     def _head(self, features: list[Tensor]) -> Tensor:
