@@ -1,0 +1,178 @@
+"""Published weights: where they lie, what their SHA-256 begins with, and where they are kept here.
+
+The one place with addresses. openmmlab publishes files whose names end in the first eight digits of their SHA-256,
+the rule of torch.hub; they are kept in torch.hub's folder, ``$TORCH_HOME/hub/checkpoints``. The official repository
+publishes its files in a cloud folder, without an address or a hash for each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geoseg.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+OFFICIAL_FOLDER = "https://cloud.tsinghua.edu.cn/d/c15b25a6745946618462/"
+"""The official repository's own files, by hand in a browser: mscan_t.pth … mscan_l.pth and segmentation models."""
+
+_OPENMMLAB = "https://download.openmmlab.com/mmsegmentation/v0.5/"
+_NAMED_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """One published file.
+
+    Attributes:
+        name: What it is called here.
+        what: What it holds.
+        url: Its address.
+    """
+
+    name: str
+    what: str
+    url: str
+
+    @property
+    def file(self) -> str:
+        """Name of the file."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def sha256(self) -> str:
+        """The first digits of its SHA-256, as its name says."""
+        return self.file.rpartition("-")[2].partition(".")[0]
+
+    def path(self, folder: str | PathLike[str] | None = None) -> Path:
+        """Where it is kept: in ``folder``, or in torch.hub's."""
+        return (Path(folder) if folder is not None else checkpoint_folder()) / self.file
+
+
+def _encoder(size: str, digest: str) -> Pretrained:
+    url = f"{_OPENMMLAB}pretrain/segnext/mscan_{size[0]}_20230227-{digest}.pth"
+    return Pretrained(f"mscan_{size}", f"encoder MSCAN-{size[0].upper()}, ImageNet", url)
+
+
+def _ade20k(size: str, stamp: str, digest: str, miou: float) -> Pretrained:
+    stem = f"segnext_mscan-{size[0]}_1x16_512x512_adamw_160k_ade20k"
+    url = f"{_OPENMMLAB}segnext/{stem}/{stem}_{stamp}-{digest}.pth"
+    return Pretrained(f"segnext_{size}_ade20k", f"SegNeXt-{size[0].upper()}, ADE20K, mIoU {miou:.2f}", url)
+
+
+PRETRAINED: dict[str, Pretrained] = {
+    entry.name: entry
+    for entry in (
+        _encoder("tiny", "119e8c9f"),
+        _encoder("small", "f33ccdf2"),
+        _encoder("base", "3ab7d230"),
+        _encoder("large", "cef260d4"),
+        _ade20k("tiny", "20230210_140244", "05bd8466", 41.50),
+        _ade20k("small", "20230214_113014", "43013668", 44.16),
+        _ade20k("base", "20230209_172053", "b6f6c70c", 48.03),
+        _ade20k("large", "20230209_172055", "19b14b63", 50.99),
+    )
+}
+"""By name: encoders by timm's name of the network, whole networks as ``segnext_SIZE_DATASET``."""
+
+
+def checkpoint_folder() -> Path:
+    """torch.hub's folder of checkpoints; it need not exist."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def fetch(entry: Pretrained, *, folder: str | PathLike[str] | None = None, progress: bool = False) -> Path:
+    """A published file on this disk, downloaded where it is not here yet, its digest checked either way.
+
+    Args:
+        entry: Which file.
+        folder: Where it is kept; None for torch.hub's folder.
+        progress: Draw a progress bar of the download on standard error.
+
+    Raises:
+        ModelError: It is not here and cannot be downloaded (the message says where to put it), or it is truncated
+            or altered.
+    """
+    path = entry.path(folder)
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            log.info("downloading %s to %s", entry.url, path)
+            # Into a file of another name first, renamed when the digest is right.
+            torch.hub.download_url_to_file(entry.url, str(path), entry.sha256, progress)
+        except (OSError, RuntimeError) as error:
+            raise ModelError(
+                f"{entry.name} is not at {path} and cannot be downloaded from {entry.url}: {_reason(error)}; "
+                "put the file there, or name another with pretrained_cfg_overlay=dict(file=…)",
+                hint=f"where there is a network: curl -L --create-dirs -o {path} {entry.url}",
+            ) from error
+    check_digest(path, sha256_of(path))
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digest(path: Path, sha256: str) -> None:
+    """Compare a file's SHA-256 with the digits that its name carries, where it carries any.
+
+    Eight decimal digits are taken for a date, unless the file is one of those listed here.
+
+    Raises:
+        ModelError: They differ.
+    """
+    named = _NAMED_DIGEST.search(path.name)
+    if named is None or sha256.startswith(named[1]):
+        return
+    if named[1].isdecimal() and path.name not in {entry.file for entry in PRETRAINED.values()}:
+        return
+    raise ModelError(
+        f"{path} is truncated or altered: its SHA-256 begins with {sha256[: len(named[1])]}, its name says {named[1]}",
+        hint=f"rm {path}, and download it again",
+    )
+
+
+def timm_source(
+    variant: str, *, config: object = None, overlay: Mapping[str, Any] | None = None, folder: str | None = None
+) -> dict[str, Any]:
+    """timm's ``pretrained_cfg_overlay`` for ``pretrained=True``, with a checked file of this disk as the source.
+
+    timm itself checks no digest, of a file that is here already never.
+
+    Args:
+        variant: timm's name of the network.
+        config: ``pretrained_cfg`` of the caller; one that is no mere tag names a source of its own.
+        overlay: ``pretrained_cfg_overlay`` of the caller.
+        folder: timm's ``cache_dir``.
+
+    Raises:
+        ModelError: The file is missing, truncated or altered, or cannot be downloaded.
+    """
+    overlay = dict(overlay or {})
+    if overlay.get("file"):
+        path = Path(overlay["file"])
+        if not path.is_file():
+            raise ModelError(f"no pretrained weights of {variant} at {path}", hint="geoseg weights list")
+        check_digest(path, sha256_of(path))
+    elif not any(overlay.get(key) for key in ("url", "hf_hub_id", "state_dict")) and (
+        config is None or isinstance(config, str)
+    ):
+        overlay["file"] = str(fetch(PRETRAINED[variant], folder=folder))
+    return overlay
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line; urllib wraps the telling one."""
+    return " ".join(str(getattr(error, "reason", None) or error).split())
