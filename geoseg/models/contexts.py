@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.models.hamburger import BASES_SEED, ConvNorm, Hamburger, init_convolutions
+from geoseg.models.hamburger import BASES_SEED, ConvNorm, Hamburger, full_precision, init_convolutions
 
 EM_BASES = 64
 EM_STEPS = 3
@@ -59,7 +59,7 @@ class ExpectationMaximization(nn.Module):
         return F.relu(x + self.conv_out(F.relu(self._fit(self.conv_in(x)))))
 
     def _fit(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             n, d, h, w = x.shape
             pixels = x.float().permute(0, 2, 3, 1).reshape(n, h * w, d)
             bases = F.normalize(self.bases.float(), dim=1).expand(n, -1, -1)  # (N, D, K)

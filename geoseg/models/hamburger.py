@@ -12,6 +12,7 @@ network is a fixed function of its input.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,7 @@ class NMF2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction (N, D, H, W) of non-negative features (N, D, H, W)."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             n, d, h, w = x.shape
             # (N, H*W, D), the layout channels-last tensors have already
             pixels = x.float().permute(0, 2, 3, 1).reshape(n, h * w, d)
@@ -124,6 +125,11 @@ class HamburgerDecoder(nn.Module):
         """Decoded features (N, D, H/8, W/8) of the encoder's list of features."""
         out: Tensor = self.align(self.hamburger(self.squeeze(joined(features[-3:]))))
         return out
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """No autocast on a device; the meta device, where costs are counted, knows none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def joined(stages: Sequence[Tensor]) -> Tensor:

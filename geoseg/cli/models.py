@@ -1,0 +1,25 @@
+"""``geoseg models``: every variant of SegNeXt and what it costs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def models(
+    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values with numbers in full.")] = False,
+) -> None:
+    """List the variants of SegNeXt with parameters and cost, measured and as published.
+
+    Sizes T, S, B and L, the ImageNet classifiers, and the design studies of the paper's Tables 5, 6 and 7 on T.
+    Networks are counted by their shapes; no weights are loaded.
+    """
+    from geoseg.models.catalogue import VARIANTS, as_csv, as_text, measure
+
+    rows = [measure(variant) for variant in VARIANTS]
+    if csv:
+        typer.echo(as_csv(rows), nl=False)
+    else:
+        for line in as_text(rows):
+            typer.echo(line)
