@@ -1,0 +1,147 @@
+"""Class tables from files, those of known data sets, and colours for classes that have none."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from geoseg.classes import ClassTable, Color, parse_color
+from geoseg.errors import ConfigError
+
+HINT = "a list of names, or of entries like {name: roof, color: '#cc3311'}, alone or under the key classes"
+
+_ISAID: dict[str, Color] = {
+    "background": (0, 0, 0),
+    "ship": (0, 0, 63),
+    "store_tank": (0, 63, 63),
+    "baseball_diamond": (0, 63, 0),
+    "tennis_court": (0, 63, 127),
+    "basketball_court": (0, 63, 191),
+    "Ground_Track_Field": (0, 63, 255),
+    "Bridge": (0, 127, 63),
+    "Large_Vehicle": (0, 127, 127),
+    "Small_Vehicle": (0, 0, 127),
+    "Helicopter": (0, 0, 191),
+    "Swimming_pool": (0, 0, 255),
+    "Roundabout": (0, 191, 127),
+    "Soccer_ball_field": (0, 127, 191),
+    "plane": (0, 127, 255),
+    "Harbor": (0, 100, 155),
+}
+_CITYSCAPES: dict[str, Color] = {
+    "road": (128, 64, 128),
+    "sidewalk": (244, 35, 232),
+    "building": (70, 70, 70),
+    "wall": (102, 102, 156),
+    "fence": (190, 153, 153),
+    "pole": (153, 153, 153),
+    "traffic light": (250, 170, 30),
+    "traffic sign": (220, 220, 0),
+    "vegetation": (107, 142, 35),
+    "terrain": (152, 251, 152),
+    "sky": (70, 130, 180),
+    "person": (220, 20, 60),
+    "rider": (255, 0, 0),
+    "car": (0, 0, 142),
+    "truck": (0, 0, 70),
+    "bus": (0, 60, 100),
+    "train": (0, 80, 100),
+    "motorcycle": (0, 0, 230),
+    "bicycle": (119, 11, 32),
+}
+
+KNOWN: dict[str, ClassTable] = {
+    name: ClassTable.from_names(table, table.values())
+    for name, table in (("iSAID", _ISAID), ("Cityscapes", _CITYSCAPES))
+}
+"""Data sets that SegNeXt was published for, in mmsegmentation's order and colours."""
+
+
+def distinct_colors(count: int) -> list[Color]:
+    """Colours that differ from each other: hues in steps of the golden ratio, light and dark in turn."""
+    colors: dict[Color, None] = {}
+    for color in _hues():
+        colors[color] = None
+        if len(colors) == count:
+            break
+    return list(colors)
+
+
+def _hues() -> Iterator[Color]:
+    step = 0
+    while True:
+        hue, saturation, value = (0.05 + step * 0.618034) % 1, (0.75, 0.5, 0.9)[step % 3], (0.85, 0.95, 0.6)[step % 3]
+        red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, saturation, value))
+        yield red, green, blue
+        step += 1
+
+
+def numbered_classes(count: int) -> ClassTable:
+    """Classes called ``class_0``, ``class_1``, … with distinct colours."""
+    return ClassTable.from_names([f"class_{i}" for i in range(count)], distinct_colors(count))
+
+
+def read_class_table(path: str | PathLike[str]) -> ClassTable:
+    """The class table in a YAML or JSON file.
+
+    Args:
+        path: A list of names, or of entries with ``name``, ``color`` (``#rrggbb`` or three numbers) and ``id``, of
+            which the name alone is needed; alone or under the key ``classes``, as in a training's configuration.
+            Classes without a colour are given one.
+
+    Raises:
+        ConfigError: No such file, or none of these forms; ids that are not 0 … K−1; a name twice.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+    except FileNotFoundError as error:
+        raise ConfigError(f"no such file of classes: {path}", hint=HINT) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is no YAML or JSON: {' '.join(str(error).split()):.120}", hint=HINT) from error
+    entries = content.get("classes") if isinstance(content, Mapping) else content
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{path} lists no classes", hint=HINT)
+    rows = [_row(path, place, entry) for place, entry in enumerate(entries)]
+    ids = [number for number, _, _ in rows]
+    if sorted(ids) != list(range(len(ids))):
+        raise ConfigError(f"{path}: class ids must be 0 … {len(ids) - 1}, found {ids!s:.80}", hint=HINT)
+    rows.sort(key=lambda row: row[0])
+    spare = distinct_colors(len(rows))
+    try:
+        return ClassTable.from_names([name for _, name, _ in rows], [color or spare[i] for i, _, color in rows])
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}", hint=HINT) from error
+
+
+def _row(path: Path, place: int, entry: Any) -> tuple[int, str, Color | None]:
+    """Id, name and colour of one entry."""
+    values = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
+        raise ConfigError(f"{path}: class {place} has no name, found {entry!r:.80}", hint=HINT)
+    unknown = sorted(str(key) for key in values.keys() - {"id", "name", "color"})
+    if unknown:
+        raise ConfigError(f"{path}: class {values['name']} has an unknown key {unknown[0]}", hint=HINT)
+    number, color = values.get("id", place), values.get("color")
+    if not isinstance(number, int):
+        raise ConfigError(f"{path}: class {values['name']} has the id {number!r:.40}, which is no number", hint=HINT)
+    try:
+        return number, values["name"], _color(color)
+    except ValueError as error:
+        raise ConfigError(f"{path}: class {values['name']}: {error}", hint=HINT) from error
+
+
+def _color(value: Any) -> Color | None:
+    if value is None or isinstance(value, str):
+        return None if value is None else parse_color(value)
+    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(channel, int) for channel in value):
+        raise ValueError(f"color {value!r:.40} is neither #rrggbb nor three numbers")
+    red, green, blue = value
+    return red, green, blue

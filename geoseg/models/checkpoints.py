@@ -1,0 +1,222 @@
+"""State dicts out of other programs' checkpoints, without running what is in the files."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from geoseg.errors import ModelError
+from geoseg.models.pretrained import check_digest, sha256_of
+
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+
+_WRAPPERS = ("state_dict", "model")
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        path: The file.
+        sha256: Its SHA-256.
+        tensors: Its state dict, on the CPU.
+        class_names: Names of the classes, where the file's own notes list them.
+        palette: Their colours, red, green and blue in [0, 255], where its notes list as many.
+    """
+
+    path: Path
+    sha256: str
+    tensors: dict[str, Tensor]
+    class_names: tuple[str, ...] | None = None
+    palette: tuple[Color, ...] | None = None
+
+
+class _Inert:
+    """Stands in for an object that a checkpoint holds beside its weights; takes anything, keeps and does nothing."""
+
+    def __new__(cls, *_: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _stand_in(name: str) -> type[_Inert]:
+    module, _, last = name.rpartition(".")
+    return type(last, (_Inert,), {"__module__": module})
+
+
+# mmengine saves the history of its log, with a table of methods that pickle writes as calls of getattr; mmcv saves
+# scores as numpy scalars, timm its arguments. None of it is of use here, so none of it is made.
+_STAND_INS = [
+    _stand_in(name)
+    for name in (
+        "mmengine.logging.history_buffer.HistoryBuffer",
+        "builtins.getattr",
+        "numpy.core.multiarray._reconstruct",
+        "numpy._core.multiarray._reconstruct",
+        "numpy.core.multiarray.scalar",
+        "numpy._core.multiarray.scalar",
+        "numpy.ndarray",
+        "numpy.dtype",
+        "argparse.Namespace",
+    )
+]
+
+
+def read_checkpoint(path: str | PathLike[str]) -> Checkpoint:
+    """The state dict in a checkpoint, without running anything the file asks for.
+
+    Pickles are read by torch's restricted unpickler. Beyond tensors and containers it meets only names that are known
+    to lie in such files beside the weights, and makes inert objects of them.
+
+    Args:
+        path: ``.pth``, ``.pt``, ``.ckpt`` or ``.bin`` as torch writes them, or ``.safetensors``; a bare state dict,
+            or one under ``state_dict`` or ``model``.
+
+    Raises:
+        ModelError: No such file, another suffix, a file that is truncated, altered or no checkpoint, or one that
+            names code.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.exists():
+        found = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
+        raise ModelError(f"{path} {found}", hint="geoseg weights list says where to get one")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ModelError(
+            f"{path} has the unknown suffix {path.suffix or '(none)'} for a checkpoint",
+            hint=f"known: {', '.join(SUFFIXES)}",
+        )
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}", hint=f"ls -l {path}") from error
+    check_digest(path, digest)
+    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
+    names, palette = _class_notes(content)
+    return Checkpoint(path, digest, _tensors(content, path), names, palette)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    return tensors
+
+
+def _read_pickle(path: Path) -> object:
+    _check_archive(path)
+    try:
+        with _known_names(), warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the bytes provoke: index, key, struct, unicode errors among others
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused:
+            raise ModelError(
+                f"{path} asks for {refused[1]}, which is code and no weights, so nothing of it was loaded",
+                hint="get the file from its source again, or save the weights alone: torch.save(net.state_dict(), …)",
+            ) from error
+        raise _unreadable(path, error) from error
+
+
+@contextmanager
+def _known_names() -> Iterator[None]:
+    """Allow the stand-ins and nothing that another part of the program allowed, while a file is read."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(list(_STAND_INS))
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    reason = "its bytes are no whole file of torch's"
+    if isinstance(error, RuntimeError | pickle.UnpicklingError | SafetensorError):
+        told = re.search(r"WeightsUnpickler error:\s*([^\n]+)", str(error))  # torch puts a lecture before it
+        reason = " ".join((told[1] if told else str(error)).split())
+    return ModelError(
+        f"{path} cannot be read as a checkpoint: {reason:.120}",
+        hint="copy or download it again; geoseg weights list says where from",
+    )
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a damaged zip archive, which torch.save writes; torch itself compares no checksums while it reads."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile:
+        damaged = "its end is missing"
+    except (NotImplementedError, OSError, ValueError, zlib.error) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise ModelError(f"{path} is truncated or damaged: {damaged}", hint=f"rm {path}, and copy or download it again")
+
+
+def _tensors(content: object, path: Path) -> dict[str, Tensor]:
+    inner = content
+    if isinstance(content, Mapping):
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    if not isinstance(inner, Mapping) or not inner:
+        raise ModelError(
+            f"{path} holds no state dict, found {type(inner).__name__}",
+            hint="save one: torch.save(net.state_dict(), 'weights.pth')",
+        )
+    for key, value in inner.items():
+        usable = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+        if not isinstance(key, str) or not usable or value.is_quantized or value.is_complex():
+            raise ModelError(
+                f"{path} holds no state dict: {str(key)!r:.80} is no plain tensor",
+                hint="save one: torch.save(net.state_dict(), 'weights.pth')",
+            )
+    return {key: value.detach() for key, value in inner.items()}
+
+
+def _class_notes(content: object) -> tuple[tuple[str, ...] | None, tuple[Color, ...] | None]:
+    """Class names and colours in the notes of mmsegmentation 0.x (CLASSES, PALETTE) or 1.x (dataset_meta)."""
+    notes = content.get("meta") if isinstance(content, Mapping) else None
+    if not isinstance(notes, Mapping):
+        return None, None
+    inner = notes.get("dataset_meta")
+    sources = [notes, *([inner] if isinstance(inner, Mapping) else [])]
+    names, palette = (
+        next((value for s in sources for key in keys if isinstance(value := s.get(key), list | tuple)), None)
+        for keys in (("CLASSES", "classes"), ("PALETTE", "palette"))
+    )
+    if not names or not all(isinstance(name, str) and name.strip() for name in names) or len(set(names)) < len(names):
+        return None, None
+    if palette is None or len(palette) != len(names) or not all(_is_color(color) for color in palette):
+        return tuple(names), None
+    return tuple(names), tuple((red, green, blue) for red, green, blue in palette)
+
+
+def _is_color(color: object) -> bool:
+    return (
+        isinstance(color, list | tuple)
+        and len(color) == 3
+        and all(isinstance(channel, int) and 0 <= channel <= 255 for channel in color)
+    )
