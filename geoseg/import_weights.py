@@ -223,16 +223,18 @@ def _import_encoder(found: Checkpoint, design: Design, output: Path) -> list[tup
         raise _cannot_write(output, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    file = {"pretrained_cfg_overlay.file": str((output / WEIGHTS_FILE).resolve())}
+    source = {"pretrained_cfg_overlay.file": str((output / WEIGHTS_FILE).resolve())}
     return [
         ("network", f"{design.name}, {design.classes or 'no'} classes, {_count(network)} parameters"),
-        ("train", f"model.encoder_weights=imagenet {_settings(design, **file)}"),
+        ("train", f"model.encoder_weights=imagenet {_settings(design, **source)}"),
     ]
 
 
 def _timm_config(design: Design, found: Checkpoint) -> dict[str, Any]:
     """``config.json`` as timm writes it to the hub and reads it from a folder."""
-    config = get_pretrained_cfg(design.encoder).to_dict(remove_source=True)
+    default = get_pretrained_cfg(design.encoder)
+    assert default is not None, "MSCAN registers one of each size"
+    config = default.to_dict(remove_source=True)  # type: ignore[no-untyped-call]
     config |= {"num_classes": design.classes, "description": f"from {found.path.name}, SHA-256 {found.sha256}"}
     name = config.pop("architecture", design.encoder)
     options = {"model_args": design.encoder_options} if design.encoder_options else {}

@@ -37,11 +37,13 @@ class Pretrained:
         name: What it is called here.
         what: What it holds.
         url: Its address.
+        is_encoder: Whether it is an encoder that timm loads, not a whole SegNeXt.
     """
 
     name: str
     what: str
     url: str
+    is_encoder: bool
 
     @property
     def file(self) -> str:
@@ -60,13 +62,15 @@ class Pretrained:
 
 def _encoder(size: str, digest: str) -> Pretrained:
     url = f"{_OPENMMLAB}pretrain/segnext/mscan_{size[0]}_20230227-{digest}.pth"
-    return Pretrained(f"mscan_{size}", f"encoder MSCAN-{size[0].upper()}, ImageNet", url)
+    return Pretrained(f"mscan_{size}", f"encoder MSCAN-{size[0].upper()}, ImageNet", url, is_encoder=True)
 
 
 def _ade20k(size: str, stamp: str, digest: str, miou: float) -> Pretrained:
     stem = f"segnext_mscan-{size[0]}_1x16_512x512_adamw_160k_ade20k"
     url = f"{_OPENMMLAB}segnext/{stem}/{stem}_{stamp}-{digest}.pth"
-    return Pretrained(f"segnext_{size}_ade20k", f"SegNeXt-{size[0].upper()}, ADE20K, mIoU {miou:.2f}", url)
+    return Pretrained(
+        f"segnext_{size}_ade20k", f"SegNeXt-{size[0].upper()}, ADE20K, mIoU {miou:.2f}", url, is_encoder=False
+    )
 
 
 PRETRAINED: dict[str, Pretrained] = {
@@ -110,9 +114,10 @@ def fetch(entry: Pretrained, *, folder: str | PathLike[str] | None = None, progr
             # Into a file of another name first, renamed when the digest is right.
             torch.hub.download_url_to_file(entry.url, str(path), entry.sha256, progress)
         except (OSError, RuntimeError) as error:
+            other = ", or name another with pretrained_cfg_overlay=dict(file=…)" if entry.is_encoder else ""
             raise ModelError(
                 f"{entry.name} is not at {path} and cannot be downloaded from {entry.url}: {_reason(error)}; "
-                "put the file there, or name another with pretrained_cfg_overlay=dict(file=…)",
+                f"put the file there{other}",
                 hint=f"where there is a network: curl -L --create-dirs -o {path} {entry.url}",
             ) from error
     check_digest(path, sha256_of(path))
