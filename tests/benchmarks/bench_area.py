@@ -44,7 +44,7 @@ def print_network(name: str, found: dict[int, Result]) -> None:
         print(
             f"{side:21} × {side:<4} {spread(result.seconds, '.3f'):>24} {result.median / area:9.3f} "
             f"{result.median / area / first:8.2f} {result.peak_bytes / 2**20:7.0f} "
-            f"{'' if local is None else format(local, '6.2f')}"
+            f"{'' if local is None else format(local, '.2f'):>6}"
             + (f"   {result.disturbed} disturbed" if result.disturbed else "")
         )
     if len(done) > 1:
@@ -54,12 +54,8 @@ def print_network(name: str, found: dict[int, Result]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--sides", nargs="+", type=int, default=[256, 512, 1024, 2048, 4096], help="multiples of 32, px"
-    )
-    parser.add_argument(
-        "--variants", nargs="+", default=["official-tuned", "geoseg-torch", "segformer-b0-tuned"], help="by name"
-    )
+    parser.add_argument("--sizes", nargs="+", type=int, default=SIDES, help="sides of the images, px, multiples of 32")
+    parser.add_argument("--variants", nargs="+", default=VARIANTS, help="networks by name")
     parser.add_argument("--model", choices=["T", "S", "B", "L"], default="T")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rounds", type=int, default=3)

@@ -17,13 +17,16 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from official_form import VARIANTS, OfficialForm, Variant
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from geoseg.models import SegNeXt
 
 BANDS = 3
 SEED = 0
@@ -109,23 +112,24 @@ def official(size: str, classes: int, weights: dict[str, Tensor]) -> OfficialFor
     return network
 
 
-def segnext(size: str, classes: int, weights: dict[str, Tensor]) -> nn.Module:
+def segnext(size: str, classes: int, weights: dict[str, Tensor]) -> SegNeXt:
     """geoseg's SegNeXt with the same weights."""
     import segmentation_models_pytorch as smp
 
     from geoseg.models import convert_official_state_dict
 
-    network: nn.Module = smp.create_model("segnext", encoder_name=ENCODERS[size], encoder_weights=None, classes=classes)
+    network: SegNeXt = smp.create_model("segnext", encoder_name=ENCODERS[size], encoder_weights=None, classes=classes)
     network.load_state_dict(convert_official_state_dict(weights), strict=True)
-    return network.eval()
+    network.eval()
+    return network
 
 
-def ours(network: nn.Module, request: dict[str, Any]) -> Network:
+def ours(network: SegNeXt, request: dict[str, Any]) -> Network:
     """geoseg's network behind one of its backends: the one place that knows how geoseg gives them."""
     device = torch.device(request["device"])
     if request["backend"] == "module":
         # the network as it was trained, without any inference form
-        network = network.to(device, memory_format=torch.channels_last)
+        network.to(device).to(memory_format=torch.channels_last)
         return eager(network.forward_logits, request)
     from geoseg.inference import load_backend
 
@@ -174,23 +178,21 @@ def build(request: dict[str, Any]) -> tuple[Network, Tensor]:
     device = torch.device(request["device"])
     x = image(request["height"], request["width"], request["batch"]).to(device)
     architecture, full = request["architecture"], request["upsample"]
-    if architecture in ("official", "geoseg"):
-        weights = torch.load(request["weights"], weights_only=True)
+    if architecture not in ("official", "geoseg"):
+        return eager(rival(architecture, request["classes"]).to(device), request), x
+    weights = torch.load(request["weights"], weights_only=True)
     if architecture == "official":
         network = official(request["size"], request["classes"], weights).to(device)
         return eager(network if full else network.forward_logits, request), x
-    if architecture == "geoseg":
-        network = segnext(request["size"], request["classes"], weights)
-        backend, size = ours(network, request), x.shape[2:]
+    backend, size = ours(segnext(request["size"], request["classes"], weights), request), x.shape[2:]
 
-        def forward(x: Tensor) -> Tensor:
-            logits = backend(x)
-            if full and logits.shape[2:] != size:
-                logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-            return logits
+    def forward(x: Tensor) -> Tensor:
+        logits = backend(x)
+        if full and logits.shape[2:] != size:
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return logits
 
-        return forward, x.contiguous(memory_format=torch.channels_last)
-    return eager(rival(architecture, request["classes"]).to(device), request), x
+    return forward, x.contiguous(memory_format=torch.channels_last)
 
 
 # --- one process
@@ -288,10 +290,15 @@ def roofline(request: dict[str, Any]) -> dict[str, float]:
     found = {}
     for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        # As a 1×1 convolution too: on a CPU it is another library's, in float32 the better one on some processors.
-        pixels = a.view(1, side // 64, 64, side).permute(0, 3, 1, 2)
-        weight = b.view(side, side, 1, 1)
-        seconds = min(best(functools.partial(torch.mm, a, b)), best(functools.partial(F.conv2d, pixels, weight)))
+        seconds = best(functools.partial(torch.mm, a, b))
+        if device.type == "cpu" and torch.backends.mkldnn.is_available():
+            # The same product as a 1×1 convolution of oneDNN: torch.mm is MKL's in float32, which does not use all
+            # that AMD processors have. Called by name, as torch's own conv2d takes MKL too with one thread.
+            pixels = a.view(1, side // 64, 64, side).permute(0, 3, 1, 2)
+            product = functools.partial(
+                torch.mkldnn_convolution, pixels, b.view(side, side, 1, 1), None, (0, 0), (1, 1), (1, 1), 1
+            )
+            seconds = min(seconds, best(product))
         found[precision] = 2 * side**3 / seconds / 1e9
     source = torch.ones(length, device=device)
     target = torch.empty_like(source)
