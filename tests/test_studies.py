@@ -1,4 +1,4 @@
-"""The paper's design studies are what they say, checked against plain formulas; their contract: test_network_contract.py."""
+"""The paper's design studies, checked against plain formulas; the contract they keep is in test_network_contract.py."""
 
 from __future__ import annotations
 

@@ -32,9 +32,8 @@ class JoinedDecoder(nn.Module):
         groups: Groups of the group norms.
 
     References:
-        Table 5 for the context, the last row of Table 7 for stage 1. The paper says only that stage 1 goes to the
-        decoder too. Everything at stride 4 is what makes it "with stage 1" in detail as well as in cost: joined at
-        stride 8, stage 1 would add 2 % of cost.
+        Table 5 for the context, Table 7 for stage 1. The paper does not say at which stride stage 1 is joined, but
+        that it costs much: T goes from 6.6 to 12.1 GMAC at stride 4, the finest, and would stay at 6.6 at stride 8.
     """
 
     def __init__(
