@@ -212,34 +212,31 @@ def test_names_of_variants_say_what_is_run() -> None:
         Named.parse("segformer-b9")
 
 
-def test_networks_are_timed_in_processes_of_their_own_and_a_broken_one_is_left_out(tmp_path: Path) -> None:
+def test_networks_are_timed_in_processes_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     seen = ask_once("weights", path=str(path), **REQUEST)
     assert seen["classes"] > 8
     request = {**REQUEST, "height": 64, "width": 96, "weights": str(path)}
-    variants = [Named.parse(name) for name in ("official", "geoseg-module", "geoseg-nothing")]
-    found = measure(
-        variants, request, rounds=2, tries=1, quiet=False, folder=tmp_path, reference="official", loads_at_once=2
-    )
-    assert list(found) == ["official", "geoseg-module", "geoseg-nothing"]
-    for name in ("official", "geoseg-module"):
-        assert len(found[name].seconds) == 2
-        assert all(s > 0 for s in found[name].seconds)
-        assert found[name].peak_bytes > 50e6
+    variants = [Named.parse(name) for name in ("official", "geoseg-module")]
+    found = measure(variants, request, rounds=2, tries=1, quiet=False, folder=tmp_path, reference="official")
+    assert list(found) == ["official", "geoseg-module"]
+    for result in found.values():
+        assert len(result.seconds) == 2
+        assert all(s > 0 for s in result.seconds)
+        assert result.peak_bytes > 50e6
     # float32 in another order: no class may change but at a tie
     assert found["official"].differing == 0
     assert found["geoseg-module"].differing is not None
     assert found["geoseg-module"].differing < 1e-3
-    assert found["geoseg-nothing"].left_out
-    assert found["geoseg-nothing"].seconds == []
 
 
-def test_a_network_that_needs_too_much_memory_says_so(tmp_path: Path) -> None:
+def test_a_network_that_needs_too_much_memory_is_left_out_and_says_so(tmp_path: Path) -> None:
     request = {**REQUEST, "height": 2048, "width": 2048, "limit_bytes": 2**30}
     found = measure(
         [Named.parse("segformer-b0")], request, rounds=1, tries=1, quiet=False, folder=tmp_path, loads_at_once=1
     )
     assert "memory" in found["segformer-b0"].left_out
+    assert found["segformer-b0"].seconds == []
 
 
 def test_a_worker_tells_what_went_wrong() -> None:
