@@ -1,0 +1,186 @@
+"""The STAC item of an exported model: bands, shapes, scaling and classes in the words of the MLM extension.
+
+A catalogue that holds such items finds models by task, band and GSD, and a host knows from one what to feed. The item
+is built with pystac alone; nothing is fetched.
+
+References:
+    Machine Learning Model extension, https://github.com/stac-extensions/mlm, version 1.4 (the one that pystac writes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from geoseg import __version__
+from geoseg.contract import Contract
+from geoseg.errors import ConfigError
+from geoseg.model_export.host import BYTE, Feed, Result
+from geoseg.model_folder import TrainedModel
+
+_ANYWHERE = [-180.0, -90.0, 180.0, 90.0]
+_ALWAYS = {"start_datetime": "1900-01-01T00:00:00Z", "end_datetime": "9999-12-31T23:59:59Z"}
+_SHA256 = "1220"
+"""Prefix of a multihash: SHA-256, 32 bytes."""
+
+
+def import_pystac() -> Any:
+    """The package pystac, once it is known that it has the MLM extension.
+
+    Raises:
+        ConfigError: It is not installed, or too old.
+    """
+    try:
+        import pystac
+        import pystac.extensions.mlm
+    except ImportError as error:
+        raise ConfigError(
+            f"a STAC item needs the package pystac: {error}", hint='pip install "geoseg[stac]", or --no-stac'
+        ) from error
+    return pystac
+
+
+def stac_item(
+    trained: TrainedModel,
+    file: Path,
+    *,
+    feed: Feed,
+    result: Result,
+    names: tuple[str, str],
+    size: int,
+    overlap: int,
+    dynamic: bool,
+    opset: int,
+    onnx_version: str,
+) -> str:
+    """The item as JSON text, to be written beside the file.
+
+    Args:
+        trained: The model.
+        file: The written ONNX file; the item names it relative to itself.
+        feed: What the file takes.
+        result: What it gives.
+        names: Of the graph's input and output.
+        size: Side of a window, px.
+        overlap: Strip shared by neighbouring windows, px.
+        dynamic: Whether height and width are free.
+        opset: Version of ONNX's operations.
+        onnx_version: First version of ONNX that has them, as ``1.15.0``.
+    """
+    pystac = import_pystac()
+    from pystac.extensions import mlm
+    from pystac.extensions.classification import Classification
+    from pystac.extensions.file import FileExtension
+    from pystac.extensions.raster import DataType
+
+    contract = trained.contract
+    bands = [band.name for band in contract.bands]
+    item = pystac.Item(
+        id=slug(contract.name),
+        geometry={"type": "Polygon", "coordinates": [[[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]]},
+        bbox=_ANYWHERE,  # where a model applies is for its users to know
+        datetime=None,
+        properties={
+            **_ALWAYS,
+            "title": contract.name,
+            "description": f"{', '.join(c.name for c in contract.classes)} from {contract.dtype} imagery "
+            f"({', '.join(bands)}). Where and when it applies is not recorded.",
+            **({"gsd": contract.gsd_m} if contract.gsd_m is not None else {}),
+            "bands": [{"name": name, "data_type": contract.dtype} for name in bands],
+        },
+    )
+    side = -1 if dynamic else size
+    classes = [Classification.create(**_class_entry(i, c.name, c.color)) for i, c in enumerate(contract.classes)]
+    shape, order = ([-1, side, side], ["batch", "height", "width"])
+    if result != "classes":
+        shape, order = ([-1, len(classes), side, side], ["batch", "class", "height", "width"])
+    given = mlm.ModelInput.create(
+        name=names[0],
+        bands=bands,
+        input=mlm.InputStructure.create(
+            shape=[-1, len(bands), side, side],
+            dim_order=["batch", "bands", "height", "width"],
+            data_type=DataType.FLOAT32,
+        ),
+        description=feed,
+    )
+    # The specification has a list here, pystac 1.15 takes and writes one object.
+    given.properties["value_scaling"] = value_scaling(contract, feed) or None
+    task = mlm.TaskType.SEMANTIC_SEGMENTATION
+    mlm.MLMExtension.ext(item, add_if_missing=True).apply(
+        name=slug(contract.name),
+        architecture=type(trained.network).__name__,
+        tasks=[task],
+        framework="ONNX",
+        framework_version=onnx_version,
+        total_parameters=sum(p.numel() for p in trained.network.parameters()),
+        input=[given],
+        output=[
+            mlm.ModelOutput.create(
+                name=names[1],
+                tasks=[task],
+                result=mlm.ResultStructure.create(
+                    shape=shape, dim_order=order, data_type=DataType.UINT8 if result == "classes" else DataType.FLOAT32
+                ),
+                description=f"{result} at the size of the input",
+                classes=classes,
+            )
+        ],
+        hyperparameters=mlm.Hyperparameters.create(
+            window_size_px=size,
+            window_overlap_px=overlap,
+            onnx_opset=opset,
+            geoseg_version=__version__,
+            weights_digest=trained.digest,
+            **_recipe(contract),
+        ),
+    )
+    del item.properties["mlm:pretrained_source"]  # null would say: trained from scratch
+    asset = pystac.Asset(
+        href=f"./{file.name}",
+        title="ONNX file",
+        media_type="application/octet-stream; framework=onnx",
+        roles=["mlm:model", "mlm:weights"],
+        extra_fields={"bands": [{"name": name} for name in bands]},  # STAC wants them here, MLM in the properties
+    )
+    item.add_asset("model", asset)
+    mlm.AssetGeneralMLMExtension.ext(asset, add_if_missing=True).apply(artifact_type="onnx")
+    data = file.read_bytes()
+    FileExtension.ext(asset, add_if_missing=True).apply(
+        size=len(data), checksum=_SHA256 + hashlib.sha256(data).hexdigest()
+    )
+    return json.dumps(item.to_dict(include_self_link=False, transform_hrefs=False), indent=2) + "\n"
+
+
+def value_scaling(contract: Contract, feed: Feed) -> list[dict[str, Any]]:
+    """What a host does to pixels before it feeds them, in MLM's words: nothing, one entry for all bands or one each."""
+    if feed == "pixel / 255":
+        return [{"type": "scale", "value": BYTE}]
+    if feed == "pixel":
+        return []
+    scale = contract.scale
+    return [{"type": "z-score", "mean": band.mean / scale, "stddev": band.std / scale} for band in contract.bands]
+
+
+def slug(name: str) -> str:
+    """A name in letters, digits, ``_``, ``-`` and ``.``, from a letter to a letter or digit."""
+    words = re.sub(r"[^0-9A-Za-z_.-]+", "-", name).strip("-_.")
+    return words if re.match(r"[A-Za-z]..", words) else f"model-{words or 'unnamed'}"
+
+
+def _class_entry(value: int, name: str, color: str) -> dict[str, Any]:
+    machine = re.sub(r"[^0-9A-Za-z_-]+", "_", name)
+    # no title: the package stac-model, which others validate with, knows none
+    return {"value": value, "name": machine, "description": name, "color_hint": color.lstrip("#").upper()}
+
+
+def _recipe(contract: Contract) -> dict[str, Any]:
+    """How it was trained, as far as the contract tells: numbers, words and switches."""
+    recipe = contract.training.get("recipe")
+    if not isinstance(recipe, dict):
+        return {}
+    plain = {key: value for key, value in recipe.items() if isinstance(value, int | float | str)}
+    return {f"train_{key}": value for key, value in plain.items() if re.fullmatch(r"[0-9A-Za-z_.-]+", key)}
