@@ -1,4 +1,4 @@
-"""State dicts out of other programs' checkpoints, without running what is in the files."""
+"""Weights out of other programs' checkpoints, without running what is in the files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
 
 from geoseg.errors import ModelError
+from geoseg.models.official import encoder_key, mismatch, without_wrappers
 from geoseg.models.pretrained import check_digest, sha256_of
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 
 _WRAPPERS = ("state_dict", "model")
+_STEM = "patch_embed1.proj.0.weight"
+_HEAD = ("head.weight", "head.bias")
+_IMAGENET_CLASSES = 1000
 
+N = TypeVar("N", bound=nn.Module)
 Color = tuple[int, int, int]
 
 
@@ -112,6 +119,65 @@ def read_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
     names, palette = _class_notes(content)
     return Checkpoint(path, digest, _tensors(content, path), names, palette)
+
+
+def load_encoder(network: N, path: str | PathLike[str], *, features_only: bool = False) -> N:
+    """An MSCAN with the weights of an ImageNet checkpoint in place; the same network.
+
+    As timm has it, the stem is adapted to other bands (one takes the sum over the three, others repeat them, scaled by
+    3 / bands), and another number of classes keeps its fresh head. Unlike timm, every other tensor must be there and
+    of the network's shape for features too.
+
+    Args:
+        network: MSCAN of any bands and classes.
+        path: See `read_checkpoint`.
+        features_only: The head is of no interest.
+
+    Raises:
+        ModelError: A file that cannot be read, or does not fit.
+    """
+    state = encoder_state(read_checkpoint(path).tensors, network, path)
+    own = network.state_dict()
+    bands, found = own[_STEM].shape[1], state[_STEM].shape[1]
+    if found not in (3, bands):
+        raise ModelError(f"{path} takes {found} bands, the network {bands}", hint=f"a file for 3 or {bands} bands")
+    if found != bands:
+        state[_STEM] = adapt_input_conv(bands, state[_STEM])
+    head = {key: value for key, value in state.items() if key in _HEAD}
+    body = {key: value for key, value in state.items() if key not in _HEAD}
+    if not head and _HEAD[0] in own and own[_HEAD[0]].shape[0] == _IMAGENET_CLASSES and not features_only:
+        raise ModelError(f"{path} lacks {_HEAD[0]}", hint="for the encoder alone: num_classes=0 or features_only=True")
+    if any(key not in own or own[key].shape != value.shape for key, value in head.items()):
+        head = {}
+    network.load_state_dict({**{key: own[key] for key in _HEAD if key in own}, **body, **head})
+    return network
+
+
+def encoder_state(tensors: Mapping[str, Tensor], network: nn.Module, source: object) -> dict[str, Tensor]:
+    """An ImageNet checkpoint's state dict in the names of an MSCAN, compared with it but for bands and classes.
+
+    Args:
+        tensors: Names of the official repository or of mmsegmentation 1.x.
+        network: MSCAN that it is for.
+        source: Named in errors.
+
+    Raises:
+        ModelError: A tensor of the encoder that is missing, of another shape, or one too many; the first is named.
+    """
+    state = {encoder_key(key): value for key, value in without_wrappers(tensors).items()}
+    found, wanted = (
+        {key: tuple(value.shape) for key, value in part.items() if key not in _HEAD}
+        for part in (state, network.state_dict())
+    )
+    if _STEM in found:
+        wanted[_STEM] = (*wanted[_STEM][:1], *found[_STEM][1:2], *wanted[_STEM][2:])
+    problem = mismatch(found, wanted)
+    if problem is not None:
+        raise ModelError(
+            f"{source} does not fit this MSCAN: it {problem}",
+            hint="geoseg weights import FILE -o FOLDER says which network a file is of",
+        )
+    return state
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from timm.layers.drop import DropPath
 from timm.layers.norm import LayerNorm2d
 from timm.models import build_model_with_cfg, register_model
@@ -26,9 +25,8 @@ from timm.models._features import feature_take_indices
 from timm.models._registry import generate_default_cfgs
 from torch import Tensor, nn
 
-from geoseg.errors import ModelError
-from geoseg.models.official import encoder_key, mismatch
-from geoseg.models.pretrained import PRETRAINED, timm_source
+from geoseg.models.checkpoints import encoder_state, load_encoder
+from geoseg.models.pretrained import PRETRAINED, encoder_file
 from geoseg.models.studies import STRIPS, MultiScaleGateStudy, check_branches
 
 __all__ = ["MSCAN"]
@@ -329,50 +327,29 @@ def _init_weights(module: nn.Module) -> None:
 
 
 def _checkpoint_filter(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """ImageNet checkpoints of the official repository (or of mmsegmentation) to this module's keys.
-
-    timm loads features and other numbers of classes without being strict, so the encoder's part is compared here. The
-    stem may have other bands, which timm adapts, and the head other classes.
-    """
-    tensors = state_dict.get("state_dict", state_dict)
-    renamed = {encoder_key(key): value for key, value in tensors.items()}
-    found, wanted = (
-        {key: tuple(value.shape) for key, value in state.items() if not key.startswith("head.")}
-        for state in (renamed, model.state_dict())
-    )
-    stem = "patch_embed1.proj.0.weight"
-    if stem in found:
-        wanted[stem] = (*wanted[stem][:1], *found[stem][1:2], *wanted[stem][2:])
-    problem = mismatch(found, wanted)
-    if problem is not None:
-        raise ModelError(f"the pretrained weights do not fit this MSCAN: the file {problem}")
-    return renamed
+    """ImageNet checkpoints of the official repository (or of mmsegmentation) to this module's keys, strictly."""
+    return encoder_state(state_dict.get("state_dict", state_dict), model, "the pretrained file")
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> MSCAN:
+    # A file is read and compared here, which timm does less strictly; any other source is left to timm.
+    file, features_only = None, kwargs.get("features_only", False)
     if pretrained:
-        kwargs["pretrained_cfg_overlay"] = timm_source(
-            variant,
-            config=kwargs.get("pretrained_cfg"),
-            overlay=kwargs.get("pretrained_cfg_overlay"),
-            folder=kwargs.get("cache_dir"),
-        )
-    try:
-        model: MSCAN = build_model_with_cfg(
-            MSCAN,
-            variant,
-            pretrained,
-            pretrained_filter_fn=_checkpoint_filter,
-            feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-            **kwargs,
-        )
-    except (EOFError, OSError, RuntimeError, SafetensorError) as error:
-        if not pretrained:
-            raise
-        raise ModelError(
-            f"pretrained weights of {variant} cannot be loaded: {' '.join(str(error).split()):.300}",
-            hint="geoseg weights import FILE -o FOLDER says what is wrong with a file, or makes a clean one of it",
-        ) from error
+        config, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")
+        file = encoder_file(variant, config=config, overlay=overlay, folder=kwargs.get("cache_dir"))
+
+    def build(**args: Any) -> MSCAN:
+        network = MSCAN(**args)
+        return network if file is None else load_encoder(network, file, features_only=features_only)
+
+    model: MSCAN = build_model_with_cfg(
+        build,
+        variant,
+        pretrained and file is None,
+        pretrained_filter_fn=_checkpoint_filter,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **kwargs,
+    )
     return model
 
 

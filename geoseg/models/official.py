@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from torch import Tensor
+
+T = TypeVar("T")
 
 ENCODER_PREFIX = "encoder.model.model."
 HEAD_PREFIX = "segmentation_head."
 DECODER_PREFIX = "decoder."
 
+_WRAPPERS = ("module.", "model.")
 _MLP = "mlp.dwconv."
 _OFFICIAL_MLP = "mlp.dwconv.dwconv."
 
@@ -38,6 +42,14 @@ def convert_official_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, T
         else:
             raise KeyError(f"{key!r} is not a key of an official SegNeXt segmentation checkpoint")
     return converted
+
+
+def without_wrappers(state_dict: Mapping[str, T]) -> dict[str, T]:
+    """The same with ``module.`` and ``model.`` taken off, as often as every name begins with one of them."""
+    state = dict(state_dict)
+    while state and any(all(key.startswith(wrapper) for key in state) for wrapper in _WRAPPERS):
+        state = {key.partition(".")[2]: value for key, value in state.items()}
+    return state
 
 
 def encoder_key(key: str) -> str:

@@ -149,12 +149,14 @@ def check_digest(path: Path, sha256: str) -> None:
     )
 
 
-def timm_source(
-    variant: str, *, config: object = None, overlay: Mapping[str, Any] | None = None, folder: str | None = None
-) -> dict[str, Any]:
-    """timm's ``pretrained_cfg_overlay`` for ``pretrained=True``, with a checked file of this disk as the source.
-
-    timm itself checks no digest, of a file that is here already never.
+def encoder_file(
+    variant: str,
+    *,
+    config: object = None,
+    overlay: Mapping[str, Any] | None = None,
+    folder: str | PathLike[str] | None = None,
+) -> Path | None:
+    """The file of timm's ``pretrained=True``: the caller's, or the published one.
 
     Args:
         variant: timm's name of the network.
@@ -162,20 +164,18 @@ def timm_source(
         overlay: ``pretrained_cfg_overlay`` of the caller.
         folder: timm's ``cache_dir``.
 
+    Returns:
+        The file; None where the caller names another source: a hub, an address, a folder, tensors.
+
     Raises:
-        ModelError: The file is missing, truncated or altered, or cannot be downloaded.
+        ModelError: The published file is not here and cannot be downloaded, or it is truncated or altered.
     """
-    overlay = dict(overlay or {})
+    overlay = overlay or {}
     if overlay.get("file"):
-        path = Path(overlay["file"])
-        if not path.is_file():
-            raise ModelError(f"no pretrained weights of {variant} at {path}", hint="geoseg weights list")
-        check_digest(path, sha256_of(path))
-    elif not any(overlay.get(key) for key in ("url", "hf_hub_id", "state_dict")) and (
-        config is None or isinstance(config, str)
-    ):
-        overlay["file"] = str(fetch(PRETRAINED[variant], folder=folder))
-    return overlay
+        return Path(overlay["file"])
+    if any(overlay.get(key) for key in ("url", "hf_hub_id", "state_dict")) or not isinstance(config, str | None):
+        return None
+    return fetch(PRETRAINED[variant], folder=folder)
 
 
 def _reason(error: Exception) -> str:

@@ -24,6 +24,7 @@ from geoseg.models.official import (
     is_official_spelling,
     mismatch,
     official_key,
+    without_wrappers,
 )
 from geoseg.models.segnext import RECIPES, SegNeXt
 
@@ -31,7 +32,6 @@ BASES = "decode_head.hamburger.ham.bases"
 OWN_BASES = "decoder.hamburger.ham.bases"
 NORM_GROUPS = 32
 
-_PREFIXES = ("module.", "model.")
 _MARK = "attn.spatial_gating_unit.conv0_1."
 """Only MSCAN has strips of this name; VAN, its predecessor, has the module around them."""
 
@@ -128,9 +128,7 @@ def recognize(tensors: Mapping[str, Tensor], source: Source) -> tuple[Design, di
         ModelError: The state dict of another network, of other imagery than three bands, or one that lacks a tensor
             of which the dimensions are read.
     """
-    tensors = dict(tensors)
-    while any(all(key.startswith(prefix) for key in tensors) for prefix in _PREFIXES):
-        tensors = {key.partition(".")[2]: value for key, value in tensors.items()}
+    tensors = without_wrappers(tensors)
     segments = any(key.startswith("backbone.") for key in tensors)
     start = "backbone." if segments else ""
     if not any(key.startswith(f"{start}block") and _MARK in key for key in tensors):

@@ -24,7 +24,7 @@ from geoseg.cli import app, weights
 from geoseg.contract import load_contract
 from geoseg.model_folder import build_network, load_model
 from geoseg.models.official import official_key
-from geoseg.models.pretrained import OFFICIAL_FOLDER, PRETRAINED, sha256_of
+from geoseg.models.pretrained import OFFICIAL_FOLDER, PRETRAINED, Pretrained, sha256_of
 from geoseg.models.recognition import BASES
 
 from .commands import Ran, files_in, read_map, run, succeed
@@ -167,11 +167,14 @@ def test_an_imagenet_checkpoint_becomes_weights_to_start_from(place: Place) -> N
     report = facts(succeed("-q", "weights", "import", source, "-o", place / "encoder"))
     assert report["network"] == "MSCAN of channels 8 16 24 32, depths 1 1 2 1, 1000 classes, 93,456 parameters"
     assert sorted(path.name for path in (place / "encoder").iterdir()) == ["config.json", "model.safetensors"]
-    whole = timm.create_model(f"local-dir:{place / 'encoder'}", pretrained=True)
     wanted = later(imagenet())
-    assert whole.state_dict().keys() == wanted.keys()
-    assert all(torch.equal(value, wanted[key]) for key, value in whole.state_dict().items())
     overlay = {"file": str(place / "encoder" / "model.safetensors")}
+    wholes = [timm.create_model("mscan_tiny", pretrained=True, pretrained_cfg_overlay=overlay, **SMALL)]
+    if hasattr(timm.models._hub, "load_model_config_from_path"):  # timm 1.0.16 and later
+        wholes.append(timm.create_model(f"local-dir:{place / 'encoder'}", pretrained=True))
+    for whole in wholes:
+        assert whole.state_dict().keys() == wanted.keys()
+        assert all(torch.equal(value, wanted[key]) for key, value in whole.state_dict().items())
     features = timm.create_model(
         "mscan_tiny", pretrained=True, pretrained_cfg_overlay=overlay, features_only=True, **SMALL
     )
@@ -238,6 +241,20 @@ def test_published_weights_are_listed_and_said_to_be_here(place: Place) -> None:
     path.parent.mkdir(parents=True)
     path.touch()
     assert succeed("weights", "list").count("not here") == len(PRETRAINED) - 1
+
+
+def test_a_published_file_that_is_here_is_imported_by_its_name(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = place.checkpoint({"state_dict": later(official())})
+    digest = sha256_of(source)[:8]
+    url = f"https://download.openmmlab.com/mmsegmentation/v0.5/segnext/segnext-{digest}.pth"
+    monkeypatch.setitem(PRETRAINED, "small", Pretrained("small", "a small one", url, is_encoder=False))
+    path = PRETRAINED["small"].path()
+    path.parent.mkdir(parents=True)
+    source.rename(path)
+    assert f"small a small one, SHA-256 {digest}…, here" in " ".join(succeed("weights", "list").split())
+    report = facts(succeed(*place.importing(source="small")))
+    assert report["checkpoint"].startswith(f"{path}, SHA-256 {digest}")
+    assert load_contract(place / "model").training["checkpoint"] == f"segnext-{digest}.pth"
 
 
 # --- refusals
