@@ -15,6 +15,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from geoseg.models.complexity import cost, parameters
 
@@ -110,7 +111,7 @@ VARIANTS = (
 
 def build(variant: Variant, *, classes: int = ADE20K_CLASSES) -> nn.Module:
     """The network of a variant on the meta device, in evaluation mode."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         if variant.classifier:
             network: nn.Module = timm.create_model(variant.encoder, **variant.options)
         else:
@@ -122,6 +123,16 @@ def build(variant: Variant, *, classes: int = ADE20K_CLASSES) -> nn.Module:
                 **variant.options,
             )
     return network.eval()
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out torch.nn.init, which on the meta device takes longer than all the rest and sets nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def measure(variant: Variant) -> Row:
