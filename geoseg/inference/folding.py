@@ -200,7 +200,7 @@ class FoldedSegNeXt(nn.Module):
         decoder: Everything after them.
     """
 
-    logits_stride = SegNeXt.logits_stride
+    logits_stride = HamburgerDecoder.stride
 
     def __init__(self, stages: Sequence[FoldedStage], decoder: FoldedDecoder) -> None:
         super().__init__()

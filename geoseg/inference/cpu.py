@@ -1,0 +1,431 @@
+"""SegNeXt's inference form on a CPU: matrix products by oneDNN, everything between them compiled, nothing twice.
+
+Three things make the eager network slow on a CPU, and each has its answer here:
+
+- The MLP's hidden features are eight times the stage's own; written, convolved, activated and read again they go
+  through memory six times. Here a few rows of them at a time go through all of it, within the cache.
+- Depthwise strips one after the other read and write everything each time. `cpu_kernels.multi_scale` is one pass.
+- A 1×1 convolution in a thread of its own is, in torch, a plain matrix product without AVX-512. Here it is oneDNN's
+  convolution, with its bias, its product with the gate or its sum with the residual done as results are written.
+
+Windows go through one by one, and the result is the same bits for the same window whatever else is computed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from geoseg.inference.cpu_kernels import (
+    add_upsampled,
+    channel_sums,
+    depthwise_gelu,
+    factorization_round,
+    layer_norm,
+    multi_scale,
+    scale_shift_relu,
+)
+from geoseg.inference.folding import FoldedBlock, FoldedDecoder, FoldedSegNeXt, FoldedStage
+from geoseg.inference.simd import LANES
+from geoseg.models.hamburger import NMF_EPS
+
+log = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+Features = npt.NDArray[Any]
+
+HIDDEN_BYTES = 2 << 20
+"""Hidden features that go through the MLP at a time."""
+
+PIECES = 4
+"""Pieces of the rows that threads share; fixed, so that no result depends on the number of threads."""
+
+T = TypeVar("T")
+
+
+class Map(Protocol):
+    """Results of some work for 0 … count - 1, in order, done by some threads."""
+
+    def __call__(self, work: Callable[[int], T], count: int) -> list[T]:
+        """Do it."""
+
+
+class Dense:
+    """A dense convolution through oneDNN, its weights laid out once for each size of its input.
+
+    Args:
+        conv: The convolution, without groups.
+        dtype: float32, or bfloat16 with sums in float32.
+    """
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        self.stride, self.padding = list(conv.stride), list(conv.padding)
+        self.out_channels = conv.out_channels
+        self._raw = conv.weight.detach().to(dtype)
+        self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
+        self._weights: dict[tuple[int, int], Tensor] = {}
+
+    def _weight(self, x: Tensor) -> Tensor:
+        key = x.shape[2], x.shape[3]
+        if key not in self._weights:
+            self._weights[key] = torch.ops.mkldnn._reorder_convolution_weight(
+                self._raw, self.padding, self.stride, [1, 1], 1, list(x.shape)
+            )
+        return self._weights[key]
+
+    def __call__(self, x: Tensor, *, activation: str = "none") -> Tensor:
+        """The convolution of ``x`` (1, C, H, W) channels-last, then "none", "relu" or "gelu"."""
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self._weight(x), self.bias, self.padding, self.stride, [1, 1], 1, activation, [], "none"
+        )
+        return out
+
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        """The convolution of ``x``, times ``factor`` of its output's shape."""
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
+            x, factor, self._weight(x), self.bias, self.padding, self.stride, [1, 1], 1, "mul", None, None, [], None
+        )
+        return out
+
+    def add_to(self, total: Tensor, x: Tensor) -> None:
+        """Add the convolution of ``x`` to ``total``, in place."""
+        torch.ops.mkldnn._convolution_pointwise_.binary(
+            total, x, self._weight(x), self.bias, self.padding, self.stride, [1, 1], 1, "add", 1.0, None, [], None
+        )
+
+
+class _Block:
+    """One block's weights as the kernels take them."""
+
+    def __init__(self, block: FoldedBlock, dtype: torch.dtype) -> None:
+        self.proj_1, self.proj_2 = Dense(block.proj_1, dtype), Dense(block.proj_2, dtype)
+        self.fc1, self.fc2 = Dense(block.fc1, dtype), Dense(block.fc2, dtype)
+        # The strips' last biases reach conv3 only, as a constant: they are part of its own.
+        conv3 = nn.Conv2d(block.conv3.in_channels, block.conv3.out_channels, 1)
+        pairs = [(pair[0], pair[1]) for pair in block.strips]  # type: ignore[index]
+        across = torch.stack([_bias(second) for _, second in pairs]).double().sum(0)
+        conv3.weight.data.copy_(block.conv3.weight)
+        conv3.bias.data.copy_(_bias(block.conv3).double() + block.conv3.weight.double().flatten(1) @ across)  # type: ignore[union-attr]
+        self.conv3 = Dense(conv3, dtype)
+        core: list[Floats] = [*_packed([block.conv0])]
+        for first, second in pairs:
+            core += _packed([first, second])
+        self.core = tuple(core)
+        weights, bias = _packed([block.dwconv])
+        self.dw_weights, self.dw_bias = weights, bias
+        self.hidden = block.fc1.out_channels
+
+
+class CpuSegNeXt:
+    """SegNeXt's inference form on a CPU; called as the network is.
+
+    Args:
+        folded: The network; all its channels multiples of 16.
+        dtype: float32, or bfloat16: products of bfloat16 with sums in float32.
+        threads: Threads for one window. 1 works in the caller's thread, which should have torch's own set to 1.
+
+    Raises:
+        ValueError: Channels that are no multiple of 16.
+    """
+
+    logits_stride = FoldedSegNeXt.logits_stride
+
+    def __init__(self, folded: FoldedSegNeXt, *, dtype: torch.dtype = torch.float32, threads: int = 1) -> None:
+        if not fits(folded):
+            raise ValueError(f"channels must be multiples of {LANES}")
+        self.dtype = dtype
+        # torch's own threads wait for more work in a loop, and take the processors from ours: all is done in ours.
+        self._pool = (
+            ThreadPoolExecutor(threads, "geoseg-forward", initializer=torch.set_num_threads, initargs=(1,))
+            if threads > 1
+            else None
+        )
+        self._caller = ThreadPoolExecutor(1, "geoseg-forward", initializer=torch.set_num_threads, initargs=(1,))
+        self._stages = [
+            (
+                [Dense(m, dtype) for m in stage.embed if isinstance(m, nn.Conv2d)],
+                [_Block(block, dtype) for block in stage.blocks],  # type: ignore[arg-type]
+                stage,
+            )
+            for stage in folded.stages
+        ]
+        self._decoder = _Decoder(folded.decoder, dtype, self._map)
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (N, K, ceil(H/8), ceil(W/8)) float32 of images (N, B, H, W) float32."""
+        images = [image[None] for image in x]
+        if self._pool is None:
+            return torch.cat([self._one(image) for image in images])
+        return torch.cat(list(self._caller.map(torch.inference_mode()(self._one), images)))
+
+    def _one(self, x: Tensor) -> Tensor:
+        x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        features = []
+        for embed, blocks, stage in self._stages:
+            for conv in embed[:-1]:
+                x = self._halved(conv, x, "gelu")
+            y = self._halved(embed[-1], x, "none")
+            x = self._normalized(self._blocks(blocks, y), stage)
+            features.append(x)
+        return self._decoder(features[1:])
+
+    def _map(self, work: Callable[[int], T], count: int) -> list[T]:
+        """Results of ``work`` for 0 … count - 1, in order."""
+        if self._pool is None:
+            return [work(i) for i in range(count)]
+        inside = torch.inference_mode()(work)  # the mode is a thread's own
+        return list(self._pool.map(inside, range(count)))
+
+    def _halved(self, conv: Dense, x: Tensor, activation: str) -> Tensor:
+        """A 3×3 convolution of stride 2 and padding 1."""
+        height, width = -(-x.shape[2] // 2), -(-x.shape[3] // 2)
+        out = torch.empty((1, conv.out_channels, height, width), dtype=x.dtype, memory_format=torch.channels_last)
+        pieces = _pieces(height)
+
+        def work(i: int) -> None:
+            start, stop = pieces[i]
+            # One row of the output more on top, whose taps would reach into the padding: it is left out.
+            extra = 1 if start else 0
+            rows = conv(x[:, :, 2 * (start - extra) : 2 * stop], activation=activation)
+            out[:, :, start:stop] = rows[:, :, extra:]
+
+        self._map(work, len(pieces))
+        return out
+
+    def _blocks(self, blocks: Sequence[_Block], y: Tensor) -> Tensor:
+        """All blocks of a stage, in place.
+
+        A step ends where a piece needs rows or channels of another: before and after the strips, and before the MLP.
+        """
+        _, channels, height, width = y.shape
+        pieces = _pieces(height)
+        u, s = torch.empty_like(y), torch.empty_like(y)
+        flat_u, flat_s = _flat(u), _flat(s)
+        # Two vectors of bfloat16 share a cache line: one thread does both.
+        group = 1 if y.dtype == torch.float32 or channels % (2 * LANES) else 2
+        groups = channels // LANES // group
+        halves = [(0, height)] if groups > 1 or height < 64 else [(0, height // 2), (height // 2, height)]
+
+        def project(i: int, block: _Block) -> Features:
+            return _flat(block.proj_1(_rows(y, pieces[i])))
+
+        def core(i: int) -> None:
+            begin, end = halves[i % len(halves)]
+            first = i // len(halves) * group
+            for vector in range(first, first + group):
+                multi_scale(inputs, pieces[0][1], flat_u, flat_s, height, width, channels, vector, begin, end, *block.core)
+
+        def gate(i: int) -> tuple[Features, Features]:
+            rows = _rows(y, pieces[i])
+            block.proj_2.add_to(rows, block.conv3.times(_rows(s, pieces[i]), _rows(u, pieces[i])))
+            # What the neighbours' 3×3 will need of this piece, before its own MLP changes it.
+            return _flat(block.fc1(rows[:, :, :1])), _flat(block.fc1(rows[:, :, -1:]))
+
+        def rest(i: int) -> Features | None:
+            above = edges[i - 1][1] if i else None
+            below = edges[i + 1][0] if i + 1 < len(pieces) else None
+            _mlp(block, _rows(y, pieces[i]), above, below)
+            return project(i, following) if following else None
+
+        projected = self._map(lambda i: project(i, blocks[0]), len(pieces))
+        for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+            inputs = (*projected, *[projected[0]] * (PIECES - len(pieces)))  # the kernel takes four; it reads no other
+            self._map(core, groups * len(halves))
+            edges = self._map(gate, len(pieces))
+            projected = self._map(rest, len(pieces))
+        return y
+
+    def _normalized(self, y: Tensor, stage: FoldedStage) -> Tensor:
+        """LayerNorm over the channels of a stage's own features."""
+        _, channels, height, width = y.shape
+        out = torch.empty_like(y)
+        pieces = _pieces(height)
+        norm = stage.norm
+
+        def work(i: int) -> None:
+            rows = _rows(y, pieces[i])
+            layer_norm(
+                _flat(_rows(out, pieces[i])), _flat(rows), rows.shape[2] * width, channels,
+                stage.scale.numpy(), norm.weight.numpy(), norm.bias.numpy(), norm.eps,
+            )  # fmt: skip
+
+        self._map(work, len(pieces))
+        return out
+
+
+def _mlp(block: _Block, y: Tensor, above: Features | None, below: Features | None) -> None:
+    """Add the MLP to some rows ``y`` (1, C, H, W), given the hidden features of the rows beside them, None for none."""
+    _, _, height, width = y.shape
+    hidden = block.hidden
+    row = width * hidden
+    step = max(HIDDEN_BYTES // (row * y.element_size()), 2)
+    zeros = np.zeros(row, dtype=_flat(y).dtype)
+    before, before_at = zeros if above is None else above, 0
+    after = zeros if below is None else below
+    for top in range(0, height, step):
+        bottom = min(top + step, height)
+        x = _flat(block.fc1(y[:, :, top:bottom]))
+        # The last row waits for the next piece's first one.
+        first = -1 if top else 0
+        last = bottom - top - (bottom < height)
+        if last > first:
+            out = torch.empty((1, hidden, last - first, width), dtype=y.dtype, memory_format=torch.channels_last)
+            depthwise_gelu(
+                _flat(out), before, before_at, x, bottom - top, after, first, last, width, hidden,
+                block.dw_weights, block.dw_bias,
+            )  # fmt: skip
+            block.fc2.add_to(y[:, :, top + first : top + last], out)
+        before, before_at = x, (bottom - top - 1) * row
+
+
+class _Decoder:
+    """`FoldedDecoder` for one image."""
+
+    def __init__(self, decoder: FoldedDecoder, dtype: torch.dtype, share: Map) -> None:
+        self.folded, self._map = decoder, share
+        self.squeeze = [Dense(conv, dtype) for conv in decoder.squeeze]  # type: ignore[arg-type]
+        self.ham_in, self.align = Dense(decoder.ham_in, dtype), Dense(decoder.align, dtype)
+        self.classifier = Dense(decoder.classifier, dtype)
+
+    def __call__(self, stages: Sequence[Tensor]) -> Tensor:
+        large = stages[0]
+        _, _, height, width = large.shape
+        pieces = _pieces(height)
+        smaller = self._map(lambda i: self.squeeze[i + 1](stages[i + 1]), len(stages) - 1)
+
+        def squeezed(i: int) -> Tensor:
+            start, stop = pieces[i]
+            x = self.squeeze[0](_rows(large, pieces[i]))
+            for stage in smaller:
+                _, channels, rows, cols = stage.shape
+                add_upsampled(_flat(x), start, stop, height, width, _flat(stage), rows, cols, channels)
+            return x
+
+        parts = self._map(squeezed, len(pieces))
+        self._norm_relu(parts, self.folded.squeeze_norm)
+        self._hamburger(parts)
+        parts = self._map(lambda i: self.align(parts[i]), len(parts))
+        self._norm_relu(parts, self.folded.align_norm)
+        return torch.cat(self._map(lambda i: self.classifier(parts[i]).float(), len(parts)), dim=2).contiguous()
+
+    def _norm_relu(self, parts: Sequence[Tensor], norm: nn.GroupNorm) -> None:
+        """Group norm over all parts, then ReLU, in place."""
+        channels, groups = norm.num_channels, norm.num_groups
+        pixels = [part.shape[2] * part.shape[3] for part in parts]
+
+        def moments(i: int) -> npt.NDArray[np.float64]:
+            sums = np.empty((2, channels))
+            channel_sums(_flat(parts[i]), pixels[i], channels, sums)
+            return sums
+
+        total = sum(self._map(moments, len(parts)))
+        mean, square = np.asarray(total).reshape(2, groups, -1).sum(-1) / (sum(pixels) * channels // groups)
+        rate = 1 / np.sqrt(np.maximum(square - mean**2, 0) + norm.eps)
+        scale = np.repeat(rate, channels // groups) * norm.weight.double().numpy()
+        shift = norm.bias.double().numpy() - np.repeat(mean, channels // groups) * scale
+        scale_32, shift_32 = scale.astype(np.float32), shift.astype(np.float32)
+        self._map(lambda i: scale_shift_relu(_flat(parts[i]), pixels[i], channels, scale_32, shift_32), len(parts))
+
+    def _hamburger(self, parts: Sequence[Tensor]) -> None:
+        """ReLU of the parts and their low-rank context, in place; see `FoldedDecoder.hamburger`."""
+        channels, rank = parts[0].shape[1], self.folded.bases.shape[2]
+        bases = self.folded.bases[0]
+
+        def features(i: int) -> Floats:
+            return _flat(self.ham_in(parts[i], activation="relu").float())
+
+        pixels = self._map(features, len(parts))
+        counts = [len(x) // channels for x in pixels]
+        codes = [torch.empty(count, rank) for count in counts]
+
+        def update(i: int, step: int) -> tuple[Tensor, Tensor]:
+            """New codes of a part, and what the bases need of them: XᵀC and CᵀC."""
+            product, codes_gram = torch.empty(channels, rank), torch.empty(rank, rank)
+            factorization_round(
+                pixels[i], codes[i].numpy().ravel(), counts[i], channels, rank, bases.numpy().ravel(),
+                gram.numpy().ravel(), step == 0, NMF_EPS, product.numpy().ravel(), codes_gram.numpy().ravel(),
+            )  # fmt: skip
+            return product, codes_gram
+
+        steps = self.folded.steps
+        for step in range(steps + 1):
+            gram = bases.T @ bases
+            products, grams = zip(*self._map(lambda i: update(i, step), len(parts)), strict=True)  # noqa: B023
+            if step < steps:
+                bases = bases * _sum(products) / (bases @ _sum(grams) + NMF_EPS)
+        total = _sum([code.sum(dim=0, keepdim=True) for code in codes])
+        rows, shift = self.folded.context(_sum(grams)[None], total[None], bases[None], sum(counts))
+        by_channel, constant = rows[0].T.contiguous(), shift[0, 0]
+
+        def finish(i: int) -> None:
+            part = parts[i].permute(0, 2, 3, 1).view(-1, channels)
+            part += _linear(codes[i], by_channel, constant).to(part.dtype)
+            part.relu_()
+
+        self._map(finish, len(parts))
+
+
+def fits(folded: FoldedSegNeXt) -> bool:
+    """Whether every width of the network is a multiple of a vector."""
+    convs = [folded.stages[0].embed[0], folded.decoder.ham_in]  # type: ignore[index, union-attr]
+    if folded.decoder.bases.shape[2] % LANES:
+        return False
+    convs += [conv for stage in folded.stages for block in stage.blocks for conv in (block.proj_1, block.fc1)]  # type: ignore[union-attr]
+    return all(conv.out_channels % LANES == 0 for conv in convs)
+
+
+def _pieces(height: int) -> list[tuple[int, int]]:
+    """First row and row after the last of up to `PIECES` pieces, all but the last ones of one height."""
+    rows = -(-height // PIECES)
+    return [(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
+def _rows(x: Tensor, piece: tuple[int, int]) -> Tensor:
+    return x[:, :, piece[0] : piece[1]]
+
+
+def _bias(conv: Any) -> Tensor:
+    out: Tensor = conv.bias.detach()
+    return out
+
+
+def _packed(convs: Sequence[Any]) -> tuple[Floats, Floats]:
+    """Weights (C / 16, [convolutions,] taps, 16) of depthwise convolutions, and the first one's bias (C / 16, 16)."""
+    channels = convs[0].out_channels
+    weights = [conv.weight.detach().reshape(channels // LANES, LANES, -1).transpose(1, 2) for conv in convs]
+    stacked = torch.stack(weights, dim=1).squeeze(1).contiguous()
+    return stacked.numpy(), _bias(convs[0]).reshape(-1, LANES).contiguous().numpy()
+
+
+def _flat(x: Tensor) -> npt.NDArray[Any]:
+    """The memory of a channels-last tensor (1, C, H, W) as an array (H·W·C); bfloat16 as uint16."""
+    rows = x.permute(0, 2, 3, 1).reshape(-1)
+    assert rows.data_ptr() == x.data_ptr(), "features are not channels last"
+    if x.dtype == torch.bfloat16:
+        return rows.view(torch.int16).numpy().view(np.uint16)
+    out: npt.NDArray[Any] = rows.numpy()
+    return out
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x`` (M, K) times ``weight`` (N, K) transposed, by oneDNN."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "none")
+    return out
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    """Sum in the order given."""
+    total, *rest = parts
+    total = total.clone()
+    for part in rest:
+        total += part
+    return total
