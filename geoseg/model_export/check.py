@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,23 +67,23 @@ def check_file(
         import onnxruntime
     except ImportError:
         return None
+    contract = trained.contract
+    batches = [sample_windows(contract, height, width) for height, width in sizes]
+    wanted = [reference(trained, pixels, result) for pixels in batches]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised as well
-    differences, agreements = [], []
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        for height, width in sizes:
-            pixels = sample_windows(trained.contract, height, width)
-            (found,) = session.run(None, {session.get_inputs()[0].name: feed_values(pixels, trained.contract, feed)})
-            difference, agreement = _compare(found, reference(trained, pixels, result), result)
-            differences.append(difference)
-            agreements.append(agreement)
+        name = session.get_inputs()[0].name
+        found = [session.run(None, {name: feed_values(pixels, contract, feed)})[0] for pixels in batches]
     except Exception as error:  # its exceptions have no common base
         raise ModelError(
             f"the ONNX file of {trained.folder} does not run in ONNX Runtime {onnxruntime.__version__}: "
             f"{' '.join(str(error).split()):.200}",
             hint=f"leave out --dynamic; or {_OTHER}",
         ) from error
+    compared = [_compare(f, w, result) for f, w in zip(found, wanted, strict=True)]
+    differences, agreements = zip(*compared, strict=True)
     agreed = Agreement(onnxruntime.__version__, max(differences), min(agreements))
     if not agreed.difference <= TOLERANCE or not agreed.agreement >= AGREEMENT:
         raise ModelError(
@@ -100,12 +101,11 @@ def sample_windows(contract: Contract, height: int, width: int) -> npt.NDArray[A
     shades = landscape[np.arange(len(contract.bands)) % len(landscape)].astype(np.float64)
     shades = (shades - shades.mean((1, 2), keepdims=True)) / shades.std((1, 2), keepdims=True)
     mean, std = (np.array([getattr(b, name) for b in contract.bands])[:, None, None] for name in ("mean", "std"))
-    pixels = (np.stack([noise, shades]) * std + mean) / contract.scale
-    dtype = np.dtype(contract.dtype)
-    if dtype.kind == "f":
-        return pixels.astype(dtype)
-    limits = np.iinfo(dtype)
-    return pixels.round().clip(limits.min, limits.max).astype(dtype)
+    pixels: npt.NDArray[Any] = (np.stack([noise, shades]) * std + mean) / contract.scale
+    if contract.dtype != "float32":
+        limits = np.iinfo(contract.dtype)
+        pixels = pixels.round().clip(limits.min, limits.max)
+    return pixels.astype(np.dtype(contract.dtype), copy=False)
 
 
 @torch.inference_mode()
@@ -125,8 +125,9 @@ def reference(trained: TrainedModel, pixels: npt.NDArray[Any], result: Result) -
 
 
 def _compare(found: npt.NDArray[Any], wanted: npt.NDArray[Any], result: Result) -> tuple[float, float]:
+    """Largest difference and share of equal classes; infinity and 0 for results of other shapes."""
     if found.shape != wanted.shape:
-        raise ValueError(f"it gives {found.shape}, wanted {wanted.shape}")
+        return math.inf, 0.0
     if result == "classes":
         return 0.0, float((found == wanted).mean())
     return float(np.abs(found - wanted).max()), float((found.argmax(1) == wanted.argmax(1)).mean())
