@@ -20,6 +20,7 @@ References:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -30,8 +31,9 @@ from geoseg.models import MSCAN, SegNeXt
 from geoseg.models.hamburger import EVAL_STEPS, NMF_EPS, Hamburger, HamburgerDecoder, NMF2d
 from geoseg.models.mscan import Attention, Block, Downsample, Mlp, MultiScaleGate, Stem
 
-MIN_FACTOR = 0.1
-"""Smallest residual factor that is taken out; a channel nearer to 0 would lose digits."""
+MAX_SCALE = 1e12
+"""Largest product of a channel's residual factors, and the inverse of the smallest: features divided by it keep all
+their digits, as floating-point numbers do at any scale, but float32 ends at 1e±38."""
 
 
 class FoldedBlock(nn.Module):
@@ -198,27 +200,46 @@ class FoldedSegNeXt(nn.Module):
     Attributes:
         stages: The four stages of the encoder.
         decoder: Everything after them.
+        activation: What the network puts on its upsampled logits.
+        classification_head: Its scores of the whole image, or None.
     """
 
     logits_stride = HamburgerDecoder.stride
 
-    def __init__(self, stages: Sequence[FoldedStage], decoder: FoldedDecoder) -> None:
+    def __init__(
+        self,
+        stages: Sequence[FoldedStage],
+        decoder: FoldedDecoder,
+        activation: nn.Module,
+        classification_head: nn.Module | None,
+    ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.decoder = decoder
+        self.activation = activation
+        self.classification_head = classification_head
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Features of the four stages, (N, C, H/4, W/4) to (N, C, H/32, W/32)."""
+        out = []
+        for stage in self.stages:
+            x = stage(x)
+            out.append(x)
+        return out
 
     def forward_logits(self, x: Tensor) -> Tensor:
         """Logits (N, K, ceil(H/8), ceil(W/8))."""
-        features = []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        logits: Tensor = self.decoder(features[1:])
+        logits: Tensor = self.decoder(self.features(x)[1:])
         return logits
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, K, H, W), upsampled with ``align_corners=False``."""
-        return F.interpolate(self.forward_logits(x), size=x.shape[2:], mode="bilinear", align_corners=False)
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits (N, K, H, W), upsampled with ``align_corners=False``; what `SegNeXt` gives beside them too."""
+        features = self.features(x)
+        logits = F.interpolate(self.decoder(features[1:]), size=x.shape[2:], mode="bilinear", align_corners=False)
+        masks: Tensor = self.activation(logits)
+        if self.classification_head is not None:
+            return masks, self.classification_head(features[-1])
+        return masks
 
 
 def deployed(network: nn.Module) -> nn.Module:
@@ -254,7 +275,7 @@ def is_main_path(network: nn.Module) -> bool:
 
 @torch.no_grad()
 def fold(network: SegNeXt) -> FoldedSegNeXt | None:
-    """The inference form of a SegNeXt of the main path, or None where a factor is too near to 0 to be taken out."""
+    """The inference form of a SegNeXt of the main path, or None where a residual factor is 0: none divides by that."""
     encoder: MSCAN = network.encoder.model.model
     stages = []
     for i in range(1, 5):
@@ -265,7 +286,12 @@ def fold(network: SegNeXt) -> FoldedSegNeXt | None:
             return None
         stages.append(stage)
     widths = [stage.norm.normalized_shape[0] for stage in stages[1:]]
-    folded = FoldedSegNeXt(stages, _fold_decoder(network.decoder, network.segmentation_head, widths))
+    folded = FoldedSegNeXt(
+        stages,
+        _fold_decoder(network.decoder, network.segmentation_head, widths),
+        copy.deepcopy(network.activation),
+        copy.deepcopy(network.classification_head),
+    )
     return folded.eval().requires_grad_(False)
 
 
@@ -313,14 +339,13 @@ def _fold_stage(embed: Stem | Downsample, blocks: list[Block], norm: nn.Module) 
         convs = nn.Sequential(_before_norm(conv_1, norm_1), nn.GELU(), _before_norm(conv_2, norm_2))
     else:
         convs = nn.Sequential(_before_norm(embed.proj, embed.norm))
-    channels = blocks[0].norm1.num_features
+    channels = norm.weight.numel()  # type: ignore[operator]
     scale = torch.ones(channels, dtype=torch.float64)
     folded = []
     for block in blocks:
-        one, scale_after = _fold_block(block, scale)
-        if float((scale_after / scale).abs().min()) < MIN_FACTOR:
+        one, scale = _fold_block(block, scale)
+        if not bool(((scale.abs() >= 1 / MAX_SCALE) & (scale.abs() <= MAX_SCALE)).all()):
             return None
-        scale = scale_after
         folded.append(one)
     stage = FoldedStage(convs, folded, channels, norm.eps)  # type: ignore[arg-type]
     stage.scale.copy_(scale)
