@@ -69,6 +69,8 @@ def evaluate(
     overlap: int | None = None,
     batch_size: int | None = None,
     device: str = "auto",
+    backend: str = "auto",
+    precision: str = "auto",
     overwrite: bool = False,
 ) -> Evaluation:
     """Map every scene of a split as `geoseg predict` would, and count it against its labels.
@@ -84,6 +86,8 @@ def evaluate(
         overlap: Overlap of the windows, px; None takes the model's.
         batch_size: Windows per forward.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        backend: What runs the network; see `geoseg.predict.predict`.
+        precision: In which data type; likewise.
         overwrite: Replace tables that are there.
 
     Raises:
@@ -102,7 +106,7 @@ def evaluate(
             f"the model maps {', '.join(classes.names)}, the configuration has {', '.join(config.class_table.names)}",
             hint="evaluate with the configuration of the same classes",
         )
-    predictor = Predictor(trained, target)
+    predictor = Predictor(trained, target, backend=backend, precision=precision)
     entries: Sequence[SceneConfig] = getattr(config.data, split)
     labels_of: list[Labels] = []
     for entry in entries:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import geoseg.models  # noqa: F401  registers SegNeXt, which smp.from_pretrained looks up by name
 from geoseg.contract import CONTRACT_FILE, Contract, find_model, load_contract
 from geoseg.contract import shipped_models as shipped_models
-from geoseg.errors import ConfigError, ModelError
+from geoseg.errors import ConfigError, GeosegError, ModelError
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -65,6 +65,8 @@ def build_network(
             classes=classes,
             **options,
         )
+    except GeosegError:
+        raise
     except KeyError as error:
         if architecture.lower() in smp.MODEL_ARCHITECTURES_MAPPING:
             raise ConfigError(f"model.encoder {encoder!r}: {error.args[0]}") from error
@@ -103,6 +105,10 @@ def save_model(folder: Path, network: nn.Module, contract: Contract, *, half: bo
     """
     scratch = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
     try:
+        # What a fresh network fetched is in the folder: loading must not ask for it again.
+        config: dict[str, Any] = network.config  # type: ignore[assignment]
+        config["encoder_weights"] = None
+        config.pop("pretrained_cfg_overlay", None)
         network.save_pretrained(scratch)  # type: ignore[operator]
         # SMP writes a card full of its own links; ours is a file of its own where there is one
         (scratch / "README.md").unlink(missing_ok=True)

@@ -62,6 +62,8 @@ class PredictOptions:
     blend: str | Taper = "sine"
     tta: str = "none"
     device: str = "auto"
+    backend: str = "auto"
+    precision: str = "auto"
     bands: Sequence[int] | None = None
     nodata: float | None = None
     alpha: bool = False
@@ -95,6 +97,8 @@ def predict(
     blend: str | Taper = "sine",
     tta: str = "none",
     device: str = "auto",
+    backend: str = "auto",
+    precision: str = "auto",
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
     alpha: bool = False,
@@ -132,6 +136,8 @@ def predict(
             length and overlap, in logits, to its weights along one axis.
         tta: Test-time augmentation: "none", "flips", "d4", "scales" or "scales+flips".
         device: "auto", "cpu", "cuda" or "cuda:N".
+        backend: What runs the network: "torch", "compile", "onnx", "openvino", or "auto", the fastest installed.
+        precision: "float32", "bfloat16", or "auto": float32 on a CPU, bfloat16 on a GPU.
         bands: 1-based bands of the scene for the model's bands; None takes all.
         nodata: Value that means nothing, over the file's own.
         alpha: Take the alpha band as validity.
@@ -167,6 +173,8 @@ def predict(
         blend=blend,
         tta=tta,
         device=device,
+        backend=backend,
+        precision=precision,
         bands=bands,
         nodata=nodata,
         alpha=alpha,
@@ -299,6 +307,11 @@ class _Ready:
             "torch": torch.__version__,
         }
 
+    @property
+    def network(self) -> str:
+        """What runs the network, where it runs."""
+        return self.executor.hardware(self.job, self.predictor)["network"]
+
     def tags(self) -> dict[str, str]:
         """Provenance of the map: what made it."""
         plan = self.job.plan
@@ -310,6 +323,7 @@ class _Ready:
             "GEOSEG_OVERLAP": str(plan.overlap),
             "GEOSEG_BLEND": plan.blend if isinstance(plan.blend, str) else plan.blend.__name__,
             "GEOSEG_TTA": self.job.tta,
+            "GEOSEG_NETWORK": self.network,
             SCENE_TAG: Path(self.job.source.scenes[0]).name,
         }
 
@@ -343,7 +357,14 @@ def _prepared(
     )
     with source.open() as scene, connect(options.device, options.address) as executor:
         check_scene(contract, scene, ignore_gsd=options.ignore_gsd)
-        predictor = Predictor(trained, executor.device, tta=options.tta, batched=executor.batched)
+        predictor = Predictor(
+            trained,
+            executor.device,
+            tta=options.tta,
+            batched=executor.batched,
+            backend=options.backend,
+            precision=options.precision,
+        )
         plan = predictor.plan(
             scene,
             size=options.size,
@@ -361,7 +382,16 @@ def _prepared(
         if not scene.grid.is_georeferenced:
             log.warning("%s has no CRS: the map will have none either", scene.path)
         parts = Parts(parts_folder(path).absolute(), options.layers, len(contract.classes))
-        job = Job(source, os.fspath(model), options.tta, plan, parts, options.readers or executor.readers)
+        job = Job(
+            source,
+            os.fspath(model),
+            options.tta,
+            plan,
+            parts,
+            options.readers or executor.readers,
+            options.backend,
+            options.precision,
+        )
         yield _Ready(path, options, trained, predictor, scene, executor, job)
 
 

@@ -15,7 +15,7 @@ from geoseg.cli import app
 from geoseg.cli.options import parse_bands
 from geoseg.errors import ConfigError, GeosegError
 
-VERBS = ["predict", "vectorize", "train", "evaluate", "info", "demo"]
+VERBS = ["predict", "vectorize", "train", "evaluate", "info", "models", "weights", "export", "demo"]
 HEAVY = ["torch", "numpy", "rasterio", "geopandas", "pyogrio", "shapely", "lightning", "matplotlib", "pydantic", "rich"]
 
 

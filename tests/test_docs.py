@@ -60,7 +60,11 @@ def verbs() -> dict[str, set[str]]:
     program = typer.main.get_command(app)
     options = {"": program, **program.commands}  # type: ignore[attr-defined]
     return {
-        verb: {"-h", "--help", *(text for parameter in command.params for text in parameter.opts)}
+        verb: {
+            "-h",
+            "--help",
+            *(text for one in (command, *getattr(command, "commands", {}).values()) for p in one.params for text in p.opts),
+        }
         for verb, command in options.items()
     }
 

@@ -297,7 +297,8 @@ def test_out_of_memory_halves_the_batch_and_the_run_goes_on(
 ) -> None:
     made = make_scene(size=(100, 300))
     network = Greedy(most)
-    predictor = Predictor(TrainedModel(network.eval(), load_model(models()).contract, Path(), ""), CPU, batched=batched)
+    trained = TrainedModel(network.eval(), load_model(models()).contract, Path(), "")
+    predictor = Predictor(trained, CPU, batched=batched, backend="torch")
     with Scene(made.path) as scene:
         plan = predictor.plan(scene, batch_size=8)
         found = rows_of(predictor, scene, plan)

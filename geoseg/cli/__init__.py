@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from geoseg import __version__
-from geoseg.cli import demo, evaluate, info, predict, train, vectorize
+from geoseg.cli import demo, evaluate, export, info, models, predict, train, vectorize, weights
 from geoseg.cli.options import Talk
 from geoseg.errors import GeosegError
 
@@ -53,6 +53,9 @@ app.command("vectorize")(vectorize.vectorize)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("info")(info.info)
+app.command("models")(models.models)
+app.add_typer(weights.app, name="weights")
+app.command("export")(export.export)
 app.command("demo")(demo.demo)
 
 

@@ -24,6 +24,8 @@ def evaluate(
     overlap: options.Overlap = None,
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
+    backend: options.Backend = "auto",
+    precision: options.Precision = "auto",
     overwrite: options.Overwrite = False,
 ) -> None:
     """Measure a model on labelled scenes.
@@ -42,6 +44,8 @@ def evaluate(
         overlap=overlap,
         batch_size=batch_size,
         device=device,
+        backend=backend,
+        precision=precision,
         overwrite=overwrite,
     )
     for line in evaluation.lines():

@@ -45,8 +45,8 @@ def export(
 
     For QGIS (plugin Deepness), ONNX Runtime and others, checked against torch. A STAC item beside it describes it.
     """
+    from geoseg.inference.onnx_graph import OPSET
     from geoseg.model_export.export import ExportOptions, export_model
-    from geoseg.model_export.graph import OPSET
 
     how = ExportOptions(
         size=size,

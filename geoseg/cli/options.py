@@ -46,6 +46,18 @@ Device = Annotated[
     str,
     typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."),
 ]
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="auto|torch|compile|onnx|openvino",
+        help="What runs the network; auto is the fastest that is installed.",
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option("--precision", metavar="auto|float32|bfloat16", help="auto is float32 on a CPU, bfloat16 on a GPU."),
+]
 Size = Annotated[
     int | None, typer.Option("--size", metavar="PX", help="Side of a window.", show_default="the model's own")
 ]

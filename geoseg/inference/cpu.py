@@ -16,12 +16,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from functools import cache
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geoseg.inference.cpu_kernels import (
@@ -152,10 +152,10 @@ class CpuSegNeXt:
         self._stages = [
             (
                 [Dense(m, dtype) for m in stage.embed if isinstance(m, nn.Conv2d)],
-                [_Block(block, dtype) for block in stage.blocks],  # type: ignore[arg-type]
+                [_Block(cast(FoldedBlock, block), dtype) for block in stage.blocks],
                 stage,
             )
-            for stage in folded.stages
+            for stage in _stages(folded)
         ]
         self._decoder = _Decoder(folded.decoder, dtype, self._map)
 
@@ -202,27 +202,42 @@ class CpuSegNeXt:
         return out
 
     def _blocks(self, blocks: Sequence[_Block], y: Tensor) -> Tensor:
-        """All blocks of a stage, in place.
+        """All blocks of a stage, in place."""
+        pieces = _pieces(y.shape[2])
+        projected = self._map(lambda i: _flat(blocks[0].proj_1(_rows(y, pieces[i]))), len(pieces))
+        scratch = torch.empty_like(y), torch.empty_like(y)
+        for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+            projected = self._block(block, y, projected, scratch, following)
+        return y
+
+    def _block(
+        self,
+        block: _Block,
+        y: Tensor,
+        projected: list[Features],
+        scratch: tuple[Tensor, Tensor],
+        following: _Block | None,
+    ) -> list[Features]:
+        """One block, in place; gives what the following one begins with, in pieces as ``projected`` is.
 
         A step ends where a piece needs rows or channels of another: before and after the strips, and before the MLP.
         """
         _, channels, height, width = y.shape
         pieces = _pieces(height)
-        u, s = torch.empty_like(y), torch.empty_like(y)
-        flat_u, flat_s = _flat(u), _flat(s)
+        u, s = scratch
+        inputs = (*projected, *[projected[0]] * (PIECES - len(pieces)))  # the kernel takes four; it reads no other
         # Two vectors of bfloat16 share a cache line: one thread does both.
         group = 1 if y.dtype == torch.float32 or channels % (2 * LANES) else 2
         groups = channels // LANES // group
         halves = [(0, height)] if groups > 1 or height < 64 else [(0, height // 2), (height // 2, height)]
 
-        def project(i: int, block: _Block) -> Features:
-            return _flat(block.proj_1(_rows(y, pieces[i])))
-
         def core(i: int) -> None:
             begin, end = halves[i % len(halves)]
             first = i // len(halves) * group
             for vector in range(first, first + group):
-                multi_scale(inputs, pieces[0][1], flat_u, flat_s, height, width, channels, vector, begin, end, *block.core)
+                multi_scale(
+                    inputs, pieces[0][1], _flat(u), _flat(s), height, width, channels, vector, begin, end, *block.core
+                )
 
         def gate(i: int) -> tuple[Features, Features]:
             rows = _rows(y, pieces[i])
@@ -230,19 +245,17 @@ class CpuSegNeXt:
             # What the neighbours' 3×3 will need of this piece, before its own MLP changes it.
             return _flat(block.fc1(rows[:, :, :1])), _flat(block.fc1(rows[:, :, -1:]))
 
-        def rest(i: int) -> Features | None:
+        self._map(core, groups * len(halves))
+        edges = self._map(gate, len(pieces))
+
+        def rest(i: int) -> Features:
+            rows = _rows(y, pieces[i])
             above = edges[i - 1][1] if i else None
             below = edges[i + 1][0] if i + 1 < len(pieces) else None
-            _mlp(block, _rows(y, pieces[i]), above, below)
-            return project(i, following) if following else None
+            _mlp(block, rows, above, below)
+            return projected[i] if following is None else _flat(following.proj_1(rows))
 
-        projected = self._map(lambda i: project(i, blocks[0]), len(pieces))
-        for block, following in zip(blocks, [*blocks[1:], None], strict=True):
-            inputs = (*projected, *[projected[0]] * (PIECES - len(pieces)))  # the kernel takes four; it reads no other
-            self._map(core, groups * len(halves))
-            edges = self._map(gate, len(pieces))
-            projected = self._map(rest, len(pieces))
-        return y
+        return self._map(rest, len(pieces))
 
     def _normalized(self, y: Tensor, stage: FoldedStage) -> Tensor:
         """LayerNorm over the channels of a stage's own features."""
@@ -352,7 +365,8 @@ class _Decoder:
             product, codes_gram = torch.empty(channels, rank), torch.empty(rank, rank)
             factorization_round(
                 pixels[i], codes[i].numpy().ravel(), counts[i], channels, rank, bases.numpy().ravel(),
-                gram.numpy().ravel(), step == 0, NMF_EPS, product.numpy().ravel(), codes_gram.numpy().ravel(),
+                gram.numpy().ravel(), step == 0, np.float32(NMF_EPS),
+                product.numpy().ravel(), codes_gram.numpy().ravel(),
             )  # fmt: skip
             return product, codes_gram
 
@@ -374,13 +388,47 @@ class _Decoder:
         self._map(finish, len(parts))
 
 
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for it that oneDNN uses."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False
+
+
+@cache
+def runs_here() -> bool:
+    """Whether this torch and this processor run it: oneDNN's operations are there, and give what they should."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    conv = nn.Conv2d(16, 16, 1)
+    with torch.inference_mode():
+        x = torch.linspace(-1, 1, 16 * 6).view(1, 16, 2, 3).contiguous(memory_format=torch.channels_last)
+        wanted = conv(x) * x + conv(x)
+        try:
+            dense = Dense(conv, torch.float32)
+            found = dense.times(x, x)
+            dense.add_to(found, x)
+        except (AttributeError, RuntimeError) as error:
+            log.info("oneDNN's fused operations do not run here: %s", error)
+            return False
+    return torch.allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def fits(folded: FoldedSegNeXt) -> bool:
     """Whether every width of the network is a multiple of a vector."""
-    convs = [folded.stages[0].embed[0], folded.decoder.ham_in]  # type: ignore[index, union-attr]
+    stages = _stages(folded)
+    blocks = [cast(FoldedBlock, block) for stage in stages for block in stage.blocks]
+    convs = [cast(nn.Conv2d, stages[0].embed[0]), folded.decoder.ham_in]
     if folded.decoder.bases.shape[2] % LANES:
         return False
-    convs += [conv for stage in folded.stages for block in stage.blocks for conv in (block.proj_1, block.fc1)]  # type: ignore[union-attr]
+    convs += [conv for block in blocks for conv in (block.proj_1, block.fc1)]
     return all(conv.out_channels % LANES == 0 for conv in convs)
+
+
+def _stages(folded: FoldedSegNeXt) -> list[FoldedStage]:
+    return cast(list[FoldedStage], list(folded.stages))
 
 
 def _pieces(height: int) -> list[tuple[int, int]]:

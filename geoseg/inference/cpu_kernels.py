@@ -42,7 +42,9 @@ TILE = 64
 
 
 @njit
-def _row_5(out: Floats, at: int, bias: Floats, x: Floats, first: int, row: int, w: Floats, w_at: int, cols: int) -> None:
+def _row_5(
+    out: Floats, at: int, bias: Floats, x: Floats, first: int, row: int, w: Floats, w_at: int, cols: int
+) -> None:
     for col in range(0, cols - 7, 8):
         taps(out, at + col * LANES, 0, bias, 0, x, first + col * LANES, row, w, w_at, 5, 5, 8)
     for col in range(cols // 8 * 8, cols):
@@ -50,7 +52,9 @@ def _row_5(out: Floats, at: int, bias: Floats, x: Floats, first: int, row: int, 
 
 
 @njit
-def _row_7(out: Floats, at: int, twin: int, bias: Floats, x: Floats, first: int, w: Floats, w_at: int, cols: int) -> None:
+def _row_7(
+    out: Floats, at: int, twin: int, bias: Floats, x: Floats, first: int, w: Floats, w_at: int, cols: int
+) -> None:
     for col in range(0, cols - 7, 8):
         taps(out, at + col * LANES, twin, bias, 0, x, first + col * LANES, 0, w, w_at, 1, 7, 8)
     for col in range(cols // 8 * 8, cols):
@@ -58,7 +62,9 @@ def _row_7(out: Floats, at: int, twin: int, bias: Floats, x: Floats, first: int,
 
 
 @njit
-def _row_11(out: Floats, at: int, twin: int, bias: Floats, x: Floats, first: int, w: Floats, w_at: int, cols: int) -> None:
+def _row_11(
+    out: Floats, at: int, twin: int, bias: Floats, x: Floats, first: int, w: Floats, w_at: int, cols: int
+) -> None:
     for col in range(0, cols - 7, 8):
         taps(out, at + col * LANES, twin, bias, 0, x, first + col * LANES, 0, w, w_at, 1, 11, 8)
     for col in range(cols // 8 * 8, cols):
@@ -66,7 +72,9 @@ def _row_11(out: Floats, at: int, twin: int, bias: Floats, x: Floats, first: int
 
 
 @njit
-def _row_21(out: Floats, at: int, twin: int, bias: Floats, x: Floats, first: int, w: Floats, w_at: int, cols: int) -> None:
+def _row_21(
+    out: Floats, at: int, twin: int, bias: Floats, x: Floats, first: int, w: Floats, w_at: int, cols: int
+) -> None:
     for col in range(0, cols - 7, 8):
         taps(out, at + col * LANES, twin, bias, 0, x, first + col * LANES, 0, w, w_at, 1, 21, 8)
     for col in range(cols // 8 * 8, cols):
@@ -75,7 +83,7 @@ def _row_21(out: Floats, at: int, twin: int, bias: Floats, x: Floats, first: int
 
 @njit
 def multi_scale(
-    p: tuple[Features, Features, Features, Features],
+    p: tuple[Features, ...],
     piece: int,
     u: Features,
     s: Features,

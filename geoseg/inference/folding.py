@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -250,12 +251,12 @@ def deployed(network: nn.Module) -> nn.Module:
     Args:
         network: Any SMP network in evaluation mode.
     """
-    folded = fold(network) if is_main_path(network) else None
+    folded = fold(network) if isinstance(network, SegNeXt) and is_main_path(network) else None
     return (folded or network).eval()
 
 
 def is_main_path(network: nn.Module) -> bool:
-    """Whether a network is SegNeXt as the paper ends up with it: its encoder, decoder and context, none of its studies."""
+    """Whether a network is SegNeXt as the paper ends up with it: encoder, decoder and context, none of its studies."""
     if type(network) is not SegNeXt:
         return False
     encoder = getattr(getattr(network.encoder, "model", None), "model", None)
@@ -335,7 +336,8 @@ def _before_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 def _fold_stage(embed: Stem | Downsample, blocks: list[Block], norm: nn.Module) -> FoldedStage | None:
     if isinstance(embed, Stem):
-        conv_1, norm_1, _, conv_2, norm_2 = embed.proj
+        proj: list[Any] = list(embed.proj)
+        conv_1, norm_1, _, conv_2, norm_2 = proj
         convs = nn.Sequential(_before_norm(conv_1, norm_1), nn.GELU(), _before_norm(conv_2, norm_2))
     else:
         convs = nn.Sequential(_before_norm(embed.proj, embed.norm))
@@ -364,12 +366,10 @@ def _fold_block(block: Block, scale: Tensor) -> tuple[FoldedBlock, Tensor]:
     weight = block.attn.proj_1.weight.double().flatten(1)
     _set(folded.proj_1, weight * (factor * scale), _bias(block.attn.proj_1) + weight @ shift)
     pairs = ((gate.conv0_1, gate.conv0_2), (gate.conv1_1, gate.conv1_2), (gate.conv2_1, gate.conv2_2))
-    for new, old in [
-        (folded.conv0, gate.conv0),
-        *((n, o) for strip, pair in zip(folded.strips, pairs, strict=True) for n, o in zip(strip, pair, strict=True)),  # type: ignore[arg-type]
-        (folded.conv3, gate.conv3),
-        (folded.dwconv, mlp.dwconv),
-    ]:
+    for strip, pair in zip(cast(list[nn.Sequential], list(folded.strips)), pairs, strict=True):
+        for new, old in zip(cast(list[nn.Conv2d], list(strip)), pair, strict=True):
+            _set(new, old.weight, old.bias)
+    for new, old in ((folded.conv0, gate.conv0), (folded.conv3, gate.conv3), (folded.dwconv, mlp.dwconv)):
         _set(new, old.weight, old.bias)
     after = scale * (1 + layer_scale * factor)
     weight = block.attn.proj_2.weight.double().flatten(1)
@@ -387,10 +387,11 @@ def _fold_block(block: Block, scale: Tensor) -> tuple[FoldedBlock, Tensor]:
 def _fold_decoder(decoder: HamburgerDecoder, head: nn.Conv2d, widths: Sequence[int]) -> FoldedDecoder:
     """The decoder for stages of the given widths."""
     squeeze, burger, align = decoder.squeeze, decoder.hamburger, decoder.align
-    groups, rank = squeeze.gn.num_groups, burger.ham.bases.shape[2]
+    groups, rank = cast(nn.GroupNorm, squeeze.gn).num_groups, burger.ham.bases.shape[2]
     folded = FoldedDecoder(widths, head.in_channels, head.out_channels, rank, groups)
-    for new, weight in zip(folded.squeeze, squeeze.conv.weight.split(list(widths), dim=1), strict=True):
-        _set(new, weight)  # type: ignore[arg-type]
+    weights = torch.split(squeeze.conv.weight, list(widths), dim=1)
+    for new, weight in zip(cast(list[nn.Conv2d], list(folded.squeeze)), weights, strict=True):
+        _set(new, weight)
     _set(folded.ham_in, burger.ham_in.conv.weight, burger.ham_in.conv.bias)
     folded.bases.copy_(F.normalize(burger.ham.bases.float(), dim=1))
     folded.ham_out.copy_(burger.ham_out.conv.weight.flatten(1))

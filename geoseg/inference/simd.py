@@ -7,7 +7,8 @@ to AVX-512, to pairs of AVX2 or to NEON registers). Activations are float32, or 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 from llvmlite import ir
@@ -25,12 +26,17 @@ GELU_COEFFICIENTS = (
     0.14136378467, -0.07029665262, 0.05152142048, -0.04043294862, 0.03142622858, -0.02333673090, 0.01649765670,
     -0.01097323187, 0.00616542855, -0.00291567342, 0.00200186227, -0.00151415355, 0.00049296877,
 )  # fmt: skip
-"""(Φ(x) - 1/2) / x as a polynomial in 2x²/25 - 1, Φ the normal distribution: GELU to 1.5e-6 (minimax by Lawson's rule)."""
+"""(Φ(x) - 1/2) / x as a polynomial in 2x²/25 - 1, Φ the normal distribution: GELU to 1.5e-6 (minimax, by Lawson)."""
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _WORDS = ir.VectorType(ir.IntType(32), LANES)
 _HALVES = ir.VectorType(ir.IntType(16), LANES)
 _FUSE = ("contract",)  # a product and a sum may become one instruction
+
+
+def _intrinsic(function: Callable[..., Any]) -> Callable[..., None]:
+    """A function of compiled code that writes its own instructions; numba alone passes the first argument."""
+    return cast(Callable[..., None], intrinsic(prefer_literal=True)(function))
 
 
 def _splat(value: float) -> ir.Constant:
@@ -92,6 +98,11 @@ def _broadcast(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(first, ir.Constant(_FLOATS, ir.Undefined), ir.Constant(_WORDS, [lane] * LANES))
 
 
+def _register(builder: Any) -> Any:
+    """Room for one vector that LLVM keeps in a register."""
+    return cgutils.alloca_once(builder, _FLOATS)  # type: ignore[no-untyped-call]
+
+
 def _gelu(builder: Any, x: Any) -> Any:
     b = builder
     limit = _splat(GELU_LIMIT)
@@ -119,7 +130,7 @@ def _literals(*values: Any) -> tuple[int, ...] | None:
     return None
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@_intrinsic
 def taps(
     typingctx: Any,
     out: Any,
@@ -178,7 +189,7 @@ def taps(
     return types.void(out, at, at, bias, at, x, at, at, w, at, rows, cols, pixels), generate
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@_intrinsic
 def taps_down(
     typingctx: Any,
     out: Any,
@@ -196,7 +207,7 @@ def taps_down(
     rows: Any,
     cols: Any,
 ) -> Any:
-    """``out[r, c] = start[r, c] + Σ w[t] · x[r + t, c]``: a strip across the rows, for several rows and columns at once.
+    """``out[r, c] = start[r, c] + Σ w[t] · x[r + t, c]``: a strip across the rows, for some rows and columns at once.
 
     An input row is loaded once for all the rows that it is a tap of: they come from a slower cache than the weights.
     All arrays are flat and float32, columns follow each other every 16 elements.
@@ -240,7 +251,7 @@ def taps_down(
     return types.void(out, at, at, start, at, start_rows, x, at, at, w, at, count, rows, cols), generate
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@_intrinsic
 def taps_3x3(
     typingctx: Any,
     out: Any,
@@ -298,7 +309,7 @@ def taps_3x3(
     return types.void(out, at, above, at, x, at, below, at, at, w, at, bias, at, first, cols, pixels), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def gelu_to(typingctx: Any, out: Any, out_at: Any, also: Any, also_at: Any, twin: Any, x: Any, x_at: Any) -> Any:
     """GELU of 16 channels of ``x`` to ``out``, to ``also``, and ``twin`` elements further there; all arrays flat."""
     at = types.intp
@@ -314,7 +325,7 @@ def gelu_to(typingctx: Any, out: Any, out_at: Any, also: Any, also_at: Any, twin
     return types.void(out, at, also, at, at, x, at), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def store(typingctx: Any, out: Any, out_at: Any, x: Any, x_at: Any) -> Any:
     """16 channels of ``x``, in the type of ``out``; both arrays flat."""
     at = types.intp
@@ -327,7 +338,7 @@ def store(typingctx: Any, out: Any, out_at: Any, x: Any, x_at: Any) -> Any:
     return types.void(out, at, x, at), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def product_to(typingctx: Any, out: Any, out_at: Any, x: Any, x_at: Any, factor: Any, factor_at: Any) -> Any:
     """16 channels of ``x`` times those of ``factor``."""
     at = types.intp
@@ -340,7 +351,7 @@ def product_to(typingctx: Any, out: Any, out_at: Any, x: Any, x_at: Any, factor:
     return types.void(out, at, x, at, factor, at), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def scaled_relu(typingctx: Any, x: Any, x_at: Any, scale: Any, shift: Any, at: Any) -> Any:
     """``max(x · scale + shift, 0)`` of 16 channels, in place."""
     place = types.intp
@@ -355,7 +366,7 @@ def scaled_relu(typingctx: Any, x: Any, x_at: Any, scale: Any, shift: Any, at: A
     return types.void(x, place, scale, shift, place), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def add_moments(typingctx: Any, sums: Any, sum_at: Any, square_at: Any, x: Any, x_at: Any) -> Any:
     """Add 16 channels of ``x`` and their squares to two places of ``sums``."""
     at = types.intp
@@ -370,9 +381,20 @@ def add_moments(typingctx: Any, sums: Any, sum_at: Any, square_at: Any, x: Any, 
     return types.void(sums, at, at, x, at), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def blend_to(
-    typingctx: Any, out: Any, out_at: Any, x: Any, at_a: Any, a: Any, at_b: Any, b: Any, at_c: Any, c: Any, at_d: Any, d: Any
+    typingctx: Any,
+    out: Any,
+    out_at: Any,
+    x: Any,
+    at_a: Any,
+    a: Any,
+    at_b: Any,
+    b: Any,
+    at_c: Any,
+    c: Any,
+    at_d: Any,
+    d: Any,
 ) -> Any:
     """Add four neighbours' 16 channels of ``x``, times their float32 weights a, b, c, d, to ``out``."""
     at, weight = types.intp, types.float32
@@ -388,7 +410,7 @@ def blend_to(
     return types.void(out, at, x, at, weight, at, weight, at, weight, at, weight), generate
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@_intrinsic
 def products(
     typingctx: Any,
     out: Any,
@@ -428,8 +450,7 @@ def products(
         out_at, out_row, a_at, a_row, a_step, b_at, b_row, length = (args[i] for i in (1, 2, 4, 5, 6, 8, 9, 10))
         lane = ir.Constant(ir.IntType(64), LANES)
         places = [_index(builder, out_at, (out_row, i)) for i in range(height)]
-        # Allocas of one vector each, which LLVM turns into registers.
-        sums = [[cgutils.alloca_once(builder, _FLOATS) for _ in range(width)] for _ in range(height)]
+        sums = [[_register(builder) for _ in range(width)] for _ in range(height)]
         for i in range(height):
             for j in range(width):
                 builder.store(outputs.load(_index(builder, places[i], (lane, j))), sums[i][j])
@@ -451,8 +472,10 @@ def products(
     return signature, generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def updated(typingctx: Any, out: Any, out_at: Any, factor: Any, factor_at: Any, over: Any, over_at: Any, eps: Any) -> Any:
+@_intrinsic
+def updated(
+    typingctx: Any, out: Any, out_at: Any, factor: Any, factor_at: Any, over: Any, over_at: Any, eps: Any
+) -> Any:
     """``out · factor / (over + eps)`` of 16 numbers, in place; all arrays flat float32."""
     at = types.intp
 

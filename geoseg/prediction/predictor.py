@@ -1,5 +1,7 @@
 """A model on a device: windows in, logits out, each window's logits the same whatever is computed beside it.
 
+The network runs in a form and a backend made for it (`geoseg.inference`).
+
 On a CPU every window is a forward of its own, in a thread of its own that torch may not split further: several windows
 run side by side. torch's own splitting changes the order of sums in matrix products, and so the last bits, with the
 number of threads and, for some networks, with the size of the batch; measured on two cores it is no faster either.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -19,9 +22,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geoseg.errors import DeviceError
+from geoseg.inference.backends import Forward, choose_backends, choose_precision, load_backend, logits_stride
 from geoseg.model_folder import Normalize, TrainedModel
 from geoseg.plan import (
     GDAL_CACHE_BYTES,
@@ -64,9 +68,11 @@ class Predictor:
         device: Where it runs.
         tta: Name of a test-time augmentation; see `geoseg.tta.TTA`.
         batched: Whether windows go in batches; None does so on a GPU.
+        backend: What runs the network; see `geoseg.inference.backends.load_backend`.
+        precision: In which data type; likewise.
 
     Raises:
-        ConfigError: No such augmentation.
+        ConfigError: No such augmentation, backend or precision.
     """
 
     def __init__(
@@ -76,24 +82,53 @@ class Predictor:
         *,
         tta: str = "none",
         batched: bool | None = None,
+        backend: str = "auto",
+        precision: str = "auto",
     ) -> None:
         self.contract = trained.contract
         self.digest = trained.digest
         self.device = device
         self.classes = trained.contract.class_table
         self.batched = device.type != "cpu" if batched is None else batched
-        network = trained.network
-        self.stride = int(getattr(network, "logits_stride", 1))
-        self._network: nn.Module = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network, self._precision = trained.network, precision
+        self._backend = backend
+        choose_backends(trained.network, backend, device)  # what cannot be is refused before anything is done
+        choose_precision(precision, device)
+        self._loading = threading.Lock()
+        self._loaded: Forward | None = None
+        self._window: tuple[int, int] | None = None
+        self.stride = logits_stride(trained.network)
         self._normalize = Normalize(self.contract).to(device)
         self._tta = find_tta(tta)
 
     @property
     def hardware(self) -> dict[str, str]:
         """What the last bits of a forward depend on, beside its input."""
+        network = {"network": self.forward.identity}
         if self.device.type == "cuda":
-            return {"type": "cuda", "name": torch.cuda.get_device_name(self.device)}
-        return {"type": self.device.type, "instructions": torch.backends.cpu.get_cpu_capability()}
+            return {"type": "cuda", "name": torch.cuda.get_device_name(self.device), **network}
+        return {"type": self.device.type, "instructions": torch.backends.cpu.get_cpu_capability(), **network}
+
+    @property
+    def forward(self) -> Forward:
+        """The network in the backend that runs it, made when it is first asked for.
+
+        Raises:
+            ConfigError: The backend is not installed, or does not run here.
+            ModelError: The network cannot be written in the backend's format.
+        """
+        with self._loading:
+            if self._loaded is None:
+                self._loaded = load_backend(
+                    self._network,
+                    backend=self._backend,
+                    precision=self._precision,
+                    device=self.device,
+                    bands=len(self.contract.bands),
+                    at_once=self._default_batch(),
+                    size=self._window,
+                )
+            return self._loaded
 
     def plan(
         self,
@@ -116,7 +151,7 @@ class Predictor:
         window = self.contract.window
         if overlap is None:
             overlap = window.overlap if size is None else size // 4 // 32 * 32
-        return plan_prediction(
+        plan = plan_prediction(
             scene.grid.height,
             scene.grid.width,
             size=window.size if size is None else size,
@@ -133,6 +168,8 @@ class Predictor:
             strip_cols=strip_cols,
             executor=executor,
         )
+        self._window = plan.window_height, plan.window_width
+        return plan
 
     def _default_batch(self) -> int:
         return GPU_BATCH if self.batched else min(_processors(), MAX_CPU_WINDOWS)
@@ -143,18 +180,13 @@ class Predictor:
         on_device = None if valid is None else valid.to(self.device, non_blocking=True)
         x = self._normalize(pixels.to(self.device, non_blocking=True), on_device)
         if self.device.type != "cuda":
-            return augmented(self._forward, x, self._tta)
+            return augmented(self.forward, x, self._tta)
         # The same kernels for the same shape, every time: neither timed on the spot nor adding in a race.
         exact = torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
         )
-        with exact, torch.autocast("cuda", dtype=torch.bfloat16):
-            return augmented(self._forward, x, self._tta)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        network = self._network
-        out: Tensor = network.forward_logits(x) if self.stride > 1 else network(x)  # type: ignore[operator]
-        return out
+        with exact:
+            return augmented(self.forward, x, self._tta)
 
     def run(
         self, items: Iterable[WindowPixels | T], *, batch_size: int, stages: Stages | None = None

@@ -60,6 +60,8 @@ class Job:
         plan: Windows, bands, strips.
         parts: Where finished tasks go.
         readers: Threads that decode.
+        backend: What runs the network.
+        precision: In which data type.
     """
 
     source: Source
@@ -68,6 +70,8 @@ class Job:
     plan: Plan
     parts: Parts
     readers: int = 1
+    backend: str = "auto"
+    precision: str = "auto"
 
     def load(self, device: torch.device) -> Predictor:
         """The model on a device.
@@ -75,7 +79,7 @@ class Job:
         Raises:
             ModelError: See `geoseg.model_folder.load_model`.
         """
-        return Predictor(load_model(self.model), device, tta=self.tta)
+        return Predictor(load_model(self.model), device, tta=self.tta, backend=self.backend, precision=self.precision)
 
 
 def make_parts(

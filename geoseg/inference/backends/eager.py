@@ -1,0 +1,60 @@
+"""Backend "torch": what the plain installation has. SegNeXt in a form of its own, other networks as they are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from geoseg.inference.backends.forward import Forward, Logits, Request, logits_stride
+from geoseg.inference.cpu import CpuSegNeXt, fits, runs_here
+from geoseg.inference.folding import FoldedSegNeXt, deployed
+from geoseg.inference.memory import keep_memory
+
+log = logging.getLogger(__name__)
+
+_Run = Callable[[Tensor], Tensor]
+
+
+def load(network: nn.Module, request: Request) -> Forward:
+    """The network in torch."""
+    stride = logits_stride(network)
+    module = deployed(network)
+    run, form = _on_gpu(module, request) if request.device.type != "cpu" else _on_cpu(module, request)
+    identity = f"torch {torch.__version__}, {form}, {request.precision}"
+    return Forward(run, "torch", identity, f"torch, {form}, {request.precision}", stride)
+
+
+def _on_cpu(module: nn.Module, request: Request) -> tuple[_Run, str]:
+    if isinstance(module, FoldedSegNeXt) and fits(module) and runs_here():
+        return CpuSegNeXt(module, dtype=request.dtype, threads=request.threads), "SegNeXt's form for CPUs"
+    # What the form above keeps in the cache goes through memory here, in tensors that are as large every time.
+    keep_memory()
+    logits = Logits(module).to(memory_format=torch.channels_last)
+    half = request.dtype == torch.bfloat16
+
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out: Tensor = logits(x).float()
+        return out
+
+    return run, "folded" if isinstance(module, FoldedSegNeXt) else "as trained"
+
+
+def _on_gpu(module: nn.Module, request: Request) -> tuple[_Run, str]:
+    if isinstance(module, FoldedSegNeXt):
+        from geoseg.inference.gpu import gpu_form
+
+        form = gpu_form(module.to(request.device), dtype=request.dtype)
+        return form.forward_logits, "SegNeXt's form for GPUs"
+    logits = Logits(module).to(device=request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    half = request.dtype == torch.bfloat16
+
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast(request.device.type, torch.bfloat16, enabled=half):
+            out: Tensor = logits(x)
+        return out
+
+    return run, "as trained"

@@ -1,0 +1,68 @@
+"""Backend "onnx": ONNX Runtime, on a CPU."""
+
+from __future__ import annotations
+
+import threading
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geoseg.errors import ConfigError
+from geoseg.inference.backends.forward import Forward, Logits, Request, logits_stride
+from geoseg.inference.folding import deployed
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def is_installed() -> bool:
+    """Whether everything is there that the backend needs."""
+    return all(find_spec(name) is not None for name in PACKAGES)
+
+
+def load(network: nn.Module, request: Request) -> Forward:
+    """The network in ONNX Runtime; a session for each size of windows, made when the first one comes or beforehand.
+
+    Raises:
+        ConfigError: A package is missing, or bfloat16 was asked for, which ONNX Runtime's CPU kernels lack.
+    """
+    from geoseg.inference.onnx_graph import onnx_bytes
+
+    if request.dtype != torch.float32:
+        raise ConfigError(f"backend onnx computes in float32, not {request.precision}", hint="--backend openvino")
+    runtime = _import_runtime()
+    logits = Logits(deployed(network)).eval()
+    sessions: dict[tuple[int, ...], Any] = {}
+    making = threading.Lock()
+
+    def session(x: Tensor) -> Any:
+        key = tuple(x.shape)
+        with making:
+            if key not in sessions:
+                options = runtime.SessionOptions()
+                options.intra_op_num_threads = request.threads
+                options.inter_op_num_threads = 1
+                options.log_severity_level = 3
+                model = onnx_bytes(logits, bands=request.bands, size=(x.shape[2], x.shape[3]), batch=x.shape[0])
+                sessions[key] = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return sessions[key]
+
+    if request.size is not None:
+        session(torch.empty(1, request.bands, *request.size))
+
+    def run(x: Tensor) -> Tensor:
+        found = session(x)
+        out = found.run(None, {found.get_inputs()[0].name: x.contiguous().numpy()})[0]
+        return torch.from_numpy(out)
+
+    version = f"ONNX Runtime {runtime.__version__}"
+    return Forward(run, "onnx", f"onnx, {version}, float32", f"{version}, float32", logits_stride(network))
+
+
+def _import_runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError("backend onnx needs ONNX Runtime", hint='pip install "geoseg[onnx]"') from error
+    return onnxruntime

@@ -1,0 +1,77 @@
+"""Backend "openvino": OpenVINO, on a CPU; the fastest for most networks, also in bfloat16."""
+
+from __future__ import annotations
+
+import threading
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from geoseg.errors import ConfigError
+from geoseg.inference.backends.forward import Forward, Logits, Request, logits_stride
+from geoseg.inference.folding import deployed
+
+PACKAGES = ("onnx", "onnxscript", "openvino")
+
+
+def is_installed() -> bool:
+    """Whether everything is there that the backend needs."""
+    return all(find_spec(name) is not None for name in PACKAGES)
+
+
+def load(network: nn.Module, request: Request) -> Forward:
+    """The network in OpenVINO; compiled for each size of windows, when the first one comes or beforehand.
+
+    Raises:
+        ConfigError: A package is missing, or bfloat16 was asked for on a CPU that does not multiply it.
+    """
+    from geoseg.inference.onnx_graph import onnx_bytes
+
+    ov = _import_openvino()
+    core = ov.Core()
+    if request.dtype == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ConfigError("this CPU does not multiply bfloat16", hint="--precision float32")
+    config = {
+        "INFERENCE_PRECISION_HINT": "bf16" if request.dtype == torch.bfloat16 else "f32",
+        "NUM_STREAMS": str(request.at_once),
+        "INFERENCE_NUM_THREADS": str(request.at_once * request.threads),
+    }
+    logits = Logits(deployed(network)).eval()
+    models: dict[tuple[int, ...], Any] = {}
+    making = threading.Lock()
+    requests = threading.local()  # an infer request serves one thread at a time
+
+    def infer_request(x: Tensor) -> Any:
+        key = tuple(x.shape)
+        own: dict[tuple[int, ...], Any] = vars(requests).setdefault("by_shape", {})
+        if key not in own:
+            with making:
+                if key not in models:
+                    size = x.shape[2], x.shape[3]
+                    model = core.read_model(onnx_bytes(logits, bands=request.bands, size=size, batch=x.shape[0]))
+                    models[key] = core.compile_model(model, "CPU", config)
+            own[key] = models[key].create_infer_request()
+        return own[key]
+
+    if request.size is not None:
+        infer_request(torch.empty(1, request.bands, *request.size))
+
+    def run(x: Tensor) -> Tensor:
+        found = infer_request(x)
+        found.infer({0: x.contiguous().numpy()}, share_inputs=True)
+        return torch.from_numpy(np.array(found.get_output_tensor(0).data, dtype=np.float32))
+
+    version = f"OpenVINO {ov.__version__.split('-')[0]}"
+    identity = f"openvino, {version}, {request.precision}"
+    return Forward(run, "openvino", identity, f"{version}, {request.precision}", logits_stride(network))
+
+
+def _import_openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise ConfigError("backend openvino needs OpenVINO", hint='pip install "geoseg[openvino]"') from error
+    return openvino

@@ -1,0 +1,37 @@
+"""Memory that stays with the process, so that large tensors do not cost page faults every time.
+
+glibc takes what is large from the system and gives it back when it is freed. A network allocates tensors of tens of
+megabytes hundreds of times per window, and half of its time goes into pages that the system clears for it (measured:
+SegNeXt-T, 1024², eager, 0.87 s against 0.43 s).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import platform
+from functools import cache
+
+log = logging.getLogger(__name__)
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+KEPT_BYTES = 1 << 30
+"""Freed memory that stays with the process at most, and size of a block that is still taken from the system."""
+
+PAD_BYTES = 64 << 20
+"""Taken beyond what is needed, each time."""
+
+
+@cache
+def keep_memory() -> bool:
+    """Let glibc keep freed memory, from now on; whether it does. Another allocator is left alone."""
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    settings = ((_M_MMAP_THRESHOLD, KEPT_BYTES), (_M_TRIM_THRESHOLD, KEPT_BYTES), (_M_TOP_PAD, PAD_BYTES))
+    kept = all(mallopt(name, value) == 1 for name, value in settings)
+    log.debug("freed memory %s", "is kept" if kept else "goes back to the system")
+    return kept
