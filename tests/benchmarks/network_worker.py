@@ -131,18 +131,18 @@ def ours(network: SegNeXt, request: dict[str, Any]) -> Network:
         # the network as it was trained, without any inference form
         network.to(device).to(memory_format=torch.channels_last)
         return eager(network.forward_logits, request)
-    from geoseg.inference import load_backend
+    from geoseg.inference.backends import load_backend
 
     streams = request["streams"]
     backend: Network = load_backend(
         network,
         backend=request["backend"],
-        precision=request["precision"],
+        precision={"bf16": "bfloat16"}.get(request["precision"], request["precision"]),
         device=device,
         bands=BANDS,
-        window=(request["height"], request["width"]),
         threads=request["threads"] // streams,
-        workers=streams,
+        at_once=streams,
+        size=(request["height"], request["width"]),
     )
     return backend
 
