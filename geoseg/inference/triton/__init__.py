@@ -1,0 +1,1 @@
+"""Triton kernels of SegNeXt and the network they make. Import it only where Triton is installed; docs/gpu.md."""
