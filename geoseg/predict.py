@@ -291,6 +291,7 @@ class _Ready:
         plan, predictor = self.job.plan, self.predictor
         tapers = b"".join(taper.tobytes() for taper in plan.tapers)
         device: dict[str, Any] = {**self.executor.hardware(self.job, predictor)}
+        network = device.pop("network")
         if predictor.batched:  # kernels depend on the batch there
             device["batch"] = plan.batch_size
         return {
@@ -303,6 +304,7 @@ class _Ready:
             "the layers": [name for name in LAYERS[1:] if getattr(self.job.parts.layers, name)],
             "the division into bands": [plan.band_rows, plan.strip_cols],
             "the device": device,
+            "the backend": network,
             "geoseg": geoseg.__version__,
             "torch": torch.__version__,
         }

@@ -63,7 +63,12 @@ def verbs() -> dict[str, set[str]]:
         verb: {
             "-h",
             "--help",
-            *(text for one in (command, *getattr(command, "commands", {}).values()) for p in one.params for text in p.opts),
+            *(
+                text
+                for one in (command, *getattr(command, "commands", {}).values())
+                for p in one.params
+                for text in p.opts
+            ),
         }
         for verb, command in options.items()
     }

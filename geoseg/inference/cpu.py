@@ -417,10 +417,9 @@ def runs_here() -> bool:
 
 
 def fits(folded: FoldedSegNeXt) -> bool:
-    """Whether every width of the network is a multiple of a vector."""
-    stages = _stages(folded)
-    blocks = [cast(FoldedBlock, block) for stage in stages for block in stage.blocks]
-    convs = [cast(nn.Conv2d, stages[0].embed[0]), folded.decoder.ham_in]
+    """Whether every width that the compiled passes see is a multiple of a vector."""
+    blocks = [cast(FoldedBlock, block) for stage in _stages(folded) for block in stage.blocks]
+    convs = [folded.decoder.ham_in]
     if folded.decoder.bases.shape[2] % LANES:
         return False
     convs += [conv for block in blocks for conv in (block.proj_1, block.fc1)]

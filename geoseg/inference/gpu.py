@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,6 +21,12 @@ from geoseg.inference.folding import FoldedSegNeXt
 log = logging.getLogger(__name__)
 
 Path = Literal["triton", "compile", "eager"]
+
+WAYS: dict[Path, str] = {
+    "triton": "Triton kernels",
+    "compile": "torch.compile",
+    "eager": "plain torch",
+}
 
 TRITON_CAPABILITY = (8, 0)
 """Compute capability that the kernels want: bfloat16 in tensor cores, asynchronous copies."""
@@ -69,7 +76,7 @@ def candidate_paths(device: torch.device, *, triton: bool, capability: tuple[int
 
 
 class GpuSegNeXt(nn.Module):
-    """A folded SegNeXt that runs in the first of several ways that works: image (N, B, H, W) to logits.
+    """A folded SegNeXt that runs in the first of several ways that works: image (N, B, H, W) to logits at stride 8.
 
     Args:
         folded: The network.
@@ -79,6 +86,7 @@ class GpuSegNeXt(nn.Module):
 
     Attributes:
         path: The way that is in use, or None before the first window.
+        description: The same in words, with the data type.
     """
 
     logits_stride = FoldedSegNeXt.logits_stride
@@ -95,6 +103,7 @@ class GpuSegNeXt(nn.Module):
         self.folded = folded
         self.dtype, self.residual, self.graphs = dtype, residual, graphs
         self.path: Path | None = None
+        self.description = "undecided"
         self._run: Callable[[Tensor], Tensor] | None = None
 
     @torch.inference_mode()
@@ -104,12 +113,20 @@ class GpuSegNeXt(nn.Module):
             return self._first(x)
         return self._run(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, K, H, W), upsampled with ``align_corners=False``."""
-        logits = self.forward_logits(x)
-        return nn.functional.interpolate(logits, size=x.shape[2:], mode="bilinear", align_corners=False)
+    def prepare(self, device: torch.device, *, bands: int, size: tuple[int, int]) -> str:
+        """Choose the way now, on an empty window, and give its description: a result's bytes depend on it.
+
+        Args:
+            device: Where windows will be.
+            bands: B of the windows.
+            size: Height and width of most windows, px.
+        """
+        if self._run is None:
+            self.forward_logits(torch.zeros(1, bands, *size, device=device))
+        return self.description
 
     def _first(self, x: Tensor) -> Tensor:
+        self.folded.to(x.device)
         capability = torch.cuda.get_device_capability(x.device) if x.device.type == "cuda" else None
         dtype = self.dtype or (torch.float16 if capability and capability < TRITON_CAPABILITY else torch.bfloat16)
         paths = candidate_paths(x.device, triton=_has_triton(), capability=capability)
@@ -125,7 +142,10 @@ class GpuSegNeXt(nn.Module):
                 log.warning("%s is not used, %s is tried instead: %s", path, after, _reason(error))
                 continue
             self.path, self._run = path, run
-            log.info("SegNeXt runs on %s as %s, %s", x.device, _describe(path, run), str(dtype).removeprefix("torch."))
+            self.description = f"{WAYS[path]}, {str(dtype).removeprefix('torch.')}"
+            log.info("SegNeXt runs on %s as %s", x.device, self.description)
+            if isinstance(run, Graphs) and run.recording:
+                log.info("its kernels are launched as one CUDA graph")
             return logits
         raise AssertionError("no way to run")
 
@@ -248,15 +268,7 @@ def _has_triton() -> bool:
 
 def _interpreted() -> bool:
     """Whether kernels run on the CPU, in Triton's interpreter: for tests."""
-    from geoseg.inference.triton.launch import INTERPRETED
-
-    return INTERPRETED
-
-
-def _describe(path: Path, run: Callable[[Tensor], Tensor]) -> str:
-    if path == "triton":
-        return "Triton kernels in a CUDA graph" if isinstance(run, Graphs) and run.recording else "Triton kernels"
-    return "what torch.compile makes of it" if path == "compile" else "plain torch under autocast"
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _reason(error: Exception) -> str:

@@ -14,7 +14,7 @@ from functools import cache
 
 log = logging.getLogger(__name__)
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 KEPT_BYTES = 1 << 30
 """Freed memory that stays with the process at most, and size of a block that is still taken from the system."""
 
@@ -31,7 +31,12 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    settings = ((_M_MMAP_THRESHOLD, KEPT_BYTES), (_M_TRIM_THRESHOLD, KEPT_BYTES), (_M_TOP_PAD, PAD_BYTES))
+    settings = (
+        (_M_MMAP_THRESHOLD, KEPT_BYTES),
+        (_M_TRIM_THRESHOLD, KEPT_BYTES),
+        (_M_TOP_PAD, PAD_BYTES),
+        (_M_ARENA_MAX, 1),  # a thread's own arena holds nothing above 64 MiB
+    )
     kept = all(mallopt(name, value) == 1 for name, value in settings)
     log.debug("freed memory %s", "is kept" if kept else "goes back to the system")
     return kept

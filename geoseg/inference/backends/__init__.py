@@ -94,6 +94,9 @@ def choose_backends(network: nn.Module, backend: str, device: torch.device) -> l
             )
         return ["torch"] if backend == "auto" else [backend]
     if backend != "auto":
+        for name, module in (("onnx", onnx), ("openvino", openvino)):
+            if backend == name:
+                module.require()
         return [backend]
     if is_main_path(network) and runs_here():
         return ["torch"]

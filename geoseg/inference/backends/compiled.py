@@ -52,8 +52,8 @@ def load(network: nn.Module, request: Request) -> Forward:
                 return out
         return forward(x)
 
-    description = f"torch.compile, {request.precision}"
-    return Forward(run, "compile", f"compile, torch {torch.__version__}, {request.precision}", description, stride)
+    identity = f"compile, torch {torch.__version__}, {request.precision}"
+    return Forward(run, "compile", identity, identity, stride)
 
 
 def _compiler() -> str | None:

@@ -24,7 +24,7 @@ def load(network: nn.Module, request: Request) -> Forward:
     module = deployed(network)
     run, form = _on_gpu(module, request) if request.device.type != "cpu" else _on_cpu(module, request)
     identity = f"torch {torch.__version__}, {form}, {request.precision}"
-    return Forward(run, "torch", identity, f"torch, {form}, {request.precision}", stride)
+    return Forward(run, "torch", identity, identity, stride)
 
 
 def _on_cpu(module: nn.Module, request: Request) -> tuple[_Run, str]:
@@ -36,7 +36,7 @@ def _on_cpu(module: nn.Module, request: Request) -> tuple[_Run, str]:
     half = request.dtype == torch.bfloat16
 
     def run(x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
             out: Tensor = logits(x).float()
         return out
 
@@ -53,7 +53,7 @@ def _on_gpu(module: nn.Module, request: Request) -> tuple[_Run, str]:
     half = request.dtype == torch.bfloat16
 
     def run(x: Tensor) -> Tensor:
-        with torch.autocast(request.device.type, torch.bfloat16, enabled=half):
+        with torch.no_grad(), torch.autocast(request.device.type, torch.bfloat16, enabled=half):
             out: Tensor = logits(x)
         return out
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from geoseg.errors import ModelError
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -61,6 +63,13 @@ class Logits(nn.Module):
         """Windows (N, B, H, W) to logits (N, K, H / s, W / s)."""
         out: Tensor = self.network.forward_logits(x) if logits_stride(self.network) > 1 else self.network(x)  # type: ignore[operator]
         return out
+
+
+def does_not_run(runtime: str, error: Exception) -> ModelError:
+    """The error of a network that was exported, and that a runtime refuses."""
+    return ModelError(
+        f"this network does not run in {runtime}: {' '.join(str(error).split()):.300}", hint="--backend torch"
+    )
 
 
 def logits_stride(network: nn.Module) -> int:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.errors import ConfigError
-from geoseg.inference.backends.forward import Forward, Logits, Request, logits_stride
+from geoseg.inference import onnx_graph
+from geoseg.inference.backends.forward import Forward, Logits, Request, does_not_run, logits_stride
 from geoseg.inference.folding import deployed
+from geoseg.inference.onnx_graph import import_onnx
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -21,17 +23,28 @@ def is_installed() -> bool:
     return all(find_spec(name) is not None for name in PACKAGES)
 
 
+def require() -> None:
+    """Refuse where a package is missing.
+
+    Raises:
+        ConfigError: With what to install.
+    """
+    if find_spec("onnxruntime") is None:
+        raise ConfigError("backend onnx needs ONNX Runtime", hint='pip install "geoseg[onnx]"')
+    import_onnx()
+
+
 def load(network: nn.Module, request: Request) -> Forward:
     """The network in ONNX Runtime; a session for each size of windows, made when the first one comes or beforehand.
 
     Raises:
-        ConfigError: A package is missing, or bfloat16 was asked for, which ONNX Runtime's CPU kernels lack.
+        ConfigError: bfloat16 was asked for, which ONNX Runtime's CPU kernels lack.
     """
-    from geoseg.inference.onnx_graph import onnx_bytes
-
+    require()
     if request.dtype != torch.float32:
         raise ConfigError(f"backend onnx computes in float32, not {request.precision}", hint="--backend openvino")
-    runtime = _import_runtime()
+    import onnxruntime as runtime
+
     logits = Logits(deployed(network)).eval()
     sessions: dict[tuple[int, ...], Any] = {}
     making = threading.Lock()
@@ -44,8 +57,13 @@ def load(network: nn.Module, request: Request) -> Forward:
                 options.intra_op_num_threads = request.threads
                 options.inter_op_num_threads = 1
                 options.log_severity_level = 3
-                model = onnx_bytes(logits, bands=request.bands, size=(x.shape[2], x.shape[3]), batch=x.shape[0])
-                sessions[key] = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+                model = onnx_graph.onnx_bytes(
+                    logits, bands=request.bands, size=(x.shape[2], x.shape[3]), batch=x.shape[0]
+                )
+                try:
+                    sessions[key] = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+                except Exception as error:  # the runtime's exceptions have no base class of their own
+                    raise does_not_run("ONNX Runtime", error) from error
         return sessions[key]
 
     if request.size is not None:
@@ -58,11 +76,3 @@ def load(network: nn.Module, request: Request) -> Forward:
 
     version = f"ONNX Runtime {runtime.__version__}"
     return Forward(run, "onnx", f"onnx, {version}, float32", f"{version}, float32", logits_stride(network))
-
-
-def _import_runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ConfigError("backend onnx needs ONNX Runtime", hint='pip install "geoseg[onnx]"') from error
-    return onnxruntime

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.errors import ConfigError
-from geoseg.inference.backends.forward import Forward, Logits, Request, logits_stride
+from geoseg.inference import onnx_graph
+from geoseg.inference.backends.forward import Forward, Logits, Request, does_not_run, logits_stride
 from geoseg.inference.folding import deployed
+from geoseg.inference.onnx_graph import import_onnx
 
 PACKAGES = ("onnx", "onnxscript", "openvino")
 
@@ -22,15 +24,26 @@ def is_installed() -> bool:
     return all(find_spec(name) is not None for name in PACKAGES)
 
 
+def require() -> None:
+    """Refuse where a package is missing.
+
+    Raises:
+        ConfigError: With what to install.
+    """
+    if find_spec("openvino") is None:
+        raise ConfigError("backend openvino needs OpenVINO", hint='pip install "geoseg[openvino]"')
+    import_onnx()
+
+
 def load(network: nn.Module, request: Request) -> Forward:
     """The network in OpenVINO; compiled for each size of windows, when the first one comes or beforehand.
 
     Raises:
-        ConfigError: A package is missing, or bfloat16 was asked for on a CPU that does not multiply it.
+        ConfigError: bfloat16 was asked for on a CPU that does not multiply it.
     """
-    from geoseg.inference.onnx_graph import onnx_bytes
+    import openvino as ov
 
-    ov = _import_openvino()
+    require()
     core = ov.Core()
     if request.dtype == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError("this CPU does not multiply bfloat16", hint="--precision float32")
@@ -51,8 +64,11 @@ def load(network: nn.Module, request: Request) -> Forward:
             with making:
                 if key not in models:
                     size = x.shape[2], x.shape[3]
-                    model = core.read_model(onnx_bytes(logits, bands=request.bands, size=size, batch=x.shape[0]))
-                    models[key] = core.compile_model(model, "CPU", config)
+                    graph = onnx_graph.onnx_bytes(logits, bands=request.bands, size=size, batch=x.shape[0])
+                    try:
+                        models[key] = core.compile_model(core.read_model(graph), "CPU", config)
+                    except RuntimeError as error:
+                        raise does_not_run("OpenVINO", error) from error
             own[key] = models[key].create_infer_request()
         return own[key]
 
@@ -67,11 +83,3 @@ def load(network: nn.Module, request: Request) -> Forward:
     version = f"OpenVINO {ov.__version__.split('-')[0]}"
     identity = f"openvino, {version}, {request.precision}"
     return Forward(run, "openvino", identity, f"{version}, {request.precision}", logits_stride(network))
-
-
-def _import_openvino() -> Any:
-    try:
-        import openvino
-    except ImportError as error:
-        raise ConfigError("backend openvino needs OpenVINO", hint='pip install "geoseg[openvino]"') from error
-    return openvino

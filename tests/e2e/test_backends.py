@@ -1,0 +1,345 @@
+"""``geoseg predict --backend`` and ``--precision``: one map per backend, and nearly the same one from all of them."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+import yaml
+from conftest import MadeScene, write_scene
+from test_backends import PACKAGES, WIDE, exported_once  # noqa: F401  the fixture runs here too
+from test_folding import visible
+from test_models import segnext
+from test_predict import make_model
+
+from geoseg.contract import load_contract, shipped_models
+from geoseg.inference.cpu import multiplies_bfloat16
+from geoseg.landscape import Landscape, write_landscape
+from geoseg.map_rows import MapRows
+from geoseg.model_folder import build_network, save_model
+from geoseg.prediction.parts import PartWriter
+
+from .commands import CLASSES, files_in, read_map, run, succeed, write_model
+
+QUICK = ("torch", "onnx", "openvino")
+BANDS = 3
+
+
+def need(backend: str) -> None:
+    for package in PACKAGES.get(backend, ()):
+        pytest.importorskip(package)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SegNeXt of the widths that its form for CPUs wants."""
+    folder = tmp_path_factory.mktemp("models")
+    contract = load_contract(write_model(folder / "narrow"))
+    options = {**WIDE, "classes": len(CLASSES)}
+    network = build_network("segnext", "tu-mscan_tiny", encoder_weights=None, in_channels=3, **options)
+    network.load_state_dict(visible(segnext(**options)).state_dict())
+    save_model(folder / "wide", network, contract)
+    return folder / "wide"
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> MadeScene:
+    """Of three bands of 512 rows."""
+    path = tmp_path_factory.mktemp("scene") / "scene.tif"
+    return write_scene(path, size=(BANDS * 512 - 300, 150), blockxsize=256, blockysize=256, nodata="value")
+
+
+@pytest.fixture
+def words(scene: MadeScene, model: Path, tmp_path: Path) -> Callable[..., list[object]]:
+    """The command that maps the scene into a file of this test's folder."""
+
+    def command(name: str, *options: object) -> list[object]:
+        place = ["-m", model, "-o", tmp_path / name, "--size", 128, "--overlap", 32, "--device", "cpu"]
+        return ["predict", scene.path, *place, *options]
+
+    return command
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, words: list[object]) -> None:
+    """Run a command that finds the disk full when one or two of its bands are finished."""
+    with monkeypatch.context() as patch:
+        patch.setattr("geoseg.plan.TASK_PX", 1)  # such a small scene is one band otherwise
+        write, seen = PartWriter.write, []
+
+        def failing(self: PartWriter, rows: MapRows) -> None:
+            if self not in seen:
+                seen.append(self)
+            if len(seen) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(self, rows)
+
+        patch.setattr(PartWriter, "write", failing)
+        ran = run("-q", *words)
+    assert ran.exit_code == 2
+    assert f"of {BANDS} bands are kept" in ran.stderr
+
+
+def tags(path: Path) -> dict[str, str]:
+    with rasterio.open(path) as file:
+        found: dict[str, str] = file.tags()
+    return found
+
+
+# --- one map per backend
+
+
+@pytest.mark.parametrize("backend", QUICK)
+def test_the_same_bytes_whatever_the_batch_and_after_an_interruption(
+    words: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    need(backend)
+    succeed("-q", *words("one.tif", "--backend", backend, "--batch-size", 1))
+    succeed("-q", *words("three.tif", "--backend", backend, "--batch-size", 3))
+    assert (tmp_path / "three.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
+    late = words("late.tif", "--backend", backend)
+    interrupt(monkeypatch, late)
+    monkeypatch.setattr("geoseg.plan.TASK_PX", 1)
+    assert f"of {BANDS} parts taken over from an earlier run" in succeed("-q", *late)
+    assert (tmp_path / "late.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
+    values, _ = read_map(tmp_path / "one.tif")
+    assert len(np.unique(values)) > 2
+
+
+@pytest.mark.parametrize(
+    "change", [("--backend", "onnx"), ("--backend", "openvino"), ("--precision", "bfloat16")], ids=lambda c: c[1]
+)
+def test_another_backend_starts_anew_and_says_so(
+    words: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str]
+) -> None:
+    need(change[1])
+    if change[1] == "bfloat16" and not multiplies_bfloat16():
+        pytest.skip("this CPU does not multiply bfloat16")
+    monkeypatch.setattr("geoseg.plan.TASK_PX", 1)
+    interrupt(monkeypatch, words("map.tif", "--backend", "torch"))
+    ran = run(*words("map.tif", *change))
+    assert ran.exit_code == 0, ran.stderr
+    assert "warning: the backend changed since the last run: starting anew" in ran.stderr
+    assert "taken over" not in ran.stdout
+    succeed("-q", *words("fresh.tif", *change))
+    assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "fresh.tif").read_bytes()
+
+
+@pytest.mark.parametrize("backend", QUICK)
+def test_the_map_says_what_made_it(words: Callable[..., list[object]], tmp_path: Path, backend: str) -> None:
+    need(backend)
+    succeed("-q", *words("map.tif", "--backend", backend))
+    network = tags(tmp_path / "map.tif")["GEOSEG_NETWORK"]
+    version = sys.modules[{"onnx": "onnxruntime"}.get(backend, backend)].__version__.split("-")[0]
+    assert network.startswith(backend)
+    assert version in network
+    assert network.endswith("float32")
+
+
+def test_reduced_precision_is_asked_for_and_stands_in_the_map(
+    words: Callable[..., list[object]], tmp_path: Path
+) -> None:
+    if not multiplies_bfloat16():
+        pytest.skip("this CPU does not multiply bfloat16")
+    succeed("-q", *words("half.tif", "--backend", "torch", "--precision", "bfloat16"))
+    succeed("-q", *words("whole.tif", "--backend", "torch"))
+    assert tags(tmp_path / "half.tif")["GEOSEG_NETWORK"].endswith("bfloat16")
+    assert tags(tmp_path / "whole.tif")["GEOSEG_NETWORK"].endswith("float32")
+    half, whole = (read_map(tmp_path / name)[0] for name in ("half.tif", "whole.tif"))
+    np.testing.assert_array_equal(half == 255, whole == 255)
+    assert (half == whole).mean() > 0.95  # of random weights, which decide nothing clearly
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_augmentation_by_scales_goes_through_every_backend(
+    words: Callable[..., list[object]], tmp_path: Path, backend: str, make_scene: Callable[..., MadeScene], model: Path
+) -> None:
+    """Windows of 32 px, and of 64 px for the larger scales."""
+    need(backend)
+    small = make_scene(size=(40, 64)).path
+    for name in (backend, "torch"):
+        way = ["--size", 32, "--overlap", 0, "--tta", "scales", "--device", "cpu", "--backend", name]
+        succeed("-q", "predict", small, "-m", model, "-o", tmp_path / f"{name}.tif", *way)
+    found, wanted = (read_map(tmp_path / f"{name}.tif")[0] for name in (backend, "torch"))
+    assert len(np.unique(wanted)) > 1
+    assert (found == wanted).mean() > 0.998
+
+
+def test_a_dry_run_takes_the_backend_too(words: Callable[..., list[object]], tmp_path: Path) -> None:
+    need("onnx")
+    assert "Mpx/s" in succeed("-q", *words("map.tif", "--backend", "onnx", "--dry-run"))
+    assert not list(tmp_path.iterdir())
+
+
+# --- nearly the same map from all of them
+
+
+@pytest.fixture(scope="module")
+def landscape(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scene and its truth as the shipped model knows such; two windows of 256 px, one of them clipped."""
+    if "landscape-tiny" not in shipped_models():
+        pytest.skip("needs the shipped model landscape-tiny")
+    folder = tmp_path_factory.mktemp("landscape")
+    write_landscape(Landscape(256, 400, seed=2026), folder / "scene.tif", labels_path=folder / "labels.tif", block=256)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shipped(landscape: Path) -> Callable[..., np.ndarray]:
+    """The map of the landscape by the shipped model, made once for each way."""
+
+    def classes(backend: str, precision: str = "float32") -> np.ndarray:
+        need(backend)
+        path = landscape / f"{backend}-{precision}.tif"
+        if not path.exists():
+            way = ["--size", 256, "--overlap", 64, "--device", "cpu", "--backend", backend, "--precision", precision]
+            succeed("-q", "predict", landscape / "scene.tif", "-m", "landscape-tiny", "-o", path, *way)
+        return read_map(path)[0]
+
+    return classes
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_backends_agree_on_a_landscape(shipped: Callable[..., np.ndarray], backend: str) -> None:
+    found, wanted = shipped(backend), shipped("torch")
+    assert len(np.unique(wanted)) >= 4
+    assert (found == wanted).mean() >= 0.999
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_bfloat16_changes_few_pixels_of_a_landscape(shipped: Callable[..., np.ndarray], backend: str) -> None:
+    if not multiplies_bfloat16():
+        pytest.skip("this CPU does not multiply bfloat16")
+    found, wanted = shipped(backend, "bfloat16"), shipped(backend)
+    assert 0.99 <= (found == wanted).mean() < 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--backend", "torch"), ("--backend", "onnx"), ("--backend", "openvino"), ("--precision", "bfloat16")],
+    ids=lambda options: options[1],
+)
+def test_evaluate_takes_a_backend_too(landscape: Path, tmp_path: Path, options: tuple[str, str]) -> None:
+    need(options[1])
+    if options[1] == "bfloat16" and not multiplies_bfloat16():
+        pytest.skip("this CPU does not multiply bfloat16")
+    entry = {"scene": str(landscape / "scene.tif"), "labels": str(landscape / "labels.tif")}
+    classes = load_contract(Path(shipped_folder())).classes
+    values = {
+        "name": "check",
+        "output": "run",
+        "classes": [{"name": c.name, "color": c.color} for c in classes],
+        "data": {"train": [entry], "val": [entry]},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    way = ["-o", tmp_path / "scores", "--size", 256, "--overlap", 64, "--device", "cpu", *options]
+    said = succeed("-q", "evaluate", "landscape-tiny", tmp_path / "config.yaml", *way)
+    (accuracy,) = (float(line.split()[-1]) for line in said.splitlines() if line.startswith("mIoU"))
+    assert accuracy > 0.7
+
+
+def shipped_folder() -> Path:
+    import geoseg
+
+    return Path(geoseg.__file__).parent / "weights" / "landscape-tiny"
+
+
+def test_a_unet_takes_the_fastest_that_is_installed(
+    make_scene: Callable[..., MadeScene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO, then ONNX Runtime, then torch; the maps agree."""
+    need("onnx")
+    need("openvino")
+    made, folder = make_scene(size=(90, 64), nodata="value"), make_model(tmp_path / "unet", architecture="unet")
+    maps = []
+    for backend in ("openvino", "onnx", "torch"):
+        path = tmp_path / f"{backend}.tif"
+        way = ["--size", 64, "--overlap", 32, "--device", "cpu"]
+        ran = run("predict", made.path, "-m", folder, "-o", path, *way)
+        assert ran.exit_code == 0, ran.stderr
+        assert "passed over" not in ran.stderr
+        assert tags(path)["GEOSEG_NETWORK"].startswith(backend)
+        maps.append(read_map(path)[0])
+        monkeypatch.setitem(sys.modules, {"onnx": "onnxruntime"}.get(backend, backend), None)
+        if backend == "onnx":
+            break
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    succeed("-q", "predict", made.path, "-m", folder, "-o", tmp_path / "torch.tif", "--size", 64, "--overlap", 32)
+    assert tags(tmp_path / "torch.tif")["GEOSEG_NETWORK"].startswith("torch")
+    wanted = read_map(tmp_path / "torch.tif")[0]
+    assert len(np.unique(wanted)) > 2
+    for found in maps:
+        assert (found == wanted).mean() > 0.999
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize("verb", ["predict", "predict --dry-run", "evaluate"])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--backend", "foo"), ("unknown backend 'foo'", "--backend auto, torch, compile, onnx, openvino")),
+        (("--precision", "int8"), ("unknown precision 'int8'", "--precision auto, float32, bfloat16")),
+        (("--backend", "openvino"), ("backend openvino needs OpenVINO", 'pip install "geoseg[openvino]"')),
+        (("--backend", "onnx"), ("backend onnx needs ONNX Runtime", 'pip install "geoseg[onnx]"')),
+    ],
+    ids=["foo", "int8", "openvino", "onnx"],
+)
+def test_one_message_and_nothing_written(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    options: tuple[str, str],
+    said: tuple[str, str],
+) -> None:
+    for package in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, package, None)
+    scene = write_scene(tmp_path / "scene.tif", size=(64, 64)).path
+    if verb == "evaluate":
+        with rasterio.open(tmp_path / "labels.tif", "w", **plain_profile(scene)) as file:
+            file.write(np.zeros((1, 64, 64), dtype=np.uint8))
+        entry = {"scene": "scene.tif", "labels": "labels.tif"}
+        values = {
+            "name": "check",
+            "output": "run",
+            "classes": [{"name": name, "color": color} for name, color in CLASSES],
+            "data": {"train": [entry], "val": [entry]},
+        }
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+        words: list[object] = ["evaluate", model, tmp_path / "config.yaml", "-o", tmp_path / "scores", *options]
+    else:
+        name, *more = verb.split()
+        words = [name, scene, "-m", model, "-o", tmp_path / "map.tif", *more, *options]
+    before = files_in(tmp_path)
+    ran = run("-q", *words)
+    assert ran.exit_code == 2, ran.stderr
+    message, hint = ran.stderr.splitlines()
+    assert message == f"error: {said[0]}"
+    assert hint == f"hint:  {said[1]}"
+    assert ran.stdout == ""
+    assert files_in(tmp_path) == before
+
+
+def plain_profile(scene: Path) -> dict[str, Any]:
+    with rasterio.open(scene) as file:
+        profile: dict[str, Any] = {"crs": file.crs, "transform": file.transform}
+        return {**profile, "driver": "GTiff", "height": 64, "width": 64, "count": 1, "dtype": "uint8"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="bfloat16 is what a GPU computes in")
+def test_bfloat16_on_a_cpu_that_does_not_multiply_it(
+    words: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geoseg.inference.backends.multiplies_bfloat16", lambda: False)
+    ran = run("-q", *words("map.tif", "--precision", "bfloat16"))
+    assert ran.exit_code == 2
+    assert ran.stderr.splitlines() == ["error: this CPU does not multiply bfloat16", "hint:  --precision float32"]
+    assert not list(tmp_path.iterdir())

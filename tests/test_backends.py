@@ -1,0 +1,582 @@
+"""Backends: every one gives the network's logits, the same bits in any company, or says what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from test_folding import difference, images, visible
+from test_models import segnext
+from torch import Tensor, nn
+
+import geoseg
+from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
+from geoseg.errors import ConfigError, ModelError
+from geoseg.inference import backends, onnx_graph
+from geoseg.inference.backends import BACKENDS, Forward, choose_backends, choose_precision, compiled, load_backend
+from geoseg.inference.backends import onnx as onnx_backend
+from geoseg.inference.backends import openvino as openvino_backend
+from geoseg.inference.cpu import multiplies_bfloat16, runs_here
+from geoseg.inference.memory import keep_memory
+from geoseg.model_folder import TrainedModel
+from geoseg.prediction.predictor import Predictor, WindowPixels
+from geoseg.tta import TTA, augmented
+from geoseg.windows import Window
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
+SIZE = (64, 96)
+WIDE: dict[str, Any] = {
+    "embed_dims": (16, 32, 48, 64),
+    "depths": (1, 1, 1, 1),
+    "decoder_channels": 32,
+    "nmf_rank": 16,
+    "norm_groups": 8,
+    "classes": 4,
+}
+"""Of the widths that SegNeXt's form for CPUs wants, and no wider."""
+
+PACKAGES = {"onnx": onnx_backend.PACKAGES, "openvino": openvino_backend.PACKAGES}
+QUICK = ("torch", "onnx", "openvino")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exported_once() -> Iterator[None]:
+    """An ONNX file takes seconds to write, and is the same for the same weights and shape: each is written once."""
+    written: dict[Any, bytes] = {}
+    write = onnx_graph.onnx_bytes
+
+    def once(module: nn.Module, **options: Any) -> bytes:
+        digest = hashlib.sha256(str(module).encode())
+        for tensor in module.state_dict().values():
+            digest.update(tensor.float().numpy(force=True).tobytes())
+        key = digest.hexdigest(), tuple(sorted(options.items()))
+        if key not in written:
+            written[key] = write(module, **options)
+        return written[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "onnx_bytes", once)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the threads that windows go through."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return visible(segnext(**WIDE))
+
+
+@pytest.fixture(scope="module")
+def unet() -> nn.Module:
+    torch.manual_seed(2)
+    options: dict[str, Any] = {"decoder_channels": (32, 16, 16, 8, 8), "classes": 4}
+    network: nn.Module = smp.create_model("unet", encoder_name="resnet18", encoder_weights=None, **options)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def load(network: nn.Module) -> Callable[..., Forward]:
+    """The network in a backend, each once; skips where that is not installed."""
+
+    @cache
+    def forward(backend: str, precision: str = "float32") -> Forward:
+        return load_backend(network, backend=backend, precision=precision, at_once=2, size=SIZE)
+
+    def or_skip(backend: str, precision: str = "float32") -> Forward:
+        for package in PACKAGES.get(backend, ()):
+            pytest.importorskip(package)
+        return forward(backend, precision)
+
+    return or_skip
+
+
+@torch.inference_mode()
+def wanted(network: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = network.forward_logits(x) if hasattr(network, "forward_logits") else network(x)  # type: ignore[operator]
+    return out
+
+
+def side_by_side(forward: Callable[[Tensor], Tensor], windows: list[Tensor], threads: int) -> list[Tensor]:
+    """Results of windows in several threads that start together, as the predictor's do."""
+    start = threading.Barrier(threads)
+
+    def prepare() -> None:
+        torch.set_num_threads(1)
+        start.wait()
+
+    with ThreadPoolExecutor(threads, initializer=prepare) as pool:
+        return list(pool.map(torch.inference_mode()(forward), windows))
+
+
+# --- the network's logits
+
+
+@pytest.mark.parametrize("backend", QUICK)
+def test_every_backend_gives_the_networks_logits(
+    backend: str, network: nn.Module, load: Callable[..., Forward]
+) -> None:
+    forward = load(backend)
+    assert (forward.backend, forward.stride) == (backend, 8)
+    x = images(1, 3, *SIZE)
+    found = forward(x)
+    assert found.dtype == torch.float32
+    assert difference(found, wanted(network, x)) < 1e-4
+
+
+@pytest.mark.parametrize("backend", QUICK)
+def test_sizes_and_batches_may_change(backend: str, network: nn.Module, load: Callable[..., Forward]) -> None:
+    """Those that were not foreseen come first in a worker's thread, under its inference mode."""
+    forward = load(backend)
+    for shape in ((2, 3, 96, 64), (1, 3, *SIZE), (2, 3, 96, 64)):
+        x = images(*shape, seed=shape[0])
+        (found,) = side_by_side(forward, [x], 1)
+        assert difference(found, wanted(network, x)) < 1e-4
+
+
+@pytest.mark.parametrize("backend", QUICK)
+def test_a_batch_is_its_windows(backend: str, load: Callable[..., Forward]) -> None:
+    forward = load(backend)
+    x = images(2, 3, 96, 64)
+    together = forward(x)
+    swapped = forward(x.flip(0)).flip(0)
+    assert difference(swapped, together) < 1e-5
+
+
+@pytest.mark.parametrize("backend", QUICK)
+@pytest.mark.parametrize("foreseen", [True, False], ids=["foreseen size", "first of its size"])
+def test_a_window_is_the_same_bits_in_any_company(
+    backend: str, foreseen: bool, network: nn.Module, load: Callable[..., Forward]
+) -> None:
+    forward = load(backend)
+    windows = [images(1, 3, *SIZE, seed=seed) for seed in range(12)]
+    alone = [forward(x) for x in windows]
+    if not foreseen:
+        forward = load_backend(network, backend=backend, at_once=4)
+    for found, one in zip(side_by_side(forward, windows, 4), alone, strict=True):
+        assert torch.equal(found, one)
+
+
+@pytest.mark.parametrize("backend", QUICK)
+def test_the_result_is_a_plain_tensor_of_its_own(backend: str, load: Callable[..., Forward]) -> None:
+    """Under inference mode and outside of it, of channels-last windows too; no later window changes it."""
+    forward = load(backend)
+    x, other = images(1, 3, *SIZE), images(1, 3, *SIZE, seed=2)
+    outside = forward(x)
+    assert not outside.requires_grad
+    before = outside.clone()
+    forward(other)
+    assert torch.equal(outside, before)
+    with torch.inference_mode():
+        inside = forward(x.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(inside, outside)
+
+
+@pytest.mark.parametrize("backend", QUICK)
+def test_the_network_itself_is_left_as_it_is(backend: str, network: nn.Module, load: Callable[..., Forward]) -> None:
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    load(backend)(images(1, 3, *SIZE))
+    after = network.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert not network.training
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_bfloat16_is_near(backend: str, network: nn.Module, load: Callable[..., Forward]) -> None:
+    if not multiplies_bfloat16():
+        pytest.skip("this CPU does not multiply bfloat16")
+    forward, exact = load(backend, "bfloat16"), load(backend)
+    assert forward.identity.endswith("bfloat16")
+    x = images(1, 3, *SIZE)
+    found = forward(x)
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, exact(x))
+    assert difference(found, wanted(network, x)) < 3e-2
+
+
+@pytest.mark.parametrize("backend", QUICK)
+def test_the_identity_names_backend_version_and_precision(backend: str, load: Callable[..., Forward]) -> None:
+    forward = load(backend)
+    package = {"onnx": "onnxruntime"}.get(backend, backend)
+    version = sys.modules[package].__version__.split("-")[0]
+    for text in (forward.identity, forward.description):
+        assert version in text
+        assert text.endswith("float32")
+    assert forward.identity.startswith(backend)
+
+
+@pytest.mark.parametrize("backend", QUICK)
+def test_scaled_windows_go_through_one_forward(backend: str, network: nn.Module, load: Callable[..., Forward]) -> None:
+    """Six scales of a window of 32 px are windows of 32 and of 64 px."""
+    forward, x, scales = load(backend), images(1, 3, 32, 32), TTA["scales"]
+    with torch.inference_mode():
+        found = augmented(forward, x, scales)
+    assert difference(found, augmented(lambda scaled: wanted(network, scaled), x, scales)) < 1e-4
+
+
+@pytest.mark.parametrize("backend", QUICK)
+def test_logits_at_full_resolution(backend: str, unet: nn.Module) -> None:
+    for package in PACKAGES.get(backend, ()):
+        pytest.importorskip(package)
+    forward = load_backend(unet, backend=backend, size=(64, 64))
+    x = images(1, 3, 64, 64)
+    assert forward.stride == 1
+    found = forward(x)
+    assert not found.requires_grad
+    assert difference(found, wanted(unet, x)) < 1e-4
+
+
+def test_torch_runs_segnext_in_its_form_for_cpus_where_the_widths_allow(network: nn.Module) -> None:
+    if runs_here():
+        assert "SegNeXt's form for CPUs" in load_backend(network, backend="torch").description
+    narrow = visible(segnext(classes=4))
+    forward = load_backend(narrow, backend="torch")
+    assert "folded" in forward.description
+    x = images(1, 3, *SIZE)
+    found = forward(x)
+    assert not found.requires_grad
+    assert difference(found, wanted(narrow, x)) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(compiled._compiler() is None, reason="torch.compile needs a C++ compiler, and none is here")
+def test_compiled(network: nn.Module) -> None:
+    """All of the above in one test: compiling takes a minute.
+
+    What loads the network is a worker's thread under inference mode, as where no plan was made before.
+    """
+    windows = [images(1, 3, *SIZE, seed=seed) for seed in range(6)]
+    with torch.inference_mode():
+        forward = load_backend(network, backend="compile", size=SIZE)
+    found = side_by_side(forward, windows, 3)
+    for x, one in zip(windows, found, strict=True):
+        assert difference(one, wanted(network, x)) < 1e-4
+        outside = forward(x)
+        assert not outside.requires_grad
+        assert torch.equal(outside, one)
+    assert forward.identity.startswith(f"compile, torch {torch.__version__}")
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+# --- which backend
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """As if packages were not installed."""
+    for package in packages:
+        monkeypatch.setitem(sys.modules, package, None)
+
+
+def test_segnext_runs_in_torch(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "runs_here", lambda: True)
+    assert choose_backends(network, "auto", CPU) == ["torch"]
+    assert choose_backends(network, "auto", CUDA) == ["torch"]
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    for name, module in (("onnx", onnx_backend), ("openvino", openvino_backend)):
+        monkeypatch.setattr(module, "is_installed", lambda there=name in names: there)
+
+
+@pytest.mark.parametrize(
+    ("names", "tried"),
+    [
+        (("onnx", "openvino"), ["openvino", "onnx", "torch"]),
+        (("onnx",), ["onnx", "torch"]),
+        (("openvino",), ["openvino", "torch"]),
+        ((), ["torch"]),
+    ],
+)
+def test_others_run_in_what_is_installed(
+    network: nn.Module, unet: nn.Module, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], tried: list[str]
+) -> None:
+    installed(monkeypatch, *names)
+    assert choose_backends(unet, "auto", CPU) == tried
+    assert choose_backends(unet, "auto", CUDA) == ["torch"]
+    study = segnext(**{**WIDE, "branches": (7,)})
+    assert choose_backends(study, "auto", CPU) == tried
+    monkeypatch.setattr(backends, "runs_here", lambda: False)  # a processor that oneDNN's operations do not know
+    assert choose_backends(network, "auto", CPU) == tried
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_name_is_taken_at_its_word(network: nn.Module, unet: nn.Module, backend: str) -> None:
+    for package in PACKAGES.get(backend, ()):
+        pytest.importorskip(package)
+    assert choose_backends(network, backend, CPU) == choose_backends(unet, backend, CPU) == [backend]
+
+
+@pytest.mark.parametrize(("backend", "module"), [("onnx", onnx_backend), ("openvino", openvino_backend)])
+def test_installed_is_a_backend_with_all_its_packages(
+    backend: str, module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in PACKAGES[backend]:
+        pytest.importorskip(package)
+    assert module.is_installed()
+    for package in PACKAGES[backend]:
+        with monkeypatch.context() as patch:
+            without(patch, package)
+            assert not module.is_installed()
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_runtimes_of_cpus_are_refused_elsewhere(network: nn.Module, backend: str) -> None:
+    with pytest.raises(ConfigError, match=f"backend {backend} runs on a CPU, not on cuda:0") as caught:
+        choose_backends(network, backend, CUDA)
+    assert caught.value.hint == "--backend torch, or --device cpu"
+    assert choose_backends(network, "compile", CUDA) == ["compile"]
+
+
+def test_unknown_names_are_answered_with_the_known_ones(network: nn.Module) -> None:
+    with pytest.raises(ConfigError, match="unknown backend 'tensorrt'") as caught:
+        load_backend(network, backend="tensorrt")
+    assert caught.value.hint == "--backend auto, torch, compile, onnx, openvino"
+    with pytest.raises(ConfigError, match="unknown precision 'int8'") as caught:
+        load_backend(network, precision="int8")
+    assert caught.value.hint == "--precision auto, float32, bfloat16"
+
+
+def test_precision_is_reduced_by_itself_on_gpus_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_precision("auto", CPU) == torch.float32
+    assert choose_precision("auto", CUDA) == torch.bfloat16
+    assert choose_precision("float32", CUDA) == torch.float32
+    monkeypatch.setattr(backends, "multiplies_bfloat16", lambda: False)
+    with pytest.raises(ConfigError, match="this CPU does not multiply bfloat16") as caught:
+        choose_precision("bfloat16", CPU)
+    assert caught.value.hint == "--precision float32"
+    assert choose_precision("bfloat16", CUDA) == torch.bfloat16
+    monkeypatch.setattr(backends, "multiplies_bfloat16", lambda: True)
+    assert choose_precision("bfloat16", CPU) == torch.bfloat16
+
+
+def test_onnx_runtime_has_no_bfloat16(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in PACKAGES["onnx"]:
+        pytest.importorskip(package)
+    monkeypatch.setattr(backends, "multiplies_bfloat16", lambda: True)
+    with pytest.raises(ConfigError, match="backend onnx computes in float32, not bfloat16") as caught:
+        load_backend(network, backend="onnx", precision="bfloat16")
+    assert caught.value.hint == "--backend openvino"
+
+
+@pytest.mark.parametrize(
+    ("backend", "package", "complaint", "hint"),
+    [
+        ("onnx", "onnxruntime", "backend onnx needs ONNX Runtime", 'pip install "geoseg[onnx]"'),
+        ("openvino", "openvino", "backend openvino needs OpenVINO", 'pip install "geoseg[openvino]"'),
+        ("onnx", "onnx", "writing ONNX needs the packages onnx and onnxscript", 'pip install "geoseg[onnx]"'),
+        ("openvino", "onnxscript", "writing ONNX needs the packages onnx and onnxscript", 'pip install "geoseg[onnx]"'),
+    ],
+)
+def test_a_missing_package_is_named(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch, backend: str, package: str, complaint: str, hint: str
+) -> None:
+    for other in PACKAGES[backend]:
+        if other != package:
+            pytest.importorskip(other)
+    without(monkeypatch, package)
+    monkeypatch.setattr(onnx_graph, "onnx_bytes", lambda module, **_: onnx_graph.import_onnx())
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        load_backend(network, backend=backend, size=SIZE)
+    assert caught.value.hint == hint
+
+
+def test_without_a_compiler(network: nn.Module, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler") as caught:
+        load_backend(network, backend="compile")
+    assert "CXX" in str(caught.value.hint)
+    assert "--backend torch" in str(caught.value.hint)
+    compiler = tmp_path / "my-compiler"
+    compiler.touch(mode=0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert compiled._compiler() == str(compiler)
+
+
+# --- what cannot be exported
+
+
+class Brightening(nn.Module):
+    """Python decides by the values, which no exporter can write down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.score(x)
+        return scores * 2 if float(scores.mean()) > 0 else scores
+
+
+class HalfPrecise(nn.Module):
+    """A convolution of bfloat16, which can be written as ONNX and does not run in ONNX Runtime."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Conv2d(3, 4, 3).to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.score(x.bfloat16())
+        return scores.float()
+
+
+def test_auto_passes_over_what_cannot_run_the_network(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in PACKAGES["onnx"]:
+        pytest.importorskip(package)
+    installed(monkeypatch, "onnx")
+    network = Brightening().eval()
+    with caplog.at_level(logging.INFO, "geoseg"):
+        forward = load_backend(network, size=(32, 32))
+    assert forward.backend == "torch"
+    assert "backend onnx is passed over for torch: this network cannot be written as ONNX: " in caplog.text
+    assert "the network runs as: torch" in caplog.text
+    x = images(1, 3, 32, 32)
+    assert difference(forward(x), wanted(network, x)) < 1e-4
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_who_asks_for_a_backend_is_told_that_it_cannot_run_the_network(backend: str) -> None:
+    for package in PACKAGES[backend]:
+        pytest.importorskip(package)
+    with pytest.raises(ModelError, match="this network cannot be written as ONNX: "):
+        load_backend(Brightening().eval(), backend=backend, size=(32, 32))
+
+
+def test_what_the_runtime_does_not_know_is_passed_over_too(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in PACKAGES["onnx"]:
+        pytest.importorskip(package)
+    installed(monkeypatch, "onnx")
+    network = HalfPrecise().eval()
+    with pytest.raises(ModelError, match=r"does not run in ONNX Runtime") as caught:
+        load_backend(network, backend="onnx", size=(32, 32))
+    assert "--backend torch" in str(caught.value.hint)
+    assert load_backend(network, size=(32, 32)).backend == "torch"
+    assert "backend onnx is passed over for torch: " in caplog.text
+
+
+# --- the predictor
+
+
+def trained(network: nn.Module) -> TrainedModel:
+    contract = Contract(
+        name="wide",
+        bands=tuple(Band(name=name, mean=0.5, std=0.2) for name in ("red", "green", "blue")),
+        dtype="uint8",
+        scale=1 / 255,
+        gsd_m=0.5,
+        classes=tuple(ClassEntry(name=f"class {i}", color=f"#{60 * i:02x}8000") for i in range(4)),
+        window=WindowSettings(size=64, overlap=32),
+    )
+    return TrainedModel(network, contract, Path(), "")
+
+
+@pytest.mark.parametrize("backend", QUICK)
+def test_the_predictor_without_a_plan(backend: str, network: nn.Module) -> None:
+    """The first window's thread makes the network ready, while others wait for it."""
+    for package in PACKAGES.get(backend, ()):
+        pytest.importorskip(package)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (5, 3, *SIZE), dtype=np.uint8)
+    valid = np.ones(SIZE, dtype=bool)
+    items = [WindowPixels(Window(0, 0, *SIZE), one, valid) for one in pixels]
+    model = trained(network)
+    found = [logits for _, logits in Predictor(model, CPU, backend=backend).run(items, batch_size=3)]
+    x = (torch.from_numpy(pixels).float() / 255 - 0.5) / 0.2
+    for one, logits in zip(x, found, strict=True):
+        assert difference(logits[None], wanted(network, one[None])) < 1e-4
+
+
+def test_the_predictor_refuses_what_cannot_be_before_it_is_used(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained(network)
+    for options in ({"backend": "foo"}, {"precision": "int8"}):
+        with pytest.raises(ConfigError, match="unknown"):
+            Predictor(model, CPU, **options)  # type: ignore[arg-type]
+    monkeypatch.setattr(backends, "multiplies_bfloat16", lambda: False)
+    with pytest.raises(ConfigError, match="bfloat16"):
+        Predictor(model, CPU, precision="bfloat16")
+    for backend, package in (("onnx", "onnxruntime"), ("openvino", "openvino")):
+        without(monkeypatch, package)
+        with pytest.raises(ConfigError, match=f"backend {backend} needs"):
+            Predictor(model, CPU, backend=backend)
+
+
+# --- memory
+
+
+def test_memory_is_kept_where_glibc_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = keep_memory()
+    assert kept is (platform.libc_ver()[0] == "glibc")
+    assert keep_memory() is kept
+    assert keep_memory.__wrapped__() is kept
+    monkeypatch.setattr(platform, "libc_ver", lambda *_: ("musl", "1.2"))
+    assert not keep_memory.__wrapped__()
+
+
+FAULTS = """
+import resource, sys, threading
+import torch
+from geoseg.inference.memory import keep_memory
+
+torch.set_num_threads(1)
+if sys.argv[1] == "kept":
+    assert keep_memory()
+
+def work():
+    def once():
+        torch.ones({floats})
+    for _ in range(12):
+        once()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        once()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+if sys.argv[2] == "main":
+    work()
+else:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+@pytest.mark.parametrize("thread", ["main", "worker"])
+def test_large_tensors_cost_no_page_faults(thread: str) -> None:
+    """Ten tensors of 64 MiB, one after the other, in the main thread and in one that came later."""
+
+    def faults(mode: str) -> int:
+        program = [sys.executable, "-c", FAULTS.format(floats=16 << 20), mode, thread]
+        folder = str(Path(geoseg.__file__).parents[1])
+        ran = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=True, cwd=folder)
+        return int(ran.stdout)
+
+    as_found, kept = faults("as found"), faults("kept")
+    assert as_found > 10 * 64  # at least one for each MiB, whatever the size of a page
+    assert kept < as_found / 10
