@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -272,7 +272,11 @@ def dry_run(
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """Everything checked and open."""
+    """Everything checked and open.
+
+    Attributes:
+        hardware: Of whoever does the work, once `fingerprint` has asked.
+    """
 
     output: Path
     options: PredictOptions
@@ -281,6 +285,7 @@ class _Ready:
     scene: Raster
     executor: Executor
     job: Job
+    hardware: dict[str, str] = field(default_factory=dict)
 
     @property
     def classes(self) -> ClassTable:
@@ -290,7 +295,8 @@ class _Ready:
         """What the parts depend on, under names that a user understands."""
         plan, predictor = self.job.plan, self.predictor
         tapers = b"".join(taper.tobytes() for taper in plan.tapers)
-        device: dict[str, Any] = {**self.executor.hardware(self.job, predictor)}
+        self.hardware.update(self.executor.hardware(self.job, predictor))
+        device: dict[str, Any] = {**self.hardware}
         network = device.pop("network")
         if predictor.batched:  # kernels depend on the batch there
             device["batch"] = plan.batch_size
@@ -309,11 +315,6 @@ class _Ready:
             "torch": torch.__version__,
         }
 
-    @property
-    def network(self) -> str:
-        """What runs the network, where it runs."""
-        return self.executor.hardware(self.job, self.predictor)["network"]
-
     def tags(self) -> dict[str, str]:
         """Provenance of the map: what made it."""
         plan = self.job.plan
@@ -325,7 +326,7 @@ class _Ready:
             "GEOSEG_OVERLAP": str(plan.overlap),
             "GEOSEG_BLEND": plan.blend if isinstance(plan.blend, str) else plan.blend.__name__,
             "GEOSEG_TTA": self.job.tta,
-            "GEOSEG_NETWORK": self.network,
+            "GEOSEG_NETWORK": self.hardware["network"],
             SCENE_TAG: Path(self.job.source.scenes[0]).name,
         }
 

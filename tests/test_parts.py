@@ -272,8 +272,8 @@ def test_the_command_line_tells_in_one_line_what_ctrl_c_keeps(scene: MadeScene, 
         "import time, geoseg.plan\n"
         "geoseg.plan.TASK_PX = 1\n"
         "from geoseg.prediction.predictor import Predictor\n"
-        "forward = Predictor._forward\n"
-        "Predictor._forward = lambda self, x: (time.sleep(0.3), forward(self, x))[1]\n"
+        "forward = Predictor.logits\n"
+        "Predictor.logits = lambda self, *x: (time.sleep(0.3), forward(self, *x))[1]\n"
         "from geoseg.cli import main\n"
         "main()\n"
     )
@@ -370,8 +370,8 @@ def test_kill_9_at_any_moment_then_the_same_command(
         "import sys, time, torch\n"
         "from geoseg.predict import predict\n"
         "from geoseg.prediction.predictor import Predictor\n"
-        "forward = Predictor._forward\n"
-        "Predictor._forward = lambda self, x: (time.sleep(0.03), forward(self, x))[1]\n"
+        "forward = Predictor.logits\n"
+        "Predictor.logits = lambda self, *x: (time.sleep(0.03), forward(self, *x))[1]\n"
         f"predict({str(scene.path)!r}, {str(model)!r}, {str(output)!r}, confidence=True, **{WAY!r})\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -71,7 +71,8 @@ class Setting:
         self.path, self.device = scene, device
         trained = load_model(model)
         self.network, self.normalize = trained.network, Normalize(trained.contract).to(device)
-        predictor = Predictor(trained, device)  # moves the network to the device
+        self.network.to(device=device, memory_format=torch.channels_last)
+        predictor = Predictor(trained, device)
         self.classes, self.stride = len(predictor.classes), predictor.stride
         with Scene(scene) as opened:
             self.plan: Plan = predictor.plan(opened)
