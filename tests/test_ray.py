@@ -98,11 +98,13 @@ def test_a_node_that_dies_takes_nothing_with_it(
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     with caplog.at_level(logging.WARNING, "geoseg"):
-        made = predict_on_ray(place, "survived", address)
+        made = predict_on_ray(place, "survived", address, overlap=96)  # so many windows that the node dies at work
     killer.join(10)
     assert not killer.is_alive()
     assert "a worker died; another is started" in caplog.text
-    assert made == read(place, "here")
+    scenes = [place / "top.tif", place / "bottom.tif"]
+    predict(scenes, place / "model", place / "long.tif", **{**OPTIONS, "overlap": 96})
+    assert made == read(place, "long")
 
 
 def test_what_a_worker_cannot_read_is_said_with_its_node_and_finished_parts_are_kept(
