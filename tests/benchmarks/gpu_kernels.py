@@ -263,12 +263,14 @@ def compiled(run: Callable[[], object], capability: int, fixed: set[int] | None 
         entry.launches += 1
         entry.moved += traffic.features
 
-    triton.runtime.driver.set_active(Target(capability))
+    driver = triton.runtime.driver
+    before = driver._active  # reset_active() would ask for a GPU
+    driver.set_active(Target(capability))
     try:
         with intercepted(launched):
             run()
     finally:
-        triton.runtime.driver.reset_active()
+        driver.set_active(before)
     return list(found.values())
 
 

@@ -338,8 +338,9 @@ def factorize(x: Tensor, bases: Tensor, rank: int, steps: int) -> Factors:
     rp = bases.shape[2]
     blocks = cdiv(CHUNK, PIXEL_BLOCK)
     chunks = cdiv(pixels, blocks * PIXEL_BLOCK)
-    tiles = cdiv(d, CHANNEL_BLOCK)
     fused = d * rp <= FUSED_VALUES
+    # Beside the products of a large rank, half a tile and twice the warps leave registers enough.
+    block, warps = (CHANNEL_BLOCK, 4) if fused else (CHANNEL_BLOCK // 2, 8)
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=x.device)
@@ -370,10 +371,10 @@ def factorize(x: Tensor, bases: Tensor, rank: int, steps: int) -> Factors:
             ACCUMULATE=fused and not last,
             BLOCKS=blocks,
             BP=PIXEL_BLOCK,
-            BD=CHANNEL_BLOCK,
-            TILES=tiles,
+            BD=block,
+            TILES=cdiv(d, block),
             **options,
-            num_warps=4,
+            num_warps=warps,
             num_stages=2,
         )
         if not fused:
