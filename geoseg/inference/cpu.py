@@ -203,6 +203,8 @@ class CpuSegNeXt:
 
     def _blocks(self, blocks: Sequence[_Block], y: Tensor) -> Tensor:
         """All blocks of a stage, in place."""
+        if not blocks:
+            return y
         pieces = _pieces(y.shape[2])
         projected = self._map(lambda i: _flat(blocks[0].proj_1(_rows(y, pieces[i]))), len(pieces))
         scratch = torch.empty_like(y), torch.empty_like(y)
@@ -420,7 +422,7 @@ def fits(folded: FoldedSegNeXt) -> bool:
     """Whether every width that the compiled passes see is a multiple of a vector."""
     blocks = [cast(FoldedBlock, block) for stage in _stages(folded) for block in stage.blocks]
     convs = [folded.decoder.ham_in]
-    if folded.decoder.bases.shape[2] % LANES:
+    if folded.decoder.bases.shape[2] % LANES or any(stage.scale.numel() % LANES for stage in _stages(folded)):
         return False
     convs += [conv for block in blocks for conv in (block.proj_1, block.fc1)]
     return all(conv.out_channels % LANES == 0 for conv in convs)
