@@ -18,6 +18,9 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 KEPT_BYTES = 1 << 30
 """Freed memory that stays with the process at most, and size of a block that is still taken from the system."""
 
+OLD_BYTES = 32 << 20
+"""The largest such block that older versions of glibc take, DEFAULT_MMAP_THRESHOLD_MAX in mallopt's manual."""
+
 PAD_BYTES = 64 << 20
 """Taken beyond what is needed, each time."""
 
@@ -32,11 +35,12 @@ def keep_memory() -> bool:
     except (OSError, AttributeError):
         return False
     settings = (
-        (_M_MMAP_THRESHOLD, KEPT_BYTES),
         (_M_TRIM_THRESHOLD, KEPT_BYTES),
         (_M_TOP_PAD, PAD_BYTES),
         (_M_ARENA_MAX, 1),  # a thread's own arena holds nothing above 64 MiB
     )
-    kept = all(mallopt(name, value) == 1 for name, value in settings)
+    taken = [mallopt(name, value) for name, value in settings]
+    taken.append(mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES) or mallopt(_M_MMAP_THRESHOLD, OLD_BYTES))
+    kept = all(code == 1 for code in taken)
     log.debug("freed memory %s", "is kept" if kept else "goes back to the system")
     return kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import threading
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.errors import ConfigError
-from geoseg.inference.backends.forward import Forward, Logits, Request, logits_stride
+from geoseg.inference.backends.forward import Forward, Logits, Request, does_not_run, logits_stride
 from geoseg.inference.folding import deployed
 from geoseg.inference.memory import keep_memory
 
@@ -21,19 +22,25 @@ def load(network: nn.Module, request: Request) -> Forward:
     """The network compiled; the first window of each size takes a minute, less where torch kept it from an earlier run.
 
     Raises:
-        ConfigError: There is no C++ compiler, or torch.compile does not work with this Python.
+        ConfigError: There is no C++ compiler.
+        ModelError: torch.compile does not work with this Python; from a window, that it cannot compile the network.
     """
     if request.device.type == "cpu" and not _compiler():
         raise ConfigError(
             "backend compile needs a C++ compiler, and none is on the path",
-            hint="install one (g++, clang++), or name it in the variable CXX, or --backend torch",
+            hint=f"install {_USUAL}, or name another in the variable CXX, or --backend torch",
         )
     stride = logits_stride(network)
     logits = Logits(deployed(network)).requires_grad_(False)
     logits = logits.to(device=request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if request.device.type == "cpu":
         keep_memory()
-    compiled: Callable[[Tensor], Tensor] = torch.compile(logits, dynamic=False, options={"freezing": True})
+    try:
+        compiled: Callable[[Tensor], Tensor] = torch.compile(logits, dynamic=False, options={"freezing": True})
+    except RuntimeError as error:
+        raise does_not_run("torch.compile", error) from error
+    from torch._dynamo.exc import TorchDynamoException  # slow to import, and here it is imported anyway
+
     half = request.dtype == torch.bfloat16
     shapes: set[torch.Size] = set()
     compiling = threading.Lock()
@@ -47,7 +54,10 @@ def load(network: nn.Module, request: Request) -> Forward:
     def run(x: Tensor) -> Tensor:
         if x.shape not in shapes:
             with compiling:  # one thread compiles, the others find it done
-                out = forward(x)
+                try:
+                    out = forward(x)
+                except TorchDynamoException as error:
+                    raise does_not_run("torch.compile", error) from error
                 shapes.add(x.shape)
                 return out
         return forward(x)
@@ -56,7 +66,10 @@ def load(network: nn.Module, request: Request) -> Forward:
     return Forward(run, "compile", identity, identity, stride)
 
 
+_USUAL = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+"""The one that torch takes where the variable CXX names none."""
+
+
 def _compiler() -> str | None:
-    named = os.environ.get("CXX")
-    names = [named] if named else ["cl"] if sys.platform == "win32" else ["g++", "clang++"]
-    return next((found for name in names if (found := shutil.which(name))), None)
+    words = shlex.split(os.environ.get("CXX", ""), posix=sys.platform != "win32")  # as in "ccache g++"
+    return shutil.which(words[0] if words else _USUAL)

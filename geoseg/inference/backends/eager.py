@@ -28,10 +28,9 @@ def load(network: nn.Module, request: Request) -> Forward:
 
 
 def _on_cpu(module: nn.Module, request: Request) -> tuple[_Run, str]:
+    keep_memory()  # every window takes tensors of the same sizes
     if isinstance(module, FoldedSegNeXt) and fits(module) and runs_here():
         return CpuSegNeXt(module, dtype=request.dtype, threads=request.threads), "SegNeXt's form for CPUs"
-    # What the form above keeps in the cache goes through memory here, in tensors that are as large every time.
-    keep_memory()
     logits = Logits(module).to(memory_format=torch.channels_last)
     half = request.dtype == torch.bfloat16
 

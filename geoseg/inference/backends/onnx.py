@@ -38,13 +38,15 @@ def load(network: nn.Module, request: Request) -> Forward:
     """The network in ONNX Runtime; a session for each size of windows, made when the first one comes or beforehand.
 
     Raises:
-        ConfigError: bfloat16 was asked for, which ONNX Runtime's CPU kernels lack.
+        ConfigError: A package is missing or broken, or bfloat16 was asked for, which ONNX Runtime's CPU kernels lack.
     """
     require()
     if request.dtype != torch.float32:
         raise ConfigError(f"backend onnx computes in float32, not {request.precision}", hint="--backend openvino")
-    import onnxruntime as runtime
-
+    try:
+        import onnxruntime as runtime
+    except ImportError as error:  # it is there, and a library of the system's that it needs is not
+        raise ConfigError(f"ONNX Runtime cannot be imported: {error}", hint="--backend torch") from error
     logits = Logits(deployed(network)).eval()
     sessions: dict[tuple[int, ...], Any] = {}
     making = threading.Lock()

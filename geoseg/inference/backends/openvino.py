@@ -39,11 +39,13 @@ def load(network: nn.Module, request: Request) -> Forward:
     """The network in OpenVINO; compiled for each size of windows, when the first one comes or beforehand.
 
     Raises:
-        ConfigError: bfloat16 was asked for on a CPU that does not multiply it.
+        ConfigError: A package is missing or broken, or bfloat16 was asked for on a CPU that does not multiply it.
     """
-    import openvino as ov
-
     require()
+    try:
+        import openvino as ov
+    except ImportError as error:  # it is there, and a library of the system's that it needs is not
+        raise ConfigError(f"OpenVINO cannot be imported: {error}", hint="--backend torch") from error
     core = ov.Core()
     if request.dtype == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError("this CPU does not multiply bfloat16", hint="--precision float32")
