@@ -110,6 +110,11 @@ def test_the_same_bytes_whatever_the_batch_and_after_an_interruption(
     assert (tmp_path / "late.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
     values, _ = read_map(tmp_path / "one.tif")
     assert len(np.unique(values)) > 2
+    network = tags(tmp_path / "one.tif")["GEOSEG_NETWORK"]
+    version = sys.modules[{"onnx": "onnxruntime"}.get(backend, backend)].__version__.split("-")[0]
+    assert network.startswith(backend)
+    assert version in network
+    assert network.endswith("float32")
 
 
 @pytest.mark.parametrize(
@@ -131,17 +136,6 @@ def test_another_backend_starts_anew_and_says_so(
     assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "fresh.tif").read_bytes()
 
 
-@pytest.mark.parametrize("backend", QUICK)
-def test_the_map_says_what_made_it(words: Callable[..., list[object]], tmp_path: Path, backend: str) -> None:
-    need(backend)
-    succeed("-q", *words("map.tif", "--backend", backend))
-    network = tags(tmp_path / "map.tif")["GEOSEG_NETWORK"]
-    version = sys.modules[{"onnx": "onnxruntime"}.get(backend, backend)].__version__.split("-")[0]
-    assert network.startswith(backend)
-    assert version in network
-    assert network.endswith("float32")
-
-
 def test_reduced_precision_is_asked_for_and_stands_in_the_map(
     words: Callable[..., list[object]], tmp_path: Path
 ) -> None:
@@ -156,17 +150,16 @@ def test_reduced_precision_is_asked_for_and_stands_in_the_map(
     assert (half == whole).mean() > 0.95  # of random weights, which decide nothing clearly
 
 
-@pytest.mark.parametrize("backend", ["onnx", "openvino"])
-def test_augmentation_by_scales_goes_through_every_backend(
-    words: Callable[..., list[object]], tmp_path: Path, backend: str, make_scene: Callable[..., MadeScene], model: Path
+def test_augmentation_by_scales_goes_through_a_backend_too(
+    tmp_path: Path, make_scene: Callable[..., MadeScene], model: Path
 ) -> None:
-    """Windows of 32 px, and of 64 px for the larger scales."""
-    need(backend)
+    """Windows of 32 px as foreseen, and of 64 px for the larger scales; the other backends: tests/test_backends.py."""
+    need("openvino")
     small = make_scene(size=(40, 64)).path
-    for name in (backend, "torch"):
+    for name in ("openvino", "torch"):
         way = ["--size", 32, "--overlap", 0, "--tta", "scales", "--device", "cpu", "--backend", name]
         succeed("-q", "predict", small, "-m", model, "-o", tmp_path / f"{name}.tif", *way)
-    found, wanted = (read_map(tmp_path / f"{name}.tif")[0] for name in (backend, "torch"))
+    found, wanted = (read_map(tmp_path / f"{name}.tif")[0] for name in ("openvino", "torch"))
     assert len(np.unique(wanted)) > 1
     assert (found == wanted).mean() > 0.998
 
