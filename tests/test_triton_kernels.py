@@ -60,6 +60,7 @@ def in_process(*command: object, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_numbers_in_the_interpreter() -> None:
     out = in_process(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", CASES, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES=""

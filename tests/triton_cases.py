@@ -143,7 +143,7 @@ def test_linear(dtype: torch.dtype, activation: linear.Activation, seed: random.
     check(found, wanted * wide(gate) + wide(residual), dtype)
 
 
-def test_quick_gelu_is_right_to_1e_7() -> None:
+def test_quick_gelu_is_right_to_a_few_1e_7() -> None:
     x = torch.linspace(-9, 9, 6001).to(DEVICE, torch.float32)[:, None]
     one = torch.ones(1, 1, device=DEVICE)
     found = torch.empty(6001, 1, device=DEVICE)
@@ -155,7 +155,7 @@ def test_quick_gelu_is_right_to_1e_7() -> None:
     assert (wide(found) - F.gelu(wide(x))).abs().max() < 5e-7
 
 
-@pytest.mark.parametrize("c", [24, 64, 272])
+@pytest.mark.parametrize("c", [24, 64, 336])
 def test_gate_project(c: int, seed: random.Random) -> None:
     dtype = seed.choice(DTYPES)
     shape = 2, seed.randint(1, 12), seed.randint(1, 12)
@@ -167,7 +167,7 @@ def test_gate_project(c: int, seed: random.Random) -> None:
     check(linear.gate_project(s, u, y, w3, b3, w2, b2), wanted, dtype, times=2)
 
 
-@pytest.mark.parametrize("c", [8, 24, 257])
+@pytest.mark.parametrize("c", [8, 24, 321])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_depthwise_project(c: int, dtype: torch.dtype, seed: random.Random) -> None:
     n, height, width = seed.randint(2, 3), seed.randint(1, 7), seed.randint(1, 9)

@@ -26,7 +26,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 BANDS, CLASSES = 3, 16
-ENCODERS = {"T": "tu-mscan_tiny", "S": "tu-mscan_small", "B": "tu-mscan_base", "L": "tu-mscan_large"}
 FREE = {
     *(
         "view",
@@ -236,7 +235,10 @@ class Compiled:
 
 
 def compiled(run: Callable[[], object], capability: int, fixed: set[int] | None = None) -> list[Compiled]:
-    """The kernels that ``run`` launches, compiled for a compute capability (90 for 9.0) and not run."""
+    """The kernels that ``run`` launches, compiled for a compute capability (90 for 9.0) and not run.
+
+    Triton compiles for that capability from then on: for a process that does nothing else.
+    """
     import triton
     from triton.runtime.jit import JITFunction
 
@@ -263,14 +265,9 @@ def compiled(run: Callable[[], object], capability: int, fixed: set[int] | None 
         entry.launches += 1
         entry.moved += traffic.features
 
-    driver = triton.runtime.driver
-    before = driver._active  # reset_active() would ask for a GPU
-    driver.set_active(Target(capability))
-    try:
-        with intercepted(launched):
-            run()
-    finally:
-        driver.set_active(before)
+    triton.runtime.driver.set_active(Target(capability))
+    with intercepted(launched):
+        run()
     return list(found.values())
 
 

@@ -3,8 +3,8 @@
 The first 1×1 is a kernel of its own (`linear.linear`). The rest is one, so the hidden features, 4 or 8 times as wide as
 the block's, are written once and read once. Fusing the first 1×1 as well would save those two passes, but the 3×3 needs
 its result at neighbours: without shared memory one can index, that is nine products instead of one. At C = 32 the
-passes take 0.24 ns per pixel at 4.3 TB/s, the eight more products 0.17 ns at the tensor cores' peak, and they are never
-at their peak with tiles this thin (docs/gpu.md).
+passes take 0.24 ns per pixel at 4.3 TB/s, the eight more products 0.17 ns at the tensor cores' peak, where tiles this
+thin never are (docs/gpu.md).
 """
 
 # ruff: noqa: RUF005 - Triton's compiler knows no starred expressions.

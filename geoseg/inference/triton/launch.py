@@ -7,12 +7,14 @@ added atomically, and no configuration is chosen by timing.
 
 from __future__ import annotations
 
+import os
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-INTERPRETED = bool(triton.knobs.runtime.interpret) if hasattr(triton, "knobs") else False
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether kernels run in Triton's interpreter on the CPU: TRITON_INTERPRET was 1 when this module was imported."""
 
 

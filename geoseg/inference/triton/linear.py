@@ -31,8 +31,8 @@ Activation = Literal["none", "gelu", "relu"]
 ROW_BLOCK = 128
 """Pixels of a tile."""
 
-FUSED_CHANNELS = 256
-"""Up to so many channels, one program holds all outputs of its pixels, and two products can follow each other."""
+FUSED_CHANNELS = 320
+"""Up to so many channels, a program holds all outputs of its pixels, and two products can follow each other in it."""
 
 
 @triton.jit(do_not_specialize=["rows"])  # type: ignore[untyped-decorator]
