@@ -47,7 +47,8 @@ def _on_gpu(module: nn.Module, request: Request) -> tuple[_Run, str]:
         from geoseg.inference.gpu import gpu_form
 
         form = gpu_form(module.to(request.device), dtype=request.dtype)
-        return form.forward_logits, "SegNeXt's form for GPUs"
+        way = form.prepare(request.device, bands=request.bands, size=request.size or (512, 512))
+        return form.forward_logits, f"SegNeXt's form for GPUs as {way}"
     logits = Logits(module).to(device=request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     half = request.dtype == torch.bfloat16
 
