@@ -422,10 +422,11 @@ def test_a_compiler_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(compiler)))  # read from CXX when it is imported
     torch.manual_seed(11)
     forward = load_backend(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU()).eval(), backend="compile")
-    with pytest.raises(ModelError, match=r"this network does not run in torch\.compile: ") as caught:
+    # read from CXX when torch is imported; monkeypatch would not bring it back
+    named = torch._inductor.config.patch({"cpp.cxx": (None, str(compiler))})
+    with named, pytest.raises(ModelError, match=r"this network does not run in torch\.compile: ") as caught:
         forward(images(1, 3, 40, 24))
     assert caught.value.hint == "--backend torch"
 
