@@ -569,6 +569,41 @@ def test_the_predictor_refuses_what_cannot_be_before_it_is_used(
             Predictor(model, CPU, backend=backend)
 
 
+SIGNALS = """
+import gc, os, signal, threading
+import torch
+from torch import nn
+from geoseg.inference.backends import load_backend
+
+found = []
+signal.signal(signal.SIGUSR1, lambda *_: found.append(1))
+forward = load_backend(nn.Conv2d(3, 4, 1).eval(), backend="openvino")
+forward(torch.zeros(1, 3, 32, 32))
+
+def drop():
+    global forward
+    del forward
+    gc.collect()
+
+thread = threading.Thread(target=drop)
+thread.start()
+thread.join()
+for _ in range(3):
+    os.kill(os.getpid(), signal.SIGUSR1)
+assert found
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals differ there")
+def test_signals_are_survived_after_openvino_was_used() -> None:
+    """Its plugin gives threads a stack for signals; freed by another thread, the next Ctrl-C would be the end."""
+    for package in PACKAGES["openvino"]:
+        pytest.importorskip(package)
+    folder = str(Path(geoseg.__file__).parents[1])
+    ran = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True, cwd=folder, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
 # --- memory
 
 

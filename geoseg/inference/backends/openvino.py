@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -35,6 +36,17 @@ def require() -> None:
     import_onnx()
 
 
+@cache
+def _core(ov: Any) -> Any:
+    """OpenVINO's core, one for the life of the process.
+
+    With the core goes its CPU plugin, and with that the stack for signals that it gave to the thread that loaded it
+    (seen in OpenVINO 2026.4). Where another thread drops the core, the first thread keeps a stack that is no longer
+    there, and the next signal, Ctrl-C for one, ends the process.
+    """
+    return ov.Core()
+
+
 def load(network: nn.Module, request: Request) -> Forward:
     """The network in OpenVINO; compiled for each size of windows, when the first one comes or beforehand.
 
@@ -46,7 +58,7 @@ def load(network: nn.Module, request: Request) -> Forward:
         import openvino as ov
     except ImportError as error:  # it is there, and a library of the system's that it needs is not
         raise ConfigError(f"OpenVINO cannot be imported: {error}", hint="--backend torch") from error
-    core = ov.Core()
+    core = _core(ov)
     if request.dtype == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise ConfigError("this CPU does not multiply bfloat16", hint="--precision float32")
     config = {
