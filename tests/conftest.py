@@ -45,6 +45,15 @@ TINY: dict[str, Any] = {
     "depths": (1, 1, 1, 1),
 }
 
+# The same of widths that SegNeXt's form for CPUs takes, and no wider.
+WIDE: dict[str, Any] = {
+    "decoder_channels": 32,
+    "nmf_rank": 16,
+    "norm_groups": 8,
+    "embed_dims": (16, 32, 48, 64),
+    "depths": (1, 1, 1, 1),
+}
+
 
 @dataclass(frozen=True)
 class MadeScene:

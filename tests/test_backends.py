@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from conftest import WIDE
 from test_folding import difference, images, visible
 from test_models import segnext
 from torch import Tensor, nn
@@ -38,15 +39,7 @@ from geoseg.windows import Window
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 SIZE = (64, 96)
-WIDE: dict[str, Any] = {
-    "embed_dims": (16, 32, 48, 64),
-    "depths": (1, 1, 1, 1),
-    "decoder_channels": 32,
-    "nmf_rank": 16,
-    "norm_groups": 8,
-    "classes": 4,
-}
-"""Of the widths that SegNeXt's form for CPUs wants, and no wider."""
+OPTIONS: dict[str, Any] = WIDE | {"classes": 4}
 
 PACKAGES = {"onnx": onnx_backend.PACKAGES, "openvino": openvino_backend.PACKAGES}
 QUICK = ("torch", "onnx", "openvino")
@@ -83,7 +76,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    return visible(segnext(**WIDE))
+    return visible(segnext(**OPTIONS))
 
 
 @pytest.fixture(scope="module")
@@ -219,9 +212,8 @@ def test_the_identity_names_backend_version_and_precision(backend: str, load: Ca
     forward = load(backend)
     package = {"onnx": "onnxruntime"}.get(backend, backend)
     version = sys.modules[package].__version__.split("-")[0]
-    for text in (forward.identity, forward.description):
-        assert version in text
-        assert text.endswith("float32")
+    assert version in forward.identity
+    assert forward.identity.endswith("float32")
     assert forward.identity.startswith(backend)
 
 
@@ -248,10 +240,10 @@ def test_logits_at_full_resolution(backend: str, unet: nn.Module) -> None:
 
 def test_torch_runs_segnext_in_its_form_for_cpus_where_the_widths_allow(network: nn.Module) -> None:
     if runs_here():
-        assert "SegNeXt's form for CPUs" in load_backend(network, backend="torch").description
+        assert "SegNeXt's form for CPUs" in load_backend(network, backend="torch").identity
     narrow = visible(segnext(classes=4))
     forward = load_backend(narrow, backend="torch")
-    assert "folded" in forward.description
+    assert "folded" in forward.identity
     x = images(1, 3, *SIZE)
     found = forward(x)
     assert not found.requires_grad
@@ -313,7 +305,7 @@ def test_others_run_in_what_is_installed(
     installed(monkeypatch, *names)
     assert choose_backends(unet, "auto", CPU) == tried
     assert choose_backends(unet, "auto", CUDA) == ["torch"]
-    study = segnext(**{**WIDE, "branches": (7,)})
+    study = segnext(**{**OPTIONS, "branches": (7,)})
     assert choose_backends(study, "auto", CPU) == tried
     monkeypatch.setattr(backends, "runs_here", lambda: False)  # a processor that oneDNN's operations do not know
     assert choose_backends(network, "auto", CPU) == tried

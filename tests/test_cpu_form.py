@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import WIDE
 from test_folding import difference, folded, images, visible
 from test_models import segnext
 from torch import Tensor, nn
@@ -34,15 +35,7 @@ from geoseg.inference.simd import GELU_LIMIT, LANES, store
 from geoseg.model_folder import load_model
 from geoseg.models.hamburger import NMF_EPS
 
-# Widths that are multiples of a vector, as small as they get.
-SMALL: dict[str, Any] = {
-    "embed_dims": (32, 32, 48, 64),
-    "depths": (1, 1, 1, 1),
-    "decoder_channels": 32,
-    "nmf_rank": 16,
-    "norm_groups": 8,
-    "drop_path_rate": 0.0,
-}
+SMALL: dict[str, Any] = WIDE | {"embed_dims": (32, 32, 48, 64), "drop_path_rate": 0.0}
 DTYPES = [torch.float32, torch.bfloat16]
 
 Flat = npt.NDArray[Any]

@@ -7,6 +7,7 @@ threads gives the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,34 +52,22 @@ def _row_5(
         taps(out, at + col * LANES, 0, bias, 0, x, first + col * LANES, row, w, w_at, 5, 5, 1)
 
 
-@njit
-def _row_7(
-    out: Floats, at: int, twin: int, bias: Floats, x: Floats, first: int, w: Floats, w_at: int, cols: int
-) -> None:
-    for col in range(0, cols - 7, 8):
-        taps(out, at + col * LANES, twin, bias, 0, x, first + col * LANES, 0, w, w_at, 1, 7, 8)
-    for col in range(cols // 8 * 8, cols):
-        taps(out, at + col * LANES, twin, bias, 0, x, first + col * LANES, 0, w, w_at, 1, 7, 1)
+def _strip(taps_along: int) -> Callable[[Floats, int, int, Floats, Floats, int, Floats, int, int], None]:
+    """A strip along the rows: the number of taps must be a constant where it is compiled."""
+
+    @njit
+    def row(
+        out: Floats, at: int, twin: int, bias: Floats, x: Floats, first: int, w: Floats, w_at: int, cols: int
+    ) -> None:
+        for col in range(0, cols - 7, 8):
+            taps(out, at + col * LANES, twin, bias, 0, x, first + col * LANES, 0, w, w_at, 1, taps_along, 8)
+        for col in range(cols // 8 * 8, cols):
+            taps(out, at + col * LANES, twin, bias, 0, x, first + col * LANES, 0, w, w_at, 1, taps_along, 1)
+
+    return row
 
 
-@njit
-def _row_11(
-    out: Floats, at: int, twin: int, bias: Floats, x: Floats, first: int, w: Floats, w_at: int, cols: int
-) -> None:
-    for col in range(0, cols - 7, 8):
-        taps(out, at + col * LANES, twin, bias, 0, x, first + col * LANES, 0, w, w_at, 1, 11, 8)
-    for col in range(cols // 8 * 8, cols):
-        taps(out, at + col * LANES, twin, bias, 0, x, first + col * LANES, 0, w, w_at, 1, 11, 1)
-
-
-@njit
-def _row_21(
-    out: Floats, at: int, twin: int, bias: Floats, x: Floats, first: int, w: Floats, w_at: int, cols: int
-) -> None:
-    for col in range(0, cols - 7, 8):
-        taps(out, at + col * LANES, twin, bias, 0, x, first + col * LANES, 0, w, w_at, 1, 21, 8)
-    for col in range(cols // 8 * 8, cols):
-        taps(out, at + col * LANES, twin, bias, 0, x, first + col * LANES, 0, w, w_at, 1, 21, 1)
+_row_7, _row_11, _row_21 = _strip(7), _strip(11), _strip(21)
 
 
 @njit
@@ -104,8 +93,9 @@ def multi_scale(
 ) -> None:
     """The core of multi-scale attention for 16 channels: ``u = gelu(p)``, and ``s`` the 5×5 of u and its strips' sum.
 
-    Rows go through it one by one. A row of the 5×5 waits until the strips around it are there: those along the rows
-    are computed as the row that they reach to comes in, and kept as many rows as the strip across is high.
+    Rows go through it four at a time. A row of the 5×5 waits until the strips around it are there: those along the
+    rows are computed as the row that they reach to comes in, and kept as many rows as the strip across is high and
+    three more, so that four rows across read each of them once.
 
     Args:
         p: Input before the GELU, in four pieces of ``piece`` rows (the last ones may have fewer, or none).

@@ -13,8 +13,8 @@ import pytest
 import rasterio
 import torch
 import yaml
-from conftest import MadeScene, write_scene
-from test_backends import PACKAGES, WIDE, exported_once  # noqa: F401  the fixture runs here too
+from conftest import WIDE, MadeScene, write_scene
+from test_backends import PACKAGES, exported_once  # noqa: F401  the fixture runs here too
 from test_folding import visible
 from test_models import segnext
 from test_predict import make_model
