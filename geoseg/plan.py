@@ -351,9 +351,17 @@ def plan_prediction(
     )
 
 
-def _check(
-    size: int, overlap: int, batch_size: int, blend: str | Taper, band_rows: int | None, strip_cols: int | None
-) -> None:
+def default_overlap(size: int) -> int:
+    """Overlap of windows whose size alone was given: a quarter, px."""
+    return size // 4 // ALIGN * ALIGN
+
+
+def check_window(size: int, overlap: int) -> None:
+    """Refuse windows that are off the grid of logits.
+
+    Raises:
+        ConfigError: A size or overlap that is no multiple of 32 px, or an overlap as large as the window.
+    """
     if size < ALIGN or size % ALIGN:
         raise ConfigError(
             f"window size {size} is no multiple of {ALIGN} px", hint=f"--size {max(round_up(size, ALIGN), ALIGN)}"
@@ -361,8 +369,14 @@ def _check(
     if not 0 <= overlap < size or overlap % ALIGN:
         raise ConfigError(
             f"overlap {overlap} is no multiple of {ALIGN} px in 0 … {size - ALIGN}",
-            hint=f"--overlap {size // 4 // ALIGN * ALIGN}",
+            hint=f"--overlap {default_overlap(size)}",
         )
+
+
+def _check(
+    size: int, overlap: int, batch_size: int, blend: str | Taper, band_rows: int | None, strip_cols: int | None
+) -> None:
+    check_window(size, overlap)
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size} is below 1", hint="--batch-size 1")
     if isinstance(blend, str) and blend not in BLENDS:

@@ -19,7 +19,7 @@ from geoseg.model_export.host import Feed, HostModel, Result, find_feed
 from geoseg.model_export.stac import import_pystac, stac_item
 from geoseg.model_folder import load_model
 from geoseg.outputs import atomic_output, check_output
-from geoseg.plan import ALIGN
+from geoseg.plan import check_window, default_overlap
 from geoseg.windows import round_up
 
 INPUT = "pixels"
@@ -216,18 +216,10 @@ def _wants_item(asked: bool | None) -> bool:
 def _window(contract: Contract, options: ExportOptions) -> tuple[int, int]:
     """Side and overlap of the windows, px, as a prediction would take them."""
     size = contract.window.size if options.size is None else options.size
-    if size < ALIGN or size % ALIGN:
-        raise ConfigError(
-            f"window size {size} is no multiple of {ALIGN} px", hint=f"--size {max(round_up(size, ALIGN), ALIGN)}"
-        )
     overlap = options.overlap
     if overlap is None:
-        overlap = contract.window.overlap if options.size is None else size // 4 // ALIGN * ALIGN
-    if not 0 <= overlap < size or overlap % ALIGN:
-        raise ConfigError(
-            f"overlap {overlap} is no multiple of {ALIGN} px in 0 … {size - ALIGN}",
-            hint=f"--overlap {size // 4 // ALIGN * ALIGN}",
-        )
+        overlap = contract.window.overlap if options.size is None else default_overlap(size)
+    check_window(size, overlap)
     return size, overlap
 
 

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from geoseg.errors import DeviceError
-from geoseg.inference.backends import Forward, choose_backends, choose_precision, load_backend, logits_stride
+from geoseg.inference.backends import Forward, choose_backends, choose_precision, load_backend
+from geoseg.inference.logits import logits_stride
 from geoseg.model_folder import Normalize, TrainedModel
 from geoseg.plan import (
     GDAL_CACHE_BYTES,
@@ -34,6 +35,7 @@ from geoseg.plan import (
     WINDOWS_AHEAD,
     Plan,
     Taper,
+    default_overlap,
     plan_prediction,
 )
 from geoseg.prediction.stages import Stages
@@ -150,7 +152,7 @@ class Predictor:
         """
         window = self.contract.window
         if overlap is None:
-            overlap = window.overlap if size is None else size // 4 // 32 * 32
+            overlap = window.overlap if size is None else default_overlap(size)
         plan = plan_prediction(
             scene.grid.height,
             scene.grid.width,
