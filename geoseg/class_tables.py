@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from geoseg.classes import ClassTable, Color, parse_color
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, in_one_line
 
 HINT = "a list of names, or of entries like {name: roof, color: '#cc3311'}, alone or under the key classes"
 
@@ -105,7 +105,7 @@ def read_class_table(path: str | PathLike[str]) -> ClassTable:
     except FileNotFoundError as error:
         raise ConfigError(f"no such file of classes: {path}", hint=HINT) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is no YAML or JSON: {' '.join(str(error).split()):.120}", hint=HINT) from error
+        raise ConfigError(f"{path} is no YAML or JSON: {in_one_line(error, 120)}", hint=HINT) from error
     entries = content.get("classes") if isinstance(content, Mapping) else content
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{path} lists no classes", hint=HINT)

@@ -48,3 +48,8 @@ class OutputError(GeosegError, OSError):
 
 class DeviceError(GeosegError, RuntimeError):
     """A device that was asked for and is not there, or is out of memory."""
+
+
+def in_one_line(error: BaseException | str, most: int = 200) -> str:
+    """The first words of another library's error; some tell every tensor of a network, or a whole stack."""
+    return f"{' '.join(str(error).split()):.{most}}"

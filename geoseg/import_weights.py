@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
-import shutil
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -20,7 +18,7 @@ from geoseg.class_tables import KNOWN, distinct_colors, numbered_classes, read_c
 from geoseg.classes import NODATA, ClassTable, format_color
 from geoseg.contract import CONTRACT_FILE, DEFAULT_SCALE, Band, ClassEntry, Contract, WindowSettings
 from geoseg.errors import ConfigError, ModelError, OutputError
-from geoseg.model_folder import CONFIG_FILE, WEIGHTS_FILE, save_model
+from geoseg.model_folder import CONFIG_FILE, WEIGHTS_FILE, new_folder, save_model
 from geoseg.models import RECIPES
 from geoseg.models.checkpoints import Checkpoint, read_checkpoint
 from geoseg.models.pretrained import OFFICIAL_FOLDER, PRETRAINED, checkpoint_folder, fetch
@@ -208,21 +206,13 @@ def _class_table(found: Checkpoint, count: int, classes: str | PathLike[str] | N
 
 def _import_encoder(found: Checkpoint, design: Design, output: Path) -> list[tuple[str, str]]:
     network = build_encoder(design, found.tensors, found.path)
-    scratch = output.parent / f".{output.name}.{secrets.token_hex(4)}.partial"
     try:
-        scratch.mkdir()
-        save_file(network.state_dict(), scratch / WEIGHTS_FILE, metadata={"format": "pt"})
-        text = json.dumps(_timm_config(design, found), indent=2, ensure_ascii=False)
-        (scratch / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-        for file in scratch.iterdir():
-            file.chmod(0o644)  # safetensors writes for its owner alone
-        if output.exists():
-            shutil.rmtree(output)
-        scratch.rename(output)
+        with new_folder(output) as scratch:
+            save_file(network.state_dict(), scratch / WEIGHTS_FILE, metadata={"format": "pt"})
+            text = json.dumps(_timm_config(design, found), indent=2, ensure_ascii=False)
+            (scratch / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise _cannot_write(output, error) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     source = {"pretrained_cfg_overlay.file": str((output / WEIGHTS_FILE).resolve())}
     return [
         ("network", f"{design.name}, {design.classes or 'no'} classes, {_count(network)} parameters"),

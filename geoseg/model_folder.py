@@ -8,8 +8,8 @@ import io
 import json
 import secrets
 import shutil
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import geoseg.models  # noqa: F401  registers SegNeXt, which smp.from_pretrained looks up by name
 from geoseg.contract import CONTRACT_FILE, Contract, find_model, load_contract
 from geoseg.contract import shipped_models as shipped_models
-from geoseg.errors import ConfigError, GeosegError, ModelError
+from geoseg.errors import ConfigError, GeosegError, ModelError, in_one_line
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -103,8 +103,7 @@ def save_model(folder: Path, network: nn.Module, contract: Contract, *, half: bo
         contract: Its imagery contract.
         half: Store floating-point weights as float16, for half the size.
     """
-    scratch = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
-    try:
+    with new_folder(folder) as scratch:
         # What a fresh network fetched is in the folder: loading must not ask for it again.
         config: dict[str, Any] = network.config  # type: ignore[assignment]
         config["encoder_weights"] = None
@@ -115,6 +114,15 @@ def save_model(folder: Path, network: nn.Module, contract: Contract, *, half: bo
         if half:
             _store_half(scratch / WEIGHTS_FILE)
         contract.save(scratch)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill beside a final name, moved there when all went well; an existing one is replaced."""
+    scratch = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
         for file in scratch.iterdir():
             file.chmod(0o644)  # safetensors writes for its owner alone
         if folder.exists():
@@ -140,11 +148,11 @@ def load_model(name: str | PathLike[str]) -> TrainedModel:
             network = smp.from_pretrained(str(folder), strict=True)
     except (AttributeError, KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
         raise ModelError(
-            f"{folder / CONFIG_FILE} describes no SMP model: {_in_one_line(error)}", hint=WHOLE_FOLDER
+            f"{folder / CONFIG_FILE} describes no SMP model: {in_one_line(error)}", hint=WHOLE_FOLDER
         ) from error
     except (RuntimeError, SafetensorError) as error:
         raise ModelError(
-            f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {_in_one_line(error)}", hint=WHOLE_FOLDER
+            f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {in_one_line(error)}", hint=WHOLE_FOLDER
         ) from error
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     for key, stated in (("in_channels", len(contract.bands)), ("classes", len(contract.classes))):
@@ -180,11 +188,6 @@ class Normalize(nn.Module):
         if valid is not None:
             x = x.masked_fill(~valid[:, None], 0.0)
         return x.contiguous(memory_format=torch.channels_last)
-
-
-def _in_one_line(error: Exception) -> str:
-    """The first words of an error; torch lists every tensor of a network that does not fit."""
-    return f"{' '.join(str(error).split()):.200}"
 
 
 def _store_half(path: Path) -> None:

@@ -143,12 +143,8 @@ class CpuSegNeXt:
             raise ValueError(f"channels must be multiples of {LANES}")
         self.dtype = dtype
         # torch's own threads wait for more work in a loop, and take the processors from ours: all is done in ours.
-        self._pool = (
-            ThreadPoolExecutor(threads, "geoseg-forward", initializer=torch.set_num_threads, initargs=(1,))
-            if threads > 1
-            else None
-        )
-        self._caller = ThreadPoolExecutor(1, "geoseg-forward", initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = _threads(threads) if threads > 1 else None
+        self._caller = _threads(1) if threads > 1 else None
         self._stages = [
             (
                 [Dense(m, dtype) for m in stage.embed if isinstance(m, nn.Conv2d)],
@@ -163,7 +159,7 @@ class CpuSegNeXt:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (N, K, ceil(H/8), ceil(W/8)) float32 of images (N, B, H, W) float32."""
         images = [image[None] for image in x]
-        if self._pool is None:
+        if self._caller is None:
             return torch.cat([self._one(image) for image in images])
         return torch.cat(list(self._caller.map(torch.inference_mode()(self._one), images)))
 
@@ -426,6 +422,10 @@ def fits(folded: FoldedSegNeXt) -> bool:
         return False
     convs += [conv for block in blocks for conv in (block.proj_1, block.fc1)]
     return all(conv.out_channels % LANES == 0 for conv in convs)
+
+
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "geoseg-forward", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _stages(folded: FoldedSegNeXt) -> list[FoldedStage]:

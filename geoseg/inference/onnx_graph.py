@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from geoseg import __version__
-from geoseg.errors import ConfigError, ModelError
+from geoseg.errors import ConfigError, ModelError, in_one_line
 
 OPSET = 20
 """First with Gelu as one operation. As a chain of five it costs ONNX Runtime a half more time: 0.12 s instead of 0.08 s
@@ -101,7 +101,7 @@ def onnx_model(
     except torch.onnx.OnnxExporterError as error:
         reason = error.__cause__ or error
         raise ModelError(
-            f"this network cannot be written as ONNX: {' '.join(str(reason).split()):.300}",
+            f"this network cannot be written as ONNX: {in_one_line(reason, 300)}",
             hint="leave out --dynamic" if size is None else None,
         ) from error
     assert program is not None

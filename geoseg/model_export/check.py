@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from geoseg.contract import Contract
-from geoseg.errors import ModelError
+from geoseg.errors import ModelError, in_one_line
+from geoseg.inference.logits import logits_of
 from geoseg.landscape import Landscape
 from geoseg.model_export.host import Feed, Result, feed_values
 from geoseg.model_folder import Normalize, TrainedModel
@@ -79,7 +80,7 @@ def check_file(
     except Exception as error:  # its exceptions have no common base
         raise ModelError(
             f"the ONNX file of {trained.folder} does not run in ONNX Runtime {onnxruntime.__version__}: "
-            f"{' '.join(str(error).split()):.200}",
+            f"{in_one_line(error)}",
             hint=f"leave out --dynamic; or {_OTHER}",
         ) from error
     compared = [_compare(f, w, result) for f, w in zip(found, wanted, strict=True)]
@@ -112,8 +113,7 @@ def sample_windows(contract: Contract, height: int, width: int) -> npt.NDArray[A
 def reference(trained: TrainedModel, pixels: npt.NDArray[Any], result: Result) -> npt.NDArray[Any]:
     """What the network as it was trained makes of pixels (N, B, H, W) in the file's values."""
     x = Normalize(trained.contract)(torch.from_numpy(pixels.astype(np.float32)))
-    network: Any = trained.network
-    logits = network.forward_logits(x) if getattr(network, "logits_stride", 1) > 1 else network(x)
+    logits = logits_of(trained.network, x)
     if logits.shape[2:] != x.shape[2:]:
         logits = F.interpolate(logits, size=x.shape[2:], mode="bilinear", align_corners=False)
     if result == "classes":

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geoseg.contract import Contract
+from geoseg.inference.logits import logits_of, logits_stride
 
 Feed: TypeAlias = Literal["pixel / 255", "pixel", "(pixel * scale - mean) / std"]
 Result: TypeAlias = Literal["probabilities", "logits", "classes"]
@@ -67,7 +68,7 @@ class HostModel(nn.Module):
     def __init__(self, network: nn.Module, contract: Contract, *, feed: Feed, result: Result) -> None:
         super().__init__()
         self.network = network
-        self.stride = int(getattr(network, "logits_stride", 1))
+        self.stride = logits_stride(network)
         self.normalize = feed != "(pixel * scale - mean) / std"
         self.result = result
         mean, std = pixel_statistics(contract, feed)
@@ -79,7 +80,7 @@ class HostModel(nn.Module):
         size = x.shape[2:]
         if self.normalize:
             x = (x - self.mean) / self.std
-        logits: Tensor = self.network.forward_logits(x) if self.stride > 1 else self.network(x)  # type: ignore[operator]
+        logits = logits_of(self.network, x)
         if self.stride > 1:
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         if self.result == "classes":

@@ -14,7 +14,7 @@ from torch import nn
 
 from geoseg.errors import ConfigError, ModelError
 from geoseg.inference.backends import compiled, eager, onnx, openvino
-from geoseg.inference.backends.forward import Forward, Request, logits_stride
+from geoseg.inference.backends.forward import Forward, Request
 from geoseg.inference.cpu import multiplies_bfloat16, runs_here
 from geoseg.inference.folding import is_main_path
 
@@ -28,9 +28,12 @@ BACKENDS: dict[str, Callable[[nn.Module, Request], Forward]] = {
 }
 """Loaders by name. torch comes with geoseg; onnx and openvino are extras; compile needs a C++ compiler."""
 
+EXTRAS = {"openvino": openvino, "onnx": onnx}
+"""Those that are installed apart and run on CPUs alone, the fastest first."""
+
 PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-__all__ = ["BACKENDS", "PRECISIONS", "Forward", "choose_backends", "choose_precision", "load_backend", "logits_stride"]
+__all__ = ["BACKENDS", "PRECISIONS", "Forward", "choose_backends", "choose_precision", "load_backend"]
 
 
 def load_backend(
@@ -71,7 +74,7 @@ def load_backend(
                 raise
             log.warning("backend %s is passed over for %s: %s", name, following, error)
         else:
-            log.info("the network runs as: %s", forward.description)
+            log.info("the network runs as: %s", forward.identity)
             return forward
     raise AssertionError("names are never empty")
 
@@ -88,20 +91,18 @@ def choose_backends(network: nn.Module, backend: str, device: torch.device) -> l
     if backend not in ("auto", *BACKENDS):
         raise ConfigError(f"unknown backend {backend!r}", hint=f"--backend auto, {', '.join(BACKENDS)}")
     if device.type != "cpu":
-        if backend in ("onnx", "openvino"):
+        if backend in EXTRAS:
             raise ConfigError(
                 f"backend {backend} runs on a CPU, not on {device}", hint="--backend torch, or --device cpu"
             )
         return ["torch"] if backend == "auto" else [backend]
     if backend != "auto":
-        for name, module in (("onnx", onnx), ("openvino", openvino)):
-            if backend == name:
-                module.require()
+        if backend in EXTRAS:
+            EXTRAS[backend].require()
         return [backend]
     if is_main_path(network) and runs_here():
         return ["torch"]
-    installed = [name for name, module in (("openvino", openvino), ("onnx", onnx)) if module.is_installed()]
-    return [*installed, "torch"]
+    return [*(name for name, module in EXTRAS.items() if module.is_installed()), "torch"]
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.errors import ConfigError
-from geoseg.inference.backends.forward import Forward, Logits, Request, does_not_run, logits_stride
+from geoseg.inference.backends.forward import Forward, Request, does_not_run
 from geoseg.inference.folding import deployed
+from geoseg.inference.logits import Logits, logits_stride
 from geoseg.inference.memory import keep_memory
 
 
@@ -63,7 +64,7 @@ def load(network: nn.Module, request: Request) -> Forward:
         return forward(x)
 
     identity = f"compile, torch {torch.__version__}, {request.precision}"
-    return Forward(run, "compile", identity, identity, stride)
+    return Forward(run, "compile", identity, stride)
 
 
 _USUAL = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")

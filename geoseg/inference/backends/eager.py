@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from geoseg.inference.backends.forward import Forward, Logits, Request, logits_stride
+from geoseg.inference.backends.forward import Forward, Request
 from geoseg.inference.cpu import CpuSegNeXt, fits, runs_here
 from geoseg.inference.folding import FoldedSegNeXt, deployed
+from geoseg.inference.logits import Logits, logits_stride
 from geoseg.inference.memory import keep_memory
-
-log = logging.getLogger(__name__)
 
 _Run = Callable[[Tensor], Tensor]
 
@@ -24,22 +22,14 @@ def load(network: nn.Module, request: Request) -> Forward:
     module = deployed(network)
     run, form = _on_gpu(module, request) if request.device.type != "cpu" else _on_cpu(module, request)
     identity = f"torch {torch.__version__}, {form}, {request.precision}"
-    return Forward(run, "torch", identity, identity, stride)
+    return Forward(run, "torch", identity, stride)
 
 
 def _on_cpu(module: nn.Module, request: Request) -> tuple[_Run, str]:
     keep_memory()  # every window takes tensors of the same sizes
     if isinstance(module, FoldedSegNeXt) and fits(module) and runs_here():
         return CpuSegNeXt(module, dtype=request.dtype, threads=request.threads), "SegNeXt's form for CPUs"
-    logits = Logits(module).to(memory_format=torch.channels_last)
-    half = request.dtype == torch.bfloat16
-
-    def run(x: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-            out: Tensor = logits(x).float()
-        return out
-
-    return run, "folded" if isinstance(module, FoldedSegNeXt) else "as trained"
+    return _plain(module, request), "folded" if isinstance(module, FoldedSegNeXt) else "as trained"
 
 
 def _on_gpu(module: nn.Module, request: Request) -> tuple[_Run, str]:
@@ -49,12 +39,17 @@ def _on_gpu(module: nn.Module, request: Request) -> tuple[_Run, str]:
         form = gpu_form(module.to(request.device), dtype=request.dtype)
         way = form.prepare(request.device, bands=request.bands, size=request.size or (512, 512))
         return form.forward_logits, f"SegNeXt's form for GPUs as {way}"
+    return _plain(module, request), "as trained"
+
+
+def _plain(module: nn.Module, request: Request) -> _Run:
+    """A network in torch's own operations, channels-last, under autocast where the precision is reduced."""
     logits = Logits(module).to(device=request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     half = request.dtype == torch.bfloat16
 
     def run(x: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast(request.device.type, torch.bfloat16, enabled=half):
-            out: Tensor = logits(x)
+            out: Tensor = logits(x).float()
         return out
 
-    return run, "as trained"
+    return run

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from geoseg.errors import ConfigError
 from geoseg.inference import onnx_graph
-from geoseg.inference.backends.forward import Forward, Logits, Request, does_not_run, logits_stride
+from geoseg.inference.backends.forward import Forward, Request, does_not_run
 from geoseg.inference.folding import deployed
+from geoseg.inference.logits import Logits, logits_stride
 from geoseg.inference.onnx_graph import import_onnx
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -77,4 +78,4 @@ def load(network: nn.Module, request: Request) -> Forward:
         return torch.from_numpy(out)
 
     version = f"ONNX Runtime {runtime.__version__}"
-    return Forward(run, "onnx", f"onnx, {version}, float32", f"{version}, float32", logits_stride(network))
+    return Forward(run, "onnx", f"onnx, {version}, float32", logits_stride(network))

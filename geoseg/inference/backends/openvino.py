@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from geoseg.errors import ConfigError
 from geoseg.inference import onnx_graph
-from geoseg.inference.backends.forward import Forward, Logits, Request, does_not_run, logits_stride
+from geoseg.inference.backends.forward import Forward, Request, does_not_run
 from geoseg.inference.folding import deployed
+from geoseg.inference.logits import Logits, logits_stride
 from geoseg.inference.onnx_graph import import_onnx
 
 PACKAGES = ("onnx", "onnxscript", "openvino")
@@ -96,4 +97,4 @@ def load(network: nn.Module, request: Request) -> Forward:
 
     version = f"OpenVINO {ov.__version__.split('-')[0]}"
     identity = f"openvino, {version}, {request.precision}"
-    return Forward(run, "openvino", identity, f"{version}, {request.precision}", logits_stride(network))
+    return Forward(run, "openvino", identity, logits_stride(network))

@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import torch
 
 import geoseg
-from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError
+from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError, in_one_line
 from geoseg.plan import Task, count
 from geoseg.prediction.parts import JOURNAL
 from geoseg.prediction.predictor import MAX_CPU_WINDOWS, Predictor
@@ -274,7 +274,7 @@ class RayExecutor:
         self._deaths += 1
         if self._deaths > len(self._actors) + 3:
             raise DeviceError(
-                f"{self._deaths} workers died, and no part was finished between: {' '.join(str(error).split()):.300}",
+                f"{self._deaths} workers died, and no part was finished between: {in_one_line(error, 300)}",
                 hint="ray logs on the node; a --size or --batch-size that needs less memory",
             ) from error
         log.warning("a worker died; another is started, and gets what was not finished")
@@ -349,6 +349,6 @@ def _init(address: str | None) -> None:
         ray.init(address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"no Ray cluster can be reached at {address}: {' '.join(str(error).split()):.300}",
+            f"no Ray cluster can be reached at {address}: {in_one_line(error, 300)}",
             hint="--address HOST:6379, as ray start --head says it",
         ) from error
