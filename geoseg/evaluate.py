@@ -107,7 +107,7 @@ def evaluate(
             hint="evaluate with the configuration of the same classes",
         )
     predictor = Predictor(trained, target, backend=backend, precision=precision)
-    entries: Sequence[SceneConfig] = getattr(config.data, split)
+    entries: Sequence[SceneConfig] = config.data.entries(split)
     labels_of: list[Labels] = []
     for entry in entries:
         with open_configured(entry, config.imagery) as scene:

@@ -189,8 +189,8 @@ def train(
     else:
         checkpoint = None
         _check_run(run, overwrite=overwrite)
-    train_scenes = [LabelledScene(entry, config) for entry in config.data.train]
-    val_scenes = [LabelledScene(entry, config) for entry in config.data.val]
+    train_scenes = [LabelledScene(entry, config) for entry in config.data.entries("train")]
+    val_scenes = [LabelledScene(entry, config) for entry in config.data.entries("val")]
     lightning.seed_everything(config.seed, verbose=False)
     contract = build_contract(config, train_scenes)
     network = build_network(
@@ -263,8 +263,8 @@ def build_contract(config: TrainConfig, scenes: list[LabelledScene]) -> Contract
             "geoseg": geoseg.__version__,
             "architecture": config.model.architecture,
             "encoder": config.model.encoder,
-            "scenes": [entry.scene.name for entry in config.data.train],
-            "validation_scenes": [entry.scene.name for entry in config.data.val],
+            "scenes": [entry.scene.name for entry in config.data.entries("train")],
+            "validation_scenes": [entry.scene.name for entry in config.data.entries("val")],
             "recipe": config.train.model_dump(mode="json"),
             "seed": config.seed,
             **config.card,

@@ -68,7 +68,7 @@ def test_overrides_reach_into_the_tree_and_make_missing_tables(file: Path) -> No
         ("imagery.indexes=[1]", "indexes has 1 entries for 3 bands", None),
         ("imagery.std=[1, 1, 1]", "both mean and std", None),
         ("augment.scale=[2, 1]", "scale must be a range", None),
-        ("data.val=[]", "data.val", None),
+        ("data.val=[]", "val names no scene", None),
         ("classes=[]", "classes", None),
         ("classes=[{name: a, color: red}]", "#rrggbb", None),
     ],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from geoseg.datasets.windows import LabelledScene
+from geoseg.datasets.labelled import LabelledScene
 from geoseg.windows import Window
 
 SAMPLE_ROWS = 512

@@ -1,23 +1,14 @@
-"""The configuration of one training: pydantic models over a YAML file, with ``key=value`` overrides.
-
-Relative paths in the file count from the file's folder (scenes and labels from ``data.root`` where it is given); a
-``data.root`` or ``output`` given on the command line counts from the working directory.
-"""
+"""What an experiment may say: pydantic models, each key explained where it stands."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from geoseg.classes import ClassTable
-from geoseg.contract import DEFAULT_SCALE, ClassEntry, DType, Frozen, WindowSettings, class_table, shipped_models
-from geoseg.errors import ConfigError
+from geoseg.contract import DEFAULT_SCALE, ClassEntry, DType, Frozen, WindowSettings, class_table
 
 
 class ModelConfig(Frozen):
@@ -29,6 +20,9 @@ class ModelConfig(Frozen):
         encoder_weights: Pretrained encoder weights, or None to start from random ones.
         options: Further keyword arguments of the architecture.
         start_from: Model folder, or name of a shipped model, of the same network, whose weights training starts from.
+            Its classes may be others: classes of the same name keep their weights.
+        freeze: Parts of the network that stay as they are, by the beginning of their names: "encoder",
+            "encoder.model.stages_0".
     """
 
     architecture: str = "segnext"
@@ -36,6 +30,7 @@ class ModelConfig(Frozen):
     encoder_weights: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     start_from: str | None = None
+    freeze: tuple[str, ...] = ()
 
 
 class ImageryConfig(Frozen):
@@ -93,6 +88,8 @@ class SceneConfig(Frozen):
         attribute: Field of the polygons that holds a class's name or id; None where all are of ``class_name``.
         class_name: Class of all polygons, where no attribute tells.
         outside: Class outside all polygons, or "ignore".
+        labelled_area: Polygons, in any CRS, within which everything is labelled; None where that is the whole scene.
+            Outside them labels are ignored.
     """
 
     scene: Path
@@ -100,6 +97,7 @@ class SceneConfig(Frozen):
     attribute: str | None = None
     class_name: str | None = None
     outside: str | None = None
+    labelled_area: Path | None = None
 
     @model_validator(mode="after")
     def _one_source_of_class(self) -> SceneConfig:
@@ -108,12 +106,60 @@ class SceneConfig(Frozen):
         return self
 
 
+class SplitConfig(Frozen):
+    """How scenes are cut into blocks, of which some are for validation.
+
+    Attributes:
+        block: Side of a block, px; at least that of a window of training and of one of validation.
+        val_share: Share of the blocks that validate.
+        buffer: Strip around every validation block that no training window may touch, px.
+    """
+
+    block: int = Field(default=1024, ge=32, multiple_of=32)
+    val_share: float = Field(default=0.2, gt=0, lt=1)
+    buffer: int = Field(default=64, ge=0)
+
+
 class DataConfig(Frozen):
-    """Labelled scenes to train on and to validate on, and the folder their paths count from."""
+    """Labelled scenes, and the folder their paths count from.
+
+    Either ``train`` and ``val`` name different scenes, or ``scenes`` are cut by ``split``.
+
+    Attributes:
+        root: Folder that relative paths of scenes and labels count from.
+        train: Scenes to train on.
+        val: Scenes to validate on.
+        scenes: Scenes to cut into blocks for both.
+        split: How they are cut.
+        leakage: Whether training and validation scenes that overlap or touch are refused, or only told of.
+        first_label: Value of the first class in rasters of labels; smaller values are ignored. 1 for ADE20K.
+    """
 
     root: Path | None = None
-    train: tuple[SceneConfig, ...] = Field(min_length=1)
-    val: tuple[SceneConfig, ...] = Field(min_length=1)
+    train: tuple[SceneConfig, ...] = ()
+    val: tuple[SceneConfig, ...] = ()
+    scenes: tuple[SceneConfig, ...] = ()
+    split: SplitConfig | None = None
+    leakage: Literal["refuse", "warn"] = "refuse"
+    first_label: int = Field(default=0, ge=0, le=255)
+
+    @model_validator(mode="after")
+    def _one_way_of_splitting(self) -> DataConfig:
+        by_scene, by_block = bool(self.train or self.val), bool(self.scenes or self.split)
+        if by_scene and by_block:
+            raise ValueError("give train and val, or scenes and split, not both")
+        if by_block and not (self.scenes and self.split):
+            raise ValueError("scenes and split belong together: which scenes, and how they are cut into blocks")
+        for key in ("train", "val"):
+            if not by_block and not getattr(self, key):
+                raise ValueError(f"{key} names no scene: give train and val, or scenes and split")
+        return self
+
+    def entries(self, split: str) -> tuple[SceneConfig, ...]:
+        """The scenes that train or validate ("train", "val"); all of them where each is cut into blocks."""
+        if self.split is not None:
+            return self.scenes
+        return self.train if split == "train" else self.val
 
 
 class AugmentConfig(Frozen):
@@ -121,20 +167,31 @@ class AugmentConfig(Frozen):
 
     Attributes:
         scale: Range of the zoom; 0.5 sees twice the ground at half the detail.
+        scale_sampling: Whether every ratio of zooms is equally likely ("log") or every difference ("uniform").
+        base_size: Longer and shorter side, px, within which a whole image is fitted, its ratio kept, before it is
+            zoomed; None leaves it as it is. For sets of photographs: mmsegmentation's base scale.
         dihedral: The eight flips and quarter turns; ground seen from above has no up.
+        horizontal_flip: Flip left to right alone, for pictures that have an up.
+        distortion: SegNeXt's own photometric distortion; red, green and blue of 8 bit only. The next are for all.
         brightness: Largest share by which brightness changes.
         contrast: Largest share by which contrast changes.
+        band_gain: Largest share by which each band changes on its own; any number of bands, any data type.
         hue: Largest turn of the hue, degrees; three-band 8-bit imagery only.
         saturation: Largest change of the saturation in [0, 255]; three-band 8-bit imagery only.
         noise: Largest standard deviation of added noise, share of the range.
     """
 
     scale: tuple[float, float] = (0.5, 2.0)
+    scale_sampling: Literal["log", "uniform"] = "log"
+    base_size: tuple[int, int] | None = None
     dihedral: bool = True
+    horizontal_flip: bool = False
+    distortion: bool = False
     brightness: float = Field(default=0.2, ge=0, le=1)
     contrast: float = Field(default=0.2, ge=0, le=1)
     hue: float = Field(default=10, ge=0, le=90)
     saturation: float = Field(default=30, ge=0, le=255)
+    band_gain: float = Field(default=0.0, ge=0, le=0.5)
     noise: float = Field(default=0.0, ge=0, le=0.5)
 
     @model_validator(mode="after")
@@ -144,13 +201,27 @@ class AugmentConfig(Frozen):
         return self
 
 
+class LossTerm(Frozen):
+    """One summand of the loss; see `geoseg.losses`."""
+
+    name: Literal["cross_entropy", "ohem", "dice", "lovasz", "focal"] = "cross_entropy"
+    weight: float = Field(default=1.0, gt=0)
+
+
 class RunConfig(Frozen):
     """The recipe; the defaults are SegNeXt's for ADE20K, from ImageNet weights.
 
     Attributes:
         iterations: Optimizer steps.
-        batch_size: Windows per step and device.
+        batch_size: Windows per device and forward; a step has batch_size × accumulate × devices of them.
+        accumulate: Forwards whose gradients make one step.
         size: Side of the training windows, px.
+        draw: Whether a scene is drawn as often as its pixels say, or as often as any other.
+        class_shares: Share of the windows that lie where a class is: "balanced" for equal shares, or a share for some
+            classes, the rest of the windows lying anywhere. None draws all windows anywhere.
+        align_blocks: Let windows begin where the file's blocks begin, where these are at most half a window: fewer are
+            decoded.
+        cache_mb: Decoded blocks that each reading process keeps, MB.
         max_class_share: A window whose commonest class exceeds this share is redrawn, ten times at most; 1 for never.
         learning_rate: Peak learning rate of the encoder.
         decoder_lr_factor: Learning rate of everything else over the encoder's.
@@ -159,14 +230,26 @@ class RunConfig(Frozen):
         poly_power: Power of the polynomial decay to 0.
         precision: Lightning's precision: "32-true", "bf16-mixed", "16-mixed"; None takes bf16 on a GPU that has it.
         workers: Processes that read windows; 0 reads in the main process.
+        loss: Summands of the loss.
+        class_weights: Weight of each class in cross_entropy, ohem and focal: "balanced" for those that
+            `geoseg stats` suggests, or one number for each class.
+        ema: Decay per step of a moving average of the weights, which is what is validated and saved; None for none.
+        patience: Validations without a better mIoU after which training ends; None goes on.
+        sync_norm: Batch norms count over all devices.
+        checkpoint_every: Iterations between the checkpoints that ``--resume`` goes on from.
         val_every: Iterations between validations; should divide ``iterations``, as what follows the last is not scored.
         compile: Compile the network with torch.compile.
     """
 
     iterations: int = Field(default=160_000, ge=1)
     batch_size: int = Field(default=16, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     size: int = Field(default=512, ge=32, multiple_of=32)
     max_class_share: float = Field(default=0.75, gt=0, le=1)
+    draw: Literal["pixels", "scenes"] = "pixels"
+    class_shares: Literal["balanced"] | dict[str, float] | None = None
+    align_blocks: bool = True
+    cache_mb: int = Field(default=64, ge=0)
     learning_rate: float = Field(default=6e-5, gt=0)
     decoder_lr_factor: float = Field(default=10, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -174,8 +257,23 @@ class RunConfig(Frozen):
     poly_power: float = Field(default=1.0, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
     workers: int = Field(default=2, ge=0)
+    loss: tuple[LossTerm, ...] = Field(default=(LossTerm(),), min_length=1)
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    patience: int | None = Field(default=None, ge=1)
+    sync_norm: bool = True
+    checkpoint_every: int = Field(default=500, ge=1)
     val_every: int = Field(default=1000, ge=1)
     compile: bool = False
+
+    @model_validator(mode="after")
+    def _shares_and_weights(self) -> RunConfig:
+        shares = list(self.class_shares.values()) if isinstance(self.class_shares, dict) else []
+        if any(share <= 0 for share in shares) or sum(shares) > 1:
+            raise ValueError("class_shares must be above 0 and add up to 1 at most")
+        if isinstance(self.class_weights, tuple) and any(weight < 0 for weight in self.class_weights):
+            raise ValueError("class_weights must be 0 or more")
+        return self
 
 
 class TrainConfig(Frozen):
@@ -201,145 +299,27 @@ class TrainConfig(Frozen):
     @model_validator(mode="after")
     def _class_names_known(self) -> TrainConfig:
         names = self.class_table.names
-        for entry in (*self.data.train, *self.data.val):
+        for entry in (*self.data.train, *self.data.val, *self.data.scenes):
             for key, allowed in (("class_name", names), ("outside", (*names, "ignore"))):
                 value = getattr(entry, key)
                 if value is not None and value not in allowed:
                     raise ValueError(f"{key} {value!r} of {entry.labels} is none of {', '.join(allowed)}")
+        shares, weights = self.train.class_shares, self.train.class_weights
+        for name in shares if isinstance(shares, dict) else ():
+            if name not in names:
+                raise ValueError(f"class {name!r} of train.class_shares is none of {', '.join(names)}")
+        if isinstance(weights, tuple) and len(weights) != len(names):
+            raise ValueError(f"train.class_weights has {len(weights)} entries for {len(names)} classes")
         return self
 
-
-def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> TrainConfig:
-    """The configuration in a YAML file, with overrides.
-
-    Args:
-        path: YAML file.
-        overrides: ``key.subkey=value``, the value in YAML: ``train.iterations=500``, ``data.root=/mnt/orthos``.
-
-    Raises:
-        ConfigError: No such file, broken YAML, an unknown key (the nearest valid one is named), or a wrong value.
-    """
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"no such configuration: {path}", hint="examples lie in the folder configs/") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", hint="a configuration is a text file in UTF-8") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{path} is not valid YAML: {_in_one_line(error)}", hint="examples lie in the folder configs/"
-        ) from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds no keys", hint="examples lie in the folder configs/")
-    folder = path.parent.resolve()
-    _resolve(raw, "output", folder)
-    _resolve_start(raw, folder)
-    if isinstance(raw.get("data"), dict):
-        _resolve(raw["data"], "root", folder)
-    for override in overrides:
-        _override(raw, override)
-    # What came from the command line; what came from the file is absolute by now.
-    _resolve(raw, "output", Path.cwd())
-    _resolve_start(raw, Path.cwd())
-    if isinstance(raw.get("data"), dict):
-        _resolve(raw["data"], "root", Path.cwd())
-    _resolve_scenes(raw, folder)
-    return parse_config(raw, source=str(path))
-
-
-def parse_config(values: Mapping[str, Any], *, source: str) -> TrainConfig:
-    """The configuration of nested values; ``source`` is named in errors.
-
-    Raises:
-        ConfigError: See `load_config`.
-    """
-    try:
-        return TrainConfig.model_validate(values)
-    except ValidationError as error:
-        raise _explain(error, source) from error
-
-
-def save_config(config: TrainConfig, path: Path) -> None:
-    """Write the resolved configuration as YAML; `load_config` gives an equal one back."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), "utf-8")
-
-
-def _resolve(values: dict[str, Any], key: str, folder: Path) -> None:
-    if isinstance(values.get(key), str):
-        values[key] = str(folder / Path(values[key]).expanduser())
-
-
-def _resolve_start(values: dict[str, Any], folder: Path) -> None:
-    model = values.get("model")
-    if isinstance(model, dict) and model.get("start_from") not in shipped_models():
-        _resolve(model, "start_from", folder)
-
-
-def _resolve_scenes(values: dict[str, Any], folder: Path) -> None:
-    """Scenes and labels count from ``data.root``, or from the configuration's folder where there is none."""
-    data = values.get("data")
-    if not isinstance(data, dict):
-        return
-    base = Path(data["root"]) if isinstance(data.get("root"), str) else folder
-    for split in ("train", "val"):
-        entries = data.get(split)
-        for entry in entries if isinstance(entries, list) else ():
-            if isinstance(entry, dict):
-                _resolve(entry, "scene", base)
-                _resolve(entry, "labels", base)
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(
-            f"override {override!r} is not of the form key=value", hint="for example: train.iterations=500"
-        )
-    *parents, last = key.split(".")
-    target: Any = values
-    for parent in parents:
-        target = target.setdefault(parent, {}) if isinstance(target, dict) else None
-    if not isinstance(target, dict):
-        raise ConfigError(f"override {override!r}: {'.'.join(parents)} holds no keys")
-    try:
-        target[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML: {_in_one_line(error)}") from error
-
-
-def _in_one_line(error: yaml.YAMLError) -> str:
-    """Where the YAML breaks and why, without the excerpt PyYAML draws."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return (
-        " ".join(str(error).split()) if mark is None else f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
-    )
-
-
-def _explain(error: ValidationError, source: str) -> ConfigError:
-    """The first problem, with the nearest valid key where a key is unknown."""
-    first = error.errors()[0]
-    location = [part for part in first["loc"] if part not in ("str", "float", "literal['file']")]
-    where = ".".join(str(part) for part in location)
-    if first["type"] == "extra_forbidden":
-        valid = sorted(_keys_at(TrainConfig, location[:-1]))
-        near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"valid keys there: {', '.join(valid)}"
-        return ConfigError(f"{source} has an unknown key {where}", hint=hint)
-    if first["type"] == "missing":
-        return ConfigError(f"{source} lacks {where}", hint=f"add it, or give {where}=… on the command line")
-    message = first["msg"].removeprefix("Value error, ")
-    # A rule across several keys has found the whole table; its own words say enough.
-    found = "" if isinstance(first["input"], dict) else f", found {first['input']!r:.80}"
-    return ConfigError(f"{source}: {where + ': ' if where else ''}{message}{found}")
-
-
-def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> Iterator[str]:
-    """Names of the fields at a place of the tree."""
-    for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    yield from model.model_fields
+    @model_validator(mode="after")
+    def _blocks_hold_windows(self) -> TrainConfig:
+        split = self.data.split
+        if split is not None:
+            largest = max(round(self.train.size / min(self.augment.scale)), self.window.size)
+            if self.augment.base_size is None and split.block < largest:
+                raise ValueError(
+                    f"data.split.block {split.block} is smaller than the largest window of {largest} px "
+                    "(train.size over the smallest zoom, or window.size)"
+                )
+        return self

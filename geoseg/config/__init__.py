@@ -1,0 +1,31 @@
+"""The configuration of one experiment: what it may say (`settings`), and how it comes from a file (`loading`)."""
+
+from __future__ import annotations
+
+from geoseg.config.loading import load_config, parse_config, save_config
+from geoseg.config.settings import (
+    AugmentConfig,
+    DataConfig,
+    ImageryConfig,
+    LossTerm,
+    ModelConfig,
+    RunConfig,
+    SceneConfig,
+    SplitConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "AugmentConfig",
+    "DataConfig",
+    "ImageryConfig",
+    "LossTerm",
+    "ModelConfig",
+    "RunConfig",
+    "SceneConfig",
+    "SplitConfig",
+    "TrainConfig",
+    "load_config",
+    "parse_config",
+    "save_config",
+]

@@ -1,0 +1,156 @@
+"""A configuration from its YAML file, with ``key=value`` overrides, and back into one.
+
+Relative paths in the file count from the file's folder (scenes and labels from ``data.root`` where it is given); a
+``data.root`` or ``output`` given on the command line counts from the working directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from geoseg.config.settings import TrainConfig
+from geoseg.contract import shipped_models
+from geoseg.errors import ConfigError
+
+
+def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> TrainConfig:
+    """The configuration in a YAML file, with overrides.
+
+    Args:
+        path: YAML file.
+        overrides: ``key.subkey=value``, the value in YAML: ``train.iterations=500``, ``data.root=/mnt/orthos``.
+
+    Raises:
+        ConfigError: No such file, broken YAML, an unknown key (the nearest valid one is named), or a wrong value.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no such configuration: {path}", hint="examples lie in the folder configs/") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", hint="a configuration is a text file in UTF-8") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{path} is not valid YAML: {_in_one_line(error)}", hint="examples lie in the folder configs/"
+        ) from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds no keys", hint="examples lie in the folder configs/")
+    folder = path.parent.resolve()
+    _resolve(raw, "output", folder)
+    _resolve_start(raw, folder)
+    if isinstance(raw.get("data"), dict):
+        _resolve(raw["data"], "root", folder)
+    for override in overrides:
+        _override(raw, override)
+    # What came from the command line; what came from the file is absolute by now.
+    _resolve(raw, "output", Path.cwd())
+    _resolve_start(raw, Path.cwd())
+    if isinstance(raw.get("data"), dict):
+        _resolve(raw["data"], "root", Path.cwd())
+    _resolve_scenes(raw, folder)
+    return parse_config(raw, source=str(path))
+
+
+def parse_config(values: Mapping[str, Any], *, source: str) -> TrainConfig:
+    """The configuration of nested values; ``source`` is named in errors.
+
+    Raises:
+        ConfigError: See `load_config`.
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, source) from error
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML; `load_config` gives an equal one back."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), "utf-8")
+
+
+def _resolve(values: dict[str, Any], key: str, folder: Path) -> None:
+    if isinstance(values.get(key), str):
+        values[key] = str(folder / Path(values[key]).expanduser())
+
+
+def _resolve_start(values: dict[str, Any], folder: Path) -> None:
+    model = values.get("model")
+    if isinstance(model, dict) and model.get("start_from") not in shipped_models():
+        _resolve(model, "start_from", folder)
+
+
+def _resolve_scenes(values: dict[str, Any], folder: Path) -> None:
+    """Scenes and labels count from ``data.root``, or from the configuration's folder where there is none."""
+    data = values.get("data")
+    if not isinstance(data, dict):
+        return
+    base = Path(data["root"]) if isinstance(data.get("root"), str) else folder
+    for split in ("train", "val", "scenes"):
+        entries = data.get(split)
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, dict):
+                for key in ("scene", "labels", "labelled_area"):
+                    _resolve(entry, key, base)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(
+            f"override {override!r} is not of the form key=value", hint="for example: train.iterations=500"
+        )
+    *parents, last = key.split(".")
+    target: Any = values
+    for parent in parents:
+        target = target.setdefault(parent, {}) if isinstance(target, dict) else None
+    if not isinstance(target, dict):
+        raise ConfigError(f"override {override!r}: {'.'.join(parents)} holds no keys")
+    try:
+        target[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {_in_one_line(error)}") from error
+
+
+def _in_one_line(error: yaml.YAMLError) -> str:
+    """Where the YAML breaks and why, without the excerpt PyYAML draws."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return (
+        " ".join(str(error).split()) if mark is None else f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
+    )
+
+
+def _explain(error: ValidationError, source: str) -> ConfigError:
+    """The first problem, with the nearest valid key where a key is unknown."""
+    first = error.errors()[0]
+    location = [part for part in first["loc"] if part not in ("str", "float", "literal['file']")]
+    where = ".".join(str(part) for part in location)
+    if first["type"] == "extra_forbidden":
+        valid = sorted(_keys_at(TrainConfig, location[:-1]))
+        near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"valid keys there: {', '.join(valid)}"
+        return ConfigError(f"{source} has an unknown key {where}", hint=hint)
+    if first["type"] == "missing":
+        return ConfigError(f"{source} lacks {where}", hint=f"add it, or give {where}=… on the command line")
+    message = first["msg"].removeprefix("Value error, ")
+    # A rule across several keys has found the whole table; its own words say enough.
+    found = "" if isinstance(first["input"], dict) else f", found {first['input']!r:.80}"
+    return ConfigError(f"{source}: {where + ': ' if where else ''}{message}{found}")
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> Iterator[str]:
+    """Names of the fields at a place of the tree."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    yield from model.model_fields
