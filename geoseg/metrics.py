@@ -44,22 +44,22 @@ class Scores:
     def iou(self) -> npt.NDArray[np.float64]:
         """Intersection over union per class, (K,) in [0, 1]."""
         hits = np.diag(self.matrix)
-        return _ratio(hits, self.matrix.sum(0) + self.matrix.sum(1) - hits)
+        return ratio(hits, self.matrix.sum(0) + self.matrix.sum(1) - hits)
 
     @property
     def precision(self) -> npt.NDArray[np.float64]:
         """Share of the mapped pixels of a class that are right, (K,) in [0, 1]."""
-        return _ratio(np.diag(self.matrix), self.matrix.sum(0))
+        return ratio(np.diag(self.matrix), self.matrix.sum(0))
 
     @property
     def recall(self) -> npt.NDArray[np.float64]:
         """Share of the true pixels of a class that are mapped as such, (K,) in [0, 1]."""
-        return _ratio(np.diag(self.matrix), self.matrix.sum(1))
+        return ratio(np.diag(self.matrix), self.matrix.sum(1))
 
     @property
     def f1(self) -> npt.NDArray[np.float64]:
         """Harmonic mean of precision and recall (the Dice coefficient) per class, (K,) in [0, 1]."""
-        return _ratio(2 * np.diag(self.matrix), self.matrix.sum(0) + self.matrix.sum(1))
+        return ratio(2 * np.diag(self.matrix), self.matrix.sum(0) + self.matrix.sum(1))
 
     @property
     def miou(self) -> float:
@@ -74,10 +74,11 @@ class Scores:
     @property
     def accuracy(self) -> float:
         """Share of pixels mapped right; NaN where nothing was counted."""
-        return float(_ratio(np.trace(self.matrix), self.matrix.sum()))
+        return float(ratio(np.trace(self.matrix), self.matrix.sum()))
 
 
-def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Part over whole, elementwise; NaN where the whole is 0."""
     part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
     ratio = np.full(whole.shape, np.nan)
     np.divide(part, whole, out=ratio, where=whole > 0)

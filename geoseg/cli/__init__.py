@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from geoseg import __version__
-from geoseg.cli import demo, evaluate, export, info, models, predict, train, vectorize, weights
+from geoseg.cli import demo, evaluate, export, info, models, predict, prepare, stats, train, vectorize, weights
 from geoseg.cli.options import Talk
 from geoseg.errors import GeosegError
 
@@ -52,6 +52,8 @@ app.command("predict")(predict.predict)
 app.command("vectorize")(vectorize.vectorize)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("stats")(stats.stats)
+app.add_typer(prepare.app, name="prepare")
 app.command("info")(info.info)
 app.command("models")(models.models)
 app.add_typer(weights.app, name="weights")

@@ -1,0 +1,1 @@
+"""What the labelled scenes of a configuration hold: ``geoseg stats``."""
