@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from geoseg.datasets.labelled import LabelledScene, open_configured
+from geoseg.datasets.labelled import LabelledScene, labels_of, open_configured, open_scenes
 from geoseg.datasets.labels import Labels, PolygonLabels, RasterLabels, open_labels
+from geoseg.datasets.leakage import check_leakage
+from geoseg.datasets.split import SceneSplit, scene_split, write_split
 from geoseg.datasets.statistics import band_statistics
 from geoseg.datasets.windows import CoveringWindows, RandomWindows
 
@@ -14,7 +16,13 @@ __all__ = [
     "PolygonLabels",
     "RandomWindows",
     "RasterLabels",
+    "SceneSplit",
     "band_statistics",
+    "check_leakage",
+    "labels_of",
     "open_configured",
     "open_labels",
+    "open_scenes",
+    "scene_split",
+    "write_split",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import rasterio
-from pyogrio.errors import DataSourceError
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
@@ -20,9 +20,12 @@ from shapely.geometry import box
 
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig
-from geoseg.errors import LabelError
+from geoseg.datasets.layers import read_layer
+from geoseg.errors import LabelError, SceneError
 from geoseg.grid import Grid
 from geoseg.scene import Scene, open_scene
+from geoseg.scene.aoi import Aoi, load_aoi
+from geoseg.scene.open_files import OpenFiles
 from geoseg.windows import Window
 
 LabelArray = npt.NDArray[np.uint8]
@@ -38,39 +41,43 @@ class Labels(Protocol):
         ...
 
 
-def open_labels(config: SceneConfig, grid: Grid, classes: ClassTable) -> Labels:
-    """The labels of a configured scene.
+def open_labels(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_label: int = 0) -> Labels:
+    """The labels of a configured scene, those outside its labelled area ignored.
 
     Args:
-        config: Names the label file and how its classes are stated.
+        config: Names the label file, how its classes are stated, and the labelled area.
         grid: The scene's grid, which the labels are brought to.
         classes: The class table they must keep to.
+        first_label: Value of the first class in a raster; smaller values are ignored, and 255 always is.
 
     Raises:
-        LabelError: No such file, no CRS where the scene has one, labels that do not touch the scene, another size,
-            or a class outside the table.
+        LabelError: No such file, no CRS where the scene has one, labels or an area that do not touch the scene,
+            another size, or a class outside the table.
     """
     if not config.labels.exists():
         raise LabelError(f"no such labels: {config.labels}", hint="check data.root and the path in the configuration")
+    labels: Labels
     if config.labels.suffix.lower() in RASTER_SUFFIXES:
-        return RasterLabels(config.labels, grid, classes)
-    return PolygonLabels(config, grid, classes)
+        labels = RasterLabels(config.labels, grid, classes, first_label=first_label)
+    else:
+        labels = PolygonLabels(config, grid, classes)
+    return labels if config.labelled_area is None else AreaLabels(labels, config.labelled_area, grid)
 
 
 class RasterLabels:
     """Class ids in a raster: on the scene's grid as they are, else nearest-neighbour resampled onto it.
 
-    Pixels of the label file's own nodata value, and 255, are to be ignored.
+    Pixels of the label file's own nodata value, and 255, are to be ignored; so are values below ``first_label``.
     """
 
-    def __init__(self, path: Path, grid: Grid, classes: ClassTable) -> None:
+    def __init__(self, path: Path, grid: Grid, classes: ClassTable, *, first_label: int = 0) -> None:
         with open_scene(path) as labels:
             if len(labels.bands) != 1 or labels.dtype.kind not in "iu":
                 raise LabelError(
                     f"labels {path} have {len(labels.bands)} bands of {labels.dtype}, wanted one band of class ids",
                     hint="a raster of labels holds the class id of each pixel",
                 )
-            own = labels.grid
+            own, self._block_rows = labels.grid, labels.block_shape[0]
         comparable = own.is_georeferenced and grid.is_georeferenced
         tolerance = 1e-6 * max(abs(grid.transform.a), abs(grid.transform.b))
         same_place = own.crs == grid.crs and own.transform.almost_equals(grid.transform, precision=tolerance)
@@ -85,24 +92,32 @@ class RasterLabels:
                 f"labels {path} do not touch the scene they are for",
                 hint="check that both files have the right CRS: geoseg info",
             )
-        self._path, self._grid, self._classes = path, grid, classes
+        self._path, self._grid, self._classes, self._first = path, grid, classes, first_label
         self._labels: Scene | None = None
+        self._files: OpenFiles | None = None
         self._check_values()
 
     def __getstate__(self) -> dict[str, Any]:
         # An open file does not travel to a worker process: it opens its own.
-        return {**self.__dict__, "_labels": None}
+        return {**self.__dict__, "_labels": None, "_files": None}
 
     def read(self, window: Window) -> LabelArray:
         """Class ids (H, W) of a window, 255 where to be ignored and outside the scene."""
-        if not self._aligned:
-            return self._read_warped(window)
-        if self._labels is None:
-            self._labels = Scene(self._path)
-        values, valid = self._labels.read(window)
-        return np.where(valid, values[0], NODATA).astype(np.uint8)
+        values, valid = self._read_values(window)
+        is_class = valid & (values != NODATA)
+        if self._first:
+            is_class &= values >= self._first
+            values = values - values.dtype.type(self._first)
+        return np.where(is_class, values, NODATA).astype(np.uint8)
 
-    def _read_warped(self, window: Window) -> LabelArray:
+    def _read_values(self, window: Window) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Values of the file on the scene's grid, and where they mean anything."""
+        if self._aligned:
+            files = process_files()
+            if self._labels is None or self._files is not files:
+                self._labels, self._files = Scene(self._path, files=files), files
+            values, valid = self._labels.read(window)
+            return values[0], valid
         part = self._grid.crop(window)
         try:
             with (
@@ -118,36 +133,44 @@ class RasterLabels:
                     dtype="int32",
                 ) as warped,
             ):
-                values: npt.NDArray[np.int32] = warped.read(1)
+                warped_values: npt.NDArray[np.int32] = warped.read(1)
         except RasterioError as error:
             raise LabelError(f"labels {self._path} cannot be brought onto the scene's grid: {error}") from error
-        return _only_inside(values.astype(np.uint8), window, self._grid)
+        return warped_values, _inside(window, self._grid)
 
     def _check_values(self) -> None:
-        allowed = np.append(np.arange(len(self._classes)), NODATA)
+        last = self._first + len(self._classes) - 1
+        height, width = self._grid.shape
+        rows = max(self._block_rows, 512)
         labelled = 0
-        with Scene(self._path) as labels:
-            rows = max(labels.block_shape[0], 512)
-            for row in range(0, labels.grid.height, rows):
-                height = min(rows, labels.grid.height - row)
-                values, valid = labels.read(Window(row, 0, height, labels.grid.width))
-                labelled += int((valid & (values[0] != NODATA)).sum())
-                wrong = np.setdiff1d(values[0][valid], allowed)
-                if wrong.size:
-                    raise LabelError(
-                        f"labels {self._path} hold class id {wrong[0]} in rows {row} … {row + height}, "
-                        f"the class table ends at {len(self._classes) - 1}",
-                        hint="add the class to the configuration, or set those pixels to 255 (ignore)",
-                    )
+        for row in range(0, height, rows):
+            values, valid = self._read_values(Window(row, 0, min(rows, height - row), width))
+            found = np.unique(values[valid & (values != NODATA)])
+            classes = found[found >= self._first] if self._first else found
+            labelled += classes.size
+            wrong = classes[(classes < self._first) | (classes > last)]
+            if wrong.size:
+                shifted = not self._first and wrong[0] == last + 1
+                raise LabelError(
+                    f"labels {self._path} hold class id {wrong[0]} in rows {row} … {min(row + rows, height)}, "
+                    f"the class table ends at {last}",
+                    hint="set data.first_label=1 where 1 stands for the first class, or add the class to the table"
+                    if shifted
+                    else "add the class to the configuration, or set those pixels to 255 (ignore)",
+                )
         if not labelled:
             raise LabelError(
-                f"labels {self._path} are empty: every pixel is nodata or {NODATA}",
+                f"labels {self._path} are empty: every pixel is nodata or {NODATA}"
+                + (f" or below {self._first}" if self._first else ""),
                 hint=f"see what they hold with: geoseg info {self._path}",
             )
 
 
 class PolygonLabels:
-    """Polygons with a class, burnt into a window by the pixel-centre rule; later polygons lie over earlier ones."""
+    """Polygons with a class, burnt into a window by the pixel-centre rule; later polygons lie over earlier ones.
+
+    Of the file only the polygons near the scene are read, once; they travel to worker processes, which read no file.
+    """
 
     def __init__(self, config: SceneConfig, grid: Grid, classes: ClassTable) -> None:
         path = config.labels
@@ -156,29 +179,16 @@ class PolygonLabels:
                 f"{path}: what lies outside the polygons is not said",
                 hint=f"add outside: {classes.names[0]} to the scene's entry (or outside: ignore)",
             )
-        try:
-            frame = geopandas.read_file(path)
-        except (DataSourceError, ValueError) as error:
-            raise LabelError(f"labels {path} cannot be read: {error}", hint=f"check it with: ogrinfo {path}") from error
-        if not isinstance(frame, geopandas.GeoDataFrame):
-            raise LabelError(f"labels {path} hold no geometries")
-        if grid.crs is not None:
-            if frame.crs is None:
-                raise LabelError(
-                    f"labels {path} have no CRS", hint=f"say which one: ogr2ogr -a_srs EPSG:… out.gpkg {path}"
-                )
-            frame = frame.to_crs(grid.crs)
+        frame = read_layer(path, grid, config.attribute)
         ids = _class_ids(frame, config, classes)
-        usable = ~(frame.geometry.is_empty | frame.geometry.isna())
-        self._geometries, self._ids = frame.geometry[usable].reset_index(drop=True), ids[usable.to_numpy()]
-        self._outside = NODATA if config.outside == "ignore" else classes.id_of(config.outside)
-        self._grid = grid
-        left, bottom, right, top = grid.bounds
-        if not len(self._geometries.cx[left:right, bottom:top]):
+        if frame.empty:
             raise LabelError(
                 f"no polygon of {path} touches scene {config.scene}",
                 hint="check that the CRS of the labels is what it says",
             )
+        self._geometries, self._ids = frame.geometry, ids
+        self._outside = NODATA if config.outside == "ignore" else classes.id_of(config.outside)
+        self._grid = grid
 
     def read(self, window: Window) -> LabelArray:
         """Class ids (H, W) of a window; the class outside polygons elsewhere, 255 outside the scene."""
@@ -188,16 +198,57 @@ class PolygonLabels:
         if hits.size:
             shapes = zip(self._geometries.iloc[hits], self._ids[hits].tolist(), strict=True)
             labels = rasterize(shapes, out=labels, transform=part.transform)
-        return _only_inside(labels, window, self._grid)
+        labels[~_inside(window, self._grid)] = NODATA
+        return labels
 
 
-def _only_inside(labels: LabelArray, window: Window, grid: Grid) -> LabelArray:
-    """Labels of a window with 255 outside the scene, where a map or a polygon may well go on."""
+class AreaLabels:
+    """Labels of a scene of which only a part is labelled: 255 outside it, whatever the label file says there.
+
+    Args:
+        labels: Labels of the scene.
+        path: Polygons of the labelled part, in any CRS.
+        grid: The scene's grid.
+
+    Raises:
+        LabelError: See `geoseg.scene.aoi.load_aoi`.
+    """
+
+    def __init__(self, labels: Labels, path: Path, grid: Grid) -> None:
+        if not path.exists():
+            raise LabelError(f"no such labelled area: {path}", hint="check data.root and the path in the configuration")
+        try:
+            self._area: Aoi = load_aoi(path, grid)
+        except SceneError as error:
+            message = error.message.replace("area of interest", "labelled area")
+            raise LabelError(message, hint=error.hint) from error
+        self._labels = labels
+
+    def read(self, window: Window) -> LabelArray:
+        """Class ids (H, W) of a window, 255 where to be ignored, outside the area and outside the scene."""
+        inside = self._area.mask(window)
+        if not inside.any():
+            return np.full(inside.shape, NODATA, dtype=np.uint8)
+        return np.where(inside, self._labels.read(window), NODATA).astype(np.uint8)
+
+
+_of_process: dict[int, OpenFiles] = {}
+
+
+def process_files() -> OpenFiles:
+    """The files of imagery and labels that this process keeps open: few, and none that a forked one inherited.
+
+    Two processes that read one inherited file move each other's place in it.
+    """
+    return _of_process.setdefault(os.getpid(), OpenFiles())
+
+
+def _inside(window: Window, grid: Grid) -> npt.NDArray[np.bool_]:
+    """Pixels (H, W) of a window inside the scene; a map or a polygon may well go on outside."""
     rows = np.arange(window.row, window.row_stop)
     cols = np.arange(window.col, window.col_stop)
-    labels[(rows < 0) | (rows >= grid.height)] = NODATA
-    labels[:, (cols < 0) | (cols >= grid.width)] = NODATA
-    return labels
+    inside: npt.NDArray[np.bool_] = ((rows >= 0) & (rows < grid.height))[:, None] & (cols >= 0) & (cols < grid.width)
+    return inside
 
 
 def _touch(a: Grid, b: Grid) -> bool:
@@ -214,9 +265,6 @@ def _class_ids(frame: geopandas.GeoDataFrame, config: SceneConfig, classes: Clas
             f"{config.labels}: the class of its polygons is not said",
             hint="add attribute: FIELD (a class name or id) or class_name: NAME to the scene's entry",
         )
-    if attribute not in frame.columns:
-        fields = ", ".join(c for c in frame.columns if c != frame.geometry.name)
-        raise LabelError(f"{config.labels} has no field {attribute}", hint=f"its fields: {fields}")
     known: Mapping[str, int] = {c.name: c.id for c in classes} | {str(c.id): c.id for c in classes}
     texts = [_as_text(value) for value in frame[attribute]]
     unknown = sorted({t for t in texts if t not in known})
