@@ -1,0 +1,362 @@
+"""iSAID's release, as its authors pack it and as users unpack it, becomes scenes, labels and the official split."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio
+from PIL import Image
+
+from geoseg.classes import ClassTable
+from geoseg.errors import LabelError, OutputError
+from geoseg.prepare import isaid
+from geoseg.prepare.isaid import CLASSES, prepare_isaid
+from geoseg.prepare.palette import PaletteReader
+
+MASK = "_instance_color_RGB"
+Ids = npt.NDArray[np.uint8]
+
+
+def colors(ids: Ids) -> npt.NDArray[np.uint8]:
+    """The mask of class ids (H, W) as the release colours it, (H, W, 3)."""
+    return np.array([c.color for c in CLASSES], dtype=np.uint8)[ids]
+
+
+def made(seed: int, height: int, width: int) -> tuple[npt.NDArray[np.uint8], Ids]:
+    """A photograph (H, W, 3) of noise and class ids (H, W), every class among them."""
+    rng = np.random.default_rng(seed)
+    ids = np.kron(rng.integers(0, 16, (height // 8 + 1, width // 8 + 1)), np.ones((8, 8), int))[:height, :width]
+    ids.flat[:16] = np.arange(16)
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8), ids.astype(np.uint8)
+
+
+TRAIN = {"P0003": (300, 70), "P0011_2.rot": (40, 513), "P0011": (33, 50)}
+VAL = {"P0007": (64, 64)}
+
+
+class Made:
+    """A release in a folder, and what is in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.truth: dict[str, dict[str, tuple[npt.NDArray[np.uint8], Ids]]] = {"train": {}, "val": {}}
+        for split, sizes in (("train", TRAIN), ("val", VAL)):
+            for seed, (name, size) in enumerate(sizes.items()):
+                image, ids = self.truth[split][name] = made(seed + 10 * (split == "val"), *size)
+                self.image(split, name, image)
+                self.mask(split, name, colors(ids))
+        self.image("test", "P0006", made(99, 20, 30)[0])
+
+    def save(self, path: Path, picture: Any) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(path)
+        return path
+
+    def image(self, split: str, name: str, picture: Any) -> Path:
+        return self.save(self.folder / split / "images" / "images" / f"{name}.png", picture)
+
+    def mask(self, split: str, name: str, picture: Any) -> Path:
+        return self.save(self.folder / split / "Semantic_masks" / "images" / f"{name}{MASK}.png", picture)
+
+    def pack(self) -> None:
+        """Put everything into the archives of the release, photographs into two parts."""
+        for split in ("train", "val", "test"):
+            for kind in ("images", "Semantic_masks"):
+                files = sorted((self.folder / split / kind).rglob("*.png"))
+                for number, file in enumerate(files):
+                    part = f"part{number % 2 + 1}.zip" if kind == "images" else "images.zip"
+                    with zipfile.ZipFile(self.folder / split / kind / part, "a", zipfile.ZIP_DEFLATED) as archive:
+                        archive.write(file, f"images/{file.name}")
+                        archive.writestr(f"__MACOSX/images/._{file.name}", b"not a picture")
+                    file.unlink()
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Made:
+    return Made(tmp_path / "iSAID")
+
+
+def read(path: Path) -> tuple[npt.NDArray[np.uint8], dict[str, Any], Any]:
+    with rasterio.open(path) as file:
+        return file.read(), file.profile, file
+
+
+def check(folder: Path, truth: Made) -> None:
+    for split, scenes in truth.truth.items():
+        with (folder / f"{split}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert rows == [
+            {"scene": f"{split}/scenes/{name}.tif", "labels": f"{split}/labels/{name}.tif"} for name in sorted(scenes)
+        ]
+        for row, name in zip(rows, sorted(scenes), strict=True):
+            image, ids = scenes[name]
+            pixels, profile, _ = read(folder / row["scene"])
+            np.testing.assert_array_equal(pixels, image.transpose(2, 0, 1))
+            assert (profile["compress"], profile["blockxsize"], profile["crs"]) == ("zstd", 256, None)
+            labels, profile, _ = read(folder / row["labels"])
+            np.testing.assert_array_equal(labels[0], ids)
+            assert (profile["compress"], profile["nodata"], profile["crs"]) == ("zstd", 255, None)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
+# --- what is written
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["unpacked", "archives"])
+def test_every_scene_and_label_is_the_releases(release: Made, packed: bool, tmp_path: Path) -> None:
+    if packed:
+        release.pack()
+    report = prepare_isaid(release.folder, tmp_path / "out")
+    check(tmp_path / "out", release)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "LICENSE",
+        "test",
+        "train",
+        "train.csv",
+        "val",
+        "val.csv",
+    ]
+    assert [p.name for p in (tmp_path / "out/test/scenes").iterdir()] == ["P0006.tif"]
+    assert report.scenes == {"train": 3, "val": 1, "test": 1}
+    ids = np.concatenate([i.ravel() for split in release.truth.values() for _, i in split.values()])
+    np.testing.assert_array_equal(report.pixels, np.bincount(ids, minlength=16))
+    assert "any commercial use" in "\n".join(report.lines())
+    assert "prohibit any commercial use" in (tmp_path / "out/LICENSE").read_text()
+
+
+def test_a_gis_sees_the_classes(release: Made, tmp_path: Path) -> None:
+    prepare_isaid(release.folder, tmp_path / "out")
+    with rasterio.open(tmp_path / "out/val/labels/P0007.tif") as file:
+        assert {i: file.colormap(1)[i][:3] for i in range(16)} == {c.id: c.color for c in CLASSES}
+        assert file.tags(1)["class_14"] == "plane"
+
+
+def test_an_unpacked_picture_goes_before_the_archived_one(release: Made, tmp_path: Path) -> None:
+    release.pack()
+    other = made(5, *VAL["P0007"])
+    release.truth["val"]["P0007"] = other
+    release.image("val", "P0007", other[0])
+    release.mask("val", "P0007", colors(other[1]))
+    prepare_isaid(release.folder, tmp_path / "out")
+    check(tmp_path / "out", release)
+
+
+def test_a_split_that_is_not_there_is_left_out_and_told(release: Made, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (release.folder / split).rename(release.folder / f"not-{split}")
+    report = prepare_isaid(release.folder, tmp_path / "out")
+    assert not (tmp_path / "out/train.csv").exists()
+    assert "no train, 1 val, no test" in report.lines()[0]
+
+
+# --- other kinds of PNG
+
+
+def with_alpha(rgb: npt.NDArray[np.uint8], alpha: int) -> npt.NDArray[np.uint8]:
+    return np.dstack([rgb, np.full(rgb.shape[:2], alpha, np.uint8)])
+
+
+def as_palette(rgb: npt.NDArray[np.uint8]) -> Image.Image:
+    """The same colours by a palette whose order is not the classes'."""
+    found = np.unique(rgb.reshape(-1, 3), axis=0)[::-1]
+    index = (rgb[:, :, None] == found).all(-1).argmax(-1).astype(np.uint8)
+    picture = Image.fromarray(index, mode="P")
+    picture.putpalette(found.tobytes())
+    return picture
+
+
+def test_masks_of_indices_and_of_alpha_give_the_same_labels(release: Made, tmp_path: Path) -> None:
+    ids = release.truth["train"]["P0003"][1]
+    release.mask("train", "P0003", with_alpha(colors(ids), 255))
+    ids = release.truth["val"]["P0007"][1]
+    release.mask("val", "P0007", as_palette(colors(ids)))
+    ids = release.truth["train"]["P0011"][1]
+    ids[:] = 0
+    release.mask("train", "P0011", np.zeros_like(ids))  # grey, and black is background
+    prepare_isaid(release.folder, tmp_path / "out")
+    check(tmp_path / "out", release)
+
+
+def test_images_of_grey_indices_and_alpha_become_red_green_and_blue(release: Made, tmp_path: Path) -> None:
+    grey = release.truth["train"]["P0003"][0]
+    grey[:] = grey[:, :, :1]
+    release.image("train", "P0003", grey[:, :, 0].copy())
+    see_through = release.truth["train"]["P0011"][0]
+    release.image("train", "P0011", with_alpha(see_through, 7))
+    few = release.truth["val"]["P0007"][0]
+    few[:] = few // 86 * 86
+    release.image("val", "P0007", as_palette(few))
+    prepare_isaid(release.folder, tmp_path / "out")
+    check(tmp_path / "out", release)
+
+
+# --- what is refused
+
+
+def refused(release: Made, output: Path) -> str:
+    with pytest.raises(LabelError) as caught:
+        prepare_isaid(release.folder, output)
+    assert not output.exists()
+    assert [p for p in output.parent.iterdir() if "partial" in p.name] == []
+    assert caught.value.hint
+    return caught.value.message
+
+
+def test_everything_that_is_wrong_stands_in_one_list(release: Made, tmp_path: Path) -> None:
+    image, ids = release.truth["train"]["P0003"]
+    rgb = colors(ids)
+    rgb[290, 5:8] = (1, 2, 3)
+    rgb[299, 0] = (0, 0, 64)
+    release.mask("train", "P0003", rgb)
+    release.mask("val", "P0007", colors(made(0, 64, 63)[1]))
+    release.image("train", "P0100", image)
+    release.mask("val", "P0200", colors(ids))
+    release.image("train", "P0011", (release.truth["train"]["P0011"][0].astype(np.uint16) * 257)[:, :, 0])
+    release.pack()
+    message = refused(release, tmp_path / "out")
+    assert "has 6 problems, so nothing was written" in message
+    mask = f"train/Semantic_masks/images.zip/images/P0003{MASK}.png"
+    assert f"{mask}: colour (1, 2, 3) is none of iSAID's, 3 px, the first in row 290, column 5" in message
+    assert f"{mask}: colour (0, 0, 64) is none of iSAID's, 1 px, the first in row 299, column 0" in message
+    assert f"P0007{MASK}.png: has 64 × 63 px, its image val/images/part1.zip/images/P0007.png 64 × 64" in message
+    assert "images/P0100.png: has no mask" in message
+    assert f"images/P0200{MASK}.png: has no image" in message
+    assert "images/P0011.png: is PNG of uint16, wanted a PNG of bytes" in message
+
+
+def test_masks_with_many_strange_colors_are_summed_up(release: Made, tmp_path: Path) -> None:
+    rgb = made(0, 64, 64)[0] | 1  # as if saved as JPEG; blue of 255 and 63 aside no channel of iSAID's is odd thrice
+    release.mask("val", "P0007", rgb)
+    lines = [line for line in refused(release, tmp_path / "out").splitlines() if "P0007" in line]
+    assert len(lines) == 6
+    assert "further such colours" in lines[-1]
+
+
+def test_a_mask_one_can_see_through_is_refused(release: Made, tmp_path: Path) -> None:
+    rgba = with_alpha(colors(release.truth["val"]["P0007"][1]), 255)
+    rgba[3, 4:7, 3] = 254
+    release.mask("val", "P0007", rgba)
+    assert "3 px are not opaque" in refused(release, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["image", "mask"])
+def test_a_truncated_picture_is_named(kind: str, release: Made, tmp_path: Path) -> None:
+    folder = "images" if kind == "image" else "Semantic_masks"
+    path = next(p for p in (release.folder / "train" / folder).rglob("P0003*"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    message = refused(release, tmp_path / "out")
+    assert "a problem" in message
+    assert f"{path.name}: cannot be read" in message
+
+
+def test_a_truncated_archive_is_named(release: Made, tmp_path: Path) -> None:
+    release.pack()
+    path = release.folder / "val/images/part1.zip"
+    path.write_bytes(path.read_bytes()[:-30])
+    message = refused(release, tmp_path / "out")
+    assert "val/images/part1.zip: is no whole archive" in message
+    assert "val/images: no pictures, and no archive that holds any" in message
+
+
+def test_a_picture_that_is_there_twice_is_refused(release: Made, tmp_path: Path) -> None:
+    release.save(release.folder / "val/images/P0007.png", release.truth["val"]["P0007"][0])
+    assert "is there a second time" in refused(release, tmp_path / "out")
+
+
+def test_another_folder_is_no_release(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="no such folder"):
+        prepare_isaid(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(LabelError, match="neither train nor val"):
+        prepare_isaid(tmp_path, tmp_path.parent / f"{tmp_path.name}-out")
+
+
+# --- the output
+
+
+def test_only_an_own_folder_is_replaced(release: Made, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    prepare_isaid(release.folder, output)
+    with pytest.raises(OutputError, match="exists"):
+        prepare_isaid(release.folder, output)
+    (release.folder / "test").rename(release.folder / "later")
+    prepare_isaid(release.folder, output, overwrite=True)
+    assert not (output / "test").exists()
+    check(output, release)
+    (output / "notes.txt").touch()
+    with pytest.raises(OutputError, match="holds notes.txt"):
+        prepare_isaid(release.folder, output, overwrite=True)
+    for bad in (release.folder, release.folder / "out", tmp_path):
+        with pytest.raises(OutputError, match="lie in each other"):
+            prepare_isaid(release.folder, bad, overwrite=True)
+
+
+def test_a_folder_stays_as_it_was_where_the_release_is_wrong(release: Made, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    prepare_isaid(release.folder, output)
+    release.mask("val", "P0007", made(0, 64, 64)[0])
+    with pytest.raises(LabelError):
+        prepare_isaid(release.folder, output, overwrite=True)
+    release.truth["train"].pop("none", None)
+    check(output, release)
+
+
+def test_a_file_that_reads_back_otherwise_is_an_error(
+    release: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk of which GDAL says nothing: the file is cut off after it was written."""
+    created: Callable[..., Any] = isaid._created
+
+    class Cut:
+        def __init__(self, path: Path, profile: dict[str, Any]) -> None:
+            self.path, self.file = path, created(path, profile)
+
+        def __enter__(self) -> Any:
+            return self.file
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+            self.path.write_bytes(self.path.read_bytes()[:-500])
+
+    monkeypatch.setattr(isaid, "_created", Cut)
+    with pytest.raises(OutputError, match="cannot write") as caught:
+        prepare_isaid(release.folder, tmp_path / "out")
+    assert str(tmp_path / "out") in caught.value.message
+    assert "partial" not in caught.value.message.split(":")[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["iSAID"]
+
+
+def test_a_full_disk_leaves_nothing(release: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(isaid, "_write_lists", full)
+    with pytest.raises(OutputError, match="No space left"):
+        prepare_isaid(release.folder, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["iSAID"]
+
+
+# --- the palette
+
+
+def test_every_color_there_is_has_its_class_or_none() -> None:
+    table = ClassTable.from_names(["a", "b"], [(0, 0, 0), (255, 255, 255)])
+    every = np.arange(1 << 24, dtype=np.uint32).reshape(4096, 4096)
+    rgb = np.stack([every >> 16, every >> 8 & 255, every & 255]).astype(np.uint8)
+    reader = PaletteReader(table)
+    top, bottom = reader.read(rgb[:, :1], row=0), reader.read(rgb[:, -1:], row=4095)
+    assert top[0, 0] == 0 and (top[0, 1:] == 255).all()
+    assert bottom[0, -1] == 1 and (bottom[0, :-1] == 255).all()
+    assert len(reader.strange) == 2 * 4095
+    assert (reader.strange[0, 0, 1].row, reader.strange[0, 0, 1].col) == (0, 1)
+    assert reader.strange[255, 240, 0].row == 4095
