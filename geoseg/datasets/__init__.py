@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from geoseg.datasets.covering_windows import CoveringWindows
+from geoseg.datasets.histogram import Histogram, class_histogram, class_histograms, suggested_weights
 from geoseg.datasets.labelled import LabelledScene, labels_of, open_configured, open_scenes
 from geoseg.datasets.labels import Labels, PolygonLabels, RasterLabels, open_labels
-from geoseg.datasets.leakage import check_leakage
+from geoseg.datasets.leakage import check_leakage, leakage_hint
+from geoseg.datasets.random_windows import RandomWindows
 from geoseg.datasets.split import SceneSplit, scene_split, write_split
 from geoseg.datasets.statistics import band_statistics
-from geoseg.datasets.windows import CoveringWindows, RandomWindows
 
 __all__ = [
     "CoveringWindows",
+    "Histogram",
     "LabelledScene",
     "Labels",
     "PolygonLabels",
@@ -19,10 +22,14 @@ __all__ = [
     "SceneSplit",
     "band_statistics",
     "check_leakage",
+    "class_histogram",
+    "class_histograms",
     "labels_of",
+    "leakage_hint",
     "open_configured",
     "open_labels",
     "open_scenes",
     "scene_split",
+    "suggested_weights",
     "write_split",
 ]

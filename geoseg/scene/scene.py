@@ -102,6 +102,12 @@ class Scene(Raster):
             self._dataset.close()
 
     @property
+    def can_be_invalid(self) -> bool:
+        """Whether a pixel of the scene can mean nothing; False promises that none does, and nothing need be read."""
+        declared = all(value is not None and can_hold(self.dtype, value) for value in self._nodata)
+        return declared or self.dtype.kind == "f" or self._has_mask or self._alpha or self.aoi is not None
+
+    @property
     def row_of_blocks_bytes(self) -> int:
         """Cache with which strips that end inside a block decode it once; see `Raster`."""
         rows, cols = self.block_shape

@@ -1,0 +1,58 @@
+"""Training windows drawn live from scenes; no chips on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from geoseg.augment import Augmenter
+from geoseg.config import TrainConfig
+from geoseg.datasets.labelled import LabelledScene
+from geoseg.datasets.samples import Sample, WindowDataset
+from geoseg.datasets.sampling import Sampler
+from geoseg.windows import Window
+
+
+class RandomWindows(WindowDataset):
+    """Windows at random places, zooms and flips; window ``i`` is a function of the seed and ``start + i`` alone.
+
+    So the windows do not depend on the number of workers, and a resumed run draws what it would have drawn.
+
+    Args:
+        scenes: Training scenes.
+        settings: The experiment.
+        length: Number of windows.
+        start: Index of the first one, for a resumed run.
+
+    Raises:
+        ConfigError: See `geoseg.datasets.sampling.Sampler`.
+    """
+
+    def __init__(self, scenes: Sequence[LabelledScene], settings: TrainConfig, *, length: int, start: int = 0) -> None:
+        super().__init__(scenes, settings)
+        self._seed, self._length, self._start = settings.seed, length, start
+        with self._reading():
+            self._sampler = Sampler(self.scenes, settings)
+        colors = settings.imagery.dtype == "uint8" and settings.imagery.bands == ("red", "green", "blue")
+        self._augment = Augmenter(settings.augment, size=settings.train.size, colors=colors)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Sample:
+        index = self._start + index
+        rng = self._rng(index)
+        with self._reading():
+            scene, window, _ = self._sampler.draw(rng)
+            pixels, valid, labels = self.scenes[scene].read(window)
+        return self._sample(*self._augment(pixels, valid, labels, seed=int(rng.integers(2**31))), index)
+
+    def place(self, index: int) -> tuple[str, Window]:
+        """Scene and window that an item was drawn from, by the item's ``index``; to name what is wrong with it."""
+        with self._reading():
+            scene, window, _ = self._sampler.draw(self._rng(index))
+        return str(self.scenes[scene].config.scene), window
+
+    def _rng(self, index: int) -> np.random.Generator:
+        return np.random.default_rng((self._seed, index))

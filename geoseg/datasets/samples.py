@@ -1,0 +1,46 @@
+"""What training and validation windows have in common: arrays as tensors, and how much GDAL keeps decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from geoseg.config import TrainConfig
+from geoseg.datasets.labelled import LabelledScene
+from geoseg.datasets.labels import LabelArray
+from geoseg.scene import Valid
+
+Sample = dict[str, Tensor]
+"""A window: ``pixels`` float32 (B, H, W) scaled, ``valid`` bool (H, W), ``labels`` uint8 (H, W) with 255 to be ignored,
+``index`` int64, by which its data set tells where it lies."""
+
+
+class WindowDataset(Dataset[Sample]):
+    """Windows of labelled scenes. It travels to worker processes with its files closed.
+
+    Args:
+        scenes: Labelled scenes.
+        settings: The experiment.
+    """
+
+    def __init__(self, scenes: Sequence[LabelledScene], settings: TrainConfig) -> None:
+        self.scenes = list(scenes)
+        self._scale = np.float32(settings.imagery.effective_scale)
+        self._cache_bytes = settings.train.cache_mb << 20
+
+    def _reading(self) -> rasterio.Env:
+        """While windows are read, GDAL keeps decoded blocks up to ``train.cache_mb``; its own limit is 5 % of the RAM."""
+        return rasterio.Env(GDAL_CACHEMAX=self._cache_bytes)
+
+    def _sample(self, pixels: npt.NDArray[Any], valid: Valid, labels: LabelArray, index: int) -> Sample:
+        if pixels.dtype == np.uint8:
+            pixels = np.multiply(pixels, self._scale, dtype=np.float32)
+        sample = {name: torch.from_numpy(a) for name, a in (("pixels", pixels), ("valid", valid), ("labels", labels))}
+        return {**sample, "index": torch.tensor(index, dtype=torch.int64)}
