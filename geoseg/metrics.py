@@ -57,6 +57,11 @@ class Scores:
         return ratio(np.diag(self.matrix), self.matrix.sum(1))
 
     @property
+    def class_accuracy(self) -> npt.NDArray[np.float64]:
+        """`recall` under the name that mmsegmentation gives it ("Acc"), (K,) in [0, 1]."""
+        return self.recall
+
+    @property
     def f1(self) -> npt.NDArray[np.float64]:
         """Harmonic mean of precision and recall (the Dice coefficient) per class, (K,) in [0, 1]."""
         return ratio(2 * np.diag(self.matrix), self.matrix.sum(0) + self.matrix.sum(1))
@@ -65,6 +70,21 @@ class Scores:
     def miou(self) -> float:
         """Mean IoU over the classes that occur in truth or map; NaN where nothing was counted."""
         return _mean(self.iou)
+
+    @property
+    def frequency_weighted_iou(self) -> float:
+        """Mean IoU weighted by each class's share of the true pixels; NaN where nothing was counted.
+
+        References:
+            Long et al., Fully convolutional networks for semantic segmentation, CVPR 2015.
+        """
+        true = self.matrix.sum(1)
+        return float(ratio((true * np.nan_to_num(self.iou)).sum(), true.sum()))
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean recall over the classes that occur in the truth (mmsegmentation's "mAcc"); NaN where none does."""
+        return _mean(self.recall)
 
     @property
     def mean_f1(self) -> float:
