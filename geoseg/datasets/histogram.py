@@ -40,7 +40,9 @@ FORMAT = 1
 MAX_WEIGHT_RATIO = 10.0
 """A suggested weight is at most so many times, or one so manieth, that of the class of median frequency."""
 
-_CHUNK_PX = 1 << 21
+_CHUNK = 2 * BLOCK, 16 * BLOCK
+"""Rows and columns that are read at once, px; whole blocks of files, as a rule."""
+
 _THREADS = 8
 _INVALID = NODATA + 1
 
@@ -67,7 +69,8 @@ class Histogram:
     @property
     def total(self) -> Counts:
         """Pixels of each class in the scene, (K,)."""
-        return self.counts.sum(axis=(0, 1))
+        total: Counts = self.counts.sum(axis=(0, 1))
+        return total
 
 
 def class_histograms(scenes: Sequence[LabelledScene], settings: TrainConfig) -> list[Histogram]:
@@ -150,10 +153,9 @@ def suggested_weights(total: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 def chunks(height: int, width: int) -> Iterator[Window]:
     """Windows that cover a scene once, each of whole blocks and of bounded size, row by row."""
-    span = _CHUNK_PX // BLOCK
-    for row in range(0, height, BLOCK):
-        for col in range(0, width, span):
-            yield Window(row, col, min(BLOCK, height - row), min(span, width - col))
+    for row in range(0, height, _CHUNK[0]):
+        for col in range(0, width, _CHUNK[1]):
+            yield Window(row, col, min(_CHUNK[0], height - row), min(_CHUNK[1], width - col))
 
 
 def read_labels(scene: LabelledScene, window: Window, split: str = "train") -> tuple[LabelArray, Valid | None]:
@@ -174,8 +176,8 @@ def _count(scene: LabelledScene, classes: int) -> Histogram:
     ignored, invalid = np.zeros((2, rows, cols), dtype=np.int64)
     for window in chunks(height, width):
         part = count_blocks(*read_labels(scene, window), classes)
-        place = window.row // BLOCK, slice(window.col // BLOCK, -(-window.col_stop // BLOCK))
-        counts[place], ignored[place], invalid[place] = part.counts[0], part.ignored[0], part.invalid[0]
+        place = tuple(slice(n // BLOCK, n // BLOCK + m) for n, m in zip((window.row, window.col), part.ignored.shape))
+        counts[place], ignored[place], invalid[place] = part.counts, part.ignored, part.invalid
     return Histogram(counts, ignored, invalid)
 
 

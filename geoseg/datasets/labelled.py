@@ -18,13 +18,12 @@ from geoseg.errors import ConfigError, GeosegError, LabelError, SceneError
 from geoseg.grid import Grid
 from geoseg.scene import Scene, Valid
 from geoseg.scene.open_files import OpenFiles
-from geoseg.scene.raster import intersection
 from geoseg.windows import Window
 
 _OPENING_THREADS = 8
 
 _PROBE_PX, _PROBES = 32, 4
-"""Side and number of the windows that tell whether imagery is valid where there are labels, before all of it is read."""
+"""Side and number of the windows that are looked at first for valid imagery under labels."""
 
 
 class LabelledScene:
@@ -78,16 +77,23 @@ class LabelledScene:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_scene": None, "_files": None}
 
-    def read(self, window: Window) -> tuple[npt.NDArray[Any], Valid, LabelArray]:
+    def read(self, window: Window, labels: LabelArray | None = None) -> tuple[npt.NDArray[Any], Valid, LabelArray]:
         """Pixels (B, H, W) ready to augment, valid (H, W), and labels (H, W), 255 where the pixels are invalid.
 
         Pixels of 8 bit stay as they are; others come as float32 scaled by the configuration. Invalid pixels hold 0.
+
+        Args:
+            window: Rows and columns, px; may reach past the scene.
+            labels: The window's labels where they have been read already; None reads them.
         """
         pixels, valid = self.scene.read(window, reflect_valid=True)
-        labels = np.where(valid, self.labels.read(window), NODATA).astype(np.uint8)
+        if labels is None:
+            labels = self.labels.read(window)
         if pixels.dtype != np.uint8:
             pixels = pixels.astype(np.float32) * np.float32(self._imagery.effective_scale)
-        return np.where(valid, pixels, 0).astype(pixels.dtype), valid, labels
+        if valid.all():
+            return pixels, valid, labels
+        return np.where(valid, pixels, pixels.dtype.type(0)), valid, np.where(valid, labels, np.uint8(NODATA))
 
     def _counts(self, block: int, classes: int) -> npt.NDArray[np.int64]:
         """Labelled pixels of each class in each block (rows, cols, K), none where no labelled pixel is valid."""
@@ -128,18 +134,16 @@ class SplitLabels:
 
     def read(self, window: Window) -> LabelArray:
         """Class ids (H, W) of a window, 255 where to be ignored and outside the scene."""
-        margin = 0 if self._part == "val" else self._split.buffer
-        validates = np.zeros((window.height, window.width), dtype=bool)
-        for block in self._split.validation:
-            grown = Window(block.row - margin, block.col - margin, block.height + 2 * margin, block.width + 2 * margin)
-            shared = intersection(grown, window)
-            if shared is not None:
-                rows = slice(shared.row - window.row, shared.row_stop - window.row)
-                validates[rows, shared.col - window.col : shared.col_stop - window.col] = True
-        wanted = validates if self._part == "val" else ~validates
+        wanted = self.covers(window)
         if not wanted.any():
             return np.full(wanted.shape, NODATA, dtype=np.uint8)
         return np.where(wanted, self._labels.read(window), NODATA).astype(np.uint8)
+
+    def covers(self, window: Window) -> Valid:
+        """Which pixels of a window belong to the part, (H, W)."""
+        if self._part == "val":
+            return self._split.validates(window)
+        return ~self._split.validates(window, self._split.buffer)
 
 
 def labels_of(labelled: LabelledScene, split: str) -> Labels:

@@ -44,8 +44,8 @@ class RandomWindows(WindowDataset):
         index = self._start + index
         rng = self._rng(index)
         with self._reading():
-            scene, window, _ = self._sampler.draw(rng)
-            pixels, valid, labels = self.scenes[scene].read(window)
+            scene, window, labels = self._sampler.draw(rng)
+            pixels, valid, labels = self.scenes[scene].read(window, labels)
         return self._sample(*self._augment(pixels, valid, labels, seed=int(rng.integers(2**31))), index)
 
     def place(self, index: int) -> tuple[str, Window]:

@@ -36,7 +36,7 @@ class WindowDataset(Dataset[Sample]):
         self._cache_bytes = settings.train.cache_mb << 20
 
     def _reading(self) -> rasterio.Env:
-        """While windows are read, GDAL keeps decoded blocks up to ``train.cache_mb``; its own limit is 5 % of the RAM."""
+        """While windows are read, GDAL keeps ``train.cache_mb`` of decoded blocks; its own limit is 5 % of the RAM."""
         return rasterio.Env(GDAL_CACHEMAX=self._cache_bytes)
 
     def _sample(self, pixels: npt.NDArray[Any], valid: Valid, labels: LabelArray, index: int) -> Sample:

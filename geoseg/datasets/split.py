@@ -73,6 +73,22 @@ class SceneSplit:
         cols = _near(self.col_edges, *_seen(window.col, window.col_stop, int(self.col_edges[-1])), self.buffer)
         return not (self.roles[slice(*rows), slice(*cols)] == VAL).any()
 
+    def validates(self, window: Window, margin: int = 0) -> npt.NDArray[np.bool_]:
+        """Which pixels of a window are in a validation block, or less than ``margin`` px from one, (H, W)."""
+        rows = _near(self.row_edges, window.row, window.row_stop, margin)
+        cols = _near(self.col_edges, window.col, window.col_stop, margin)
+        inside = np.zeros((window.height, window.width), dtype=bool)
+        for i, j in np.argwhere(self.roles[slice(*rows), slice(*cols)] == VAL).tolist():
+            place = []
+            for edges, block, start in (
+                (self.row_edges, rows[0] + i, window.row),
+                (self.col_edges, cols[0] + j, window.col),
+            ):
+                first, stop = int(edges[block]) - margin - start, int(edges[block + 1]) + margin - start
+                place.append(slice(max(first, 0), max(stop, 0)))
+            inside[tuple(place)] = True
+        return inside
+
     def draw(self, rng: np.random.Generator, height: int, width: int) -> Window | None:
         """A training window of a size, each place that `allows` it equally likely; None where there is none.
 
@@ -216,7 +232,7 @@ def _records(labelled: LabelledScene, name: str) -> Iterator[dict[str, Any]]:
 
 def _seen(start: int, stop: int, length: int) -> tuple[int, int]:
     """First and one past the last pixel of an axis that a window shows, with what it reflects."""
-    if 0 <= start and stop <= length:
+    if start >= 0 and stop <= length:
         return start, stop
     if length == 1:
         return 0, 1
