@@ -1,0 +1,110 @@
+"""The worst and the best windows as pictures inside the page: imagery, truth, map, errors."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, features
+
+from geoseg.classes import NODATA, ClassTable
+from geoseg.evaluation.report_html import Markup, color_square, join, named, tag
+from geoseg.evaluation.result import WindowCase
+
+ERROR_COLOR = "#e5007d"
+"""Errors in the pictures and in the legend: far from what grows, flows or is built."""
+
+_LONGEST_PX = 512  # longer side of a picture; larger windows come reduced
+_QUALITY = 80  # of lossy pictures
+_Ids = npt.NDArray[np.uint8]
+
+
+def window_figures(cases: Sequence[WindowCase], classes: ClassTable) -> list[Markup]:
+    """One figure a window, in the order given: four pictures and what is to be known of them."""
+    return [_figure(case, classes) for case in cases]
+
+
+def legend(classes: ClassTable) -> Markup:
+    """Colours of the classes, of errors, and of what is not known."""
+    entries = [named(c) for c in classes]
+    entries += [join(color_square("var(--unknown)"), "not labelled"), join(color_square(ERROR_COLOR), "error")]
+    return tag("ul", (tag("li", entry) for entry in entries), class_="legend")
+
+
+def _figure(case: WindowCase, classes: ClassTable) -> Markup:
+    w = case.window
+    place = f"{case.scene}, rows {w.row:,} to {w.row_stop:,}, columns {w.col:,} to {w.col_stop:,}"
+    share = f"{case.error:.1%}".replace("%", " %")
+    pictures = (
+        ("imagery", f"Imagery of {place}", _photo(case.picture)),
+        ("truth", f"Truth: {_shares(case.truth, classes)}", _class_picture(case.truth, classes)),
+        ("map", f"Map: {_shares(case.mapped, classes)}", _class_picture(case.mapped, classes)),
+        ("errors", f"Errors, {share} of the labelled pixels, over the imagery", _photo(_errors(case))),
+    )
+    tiles = [tag("div", tag("img", src=source, alt=alt), tag("span", kind)) for kind, alt, source in pictures]
+    words = [tag("strong", f"{share} wrong"), " in ", place, _most_frequent(case, classes)]
+    return tag("figure", tag("figcaption", words), tag("div", tiles, class_="pictures"), class_="window")
+
+
+def _most_frequent(case: WindowCase, classes: ClassTable) -> str:
+    """The confusion with the most pixels, in words; nothing where there is no error."""
+    wrong = _wrong(case)
+    if not wrong.any():
+        return ""
+    pairs = np.bincount(case.truth[wrong].astype(int) * len(classes) + case.mapped[wrong], minlength=len(classes) ** 2)
+    true, mapped = divmod(int(pairs.argmax()), len(classes))
+    return f"; most often {classes[true].name} mapped as {classes[mapped].name}"
+
+
+def _wrong(case: WindowCase) -> npt.NDArray[np.bool_]:
+    return np.not_equal(case.truth, case.mapped) & ~_unknown(case)
+
+
+def _unknown(case: WindowCase) -> npt.NDArray[np.bool_]:
+    return np.equal(case.truth, NODATA) | np.equal(case.mapped, NODATA)
+
+
+def _shares(ids: _Ids, classes: ClassTable) -> str:
+    counts = np.bincount(ids.ravel(), minlength=NODATA + 1)
+    known = int(counts[: len(classes)].sum())
+    present = sorted((c for c in classes if counts[c.id]), key=lambda c: -int(counts[c.id]))
+    return ", ".join(f"{c.name} {counts[c.id] / known:.0%}".replace("%", " %") for c in present) or "nothing known"
+
+
+def _errors(case: WindowCase) -> npt.NDArray[np.uint8]:
+    """The imagery in light grey, nearly white where nothing is known, and the errors over it."""
+    grey = 0.4 * (case.picture @ np.array([0.299, 0.587, 0.114])) + 0.6 * 255
+    unknown = _unknown(case)
+    grey[unknown] = 0.25 * grey[unknown] + 0.75 * 255
+    rgb = np.repeat(grey[..., None], 3, axis=2).round().astype(np.uint8)
+    rgb[_wrong(case)] = tuple(bytes.fromhex(ERROR_COLOR[1:]))
+    return rgb
+
+
+def _class_picture(ids: _Ids, classes: ClassTable) -> str:
+    """A palette PNG, transparent where nothing is known: the page gives that its colour, light or dark."""
+    picture = Image.fromarray(np.ascontiguousarray(ids))
+    picture.putpalette([channel for c in classes for channel in c.color] + [0] * 3 * (NODATA + 1 - len(classes)))
+    picture = picture.resize(_size(picture), Image.Resampling.NEAREST)
+    return _uri(picture, "PNG", optimize=True, transparency=NODATA)
+
+
+def _photo(rgb: npt.NDArray[np.uint8]) -> str:
+    picture = Image.fromarray(np.ascontiguousarray(rgb))
+    kind = "WebP" if features.check("webp") else "JPEG"  # distributions may build pillow without WebP
+    return _uri(picture.resize(_size(picture), Image.Resampling.BOX), kind, quality=_QUALITY)
+
+
+def _size(picture: Image.Image) -> tuple[int, int]:
+    scale = min(_LONGEST_PX / max(picture.size), 1)
+    return max(round(picture.width * scale), 1), max(round(picture.height * scale), 1)
+
+
+def _uri(picture: Image.Image, kind: str, **options: Any) -> str:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
