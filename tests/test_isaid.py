@@ -294,7 +294,7 @@ def test_only_an_own_folder_is_replaced(release: Made, tmp_path: Path) -> None:
     assert not (output / "test").exists()
     check(output, release)
     (output / "notes.txt").touch()
-    with pytest.raises(OutputError, match="holds notes.txt"):
+    with pytest.raises(OutputError, match=r"holds notes\.txt"):
         prepare_isaid(release.folder, output, overwrite=True)
     for bad in (release.folder, release.folder / "out", tmp_path):
         with pytest.raises(OutputError, match="lie in each other"):

@@ -1,0 +1,410 @@
+"""Protocols of patches against a plain implementation of their description, in numpy, patch by patch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio
+import torch
+from conftest import TINY
+
+from geoseg.config import TrainConfig, parse_config
+from geoseg.contract import Band, ClassEntry, Contract
+from geoseg.datasets import LabelledScene
+from geoseg.errors import ConfigError
+from geoseg.evaluation import patches
+from geoseg.evaluation.patches import PROTOCOLS, PatchProtocol, evaluate_patches, isaid_windows, scene_names
+from geoseg.metrics import Scores
+from geoseg.model_folder import TrainedModel, build_network
+from geoseg.windows import Window
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+CLASSES = 5
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CPU = torch.device("cpu")
+Ids = npt.NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+
+LENGTHS = (1, 199, 200, 447, 448, 449, 511, 512, 513, 600, 799, 800, 801, 895, 896, 897, 1400, 1408, 1409, 2000, 4321)
+
+
+# --- which patches: the rules as they are described, once more
+
+
+def mmseg_patches(height: int, width: int, patch: int, overlap: int) -> list[Box]:
+    """(top, bottom, left, right) of the patches of the padded image, in the order they are first written."""
+    height, width = max(height, patch), max(width, patch)
+    boxes: dict[Box, None] = {}
+    top = 0
+    while top < height:
+        left = 0
+        while left < width:
+            bottom, right = min(top + patch, height), min(left + patch, width)
+            boxes[bottom - patch, bottom, right - patch, right] = None
+            left += patch - overlap
+        top += patch - overlap
+    return list(boxes)
+
+
+def jseg_patches(height: int, width: int, patch: int, overlap: int) -> list[Box]:
+    if height > patch and width > patch:
+        return mmseg_patches(height, width, patch, overlap)
+    return [(0, height, 0, width)]
+
+
+@pytest.mark.parametrize("height", LENGTHS)
+def test_windows_are_those_of_both_converters(height: int) -> None:
+    for width in LENGTHS:
+        found = isaid_windows(height, width, patch=896, overlap=384)
+        padded = [(w.row, w.row + 896, w.col, w.col + 896) for w in found]
+        assert padded == mmseg_patches(height, width, 896, 384), width
+        assert all(w.row_stop <= height and w.col_stop <= width for w in found)
+        jseg = isaid_windows(height, width, patch=800, overlap=200, narrow="whole")
+        assert [(w.row, w.row_stop, w.col, w.col_stop) for w in jseg] == jseg_patches(height, width, 800, 200), width
+
+
+def test_what_the_official_converter_loses_is_kept() -> None:
+    """One side of exactly 896: it wrote rows 304 … 600 alone, under the name _-296_600_0_896."""
+    assert isaid_windows(600, 896, patch=896, overlap=384) == [Window(0, 0, 600, 896)]
+    assert isaid_windows(896, 500, patch=896, overlap=384) == [Window(0, 0, 896, 500)]
+    assert isaid_windows(300, 896, patch=896, overlap=384) == [Window(0, 0, 300, 896)]
+
+
+def test_no_window_is_there_twice_where_the_converter_wrote_it_again() -> None:
+    assert isaid_windows(896, 896, patch=896, overlap=384) == [Window(0, 0, 896, 896)]
+    assert isaid_windows(500, 600, patch=896, overlap=384) == [Window(0, 0, 500, 600)]
+    many = isaid_windows(2000, 1500, patch=896, overlap=384)
+    assert len(set(many)) == len(many) == 12
+
+
+def test_protocols_have_the_published_numbers() -> None:
+    jseg, mmseg = PROTOCOLS["jseg"], PROTOCOLS["mmseg"]
+    assert (jseg.patch, jseg.overlap, jseg.fit, jseg.multiple, jseg.pad) == (800, 200, (896, 896), 32, False)
+    assert (mmseg.patch, mmseg.overlap, mmseg.fit, mmseg.pad) == (896, 384, (896, 896), True)
+    assert jseg.skipped == {"P1527", "P1530"} and not mmseg.skipped
+
+
+# --- the counts, in numpy
+
+
+class Plain:
+    """A network, and how patches are predicted and counted by the description: float64, whole arrays, one by one."""
+
+    def __init__(self, trained: TrainedModel) -> None:
+        self.network = trained.network
+
+    def logits(self, image: Ids, size: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
+        """(K, H, W) of an image (H, W, 3), which the network sees at the last of some sizes."""
+        shape = image.shape[:2]
+        for height, width in size:
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        x = (image / 255 - MEAN) / STD
+        with torch.inference_mode():
+            x = torch.from_numpy(x.transpose(2, 0, 1)[None].astype(np.float32))
+            coarse = self.network.forward_logits(x)[0].double().numpy()
+        return bilinear(bilinear(coarse, size[-1]), shape)
+
+    def classes(self, image: Ids, size: Callable[[float], Sequence[tuple[int, int]]], ms_flip: bool) -> Ids:
+        if not ms_flip:
+            return self.logits(image, size(1)).argmax(0).astype(np.uint8)
+        total = np.zeros((CLASSES, *image.shape[:2]))
+        for ratio in (0.5, 0.75, 1, 1.25, 1.5, 1.75):
+            total += softmax(self.logits(image, size(ratio)))
+            total += softmax(self.logits(image[:, ::-1], size(ratio)))[..., ::-1]
+        return total.argmax(0).astype(np.uint8)
+
+
+def bilinear(values: npt.NDArray[np.float64], size: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Values (K, h, w) at another size, by pixel centres."""
+    for axis, length in zip((1, 2), size, strict=True):
+        old = values.shape[axis]
+        at = np.maximum((np.arange(length) + 0.5) * old / length - 0.5, 0)
+        first = np.floor(at).astype(int)
+        share = (at - first).reshape([-1 if a == axis else 1 for a in range(3)])
+        below = values.take(first, axis)
+        values = below + share * (values.take(np.minimum(first + 1, old - 1), axis) - below)
+    return values
+
+
+def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    powers = np.exp(logits - logits.max(0))
+    return powers / powers.sum(0)
+
+
+def histogram(truth: Ids, found: Ids) -> npt.NDArray[np.int64]:
+    matrix = np.zeros((CLASSES, CLASSES), dtype=np.int64)
+    for t, f in zip(truth.ravel().tolist(), found.ravel().tolist(), strict=True):
+        if t != 255:
+            matrix[t, f] += 1
+    return matrix
+
+
+def fitted(height: int, width: int, longer: float, shorter: float) -> tuple[int, int]:
+    factor = min(longer / max(height, width), shorter / min(height, width))
+    return int(height * factor + 0.5), int(width * factor + 0.5)
+
+
+def up(length: int) -> int:
+    return math.ceil(length / 32) * 32
+
+
+def plain_mmseg(
+    plain: Plain, image: Ids, ids: Ids, *, patch: int, overlap: int, ms_flip: bool = False
+) -> npt.NDArray[np.int64]:
+    height, width = ids.shape
+    black = np.zeros((max(height, patch), max(width, patch), 3), np.uint8)
+    black[:height, :width] = image
+    labels = np.full(black.shape[:2], 255, np.uint8)
+    labels[:height, :width] = ids
+    total = np.zeros((CLASSES, CLASSES), dtype=np.int64)
+    for top, bottom, left, right in mmseg_patches(height, width, patch, overlap):
+        part = black[top:bottom, left:right]
+        found = plain.classes(part, lambda r: [fitted(patch, patch, int(patch * r), int(patch * r))], ms_flip)
+        total += histogram(labels[top:bottom, left:right], found)
+    return total
+
+
+def plain_jseg(
+    plain: Plain, image: Ids, ids: Ids, *, patch: int, overlap: int, fit: int, ms_flip: bool = False
+) -> npt.NDArray[np.int64]:
+    total = np.zeros((CLASSES, CLASSES), dtype=np.int64)
+    for top, bottom, left, right in jseg_patches(*ids.shape, patch, overlap):
+        part = image[top:bottom, left:right]
+
+        def sizes(ratio: float, shape: tuple[int, ...] = part.shape) -> list[tuple[int, int]]:
+            height, width = fitted(shape[0], shape[1], int(fit * ratio), int(fit * ratio))
+            return [(height, width), (up(height), up(width))]
+
+        total += histogram(ids[top:bottom, left:right], plain.classes(part, sizes, ms_flip))
+    return total
+
+
+# --- scenes and a network
+
+
+@pytest.fixture(scope="module")
+def trained() -> TrainedModel:
+    """A small random SegNeXt whose classes are about equally likely."""
+    torch.manual_seed(0)
+    network = build_network("segnext", "tu-mscan_tiny", encoder_weights=None, in_channels=3, classes=CLASSES, **TINY)
+    network.eval()
+    with torch.inference_mode():
+        logits = network.forward_logits(torch.randn(4, 3, 96, 96))
+        network.segmentation_head.weight /= logits.std()
+        network.segmentation_head.bias -= logits.mean((0, 2, 3)) / logits.std()
+    contract = Contract(
+        name="random",
+        bands=tuple(Band(name=n, mean=m, std=s) for n, m, s in zip(("red", "green", "blue"), MEAN, STD, strict=True)),
+        dtype="uint8",
+        scale=1 / 255,
+        classes=tuple(ClassEntry(name=f"c{i}", color=f"#0000{i:02x}") for i in range(CLASSES)),
+    )
+    return TrainedModel(network, contract, Path(), "none")
+
+
+Make = Callable[..., tuple[LabelledScene, Ids, Ids]]
+
+
+def settings(folder: Path, name: str, **changes: Any) -> TrainConfig:
+    entry = {"scene": str(folder / f"{name}.tif"), "labels": str(folder / f"{name}_labels.tif")}
+    values = {
+        "name": "patches",
+        "output": str(folder / "run"),
+        "classes": [{"name": f"c{i}", "color": f"#0000{i:02x}"} for i in range(CLASSES)],
+        "data": {"train": [entry], "val": [entry]},
+    }
+    return parse_config(values | changes, source="test")
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A scene of a size with labels of every class, some ignored: as opened, its image (H, W, 3) and its ids."""
+
+    def made(height: int, width: int, name: str = "scene", **changes: Any) -> tuple[LabelledScene, Ids, Ids]:
+        rng = np.random.default_rng((height, width))
+        coarse = rng.integers(0, 256, (height // 9 + 2, width // 9 + 2, 3), dtype=np.uint8)
+        image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        ids = np.kron(rng.integers(0, CLASSES + 1, (height // 16 + 1, width // 16 + 1)), np.ones((16, 16), int))
+        ids = np.where(ids == CLASSES, 255, ids)[:height, :width].astype(np.uint8)
+        path = tmp_path / f"{name}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = {"driver": "GTiff", "height": height, "width": width, "dtype": "uint8"}
+        with rasterio.open(path, "w", count=3, **size) as file:
+            file.write(image.transpose(2, 0, 1))
+        with rasterio.open(tmp_path / f"{name}_labels.tif", "w", count=1, nodata=255, **size) as file:
+            file.write(ids, 1)
+        config = settings(tmp_path, name, **changes)
+        return LabelledScene(config.data.entries("val")[0], config), image, ids
+
+    return made
+
+
+def check(found: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> None:
+    """Equal counts, but for pixels whose two best classes are equal to within float32."""
+    np.testing.assert_array_equal(found.sum(1), wanted.sum(1))  # every labelled pixel, as often as it is in a patch
+    assert np.abs(found - wanted).sum() <= 2e-5 * wanted.sum() + 2
+    assert Scores(found).miou == pytest.approx(own_miou(wanted), abs=1e-4)
+    assert len(np.unique(wanted.argmax(1))) > 0 and (wanted.sum(0) > 0).sum() >= 3  # the network tells classes apart
+
+
+def own_miou(matrix: npt.NDArray[np.int64]) -> float:
+    ious = []
+    for k in range(CLASSES):
+        hits = matrix[k, k]
+        union = matrix[k].sum() + matrix[:, k].sum() - hits
+        if union:
+            ious.append(hits / union)
+    return float(np.mean(ious))
+
+
+AWKWARD = [(64, 64), (40, 64), (64, 30), (31, 50), (65, 64), (65, 65), (33, 200), (150, 111), (104, 105)]
+
+
+@pytest.mark.parametrize(("height", "width"), AWKWARD)
+def test_padded_patches_count_as_described(height: int, width: int, make: Make, trained: TrainedModel) -> None:
+    scene, image, ids = make(height, width)
+    rule = PatchProtocol(64, 24, pad=True, fit=(64, 64))
+    found = evaluate_patches(trained, [scene], rule, device=CPU)
+    check(found["scene"], plain_mmseg(Plain(trained), image, ids, patch=64, overlap=24))
+
+
+@pytest.mark.parametrize(("height", "width"), AWKWARD)
+def test_patches_resized_to_fit_count_as_described(height: int, width: int, make: Make, trained: TrainedModel) -> None:
+    scene, image, ids = make(height, width)
+    rule = PatchProtocol(64, 16, narrow="whole", fit=(72, 72), multiple=32)
+    found = evaluate_patches(trained, [scene], rule, device=CPU)
+    check(found["scene"], plain_jseg(Plain(trained), image, ids, patch=64, overlap=16, fit=72))
+
+
+def test_scales_and_flips_average_probabilities(make: Make, trained: TrainedModel) -> None:
+    scene, image, ids = make(90, 70)
+    rule = PatchProtocol(64, 24, pad=True, fit=(64, 64))
+    several = evaluate_patches(trained, [scene], rule, device=CPU, ms_flip=True)["scene"]
+    check(several, plain_mmseg(Plain(trained), image, ids, patch=64, overlap=24, ms_flip=True))
+    rule = PatchProtocol(64, 16, narrow="whole", fit=(72, 72), multiple=32)
+    several = evaluate_patches(trained, [scene], rule, device=CPU, ms_flip=True)["scene"]
+    check(several, plain_jseg(Plain(trained), image, ids, patch=64, overlap=16, fit=72, ms_flip=True))
+
+
+@pytest.mark.parametrize(("height", "width"), [(896, 130), (60, 900)])
+def test_the_protocols_by_name(height: int, width: int, make: Make, trained: TrainedModel) -> None:
+    """One side exactly 896, and one above; the other smaller."""
+    scene, image, ids = make(height, width)
+    found = evaluate_patches(trained, [scene], "mmseg", device=CPU)["scene"]
+    check(found, plain_mmseg(Plain(trained), image, ids, patch=896, overlap=384))
+    found = evaluate_patches(trained, [scene], "jseg", device=CPU)["scene"]
+    check(found, plain_jseg(Plain(trained), image, ids, patch=800, overlap=200, fit=896))
+
+
+def test_ground_in_the_overlap_counts_as_often_as_it_is_seen(make: Make, trained: TrainedModel) -> None:
+    scene, _, ids = make(810, 805)
+    found = evaluate_patches(trained, [scene], "jseg", device=CPU)["scene"]
+    assert found.sum() == sum((ids[r : r + 800, c : c + 800] != 255).sum() for r in (0, 10) for c in (0, 5))
+
+
+def test_whole_pictures_are_fitted_in_the_base_size(make: Make, trained: TrainedModel) -> None:
+    scene, image, ids = make(75, 100)
+    found = evaluate_patches(trained, [scene], "whole", device=CPU, base_size=(256, 64))["scene"]
+
+    def sizes(ratio: float) -> list[tuple[int, int]]:
+        return [(64, 85), (64, 96)]  # the shorter side decides; 85 = 100 · 64 / 75
+
+    check(found, histogram(ids, Plain(trained).classes(image, sizes, False)))
+    with pytest.raises(ConfigError, match="needs to know the size to fit them in"):
+        evaluate_patches(trained, [scene], "whole", device=CPU)
+
+
+def test_many_classes_are_compared_a_few_at_a_time() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(1, 41, 5, 7)
+    logits[:, 33] = logits[:, 2] = 9  # of equals the first
+    whole = patches._interpolated(logits, (20, 28), (31, 30)).argmax(1)[0]
+    assert torch.equal(patches._largest(logits, (20, 28), (31, 30)), whole)
+    assert set(whole.unique().tolist()) == {2}
+    logits[:, 33] = logits[:, 2] = 0
+    whole = patches._interpolated(logits, (20, 28), (31, 30)).argmax(1)[0]
+    assert torch.equal(patches._largest(logits, (20, 28), (31, 30)), whole) and len(whole.unique()) > 20
+
+
+# --- what the counts do not depend on
+
+
+def test_threads_and_company_change_nothing(make: Make, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = make(150, 111, "one")[0], make(64, 100, "other")[0]
+    rule = PatchProtocol(64, 24, pad=True, fit=(64, 64))
+    results = []
+    for threads in (1, 3):
+        monkeypatch.setattr(patches, "_threads", lambda _, n=threads: n)
+        results.append(evaluate_patches(trained, [one, other], rule, device=CPU))
+    results.append(evaluate_patches(trained, [one], rule, device=CPU))
+    for result in results[1:]:
+        np.testing.assert_array_equal(result["one"], results[0]["one"])
+    np.testing.assert_array_equal(results[1]["other"], results[0]["other"])
+
+
+def test_torchs_threads_are_as_before(make: Make, trained: TrainedModel) -> None:
+    before = torch.get_num_threads()
+    evaluate_patches(trained, [make(64, 64)[0]], PatchProtocol(64, 24, fit=(64, 64)), device=CPU)
+    assert torch.get_num_threads() == before
+
+
+def test_progress_sees_every_patch(make: Make, trained: TrainedModel) -> None:
+    seen: list[int] = []
+
+    def progress(items: Sequence[Any]) -> Iterable[Any]:
+        for item in items:
+            seen.append(len(items))
+            yield item
+
+    evaluate_patches(trained, [make(104, 64)[0]], PatchProtocol(64, 24, fit=(64, 64)), device=CPU, progress=progress)
+    assert seen == [2, 2]
+
+
+# --- scenes that do not count, or only in part
+
+
+def test_scenes_that_the_published_numbers_leave_out_do_not_count(make: Make, trained: TrainedModel) -> None:
+    scenes = [make(40, 40, name)[0] for name in ("P1527", "P1528", "P1530")]
+    rule = replace(PROTOCOLS["jseg"], fit=(64, 64))
+    assert list(evaluate_patches(trained, scenes, rule, device=CPU)) == ["P1528"]
+
+
+def test_scenes_of_one_name_are_told_apart_by_their_folders(make: Make, trained: TrainedModel) -> None:
+    scenes = [make(64, 64, name)[0] for name in ("a/x", "b/x", "y")]
+    assert scene_names(scenes) == ["a/x", "b/x", "y"]
+    rule = PatchProtocol(64, 24, fit=(64, 64))
+    found = evaluate_patches(trained, scenes, rule, device=CPU)
+    assert list(found) == ["a/x", "b/x", "y"] and all(matrix.sum() for matrix in found.values())
+
+
+def test_only_validation_blocks_count_where_a_scene_is_cut_into_blocks(
+    make: Make, trained: TrainedModel, tmp_path: Path
+) -> None:
+    _, _, ids = make(200, 200)
+    entry = {"scene": str(tmp_path / "scene.tif"), "labels": str(tmp_path / "scene_labels.tif")}
+    data = {"scenes": [entry], "split": {"block": 64, "val_share": 0.3, "buffer": 0}}
+    small = {"size": 32, "max_class_share": 1}
+    config = settings(
+        tmp_path, "scene", data=data, train=small, augment={"scale": [1, 1]}, window={"size": 64, "overlap": 32}
+    )
+    scene = LabelledScene(config.data.entries("val")[0], config)
+    assert scene.split is not None and scene.split.validation
+    rule = PatchProtocol(None, fit=(200, 200))
+    wanted = sum(int((ids[w.row : w.row_stop, w.col : w.col_stop] != 255).sum()) for w in scene.split.validation)
+    assert evaluate_patches(trained, [scene], rule, device=CPU)["scene"].sum() == wanted
+    assert 0 < wanted < (ids != 255).sum()
+
+
+def test_an_unknown_protocol_is_answered_with_the_known_ones(make: Make, trained: TrainedModel) -> None:
+    with pytest.raises(ConfigError, match="no protocol is called 'mmesg'") as caught:
+        evaluate_patches(trained, [make(64, 64)[0]], "mmesg", device=CPU)
+    assert "jseg, mmseg, whole" in str(caught.value.hint)
