@@ -211,17 +211,11 @@ class AreaLabels:
         grid: The scene's grid.
 
     Raises:
-        LabelError: See `geoseg.scene.aoi.load_aoi`.
+        LabelError: See `load_labelled_area`.
     """
 
     def __init__(self, labels: Labels, path: Path, grid: Grid) -> None:
-        if not path.exists():
-            raise LabelError(f"no such labelled area: {path}", hint="check data.root and the path in the configuration")
-        try:
-            self._area: Aoi = load_aoi(path, grid)
-        except SceneError as error:
-            message = error.message.replace("area of interest", "labelled area")
-            raise LabelError(message, hint=error.hint) from error
+        self._area = load_labelled_area(path, grid)
         self._labels = labels
 
     def read(self, window: Window) -> LabelArray:
@@ -230,6 +224,21 @@ class AreaLabels:
         if not inside.any():
             return np.full(inside.shape, NODATA, dtype=np.uint8)
         return np.where(inside, self._labels.read(window), NODATA).astype(np.uint8)
+
+
+def load_labelled_area(path: Path, grid: Grid) -> Aoi:
+    """The polygons within which a scene is labelled.
+
+    Raises:
+        LabelError: No such file, or see `geoseg.scene.aoi.load_aoi`.
+    """
+    if not path.exists():
+        raise LabelError(f"no such labelled area: {path}", hint="check data.root and the path in the configuration")
+    try:
+        return load_aoi(path, grid)
+    except SceneError as error:
+        message = error.message.replace("area of interest", "labelled area")
+        raise LabelError(message, hint=error.hint) from error
 
 
 _of_process: dict[int, OpenFiles] = {}
@@ -266,7 +275,7 @@ def _class_ids(frame: geopandas.GeoDataFrame, config: SceneConfig, classes: Clas
             hint="add attribute: FIELD (a class name or id) or class_name: NAME to the scene's entry",
         )
     known: Mapping[str, int] = {c.name: c.id for c in classes} | {str(c.id): c.id for c in classes}
-    texts = [_as_text(value) for value in frame[attribute]]
+    texts = [as_text(value) for value in frame[attribute]]
     unknown = sorted({t for t in texts if t not in known})
     if unknown:
         raise LabelError(
@@ -276,8 +285,9 @@ def _class_ids(frame: geopandas.GeoDataFrame, config: SceneConfig, classes: Clas
     return np.array([known[t] for t in texts], dtype=np.uint8)
 
 
-def _as_text(value: Any) -> str:
-    # Integer fields with a missing value come as floats: 3.0 is class 3.
+def as_text(value: Any) -> str:
+    """The name or id of a class that a field holds; "3" where it holds 3 or 3.0."""
+    # Integer fields with a missing value come as floats.
     if isinstance(value, float) and not pd.isna(value) and value.is_integer():
         return str(int(value))
     return str(value)

@@ -1,0 +1,303 @@
+"""Checks of imagery before training: headers of every scene, pixels of a few places in some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyproj
+from rasterio.crs import CRS
+
+from geoseg.config import ImageryConfig, SceneConfig
+from geoseg.datasets.check_list import Problem, as_problem, error, listed, plural, warning
+from geoseg.datasets.labelled import open_configured
+from geoseg.errors import SceneError
+from geoseg.grid import Grid
+from geoseg.scene import Scene
+from geoseg.windows import Window
+
+SAMPLE_SIDE, SAMPLES = 256, 3
+"""Side of the windows that are read of a scene, px, and how many along each axis."""
+
+HUGE_BLOCK_BYTES = 64 << 20
+"""Of a scene with larger blocks one window is read: each costs a block."""
+
+MAX_DECODED = 8.0
+"""A scene is slow where a window costs decoding more than so many times its pixels."""
+
+MAX_INVALID_SHARE = 0.5
+MIN_ZERO_SHARE = 0.05
+USUAL_RANGE = (0.05, 3.0)
+"""Between these the brightest scaled pixels (their 99.5th percentile) of usual imagery lie."""
+
+MAX_GSD_RATIO = 2.0
+
+_BRIGHTEST = 99.5
+_FULL_SCALES = (255, 1023, 2047, 4095, 10_000, 65_535)
+
+
+@dataclass(frozen=True, slots=True)
+class SceneFacts:
+    """What one scene has, to be compared with the others.
+
+    Attributes:
+        path: Of the scene.
+        grid: Its grid.
+        gsd_m: Its ground sample distance, m; None without CRS.
+        decoded: Pixels decoded for each pixel of a window that trains.
+        block_shape: (rows, columns) of its blocks, px.
+        usable: Whether it can be trained on.
+    """
+
+    path: Path
+    grid: Grid
+    gsd_m: float | None
+    decoded: float
+    block_shape: tuple[int, int]
+    usable: bool
+
+
+def has_definition(crs: CRS | str | None) -> bool:
+    """Whether a CRS says where on earth its coordinates lie; "undefined" and local ones do not."""
+    if crs is None:
+        return False
+    try:
+        known = pyproj.CRS.from_user_input(crs)
+    except pyproj.exceptions.CRSError:
+        return False
+    return known.geodetic_crs is not None and not known.name.lower().startswith("undefined")
+
+
+def crs_name(crs: CRS | str | None) -> str:
+    """``EPSG:32633``, or the name it has, or ``no CRS``."""
+    if crs is None:
+        return "no CRS"
+    known = pyproj.CRS.from_user_input(crs)
+    authority = known.to_authority(min_confidence=100)
+    return ":".join(authority) if authority is not None else known.name
+
+
+def check_header(config: SceneConfig, imagery: ImageryConfig, size: int) -> tuple[list[Problem], SceneFacts | None]:
+    """Whether a scene opens, and has the bands, the data type and a CRS that can be used.
+
+    Args:
+        config: Names the scene.
+        imagery: What it must be.
+        size: Side of the windows that train, px.
+
+    Returns:
+        Problems, and the scene's facts where it is a raster at all.
+    """
+    path = config.scene
+    problems: list[Problem] = []
+    try:
+        scene = open_configured(config, imagery)
+    except SceneError as raised:
+        message = f"{raised.message}; the configuration wants {listed([str(b) for b in imagery.band_indexes], 8)} " + (
+            f"({listed(imagery.bands, 8)})" if imagery.indexes is None else "as imagery.indexes"
+        )
+        is_about_bands = "was asked for" in raised.message
+        problems.append(
+            error(path, message, f"see them with: geoseg info {path}; choose them with imagery.bands, imagery.indexes")
+            if is_about_bands
+            else as_problem(path, raised)
+        )
+        try:
+            scene = Scene(path, bands=(1,))
+        except SceneError:
+            return problems, None
+    with scene:
+        if scene.dtype != imagery.dtype:
+            problems.append(
+                error(
+                    path,
+                    f"scene {path} is {scene.dtype}, the configuration says {imagery.dtype}",
+                    f"set imagery.dtype={scene.dtype}",
+                )
+            )
+        grid = scene.grid
+        if grid.crs is not None and not has_definition(grid.crs):
+            problems.append(
+                warning(
+                    path,
+                    f"the CRS of scene {path} ({crs_name(grid.crs)}) does not say where on earth it lies, so its "
+                    "pixels have no known size and its labels must have the same CRS",
+                    f"say which one it is: gdal_edit -a_srs EPSG:… {path}",
+                )
+            )
+        facts = SceneFacts(
+            path,
+            grid,
+            grid.gsd_m() if has_definition(grid.crs) else None,
+            _decoded(grid, scene.block_shape, size),
+            scene.block_shape,
+            usable=not any(p.severity == "error" for p in problems),
+        )
+    return problems, facts
+
+
+def check_pixels(config: SceneConfig, imagery: ImageryConfig) -> list[Problem]:
+    """What a few windows of a scene show: bands without content, nodata, values off the usual scale.
+
+    Args:
+        config: Names a scene whose header is in order.
+        imagery: What its pixels should be.
+    """
+    path = config.scene
+    try:
+        with open_configured(config, imagery) as scene:
+            parts = [scene.read(window) for window in _samples(scene)]
+            has_nodata = scene.nodata is not None or imagery.alpha
+            dtype = scene.dtype
+    except SceneError as raised:
+        return [as_problem(path, raised)]
+    valid = np.concatenate([v.ravel() for _, v in parts])
+    pixels = np.concatenate([p.reshape(len(p), -1) for p, _ in parts], axis=1)[:, valid]  # (B, valid pixels)
+    share = 1 - valid.mean()
+    if not valid.any():
+        return [
+            warning(
+                path,
+                f"none of {plural(valid.size, 'pixel')} looked at in scene {path} is valid",
+                f"see what it holds with: geoseg info {path}; then imagery.nodata",
+            )
+        ]
+    problems = []
+    if share > MAX_INVALID_SHARE:
+        problems.append(
+            warning(
+                path,
+                f"{share:.0%} of the pixels looked at in scene {path} are nodata: most of its windows teach little",
+                f"cut the scene to what it shows: gdal_translate -projwin … {path} cut.tif",
+            )
+        )
+    finite = np.isfinite(pixels).all(axis=0)
+    if not finite.all():
+        problems.append(
+            error(
+                path,
+                f"scene {path} holds infinite values ({1 - finite.mean():.2g} of the pixels looked at)",
+                "make them nodata, or imagery.nodata=…",
+            )
+        )
+        pixels = pixels[:, finite]
+    if not pixels.size:
+        return problems
+    if imagery.nodata == "file" and not has_nodata:
+        zero = float((pixels == 0).all(axis=0).mean())
+        if MIN_ZERO_SHARE < zero < 1:
+            problems.append(
+                warning(
+                    path,
+                    f"{zero:.0%} of the pixels looked at in scene {path} are 0 in all bands, "
+                    "and there is no nodata value",
+                    "where they mean nothing: imagery.nodata=0",
+                )
+            )
+    problems += _constant_bands(path, imagery, pixels)
+    scale = _off_scale(path, imagery, dtype, pixels)
+    return [*problems, scale] if scale is not None else problems
+
+
+def compare_scenes(facts: Sequence[SceneFacts]) -> list[Problem]:
+    """What only shows side by side: scenes with and without CRS, of very different GSD, and those that are slow."""
+    problems = []
+    without = [f for f in facts if f.grid.crs is None]
+    if without and len(without) < len(facts):
+        problems.append(
+            warning(
+                without[0].path,
+                f"{len(without)} of {plural(len(facts), 'scene')} have no CRS, the others have one: "
+                f"{_names([f.path for f in without])}",
+                f"say which one: gdal_edit -a_srs EPSG:… {without[0].path}",
+            )
+        )
+    sized = sorted((f for f in facts if f.gsd_m is not None), key=lambda f: f.gsd_m or 0)
+    if sized:
+        finest, coarsest = sized[0], sized[-1]
+        assert finest.gsd_m is not None and coarsest.gsd_m is not None
+        if coarsest.gsd_m > MAX_GSD_RATIO * finest.gsd_m:
+            problems.append(
+                warning(
+                    coarsest.path,
+                    f"scenes differ in pixel size: {finest.path} has {finest.gsd_m:.3g} m, "
+                    f"{coarsest.path} {coarsest.gsd_m:.3g} m",
+                    f"bring them to one: gdalwarp -tr … {finest.path} coarser.tif, or train a model for each",
+                )
+            )
+    slow = sorted((f for f in facts if f.decoded > MAX_DECODED), key=lambda f: -f.decoded)
+    if slow:
+        worst = slow[0]
+        problems.append(
+            warning(
+                worst.path,
+                f"{len(slow)} of {plural(len(facts), 'scene')} are slow to read in windows: "
+                f"{_names([f.path for f in slow])} (blocks of {worst.block_shape[0]} × {worst.block_shape[1]} px, "
+                f"{worst.decoded:.0f} times what a window shows)",
+                f"geoseg prepare scenes {worst.path} -o FOLDER",
+            )
+        )
+    return problems
+
+
+def _names(paths: Sequence[Path | str | PathLike[str]]) -> str:
+    return listed([str(path) for path in paths], 3)
+
+
+def _decoded(grid: Grid, block_shape: tuple[int, int], size: int) -> float:
+    """Pixels decoded on average for a window of a random place, over those it shows."""
+    decoded, shown = 1.0, 1.0
+    for length, block in zip(grid.shape, block_shape, strict=True):
+        window = min(size, length)
+        decoded *= min(window + block - 1, -(-length // block) * block)
+        shown *= window
+    return decoded / shown
+
+
+def _samples(scene: Scene) -> list[Window]:
+    """Windows spread evenly over a scene: nine, or one in the middle where blocks are huge."""
+    rows, cols = scene.block_shape
+    huge = rows * cols * scene.file_bands * scene.dtype.itemsize > HUGE_BLOCK_BYTES
+    starts, sides = [], []
+    for length in scene.grid.shape:
+        side = min(SAMPLE_SIDE, length)
+        last = length - side
+        starts.append([last // 2] if huge else sorted({round(last * i / (SAMPLES - 1)) for i in range(SAMPLES)}))
+        sides.append(side)
+    return [Window(row, col, sides[0], sides[1]) for row in starts[0] for col in starts[1]]
+
+
+def _constant_bands(path: Path, imagery: ImageryConfig, pixels: npt.NDArray[Any]) -> list[Problem]:
+    constant = np.flatnonzero(pixels.min(axis=1) == pixels.max(axis=1)).tolist()
+    if not constant:
+        return []
+    told = [f"{imagery.band_indexes[b]} ({imagery.bands[b]}) is {pixels[b, 0]:g}" for b in constant]
+    return [
+        warning(
+            path,
+            f"band {listed(told, 4)} in all pixels looked at in scene {path}",
+            f"see its bands with: geoseg info {path}; then imagery.bands, imagery.indexes",
+        )
+    ]
+
+
+def _off_scale(path: Path, imagery: ImageryConfig, dtype: np.dtype[Any], pixels: npt.NDArray[Any]) -> Problem | None:
+    """A warning where the default scale leaves pixels far from the range that networks and augmentation expect."""
+    if imagery.scale is not None or imagery.dtype != dtype:
+        return None
+    brightest = float(np.percentile(np.abs(pixels.astype(np.float64)), _BRIGHTEST))
+    low, high = USUAL_RANGE
+    if brightest == 0 or low <= brightest * imagery.effective_scale <= high:
+        return None
+    full = next((f for f in _FULL_SCALES if brightest <= f), brightest) if brightest > 1.5 else 1.0
+    return warning(
+        path,
+        f"the {imagery.dtype} pixels of scene {path} reach {brightest:g}; times the scale "
+        f"{imagery.effective_scale:.4g} that is {brightest * imagery.effective_scale:.3g}, and about 1 is usual",
+        f"imagery.scale={1 / full:.6g}",
+    )

@@ -1,0 +1,205 @@
+"""Checks of labels that are rasters: place, class ids, nodata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from affine import Affine
+from rasterio.errors import RasterioError
+from rasterio.warp import transform_bounds
+from shapely.geometry import Polygon, box
+
+from geoseg.classes import NODATA, ClassTable
+from geoseg.datasets.check_imagery import crs_name, has_definition
+from geoseg.datasets.check_list import Problem, as_problem, error, listed, warning
+from geoseg.errors import SceneError
+from geoseg.grid import Grid
+from geoseg.scene import Scene
+from geoseg.windows import Window
+
+MIN_COVERED_SHARE = 0.5
+_OFF_GRID_PX = 0.1
+_ROWS = 512
+
+
+def check_raster_labels(
+    path: Path, grid: Grid | None, classes: ClassTable, *, first_label: int
+) -> tuple[list[Problem], npt.NDArray[np.bool_] | None]:
+    """Everything that is wrong with a raster of class ids.
+
+    Args:
+        path: Of the raster.
+        grid: Of the scene it is for; None where the scene cannot be opened.
+        classes: The class table.
+        first_label: Value of the first class; smaller ones are ignored.
+
+    Returns:
+        Problems, and which classes occur (K,), None where the file does not tell.
+    """
+    if not path.exists():
+        hint = "check data.root and the path in the configuration"
+        return [error(path, f"no such labels: {path}", hint)], None
+    try:
+        with Scene(path) as labels:
+            if len(labels.bands) != 1 or labels.dtype.kind not in "iu":
+                message = (
+                    f"labels {path} have {len(labels.bands)} bands of {labels.dtype}, wanted one band of class ids"
+                )
+                return [error(path, message, "a raster of labels holds the class id of each pixel")], None
+            problems = _check_place(path, labels.grid, grid) if grid is not None else []
+            counts = _value_counts(labels)
+            nodata = labels.nodata
+    except SceneError as raised:
+        return [as_problem(path, raised)], None
+    about_values, present = _check_values(path, counts, nodata, classes, first_label)
+    return [*problems, *about_values], present
+
+
+def _check_place(path: Path, own: Grid, grid: Grid) -> list[Problem]:
+    """Where labels lie against their scene."""
+    if own.crs is None or grid.crs is None:
+        if own.shape == grid.shape:
+            return []
+        return [
+            error(
+                path,
+                f"labels {path} have {own.height} × {own.width} px, the scene has {grid.height} × {grid.width}",
+                "without georeference, labels must have the scene's size",
+            )
+        ]
+    if own.crs != grid.crs and not has_definition(own.crs):
+        return [
+            error(
+                path,
+                f"the CRS of labels {path} ({crs_name(own.crs)}) does not say where on earth they lie",
+                f"say which one it is: gdal_edit -a_srs {crs_name(grid.crs)} {path}",
+            )
+        ]
+    try:
+        bounds = own.bounds if own.crs == grid.crs else transform_bounds(own.crs, grid.crs, *own.bounds)
+    except RasterioError as failed:
+        return [error(path, f"labels {path} cannot be brought to {crs_name(grid.crs)}: {failed}")]
+    scene = _outline(grid)
+    # In the scene's own CRS the outline is exact; through another one bounds are all that is known.
+    covered = _outline(own) if own.crs == grid.crs else box(*bounds)
+    if not np.isfinite(bounds).all() or not covered.intersects(scene):
+        return [
+            error(
+                path,
+                f"labels {path} do not touch the scene they are for",
+                "check that both files have the right CRS: geoseg info",
+            )
+        ]
+    problems = []
+    share = covered.intersection(scene).area / scene.area
+    if share < MIN_COVERED_SHARE:
+        problems.append(
+            warning(path, f"labels {path} cover {share:.0%} of the scene they are for; the rest of it is ignored")
+        )
+    if not _on_grid(own, grid):
+        problems.append(
+            warning(
+                path,
+                f"labels {path} are not on the scene's pixels ({_described(own)}; the scene {_described(grid)}): "
+                "each pixel gets the nearest label",
+                f"burn them on the scene's own grid, or: gdalwarp -r mode -t_srs {crs_name(grid.crs)} "
+                f"-tr {abs(grid.transform.a):.9g} {abs(grid.transform.e):.9g} -te "
+                f"{' '.join(f'{v:.9g}' for v in grid.bounds)} {path} on_grid.tif",
+            )
+        )
+    return problems
+
+
+def _outline(grid: Grid) -> Polygon:
+    return Polygon([grid.transform @ (c, r) for c, r in _corners(grid)])
+
+
+def _corners(grid: Grid) -> list[tuple[int, int]]:
+    return [(0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height)]
+
+
+def _on_grid(own: Grid, grid: Grid) -> bool:
+    """Whether label pixels are scene pixels, wherever the label raster begins and ends."""
+    if own.crs != grid.crs:
+        return False
+    to_scene: Affine = ~grid.transform @ own.transform
+    col, row = to_scene @ (0, 0)
+    start = np.array([round(col), round(row)])
+    return all(np.abs(np.array(to_scene @ c) - start - c).max() <= _OFF_GRID_PX for c in _corners(own))
+
+
+def _described(grid: Grid) -> str:
+    side = abs(grid.transform.determinant) ** 0.5
+    return f"{grid.height} × {grid.width} px of {side:.6g} in {crs_name(grid.crs)}"
+
+
+def _value_counts(labels: Scene) -> dict[int, int]:
+    """Pixels of every value of the file, in one pass."""
+    counts: dict[int, int] = {}
+    height, width = labels.grid.shape
+    rows = max(labels.block_shape[0], _ROWS)
+    for row in range(0, height, rows):
+        values = labels.read(Window(row, 0, min(rows, height - row), width))[0][0]
+        if values.dtype == np.uint8:
+            number = np.bincount(values.ravel(), minlength=256)
+            found = np.flatnonzero(number)
+            pairs = zip(found.tolist(), number[found].tolist(), strict=True)
+        else:
+            unique, number = np.unique(values, return_counts=True)
+            pairs = zip(unique.tolist(), number.tolist(), strict=True)
+        for value, count in pairs:
+            counts[value] = counts.get(value, 0) + count
+    return counts
+
+
+def _check_values(
+    path: Path, counts: dict[int, int], nodata: float | None, classes: ClassTable, first: int
+) -> tuple[list[Problem], npt.NDArray[np.bool_]]:
+    last = first + len(classes) - 1
+    total = sum(counts.values())
+    present = np.zeros(len(classes), dtype=bool)
+    for value in counts:
+        if first <= value <= last and value != nodata:
+            present[value - first] = True
+    problems = []
+    # Below the first class all is ignored, where there is anything below.
+    lowest = 0 if first == 0 else min(counts)
+    wrong = sorted(v for v in counts if (v < lowest or v > last) and v not in (NODATA, nodata))
+    if wrong:
+        told = listed([f"{v} ({counts[v]} px)" for v in wrong], 12)
+        hint = "add them to the configuration's classes, or set those pixels to 255 (ignore)"
+        if first == 0 and wrong == [last + 1] and 0 not in counts:
+            hint = "set data.first_label=1 where 1 stands for the first class"
+        elif first == 0 and wrong == [last + 1]:
+            hint = "set data.first_label=1 where 1 stands for the first class and 0 is ignored, or add the class"
+        problems.append(error(path, f"labels {path} hold ids that are no class, which end at {last}: {told}", hint))
+    if not present.any() and not wrong:
+        below = f" or below {first}" if first else ""
+        problems.append(
+            error(
+                path,
+                f"labels {path} are empty: every pixel is nodata or {NODATA}{below}",
+                f"see what they hold with: geoseg info {path}",
+            )
+        )
+    if nodata is not None and first <= nodata <= last and nodata in counts:
+        name = classes[int(nodata) - first].name
+        problems.append(
+            warning(
+                path,
+                f"{nodata:g} is class {name!r} and the nodata value of labels {path}: "
+                f"{counts[int(nodata)] / total:.0%} of their pixels are ignored",
+                f"where it is a class: gdal_edit -unsetnodata {path}",
+            )
+        )
+    if len(classes) == 2 and set(counts) == {0, NODATA} and nodata != NODATA and first == 0:
+        problems.append(
+            warning(
+                path,
+                f"labels {path} hold only 0 and {NODATA}, which is ignored, so class {classes[1].name!r} never occurs",
+                f"where {NODATA} stands for it: gdal_calc -A {path} --calc='A==255' --outfile=labels.tif",
+            )
+        )
+    return problems, present
