@@ -1,7 +1,9 @@
 """A configuration from its YAML file, with ``key=value`` overrides, and back into one.
 
-Relative paths in the file count from the file's folder (scenes and labels from ``data.root`` where it is given); a
-``data.root`` or ``output`` given on the command line counts from the working directory.
+Relative paths in the file count from the file's folder (scenes and labels from ``data.root`` where it is given, those
+in a catalogue from the catalogue's folder); a ``data.root`` or ``output`` given on the command line counts from the
+working directory. Patterns, catalogues and names of class tables are written out, so that the configuration a run
+keeps says which scenes and classes it had.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from geoseg.class_tables import KNOWN
+from geoseg.classes import format_color
+from geoseg.config.scenes import expand_scenes
 from geoseg.config.settings import TrainConfig
 from geoseg.contract import shipped_models
 from geoseg.errors import ConfigError
@@ -28,7 +33,8 @@ def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Tra
         overrides: ``key.subkey=value``, the value in YAML: ``train.iterations=500``, ``data.root=/mnt/orthos``.
 
     Raises:
-        ConfigError: No such file, broken YAML, an unknown key (the nearest valid one is named), or a wrong value.
+        ConfigError: No such file, broken YAML, an unknown key (the nearest valid one is named), a wrong value, or a
+            list of scenes that cannot be written out (see `geoseg.config.scenes`).
     """
     path = Path(path)
     try:
@@ -55,7 +61,8 @@ def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Tra
     _resolve_start(raw, Path.cwd())
     if isinstance(raw.get("data"), dict):
         _resolve(raw["data"], "root", Path.cwd())
-    _resolve_scenes(raw, folder)
+    _write_out_scenes(raw, folder)
+    _write_out_classes(raw, str(path))
     return parse_config(raw, source=str(path))
 
 
@@ -87,18 +94,24 @@ def _resolve_start(values: dict[str, Any], folder: Path) -> None:
         _resolve(model, "start_from", folder)
 
 
-def _resolve_scenes(values: dict[str, Any], folder: Path) -> None:
+def _write_out_scenes(values: dict[str, Any], folder: Path) -> None:
     """Scenes and labels count from ``data.root``, or from the configuration's folder where there is none."""
     data = values.get("data")
-    if not isinstance(data, dict):
+    if isinstance(data, dict):
+        expand_scenes(data, Path(data["root"]) if isinstance(data.get("root"), str) else folder)
+
+
+def _write_out_classes(values: dict[str, Any], source: str) -> None:
+    """The entries of a class table that is named, as in ``classes: iSAID``."""
+    name = values.get("classes")
+    if not isinstance(name, str):
         return
-    base = Path(data["root"]) if isinstance(data.get("root"), str) else folder
-    for split in ("train", "val", "scenes"):
-        entries = data.get(split)
-        for entry in entries if isinstance(entries, list) else ():
-            if isinstance(entry, dict):
-                for key in ("scene", "labels", "labelled_area"):
-                    _resolve(entry, key, base)
+    table = next((table for known, table in KNOWN.items() if known.casefold() == name.casefold()), None)
+    if table is None:
+        raise ConfigError(
+            f"{source}: there is no class table {name!r}", hint=f"list the classes, or take one of {', '.join(KNOWN)}"
+        )
+    values["classes"] = [{"name": c.name, "color": format_color(c.color)} for c in table]
 
 
 def _override(values: dict[str, Any], override: str) -> None:
