@@ -56,8 +56,8 @@ class Histogram:
 
     Attributes:
         counts: Pixels of each class that are valid, (rows, cols, K).
-        ignored: Valid pixels without a class that training may see, (rows, cols).
-        invalid: Pixels whose imagery means nothing, (rows, cols); those outside the labelled area are ignored first.
+        ignored: Pixels without a class that training may see, (rows, cols).
+        invalid: Pixels with a class whose imagery means nothing, (rows, cols).
         block: Side of a block, px; the last ones end with the scene.
     """
 
@@ -114,7 +114,7 @@ def count_blocks(labels: LabelArray, valid: Valid | None, classes: int, *, block
         block: Side of a block, px.
     """
     height, width = labels.shape
-    values = labels if valid is None else np.where(valid, labels, np.uint16(_INVALID))
+    values = labels if valid is None else np.where(valid | (labels == NODATA), labels, np.uint16(_INVALID))
     rows, cols = -(-height // block), -(-width // block)
     column = (np.arange(width) // block * (_INVALID + 1)).astype(np.int64)
     counts = np.empty((rows, cols, _INVALID + 1), dtype=np.int64)
@@ -176,7 +176,8 @@ def _count(scene: LabelledScene, classes: int) -> Histogram:
     ignored, invalid = np.zeros((2, rows, cols), dtype=np.int64)
     for window in chunks(height, width):
         part = count_blocks(*read_labels(scene, window), classes)
-        place = tuple(slice(n // BLOCK, n // BLOCK + m) for n, m in zip((window.row, window.col), part.ignored.shape))
+        row, col = window.row // BLOCK, window.col // BLOCK
+        place = slice(row, row + part.ignored.shape[0]), slice(col, col + part.ignored.shape[1])
         counts[place], ignored[place], invalid[place] = part.counts, part.ignored, part.invalid
     return Histogram(counts, ignored, invalid)
 
