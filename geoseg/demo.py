@@ -14,6 +14,7 @@ from typing import Any
 import geopandas
 import numpy as np
 import torch
+from affine import Affine
 
 from geoseg.class_map import read_class_map
 from geoseg.classes import ClassTable, format_color
@@ -159,9 +160,12 @@ def training_config(
     scenes = folder / "scenes"
     scenes.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, str]] = []
-    for seed in (*train_seeds, VAL_SEED):
+    for place, seed in enumerate((*train_seeds, VAL_SEED)):
         entry = {"scene": str(scenes / f"{seed}.tif"), "labels": str(scenes / f"{seed}_labels.tif")}
         landscape = Landscape(side, side, seed=seed, gsd_m=GSD_M)
+        # Each at a place of its own: training and validation scenes must not touch.
+        apart = landscape.grid.transform @ Affine.translation(2 * side * place, 0)
+        landscape = dataclasses.replace(landscape, transform=apart)
         write_landscape(landscape, entry["scene"], labels_path=entry["labels"], overwrite=True)
         entries.append(entry)
     values: dict[str, Any] = {

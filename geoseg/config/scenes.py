@@ -70,10 +70,10 @@ def _expanded(entry: Any, where: str, base: Path, missing: list[str]) -> list[An
         return [entry]
     if "catalogue" in entry:
         found = _from_catalogue(entry, where, base)
-        needed = PATHS
+        needed = list(PATHS)
     elif isinstance(entry.get("scene"), str) and _is_pattern(entry["scene"], base):
         found = _from_pattern(entry, where, base)
-        needed = PATHS[1:]
+        needed = list(PATHS[1:])
     else:
         return [_resolved(entry, base)]
     for written in found:
