@@ -74,7 +74,7 @@ def import_weights(
             which is downloaded where it is not here.
         output: Folder to write.
         classes: YAML or JSON file of the classes, see `geoseg.class_tables.read_class_table`; None takes the names in
-            the checkpoint's own notes, else iSAID's or Cityscapes' for 16 or 19 classes, else numbers.
+            the checkpoint's own notes, else those of the known data set with as many, else numbers.
         nmf_rank: Rank of the factorization; None finds it, see `geoseg.models.recognition.find_rank`.
         norm_groups: Groups of the decoder's group norms.
         overwrite: Replace such a folder.

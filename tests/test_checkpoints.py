@@ -859,7 +859,18 @@ def test_colours_differ_for_as_many_classes_as_a_map_holds() -> None:
 
 
 def test_known_tables() -> None:
-    assert {name: len(table) for name, table in KNOWN.items()} == {"iSAID": 16, "Cityscapes": 19}
+    assert {name: len(table) for name, table in KNOWN.items()} == {
+        "iSAID": 16,
+        "Cityscapes": 19,
+        "ADE20K": 150,
+        "COCO-Stuff": 171,
+        "Pascal-VOC": 21,
+        "Pascal-Context": 60,
+    }
+    assert all(len({c.color for c in table}) == len(table) for table in KNOWN.values())
+    assert (KNOWN["ADE20K"][20].name, KNOWN["ADE20K"][149].name) == ("car", "flag")
+    assert (KNOWN["COCO-Stuff"][79].name, KNOWN["COCO-Stuff"][80].name) == ("toothbrush", "banner")
+    assert (KNOWN["Pascal-VOC"][15].name, KNOWN["Pascal-Context"][14].name) == ("person", "car")
     assert KNOWN["iSAID"][14].name == "plane" and KNOWN["iSAID"][14].color == (0, 127, 255)
     assert KNOWN["Cityscapes"][13].name == "car" and KNOWN["Cityscapes"][13].color == (0, 0, 142)
 
