@@ -34,8 +34,11 @@ class RandomWindows(WindowDataset):
         self._seed, self._length, self._start = settings.seed, length, start
         with self._reading():
             self._sampler = Sampler(self.scenes, settings)
-        colors = settings.imagery.dtype == "uint8" and settings.imagery.bands == ("red", "green", "blue")
-        self._augment = Augmenter(settings.augment, size=settings.train.size, colors=colors)
+        imagery = settings.imagery
+        colors = imagery.dtype == "uint8" and imagery.bands == ("red", "green", "blue")
+        unit = imagery.effective_scale if imagery.dtype == "uint8" else 1.0  # what `LabelledScene.read` leaves unscaled
+        std = None if imagery.std is None else [value / unit for value in imagery.std]
+        self._augment = Augmenter(settings.augment, size=settings.train.size, colors=colors, std=std)
 
     def __len__(self) -> int:
         return self._length
