@@ -1,62 +1,40 @@
-"""How good a model is on labelled scenes: stitched whole-scene maps against the truth."""
+"""How good a model is on labelled scenes: their maps against the truth, and all that follows from it."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from tqdm import tqdm
 
+import geoseg
 from geoseg.classes import ClassTable
-from geoseg.config import SceneConfig, TrainConfig
-from geoseg.datasets import Labels, open_configured, open_labels
+from geoseg.config import TrainConfig
+from geoseg.datasets import open_scenes
 from geoseg.devices import resolve_device
 from geoseg.errors import ConfigError, OutputError
-from geoseg.metrics import Matrix, Scores, confusion_matrix
+from geoseg.evaluation.boundary import DISTANCE_PX
+from geoseg.evaluation.patches import PROTOCOLS, evaluate_patches, scene_names
+from geoseg.evaluation.report import write_report
+from geoseg.evaluation.result import Evaluation, SceneResult
+from geoseg.evaluation.stitched import CASES, Asked, evaluate_scenes
+from geoseg.evaluation.tables import draw_confusion, write_json, write_matrix, write_reliability, write_scores
+from geoseg.metrics import Matrix, Scores
 from geoseg.model_folder import load_model
 from geoseg.outputs import atomic_output, check_output
-from geoseg.prediction.bands import predicted_rows
 from geoseg.prediction.imagery import check_scene
 from geoseg.prediction.predictor import Predictor
-from geoseg.windows import Window
 
-CONFUSION_CSV, CONFUSION_PNG, SCORES_CSV = "confusion.csv", "confusion.png", "scores.csv"
+SCENE = "scene"
+"""The protocol that counts every pixel of a stitched map once; the others are `geoseg.evaluation.patches.PROTOCOLS`."""
 
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Scores of a model over all scenes together, and per scene.
-
-    Attributes:
-        classes: The class table.
-        total: Scores over all scenes.
-        scenes: Scores of each scene, by its name.
-        folder: Where the tables and the picture lie.
-    """
-
-    classes: ClassTable
-    total: Scores
-    scenes: dict[str, Scores]
-    folder: Path
-
-    def lines(self) -> list[str]:
-        """The scores as a table for people."""
-        width = max(len(c.name) for c in self.classes)
-        lines = [f"{'class':{width}}      IoU       F1  precision   recall"]
-        t = self.total
-        for c in self.classes:
-            row = (t.iou[c.id], t.f1[c.id], t.precision[c.id], t.recall[c.id])
-            lines.append(f"{c.name:{width}}  {row[0]:7.4f}  {row[1]:7.4f}    {row[2]:7.4f}  {row[3]:7.4f}")
-        lines.append(f"mIoU {t.miou:.4f}, mean F1 {t.mean_f1:.4f}, accuracy {t.accuracy:.4f}")
-        for name, scores in self.scenes.items():
-            ious = ", ".join(f"{c.name} {scores.iou[c.id]:.4f}" for c in self.classes)
-            lines.append(f"{name}: mIoU {scores.miou:.4f} ({ious})")
-        return [*lines, str(self.folder)]
+SCORES_JSON, SCORES_CSV, RELIABILITY_CSV = "scores.json", "scores.csv", "reliability.csv"
+CONFUSION_CSV, CONFUSION_PNG, REPORT = "confusion.csv", "confusion.png", "report.html"
+FILES = (SCORES_JSON, SCORES_CSV, RELIABILITY_CSV, CONFUSION_CSV, CONFUSION_PNG, REPORT)
 
 
 def evaluate(
@@ -65,6 +43,11 @@ def evaluate(
     *,
     output: Path,
     split: str = "val",
+    protocol: str = SCENE,
+    ms_flip: bool = False,
+    objects: Sequence[str] | None = None,
+    boundary_px: int = DISTANCE_PX,
+    windows: int = CASES,
     size: int | None = None,
     overlap: int | None = None,
     batch_size: int | None = None,
@@ -72,32 +55,48 @@ def evaluate(
     backend: str = "auto",
     precision: str = "auto",
     overwrite: bool = False,
+    progress: bool = False,
 ) -> Evaluation:
     """Map every scene of a split as `geoseg predict` would, and count it against its labels.
 
-    Writes ``scores.csv``, ``confusion.csv`` (rows = truth, columns = map, pixels) and ``confusion.png``.
+    Writes `FILES`: all numbers as JSON and as CSV, the reliability diagram and the confusion matrix (rows = truth,
+    columns = map, pixels) as CSV, the matrix as PNG, and everything as one HTML file.
 
     Args:
         model: Model folder, or the name of a shipped model.
         config: Names the scenes and their labels.
-        output: Folder for the tables; made where it is missing.
-        split: "val" or "train".
+        output: Folder for the files; made where it is missing.
+        split: "val" or "train". Of scenes that are cut into blocks, those of the split count.
+        protocol: "scene", or one of patches: "jseg", "mmseg", "whole", which measure pixels and nothing else.
+        ms_flip: The paper's multi-scale testing: six scales, each also flipped.
+        objects: Classes whose regions are counted as objects; None for all.
+        boundary_px: Width of the strips along borders, px.
+        windows: How many of the worst windows, and of the best, are shown.
         size: Window side, px; None takes the model's.
         overlap: Overlap of the windows, px; None takes the model's.
         batch_size: Windows per forward.
         device: "auto", "cpu", "cuda" or "cuda:N".
         backend: What runs the network; see `geoseg.predict.predict`.
         precision: In which data type; likewise.
-        overwrite: Replace tables that are there.
+        overwrite: Replace files that are there.
+        progress: Draw a progress bar on standard error.
 
     Raises:
-        ConfigError: An unknown split, or classes other than the model's.
-        OutputError: A table exists, or the folder cannot be written.
+        ConfigError: An unknown split, protocol or class, classes other than the model's, or an option that the protocol
+            does not have.
+        OutputError: A file exists, or the folder cannot be written.
         SceneError: A scene that cannot be read, or breaks the model's imagery contract.
         LabelError: Labels that do not fit.
     """
     if split not in ("train", "val"):
         raise ConfigError(f"unknown split {split!r}", hint="--split val or --split train")
+    if protocol != SCENE:
+        given = {"size": size, "overlap": overlap, "batch-size": batch_size, "objects": objects}
+        given |= {k: None if v == "auto" else v for k, v in (("backend", backend), ("precision", precision))}
+        _check_protocol(protocol, [name for name, value in given.items() if value is not None])
+    if output.is_dir():
+        for name in FILES:
+            check_output(output / name, overwrite=overwrite)
     target = resolve_device(device)
     trained = load_model(model)
     classes = trained.contract.class_table
@@ -106,74 +105,115 @@ def evaluate(
             f"the model maps {', '.join(classes.names)}, the configuration has {', '.join(config.class_table.names)}",
             hint="evaluate with the configuration of the same classes",
         )
-    predictor = Predictor(trained, target, backend=backend, precision=precision)
-    entries: Sequence[SceneConfig] = config.data.entries(split)
-    labels_of: list[Labels] = []
-    for entry in entries:
-        with open_configured(entry, config.imagery) as scene:
-            check_scene(trained.contract, scene)
-            predictor.plan(scene, size=size, overlap=overlap, batch_size=batch_size)
-            labels_of.append(open_labels(entry, scene.grid, classes))
+    asked = Asked(
+        split=split,
+        boundary_px=boundary_px,
+        objects=None if objects is None else tuple(sorted({_class_id(classes, name) for name in objects})),
+        cases=windows,
+        size=size,
+        overlap=overlap,
+        batch_size=batch_size,
+    )
+    tta = "scales+flips" if ms_flip else "none"
+    predictor = Predictor(trained, target, tta=tta, backend=backend, precision=precision)
+    scenes = open_scenes(config, split)
+    for labelled in scenes:
+        check_scene(trained.contract, labelled.scene)
+        if protocol == SCENE:
+            asked.plan(predictor, labelled.scene)  # windows that cannot be are refused before any work
+    names = _unique(scene_names(scenes))
+    with _folder(output, overwrite=overwrite):
+        if protocol == SCENE:
+            found = evaluate_scenes(predictor, scenes, names, asked, folder=output, progress=progress)
+        else:
+            matrices = evaluate_patches(
+                trained,
+                scenes,
+                protocol,
+                device=target,
+                ms_flip=ms_flip,
+                base_size=config.augment.base_size,
+                split=split,
+                progress=lambda patches: tqdm(patches, unit="patch", desc="evaluate", disable=not progress),
+            )
+            found = _of_matrices(classes, matrices, output)
+        facts = {
+            "model": trained.contract.name,
+            "weights": f"SHA-256 {trained.digest[:16]}…",
+            "configuration": config.name,
+            "split": split,
+            "protocol": "whole scenes, stitched" if protocol == SCENE else protocol,
+            "multi-scale and flip": ms_flip,
+            **found.facts,
+            "scenes": len(found.scenes),
+            "device": torch.cuda.get_device_name(target) if target.type == "cuda" else target.type,
+            "geoseg": geoseg.__version__,
+            "torch": torch.__version__,
+        }
+        evaluation = dataclasses.replace(found, facts=facts)
+        _write(evaluation)
+    return evaluation
+
+
+def _check_protocol(protocol: str, given: Sequence[str]) -> None:
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"no protocol is called {protocol!r}", hint=f"--protocol {', '.join((SCENE, *PROTOCOLS))}")
+    if given:
+        raise ConfigError(
+            f"protocol {protocol} says itself how scenes are cut and computed, and counts pixels only",
+            hint=f"leave out --{given[0]}, or --protocol",
+        )
+
+
+def _class_id(classes: ClassTable, name: str) -> int:
+    if name not in classes.names:
+        raise ConfigError(
+            f"class {name!r} of --objects is none of {', '.join(classes.names)}", hint=f"--objects {classes.names[-1]}"
+        )
+    return classes.id_of(name)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names; where the same scene is listed again, perhaps with other labels, with a number behind it."""
+    found: list[str] = []
+    for name in names:
+        free = (name, *(f"{name} ({i})" for i in range(2, len(names) + 2)))
+        found.append(next(n for n in free if n not in found))
+    return found
+
+
+def _of_matrices(classes: ClassTable, matrices: dict[str, Matrix], folder: Path) -> Evaluation:
+    total = np.sum([np.zeros((len(classes), len(classes)), dtype=np.int64), *matrices.values()], axis=0)
+    results = {name: SceneResult(Scores(matrix)) for name, matrix in matrices.items()}
+    return Evaluation(classes, SceneResult(Scores(total)), results, folder)
+
+
+@contextmanager
+def _folder(path: Path, *, overwrite: bool) -> Iterator[None]:
+    """The folder for all files, made where it is missing and removed again if it was made for nothing."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make folder {output}: {error.strerror}", hint="choose another with -o") from error
-    files = [check_output(output / name, overwrite=overwrite) for name in (SCORES_CSV, CONFUSION_CSV, CONFUSION_PNG)]
-    scenes: dict[str, Scores] = {}
-    for entry, labels in zip(entries, labels_of, strict=True):
-        with open_configured(entry, config.imagery) as scene:
-            plan = predictor.plan(scene, size=size, overlap=overlap, batch_size=batch_size)
-            matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-            row = 0
-            for rows in predicted_rows(predictor, scene, plan):
-                truth = labels.read(Window(row, 0, len(rows), scene.grid.width))
-                matrix += confusion_matrix(torch.from_numpy(truth), torch.from_numpy(rows.classes), len(classes))
-                row += len(rows)
-        scenes[entry.scene.stem] = Scores(matrix.numpy())
-    total = Scores(np.sum([s.matrix for s in scenes.values()], axis=0))
-    _write_scores(files[0], classes, {**scenes, "all": total})
-    _write_matrix(files[1], classes, total.matrix)
-    draw_confusion(files[2], classes, total.matrix)
-    return Evaluation(classes, total, scenes, output)
+        raise OutputError(f"cannot make folder {path}: {error.strerror}", hint="choose another with -o") from error
+    try:
+        for name in FILES:
+            check_output(path / name, overwrite=overwrite)
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # others may have put something there
+                folder.rmdir()
+        raise
 
 
-def _write_scores(path: Path, classes: ClassTable, scenes: dict[str, Scores]) -> None:
-    with atomic_output(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["scene", "class", "iou", "f1", "precision", "recall"])
-        for name, s in scenes.items():
-            for c in classes:
-                values = (s.iou[c.id], s.f1[c.id], s.precision[c.id], s.recall[c.id])
-                writer.writerow([name, c.name, *(f"{v:.6f}" for v in values)])
-            writer.writerow([name, "mean", f"{s.miou:.6f}", f"{s.mean_f1:.6f}", "", ""])
-            writer.writerow([name, "accuracy", f"{s.accuracy:.6f}", "", "", ""])
-
-
-def _write_matrix(path: Path, classes: ClassTable, matrix: Matrix) -> None:
-    with atomic_output(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["truth \\ map", *classes.names])
-        for c in classes:
-            writer.writerow([c.name, *matrix[c.id].tolist()])
-
-
-def draw_confusion(path: Path, classes: ClassTable, matrix: Matrix) -> None:
-    """Draw a confusion matrix (K, K) as a PNG: the share of each true class that is mapped as each class."""
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = 2.5 + 0.75 * len(classes)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    places = range(len(classes))
-    axes.set_xticks(places, classes.names, rotation=45, ha="right")
-    axes.set_yticks(places, classes.names)
-    axes.set_xlabel("map")
-    axes.set_ylabel("truth")
-    for row in places:
-        for col in places:
-            ink = "white" if share[row, col] > 0.5 else "black"
-            axes.text(col, row, f"{100 * share[row, col]:.1f}", ha="center", va="center", color=ink, fontsize=9)
-    figure.colorbar(image, ax=axes, label="share of the true class")
-    with atomic_output(path) as scratch:
-        figure.savefig(scratch, dpi=120)
+def _write(evaluation: Evaluation) -> None:
+    """All files, or none of them."""
+    classes, matrix = evaluation.classes, evaluation.total.scores.matrix
+    with atomic_output(evaluation.folder / SCORES_JSON) as scratch:
+        write_json(scratch, evaluation)
+        write_scores(scratch.with_name(SCORES_CSV), evaluation)
+        write_reliability(scratch.with_name(RELIABILITY_CSV), evaluation)
+        write_matrix(scratch.with_name(CONFUSION_CSV), classes, matrix)
+        draw_confusion(scratch.with_name(CONFUSION_PNG), classes, matrix)
+        write_report(evaluation, scratch.with_name(REPORT))

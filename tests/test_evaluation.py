@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from geoseg.classes import NODATA
-from geoseg.errors import ConfigError
+from geoseg.evaluation.areas import estimate_areas, student
+from geoseg.evaluation.blocks import BlockMeasure, Blocks, CaseFinder, join_blocks
 from geoseg.evaluation.boundary import BoundaryMeasure
+from geoseg.evaluation.calibration import Reliability, choose_blocks, fit_temperature
 from geoseg.evaluation.objects import ObjectMeasure
 
 Ids = npt.NDArray[np.uint8]
@@ -95,11 +97,6 @@ def test_a_perfect_map_has_perfect_borders_and_one_class_alone_has_none() -> Non
     np.testing.assert_array_equal(measure.result().union, [5, 5, 0])
 
 
-def test_a_strip_has_a_width() -> None:
-    with pytest.raises(ConfigError, match="0 px wide"):
-        BoundaryMeasure(2, 10, distance_px=0)
-
-
 # --- objects
 
 
@@ -164,3 +161,216 @@ def test_regions_held_do_not_grow_with_the_scene() -> None:
         held.append(measure.held)
     assert measure.result().true.sum() > 300
     assert max(held[15:]) < 1.5 * max(held[:15])
+
+
+# --- blocks, and the ones to look at
+
+
+@given(st.one_of(blobs(), noise()), st.integers(1, 7), st.data())
+def test_blocks_hold_the_pairs_of_their_pixels(pair: tuple[Ids, Ids], side: int, data: st.DataObject) -> None:
+    truth, mapped = pair
+    height, width = truth.shape
+    pixel_m2 = np.arange(1.0, height + 1)
+    measure = BlockMeasure(CLASSES, pixel_m2, width, side=side)
+    for rows in pieces(data, height):
+        measure.feed(truth[rows], mapped[rows])
+    found = measure.result()
+    wanted = []
+    for row in range(0, height, side):
+        for col in range(0, width, side):
+            t, m = (a[row : row + side, col : col + side] for a in pair)
+            use = (t != NODATA) & (m != NODATA)
+            wanted.append((row, col, use.sum(), pixel_m2[row : row + side].mean()))
+    np.testing.assert_allclose(np.array([found.row, found.col, found.labelled, found.pixel_m2]).T, wanted)
+    for t in range(CLASSES):
+        for m in range(CLASSES):
+            assert found.matrix[t, m] == ((truth == t) & (mapped == m)).sum()
+    twice = join_blocks([found, found])
+    np.testing.assert_array_equal(twice.matrix, 2 * found.matrix)
+    np.testing.assert_array_equal(twice.labelled, np.tile(found.labelled, 2))
+
+
+@given(st.integers(0, 2**31), st.integers(0, 5), st.data())
+def test_the_worst_and_the_best_blocks_are_those_of_the_whole_map(seed: int, most: int, data: st.DataObject) -> None:
+    rng = np.random.default_rng(seed)
+    truth = np.kron(rng.choice([0, 1, NODATA], size=(5, 4)), np.ones((4, 4), dtype=int)).astype(np.uint8)
+    shares = np.kron(rng.choice([0, 0.1, 0.5], size=(5, 4)), np.ones((4, 4)))
+    mapped = np.where(rng.random(truth.shape) < shares, 2, np.where(truth == NODATA, 0, truth)).astype(np.uint8)
+    finder = CaseFinder(most)
+    measure = BlockMeasure(3, np.ones(20), 16, finder=finder, side=4)
+    for rows in pieces(data, 20):
+        measure.feed(truth[rows], mapped[rows])
+    worst, best = finder.cases()
+    errors = {}
+    for row in range(0, 20, 4):
+        for col in range(0, 16, 4):
+            t, m = truth[row : row + 4, col : col + 4], mapped[row : row + 4, col : col + 4]
+            if (t != NODATA).any():
+                errors[row, col] = (t != m).mean()
+    number = min(most, max(len(errors) // 2, 1))
+    assert [c.error for c in worst] == sorted((e for e in errors.values() if e > 0), reverse=True)[:number]
+    assert len(best) <= number
+    assert [c.error for c in best] == sorted(c.error for c in best)
+    assert not {(c.window.row, c.window.col) for c in worst} & {(c.window.row, c.window.col) for c in best}
+    for c in (*worst, *best):
+        assert errors[c.window.row, c.window.col] == pytest.approx(c.error)
+        np.testing.assert_array_equal(
+            c.mapped, mapped[c.window.row : c.window.row + 4, c.window.col : c.window.col + 4]
+        )
+
+
+# --- areas
+
+
+def one_block_a_pixel(sample: npt.NDArray[np.int64]) -> Blocks:
+    """Pixels drawn one by one; ``sample`` counts them, rows = truth."""
+    cells = np.repeat(np.arange(sample.size), sample.ravel())
+    number = len(cells)
+    zeros = np.zeros(number, dtype=np.int64)
+    ones = np.ones(number, dtype=np.int64)
+    return Blocks(zeros, zeros, np.ones(number), np.arange(number), cells, ones, len(sample))
+
+
+def test_areas_are_those_of_the_published_example() -> None:
+    """Olofsson et al. 2014, section 5: deforestation, gain of forest, stable forest, stable other land; 30 m pixels."""
+    sample = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]]).T  # there rows are the map
+    mapped_m2 = np.array([200_000, 150_000, 3_200_000, 6_450_000]) * 900.0
+    found = estimate_areas(one_block_a_pixel(sample), mapped_m2)
+    np.testing.assert_allclose(found.estimated_ha, [21_158, 11_686, 285_770, 581_386], atol=1)
+    # Theirs divides by n - 1 in each stratum, 75 pixels in the smallest.
+    np.testing.assert_allclose(found.margin_ha, [6_158, 3_756, 15_510, 16_282], rtol=0.01)
+
+
+def test_where_everything_is_labelled_the_estimate_is_the_truth() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 3, size=(40, 30)).astype(np.uint8)
+    mapped = np.where(rng.random(truth.shape) < 0.3, 0, truth).astype(np.uint8)
+    measure = BlockMeasure(3, np.full(40, 2.0), 30, side=8)
+    measure.feed(truth, mapped)
+    found = estimate_areas(measure.result(), np.bincount(mapped.ravel(), minlength=3) * 2.0)
+    np.testing.assert_allclose(found.estimated_ha * 1e4, np.bincount(truth.ravel(), minlength=3) * 2.0)
+    np.testing.assert_allclose(found.mapped_ha.sum(), found.estimated_ha.sum())
+
+
+def test_a_class_that_was_mapped_where_nothing_is_labelled_leaves_all_areas_unknown() -> None:
+    sample = np.array([[5, 1, 0], [1, 5, 0], [0, 0, 0]])
+    found = estimate_areas(one_block_a_pixel(sample), np.array([100.0, 100.0, 10.0]))
+    assert np.isnan(found.estimated_ha).all() and np.isnan(found.margin_ha).all()
+    np.testing.assert_allclose(found.mapped_ha, [0.01, 0.01, 0.001])
+
+
+def test_two_blocks_have_no_interval() -> None:
+    measure = BlockMeasure(2, np.ones(4), 8, side=4)
+    truth = np.tile(np.array([0, 0, 0, 1], dtype=np.uint8), (4, 2))
+    measure.feed(truth, np.zeros_like(truth))
+    found = estimate_areas(measure.result(), np.array([32.0, 0]))
+    np.testing.assert_allclose(found.estimated_ha * 1e4, [24, 8])
+    assert np.isnan(found.margin_ha).all()
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says_though_errors_come_in_heaps() -> None:
+    """Blocks drawn from a map whose errors differ from block to block; pixels alone would promise too much."""
+    rng = np.random.default_rng(5)
+    population, drawn, pixels = 4000, 30, 400
+    one = rng.beta(0.6, 2, size=population)  # share of each block that is class 1
+    missed, extra = rng.beta(1, 3, size=population), rng.beta(1, 8, size=population)
+    per_block = np.zeros((population, 2, 2), dtype=np.int64)  # row = truth
+    per_block[:, 1, 0] = pixels * one * missed
+    per_block[:, 1, 1] = pixels * one - per_block[:, 1, 0]
+    per_block[:, 0, 1] = pixels * (1 - one) * extra
+    per_block[:, 0, 0] = pixels - per_block.sum(axis=(1, 2))
+    whole = per_block.sum(axis=0)
+    true, mapped = whole.sum(axis=1), whole.sum(axis=0)
+    hits = hits_of_pixels = 0
+    for _ in range(400):
+        chosen = per_block[rng.choice(population, drawn, replace=False)].reshape(drawn, 4)
+        block, cell = np.nonzero(chosen)
+        zeros = np.zeros(drawn, dtype=np.int64)
+        blocks = Blocks(zeros, zeros, np.ones(drawn), block, cell, chosen[block, cell], 2)
+        found = estimate_areas(blocks, mapped * 1e4)
+        off = abs(found.estimated_ha[1] - true[1])
+        hits += off < found.margin_ha[1]
+        share = blocks.matrix[1] / blocks.matrix.sum(axis=0)
+        variance = (mapped**2 * share * (1 - share) / (blocks.matrix.sum(axis=0) - 1)).sum()  # equation 10
+        hits_of_pixels += off < 1.96 * np.sqrt(variance)
+    assert 0.9 < hits / 400 < 0.98
+    assert hits_of_pixels / 400 < 0.5
+
+
+@pytest.mark.parametrize("freedom", [2, 3, 6, 30, 1000])
+def test_quantiles_are_students(freedom: int) -> None:
+    wanted = stats.t.ppf(0.975, freedom)
+    assert student(freedom) == pytest.approx(wanted, rel=0.035 if freedom < 6 else 0.001)
+
+
+# --- calibration
+
+
+def classified(rng: np.random.Generator, count: int, classes: int) -> tuple[npt.NDArray[np.float32], Ids]:
+    """Logits that are right as they are, and classes drawn from them."""
+    logits = 3 * rng.standard_normal((count, classes))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    truth = (shares.cumsum(axis=1) > rng.random((count, 1))).argmax(axis=1)
+    return logits.astype(np.float32), truth.astype(np.uint8)
+
+
+@pytest.mark.parametrize("classes", [2, 6])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7, 4.0])
+def test_a_known_temperature_is_found(temperature: float, classes: int) -> None:
+    logits, truth = classified(np.random.default_rng(classes), 40_000, classes)
+    assert fit_temperature(logits * np.float32(temperature), truth) == pytest.approx(temperature, rel=0.03)
+
+
+def test_the_temperature_has_the_least_loss() -> None:
+    logits, truth = classified(np.random.default_rng(3), 2000, 4)
+    logits *= np.float32(2.3)
+
+    def loss(temperature: float) -> float:
+        z = logits.astype(np.float64) / temperature
+        return float((np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), truth]).mean())
+
+    found = fit_temperature(logits, truth)
+    assert loss(found) < min(loss(found * 1.01), loss(found / 1.01))
+    assert fit_temperature(logits + 100, truth) == pytest.approx(found, rel=1e-3)
+
+
+def test_a_model_that_is_never_wrong_has_the_smallest_temperature_and_no_pixel_none() -> None:
+    logits = np.eye(3, dtype=np.float32)
+    assert fit_temperature(logits, np.arange(3, dtype=np.uint8)) == pytest.approx(0.05, rel=1e-3)
+    assert np.isnan(fit_temperature(logits[:0], np.zeros(0, dtype=np.uint8)))
+
+
+@given(st.integers(0, 2**31), st.data())
+def test_reliability_counts_pixels_by_their_confidence(seed: int, data: st.DataObject) -> None:
+    rng = np.random.default_rng(seed)
+    truth, mapped = (rng.choice([0, 1, NODATA], size=(12, 9)).astype(np.uint8) for _ in range(2))
+    confidence = np.where(mapped == NODATA, 255, rng.integers(0, 255, size=(12, 9))).astype(np.uint8)
+    halves = Reliability(), Reliability()
+    for i, rows in enumerate(pieces(data, 12)):
+        halves[i % 2].feed(truth[rows], mapped[rows], confidence[rows])
+    found = (halves[0] + halves[1]).result(1.5)
+    use = (truth != NODATA) & (mapped != NODATA)
+    sure, right = confidence[use] / 254, (truth == mapped)[use]
+    count, edges = np.histogram(sure, bins=20, range=(0, 1))
+    np.testing.assert_array_equal(found.count, count)
+    for i in range(20):
+        here = (sure >= edges[i]) & ((sure < edges[i + 1]) | (i == 19))
+        assert found.correct[i] == right[here].sum()
+        assert found.confidence[i] == pytest.approx(sure[here].sum())
+    assert found.temperature == 1.5
+
+
+def test_the_sample_of_blocks_is_the_same_every_time_and_bounded() -> None:
+    def scene(side: int) -> Blocks:
+        measure = BlockMeasure(2, np.ones(side), side, side=8)
+        truth = np.zeros((side, side), dtype=np.uint8)
+        truth[:8] = NODATA
+        measure.feed(truth, np.zeros_like(truth))
+        return measure.result()
+
+    scenes = [scene(64), scene(16), scene(96)]
+    chosen = choose_blocks(scenes)
+    assert chosen == choose_blocks(scenes)
+    assert sum(map(len, chosen)) == 64 and all(chosen[i] for i in (0, 2))
+    assert all(window.row >= 8 for windows in chosen for window in windows)
+    assert [len(windows) for windows in choose_blocks([scene(16), scene(8)])] == [2, 0]

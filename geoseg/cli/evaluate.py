@@ -9,17 +9,48 @@ import typer
 
 from geoseg.cli import options
 
+BOUNDARY_PX, WINDOWS = 3, 8  # what geoseg.evaluation says, without loading it (a test compares them)
+
 
 def evaluate(
+    ctx: typer.Context,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Model folder, or the name of a model that is shipped.")
     ],
     config: options.Config,
     overrides: options.Overrides = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the numbers and the confusion matrix.")
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the numbers and the report.")
     ] = Path("evaluation"),
-    split: Annotated[str, typer.Option("--split", help="Scenes of the configuration to measure on.")] = "val",
+    split: Annotated[
+        str, typer.Option("--split", metavar="val|train", help="Scenes of the configuration to measure on.")
+    ] = "val",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol",
+            metavar="scene|jseg|mmseg|whole",
+            help="Stitched scenes, or the patches or pictures of published numbers.",
+        ),
+    ] = "scene",
+    ms_flip: Annotated[
+        bool, typer.Option("--ms-flip", help="Six scales, each also flipped: the paper's multi-scale testing.")
+    ] = False,
+    objects: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--objects",
+            metavar="CLASS",
+            help="Count regions of this class alone as objects; repeatable.",
+            show_default="all classes",
+        ),
+    ] = None,
+    boundary: Annotated[
+        int, typer.Option("--boundary", metavar="PX", help="Width of the strips along borders.")
+    ] = BOUNDARY_PX,
+    windows: Annotated[
+        int, typer.Option("--windows", metavar="N", help="Show so many of the worst windows, and of the best.")
+    ] = WINDOWS,
     size: options.Size = None,
     overlap: options.Overlap = None,
     batch_size: options.BatchSize = None,
@@ -30,16 +61,22 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled scenes.
 
-    IoU, F1 and accuracy per class over whole stitched scenes, and the confusion matrix as CSV and PNG.
+    Scores of pixels, borders, objects, confidence and areas over whole stitched scenes, as tables and as report.html.
     """
     from geoseg.config import load_config
     from geoseg.evaluate import evaluate as run
+    from geoseg.evaluation.tables import summary_lines
 
     evaluation = run(
         model,
         load_config(config, overrides or []),
         output=output,
         split=split,
+        protocol=protocol,
+        ms_flip=ms_flip,
+        objects=objects or None,
+        boundary_px=boundary,
+        windows=windows,
         size=size,
         overlap=overlap,
         batch_size=batch_size,
@@ -47,6 +84,7 @@ def evaluate(
         backend=backend,
         precision=precision,
         overwrite=overwrite,
+        progress=ctx.obj.progress,
     )
-    for line in evaluation.lines():
+    for line in summary_lines(evaluation):
         typer.echo(line)

@@ -6,12 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.classes import NODATA
-from geoseg.errors import ConfigError
 from geoseg.evaluation.result import BoundaryScores
 from geoseg.map_rows import ByteArray
 
 DISTANCE_PX = 3
-"""Width of the strips. Cheng et al. take 2 % of a photograph's diagonal, which means nothing where scenes have any size."""
+"""Width of the strips. Cheng et al. take 2 % of the diagonal of photographs; scenes have any size."""
 
 
 class BoundaryMeasure:
@@ -24,18 +23,13 @@ class BoundaryMeasure:
     Args:
         classes: K.
         width: Width of the scene, px.
-        distance_px: Width of the strips, px.
-
-    Raises:
-        ConfigError: A distance below 1.
+        distance_px: Width of the strips, px; at least 1.
 
     References:
         Cheng et al., Boundary IoU, CVPR 2021: the strip inside a mask is what d erosions by a square of 3 px remove.
     """
 
     def __init__(self, classes: int, width: int, *, distance_px: int = DISTANCE_PX) -> None:
-        if distance_px < 1:
-            raise ConfigError(f"strips along borders are {distance_px} px wide, wanted 1 px or more", hint="--boundary 3")
         self._classes, self._distance = classes, distance_px
         self._counts = np.zeros((3, classes), dtype=np.int64)  # in both strips, in the truth's, in the map's
         # The rows seen last of truth and map; nothing is known above the scene.

@@ -99,7 +99,7 @@ class ObjectMeasure:
             sides.append(_grown(side, values, numbered, names))
             renamed.append(names[: len(side.value)])
         old = self._pairs
-        runs, length = _shared_runs(*labels, *rows)
+        runs, length = _shared_runs(labels[0], labels[1], rows[0], rows[1])
         pairs = _summed(
             np.concatenate([renamed[0][old.true], runs[:, 0]]),
             np.concatenate([renamed[1][old.found], runs[:, 1]]),
@@ -125,8 +125,8 @@ class ObjectMeasure:
 def _may_match(pairs: _Pairs, true: _Regions, found: _Regions) -> npt.NDArray[np.bool_]:
     """Pairs (m,) of regions of which one at least is open that can still come to an IoU above one half.
 
-    A closed region of A px and an open one of B px that share I px match where 3 I > A + B. Open regions may join to one
-    later, which adds up their I and B; so what is compared with A is the sum of all positive 3 I − B.
+    A closed region of A px and an open one of B px that share I px match where 3 I > A + B. Open regions may join
+    to one later, which adds up their I and B; so what is compared with A is the sum of all positive 3 I − B.
     """
     keep = np.ones(len(pairs.shared), dtype=bool)
     for side, own, other, partner in ((true, pairs.true, found, pairs.found), (found, pairs.found, true, pairs.true)):
