@@ -9,68 +9,22 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from training_cases import ITERATIONS, TINY, experiment, write_scenes
 
-from geoseg.classes import format_color
-from geoseg.config import RunConfig, TrainConfig, load_config, parse_config
+from geoseg.config import RunConfig, TrainConfig, load_config
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.datasets import RandomWindows
-from geoseg.errors import ConfigError, LabelError, ModelError, OutputError, SceneError
-from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
+from geoseg.errors import ConfigError, LabelError, ModelError, OutputError
 from geoseg.model_folder import Normalize, build_network, load_model, save_model
 from geoseg.predict import predict
 from geoseg.scene import Scene
 from geoseg.train import SegmentationTask, lr_factor, parameter_groups, train
 from geoseg.windows import Window
 
-TINY: dict[str, Any] = {
-    "decoder_channels": 32,
-    "nmf_rank": 4,
-    "norm_groups": 8,
-    "embed_dims": [8, 16, 24, 32],
-    "depths": [1, 1, 1, 1],
-}
-ITERATIONS = 6
-
 
 @pytest.fixture(scope="module")
 def landscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two generated scenes with raster labels and with true polygons."""
-    folder = tmp_path_factory.mktemp("landscapes")
-    for seed, name in enumerate(("a", "b")):
-        write_landscape(
-            Landscape(256, 256, seed=seed, nodata=0.0),
-            folder / f"{name}.tif",
-            labels_path=folder / f"{name}_labels.tif",
-            truth_path=folder / f"{name}_truth.gpkg",
-        )
-    return folder
-
-
-def experiment(landscapes: Path, output: Path, **changes: Any) -> TrainConfig:
-    values: dict[str, Any] = {
-        "name": "tiny",
-        "output": str(output),
-        "classes": [{"name": c.name, "color": format_color(c.color)} for c in LANDSCAPE_CLASSES],
-        "model": {"options": TINY},
-        "data": {
-            split: [{"scene": str(landscapes / f"{n}.tif"), "labels": str(landscapes / f"{n}_labels.tif")}]
-            for split, n in (("train", "a"), ("val", "b"))
-        }
-        | {"leakage": "warn"},  # both landscapes lie at one place
-        "window": {"size": 128, "overlap": 32},
-        "card": {"license": "none"},
-    }
-    recipe = {
-        "iterations": ITERATIONS,
-        "batch_size": 2,
-        "size": 64,
-        "learning_rate": 1e-3,
-        "warmup_iterations": 2,
-        "workers": 0,
-        "val_every": 3,
-        "precision": "32-true",
-    }
-    return parse_config(values | {"train": recipe | changes.pop("train", {})} | changes, source="test")
+    return write_scenes(tmp_path_factory.mktemp("landscapes"))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +40,13 @@ def run(landscapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tra
 def test_a_run_folder_holds_everything(run: tuple[TrainConfig, Path]) -> None:
     config, model = run
     assert model == config.output / "model"
-    assert {p.name for p in config.output.iterdir()} == {"config.yaml", "checkpoints", "logs", "model"}
+    assert {p.name for p in config.output.iterdir()} == {
+        "config.yaml",
+        "environment.json",
+        "checkpoints",
+        "logs",
+        "model",
+    }
     assert {p.name for p in (config.output / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert load_config(config.output / "config.yaml") == config
     assert any(p.name.startswith("events") for p in (config.output / "logs").iterdir())
@@ -155,7 +115,10 @@ def test_polygon_labels_train_too(landscapes: Path, tmp_path: Path) -> None:
     entry = {"scene": str(landscapes / "a.tif"), "labels": str(landscapes / "a_truth.gpkg")}
     entry |= {"attribute": "class_id", "outside": "ignore"}
     config = experiment(
-        landscapes, tmp_path / "run", data={"train": [entry], "val": [entry]}, train={"iterations": 1, "val_every": 1}
+        landscapes,
+        tmp_path / "run",
+        data={"train": [entry], "val": [entry], "leakage": "warn"},
+        train={"iterations": 1, "val_every": 1},
     )
     assert load_model(train(config, device="cpu")).contract.training["iterations"] == 1
 
@@ -268,9 +231,9 @@ def test_a_run_folder_is_replaced_when_asked(landscapes: Path, tmp_path: Path) -
         ({"model": {"architecture": "segnxt"}}, ConfigError, "segnxt"),
         ({"model": {"options": {"strip_width": 3}}}, ConfigError, "strip_width"),
         ({"model": {"start_from": "/nowhere/model"}}, ModelError, "no model folder"),
-        ({"imagery": {"dtype": "uint16"}}, SceneError, "is uint8, the configuration says uint16"),
-        ({"imagery": {"bands": ["a", "b", "c", "d"]}}, SceneError, "band 4"),
-        ({"classes": [{"name": "a", "color": "#000000"}]}, LabelError, "class id"),
+        ({"imagery": {"dtype": "uint16"}}, LabelError, "is uint8, the configuration says uint16"),
+        ({"imagery": {"bands": ["a", "b", "c", "d"]}}, LabelError, "band 4"),
+        ({"classes": [{"name": "a", "color": "#000000"}]}, LabelError, "2 errors in the data"),
     ],
 )
 def test_every_mistake_is_told_before_the_run_folder_is_made(
@@ -296,11 +259,15 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(landscapes: Path, tmp
     with torch.no_grad():
         head: Any = network.segmentation_head
         head.bias.fill_(float("nan"))
-    save_model(tmp_path / "broken", network, contract(len(config.classes)))
+    bands = tuple(Band(name=name, mean=0.5, std=0.25) for name in config.imagery.bands)
+    save_model(tmp_path / "broken", network, contract(bands=bands, classes=config.classes))
     config = experiment(landscapes, tmp_path / "run", model={"options": TINY, "start_from": str(tmp_path / "broken")})
-    with pytest.raises(ConfigError, match="the loss became nan at iteration 0") as caught:
+    with pytest.raises(ConfigError, match="the loss became nan at iteration 0 with learning rate 1e-09") as caught:
         train(config, device="cpu")
     assert "train.learning_rate (now 0.001)" in str(caught.value.hint)
+    # Which windows, and whether it is they.
+    assert str(caught.value).count(f"{landscapes / 'a.tif'} rows ") == config.train.batch_size
+    assert "all its pixels are finite" in str(caught.value)
 
 
 def test_training_starts_from_a_models_weights(run: tuple[TrainConfig, Path], landscapes: Path, tmp_path: Path) -> None:
@@ -369,13 +336,13 @@ def test_norms_have_no_decay_and_the_decoder_ten_times_the_rate() -> None:
         assert seen[name] == pytest.approx(wanted), name
 
 
-def contract(classes: int = 2, **changes: Any) -> Contract:
+def contract(**changes: Any) -> Contract:
     values: dict[str, Any] = {
         "name": "x",
         "bands": tuple(Band(name=n, mean=0.5, std=0.25) for n in "rgb"),
         "dtype": "uint8",
         "scale": 1 / 255,
-        "classes": tuple(ClassEntry(name=f"c{i}", color="#000000") for i in range(classes)),
+        "classes": tuple(ClassEntry(name=f"c{i}", color="#000000") for i in range(2)),
     }
     return Contract(**(values | changes))
 

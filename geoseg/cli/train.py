@@ -15,14 +15,49 @@ def train(
     overrides: options.Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     overwrite: options.Overwrite = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Tell what is wrong with the data and what the run would be; train nothing.")
+    ] = False,
     device: options.Device = "auto",
+    devices: Annotated[
+        str, typer.Option("--devices", metavar="N|auto", help="Devices of this machine; auto takes all GPUs.")
+    ] = "1",
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines, each of which runs this command.")] = 1,
 ) -> None:
     """Train a model on scenes and labels.
 
-    Prints the model folder at the end.
+    Prints the model folder at the end. Under torchrun and SLURM's srun these say how many processes there are.
     """
     from geoseg.config import load_config
+    from geoseg.train import check as look
     from geoseg.train import train as run
+    from geoseg.training.failures import RunStopped
+    from geoseg.training.processes import PeerEnded, find_place
 
     settings = load_config(config, overrides or [])
-    typer.echo(run(settings, resume=resume, overwrite=overwrite, device=device, progress=ctx.obj.progress))
+    if check:
+        preview = look(settings, device=device, devices=devices, nodes=nodes)
+        for line in preview.lines():
+            typer.echo(line)
+        raise typer.Exit(0 if preview.is_fine else 2)
+    place = find_place()
+    is_first = place is None or place.rank == 0
+    try:
+        model = run(
+            settings,
+            resume=resume,
+            overwrite=overwrite,
+            device=device,
+            devices=devices,
+            nodes=nodes,
+            progress=ctx.obj.progress and is_first,
+        )
+    except PeerEnded as error:
+        # The process that failed says why.
+        raise typer.Exit(error.exit_code) from error
+    except RunStopped as error:
+        if is_first:
+            typer.echo(str(error), err=True)
+        raise typer.Exit(error.exit_code) from error
+    if is_first:
+        typer.echo(model)

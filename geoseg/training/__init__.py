@@ -1,1 +1,1 @@
-"""One training run: the step, what is averaged, kept and watched, and where it is distributed."""
+"""What a training run is made of; `geoseg.train` puts it together."""

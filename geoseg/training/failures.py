@@ -1,0 +1,152 @@
+"""What a run ends of, in words: a loss that is no number, memory that ran out, a process that was killed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import geoseg.errors
+from geoseg.config import RunConfig
+from geoseg.errors import ConfigError, DeviceError, GeosegError, in_one_line
+
+NAMED_WINDOWS = 4
+GO_ON = "go on from the last checkpoint with --resume"
+
+
+class RunStopped(KeyboardInterrupt):
+    """A signal has ended the run, after a checkpoint was written."""
+
+    exit_code = 143
+
+
+@dataclass
+class _Pending:
+    loss: Tensor
+    arrived: Any
+    batch: dict[str, Tensor]
+    step: int
+    rate: float
+
+
+class LossWatch:
+    """Notices a loss that is no number, without making a GPU wait for it.
+
+    Asking a GPU for a number waits until it has done all it was given. So the loss is copied beside the work, and
+    looked at when the next one is under way.
+
+    Args:
+        recipe: Whose learning rate is to blame.
+        place: Tells what the window of an index is, as "a.tif, rows 0 … 64, columns 32 … 96".
+    """
+
+    def __init__(self, recipe: RunConfig, place: Callable[[int], str] | None) -> None:
+        self._recipe, self._place = recipe, place
+        self._pending: list[_Pending] = []
+
+    def note(self, loss: Tensor, batch: dict[str, Tensor], step: int, rate: float) -> None:
+        """Remember the loss of a batch."""
+        loss, arrived = loss.detach(), None
+        if loss.is_cuda:
+            here = torch.empty((), dtype=loss.dtype, pin_memory=True)
+            here.copy_(loss, non_blocking=True)
+            loss, arrived = here, torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record()
+        self._pending.append(_Pending(loss, arrived, batch, step, rate))
+
+    def failure(self, *, all_of_them: bool) -> ConfigError | None:
+        """What is wrong with the losses noted, but for the last one unless all are asked for."""
+        while len(self._pending) > (0 if all_of_them or not self._waits() else 1):
+            pending = self._pending.pop(0)
+            if pending.arrived is not None:
+                pending.arrived.synchronize()
+            if not torch.isfinite(pending.loss):
+                return self._explain(pending)
+        return None
+
+    def _waits(self) -> bool:
+        return bool(self._pending) and self._pending[-1].arrived is not None
+
+    def _explain(self, pending: _Pending) -> ConfigError:
+        batch = pending.batch
+        valid = batch["valid"][:, None].expand_as(batch["pixels"])
+        broken = ~torch.isfinite(batch["pixels"][valid])
+        inputs = f"{int(broken.sum())} of its values are not finite" if broken.any() else "all its pixels are finite"
+        windows = ""
+        if self._place is not None and "index" in batch:
+            places = [self._place(int(index)) for index in batch["index"][:NAMED_WINDOWS]]
+            more = len(batch["index"]) - len(places)
+            windows = " on " + "; ".join(places) + (f" and {more} more" if more else "")
+        return ConfigError(
+            f"the loss became {pending.loss.item()} at iteration {pending.step} with learning rate {pending.rate:.3g}"
+            f"{windows}; {inputs}",
+            hint=f"lower train.learning_rate (now {self._recipe.learning_rate:g}), or lengthen train.warmup_iterations"
+            if not broken.any()
+            else "find them with geoseg stats, and declare them as nodata: imagery.nodata=…",
+        )
+
+
+@contextmanager
+def explained(recipe: RunConfig) -> Iterator[None]:
+    """Say what ran out or was killed, and what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(recipe, "the GPU") from error
+    except GeosegError as error:
+        raise _as_raised(error) from error
+    except (RuntimeError, OSError, MemoryError) as error:
+        told = _explain_error(str(error), error, recipe)
+        if told is None:
+            raise
+        raise told from error
+    except SystemExit as error:
+        # Lightning turns Ctrl-C into an exit; it is the command line that says how a program ends.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+
+
+def _explain_error(words: str, error: BaseException, recipe: RunConfig) -> GeosegError | None:
+    if "DataLoader worker" in words and ("killed by signal" in words or "exited unexpectedly" in words):
+        if "Bus error" in words:
+            return DeviceError(
+                "a process that reads windows found shared memory (/dev/shm) full",
+                hint=f"give it more (docker run --shm-size=8g), or lower train.workers (now {recipe.workers}); {GO_ON}",
+            )
+        return DeviceError(
+            f"a process that reads windows was killed: {in_one_line(words)}",
+            hint=f"{GO_ON}; if memory ran out, lower train.workers (now {recipe.workers}) or "
+            f"train.cache_mb (now {recipe.cache_mb})",
+        )
+    if "out of memory" in words.lower() or "can't allocate memory" in words or isinstance(error, MemoryError):
+        return _out_of_memory(recipe, "this machine")
+    return None
+
+
+def _out_of_memory(recipe: RunConfig, where: str) -> DeviceError:
+    found = f"{where} is out of memory with {recipe.batch_size} windows of {recipe.size} px at a time"
+    if recipe.batch_size == 1:
+        return DeviceError(found, hint="train.size=256, train.precision=bf16-mixed, or a smaller model.encoder")
+    # The largest half that keeps the windows of a step
+    parts = next(n for n in range(2, recipe.batch_size + 1) if recipe.batch_size % n == 0)
+    return DeviceError(
+        found,
+        hint=f"train.batch_size={recipe.batch_size // parts} train.accumulate={recipe.accumulate * parts} sees the "
+        f"same windows in each step; with a checkpoint, {GO_ON}",
+    )
+
+
+def _as_raised(error: GeosegError) -> GeosegError:
+    """An error of a reading process as it was raised there, out of the traceback that the loader wraps it in."""
+    found = re.search(r"^geoseg\.errors\.(\w+): (.+)\Z", error.message, re.MULTILINE | re.DOTALL)
+    if "in DataLoader worker process" not in error.message or found is None:
+        return error
+    kind = getattr(geoseg.errors, found.group(1), type(error))
+    told: GeosegError = kind(found.group(2).strip())
+    return told

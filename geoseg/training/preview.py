@@ -1,0 +1,118 @@
+"""What a run would be, before it is one: windows, steps, network, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from geoseg.config import TrainConfig
+from geoseg.datasets import LabelledScene
+from geoseg.training.task import windows_per_step
+
+PROBE_PX = 128
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A run in numbers.
+
+    Attributes:
+        problems: How many errors and warnings, and each of them, as text.
+        is_fine: Whether the run would begin.
+        facts: What the run would be, name and value; empty where it would not begin.
+    """
+
+    problems: tuple[str, ...]
+    is_fine: bool
+    facts: tuple[tuple[str, str], ...] = ()
+
+    def lines(self) -> list[str]:
+        """All of it as text."""
+        width = max((len(name) for name, _ in self.facts), default=0)
+        return [*self.problems, *(f"{name:<{width}}  {value}" for name, value in self.facts)]
+
+
+def describe_run(
+    config: TrainConfig,
+    network: nn.Module,
+    train: Sequence[LabelledScene],
+    validation_windows: int,
+    *,
+    device: torch.device,
+    devices: int,
+) -> tuple[tuple[str, str], ...]:
+    """Name and value of what is worth knowing of a run before it begins.
+
+    Args:
+        config: The experiment.
+        network: Its network, on the CPU.
+        train: Training scenes.
+        validation_windows: How many windows validate.
+        device: What it would run on.
+        devices: How many of them.
+    """
+    recipe = config.train
+    step = windows_per_step(recipe, devices)
+    pixels = sum(s.grid.height * s.grid.width for s in train)
+    passes = recipe.iterations * step * recipe.size**2 / pixels
+    counts = [sum(p.numel() for p in network.parameters() if p.requires_grad or all_) for all_ in (True, False)]
+    memory = memory_bytes(config, network)
+    ema = "" if recipe.ema is None else f", moving average of decay {recipe.ema:g}"
+    return (
+        ("run folder", str(config.output)),
+        ("devices", f"{devices} × {device.type}"),
+        ("training scenes", f"{len(train)}, {pixels / 1e6:.1f} Mpx"),
+        ("validation", f"{validation_windows} windows of {config.window.size} px every {recipe.val_every} iterations"),
+        (
+            "a step",
+            f"{step} windows of {recipe.size} px: {recipe.batch_size} × {recipe.accumulate} forwards × "
+            f"{devices} devices",
+        ),
+        ("iterations", f"{recipe.iterations}, {recipe.iterations * step} windows: {passes:.3g} times the scenes' area"),
+        ("network", f"{config.model.architecture}, {config.model.encoder}: {counts[0] / 1e6:.2f} M parameters"),
+        ("that train", f"{counts[1] / 1e6:.2f} M{ema}"),
+        ("loss", " + ".join(f"{term.weight:g} {term.name}" for term in recipe.loss)),
+        ("memory", f"about {memory / GIB:.2g} GiB on each device"),
+    )
+
+
+def memory_bytes(config: TrainConfig, network: nn.Module) -> float:
+    """Roughly what training needs on a device: weights, gradients, AdamW's two moments, and activations.
+
+    What a small forward keeps for the gradient is measured and grows with the pixels; autocast keeps about half of it.
+    """
+    recipe = config.train
+    weights = sum(p.numel() for p in network.parameters())
+    copies = 4 + (recipe.ema is not None)
+    side = min(recipe.size, PROBE_PX)
+    kept = saved_bytes(network, len(config.imagery.bands), side)
+    share = 1.0 if recipe.precision in (None, "32-true") else 0.5
+    return 4.0 * weights * copies + kept * share * recipe.batch_size * (recipe.size / side) ** 2
+
+
+def saved_bytes(network: nn.Module, bands: int, side: int) -> int:
+    """Bytes that a forward of one window of ``side`` px keeps for the gradient, the weights not counted."""
+    held: dict[tuple[int, int], int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[(storage.data_ptr(), tensor._version)] = storage.nbytes()
+        return tensor
+
+    # In evaluation mode a norm keeps nothing it will not need in training, and its statistics stay.
+    was_training, state = network.training, torch.get_rng_state()
+    network.eval()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = network(torch.zeros(1, bands, side, side))
+    finally:
+        network.train(was_training)
+        torch.set_rng_state(state)
+    del output
+    return sum(held.values())

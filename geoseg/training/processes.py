@@ -1,0 +1,247 @@
+"""The processes of one training run: which one this is, what they agree on, and how all end when one fails.
+
+A run has one process for each device. torchrun, SLURM or `geoseg.training.launch` starts them; each finds its place in
+its environment. Devices talk over torch's default group; what the processes themselves have to say to each other goes
+over a second group on the CPU, which waits for as long as it takes and stops no device.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+
+from geoseg.devices import resolve_device
+from geoseg.errors import ConfigError, DeviceError, GeosegError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=2)
+"""How long processes wait for one that checks labels or counts classes."""
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+class PeerEnded(DeviceError):
+    """Another process of the run has failed, and says why itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process stands among those of the run.
+
+    Attributes:
+        rank: Its number, from 0.
+        size: How many there are.
+        local_rank: Its number on its machine.
+        local_size: How many there are on its machine.
+        address: Machine of the first one.
+        port: Port it listens on.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    address: str
+    port: int
+
+
+def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
+    """The place that torchrun, SLURM's srun or our own launcher gave this process; None where it stands alone.
+
+    Raises:
+        ConfigError: SLURM starts unequal numbers of processes on its machines.
+    """
+    if all(key in environ for key in TORCHRUN):
+        size, local = int(environ["WORLD_SIZE"]), int(environ["LOCAL_RANK"])
+        local_size = int(environ.get("LOCAL_WORLD_SIZE", size))
+        address, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
+        return Place(int(environ["RANK"]), size, local, local_size, address, port)
+    size = int(environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if size == 1:
+        return None
+    nodes = int(environ.get("SLURM_STEP_NUM_NODES", 1))
+    if size % nodes:
+        raise ConfigError(
+            f"SLURM starts {size} processes on {nodes} machines", hint="give --ntasks-per-node, one for each GPU"
+        )
+    first = _first_host(environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
+    port = 20_000 + int(environ.get("SLURM_JOB_ID", 0)) % 10_000
+    return Place(
+        int(environ["SLURM_PROCID"]),
+        size,
+        int(environ["SLURM_LOCALID"]),
+        size // nodes,
+        environ.get("MASTER_ADDR", first),
+        int(environ.get("MASTER_PORT", port)),
+    )
+
+
+def _first_host(hosts: str) -> str:
+    """The first of SLURM's list of hosts, as ``gpu[03-05,9],other``."""
+    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", hosts)
+    return "".join(part or "" for part in found.groups()) if found else hosts
+
+
+class Team:
+    """This process among those of the run; alone, it agrees with itself.
+
+    Attributes:
+        device: What this process computes on.
+        place: Where it stands; None alone.
+        size: How many processes there are.
+    """
+
+    def __init__(self, device: torch.device, place: Place | None = None, control: Any = None) -> None:
+        self.device, self.place, self._control = device, place, control
+        self.rank, self.size = (place.rank, place.size) if place is not None else (0, 1)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.rank == 0
+
+    @contextmanager
+    def same_fate(self) -> Iterator[None]:
+        """What fails in one process ends all.
+
+        Raises:
+            PeerEnded: This one went well, or is not the first of those that failed.
+        """
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as own:
+            error = own
+        words = str(error) or type(error).__name__
+        failed = [(rank, told) for rank, told in enumerate(self._all(error and words)) if told is not None]
+        if not failed:
+            return
+        if error is not None and (failed[0][0] == self.rank or not isinstance(error, GeosegError)):
+            raise error
+        raise PeerEnded(f"process {failed[0][0]} of the run ended: {failed[0][1]}") from error
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What the first process makes, known to all."""
+        made: list[Any] = [None]
+        with self.same_fate():
+            if self.is_first:
+                made = [make()]
+        if self._control is not None:
+            dist.broadcast_object_list(made, src=0, group=self._control)
+        value: T = made[0]
+        return value
+
+    def worst(self, state: int) -> int:
+        """The largest of the numbers that the processes give."""
+        if self._control is None:
+            return state
+        largest = torch.tensor([state])
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._control)
+        return int(largest)
+
+    def _all(self, value: T) -> list[T]:
+        if self._control is None:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self._control)
+        return values
+
+
+@contextmanager
+def joined(device: str, place: Place | None) -> Iterator[Team]:
+    """This process as one of the run's.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N", the last one only for a process that stands alone.
+        place: Where it stands; None alone.
+
+    Raises:
+        DeviceError: A device that is not there, or a number of one where several are needed.
+    """
+    if place is None or place.size == 1:
+        yield Team(resolve_device(device))
+        return
+    target = local_device(device, place)
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place.address, str(place.port)
+    backend = "gloo" if target.type == "cpu" else "nccl"
+    dist.init_process_group(backend, init_method="env://", rank=place.rank, world_size=place.size)
+    try:
+        yield Team(target, place, dist.new_group(backend="gloo", timeout=PATIENCE))
+    finally:
+        dist.destroy_process_group()
+
+
+def local_device(device: str, place: Place) -> torch.device:
+    """The device of one of several processes of a machine: each has a GPU of its own."""
+    target = resolve_device(device)
+    if target.type == "cpu":
+        return target
+    if target.index is not None:
+        raise DeviceError(f"--device {device} is one GPU for several processes", hint="--device cuda")
+    if torch.cuda.device_count() < place.local_size:
+        raise DeviceError(
+            f"{place.local_size} processes of this machine see {torch.cuda.device_count()} GPUs",
+            hint="start one process for each GPU; under SLURM each must see all of them: srun --gpu-bind=none",
+        )
+    torch.cuda.set_device(place.local_rank)
+    return torch.device("cuda", place.local_rank)
+
+
+class Started(ClusterEnvironment):
+    """Tells Lightning that all processes are there and which is which."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self._place = place
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Lightning has none to start."""
+        return True
+
+    @property
+    def main_address(self) -> str:
+        """Machine of the first process."""
+        return self._place.address
+
+    @property
+    def main_port(self) -> int:
+        """Port of the first process."""
+        return self._place.port
+
+    @staticmethod
+    def detect() -> bool:
+        """Never by itself: it is handed over."""
+        return False
+
+    def world_size(self) -> int:
+        """How many processes there are."""
+        return self._place.size
+
+    def set_world_size(self, size: int) -> None:
+        """What it is, it is."""
+
+    def global_rank(self) -> int:
+        """Number of this process."""
+        return self._place.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """What it is, it is."""
+
+    def local_rank(self) -> int:
+        """Number of this process on its machine."""
+        return self._place.local_rank
+
+    def node_rank(self) -> int:
+        """Number of its machine."""
+        return self._place.rank // self._place.local_size

@@ -1,0 +1,146 @@
+"""The folder of a run: ``config.yaml``, ``environment.json``, ``checkpoints/``, ``logs/`` and ``model/``."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geoseg.config import TrainConfig, load_config
+from geoseg.errors import ConfigError, OutputError
+from geoseg.training.callbacks import BEST, LAST, Checkpoints
+from geoseg.training.ema import average_of
+from geoseg.training.task import SegmentationTask, windows_per_step
+
+CONFIG = "config.yaml"
+FREE_WHEN_RESUMED = (
+    "batch_size",
+    "accumulate",
+    "cache_mb",
+    "checkpoint_every",
+    "compile",
+    "patience",
+    "precision",
+    "val_every",
+    "workers",
+)
+"""Settings of the recipe that neither choose the windows nor the schedule. How many windows make a step is checked by
+itself: they may come in other portions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The checkpoint a run goes on from.
+
+    Attributes:
+        path: The file.
+        step: Iterations done.
+        has_ended_early: Whether nothing is left to do, as validations had brought nothing better for long.
+    """
+
+    path: Path
+    step: int
+    has_ended_early: bool
+
+
+def check_new(run: Path, *, overwrite: bool) -> None:
+    """Refuse to put a new run where something else is.
+
+    Raises:
+        OutputError: It exists and is not to be replaced, or is no run folder.
+    """
+    if not run.exists():
+        return
+    if not overwrite:
+        raise OutputError(
+            f"run folder {run} exists", hint="add --resume to go on, --overwrite to start anew, or output=OTHER"
+        )
+    if not (run / CONFIG).exists():
+        raise OutputError(f"{run} exists and is no run folder, so it is not replaced", hint="choose another output=…")
+
+
+def make_run_folder(run: Path, *, resume: bool) -> None:
+    """An empty folder, or the one that is there."""
+    try:
+        if run.exists() and not resume:
+            shutil.rmtree(run)
+        for folder in ("checkpoints", "logs"):
+            (run / folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make run folder {run}: {error.strerror}", hint="choose another output=…") from error
+
+
+def find_checkpoint(config: TrainConfig, processes: int) -> Resumed:
+    """The last checkpoint of the configuration's run.
+
+    Raises:
+        ConfigError: None, or of a run with another configuration, or with other windows in a step.
+    """
+    path = config.output / "checkpoints" / LAST
+    if not path.is_file():
+        raise ConfigError(f"nothing to resume: {path} does not exist", hint="leave out --resume")
+    started = load_config(config.output / CONFIG)
+    _check_same(config, started)
+    checkpoint = _load(path)
+    before, now = checkpoint["windows_per_step"], windows_per_step(config.train, processes)
+    if before != now:
+        key, old, new = next(
+            (f"train.{key}", getattr(started.train, key), getattr(config.train, key))
+            for key in ("batch_size", "accumulate", "iterations")
+            if getattr(started.train, key) != getattr(config.train, key) or key == "iterations"
+        )
+        words = f"{key} {old}, now it is {new}: " if old != new else ""
+        raise ConfigError(
+            f"{config.output / CONFIG} began with {words}{before} windows made a step, now {now} would",
+            hint="keep train.batch_size × train.accumulate × devices as it was",
+        )
+    state = checkpoint["callbacks"][Checkpoints.__qualname__]
+    patience = config.train.patience
+    ended = patience is not None and state["since_best"] >= patience
+    return Resumed(path, int(checkpoint["global_step"]), ended)
+
+
+def load_best(task: SegmentationTask, run: Path) -> dict[str, Any]:
+    """Put the best weights into the task, the moving average's where there is one; their validation scores."""
+    checkpoint = _load(run / "checkpoints" / BEST)
+    task.load_state_dict(checkpoint["state_dict"])
+    average = average_of(checkpoint)
+    if average:
+        task.network.load_state_dict(task.network.state_dict() | average)
+    scores = checkpoint["val_scores"]
+    return {
+        "val_miou": round(float(scores["val_miou"]), 4),
+        "val_iou": {
+            key.removeprefix("val_iou_"): round(float(value), 4)
+            for key, value in scores.items()
+            if key.startswith("val_iou_")
+        },
+    }
+
+
+def _load(path: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return checkpoint
+
+
+def _check_same(config: TrainConfig, started: TrainConfig) -> None:
+    """Refuse to go on with other windows, another network or another schedule than the run began with."""
+    before, now = (c.model_dump(mode="json", exclude={"output", "card"}) for c in (started, config))
+    for settings in before, now:
+        for key in FREE_WHEN_RESUMED:
+            del settings["train"][key]
+    changed = [key for key in now if now[key] != before[key]]
+    if changed:
+        key = changed[0]
+        if isinstance(now[key], dict):
+            inner = next(k for k in now[key] if now[key][k] != before[key][k])
+            old, new, key = before[key][inner], now[key][inner], f"{key}.{inner}"
+        else:
+            old, new = before[key], now[key]
+        raise ConfigError(
+            f"{config.output / CONFIG} began with {key} {old!r:.60}, now it is {new!r:.60}",
+            hint="resume with the same configuration, or leave out --resume and give output=OTHER",
+        )

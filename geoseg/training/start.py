@@ -1,0 +1,113 @@
+"""Where training starts: from another model's weights, and with parts of the network that stay as they are."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from torch import Tensor, nn
+
+from geoseg.contract import Contract
+from geoseg.errors import ConfigError
+from geoseg.model_folder import load_model
+
+log = logging.getLogger(__name__)
+
+HEAD = "segmentation_head."
+"""Where SMP's models turn features into one channel for each class."""
+
+
+def start_from(network: nn.Module, contract: Contract, model: str) -> None:
+    """Put the weights of a trained model of the same network in place.
+
+    Where its class table is another one, classes of the same name take their rows of the segmentation head, and the
+    others stay as they are.
+
+    Raises:
+        ModelError: No such model.
+        ConfigError: A model of another network, of other bands, or of no common head.
+    """
+    trained = load_model(model)
+    before, now = ([b.name for b in c.bands] for c in (trained.contract, contract))
+    if len(before) != len(now):
+        raise ConfigError(
+            f"model.start_from {model} takes {len(before)} bands ({', '.join(before)}), the configuration has "
+            f"{len(now)} ({', '.join(now)})",
+            hint="set imagery.bands (and imagery.indexes) to the model's, or leave out model.start_from",
+        )
+    if before != now:
+        log.warning("model.start_from %s was trained on %s, training goes on with %s", model, before, now)
+    weights = trained.network.state_dict()
+    if trained.contract.class_table.names != contract.class_table.names:
+        _take_rows(weights, network, trained.contract, contract, model)
+    own = network.state_dict()
+    for key in sorted(own.keys() | weights.keys()):
+        found, wanted = (tuple(t[key].shape) if key in t else "nothing" for t in (weights, own))
+        if found != wanted:
+            raise ConfigError(
+                f"model.start_from {model} is another network than the configured one: {key} is {found}, "
+                f"wanted {wanted}",
+                hint="take model.architecture, encoder and options from its config.json",
+            )
+    network.load_state_dict(weights)
+
+
+def _take_rows(weights: dict[str, Tensor], network: nn.Module, before: Contract, now: Contract, model: str) -> None:
+    """Replace the head's tensors in ``weights`` by the network's own, with the rows of classes both have."""
+    old, new = before.class_table.names, now.class_table.names
+    own = network.state_dict()
+    heads = [key for key in weights if key.startswith(HEAD) and key in own and weights[key].shape[:1] == (len(old),)]
+    if not heads:
+        raise ConfigError(
+            f"model.start_from {model} has the classes {', '.join(old)}, and its network no head whose rows are "
+            "classes",
+            hint="train with the same classes, or leave out model.start_from",
+        )
+    kept = [name for name in new if name in old]
+    for key in heads:
+        rows = own[key].clone()
+        if rows.shape[1:] == weights[key].shape[1:]:
+            for name in kept:
+                rows[new.index(name)] = weights[key][old.index(name)]
+            weights[key] = rows
+    fresh = [name for name in new if name not in old]
+    log.info(
+        "classes that keep their weights: %s; new ones: %s; left behind: %s",
+        *(", ".join(names) or "none" for names in (kept, fresh, [n for n in old if n not in new])),
+    )
+
+
+def freeze(network: nn.Module, parts: tuple[str, ...]) -> tuple[nn.Module, ...]:
+    """Keep the parameters of parts of a network as they are.
+
+    Args:
+        network: Any.
+        parts: Names of modules or parameters, or where several begin with it, up to a dot.
+
+    Returns:
+        The modules that are frozen as a whole, whose batch norms must not move either.
+
+    Raises:
+        ConfigError: A name the network does not have.
+    """
+    modules = dict(network.named_modules())
+    parameters = dict(network.named_parameters())
+    for part in parts:
+        if part in modules:
+            modules[part].requires_grad_(False)
+        elif part in parameters:
+            parameters[part].requires_grad_(False)
+        else:
+            raise _unknown(part, modules, parameters)
+    return tuple(modules[part] for part in parts if part in modules)
+
+
+def _unknown(part: str, modules: dict[str, nn.Module], parameters: dict[str, Any]) -> ConfigError:
+    """The names one level below the longest beginning that exists."""
+    parent = part
+    while parent and parent not in modules:
+        parent = parent.rpartition(".")[0]
+    begin = f"{parent}." if parent else ""
+    below = {name[len(begin) :].split(".")[0] for name in (*modules, *parameters) if name.startswith(begin) and name}
+    names = ", ".join(begin + name for name in sorted(below - {""}))
+    return ConfigError(f"model.freeze: the network has no {part}", hint=f"it has {names}")

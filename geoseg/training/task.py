@@ -1,0 +1,130 @@
+"""The training step, the validation scores and the optimizer of one network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from geoseg.config import RunConfig
+from geoseg.contract import Contract
+from geoseg.losses import build_loss
+from geoseg.metrics import Scores, confusion_matrix
+from geoseg.model_folder import Normalize
+from geoseg.training.failures import LossWatch
+from geoseg.training.optimizer import lr_factor, parameter_groups
+
+
+class SegmentationTask(lightning.LightningModule):
+    """A network in training.
+
+    Args:
+        network: SMP model.
+        contract: Its imagery contract, for the normalisation and the classes.
+        recipe: Loss, learning rate, schedule and batch.
+        class_weights: Weight of each class in the loss.
+        seed: Decides, with step and process, what is random in a step.
+        frozen: Parts of the network that do not train.
+        place: Names the window of an index, for a loss that is no number.
+    """
+
+    val_matrix: Tensor
+    # Of few validation windows not every process may get one.
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def __init__(
+        self,
+        network: nn.Module,
+        contract: Contract,
+        recipe: RunConfig,
+        *,
+        class_weights: list[float] | None = None,
+        seed: int = 0,
+        frozen: tuple[nn.Module, ...] = (),
+        place: Callable[[int], str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.normalize = Normalize(contract.model_copy(update={"scale": 1.0}))  # windows come scaled
+        self.recipe = recipe
+        self.classes = contract.class_table
+        self.loss = build_loss(recipe.loss, classes=len(self.classes), weights=class_weights)
+        self.watch = LossWatch(recipe, place)
+        self._seed, self._frozen = seed, frozen
+        self._losses: list[Tensor] = []
+        self.register_buffer("val_matrix", torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64), False)
+
+    def train(self, mode: bool = True) -> SegmentationTask:
+        """Training mode for all but the frozen parts: their batch norms and random layers stay still."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
+
+    def forward(self, pixels: Tensor, valid: Tensor) -> Tensor:
+        """Logits (N, K, H, W) of scaled pixels (N, B, H, W), which count where valid (N, H, W)."""
+        logits: Tensor = self.network(self.normalize(pixels, valid))
+        return logits
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make what is random in this forward a function of seed, forward and process: a resumed run repeats it."""
+        words = np.random.SeedSequence((self._seed, batch_idx, self.global_rank)).generate_state(2)
+        torch.manual_seed(int(words[0]) << 31 ^ int(words[1]))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Loss of a batch of windows; logged is the mean over a step's forwards and processes."""
+        loss: Tensor = self.loss(self(batch["pixels"], batch["valid"]), batch["labels"])
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.watch.note(loss, batch, self.global_step, rate)
+        self._losses.append(loss.detach())
+        if len(self._losses) == self.recipe.accumulate:
+            self.log("loss", torch.stack(self._losses).mean(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
+            self._losses = []
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the counts of the validation before."""
+        self.val_matrix.zero_()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Count the pixels of a batch of windows."""
+        predictions = self(batch["pixels"], batch["valid"]).argmax(1)
+        self.val_matrix += confusion_matrix(batch["labels"], predictions, len(self.classes))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log mIoU and the IoU of each class, of all processes' windows."""
+        if self.trainer.world_size > 1:
+            dist.all_reduce(self.val_matrix)
+        scores = Scores(self.val_matrix.cpu().numpy())
+        self.log("val_miou", scores.miou, prog_bar=True, sync_dist=False)
+        self.log_dict({f"val_iou_{c.name}": scores.iou[c.id] for c in self.classes})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the validation scores with the weights they belong to, and how many windows made a step."""
+        metrics = self.trainer.callback_metrics
+        checkpoint["val_scores"] = {k: float(v) for k, v in metrics.items() if k.startswith("val_")}
+        checkpoint["windows_per_step"] = windows_per_step(self.recipe, self.trainer.world_size)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count forwards as they are counted now: as many windows may come in other portions."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        ahead = checkpoint["global_step"] * self.recipe.accumulate - progress["total"]["processed"]
+        for part in ("total", "current"):
+            for key in ("ready", "started", "processed", "completed"):
+                progress[part][key] += ahead
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and the polynomial decay with linear warm-up, stepped every iteration."""
+        optimizer = torch.optim.AdamW(parameter_groups(self.network, self.recipe), lr=self.recipe.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, self.recipe))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def windows_per_step(recipe: RunConfig, processes: int) -> int:
+    """Windows whose gradients make one step of the optimizer."""
+    return recipe.batch_size * recipe.accumulate * processes

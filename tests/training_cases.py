@@ -1,0 +1,74 @@
+"""Small experiments on generated landscapes, for the tests of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from affine import Affine
+
+from geoseg.classes import format_color
+from geoseg.config import TrainConfig, parse_config
+from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
+
+TINY: dict[str, Any] = {
+    "decoder_channels": 32,
+    "nmf_rank": 4,
+    "norm_groups": 8,
+    "embed_dims": [8, 16, 24, 32],
+    "depths": [1, 1, 1, 1],
+}
+ITERATIONS = 6
+CLASSES = [{"name": c.name, "color": format_color(c.color)} for c in LANDSCAPE_CLASSES]
+
+
+def write_scenes(folder: Path) -> Path:
+    """Two generated scenes side by side, with raster labels and with true polygons."""
+    for seed, name in enumerate(("a", "b")):
+        write_landscape(
+            Landscape(256, 256, seed=seed, nodata=0.0, transform=Affine(0.5, 0, 5e5 + 1000 * seed, 0, -0.5, 5.2e6)),
+            folder / f"{name}.tif",
+            labels_path=folder / f"{name}_labels.tif",
+            truth_path=folder / f"{name}_truth.gpkg",
+            block=64,
+        )
+    return folder
+
+
+def settings(landscapes: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    """The values of an experiment of seconds; those of ``train`` are changed one by one, others as a whole."""
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "output": str(output),
+        "classes": CLASSES,
+        "model": {"options": TINY},
+        "data": {
+            split: [{"scene": str(landscapes / f"{n}.tif"), "labels": str(landscapes / f"{n}_labels.tif")}]
+            for split, n in (("train", "a"), ("val", "b"))
+        },
+        "window": {"size": 128, "overlap": 32},
+        "card": {"license": "none"},
+    }
+    recipe = {
+        "iterations": ITERATIONS,
+        "batch_size": 2,
+        "size": 64,
+        "learning_rate": 1e-3,
+        "warmup_iterations": 2,
+        "workers": 0,
+        "val_every": 3,
+        "precision": "32-true",
+    }
+    return values | {"train": recipe | changes.pop("train", {})} | changes
+
+
+def experiment(landscapes: Path, output: Path, **changes: Any) -> TrainConfig:
+    """The experiment of `settings`."""
+    return parse_config(settings(landscapes, output, **changes), source="test")
+
+
+def write_config(path: Path, values: dict[str, Any]) -> Path:
+    """The YAML file of an experiment."""
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
