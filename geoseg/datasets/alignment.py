@@ -185,7 +185,8 @@ def direction(rows: float, cols: float) -> str:
 def _best(surface: Surface) -> npt.NDArray[np.int64]:
     """Shift (rows, columns) of the largest value."""
     row, col = divmod(int(surface.argmax()), surface.shape[1])
-    return np.array([row, col]) - surface.shape[0] // 2
+    reach = surface.shape[0] // 2
+    return np.array([row - reach, col - reach])
 
 
 def _bordered(labelled: LabelledScene, most: int) -> list[Window]:

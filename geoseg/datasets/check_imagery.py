@@ -27,8 +27,10 @@ SAMPLE_SIDE, SAMPLES = 256, 3
 HUGE_BLOCK_BYTES = 64 << 20
 """Of a scene with larger blocks one window is read: each costs a block."""
 
-MAX_DECODED = 8.0
-"""A scene is slow where a window costs decoding more than so many times its pixels."""
+MAX_BLOCK_PX = 1024
+MAX_DECODED = 4.0
+"""A scene with longer blocks (strips are as long as the scene) is slow where more than so many times a window's pixels
+are decoded for it."""
 
 MAX_INVALID_SHARE = 0.5
 MIN_ZERO_SHARE = 0.05
@@ -212,7 +214,7 @@ def compare_scenes(facts: Sequence[SceneFacts]) -> list[Problem]:
         problems.append(
             warning(
                 without[0].path,
-                f"{len(without)} of {plural(len(facts), 'scene')} have no CRS, the others have one: "
+                f"{len(without)} of {len(facts)} scenes have no CRS, the others have one: "
                 f"{_names([f.path for f in without])}",
                 f"say which one: gdal_edit -a_srs EPSG:… {without[0].path}",
             )
@@ -230,13 +232,13 @@ def compare_scenes(facts: Sequence[SceneFacts]) -> list[Problem]:
                     f"bring them to one: gdalwarp -tr … {finest.path} coarser.tif, or train a model for each",
                 )
             )
-    slow = sorted((f for f in facts if f.decoded > MAX_DECODED), key=lambda f: -f.decoded)
+    slow = [f for f in facts if max(f.block_shape) > MAX_BLOCK_PX and f.decoded > MAX_DECODED]
     if slow:
-        worst = slow[0]
+        worst = max(slow, key=lambda f: f.decoded)
         problems.append(
             warning(
                 worst.path,
-                f"{len(slow)} of {plural(len(facts), 'scene')} are slow to read in windows: "
+                f"{len(slow)} of {len(facts)} scenes are stored in a way that makes windows slow to read: "
                 f"{_names([f.path for f in slow])} (blocks of {worst.block_shape[0]} × {worst.block_shape[1]} px, "
                 f"{worst.decoded:.0f} times what a window shows)",
                 f"geoseg prepare scenes {worst.path} -o FOLDER",
