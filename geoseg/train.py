@@ -168,7 +168,8 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
         per_step = windows_per_step(config.train, team.size)
         # The whole run's even where it goes on: Lightning counts the batches done before, and max_steps ends it.
         length = config.train.iterations * per_step
-        windows = RandomWindows(scenes, config, length=length, start=start * per_step)
+        std = [band.std for band in contract.bands]
+        windows = RandomWindows(scenes, config, length=length, start=start * per_step, std=std)
         val_windows = CoveringWindows(val_scenes, config)
         task = SegmentationTask(
             network,

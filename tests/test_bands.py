@@ -157,13 +157,10 @@ def test_what_lies_under_holes_is_in_no_window(tmp_path: Path, dtype: str, bands
     settings = experiment(tmp_path / "x", dtype=dtype, bands=bands, kind=kind, under=250)
     scenes = [LabelledScene(entry, settings) for entry in settings.data.train]
     scale = DEFAULT_SCALE[dtype]  # type: ignore[index]
-    mean, std = band_statistics(scenes, scale)
-    known = settings.model_copy(
-        update={"imagery": settings.imagery.model_copy(update={"mean": tuple(mean), "std": tuple(std)})}
-    )
+    _, std = band_statistics(scenes, scale)
     values = stack(dtype, bands, 0)[0][:, hole(0)] * scale
     low, high = values.min(1)[:, None], values.max(1)[:, None]
-    for windows in (RandomWindows(scenes, known, length=12), CoveringWindows(scenes, known)):
+    for windows in (RandomWindows(scenes, settings, length=12, std=std), CoveringWindows(scenes, settings)):
         holes = 0
         for i in range(len(windows)):
             sample = windows[i]
@@ -203,3 +200,24 @@ def test_training_starts_from_the_pretrained_stem_of_other_bands(tmp_path: Path,
     torch.testing.assert_close(found["encoder.model.model.patch_embed1.proj.0.weight"], adapted)
     mlp = "block4.0.mlp.fc1.weight"
     torch.testing.assert_close(found[f"encoder.model.model.{mlp}"], pretrained[mlp])
+
+
+@pytest.mark.parametrize(("dtype", "step"), [("uint8", 1 / 255), ("uint16", 0), ("float32", 0)])
+def test_brightness_is_measured_by_the_spread_of_the_data_set(tmp_path: Path, dtype: str, step: float) -> None:
+    """Scaled values move by at most 0.3 of two standard deviations as given, whatever the files' type."""
+    still = {"dihedral": False, "brightness": 0, "contrast": 0, "hue": 0, "saturation": 0}
+    options: dict[str, Any] = {"dtype": dtype, "bands": 4, "kind": "nodata", "under": 0}
+    without = experiment(tmp_path / "still", augment=still, **options)
+    bright = without.model_copy(update={"augment": without.augment.model_copy(update={"brightness": 0.3})})
+    scenes = [LabelledScene(entry, without) for entry in without.data.train]
+    std = np.array([0.02, 0.05, 0.01, 0.03])
+    before, after = (RandomWindows(scenes, s, length=40, std=list(std)) for s in (without, bright))
+    shifts = []
+    for i in range(40):
+        valid = before[i]["valid"].numpy()
+        moved = (after[i]["pixels"].numpy() - before[i]["pixels"].numpy())[:, valid]
+        share = np.median(moved, axis=1) / (2 * std)
+        np.testing.assert_allclose(share, share.mean(), atol=step / std.min() / 2 + 1e-3)
+        shifts.append(share.mean())
+    assert 0.2 < np.abs(shifts).max() <= 0.3 + step / std.min() / 2 + 1e-3
+    assert 8 < np.count_nonzero(np.round(shifts, 3)) < 32

@@ -24,12 +24,22 @@ class RandomWindows(WindowDataset):
         settings: The experiment.
         length: Number of windows.
         start: Index of the first one, for a resumed run.
+        std: Standard deviation of each band's scaled values, what random changes of brightness are measured by; None
+            takes the configured ones, or each window's own where there are none.
 
     Raises:
         ConfigError: See `geoseg.datasets.sampling.Sampler`.
     """
 
-    def __init__(self, scenes: Sequence[LabelledScene], settings: TrainConfig, *, length: int, start: int = 0) -> None:
+    def __init__(
+        self,
+        scenes: Sequence[LabelledScene],
+        settings: TrainConfig,
+        *,
+        length: int,
+        start: int = 0,
+        std: Sequence[float] | None = None,
+    ) -> None:
         super().__init__(scenes, settings)
         self._seed, self._length, self._start = settings.seed, length, start
         with self._reading():
@@ -37,8 +47,9 @@ class RandomWindows(WindowDataset):
         imagery = settings.imagery
         colors = imagery.dtype == "uint8" and imagery.bands == ("red", "green", "blue")
         unit = imagery.effective_scale if imagery.dtype == "uint8" else 1.0  # what `LabelledScene.read` leaves unscaled
-        std = None if imagery.std is None else [value / unit for value in imagery.std]
-        self._augment = Augmenter(settings.augment, size=settings.train.size, colors=colors, std=std)
+        std = imagery.std if std is None else std
+        spread = None if std is None else [value / unit for value in std]
+        self._augment = Augmenter(settings.augment, size=settings.train.size, colors=colors, std=spread)
 
     def __len__(self) -> int:
         return self._length
