@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from geoseg.classes import ClassTable
-from geoseg.evaluation.report_html import Content, Markup, join, note, percent, section, tag
+from geoseg.evaluation.report_html import NOTHING, Content, Markup, join, note, percent, section, tag
 from geoseg.evaluation.report_pictures import legend, window_figures
 from geoseg.evaluation.report_plots import Bar, bar_plot, reliability_diagram, ticks_to
 from geoseg.evaluation.report_tables import (
@@ -127,7 +127,7 @@ def _words(value: Any) -> str:
         return ", ".join(f"{key} {_words(v)}" for key, v in value.items())
     if isinstance(value, (list, tuple)):
         more = len(value) - _LISTED
-        return ", ".join([*map(_words, value[:_LISTED]), *([f"and {more} more"] if more > 0 else [])])
+        return ", ".join(map(_words, value[:_LISTED])) + (f" and {more} more" if more > 0 else "")
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -156,8 +156,7 @@ def _classes(classes: ClassTable, total: SceneResult) -> Markup:
         told = f"{classes[i].name}: IoU {_percent(iou[i])}"
         if not math.isnan(border[i]):
             told += f", boundary IoU {_percent(border[i])}"
-        shown = "" if math.isnan(iou[i]) else f"{100 * iou[i]:.1f}"
-        bars.append(Bar(classes[i], 100 * iou[i], shown, told, 100 * border[i]))
+        bars.append(Bar(classes[i], 100 * iou[i], _percent(iou[i]).removesuffix(" %"), told, 100 * border[i]))
     title = "IoU of each class, per cent, the largest first"
     words = "IoU, per cent; the dashed line is their mean"
     words += ", the short stroke on a bar the boundary IoU" if total.boundary is not None else ""
@@ -212,13 +211,10 @@ def _areas(classes: ClassTable, total: SceneResult) -> Markup:
     bars = []
     for c in classes:
         mapped, estimated, margin = (float(v[c.id]) for v in (areas.mapped_ha, areas.estimated_ha, areas.margin_ha))
-        told = (
-            f"{c.name}: mapped {mapped:,.{decimals}f} ha, "
-            f"estimated {estimated:,.{decimals}f} ± {margin:,.{decimals}f} ha"
-        )
+        known, corrected, give = (_hectares(v, decimals) for v in (mapped, estimated, margin))
+        told = f"{c.name}: mapped {known} ha, estimated {corrected} ± {give} ha"
         span = None if math.isnan(margin) else (float(low[c.id]), float(high[c.id]))
-        shown = "" if math.isnan(estimated) else f"{estimated:,.{decimals}f}"
-        bars.append(Bar(c, mapped, shown, told, estimated, span))
+        bars.append(Bar(c, mapped, corrected, told, estimated, span))
     longest = np.concatenate([areas.mapped_ha, areas.estimated_ha, high])
     ticks = ticks_to(float(np.nanmax(longest)) if not np.isnan(longest).all() else 0.0)
     plot = bar_plot("area-plot", "Area of each class, hectares, mapped and estimated", bars, ticks)
@@ -235,4 +231,8 @@ def _areas(classes: ClassTable, total: SceneResult) -> Markup:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return NOTHING if math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def _hectares(area: float, decimals: int) -> str:
+    return NOTHING if math.isnan(area) else f"{area:,.{decimals}f}"

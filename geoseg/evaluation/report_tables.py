@@ -27,7 +27,7 @@ from geoseg.evaluation.result import AreaEstimate, Calibration, SceneResult, Val
 from geoseg.metrics import ratio
 
 _WIDE_HEADS = 7  # more classes have their names upright
-_MANY_CLASSES = 16  # from here on cells are narrow and shares come without decimals
+_MANY_CLASSES = 20  # above, cells are narrow and shares come without decimals
 
 
 def class_table(classes: ClassTable, result: SceneResult) -> Markup:
@@ -79,7 +79,7 @@ def confusion_table(classes: ClassTable, result: SceneResult) -> Markup:
     matrix = result.scores.matrix
     pixels = matrix.sum(axis=1)
     shares = ratio(matrix, np.broadcast_to(pixels[:, None], matrix.shape))
-    decimals = 1 if len(classes) < _MANY_CLASSES else 0
+    decimals = 1 if len(classes) <= _MANY_CLASSES else 0
 
     def cell(true: int, mapped: int) -> Markup:
         share, number = float(shares[true, mapped]), int(matrix[true, mapped])
@@ -88,14 +88,10 @@ def confusion_table(classes: ClassTable, result: SceneResult) -> Markup:
             return tag("td", NOTHING, title=title)
         # A confusion of two per cent shall be seen beside a hit of ninety: the root, not the share.
         weight = math.sqrt(share)
-        kind = ["hit" if true == mapped else "miss"] + (["strong"] if weight > 0.75 else []) + (["zero"] * (not number))
-        return tag(
-            "td",
-            f"{100 * share:.{decimals}f}" if number else "0",
-            class_=" ".join(kind),
-            style=f"--s:{weight:.3f}",
-            title=title,
-        )
+        shown = f"{100 * share:.{decimals}f}" if number else "0"
+        kinds = ["hit" if true == mapped else "miss"]
+        kinds += ["strong"] if weight > 0.75 else ["faint"] if not float(shown) else []
+        return tag("td", shown, class_=" ".join(kinds), style=f"--s:{weight:.3f}", title=title)
 
     heads = tag("tr", head("truth ↓ map →"), (upright(c) for c in classes), head("true pixels"))
     rows = [
@@ -107,7 +103,7 @@ def confusion_table(classes: ClassTable, result: SceneResult) -> Markup:
         )
         for c in classes
     ]
-    class_ = "confusion narrow" if len(classes) >= _MANY_CLASSES else "confusion"
+    class_ = "confusion narrow" if len(classes) > _MANY_CLASSES else "confusion"
     return table("confusion-table", "Shares of the true pixels, per cent", [heads], rows, class_=class_)
 
 
