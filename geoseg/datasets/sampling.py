@@ -279,10 +279,13 @@ def _start(length: int, pixel: int, side: int, rng: np.random.Generator, *, midd
 
 
 def _snapped(start: int, side: int, length: int, block: int) -> int:
-    """The nearest start of a block, where blocks are at most half a window and the window lies inside."""
-    if side >= length or 2 * block > side:
+    """The nearest start of a block, or the last start there is; as it is where blocks exceed half a window."""
+    last = length - side
+    if last <= 0 or 2 * block > side:
         return start
-    return min(round(start / block) * block, length - side)
+    below = start // block * block
+    above = min(below + block, last)
+    return below if start - below <= above - start else above
 
 
 def _holds(window: Window, pixel: tuple[int, int]) -> bool:
