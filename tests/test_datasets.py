@@ -8,6 +8,7 @@ from typing import Any
 import geopandas
 import numpy as np
 import numpy.typing as npt
+import pyogrio
 import pytest
 import rasterio
 import rasterio.warp
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig, TrainConfig, parse_config
-from geoseg.datasets import CoveringWindows, LabelledScene, RandomWindows, band_statistics, open_labels
+from geoseg.datasets import CoveringWindows, LabelledScene, RandomWindows, band_statistics, open_labels, open_scenes
 from geoseg.errors import LabelError, SceneError
 from geoseg.grid import Grid
 from geoseg.scene import Scene
@@ -286,6 +287,140 @@ def test_polygon_labels_that_cannot_be_meant_are_explained(labelled_file: Labell
     assert "touches scene" in complaint(tmp_path / "away.gpkg", attribute="kind", outside="other").message
     (tmp_path / "broken.geojson").write_text("{}")
     assert "cannot be read" in complaint(tmp_path / "broken.geojson", attribute="kind", outside="other").message
+
+
+def test_a_layer_is_read_near_the_scene_alone_and_in_its_order(make_scene: MakeScene, tmp_path: Path) -> None:
+    made = make_scene(crs="EPSG:2263", orientation="rotated")
+    grid = grid_of(made)
+    shapes, names = polygons(grid)
+    # Many far away, one of them of no known class, before and between those of the scene.
+    far = [box(*p.buffer(5).bounds) for p in geopandas.GeoSeries(shapes).translate(9000, 0)] * 200
+    order = [*far[:300], shapes[0], *far[300:], shapes[1], shapes[2]]
+    kinds = ["lake"] * 300 + names[:1] + ["lake"] * 300 + names[1:]
+    frame = geopandas.GeoDataFrame({"kind": kinds}, geometry=order, crs=grid.crs)
+    truth = rasterize(
+        zip(shapes, [CLASSES.id_of(n) for n in names], strict=True), out_shape=grid.shape, transform=grid.transform
+    )
+    for name in ("l.gpkg", "l.fgb", "l.geojson", "l.shp"):
+        frame.to_crs("EPSG:4326" if name == "l.geojson" else "EPSG:32618").to_file(tmp_path / name)
+        config = raster_config(made, tmp_path / name, attribute="kind", outside="other")
+        labels = open_labels(config, grid, CLASSES)
+        if name != "l.fgb":  # which sorts its features by place
+            np.testing.assert_array_equal(labels.read(whole(grid)), truth)
+        assert len(pickle.dumps(labels)) < 10_000
+    near = open_labels(raster_config(made, tmp_path / "l.gpkg", attribute="kind", outside="other"), grid, CLASSES)
+    (tmp_path / "l.gpkg").unlink()
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(near)).read(whole(grid)), truth)
+
+
+def test_a_file_without_index_is_read_once_for_all_scenes(
+    make_scene: MakeScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes = [make_scene(shift=(200 * i, 0), seed=i) for i in range(3)]
+    shapes = [polygons(grid_of(made)) for made in scenes]
+    frame = geopandas.GeoDataFrame(
+        {"kind": [n for _, names in shapes for n in names]}, geometry=[p for some, _ in shapes for p in some], crs=32633
+    )
+    path = tmp_path / "all.geojson"
+    frame.to_crs(4326).to_file(path)
+    calls = []
+    read = pyogrio.read_dataframe
+    monkeypatch.setattr(pyogrio, "read_dataframe", lambda *a, **k: calls.append(a) or read(*a, **k))
+    entries = [raster_config(made, path, attribute="kind", outside="other") for made in scenes]
+    opened = open_scenes(settings(*entries), "train")
+    assert len(calls) == 1
+    first = opened[0].labels.read(whole(opened[0].grid))
+    assert set(np.unique(first)) == {0, 1, 2}
+    assert all((scene.labels.read(whole(scene.grid)) == first).mean() > 0.999 for scene in opened)
+
+
+def test_several_layers_are_refused(labelled_file: LabelledFile, tmp_path: Path) -> None:
+    made, grid, path, _ = labelled_file
+    frame = geopandas.read_file(path)
+    frame.to_file(tmp_path / "two.gpkg", layer="fields")
+    frame.to_file(tmp_path / "two.gpkg", layer="houses")
+    config = raster_config(made, tmp_path / "two.gpkg", attribute="kind", outside="other")
+    with pytest.raises(LabelError, match="several layers: fields, houses") as caught:
+        open_labels(config, grid, CLASSES)
+    assert str(caught.value.hint).startswith("take one of them: ogr2ogr")
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+def test_the_first_class_may_have_any_value(make_scene: MakeScene, tmp_path: Path, dtype: str, aligned: bool) -> None:
+    made = make_scene()
+    ids = stripes(made.valid.shape)
+    ids[:20, :20], ids[50, 60] = NODATA, NODATA
+    values = ids.astype(dtype) + np.array(3, dtype)  # 3, 4, 5 for the classes
+    values[ids == NODATA] = NODATA
+    values[70:, :] = 2  # below the first
+    wanted = ids.copy()
+    wanted[70:, :] = NODATA
+    if not aligned:  # the same pixels in a larger raster
+        values = np.pad(values, 4, constant_values=1)
+    corner = made.transform if aligned else made.transform @ Affine.translation(-4, -4)
+    path = write_labels(tmp_path / "l.tif", values, corner, made.crs)
+    config = raster_config(made, path)
+    labels = open_labels(config, grid_of(made), CLASSES, first_label=3)
+    np.testing.assert_array_equal(labels.read(whole(grid_of(made))), wanted)
+    with pytest.raises(LabelError, match=r"class id 5 .*the class table ends at 4"):
+        open_labels(config, grid_of(made), CLASSES, first_label=2)
+    with pytest.raises(LabelError, match=r"are empty: .* or below 9"):
+        open_labels(config, grid_of(made), CLASSES, first_label=9)
+    scene = LabelledScene(
+        config, settings(config, data={s: [config.model_dump()] for s in ("train", "val")} | {"first_label": 3})
+    )
+    np.testing.assert_array_equal(scene.labels.read(whole(grid_of(made))), wanted)
+
+
+def test_labels_from_1_are_known_by_one_class_too_many(make_scene: MakeScene, tmp_path: Path) -> None:
+    made = make_scene()
+    path = write_labels(tmp_path / "l.tif", stripes(made.valid.shape) + 1, made.transform, made.crs)
+    with pytest.raises(LabelError, match="class id 3") as caught:
+        open_labels(raster_config(made, path), grid_of(made), CLASSES)
+    assert "data.first_label=1" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("orientation", ["north", "rotated"])
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32633"])
+def test_outside_the_labelled_area_labels_are_ignored(
+    labelled_file: LabelledFile, make_scene: MakeScene, tmp_path: Path, orientation: str, crs: str
+) -> None:
+    made = make_scene(orientation=orientation)
+    grid = grid_of(made)
+    shapes, _ = polygons(grid)
+    area = tmp_path / "area.gpkg"
+    geopandas.GeoSeries(shapes[:2], crs=grid.crs).to_crs(crs).to_file(area)
+    inside = rasterize(shapes[:2], out_shape=grid.shape, transform=grid.transform) > 0
+    ids = stripes(grid.shape)
+    raster = write_labels(tmp_path / "l.tif", ids, made.transform, made.crs)
+    labels = open_labels(raster_config(made, raster, labelled_area=area), grid, CLASSES)
+    wanted = np.where(inside, ids, NODATA)
+    assert (labels.read(whole(grid)) != wanted).sum() <= (0 if crs == "EPSG:32633" else 4)  # straight in another CRS
+    part = labels.read(Window(-5, 30, 40, 60))
+    assert (part[:5] == NODATA).all() and (part[:, 50:] == NODATA).all()
+    np.testing.assert_array_equal(part[5:, :50], labels.read(whole(grid))[:35, 30:])
+    assert (labels.read(Window(90, 0, 6, 6)) == NODATA).all()
+    geopandas.GeoSeries(shapes, crs=grid.crs).to_frame("geometry").assign(kind="house").to_file(tmp_path / "p.gpkg")
+    vector = raster_config(made, tmp_path / "p.gpkg", labelled_area=area, attribute="kind", outside="other")
+    burnt = open_labels(vector, grid, CLASSES).read(whole(grid))
+    assert set(np.unique(burnt)) == {2, NODATA} and ((burnt == 2) != inside).sum() <= 4
+
+
+def test_a_labelled_area_that_cannot_be_meant_is_explained(make_scene: MakeScene, tmp_path: Path) -> None:
+    made = make_scene()
+    raster = write_labels(tmp_path / "l.tif", stripes(made.valid.shape), made.transform, made.crs)
+
+    def complaint(area: Path) -> LabelError:
+        with pytest.raises(LabelError) as caught:
+            open_labels(raster_config(made, raster, labelled_area=area), grid_of(made), CLASSES)
+        return caught.value
+
+    assert complaint(tmp_path / "none.gpkg").message == f"no such labelled area: {tmp_path / 'none.gpkg'}"
+    geopandas.GeoSeries([box(0, 0, 1, 1)], crs=4326).to_file(tmp_path / "away.gpkg")
+    assert "no polygon of the labelled area" in complaint(tmp_path / "away.gpkg").message
+    (tmp_path / "text.gpkg").write_text("nothing")
+    assert "labelled area" in complaint(tmp_path / "text.gpkg").message
 
 
 # --- scenes with labels

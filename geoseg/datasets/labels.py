@@ -33,6 +33,10 @@ LabelArray = npt.NDArray[np.uint8]
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt", ".png", ".img", ".jp2"})
 
 
+_NOTHING = -(2**31)
+"""What GDAL fills in where a warped raster has nothing. With 255 it would turn labels of 255 into 254."""
+
+
 class Labels(Protocol):
     """Labels of one scene."""
 
@@ -128,7 +132,7 @@ class RasterLabels:
                     transform=part.transform,
                     height=part.height,
                     width=part.width,
-                    nodata=NODATA,
+                    nodata=_NOTHING,
                     src_nodata=source.nodata,
                     dtype="int32",
                 ) as warped,
@@ -136,7 +140,7 @@ class RasterLabels:
                 warped_values: npt.NDArray[np.int32] = warped.read(1)
         except RasterioError as error:
             raise LabelError(f"labels {self._path} cannot be brought onto the scene's grid: {error}") from error
-        return warped_values, _inside(window, self._grid)
+        return warped_values, _inside(window, self._grid) & (warped_values != _NOTHING)
 
     def _check_values(self) -> None:
         last = self._first + len(self._classes) - 1
