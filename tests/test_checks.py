@@ -314,10 +314,10 @@ def test_a_mask_of_0_and_255(made: MadeScene, tmp_path: Path) -> None:
     ("change", "severity", "words"),
     [
         (lambda t: t @ Affine.translation(3, -2), None, ()),  # another part of the same pixel grid
-        (lambda t: t @ Affine.translation(0.5, 0), "warning", ("not on the scene's pixels",)),
-        (lambda t: t @ Affine.scale(2), "warning", ("not on the scene's pixels", "of 1 in EPSG:32633")),
-        (lambda t: t @ Affine.translation(60, 60), "warning", ("cover 9% of the scene",)),
-        (lambda t: t @ Affine.translation(1000, 0), "error", ("do not touch the scene",)),
+        (lambda t: t @ Affine.translation(0.5, 0), "warning", ("not on the pixels of scene",)),
+        (lambda t: t @ Affine.scale(2), "warning", ("not on the pixels of scene", "of 1 in EPSG:32633")),
+        (lambda t: t @ Affine.translation(60, 60), "warning", ("cover 9% of scene",)),
+        (lambda t: t @ Affine.translation(1000, 0), "error", ("do not touch scene",)),
     ],
 )
 def test_where_a_raster_of_labels_lies(
@@ -336,7 +336,7 @@ def test_rasters_of_labels_without_georeference_must_have_the_size(made: MadeSce
     short = write_raster(tmp_path / "short.tif", stripes()[:50], made, crs=None, transform=Affine.identity())
     lost = write_raster(tmp_path / "lost.tif", stripes(), made, crs=CRS.from_wkt('LOCAL_CS["x",UNIT["metre",1]]'))
     found = check_data(config(*({"scene": made.path, "labels": path} for path in (fits, short, lost))))
-    told(found, "short.tif have 50 × 80 px, the scene has 96 × 80")
+    told(found, "short.tif have 50 × 80 px, scene", "has 96 × 80")
     told(found, "the CRS of labels", "lost.tif", "does not say where on earth")
     assert len(errors(found)) == 2 and about(found, fits) == []
 
@@ -407,7 +407,7 @@ def test_geometries_that_are_no_good_polygons(made: MadeScene, tmp_path: Path) -
     features += [("house", Point(left, top)), ("house", LineString([(left, top), (right, top)]))]
     found = check_data(config(polygons(made, tmp_path / "l.gpkg", features)))
     assert errors(found) == []
-    invalid = told(found, "1 geometry", "invalid", "Self-intersection", f"{(left + right) / 2:.0f}"[:5])
+    invalid = told(found, "invalid geometries in", ": 1 (feature", "Self-intersection", f"{(left + right) / 2:.0f}"[:5])
     assert "feature 1" in invalid.message and "-makevalid" in str(invalid.hint)
     told(found, "2 of 7 features", "have no geometry")
     told(found, "1 LineString, 1 Point", "burnt as the pixels they pass")
@@ -426,7 +426,7 @@ def test_invalid_polygons_are_burnt_as_the_message_says(made: MadeScene, tmp_pat
     outer, inner = box(left, bottom - 20, right, top - 20), box(left + 2, bottom - 18, right - 2, top - 22)
     twice = Polygon([*outer.exterior.coords, *inner.exterior.coords])
     settings = config(polygons(made, tmp_path / "l.gpkg", [("field", bow), ("house", twice)]))
-    told(check_data(settings), "2 geometries")
+    told(check_data(settings), "invalid geometries in", ": 2 (")
     labels = LabelledScene(settings.data.train[0], settings).labels.read(Window(0, 0, *SHAPE))
     assert 0.4 < (labels[10:30, 10:30] == 1).mean() < 0.6
     assert labels[51, 11] == 2 and labels[60, 20] == 0
@@ -507,3 +507,10 @@ def test_large_sets_are_looked_at_in_part(
             file.write(np.full(SHAPE, 7, np.uint8), 1)
         entries.append({"scene": scene.path, "labels": write_raster(tmp_path / f"l{n}.tif", stripes(), scene)})
     assert sum("band 1 (red) is 7" in p.message for p in check_data(config(*entries))) == 3
+
+
+def test_a_message_is_not_as_long_as_a_large_set() -> None:
+    with pytest.raises(LabelError) as refused:
+        refuse([Problem("error", str(i), f"scene {i} is wrong") for i in range(1000)])
+    lines = refused.value.message.splitlines()
+    assert lines[0].startswith("1000 errors") and len(lines) < 60 and "950 more" in lines[-1] and "--check" in lines[-1]

@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 
 Severity = Literal["error", "warning"]
 
+_NAMED = 50
+"""Lines of the message that is raised; of a set of thousands of scenes each may be wrong in the same way."""
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -69,7 +72,7 @@ def refuse(problems: Sequence[Problem]) -> None:
 
     Raises:
         LabelError: There are errors. A single one without warnings reads as if it had been raised on its own; else the
-            message counts and numbers them all, and the hint is the first one's.
+            message counts all and numbers the first fifty, and the hint is the first one's.
     """
     errors = [problem for problem in problems if problem.severity == "error"]
     if not errors:
@@ -79,7 +82,9 @@ def refuse(problems: Sequence[Problem]) -> None:
     if len(problems) == 1:
         raise LabelError(errors[0].message, hint=errors[0].hint)
     lines = [f"{_counted(problems)} in the data of this configuration:"]
-    lines += [f"{number:>4}. {p.severity}: {p.message}" for number, p in enumerate(problems, start=1)]
+    lines += [f"{number:>4}. {p.severity}: {p.message}" for number, p in enumerate(problems[:_NAMED], start=1)]
+    if len(problems) > _NAMED:
+        lines.append(f"      and {len(problems) - _NAMED} more, all of which geoseg train CONFIG --check prints")
     hint = next((p.hint for p in errors if p.hint is not None), None)
     raise LabelError("\n".join(lines), hint=f"begin with: {hint}" if hint is not None else None)
 

@@ -298,8 +298,8 @@ def _check_geometries(
         problems.append(
             warning(
                 path,
-                f"{plural(int(invalid.size), 'geometry').replace('geometrys', 'geometries')} of {path} are invalid "
-                f"({told}{more}); they are burnt, with a hole wherever their rings lie twice",
+                f"invalid geometries in {path}: {invalid.size} ({told}{more}); they are burnt all the same, but what "
+                "their rings enclose twice becomes a hole",
                 f"ogr2ogr -makevalid labels.gpkg {path}",
             )
         )

@@ -25,13 +25,14 @@ _ROWS = 512
 
 
 def check_raster_labels(
-    path: Path, grid: Grid | None, classes: ClassTable, *, first_label: int
+    path: Path, scene: Path, grid: Grid | None, classes: ClassTable, *, first_label: int
 ) -> tuple[list[Problem], npt.NDArray[np.bool_] | None]:
     """Everything that is wrong with a raster of class ids.
 
     Args:
         path: Of the raster.
-        grid: Of the scene it is for; None where the scene cannot be opened.
+        scene: What it is for.
+        grid: Of the scene; None where it cannot be opened.
         classes: The class table.
         first_label: Value of the first class; smaller ones are ignored.
 
@@ -48,7 +49,7 @@ def check_raster_labels(
                     f"labels {path} have {len(labels.bands)} bands of {labels.dtype}, wanted one band of class ids"
                 )
                 return [error(path, message, "a raster of labels holds the class id of each pixel")], None
-            problems = _check_place(path, labels.grid, grid) if grid is not None else []
+            problems = _check_place(path, labels.grid, scene, grid) if grid is not None else []
             counts = _value_counts(labels)
             nodata = labels.nodata
     except SceneError as raised:
@@ -57,7 +58,7 @@ def check_raster_labels(
     return [*problems, *about_values], present
 
 
-def _check_place(path: Path, own: Grid, grid: Grid) -> list[Problem]:
+def _check_place(path: Path, own: Grid, scene: Path, grid: Grid) -> list[Problem]:
     """Where labels lie against their scene."""
     if own.crs is None or grid.crs is None:
         if own.shape == grid.shape:
@@ -65,7 +66,7 @@ def _check_place(path: Path, own: Grid, grid: Grid) -> list[Problem]:
         return [
             error(
                 path,
-                f"labels {path} have {own.height} × {own.width} px, the scene has {grid.height} × {grid.width}",
+                f"labels {path} have {own.height} × {own.width} px, scene {scene} has {grid.height} × {grid.width}",
                 "without georeference, labels must have the scene's size",
             )
         ]
@@ -81,28 +82,26 @@ def _check_place(path: Path, own: Grid, grid: Grid) -> list[Problem]:
         bounds = own.bounds if own.crs == grid.crs else transform_bounds(own.crs, grid.crs, *own.bounds)
     except RasterioError as failed:
         return [error(path, f"labels {path} cannot be brought to {crs_name(grid.crs)}: {failed}")]
-    scene = _outline(grid)
+    outline = _outline(grid)
     # In the scene's own CRS the outline is exact; through another one bounds are all that is known.
     covered = _outline(own) if own.crs == grid.crs else box(*bounds)
-    if not np.isfinite(bounds).all() or not covered.intersects(scene):
+    if not np.isfinite(bounds).all() or not covered.intersects(outline):
         return [
             error(
                 path,
-                f"labels {path} do not touch the scene they are for",
+                f"labels {path} do not touch scene {scene}",
                 "check that both files have the right CRS: geoseg info",
             )
         ]
     problems = []
-    share = covered.intersection(scene).area / scene.area
+    share = covered.intersection(outline).area / outline.area
     if share < MIN_COVERED_SHARE:
-        problems.append(
-            warning(path, f"labels {path} cover {share:.0%} of the scene they are for; the rest of it is ignored")
-        )
+        problems.append(warning(path, f"labels {path} cover {share:.0%} of scene {scene}; the rest of it is ignored"))
     if not _on_grid(own, grid):
         problems.append(
             warning(
                 path,
-                f"labels {path} are not on the scene's pixels ({_described(own)}; the scene {_described(grid)}): "
+                f"labels {path} are not on the pixels of scene {scene} ({_described(own)}; {_described(grid)}): "
                 "each pixel gets the nearest label",
                 f"burn them on the scene's own grid, or: gdalwarp -r mode -t_srs {crs_name(grid.crs)} "
                 f"-tr {abs(grid.transform.a):.9g} {abs(grid.transform.e):.9g} -te "

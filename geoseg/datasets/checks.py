@@ -143,7 +143,9 @@ def _look_at_labels(scene: _Checked, settings: TrainConfig) -> None:
     config, grid = scene.config, _grid(scene)
     if _is_raster(config):
         first = settings.data.first_label
-        problems, scene.present = check_raster_labels(config.labels, grid, settings.class_table, first_label=first)
+        problems, scene.present = check_raster_labels(
+            config.labels, config.scene, grid, settings.class_table, first_label=first
+        )
         scene.problems += problems
     if config.labelled_area is not None and grid is not None:
         try:
