@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -15,7 +17,10 @@ import pytest
 import rasterio
 import torch
 from conftest import TINY
+from test_isaid import Made, colors, made
+from typer.testing import CliRunner
 
+from geoseg.cli import app
 from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.datasets import LabelledScene
@@ -23,7 +28,10 @@ from geoseg.errors import ConfigError
 from geoseg.evaluation import patches
 from geoseg.evaluation.patches import PROTOCOLS, PatchProtocol, evaluate_patches, isaid_windows, scene_names
 from geoseg.metrics import Scores
-from geoseg.model_folder import TrainedModel, build_network
+from geoseg.model_folder import TrainedModel, build_network, load_model
+from geoseg.models.official import official_key
+from geoseg.models.recognition import BASES
+from geoseg.prepare.isaid import CLASSES as CLASSES_OF_ISAID
 from geoseg.windows import Window
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -101,6 +109,7 @@ class Plain:
 
     def __init__(self, trained: TrainedModel) -> None:
         self.network = trained.network
+        self.close = 0  # labelled pixels whose two best classes float32 may not tell apart
 
     def logits(self, image: Ids, size: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
         """(K, H, W) of an image (H, W, 3), which the network sees at the last of some sizes."""
@@ -113,20 +122,31 @@ class Plain:
             coarse = self.network.forward_logits(x)[0].double().numpy()
         return bilinear(bilinear(coarse, size[-1]), shape)
 
-    def classes(self, image: Ids, size: Callable[[float], Sequence[tuple[int, int]]], ms_flip: bool) -> Ids:
-        if not ms_flip:
-            return self.logits(image, size(1)).argmax(0).astype(np.uint8)
-        total = np.zeros((CLASSES, *image.shape[:2]))
-        for ratio in (0.5, 0.75, 1, 1.25, 1.5, 1.75):
-            total += softmax(self.logits(image, size(ratio)))
-            total += softmax(self.logits(image[:, ::-1], size(ratio)))[..., ::-1]
-        return total.argmax(0).astype(np.uint8)
+    def count(
+        self, image: Ids, truth: Ids, sizes: Callable[[float], Sequence[tuple[int, int]]], *, ms_flip: bool = False
+    ) -> npt.NDArray[np.int64]:
+        """Counts of one patch; a ratio of sizes gives those its image is brought to one after the other."""
+        if ms_flip:
+            scores: Any = 0
+            for ratio in (0.5, 0.75, 1, 1.25, 1.5, 1.75):
+                scores = scores + softmax(self.logits(image, sizes(ratio)))
+                scores = scores + softmax(self.logits(image[:, ::-1], sizes(ratio)))[..., ::-1]
+        else:
+            scores = self.logits(image, sizes(1))
+        second, best = np.partition(scores, -2, axis=0)[-2:]
+        self.close += int((best - second < 1e-4)[truth != 255].sum())
+        matrix = np.zeros((len(scores), len(scores)), dtype=np.int64)
+        labelled = truth != 255
+        np.add.at(matrix, (truth[labelled], scores.argmax(0)[labelled]), 1)
+        return matrix
 
 
 def bilinear(values: npt.NDArray[np.float64], size: tuple[int, int]) -> npt.NDArray[np.float64]:
     """Values (K, h, w) at another size, by pixel centres."""
     for axis, length in zip((1, 2), size, strict=True):
         old = values.shape[axis]
+        if old == length:
+            continue
         at = np.maximum((np.arange(length) + 0.5) * old / length - 0.5, 0)
         first = np.floor(at).astype(int)
         share = (at - first).reshape([-1 if a == axis else 1 for a in range(3)])
@@ -140,14 +160,6 @@ def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return powers / powers.sum(0)
 
 
-def histogram(truth: Ids, found: Ids) -> npt.NDArray[np.int64]:
-    matrix = np.zeros((CLASSES, CLASSES), dtype=np.int64)
-    for t, f in zip(truth.ravel().tolist(), found.ravel().tolist(), strict=True):
-        if t != 255:
-            matrix[t, f] += 1
-    return matrix
-
-
 def fitted(height: int, width: int, longer: float, shorter: float) -> tuple[int, int]:
     factor = min(longer / max(height, width), shorter / min(height, width))
     return int(height * factor + 0.5), int(width * factor + 0.5)
@@ -157,34 +169,31 @@ def up(length: int) -> int:
     return math.ceil(length / 32) * 32
 
 
-def plain_mmseg(
-    plain: Plain, image: Ids, ids: Ids, *, patch: int, overlap: int, ms_flip: bool = False
-) -> npt.NDArray[np.int64]:
+def plain_mmseg(plain: Plain, image: Ids, ids: Ids, *, patch: int, overlap: int, ms_flip: bool = False) -> Any:
     height, width = ids.shape
     black = np.zeros((max(height, patch), max(width, patch), 3), np.uint8)
     black[:height, :width] = image
     labels = np.full(black.shape[:2], 255, np.uint8)
     labels[:height, :width] = ids
-    total = np.zeros((CLASSES, CLASSES), dtype=np.int64)
-    for top, bottom, left, right in mmseg_patches(height, width, patch, overlap):
-        part = black[top:bottom, left:right]
-        found = plain.classes(part, lambda r: [fitted(patch, patch, int(patch * r), int(patch * r))], ms_flip)
-        total += histogram(labels[top:bottom, left:right], found)
-    return total
+
+    def sizes(ratio: float) -> list[tuple[int, int]]:
+        return [(int(patch * ratio), int(patch * ratio))]
+
+    return sum(
+        plain.count(black[t:b, left:right], labels[t:b, left:right], sizes, ms_flip=ms_flip)
+        for t, b, left, right in mmseg_patches(height, width, patch, overlap)
+    )
 
 
-def plain_jseg(
-    plain: Plain, image: Ids, ids: Ids, *, patch: int, overlap: int, fit: int, ms_flip: bool = False
-) -> npt.NDArray[np.int64]:
-    total = np.zeros((CLASSES, CLASSES), dtype=np.int64)
+def plain_jseg(plain: Plain, image: Ids, ids: Ids, *, patch: int, overlap: int, fit: int, ms_flip: bool = False) -> Any:
+    total: Any = 0
     for top, bottom, left, right in jseg_patches(*ids.shape, patch, overlap):
-        part = image[top:bottom, left:right]
 
-        def sizes(ratio: float, shape: tuple[int, ...] = part.shape) -> list[tuple[int, int]]:
-            height, width = fitted(shape[0], shape[1], int(fit * ratio), int(fit * ratio))
+        def sizes(ratio: float, height: int = bottom - top, width: int = right - left) -> list[tuple[int, int]]:
+            height, width = fitted(height, width, int(fit * ratio), int(fit * ratio))
             return [(height, width), (up(height), up(width))]
 
-        total += histogram(ids[top:bottom, left:right], plain.classes(part, sizes, ms_flip))
+        total += plain.count(image[top:bottom, left:right], ids[top:bottom, left:right], sizes, ms_flip=ms_flip)
     return total
 
 
@@ -248,17 +257,18 @@ def make(tmp_path: Path) -> Make:
     return made
 
 
-def check(found: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> None:
+def check(found: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], plain: Plain) -> None:
     """Equal counts, but for pixels whose two best classes are equal to within float32."""
     np.testing.assert_array_equal(found.sum(1), wanted.sum(1))  # every labelled pixel, as often as it is in a patch
-    assert np.abs(found - wanted).sum() <= 2e-5 * wanted.sum() + 2
-    assert Scores(found).miou == pytest.approx(own_miou(wanted), abs=1e-4)
-    assert len(np.unique(wanted.argmax(1))) > 0 and (wanted.sum(0) > 0).sum() >= 3  # the network tells classes apart
+    assert np.abs(found - wanted).sum() <= 2 * plain.close
+    assert plain.close < 1e-3 * wanted.sum() + 1
+    assert Scores(found).miou == pytest.approx(own_miou(wanted), abs=2e-4)
+    assert (wanted.sum(0) > 0).sum() >= 3  # the network tells classes apart
 
 
 def own_miou(matrix: npt.NDArray[np.int64]) -> float:
     ious = []
-    for k in range(CLASSES):
+    for k in range(len(matrix)):
         hits = matrix[k, k]
         union = matrix[k].sum() + matrix[:, k].sum() - hits
         if union:
@@ -274,7 +284,8 @@ def test_padded_patches_count_as_described(height: int, width: int, make: Make, 
     scene, image, ids = make(height, width)
     rule = PatchProtocol(64, 24, pad=True, fit=(64, 64))
     found = evaluate_patches(trained, [scene], rule, device=CPU)
-    check(found["scene"], plain_mmseg(Plain(trained), image, ids, patch=64, overlap=24))
+    plain = Plain(trained)
+    check(found["scene"], plain_mmseg(plain, image, ids, patch=64, overlap=24), plain)
 
 
 @pytest.mark.parametrize(("height", "width"), AWKWARD)
@@ -282,17 +293,20 @@ def test_patches_resized_to_fit_count_as_described(height: int, width: int, make
     scene, image, ids = make(height, width)
     rule = PatchProtocol(64, 16, narrow="whole", fit=(72, 72), multiple=32)
     found = evaluate_patches(trained, [scene], rule, device=CPU)
-    check(found["scene"], plain_jseg(Plain(trained), image, ids, patch=64, overlap=16, fit=72))
+    plain = Plain(trained)
+    check(found["scene"], plain_jseg(plain, image, ids, patch=64, overlap=16, fit=72), plain)
 
 
 def test_scales_and_flips_average_probabilities(make: Make, trained: TrainedModel) -> None:
     scene, image, ids = make(90, 70)
     rule = PatchProtocol(64, 24, pad=True, fit=(64, 64))
     several = evaluate_patches(trained, [scene], rule, device=CPU, ms_flip=True)["scene"]
-    check(several, plain_mmseg(Plain(trained), image, ids, patch=64, overlap=24, ms_flip=True))
+    plain = Plain(trained)
+    check(several, plain_mmseg(plain, image, ids, patch=64, overlap=24, ms_flip=True), plain)
     rule = PatchProtocol(64, 16, narrow="whole", fit=(72, 72), multiple=32)
     several = evaluate_patches(trained, [scene], rule, device=CPU, ms_flip=True)["scene"]
-    check(several, plain_jseg(Plain(trained), image, ids, patch=64, overlap=16, fit=72, ms_flip=True))
+    plain = Plain(trained)
+    check(several, plain_jseg(plain, image, ids, patch=64, overlap=16, fit=72, ms_flip=True), plain)
 
 
 @pytest.mark.parametrize(("height", "width"), [(896, 130), (60, 900)])
@@ -300,9 +314,11 @@ def test_the_protocols_by_name(height: int, width: int, make: Make, trained: Tra
     """One side exactly 896, and one above; the other smaller."""
     scene, image, ids = make(height, width)
     found = evaluate_patches(trained, [scene], "mmseg", device=CPU)["scene"]
-    check(found, plain_mmseg(Plain(trained), image, ids, patch=896, overlap=384))
+    plain = Plain(trained)
+    check(found, plain_mmseg(plain, image, ids, patch=896, overlap=384), plain)
     found = evaluate_patches(trained, [scene], "jseg", device=CPU)["scene"]
-    check(found, plain_jseg(Plain(trained), image, ids, patch=800, overlap=200, fit=896))
+    plain = Plain(trained)
+    check(found, plain_jseg(plain, image, ids, patch=800, overlap=200, fit=896), plain)
 
 
 def test_ground_in_the_overlap_counts_as_often_as_it_is_seen(make: Make, trained: TrainedModel) -> None:
@@ -318,7 +334,8 @@ def test_whole_pictures_are_fitted_in_the_base_size(make: Make, trained: Trained
     def sizes(ratio: float) -> list[tuple[int, int]]:
         return [(64, 85), (64, 96)]  # the shorter side decides; 85 = 100 · 64 / 75
 
-    check(found, histogram(ids, Plain(trained).classes(image, sizes, False)))
+    plain = Plain(trained)
+    check(found, plain.count(image, ids, sizes), plain)
     with pytest.raises(ConfigError, match="needs to know the size to fit them in"):
         evaluate_patches(trained, [scene], "whole", device=CPU)
 
@@ -408,3 +425,73 @@ def test_an_unknown_protocol_is_answered_with_the_known_ones(make: Make, trained
     with pytest.raises(ConfigError, match="no protocol is called 'mmesg'") as caught:
         evaluate_patches(trained, [make(64, 64)[0]], "mmesg", device=CPU)
     assert "jseg, mmseg, whole" in str(caught.value.hint)
+
+
+# --- iSAID from the release and an official checkpoint to both numbers
+
+
+def official_checkpoint(path: Path) -> Path:
+    """A random SegNeXt of 16 classes as the official repository saves its own."""
+    torch.manual_seed(1)
+    network = build_network("segnext", "tu-mscan_tiny", encoder_weights=None, in_channels=3, classes=16, **TINY).eval()
+    with torch.inference_mode():
+        logits = network.forward_logits(torch.randn(4, 3, 96, 96))
+        network.segmentation_head.weight /= logits.std()
+        network.segmentation_head.bias -= logits.mean((0, 2, 3)) / logits.std()
+    state = {official_key(key, official=True): value for key, value in network.state_dict().items()}
+    del state[BASES]
+    torch.save({"meta": {}, "state_dict": state, "optimizer": {}}, path)
+    return path
+
+
+def geoseg(*words: object) -> str:
+    result = CliRunner().invoke(app, ["-q", *(str(word) for word in words)], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def test_an_official_checkpoint_is_measured_on_a_release_by_both_protocols(tmp_path: Path) -> None:
+    release = Made(tmp_path / "release")
+    image, ids = release.truth["val"]["P0020"] = made(7, 60, 910)
+    release.image("val", "P0020", image)
+    release.mask("val", "P0020", colors(ids))
+    release.pack()
+    report = geoseg("prepare", "isaid", release.folder, "-o", tmp_path / "isaid")
+    assert "3 train, 2 val, 1 test" in report and "any commercial use" in report
+    checkpoint = official_checkpoint(tmp_path / "segnext.pth")
+    small = ("--nmf-rank", TINY["nmf_rank"], "--norm-groups", TINY["norm_groups"])
+    imported = geoseg("weights", "import", checkpoint, "-o", tmp_path / "model", *small)
+    assert "taken for iSAID's" in imported
+
+    config = Path(__file__).parents[1] / "configs/isaid/segnext_t.yaml"
+    for protocol, reference, numbers in (
+        ("jseg", plain_jseg, {"patch": 800, "overlap": 200, "fit": 896}),
+        ("mmseg", plain_mmseg, {"patch": 896, "overlap": 384}),
+    ):
+        output, plain = tmp_path / protocol, Plain(load_model(tmp_path / "model"))
+        told = geoseg(
+            *("evaluate", tmp_path / "model", config, f"data.root={tmp_path / 'isaid'}"),
+            *("--protocol", protocol, "-o", output, "--device", "cpu"),
+        )
+        wanted = sum(reference(plain, *truth, **numbers) for truth in release.truth["val"].values())
+        with (output / "confusion.csv").open(newline="") as file:
+            rows = list(csv.reader(file))[1:]
+        check(np.array([[int(count) for count in row[1:17]] for row in rows[:16]]), wanted, plain)
+        assert f"mIoU {own_miou(wanted):.3f}" in told
+
+
+def test_the_recipe_trains_on_a_prepared_release(tmp_path: Path) -> None:
+    """One small step of it, to see that its keys go together."""
+    release = Made(tmp_path / "release")
+    geoseg("prepare", "isaid", release.folder, "-o", tmp_path / "isaid")
+    small = {"decoder_channels": 32, "nmf_rank": 4, "norm_groups": 8, "embed_dims": [8, 16, 24, 32]}
+    model = geoseg(
+        *("train", Path(__file__).parents[1] / "configs/isaid/segnext_t.yaml", f"data.root={tmp_path / 'isaid'}"),
+        *(f"output={tmp_path / 'run'}", "model.encoder_weights=null"),
+        *(f"model.options={json.dumps(small | {'depths': [1, 1, 1, 1], 'drop_path_rate': 0.1})}",),
+        *("train.iterations=1", "train.val_every=1", "train.batch_size=2", "train.size=64", "train.workers=0"),
+        *("window={size: 64, overlap: 32}", "--device", "cpu"),
+    ).splitlines()[-1]
+    contract = load_model(model).contract
+    assert contract.class_table == CLASSES_OF_ISAID
+    assert "commercial" in contract.training["licence"]

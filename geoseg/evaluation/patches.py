@@ -97,9 +97,7 @@ def find_protocol(name: str) -> PatchProtocol:
         ConfigError: No such name; the hint lists them.
     """
     if name not in PROTOCOLS:
-        raise ConfigError(
-            f"no protocol is called {name!r}", hint=f"--protocol {', '.join(PROTOCOLS)}, or none for stitched maps"
-        )
+        raise ConfigError(f"no protocol is called {name!r}", hint=f"--protocol scene, {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]
 
 
