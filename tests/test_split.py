@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from geoseg.classes import NODATA
 from geoseg.config import SplitConfig, TrainConfig, parse_config
 from geoseg.datasets import (
+    CoveringWindows,
     LabelledScene,
+    RandomWindows,
     SceneSplit,
     check_leakage,
     labels_of,
@@ -297,6 +299,24 @@ def test_few_files_stay_open_however_many_scenes_there_are(tmp_path: Path) -> No
     for scene in scenes:
         scene.read(Window(0, 0, 32, 32))
     assert len(list(FILES.iterdir())) - before <= 130
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_windows_drawn_for_training_keep_their_distance_from_those_that_validate(tmp_path: Path, seed: int) -> None:
+    entries = [
+        write_pair(tmp_path, n, size=size, seed=i) for i, (n, size) in enumerate((("a", (200, 170)), ("b", (64, 90))))
+    ]
+    config = settings(blocks(*entries, block=64), seed=seed, augment={"scale": [0.5, 2]})
+    train = RandomWindows(open_scenes(config, "train"), config, length=60)
+    val = CoveringWindows(open_scenes(config, "val"), config)
+    places = [val.place(i) for i in range(len(val))]
+    assert places
+    for i in range(len(train)):
+        scene, window = train.place(i)
+        assert all(gap(window, other) >= 8 for name, other in places if name == scene)
+    labelled = sum(int((val[i]["labels"] != NODATA).sum()) for i in range(len(val)))
+    scenes = open_scenes(config, "val")
+    assert labelled == sum(w.height * w.width for s in scenes if s.split is not None for w in s.split.validation)
 
 
 # --- as a GeoPackage
