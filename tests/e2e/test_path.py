@@ -294,7 +294,7 @@ def test_evaluation_tells_what_the_map_is_worth(trained: Trained, tmp_path: Path
         if union:
             assert float(scores[c.name]["iou"]) == pytest.approx(matrix[c.id, c.id] / union, abs=1e-6)
     accuracy = matrix.trace() / matrix.sum()
-    assert float(scores["accuracy"]["iou"]) == pytest.approx(accuracy, abs=1e-6)
+    assert float(scores["overall"]["accuracy"]) == pytest.approx(accuracy, abs=1e-6)
     assert f"accuracy {accuracy:.4f}" in said and said.splitlines()[-1] == str(out)
     with Image.open(out / "confusion.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 1
