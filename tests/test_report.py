@@ -223,6 +223,8 @@ def test_areas(made: Evaluation, page: Element) -> None:
     assert areas is not None
     found = np.array([[number(c) for c in row[1:4]] for row in body_rows(page, "area-table")])
     np.testing.assert_array_equal(found, np.stack([areas.mapped_ha, areas.estimated_ha, areas.margin_ha], axis=1))
+    sums = page.one("table", id="area-table").one("tfoot").all("data")
+    assert [float(e.attributes["value"]) for e in sums] == [areas.mapped_ha.sum(), areas.estimated_ha.sum()]
     plot = page.one("svg", id="area-plot")
     ticks = [float(e.text) for kind in ("tick", "tick minor") for e in plot.all("text", class_=kind)]
     end = max(ticks)
@@ -251,8 +253,11 @@ def test_reliability_diagram(made: Evaluation, page: Element) -> None:
     np.testing.assert_allclose(points[:, 0], x1 + sure * (x2 - x1), atol=0.01)
     np.testing.assert_allclose(points[:, 1], y1 + right * (y2 - y1), atol=0.01)
     rows = body_rows(page, "confidence-table")
-    assert [number(row[3]) for row in rows] == c.count.tolist()
-    assert [row[1].text == EN_DASH for row in rows] == (~used).tolist()
+    assert 0 < len(rows) < len(used)
+    np.testing.assert_array_equal([number(row[1]) for row in rows], sure)
+    np.testing.assert_array_equal([number(row[2]) for row in rows], right)
+    assert [number(row[3]) for row in rows] == c.count[used].tolist()
+    assert rows[0][0].text == "20 to 27"
     words = page.one("section", id="calibration").one("p").text
     assert f"expected calibration error is {100 * c.error:.1f} %" in words
     assert "temperature of 1.37" in words
@@ -303,6 +308,14 @@ def test_larger_windows_come_reduced(made: Evaluation) -> None:
     page = parsed(dataclasses.replace(made, worst=(case,), best=()))
     assert {opened(e.attributes["src"]).shape for e in page.all("img")} == {(256, 512, 4)}
     assert not page.all("section", id="best")
+
+
+def test_strips_are_no_higher_than_others_are_wide(made: Evaluation) -> None:
+    ids = np.zeros((256, 8), np.uint8)
+    case = WindowCase("s", Window(0, 0, 256, 8), 0.0, np.zeros((256, 8, 3), np.uint8), ids, ids)
+    page = parsed(dataclasses.replace(made, worst=(case,)))
+    assert {e.attributes["style"] for e in page.one("section", id="worst").all("img")} == {"width:3.12%"}
+    assert all("style" not in e.attributes for e in page.one("section", id="best").all("img"))
 
 
 HOSTILE = """<b class="x">'&amp;</b></script><script>alert(1)</script>"""

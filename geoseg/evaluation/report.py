@@ -221,9 +221,9 @@ def _areas(classes: ClassTable, total: SceneResult) -> Markup:
     words = "Hectares: bars as mapped, dots as estimated with the 95 % confidence interval; numbers are the estimates"
     return join(
         note(
-            "Errors that do not cancel falsify the areas of a map. The estimate corrects them by the confusion matrix "
-            "(Olofsson et al. 2014). Its interval takes the labelled pixels for a random sample; neighbours err "
-            "together, so the real one is wider."
+            "Errors that do not cancel falsify the areas of a map. The estimate corrects them by what the labels show "
+            "(Olofsson et al. 2014). Its interval takes labelled blocks, not single pixels, for a random sample of the "
+            "map, since neighbours err together."
         ),
         tag("figure", plot, tag("figcaption", words), class_="plot"),
         area_table(classes, areas),

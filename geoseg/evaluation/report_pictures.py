@@ -31,7 +31,7 @@ def window_figures(cases: Sequence[WindowCase], classes: ClassTable) -> list[Mar
 def legend(classes: ClassTable) -> Markup:
     """Colours of the classes, of errors, and of what is not known."""
     entries = [named(c) for c in classes]
-    entries += [join(color_square("var(--unknown)"), "not labelled"), join(color_square(ERROR_COLOR), "error")]
+    entries += [join(color_square("var(--unknown)"), "no label or no data"), join(color_square(ERROR_COLOR), "error")]
     return tag("ul", (tag("li", entry) for entry in entries), class_="legend")
 
 
@@ -45,7 +45,10 @@ def _figure(case: WindowCase, classes: ClassTable) -> Markup:
         ("map", f"Map: {_shares(case.mapped, classes)}", _class_picture(case.mapped, classes)),
         ("errors", f"Errors, {share} of the labelled pixels, over the imagery", _photo(_errors(case))),
     )
-    tiles = [tag("div", tag("img", src=source, alt=alt), tag("span", kind)) for kind, alt, source in pictures]
+    # A strip at the edge of a scene is as high as others are wide, not higher.
+    style = f"width:{100 * w.width / w.height:.2f}%" if w.width < w.height else None
+    images = [(kind, tag("img", src=source, alt=alt, style=style)) for kind, alt, source in pictures]
+    tiles = [tag("div", image, tag("span", kind)) for kind, image in images]
     words = [tag("strong", f"{share} wrong"), " in ", place, _most_frequent(case, classes)]
     return tag("figure", tag("figcaption", words), tag("div", tiles, class_="pictures"), class_="window")
 

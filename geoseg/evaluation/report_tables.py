@@ -122,7 +122,7 @@ def area_table(classes: ClassTable, areas: AreaEstimate) -> Markup:
         )
         for c in classes
     ]
-    sums = [decimal(np.nansum(v), decimals) for v in (areas.mapped_ha, areas.estimated_ha)]
+    sums = [decimal(float(np.sum(v)), decimals) for v in (areas.mapped_ha, areas.estimated_ha)]
     foot = [row("sum", [*sums, NOTHING, NOTHING])]
     return table("area-table", "Area of each class, hectares", [heads], rows, foot, class_="sortable")
 
@@ -137,7 +137,7 @@ def area_decimals(areas: AreaEstimate) -> int:
 
 
 def confidence_table(calibration: Calibration) -> Markup:
-    """The bins of the reliability diagram in numbers."""
+    """The bins of the reliability diagram in numbers; those without a pixel are left out."""
     bins = len(calibration.count)
     sure = ratio(calibration.confidence, calibration.count)
     right = ratio(calibration.correct, calibration.count)
@@ -147,7 +147,7 @@ def confidence_table(calibration: Calibration) -> Markup:
             f"{100 * i / bins:.0f} to {100 * (i + 1) / bins:.0f}",
             [percent(sure[i]), percent(right[i]), count(calibration.count[i])],
         )
-        for i in range(bins)
+        for i in np.flatnonzero(calibration.count)
     ]
     return table("confidence-table", "Bins of confidence, per cent", [heads], rows)
 
