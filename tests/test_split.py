@@ -421,7 +421,7 @@ def test_files_that_are_the_same_leak_without_any_georeference(tmp_path: Path) -
     link, copy = tmp_path / "link.tif", tmp_path / "copy.tif"
     os.link(a["scene"], link)
     copy.write_bytes(Path(a["scene"]).read_bytes())
-    assert leaks({"train": [a], "val": [a | {"scene": str(link)}]}) == [f"{a['scene']} trains and validates"]
+    assert leaks({"train": [a], "val": [a | {"scene": str(link)}]}) == [f"{a['scene']} trains and validates, as {link}"]
     (message,) = leaks({"train": [a], "val": [a | {"scene": str(copy)}]})
     assert "byte for byte" in message
     # With georeference it is told once.
@@ -444,4 +444,8 @@ def test_blocks_of_one_scene_on_the_training_part_of_another_leak(tmp_path: Path
     messages = leaks(blocks(a, b))
     assert 1 <= len(messages) <= 2 and all("overlap by" in message for message in messages)
     assert messages[0].startswith("blocks of ") and a["scene"] in messages[0] and b["scene"] in messages[0]
-    assert leaks(blocks(a, b, a))[0] == f"{a['scene']} is named twice"
+    assert leaks(blocks(a, b, a))[0] == f"{a['scene']} is named 2 times, and each time other blocks validate"
+    copy = tmp_path / "copy.tif"
+    copy.write_bytes(Path(a["scene"]).read_bytes())
+    (message,) = leaks(blocks(a, a | {"scene": str(copy)}))
+    assert "byte for byte" in message

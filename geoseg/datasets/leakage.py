@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import filecmp
-from collections import defaultdict
+import hashlib
+import itertools
+import os
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +33,8 @@ HINT_BLOCKS = (
     "data.leakage=warn trains all the same"
 )
 
+_ENDS_BYTES = 1 << 16
+
 _PIECES = 32
 """Into how many pieces each side of an outline is cut before it changes CRS, where a straight line bends."""
 
@@ -39,7 +44,6 @@ class _Area:
     """Ground that trains or validates: an outline in a CRS, and how far apart outlines must lie there not to touch."""
 
     scene: Path
-    index: int
     outline: BaseGeometry
     crs: CRS
     pixel: float
@@ -64,26 +68,30 @@ def check_leakage(
         Messages; what to do about them says `leakage_hint`.
     """
     if split is None:
-        same, pairs = _same_files(train, val)
-        found = list(same)
+        trains, vals = (dict.fromkeys(s.config.scene for s in scenes) for scenes in (train, val))
+        groups = [dict.fromkeys(group) for group in _alike([*trains, *vals])]
+        found, known = _same_files((a, b) for group in groups for b in group if b in vals for a in group if a in trains)
         wholes = [[_whole(s) for s in scenes if s.grid.crs is not None] for scenes in (train, val)]
-        for a, b, inter, length in _meetings(*wholes):
-            if (a.index, b.index) not in pairs:
-                found.append(f"training scene {a.scene} and validation scene {b.scene} {_meeting(a, inter, length)}")
+        for a, b, shared, length in _meetings(*wholes):
+            if frozenset((a.scene, b.scene)) not in known:
+                found.append(f"training scene {a.scene} and validation scene {b.scene} {_meeting(a, shared, length)}")
         return found
     found = []
     if split.buffer == 0:
         found.append("training windows may touch the blocks that validate: data.split.buffer is 0")
-    scenes = list({s.index: s for s in (*train, *val)}.values())
-    same, pairs = _same_files(scenes, scenes)
-    found += same
+    times = Counter(s.config.scene for s in train) | Counter(s.config.scene for s in val)
+    found += [f"{scene} is named {n} times, and each time other blocks validate" for scene, n in times.items() if n > 1]
+    scenes = list({s.config.scene: s for s in (*train, *val)}.values())
+    same, known = _same_files(
+        pair for group in _alike([s.config.scene for s in scenes]) for pair in itertools.combinations(group, 2)
+    )
     parts = [part for s in scenes if s.grid.crs is not None for part in _training_part(s)]
     blocks = [block for s in scenes if s.grid.crs is not None for block in _validation_part(s)]
-    for a, b, inter, length in _meetings(parts, blocks):
-        if a.index != b.index and (a.index, b.index) not in pairs and (b.index, a.index) not in pairs:
-            found.append(f"blocks of {b.scene} that validate and the training part of {a.scene} "
-                         f"{_meeting(a, inter, length)}")  # fmt: skip
-    return found
+    for a, b, shared, length in _meetings(parts, blocks):
+        if a.scene != b.scene and frozenset((a.scene, b.scene)) not in known:
+            meeting = _meeting(a, shared, length)
+            same.append(f"blocks of {b.scene} that validate and the training part of {a.scene} {meeting}")
+    return [*found, *same]
 
 
 def leakage_hint(split: SplitConfig | None) -> str:
@@ -91,28 +99,34 @@ def leakage_hint(split: SplitConfig | None) -> str:
     return HINT_SCENES if split is None else HINT_BLOCKS
 
 
-def _same_files(train: Sequence[LabelledScene], val: Sequence[LabelledScene]) -> tuple[list[str], set[tuple[int, int]]]:
-    """Messages about files that are the same or equal, and the pairs of indices they are about."""
-    messages, pairs = [], set()
-    by_size: dict[int, list[LabelledScene]] = defaultdict(list)
-    for a in train:
-        by_size[_size(a.config.scene)].append(a)
-    for b in val:
-        size = _size(b.config.scene)
-        for a in by_size[size] if size > 0 else ():
-            one, other = a.config.scene, b.config.scene
-            # Scenes of one list meet themselves, and each other twice.
-            if train is val and a.index >= b.index:
-                continue
-            if one.samefile(other):
-                what = f"{one} is named twice" if train is val else f"{one} trains and validates"
-            elif filecmp.cmp(one, other, shallow=False):
-                what = f"scenes {one} and {other} are the same, byte for byte"
-            else:
-                continue
-            messages.append(what)
-            pairs.add((a.index, b.index))
-    return messages, pairs
+def _same_files(pairs: Iterable[tuple[Path, Path]]) -> tuple[list[str], set[frozenset[Path]]]:
+    """Messages about files that are the same or equal, of pairs that may be, and which these are."""
+    messages, known = [], set()
+    for one, other in pairs:
+        if one == other or one.samefile(other):
+            messages.append(f"{one} trains and validates" + (f", as {other}" if one != other else ""))
+        elif filecmp.cmp(one, other, shallow=False):
+            messages.append(f"scenes {one} and {other} are the same, byte for byte")
+        else:
+            continue
+        known.add(frozenset((one, other)))
+    return messages, known
+
+
+def _alike(paths: Sequence[Path]) -> list[list[Path]]:
+    """Groups of files that have one size and begin and end alike; a file alone is no group, one named twice is.
+
+    Thousands of chips of one size are no rarity, and comparing all of them with each other would take hours.
+    """
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in paths:
+        by_size[_size(path)].append(path)
+    groups: dict[tuple[int, bytes], list[Path]] = defaultdict(list)
+    for size, some in by_size.items():
+        if size > 0 and len(some) > 1:
+            for path in some:
+                groups[size, _ends(path)].append(path)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _size(path: Path) -> int:
@@ -120,6 +134,13 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:  # on a server, or inside an archive
         return -1
+
+
+def _ends(path: Path) -> bytes:
+    with path.open("rb") as file:
+        first = file.read(_ENDS_BYTES)
+        file.seek(max(file.seek(0, os.SEEK_END) - _ENDS_BYTES, 0))
+        return hashlib.sha256(first + file.read(_ENDS_BYTES)).digest()
 
 
 def _whole(scene: LabelledScene) -> _Area:
@@ -148,7 +169,7 @@ def _area(scene: LabelledScene, outline: BaseGeometry) -> _Area:
     t, crs = scene.grid.transform, scene.grid.crs
     assert crs is not None
     pixel = min(np.hypot(t.a, t.d), np.hypot(t.b, t.e))
-    return _Area(scene.config.scene, scene.index, outline, crs, float(pixel))
+    return _Area(scene.config.scene, outline, crs, float(pixel))
 
 
 def _meetings(
