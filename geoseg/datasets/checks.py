@@ -25,7 +25,7 @@ from geoseg.datasets.histogram import class_histogram
 from geoseg.datasets.labelled import LabelledScene
 from geoseg.datasets.labels import RASTER_SUFFIXES, load_labelled_area
 from geoseg.datasets.layers import whole_layers
-from geoseg.datasets.leakage import check_leakage
+from geoseg.datasets.leakage import check_leakage, leakage_hint
 from geoseg.errors import GeosegError
 from geoseg.grid import Grid
 
@@ -215,15 +215,10 @@ def _check_leakage(scenes: Sequence[_Checked], settings: TrainConfig) -> list[Pr
     train, val = ([opened[e] for e in settings.data.entries(s) if e in opened] for s in ("train", "val"))
     if not train or not val:
         return []
-    tell, hint = (
-        (error, "move one of the two, or data.leakage=warn")
-        if settings.data.leakage == "refuse"
-        else (
-            warning,
-            None,
-        )
-    )
-    return [tell("data", message, hint) for message in check_leakage(train, val, split=settings.data.split)]
+    split = settings.data.split
+    tell = error if settings.data.leakage == "refuse" else warning
+    hint = leakage_hint(split) if tell is error else None
+    return [tell("data", message, hint) for message in check_leakage(train, val, split=split)]
 
 
 def _check_classes(scenes: Sequence[_Checked], settings: TrainConfig) -> list[Problem]:
