@@ -25,6 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
 import geoseg
+from geoseg.augment import one_thread_each
 from geoseg.config import TrainConfig, parse_config, save_config
 from geoseg.contract import Band, Contract
 from geoseg.datasets import (
@@ -48,11 +49,11 @@ from geoseg.training.failures import explained
 from geoseg.training.launch import count_devices, launch, leaving_word, take_task
 from geoseg.training.optimizer import lr_factor as lr_factor
 from geoseg.training.optimizer import parameter_groups as parameter_groups
-from geoseg.training.preview import Preview, describe_run
+from geoseg.training.preview import PROBE_PX, Preview, describe_run
 from geoseg.training.processes import Started, Team, find_place, joined
 from geoseg.training.run_folder import CONFIG, Resumed, check_new, find_checkpoint, load_best, make_run_folder
 from geoseg.training.samples import SamplePictures
-from geoseg.training.start import freeze, start_from
+from geoseg.training.start import freeze, leaves_unused, start_from
 from geoseg.training.sync_norm import restore_norms, synchronize_norms
 from geoseg.training.table import MetricsTable
 from geoseg.training.task import SegmentationTask, windows_per_step
@@ -104,7 +105,7 @@ def train(
     count = count_devices(device, devices)
     if place is None and count * nodes > 1:
         task = {"config": config.model_dump(mode="json"), "resume": resume, "overwrite": overwrite}
-        task |= {"device": device, "progress": progress}
+        task |= {"device": device, "progress": progress, "command": sys.argv}
         launch(task, "import geoseg.train; geoseg.train.take_part()", devices=count, nodes=nodes)
         return config.output / "model"
     with joined(device, place) as team:
@@ -117,6 +118,7 @@ def take_part() -> None:
         task = take_task()
         config = parse_config(task.pop("config"), source="the run")
         progress = task.pop("progress")
+        sys.argv = task.pop("command")
         with joined(task.pop("device"), find_place()) as team:
             _run(config, team, progress=progress and team.is_first, **task)
 
@@ -191,6 +193,7 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
                 write_split(run / "split.gpkg", scenes, val_scenes)
 
     trains = resumed is None or not resumed.has_ended_early
+    unused = team.size > 1 and leaves_unused(network, len(contract.bands), min(config.train.size, PROBE_PX))
     swaps = synchronize_norms(network, on_gpu=team.device.type == "cuda") if _sync_norms(config, team) else []
     if config.train.compile:
         network.compile()
@@ -198,7 +201,7 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
     iterations = start
     if trains:
         with _quiet(), explained(config.train):
-            trainer = _trainer(config, team, pictures, start=start, progress=progress)
+            trainer = _trainer(config, team, pictures, start=start, unused=unused, progress=progress)
             try:
                 trainer.fit(
                     task,
@@ -307,11 +310,12 @@ def _loader(dataset: Any, config: TrainConfig, team: Team) -> DataLoader[Any]:
         num_workers=config.train.workers,
         persistent_workers=config.train.workers > 0,
         pin_memory=team.device.type == "cuda",
+        worker_init_fn=one_thread_each,
     )
 
 
 def _trainer(
-    config: TrainConfig, team: Team, pictures: SamplePictures | None, *, start: int, progress: bool
+    config: TrainConfig, team: Team, pictures: SamplePictures | None, *, start: int, unused: bool, progress: bool
 ) -> lightning.Trainer:
     recipe, run, device = config.train, config.output, team.device
     precision = recipe.precision
@@ -320,8 +324,6 @@ def _trainer(
     every = min(recipe.val_every, recipe.iterations)
     place, strategy = team.place, "auto"
     if place is not None:
-        # Other architectures than SegNeXt may have layers that their decoder leaves unused.
-        unused = config.model.architecture.lower() != "segnext"
         strategy = DDPStrategy(broadcast_buffers=False, find_unused_parameters=unused)  # type: ignore[assignment]
     local = place.local_size if place is not None else 1
     gpus = list(range(local)) if place is not None else [device.index or 0]

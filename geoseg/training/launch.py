@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 GRACE_S = 5.0
 """How long the others have to end by themselves after one has failed."""
 
+_STDIN = 0
+# Not sys.stdin: a thread that waits in it keeps a lock that the interpreter wants at its end.
+
 FAILURES = "GEOSEG_FAILURES"
 """Environment variable: the folder where a process leaves what it failed of."""
 
@@ -109,11 +112,17 @@ def launch(task: Mapping[str, Any], program: str, *, devices: int, nodes: int = 
 
 def take_task() -> dict[str, Any]:
     """What the launcher asks this process to do; it ends when the launcher is gone."""
-    task: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+    message = b""
+    while not message.endswith(b"\n"):
+        part = os.read(_STDIN, 1 << 16)
+        if not part:
+            raise SystemExit("started without a task")
+        message += part
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    level = task.pop("log_level") if os.environ["RANK"] == "0" else logging.ERROR
+    task: dict[str, Any] = json.loads(message)
+    level = task.pop("log_level")
     logging.basicConfig(level=logging.CRITICAL, format="%(message)s")
-    logging.getLogger("geoseg").setLevel(level)
+    logging.getLogger("geoseg").setLevel(level if os.environ["RANK"] == "0" else logging.ERROR)
     return task
 
 
@@ -214,7 +223,7 @@ def _passing_on(children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    while sys.stdin.buffer.read(1):
+    while os.read(_STDIN, 1):
         pass
     os._exit(1)
 

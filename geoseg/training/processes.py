@@ -20,7 +20,7 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 from geoseg.devices import resolve_device
-from geoseg.errors import ConfigError, DeviceError, GeosegError
+from geoseg.errors import ConfigError, DeviceError, GeosegError, in_one_line
 
 T = TypeVar("T")
 
@@ -28,6 +28,10 @@ PATIENCE = timedelta(days=2)
 """How long processes wait for one that checks labels or counts classes."""
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "NCCL")
+"""What torch says where another process is no longer there."""
 
 
 class PeerEnded(DeviceError):
@@ -177,6 +181,10 @@ def joined(device: str, place: Place | None) -> Iterator[Team]:
     dist.init_process_group(backend, init_method="env://", rank=place.rank, world_size=place.size)
     try:
         yield Team(target, place, dist.new_group(backend="gloo", timeout=PATIENCE))
+    except RuntimeError as error:
+        if any(words in str(error) for words in GONE):
+            raise PeerEnded(f"another process of the run is gone: {in_one_line(error)}") from error
+        raise
     finally:
         dist.destroy_process_group()
 

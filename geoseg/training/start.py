@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from geoseg.contract import Contract
@@ -100,6 +101,22 @@ def freeze(network: nn.Module, parts: tuple[str, ...]) -> tuple[nn.Module, ...]:
         else:
             raise _unknown(part, modules, parameters)
     return tuple(modules[part] for part in parts if part in modules)
+
+
+def leaves_unused(network: nn.Module, bands: int, size: int) -> bool:
+    """Whether a loss on the logits would reach some trained parameter not at all, which DDP has to know.
+
+    Args:
+        network: On the CPU; its statistics stay as they are.
+        bands: Input channels.
+        size: Side of a window that it takes, px.
+    """
+    trained = [p for p in network.parameters() if p.requires_grad]
+    was_training = network.training
+    network.eval()
+    logits = network(torch.zeros(1, bands, size, size))
+    network.train(was_training)
+    return any(grad is None for grad in torch.autograd.grad(logits.sum(), trained, allow_unused=True))
 
 
 def _unknown(part: str, modules: dict[str, nn.Module], parameters: dict[str, Any]) -> ConfigError:

@@ -66,8 +66,9 @@ class ProcessBatchNorm(_BatchNorm):
         here = x.new_tensor([x.numel() / x.shape[1]], dtype=torch.float64)
         dist.all_reduce(here)
         count = here.item()
-        mean = _SumOverProcesses.apply(x.float().sum(dims)) / count
-        centred = x.float() - mean.view(shape)
+        wide = x if x.dtype == torch.float64 else x.float()
+        mean = _SumOverProcesses.apply(wide.sum(dims)) / count
+        centred = wide - mean.view(shape)
         variance = _SumOverProcesses.apply((centred**2).sum(dims)) / count
         y = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:

@@ -1,0 +1,298 @@
+"""Several processes on a CPU train as one does, and end as one."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from training_cases import experiment, settings, write_config, write_scenes
+
+from geoseg.errors import ConfigError, DeviceError
+from geoseg.model_folder import build_network
+from geoseg.train import _Share, train
+from geoseg.training.launch import count_devices, launch
+from geoseg.training.processes import PeerEnded, Place, Team, find_place
+from geoseg.training.sync_norm import ProcessBatchNorm, restore_norms, synchronize_norms
+
+# Without dropout: its random numbers are each process's own.
+UNET: dict[str, Any] = {
+    "architecture": "unet",
+    "encoder": "resnet18",
+    "options": {"decoder_channels": [16, 16, 8, 8, 8]},
+}
+RECIPE = {"learning_rate": 1e-4, "decoder_lr_factor": 1, "warmup_iterations": 0, "iterations": 4, "val_every": 2}
+TWO = [sys.executable, "-m", "geoseg", "train", "--device", "cpu", "--devices", "2"]
+
+
+@pytest.fixture(scope="module")
+def landscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp("landscapes"))
+
+
+def one_thread() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+# --- a run
+
+
+def test_two_processes_train_what_one_does(landscapes: Path, tmp_path: Path) -> None:
+    """2 × 4 windows a step equal 1 × 8, through losses, synchronised norms, sampler and scores."""
+    one = experiment(landscapes, tmp_path / "one", model=UNET, train={**RECIPE, "batch_size": 8})
+    two = settings(landscapes, tmp_path / "two", model=UNET, train={**RECIPE, "batch_size": 4})
+    done = subprocess.run(
+        [*TWO, str(write_config(tmp_path / "two.yaml", two))], capture_output=True, text=True, env=one_thread()
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path / 'two/model'}\n"
+    trained = (
+        load_file(train(one, device="cpu") / "model.safetensors"),
+        load_file(tmp_path / "two/model/model.safetensors"),
+    )
+
+    logs = [list(csv.DictReader((tmp_path / n / "logs/metrics.csv").open())) for n in ("one", "two")]
+    for key, tolerance in (("loss", 1e-5), ("val_miou", 1e-3)):
+        values = [[float(row[key]) for row in rows if row[key]] for rows in logs]
+        assert len(values[0]) == 2
+        np.testing.assert_allclose(*values, rtol=tolerance)
+
+    changes: list[Tensor] = []
+    differences: list[Tensor] = []
+    lightning.seed_everything(one.seed, verbose=False)
+    start = build_network(
+        "unet", "resnet18", encoder_weights=None, in_channels=3, classes=len(one.classes), **UNET["options"]
+    ).state_dict()
+    assert trained[0].keys() == trained[1].keys() == start.keys()
+    for key, value in start.items():
+        if value.is_floating_point():
+            changes.append((trained[0][key] - value).flatten())
+            differences.append((trained[0][key] - trained[1][key]).flatten())
+    change, difference = torch.cat(changes).norm(), torch.cat(differences).norm()
+    assert change > 0.1
+    assert difference < 0.02 * change
+    assert (tmp_path / "two/environment.json").read_text().count('"processes": 2') == 1
+
+
+def test_a_process_that_is_killed_ends_the_run_with_one_message(landscapes: Path, tmp_path: Path) -> None:
+    values = settings(
+        landscapes, tmp_path / "run", train={"iterations": 100_000, "val_every": 100_000, "checkpoint_every": 1}
+    )
+    path = write_config(tmp_path / "run.yaml", values)
+    run = subprocess.Popen([*TWO, str(path)], stderr=subprocess.PIPE, text=True, env=one_thread())
+    try:
+        wait_for(tmp_path / "run/checkpoints/last.ckpt", run)
+        second = [pid for pid in children(run.pid) if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
+        os.kill(second[0], signal.SIGKILL)
+        _, told = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 2
+    assert told.count("error:") == 1
+    assert "process 1 of the run was killed by SIGKILL" in told and "--resume" in told
+    assert "Traceback" not in told
+
+
+FAILING = """
+import os, time
+from geoseg.errors import ConfigError
+from geoseg.training.launch import leaving_word, take_task
+with leaving_word():
+    task = take_task()
+    if os.environ["RANK"] == "1":
+        raise ConfigError(task["message"], hint="another one")
+    time.sleep(600)
+"""
+
+
+def test_what_one_process_fails_of_ends_all_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geoseg.training.launch.GRACE_S", 0.5)
+    begin = time.monotonic()
+    with pytest.raises(ConfigError, match="no such thing") as caught:
+        launch({"message": "no such thing"}, FAILING, devices=2)
+    assert caught.value.hint == "another one"
+    assert time.monotonic() - begin < 300
+
+
+def agree(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    team = Team(torch.device("cpu"), place(rank, 2), dist.group.WORLD)
+    with team.same_fate():
+        pass
+    assert team.from_first(lambda: f"made by {rank}") == "made by 0"
+    assert team.worst(rank + 3) == 4
+    for failing, kind in ((1, (PeerEnded, ConfigError)[rank]), (0, (ConfigError, PeerEnded)[rank])):
+        with pytest.raises(kind) as caught, team.same_fate():
+            if rank == failing:
+                raise ConfigError("wrong")
+        assert str(caught.value) == ("wrong" if rank == failing else f"process {failing} of the run ended: wrong")
+    with pytest.raises(ConfigError if rank == 0 else PeerEnded), team.same_fate():
+        raise ConfigError("wrong in both")
+    dist.destroy_process_group()
+
+
+def test_processes_share_what_they_make_and_what_they_fail_of(tmp_path: Path) -> None:
+    run_two(agree, tmp_path)
+
+
+def run_two(target: Callable[[int, Path], None], folder: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=target, args=(rank, folder)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for(path: Path, run: subprocess.Popen[str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert run.poll() is None and time.monotonic() < end, "the run has not come so far"
+        time.sleep(0.02)
+
+
+# --- norms
+
+
+class Norms(nn.Module):
+    """Batch norms of every kind that is replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 5, 3)
+        self.norm = nn.BatchNorm2d(5)
+        self.acting = BatchNormAct2d(5, act_layer=nn.SiLU)
+        self.last = nn.Sequential(nn.Conv2d(5, 4, 1), nn.BatchNorm2d(4, momentum=None, affine=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.acting(self.norm(self.first(x))))
+
+
+def norms_and_batch() -> tuple[Norms, Tensor, Tensor]:
+    torch.manual_seed(3)
+    network = Norms().double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return network, torch.randn(6, 3, 9, 7, dtype=torch.float64) * 3 + 20, torch.randn(6, 4, 7, 5, dtype=torch.float64)
+
+
+def one_of_two(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    network, x, target = norms_and_batch()
+    keys = list(network.state_dict())
+    swaps = synchronize_norms(network, on_gpu=False)
+    assert len(swaps) == 3 and isinstance(network.norm, ProcessBatchNorm)
+    assert list(network.state_dict()) == keys
+    ddp = DistributedDataParallel(network, broadcast_buffers=False)
+    # Unequal shares: 2 and 4 of the 6.
+    mine = slice(0, 2) if rank == 0 else slice(2, 6)
+    for _ in range(2):
+        network.zero_grad()
+        y = ddp(x[mine])
+        (2 * ((y - target[mine]) ** 2).sum()).backward()  # DDP takes the mean over two
+    gradients = {name: p.grad for name, p in network.named_parameters()}
+    restore_norms(swaps)
+    assert type(network.norm) is nn.BatchNorm2d and list(network.state_dict()) == keys
+    torch.save({"y": y.detach(), "gradients": gradients, "state": network.state_dict()}, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_synchronised_norms_are_norms_of_the_whole_batch(tmp_path: Path) -> None:
+    network, x, target = norms_and_batch()
+    for _ in range(2):
+        network.zero_grad()
+        y = network(x)
+        ((y - target) ** 2).sum().backward()
+    run_two(one_of_two, tmp_path)
+    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(torch.cat([half["y"] for half in halves]), y.detach(), **close)
+    for half in halves:
+        for name, parameter in network.named_parameters():
+            torch.testing.assert_close(half["gradients"][name], parameter.grad, msg=name, **close)
+        for name, value in network.state_dict().items():
+            torch.testing.assert_close(half["state"][name], value, msg=name, **close)
+
+
+# --- places
+
+
+def place(rank: int, size: int) -> Place:
+    return Place(rank, size, rank, size, "127.0.0.1", 1)
+
+
+def test_batches_of_all_processes_follow_each_other() -> None:
+    shares = [_Share(24, Team(torch.device("cpu"), place(rank, 3))) for rank in range(3)]
+    steps = [[list(share)[s * 2 : s * 2 + 2] for share in shares] for s in range(4)]
+    assert [sorted(i for batch in step for i in batch) for step in steps] == [
+        list(range(s * 6, s * 6 + 6)) for s in range(4)
+    ]
+    # Of 7 validation windows none is repeated and none left out.
+    assert sorted(i for rank in range(3) for i in _Share(7, Team(torch.device("cpu"), place(rank, 3)))) == list(
+        range(7)
+    )
+
+
+def test_the_place_is_what_the_launcher_says() -> None:
+    assert find_place({}) is None
+    assert find_place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None  # the batch script itself, before srun
+    torchrun = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    assert find_place({**torchrun, "MASTER_ADDR": "n1", "MASTER_PORT": "29400"}) == Place(5, 8, 1, 4, "n1", 29400)
+    slurm = {
+        "SLURM_STEP_NUM_TASKS": "8",
+        "SLURM_STEP_NUM_NODES": "2",
+        "SLURM_PROCID": "6",
+        "SLURM_LOCALID": "2",
+        "SLURM_JOB_ID": "1234567",
+        "SLURM_STEP_NODELIST": "gpu[03-04,9],other",
+    }
+    assert find_place(slurm) == Place(6, 8, 2, 4, "gpu03", 24567)
+    assert find_place({**slurm, "MASTER_ADDR": "n1", "MASTER_PORT": "1"}) == Place(6, 8, 2, 4, "n1", 1)
+    with pytest.raises(ConfigError, match="8 processes on 3 machines"):
+        find_place({**slurm, "SLURM_STEP_NUM_NODES": "3"})
+
+
+@pytest.mark.parametrize("devices", ["two", "0", -1, "1.5"])
+def test_what_is_no_number_of_devices_is_refused(devices: Any) -> None:
+    with pytest.raises(ConfigError, match="is no number of devices"):
+        count_devices("cpu", devices)
+
+
+def test_devices_are_counted() -> None:
+    assert count_devices("cpu", "auto") == 1
+    assert count_devices("cpu", "3") == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_several_machines_need_their_addresses(
+    landscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(ConfigError, match="--nodes 2 needs MASTER_ADDR, MASTER_PORT, NODE_RANK"):
+        train(experiment(landscapes, tmp_path / "run"), device="cpu", nodes=2)
+    with pytest.raises(DeviceError):
+        train(experiment(landscapes, tmp_path / "run"), device="cuda", devices=2)
