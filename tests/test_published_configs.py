@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from conftest import TINY
+from PIL import Image
+from typer.testing import CliRunner
 
 from geoseg.class_tables import KNOWN
+from geoseg.cli import app
 from geoseg.config import TrainConfig, load_config
 from geoseg.models import RECIPES
 
@@ -194,3 +201,32 @@ def test_the_licence_of_isaid_stands_in_its_configurations() -> None:
         text = (CONFIGS / "isaid" / f"segnext_{size}.yaml").read_text(encoding="utf-8")
         assert "prohibit any commercial use" in text
         assert "commercial" in yaml.safe_load(text)["card"]["licence"]
+
+
+def test_a_recipe_of_photographs_trains_and_is_tested_on_whole_pictures(tmp_path: Path) -> None:
+    """One small step on three pictures in ADE20K's layout, whose labels count from 1, and the test of its numbers."""
+    rng = np.random.default_rng(0)
+    for rows in write_layout("ade20k", tmp_path).values():
+        for image, labels in rows:
+            Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(tmp_path / image)
+            ids = np.kron(rng.integers(0, 151, (6, 8)), np.ones((10, 10), int)).astype(np.uint8)
+            ids[:10] = 0
+            Image.fromarray(ids).save(tmp_path / labels)
+
+    def geoseg(*words: object) -> str:
+        result = CliRunner().invoke(app, ["-q", *(str(word) for word in words)], catch_exceptions=False)
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    small = ["augment.base_size=[128, 64]", f"model.options={json.dumps(TINY)}", "window={size: 64, overlap: 32}"]
+    run = ["train.iterations=1", "train.val_every=1", "train.batch_size=2", "train.size=64", "train.workers=0"]
+    config, root = CONFIGS / "ade20k/segnext_t.yaml", f"data.root={tmp_path}"
+    output = f"output={tmp_path / 'run'}"
+    told = geoseg("train", config, root, output, "model.encoder_weights=null", *small, *run, "--device", "cpu")
+    model = told.splitlines()[-1]
+    geoseg("evaluate", model, config, root, *small, "--protocol", "whole", "-o", tmp_path / "test", "--device", "cpu")
+    with (tmp_path / "test/confusion.csv").open(newline="") as file:
+        counts = np.array([[int(value) for value in row[1:151]] for row in list(csv.reader(file))[1:151]])
+    with Image.open(tmp_path / "annotations/validation/ADE_validation_1.png") as labels:
+        wanted = np.bincount(np.asarray(labels).ravel(), minlength=151)
+    np.testing.assert_array_equal(counts.sum(1), wanted[1:])
