@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from conftest import MadeScene
 
-from geoseg.augment import Augmenter, Photometric, resize_window
+from geoseg.augment import Augmenter, Photometric, one_thread_each, resize_window
 from geoseg.augment.distortion import Changes, distort, draw_changes
 from geoseg.config import AugmentConfig, SceneConfig, parse_config
 from geoseg.datasets import LabelledScene
@@ -462,6 +462,15 @@ def test_the_distortion_of_other_imagery_is_refused() -> None:
     with pytest.raises(ConfigError, match="red, green and blue in 8 bit") as caught:
         Augmenter(only(distortion=True), size=32, colors=False)
     assert "augment.distortion=false" in str(caught.value.hint)
+
+
+def test_a_reading_process_has_one_thread_of_opencv() -> None:
+    before = cv2.getNumThreads()
+    try:
+        one_thread_each(0)
+        assert cv2.getNumThreads() == 1
+    finally:
+        cv2.setNumThreads(before)
 
 
 # --- from files of any depth
