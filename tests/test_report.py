@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -390,6 +391,12 @@ def test_same_evaluation_same_bytes(made: Evaluation, tmp_path: Path) -> None:
     assert path.read_bytes() == first
     assert first.decode("utf-8") == report_page(made)
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_names_of_files_that_are_no_text(made: Evaluation, tmp_path: Path) -> None:
+    write_report(dataclasses.replace(made, scenes={os.fsdecode(b"s\xff"): made.total}), tmp_path / "report.html")
+    page = Tree((tmp_path / "report.html").read_text(encoding="utf-8")).root
+    assert body_rows(page, "scene-table")[0][0].text == r"s\udcff"
 
 
 def test_missing_folder_is_an_error_of_ours(made: Evaluation, tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
     """
     page = report_page(evaluation)
     with atomic_output(path) as scratch:
-        scratch.write_bytes(page.encode("utf-8"))
+        # Names of files need not be text: what is none in UTF-8 is shown as an escape.
+        scratch.write_bytes(page.encode("utf-8", "backslashreplace"))
 
 
 def report_page(evaluation: Evaluation) -> str:

@@ -71,7 +71,8 @@ def scene_table(classes: ClassTable, scenes: dict[str, SceneResult], total: Scen
     rows = [row(name, cells(result)) for name, result in scenes.items()]
     foot = [row("all", cells(total))]
     caption = "mIoU, accuracy and IoU per class, per cent"
-    return table("scene-table", caption, [heads], rows, foot, class_="sortable")
+    class_ = "sortable" if len(classes) <= _WIDE_HEADS else "sortable dense"
+    return table("scene-table", caption, [heads], rows, foot, class_=class_)
 
 
 def confusion_table(classes: ClassTable, result: SceneResult) -> Markup:
