@@ -89,12 +89,14 @@ class Calibration:
         confidence: Sum of their confidences, (M,).
         correct: How many of them are right, (M,).
         temperature: What the logits should be divided by for the least log loss; above 1 where the map is too sure.
+        tempered_error: `error` once they are divided by it; NaN where not measured.
     """
 
     count: Counts
     confidence: Values
     correct: Counts
     temperature: float
+    tempered_error: float = float("nan")
 
     @property
     def error(self) -> float:
