@@ -427,6 +427,38 @@ def test_an_unknown_protocol_is_answered_with_the_known_ones(make: Make, trained
     assert "jseg, mmseg, whole" in str(caught.value.hint)
 
 
+def test_pixels_that_mean_nothing_do_not_count(make: Make, trained: TrainedModel, tmp_path: Path) -> None:
+    _, image, ids = make(100, 90, "holes")  # its labels are taken, not its scene
+    pixels = np.maximum(image.transpose(2, 0, 1), 1)
+    pixels[:, 20:70, 30:50] = 0
+    size = {"driver": "GTiff", "height": 100, "width": 90, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "holed.tif", "w", count=3, nodata=0, **size) as file:
+        file.write(pixels)
+    (tmp_path / "holes_labels.tif").rename(tmp_path / "holed_labels.tif")
+    config = settings(tmp_path, "holed")
+    scene = LabelledScene(config.data.entries("val")[0], config)
+    rule = PatchProtocol(None, fit=(90, 100))
+    ids[20:70, 30:50] = 255
+    found = evaluate_patches(trained, [scene], rule, device=CPU)["holed"]
+    np.testing.assert_array_equal(found.sum(1), np.bincount(ids[ids != 255], minlength=CLASSES))
+
+
+def test_scenes_of_16_bit_are_scaled_once(make: Make, trained: TrainedModel, tmp_path: Path) -> None:
+    scene, image, _ = make(100, 90)
+    rule = PatchProtocol(64, 24, pad=True, fit=(64, 64))
+    wanted = evaluate_patches(trained, [scene], rule, device=CPU)["scene"]
+    size = {"driver": "GTiff", "height": 100, "width": 90, "dtype": "uint16"}
+    with rasterio.open(tmp_path / "deep.tif", "w", count=3, **size) as file:
+        file.write(image.transpose(2, 0, 1).astype(np.uint16) * 40)
+    (tmp_path / "scene_labels.tif").rename(tmp_path / "deep_labels.tif")
+    scale = 1 / 255 / 40
+    config = settings(tmp_path, "deep", imagery={"dtype": "uint16", "scale": scale})
+    deep = replace(trained, contract=trained.contract.model_copy(update={"dtype": "uint16", "scale": scale}))
+    scene = LabelledScene(config.data.entries("val")[0], config)
+    found = evaluate_patches(deep, [scene], rule, device=CPU)["deep"]
+    assert np.abs(found - wanted).sum() <= 4  # a pixel or two whose best classes are equal to within float32
+
+
 # --- iSAID from the release and an official checkpoint to both numbers
 
 
