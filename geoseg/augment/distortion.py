@@ -68,19 +68,18 @@ def draw_changes(rng: np.random.Generator) -> Changes:
 
 def distort(pixels: Bytes, changes: Changes) -> Bytes:
     """Red, green and blue (3, H, W) after the changes, in an array of their own."""
-    steps = [] if changes.brightness is None else [_table(1, changes.brightness)]
-    contrast = None if changes.contrast is None else _table(changes.contrast)
-    if contrast is not None and changes.contrast_first:
-        steps.append(contrast)
-    for table in steps:
-        pixels = look_up(pixels, table)
+    changed = pixels.copy()
+    if changes.brightness is not None:
+        changed = look_up(changed, _table(1, changes.brightness))
+    if changes.contrast is not None and changes.contrast_first:
+        changed = look_up(changed, _table(changes.contrast))
     if changes.saturation is not None:
-        pixels = change_colors(pixels, None, _table(changes.saturation))
+        changed = change_colors(changed, None, _table(changes.saturation))
     if changes.hue is not None:
-        pixels = change_colors(pixels, hue_table(changes.hue), None)
-    if contrast is not None and not changes.contrast_first:
-        pixels = look_up(pixels, contrast)
-    return pixels.copy() if changes == Changes(contrast_first=changes.contrast_first) else pixels
+        changed = change_colors(changed, hue_table(changes.hue), None)
+    if changes.contrast is not None and not changes.contrast_first:
+        changed = look_up(changed, _table(changes.contrast))
+    return changed
 
 
 def change_colors(pixels: Bytes, hues: Bytes | None, saturations: Bytes | None) -> Bytes:
