@@ -84,3 +84,19 @@ def test_an_absent_class_does_not_lower_the_mean() -> None:
     scores = Scores(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
     assert np.isnan(scores.iou[2])
     assert scores.miou == pytest.approx((3 / 4 + 4 / 5) / 2)
+
+
+@given(maps())
+def test_frequency_weighted_iou_and_mean_accuracy_are_those_of_the_true_pixels(pair: tuple[Ids, Ids]) -> None:
+    truth, mapped = pair
+    scores = Scores(confusion_matrix(*(torch.from_numpy(a) for a in pair), CLASSES).numpy())
+    counted = (truth != 255) & (mapped != 255)
+    present = [k for k in range(CLASSES) if (truth[counted] == k).any()]
+    if not present:
+        assert np.isnan([scores.frequency_weighted_iou, scores.mean_accuracy]).all()
+        return
+    # Each true pixel brings the IoU of its class.
+    assert scores.frequency_weighted_iou == pytest.approx(np.mean([scores.iou[k] for k in truth[counted]]))
+    shares = [(mapped[counted & (truth == k)] == k).mean() for k in present]
+    assert scores.mean_accuracy == pytest.approx(np.mean(shares))
+    np.testing.assert_array_equal(scores.class_accuracy, scores.recall)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -118,7 +119,13 @@ def choose_blocks(scenes: Sequence[Blocks]) -> list[list[Window]]:
 
 
 def sample_logits(
-    predictor: Predictor, scene: Raster, labels: Labels, plan: Plan, blocks: Sequence[Window]
+    predictor: Predictor,
+    scene: Raster,
+    labels: Labels,
+    plan: Plan,
+    blocks: Sequence[Window],
+    *,
+    on_block: Callable[[], Any] = lambda: None,
 ) -> tuple[Logits, ByteArray]:
     """Logits of labelled pixels of some blocks, each from the one window of the plan that it lies most central in.
 
@@ -131,6 +138,7 @@ def sample_logits(
         labels: Its labels.
         plan: Its plan.
         blocks: Where to look.
+        on_block: Called after each of them.
 
     Returns:
         Logits (n, K) and class ids (n,).
@@ -157,6 +165,7 @@ def sample_logits(
             place = np.sort(np.random.default_rng((block.row, block.col)).choice(place, SAMPLED_PX, replace=False))
         logits.append(fine.reshape(classes, -1)[:, place].T)
         truth.append(ids.ravel()[place])
+        on_block()
     return np.concatenate(logits), np.concatenate(truth)
 
 

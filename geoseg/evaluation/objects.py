@@ -140,11 +140,9 @@ def _may_match(pairs: _Pairs, true: _Regions, found: _Regions) -> npt.NDArray[np
 def _grown(side: _Regions, values: ByteArray, labels: Int32Array, names: Int32Array) -> _Regions:
     """Regions with the pixels of new rows; ``names`` gives the new number of the old ones and of provisional labels."""
     count = int(names.max(initial=0)) + 1
-    pixels = _sizes(labels, count)
+    pixels, value = _sizes(labels, values, count)
     np.add.at(pixels, names[: len(side.pixels)], side.pixels)
     pixels[0] = 0
-    value = np.full(count, NODATA, dtype=np.uint8)
-    value[labels] = values
     value[names[: len(side.value)]] = side.value
     value[0] = NODATA
     counted = np.zeros(count, dtype=bool)
@@ -252,13 +250,15 @@ def _label(
 
 
 @njit
-def _sizes(labels: Int32Array, count: int) -> Int64Array:
-    """Pixels of each region."""
+def _sizes(labels: Int32Array, values: ByteArray, count: int) -> tuple[Int64Array, ByteArray]:
+    """Pixels and class of each region."""
     sizes = np.zeros(count, dtype=np.int64)
+    value = np.full(count, np.uint8(NODATA))
     for y in range(labels.shape[0]):
         for x in range(labels.shape[1]):
             sizes[labels[y, x]] += 1
-    return sizes
+            value[labels[y, x]] = values[y, x]
+    return sizes, value
 
 
 @njit

@@ -119,10 +119,13 @@ def evaluate_scenes(
             )
             counts.append(found)
     chosen = choose_blocks([found.blocks for found in counts])
-    samples = [
-        sample_logits(predictor, labelled.scene, labels_of(labelled, asked.split), plan, blocks)
-        for labelled, plan, blocks in zip(scenes, plans, chosen, strict=True)
-    ]
+    with tqdm(total=sum(map(len, chosen)), unit="window", desc="calibrate", disable=not progress) as bar:
+        samples = [
+            sample_logits(
+                predictor, labelled.scene, labels_of(labelled, asked.split), plan, blocks, on_block=bar.update
+            )
+            for labelled, plan, blocks in zip(scenes, plans, chosen, strict=True)
+        ]
     together = np.concatenate([logits for logits, _ in samples]), np.concatenate([truth for _, truth in samples])
     log.info("temperature from the logits of %d pixels", len(together[1]))
     results = [found.result(fit_temperature(*sample)) for found, sample in zip(counts, samples, strict=True)]
