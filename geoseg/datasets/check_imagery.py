@@ -21,7 +21,7 @@ from geoseg.grid import Grid
 from geoseg.scene import Scene
 from geoseg.windows import Window
 
-SAMPLE_SIDE, SAMPLES = 256, 3
+SAMPLE_SIDE, SAMPLES = 128, 3
 """Side of the windows that are read of a scene, px, and how many along each axis."""
 
 HUGE_BLOCK_BYTES = 64 << 20
@@ -292,7 +292,7 @@ def _off_scale(path: Path, imagery: ImageryConfig, dtype: np.dtype[Any], pixels:
     """A warning where the default scale leaves pixels far from the range that networks and augmentation expect."""
     if imagery.scale is not None or imagery.dtype != dtype:
         return None
-    brightest = float(np.percentile(np.abs(pixels.astype(np.float64)), _BRIGHTEST))
+    brightest = float(np.percentile(np.abs(pixels.astype(np.float32)), _BRIGHTEST))
     low, high = USUAL_RANGE
     if brightest == 0 or low <= brightest * imagery.effective_scale <= high:
         return None
