@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from shapely.geometry import Point
 
 from geoseg.class_tables import KNOWN
-from geoseg.config import SceneConfig, TrainConfig, load_config, save_config
+from geoseg.config import SceneConfig, SplitConfig, TrainConfig, load_config, save_config
 from geoseg.errors import ConfigError
 
 OTHER = {"scene": "/elsewhere/o.tif", "labels": "/elsewhere/o_labels.tif"}
@@ -261,6 +262,25 @@ def test_classes_may_be_a_known_table(tmp_path: Path) -> None:
     assert load(tmp_path, OTHER, classes="iSAID").class_table == KNOWN["iSAID"]
     error = refused(tmp_path, OTHER, classes="isad")
     assert "no class table 'isad'" in error.message and "iSAID, Cityscapes" in str(error.hint)
+
+
+def test_the_examples_of_the_docs_load(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs/data.md").read_text(encoding="utf-8")
+    first, cityscapes, cut = (yaml.safe_load(block) for block in re.findall("```yaml\n(.*?)```", text, re.DOTALL))
+    (catalogue,) = re.findall("```\n(scene,.*?)```", text, re.DOTALL)
+    touch(tmp_path, "other_town/a.tif", "other_town/b.tif", "other_town/labels/a.tif", "other_town/labels/b.tif")
+    first["data"]["root"] = str(tmp_path)
+    config = load(tmp_path, **first)
+    assert [entry.labels.name for entry in config.data.val] == ["a.tif", "b.tif"]
+    touch(tmp_path, "leftImg8bit/train/ulm/x_leftImg8bit.png", "gtFine/train/ulm/x_gtFine_labelTrainIds.png")
+    assert len(load(tmp_path, *cityscapes).data.train) == 1
+    assert load(tmp_path, **cut, train={"size": 512}).data.split == SplitConfig()
+    touch(tmp_path, *(f"{n}.{end}" for n in ("a", "b", "a_fields", "b_fields", "a_area") for end in ("tif", "gpkg")))
+    write_catalogue(tmp_path / "scenes.csv", *catalogue.splitlines())
+    entry = {"catalogue": "scenes.csv"}
+    config = load(tmp_path, entry, val=entry)
+    assert config.data.train[0].labelled_area == tmp_path / "a_area.gpkg"
+    assert [e.labels.name for e in config.data.val] == ["b_fields.gpkg"]
 
 
 def test_a_configuration_loads_without_the_libraries_of_vector_files(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ BLOCK = 256
 """Side of the blocks of a copy, px."""
 
 FAST = frozenset({"none", "deflate", "lzw", "zstd", "packbits", "lerc_zstd", "lerc_deflate", "lerc"})
-"""Compressions that a GeoTIFF of small blocks may have to be fast; JPEG and its like take several times as long."""
+"""Compressions that a GeoTIFF of small blocks may have to be fast; JPEG takes twice as long, others longer."""
 
 _LARGEST_BLOCK = 1024
 """Longest side of a block that costs little more than the window it is read for, px."""
