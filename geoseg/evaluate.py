@@ -22,7 +22,14 @@ from geoseg.evaluation.patches import PROTOCOLS, evaluate_patches, scene_names
 from geoseg.evaluation.report import write_report
 from geoseg.evaluation.result import Evaluation, SceneResult
 from geoseg.evaluation.stitched import CASES, Asked, evaluate_scenes
-from geoseg.evaluation.tables import draw_confusion, write_json, write_matrix, write_reliability, write_scores
+from geoseg.evaluation.tables import (
+    SCORES_CSV,
+    draw_confusion,
+    write_json,
+    write_matrix,
+    write_reliability,
+    write_scores,
+)
 from geoseg.metrics import Matrix, Scores
 from geoseg.model_folder import load_model
 from geoseg.outputs import atomic_output, check_output
@@ -32,7 +39,7 @@ from geoseg.prediction.predictor import Predictor
 SCENE = "scene"
 """The protocol that counts every pixel of a stitched map once; the others are `geoseg.evaluation.patches.PROTOCOLS`."""
 
-SCORES_JSON, SCORES_CSV, RELIABILITY_CSV = "scores.json", "scores.csv", "reliability.csv"
+SCORES_JSON, RELIABILITY_CSV = "scores.json", "reliability.csv"
 CONFUSION_CSV, CONFUSION_PNG, REPORT = "confusion.csv", "confusion.png", "report.html"
 FILES = (SCORES_JSON, SCORES_CSV, RELIABILITY_CSV, CONFUSION_CSV, CONFUSION_PNG, REPORT)
 

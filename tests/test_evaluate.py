@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ import numpy.typing as npt
 import pytest
 import rasterio
 import torch
+import yaml
 from conftest import TINY, MadeScene, write_scene
 from PIL import Image
 from scipy import ndimage
 from torch import nn
+from typer.testing import CliRunner
 
+from geoseg.cli import app
 from geoseg.cli import evaluate as cli
 from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
@@ -393,6 +398,42 @@ def test_the_lines_say_it_to_people(done: Evaluation) -> None:
     assert means.endswith(f"accuracy {done.total.scores.accuracy:.4f}")
     for word in ("boundary IoU", "object F1", "temperature", "estimated, ha", "0/scene: mIoU"):
         assert any(word in line for line in lines), word
+
+
+def test_many_scenes_are_not_listed_one_by_one(done: Evaluation) -> None:
+    scenes = {f"scene {i}": done.total for i in range(25)}
+    lines = summary_lines(dataclasses.replace(done, scenes=scenes))
+    assert sum(line.startswith("scene ") for line in lines) == 20
+    assert "and 5 scenes more, all of them in scores.csv" in lines
+
+
+@pytest.fixture
+def unchanged_logging() -> Iterator[None]:
+    """The command line sets up logging for the whole process; other tests must not see it."""
+    root, ours = logging.getLogger(), logging.getLogger("geoseg")
+    before = root.handlers[:], root.level, ours.level
+    yield
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
+    logging.captureWarnings(False)
+
+
+@pytest.mark.usefixtures("unchanged_logging")
+def test_the_verb_takes_its_options(model: Path, cases: tuple[Path, dict[str, Case]], tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(configuration(cases[0], "0", "2").model_dump(mode="json")))
+    words = ["evaluate", str(model), str(config), "-o", str(tmp_path / "out"), "--device", "cpu", "--ms-flip"]
+    words += ["--objects", "roof", "--objects", "road", "--boundary", "2", "--windows", "0"]
+    ran = CliRunner().invoke(app, ["-q", *words])
+    assert ran.exit_code == 0, ran.output
+    assert ran.stdout.splitlines()[-1] == str(tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    assert content["facts"]["objects"] == ["roof", "road"] and content["facts"]["multi-scale and flip"]
+    assert content["all"]["boundary_px"] == 2
+    assert content["windows"] == {"worst": [], "best": []}
+    again = CliRunner().invoke(app, ["-q", *words])
+    assert again.exit_code == 2 and "exists" in again.stderr and "--overwrite" in again.stderr
 
 
 def test_the_same_evaluation_twice_is_the_same_bytes(

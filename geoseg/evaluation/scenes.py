@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.ahead import ahead
 from geoseg.classes import NODATA
 from geoseg.datasets import LabelledScene, Labels, labels_of
 from geoseg.datasets.labelled import SplitLabels
@@ -114,7 +115,8 @@ def measure_scene(
     mapped_m2 = np.zeros(classes)
     labels, part = labels_of(labelled, split), _part_of(labelled, split)
     row = 0
-    for rows in _pieces(predicted_rows(predictor, labelled.scene, plan, layers=LAYERS), grid.width):
+    # The measures have no need of the GIL, nor of the device that makes the next rows meanwhile.
+    for rows in ahead(_pieces(predicted_rows(predictor, labelled.scene, plan, layers=LAYERS), grid.width)):
         window = Window(row, 0, len(rows), grid.width)
         truth, mapped = labels.read(window), rows.classes
         assert rows.confidence is not None

@@ -19,6 +19,10 @@ from geoseg.metrics import ratio
 
 ALL, MEAN, OVERALL = "all", "mean", "overall"
 
+SCORES_CSV = "scores.csv"
+
+_MANY_SCENES = 20  # so many are told of one by one
+
 _MANY_CLASSES = 30  # from here on cells of the picture are small and without numbers
 
 Column = tuple[str, Values | Counts]
@@ -43,9 +47,12 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
     if (a := total.areas) is not None:
         columns = [("mapped, ha", a.mapped_ha), ("estimated, ha", a.estimated_ha), ("± 95 %", a.margin_ha)]
         lines += ["", *_aligned(classes, columns, lambda value: _number(value, 2)), ""]
-    for name, result in evaluation.scenes.items():
+    for name, result in list(evaluation.scenes.items())[:_MANY_SCENES]:
         ious = ", ".join(f"{c.name} {_number(result.scores.iou[c.id], 4)}" for c in classes)
-        lines.append(f"{name}: mIoU {result.scores.miou:.4f} ({ious})")
+        lines.append(f"{name}: mIoU {_number(result.scores.miou, 4)} ({ious})")
+    more = len(evaluation.scenes) - _MANY_SCENES
+    if more > 0:
+        lines.append(f"and {more} scenes more, all of them in {SCORES_CSV}")
     return [*lines, str(evaluation.folder)]
 
 
