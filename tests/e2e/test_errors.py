@@ -77,6 +77,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data": {
             "train": [{"scene": "scene.tif", "labels": "labels.tif"}],
             "val": [{"scene": "scene.tif", "labels": "labels.tif"}],
+            "leakage": "warn",
         },
         "window": {"size": 64, "overlap": 32},
         "train": {"iterations": 1, "batch_size": 1, "size": 64, "workers": 0, "val_every": 1},

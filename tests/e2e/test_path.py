@@ -64,6 +64,7 @@ def write_config(folder: Path, **train: Any) -> Path:
                 {"scene": "b.tif", "labels": "b_labels.gpkg", "attribute": "class_name", "outside": "ignore"},
             ],
             "val": [{"scene": "val.tif", "labels": "val_labels.tif"}],
+            "leakage": "warn",  # all landscapes lie at one place
         },
         "window": {"size": 128, "overlap": 32},
         "train": {
