@@ -171,8 +171,8 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
         # The whole run's even where it goes on: Lightning counts the batches done before, and max_steps ends it.
         length = config.train.iterations * per_step
         std = [band.std for band in contract.bands]
-        windows = RandomWindows(scenes, config, length=length, start=start * per_step, std=std)
-        val_windows = CoveringWindows(val_scenes, config)
+        windows = RandomWindows(scenes, config, length=length, start=start * per_step, std=std, as_bytes=True)
+        val_windows = CoveringWindows(val_scenes, config, as_bytes=True)
         task = SegmentationTask(
             network,
             contract,

@@ -222,6 +222,20 @@ def test_an_item_tells_where_it_lies(rare_entries: list[SceneConfig]) -> None:
         np.testing.assert_array_equal(item["valid"], valid)
 
 
+def test_bytes_times_the_scale_are_the_pixels(rare_entries: list[SceneConfig]) -> None:
+    config = settings(*rare_entries, augment={})
+    scenes = open_scenes(config, "train")
+    for make in (
+        lambda **o: RandomWindows(scenes, config, length=3, **o),
+        lambda **o: CoveringWindows(scenes, config, **o),
+    ):
+        for i in range(3):
+            scaled, raw = make()[i], make(as_bytes=True)[i]
+            assert raw["pixels"].dtype == torch.uint8
+            assert torch.equal(raw["pixels"] * config.imagery.effective_scale, scaled["pixels"])
+            assert torch.equal(raw["labels"], scaled["labels"])
+
+
 # --- zoom
 
 

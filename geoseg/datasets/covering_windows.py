@@ -19,10 +19,11 @@ class CoveringWindows(WindowDataset):
     Args:
         scenes: Validation scenes.
         settings: The experiment.
+        as_bytes: See `WindowDataset`.
     """
 
-    def __init__(self, scenes: Sequence[LabelledScene], settings: TrainConfig) -> None:
-        super().__init__(scenes, settings)
+    def __init__(self, scenes: Sequence[LabelledScene], settings: TrainConfig, *, as_bytes: bool = False) -> None:
+        super().__init__(scenes, settings, as_bytes=as_bytes)
         size = settings.window.size
         self._items = [
             (i, window, counted)

@@ -21,10 +21,10 @@ import numpy.typing as npt
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig
 from geoseg.datasets.labelled import LabelledScene, labels_of
-from geoseg.datasets.labels import RASTER_SUFFIXES, LabelArray
+from geoseg.datasets.labels import LabelArray
 from geoseg.errors import GeosegError
 from geoseg.outputs import atomic_output
-from geoseg.scene import Valid
+from geoseg.scene import Scene, Valid
 from geoseg.windows import Window
 
 log = logging.getLogger(__name__)
@@ -208,9 +208,7 @@ def _digest(scene: LabelledScene, settings: TrainConfig) -> str:
 
 def _file_facts(path: Path) -> list[Any]:
     """Path, size and time of change of a file, and of those that belong to it."""
-    if path.suffix.lower() == ".vrt" and path.suffix.lower() in RASTER_SUFFIXES:
-        from geoseg.scene import Scene
-
+    if path.suffix.lower() == ".vrt":
         with Scene(path) as raster:  # its sources change while it does not
             return raster.source_facts()
     facts: list[Any] = []

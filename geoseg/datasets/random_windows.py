@@ -26,6 +26,7 @@ class RandomWindows(WindowDataset):
         start: Index of the first one, for a resumed run.
         std: Standard deviation of each band's scaled values, what random changes of brightness are measured by; None
             takes the configured ones, or each window's own where there are none.
+        as_bytes: See `WindowDataset`.
 
     Raises:
         ConfigError: See `geoseg.datasets.sampling.Sampler`.
@@ -39,8 +40,9 @@ class RandomWindows(WindowDataset):
         length: int,
         start: int = 0,
         std: Sequence[float] | None = None,
+        as_bytes: bool = False,
     ) -> None:
-        super().__init__(scenes, settings)
+        super().__init__(scenes, settings, as_bytes=as_bytes)
         self._seed, self._length, self._start = settings.seed, length, start
         with self._reading():
             self._sampler = Sampler(self.scenes, settings)

@@ -50,7 +50,8 @@ class SegmentationTask(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.network = network
-        self.normalize = Normalize(contract.model_copy(update={"scale": 1.0}))  # windows come scaled
+        self.normalize = Normalize(contract.model_copy(update={"scale": 1.0}))  # windows come scaled, or as bytes
+        self._scale = contract.scale
         self.recipe = recipe
         self.classes = contract.class_table
         self.loss = build_loss(recipe.loss, classes=len(self.classes), weights=class_weights)
@@ -67,7 +68,9 @@ class SegmentationTask(lightning.LightningModule):
         return self
 
     def forward(self, pixels: Tensor, valid: Tensor) -> Tensor:
-        """Logits (N, K, H, W) of scaled pixels (N, B, H, W), which count where valid (N, H, W)."""
+        """Logits (N, K, H, W) of scaled pixels or bytes (N, B, H, W), which count where valid (N, H, W)."""
+        if pixels.dtype == torch.uint8:
+            pixels = pixels * self._scale
         logits: Tensor = self.network(self.normalize(pixels, valid))
         return logits
 

@@ -7,11 +7,14 @@ as tiles of zstd. Windows of 512 px are read from random places of each:
 
 plain       rasterio alone: both files stay open, pixels and labels of a window, nothing else
 reopened    the same with both files opened for every window, as torchgeo's data sets do without their cache
-ours        `RandomWindows` with zoom and changes left out: labels, pixels, validity, float32, tensors, and batches of 8
-            from a DataLoader of 0, 1 and 2 workers; from any place ("random") and from the file's blocks ("aligned")
+ours        `RandomWindows` as `geoseg train` has them, zoom and changes left out: labels, pixels, validity, tensors,
+            and batches of 8 from a DataLoader of 0, 1 and 2 workers; from any place ("random") and from the file's
+            blocks ("aligned")
 
 All ways run in each round, in turn, with the same limit of GDAL's cache, small against the scene, as scenes are large
-against any cache. A ratio is that of the windows per second to those of "plain" from the same file in the same round.
+against any cache. Ratios are to "plain" from the same file in the same round: once of the windows per second, with the
+start of the workers, and once of the work of all processes together, which compares better on a machine that has other
+things to do.
 
 Then a table of the stages of one window with the default changes and zooms from 0.5 to 2, and, where there is a GPU,
 the share of a training step of SegNeXt-T (bf16, batch of 16) that waits for data.
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import tempfile
 import time
@@ -44,6 +48,9 @@ from geoseg.model_folder import Normalize, build_network
 from geoseg.windows import Window
 
 SIZE, BATCH, GPU_BATCH = 512, 8, 16
+Times = tuple[float, float]
+"""Seconds on the clock and of work, for a window."""
+
 CACHE_MB = 4
 
 TILES = {"tiled": True, "blockxsize": 256, "blockysize": 256}
@@ -97,38 +104,51 @@ def random_windows(side: int, count: int, seed: int) -> Iterator[RasterWindow]:
         yield RasterWindow(col, row, SIZE, SIZE)
 
 
-def plain(scene: Path, labels: Path, side: int, count: int, seed: int) -> float:
+class Clock:
+    """Time since it was made, and work of this process and of those it has waited for."""
+
+    def __init__(self) -> None:
+        self._start, self._work = time.perf_counter(), self._seconds()
+
+    @staticmethod
+    def _seconds() -> float:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(u.ru_utime + u.ru_stime for u in used)
+
+    def per_window(self, count: int) -> Times:
+        return (time.perf_counter() - self._start) / count, (self._seconds() - self._work) / count
+
+
+def plain(scene: Path, labels: Path, side: int, count: int, seed: int) -> Times:
     with rasterio.open(scene) as pixels, rasterio.open(labels) as ids:
-        start = time.perf_counter()
+        clock = Clock()
         for window in random_windows(side, count, seed):
             pixels.read(window=window), ids.read(1, window=window)
-        return count / (time.perf_counter() - start)
+        return clock.per_window(count)
 
 
-def reopened(scene: Path, labels: Path, side: int, count: int, seed: int) -> float:
-    start = time.perf_counter()
+def reopened(scene: Path, labels: Path, side: int, count: int, seed: int) -> Times:
+    clock = Clock()
     for window in random_windows(side, count, seed):
         for path in scene, labels:
             with rasterio.open(path) as file:
                 file.read(window=window)
-    return count / (time.perf_counter() - start)
+    return clock.per_window(count)
 
 
-def ours(scene: Path, labels: Path, count: int, seed: int, *, workers: int, aligned: bool) -> float:
+def ours(scene: Path, labels: Path, count: int, seed: int, *, workers: int, aligned: bool) -> Times:
     config = experiment(scene, labels, augment=STILL, max_class_share=1.0, align_blocks=aligned)
     config = config.model_copy(update={"seed": seed})
-    windows = RandomWindows([LabelledScene(config.data.train[0], config)], config, length=count + 2 * BATCH)
-    batches = iter(DataLoader(windows, batch_size=BATCH, num_workers=workers))
-    next(batches), next(batches)  # workers have started
-    start, seen = time.perf_counter(), 0
-    for batch in batches:
-        seen += len(batch["index"])
-    return seen / (time.perf_counter() - start)
+    windows = RandomWindows([LabelledScene(config.data.train[0], config)], config, length=count, as_bytes=True)
+    clock, batches = Clock(), iter(DataLoader(windows, batch_size=BATCH, num_workers=workers))
+    seen = sum(len(batch["index"]) for batch in batches)
+    del batches  # which ends the workers, and their work is known
+    return clock.per_window(seen)
 
 
 def compare(files: dict[str, tuple[Path, Path]], side: int, count: int, rounds: int, workers: list[int]) -> None:
     for name, (scene, labels) in files.items():
-        ways: dict[str, Callable[[int], float]] = {
+        ways: dict[str, Callable[[int], Times]] = {
             "plain": lambda seed, s=scene, t=labels: plain(s, t, side, count, seed),
             "reopened": lambda seed, s=scene, t=labels: reopened(s, t, side, count, seed),
         }
@@ -137,39 +157,46 @@ def compare(files: dict[str, tuple[Path, Path]], side: int, count: int, rounds: 
                 ways[f"ours, {'aligned' if aligned else 'random'}, {n} workers"] = (
                     lambda seed, s=scene, t=labels, n=n, a=aligned: ours(s, t, count, seed, workers=n, aligned=a)
                 )
-        rates: dict[str, list[float]] = {way: [] for way in ways}
+        times: dict[str, list[Times]] = {way: [] for way in ways}
         for seed in range(rounds):
             for way, run in ways.items():
-                rates[way].append(run(seed))
+                times[way].append(run(seed))
         print(f"{name}, {scene.stat().st_size / 1e6:.1f} MB")
-        for way, found in rates.items():
-            ratio = statistics.median(f / p for f, p in zip(found, rates["plain"], strict=True))
-            print(f"  {way:28} {statistics.median(found):7.1f} windows/s  {ratio:5.2f} × plain")
+        for way, found in times.items():
+            on_clock, work = (statistics.median(t) for t in zip(*found, strict=True))
+            ratios = [
+                statistics.median(p[i] / f[i] for f, p in zip(found, times["plain"], strict=True)) for i in (0, 1)
+            ]
+            print(
+                f"  {way:28} {1 / on_clock:7.1f} windows/s  {ratios[0]:5.2f} × plain;"
+                f"  {1e3 * work:6.2f} ms of work  {ratios[1]:5.2f} × plain",
+                flush=True,
+            )
 
 
 def stages(scene: Path, labels: Path, count: int) -> None:
-    """Where the time of one window goes, in one process: medians, ms."""
+    """Where the time of one window goes, in one process: medians of its work, ms."""
     config = experiment(scene, labels)
-    dataset = RandomWindows([LabelledScene(config.data.train[0], config)], config, length=count)
+    dataset = RandomWindows([LabelledScene(config.data.train[0], config)], config, length=count, as_bytes=True)
     times: dict[str, list[float]] = {s: [] for s in ("place and labels", "pixels", "changes", "tensors", "batch")}
     samples = []
     with dataset._reading():
         for i in range(count):
-            rng, clock = dataset._rng(i), [time.perf_counter()]
+            rng, clock = dataset._rng(i), [time.process_time()]
             drawn, window, ids = dataset._sampler.draw(rng)
-            clock.append(time.perf_counter())
+            clock.append(time.process_time())
             read = dataset.scenes[drawn].read(window, ids)
-            clock.append(time.perf_counter())
+            clock.append(time.process_time())
             changed = dataset._augment(*read, seed=int(rng.integers(2**31)))
-            clock.append(time.perf_counter())
+            clock.append(time.process_time())
             samples.append(dataset._sample(*changed, i))
-            clock.append(time.perf_counter())
+            clock.append(time.process_time())
             for stage, seconds in zip(times, np.diff(clock), strict=False):
                 times[stage].append(float(seconds))
             if len(samples) == BATCH:
-                start = time.perf_counter()
+                start = time.process_time()
                 default_collate(samples)
-                times["batch"].append((time.perf_counter() - start) / BATCH)
+                times["batch"].append((time.process_time() - start) / BATCH)
                 samples = []
     total = sum(statistics.median(t) for t in times.values())
     print(f"stages of a window, {scene.stem}, default changes, zoom 0.5 … 2")
@@ -182,7 +209,8 @@ def waiting(scene: Path, labels: Path, steps: int) -> None:
     """Share of a training step on a GPU that waits for windows."""
     workers = min(os.cpu_count() or 1, 16)
     config = experiment(scene, labels, batch_size=GPU_BATCH, workers=workers)
-    dataset = RandomWindows([LabelledScene(config.data.train[0], config)], config, length=(steps + 10) * GPU_BATCH)
+    scenes, length = [LabelledScene(config.data.train[0], config)], (steps + 10) * GPU_BATCH
+    dataset = RandomWindows(scenes, config, length=length, as_bytes=True)
     loader = DataLoader(dataset, batch_size=GPU_BATCH, num_workers=workers, pin_memory=True)
     contract = Contract(
         name="input",
@@ -202,7 +230,7 @@ def waiting(scene: Path, labels: Path, steps: int) -> None:
         arrived = time.perf_counter()
         pixels, valid, ids = (batch[k].cuda(non_blocking=True) for k in ("pixels", "valid", "labels"))
         with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss = cross_entropy(network(normalize(pixels, valid)), ids)
+            loss = cross_entropy(network(normalize(pixels / 255, valid)), ids)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
