@@ -65,6 +65,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(folder / "model", gsd_m=0.5)
     succeed("-q", "predict", scene.path, "-m", folder / "model", "-o", folder / "map.tif")
     write_labels(folder / "labels.tif", scene)
+    write_labels(folder / "val_labels.tif", write_scene(folder / "val.tif", shift=(200, 0)))
     left, top = scene.transform @ (0, 0)
     roof = box(left + 5, top - 30, left + 20, top - 5)
     frame = geopandas.GeoDataFrame({"kind": ["roof"]}, geometry=[roof], crs=scene.crs)
@@ -76,8 +77,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": {"options": {key: list(v) if isinstance(v, tuple) else v for key, v in TINY.items()}},
         "data": {
             "train": [{"scene": "scene.tif", "labels": "labels.tif"}],
-            "val": [{"scene": "scene.tif", "labels": "labels.tif"}],
-            "leakage": "warn",
+            "val": [{"scene": "val.tif", "labels": "val_labels.tif"}],
         },
         "window": {"size": 64, "overlap": 32},
         "train": {"iterations": 1, "batch_size": 1, "size": 64, "workers": 0, "val_every": 1},
@@ -96,6 +96,8 @@ def place(prepared: Path, tmp_path: Path) -> Place:
 def write_labels(path: Path, scene: MadeScene, *, value: int = 1, **changes: Any) -> None:
     labels = np.full(scene.valid.shape, 0, dtype=np.uint8)
     labels[20:60, 10:50] = value
+    if value == 1:
+        labels[70:80, 55:65] = 2  # so that every class occurs
     profile = {"height": labels.shape[0], "width": labels.shape[1], "crs": scene.crs, "transform": scene.transform}
     with (
         warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
@@ -572,7 +574,9 @@ def imagery_as_labels(place: Place) -> list[object]:
 
 
 def labels_that_are_all_ignored(place: Place) -> list[object]:
-    write_labels(place / "nothing.tif", place.scene, value=255, nodata=0)
+    write_labels(place / "nothing.tif", place.scene)
+    with rasterio.open(place / "nothing.tif", "r+") as file:
+        file.write(np.full((1, *file.shape), 255, dtype=np.uint8))
     return place.train(labels="nothing.tif")
 
 
@@ -687,7 +691,7 @@ CASES: dict[Prepare, tuple[str, ...]] = {
     missing_training_scene: ("nowhere.tif",),
     raster_labels_without_crs: ("plain.tif",),
     vector_labels_without_crs: ("plain.shp", "no CRS"),
-    raster_class_outside_the_table: ("seven.tif", "class id 7"),
+    raster_class_outside_the_table: ("seven.tif", "7 (1600 px)"),
     vector_class_outside_the_table: ("typo.gpkg", "rooof", "1 roof"),
     vector_labels_elsewhere: ("far.gpkg", "scene.tif", "CRS"),
     raster_labels_elsewhere: ("far.tif", "CRS"),
