@@ -16,7 +16,7 @@ from geoseg.classes import NODATA
 from geoseg.evaluation.areas import estimate_areas, student
 from geoseg.evaluation.blocks import BlockMeasure, Blocks, CaseFinder, join_blocks
 from geoseg.evaluation.boundary import BoundaryMeasure
-from geoseg.evaluation.calibration import Reliability, choose_blocks, fit_temperature
+from geoseg.evaluation.calibration import Reliability, Temper, choose_blocks, find_temper, fit_temperature
 from geoseg.evaluation.objects import ObjectMeasure
 
 Ids = npt.NDArray[np.uint8]
@@ -334,6 +334,17 @@ def test_the_temperature_has_the_least_loss() -> None:
     assert fit_temperature(logits + 100, truth) == pytest.approx(found, rel=1e-3)
 
 
+def test_the_error_falls_with_the_temperature() -> None:
+    logits, truth = classified(np.random.default_rng(5), 20_000, 5)
+    found = find_temper(logits * np.float32(3), truth)
+    assert found.temperature == pytest.approx(3, rel=0.03)
+    assert found.error < 0.02  # drawn from these very probabilities
+    sharp = 1 / np.exp(3 * (logits - logits.max(axis=1, keepdims=True))).sum(axis=1)
+    before = float(abs(sharp.mean() - (logits.argmax(1) == truth).mean()))
+    assert before > 0.1  # the least that the error can be without it
+    assert np.isnan(find_temper(logits[:0], truth[:0]).error)
+
+
 def test_a_model_that_is_never_wrong_has_the_smallest_temperature_and_no_pixel_none() -> None:
     logits = np.eye(3, dtype=np.float32)
     assert fit_temperature(logits, np.arange(3, dtype=np.uint8)) == pytest.approx(0.05, rel=1e-3)
@@ -348,7 +359,7 @@ def test_reliability_counts_pixels_by_their_confidence(seed: int, data: st.DataO
     halves = Reliability(), Reliability()
     for i, rows in enumerate(pieces(data, 12)):
         halves[i % 2].feed(truth[rows], mapped[rows], confidence[rows])
-    found = (halves[0] + halves[1]).result(1.5)
+    found = (halves[0] + halves[1]).result(Temper(1.5, 0.25))
     use = (truth != NODATA) & (mapped != NODATA)
     sure, right = confidence[use] / 254, (truth == mapped)[use]
     count, edges = np.histogram(sure, bins=20, range=(0, 1))
@@ -357,7 +368,7 @@ def test_reliability_counts_pixels_by_their_confidence(seed: int, data: st.DataO
         here = (sure >= edges[i]) & ((sure < edges[i + 1]) | (i == 19))
         assert found.correct[i] == right[here].sum()
         assert found.confidence[i] == pytest.approx(sure[here].sum())
-    assert found.temperature == 1.5
+    assert (found.temperature, found.tempered_error) == (1.5, 0.25)
 
 
 def test_the_sample_of_blocks_is_the_same_every_time_and_bounded() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,13 @@ _CHUNK = 1 << 14
 Logits = npt.NDArray[np.float32]
 
 
+class Temper(NamedTuple):
+    """A temperature, and the expected calibration error of a sample's logits once they are divided by it."""
+
+    temperature: float
+    error: float
+
+
 class Reliability:
     """Counts pixels, and those of them that are right, for each of the 255 values confidence is stored as."""
 
@@ -48,8 +55,8 @@ class Reliability:
         total._levels = self._levels + other._levels
         return total
 
-    def result(self, temperature: float) -> Calibration:
-        """The diagram in bins, beside a temperature."""
+    def result(self, temper: Temper) -> Calibration:
+        """The diagram in bins, beside what a temperature would do."""
         level = np.arange(CONFIDENCE_SCALE + 1)
         place = np.minimum(level * BINS // CONFIDENCE_SCALE, BINS - 1)
         count, right = (np.zeros(BINS, dtype=np.int64) for _ in range(2))
@@ -57,7 +64,7 @@ class Reliability:
         np.add.at(count, place, self._levels[:, 0])
         np.add.at(right, place, self._levels[:, 1])
         np.add.at(confidence, place, self._levels[:, 0] * level / CONFIDENCE_SCALE)
-        return Calibration(count, confidence, right, temperature)
+        return Calibration(count, confidence, right, temper.temperature, temper.error)
 
 
 @njit
@@ -94,6 +101,21 @@ def fit_temperature(logits: Logits, truth: ByteArray) -> float:
         else:
             high = middle
     return float(np.exp((low + high) / 2))
+
+
+def find_temper(logits: Logits, truth: ByteArray) -> Temper:
+    """The temperature of a sample (n, K) with class ids (n,), and what error it leaves there; NaN without a pixel."""
+    temperature = fit_temperature(logits, truth)
+    if not len(truth):
+        return Temper(temperature, float("nan"))
+    off = np.zeros(BINS)
+    for start in range(0, len(truth), _CHUNK):
+        part, true = logits[start : start + _CHUNK].astype(np.float64) / temperature, truth[start : start + _CHUNK]
+        weight = np.exp(part - part.max(axis=1, keepdims=True))
+        sure = weight.max(axis=1) / weight.sum(axis=1)
+        place = np.minimum((sure * BINS).astype(int), BINS - 1)
+        np.add.at(off, place, sure - (part.argmax(axis=1) == true))
+    return Temper(temperature, float(np.abs(off).sum() / len(truth)))
 
 
 def _slope(logits: Logits, truth: ByteArray, factor: float) -> float:

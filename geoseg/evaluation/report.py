@@ -199,7 +199,9 @@ def _calibration_words(calibration: Calibration) -> str:
     if math.isnan(t):
         return words
     kind = "too sure" if t > 1.005 else "not sure enough" if t < 0.995 else "as sure as it should be"
-    return words + f"Logits divided by a temperature of {t:.2f} have the least log loss: the map is {kind}."
+    words += f"Logits divided by a temperature of {t:.2f} have the least log loss: the map is {kind}."
+    after = calibration.tempered_error
+    return words if math.isnan(after) else f"{words} The calibration error is then {_percent(after)}."
 
 
 def _areas(classes: ClassTable, total: SceneResult) -> Markup:

@@ -16,7 +16,7 @@ from geoseg.datasets.labelled import SplitLabels
 from geoseg.evaluation.areas import estimate_areas
 from geoseg.evaluation.blocks import BlockMeasure, Blocks, Candidate, CaseFinder, join_blocks
 from geoseg.evaluation.boundary import BoundaryMeasure
-from geoseg.evaluation.calibration import Reliability
+from geoseg.evaluation.calibration import Reliability, Temper
 from geoseg.evaluation.objects import ObjectMeasure
 from geoseg.evaluation.result import BoundaryScores, ObjectScores, SceneResult, Values, WindowCase
 from geoseg.map_rows import ByteArray, MapRows
@@ -52,13 +52,13 @@ class SceneCounts:
     reliability: Reliability
     mapped_m2: Values | None
 
-    def result(self, temperature: float) -> SceneResult:
+    def result(self, temper: Temper) -> SceneResult:
         """The scores that follow from the counts; the temperature was found elsewhere."""
         return SceneResult(
             Scores(self.blocks.matrix),
             self.boundary,
             self.objects,
-            self.reliability.result(temperature),
+            self.reliability.result(temper),
             None if self.mapped_m2 is None else estimate_areas(self.blocks, self.mapped_m2),
         )
 

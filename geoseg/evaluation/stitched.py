@@ -14,7 +14,7 @@ from geoseg.datasets import LabelledScene, labels_of
 from geoseg.errors import ConfigError
 from geoseg.evaluation.blocks import CaseFinder
 from geoseg.evaluation.boundary import DISTANCE_PX
-from geoseg.evaluation.calibration import choose_blocks, fit_temperature, sample_logits
+from geoseg.evaluation.calibration import choose_blocks, find_temper, sample_logits
 from geoseg.evaluation.result import Evaluation
 from geoseg.evaluation.scenes import LAYERS, join_counts, measure_scene, window_case
 from geoseg.plan import Plan
@@ -128,7 +128,7 @@ def evaluate_scenes(
         ]
     together = np.concatenate([logits for logits, _ in samples]), np.concatenate([truth for _, truth in samples])
     log.info("temperature from the logits of %d pixels", len(together[1]))
-    results = [found.result(fit_temperature(*sample)) for found, sample in zip(counts, samples, strict=True)]
+    results = [found.result(find_temper(*sample)) for found, sample in zip(counts, samples, strict=True)]
     bands = [band.name for band in predictor.contract.bands]
     worst, best = (
         tuple(window_case(scenes[c.scene], names[c.scene], asked.split, bands, c) for c in cases)
@@ -142,5 +142,5 @@ def evaluate_scenes(
         "objects": "all classes" if asked.objects is None else [predictor.classes[i].name for i in asked.objects],
         "network": predictor.hardware["network"],
     }
-    total = join_counts(counts).result(fit_temperature(*together))
+    total = join_counts(counts).result(find_temper(*together))
     return Evaluation(predictor.classes, total, dict(zip(names, results, strict=True)), folder, facts, worst, best)

@@ -43,7 +43,9 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
         f"accuracy {s.accuracy:.4f}"
     )
     if (c := total.calibration) is not None:
-        lines.append(f"calibration error {c.error:.4f}, temperature {c.temperature:.3f}")
+        lines.append(
+            f"calibration error {c.error:.4f}, temperature {c.temperature:.3f}, error with it {c.tempered_error:.4f}"
+        )
     if (a := total.areas) is not None:
         columns = [("mapped, ha", a.mapped_ha), ("estimated, ha", a.estimated_ha), ("± 95 %", a.margin_ha)]
         lines += ["", *_aligned(classes, columns, lambda value: _number(value, 2)), ""]
@@ -139,7 +141,12 @@ def write_json(path: Path, evaluation: Evaluation) -> None:
         if result.objects is not None:
             told["object_iou_above"] = result.objects.threshold
         if (c := result.calibration) is not None:
-            told["calibration"] = {"error": c.error, "temperature": c.temperature, "bins": reliability_rows(c)}
+            told["calibration"] = {
+                "error": c.error,
+                "temperature": c.temperature,
+                "tempered_error": c.tempered_error,
+                "bins": reliability_rows(c),
+            }
         return told
 
     def windows(key: str) -> list[dict[str, Any]]:
