@@ -205,13 +205,13 @@ def stages(scene: Path, labels: Path, count: int) -> None:
         print(f"  {stage:20} {1e3 * median:7.2f} ms  {median / total:4.0%}")
 
 
-def waiting(scene: Path, labels: Path, steps: int) -> None:
-    """Share of a training step on a GPU that waits for windows."""
+def waiting(scene: Path, labels: Path, steps: int, device: str) -> None:
+    """Share of a training step that waits for windows; the first tenth of the steps starts workers and kernels."""
     workers = min(os.cpu_count() or 1, 16)
     config = experiment(scene, labels, batch_size=GPU_BATCH, workers=workers)
-    scenes, length = [LabelledScene(config.data.train[0], config)], (steps + 10) * GPU_BATCH
+    scenes, length = [LabelledScene(config.data.train[0], config)], steps * GPU_BATCH
     dataset = RandomWindows(scenes, config, length=length, as_bytes=True)
-    loader = DataLoader(dataset, batch_size=GPU_BATCH, num_workers=workers, pin_memory=True)
+    loader = DataLoader(dataset, batch_size=GPU_BATCH, num_workers=workers, pin_memory=device == "cuda")
     contract = Contract(
         name="input",
         bands=tuple(Band(name=n, mean=0.4, std=0.2) for n in config.imagery.bands),
@@ -222,26 +222,28 @@ def waiting(scene: Path, labels: Path, steps: int) -> None:
     network = build_network(
         "segnext", "tu-mscan_tiny", encoder_weights=None, in_channels=3, classes=len(LANDSCAPE_CLASSES)
     )
-    network, normalize = network.cuda().train(), Normalize(contract).cuda()
+    network, normalize = network.to(device).train(), Normalize(contract).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=6e-5)
     waited, worked = [], []
     clock = time.perf_counter()
     for batch in loader:
         arrived = time.perf_counter()
-        pixels, valid, ids = (batch[k].cuda(non_blocking=True) for k in ("pixels", "valid", "labels"))
-        with torch.autocast("cuda", dtype=torch.bfloat16):
+        pixels, valid, ids = (batch[k].to(device, non_blocking=True) for k in ("pixels", "valid", "labels"))
+        with torch.autocast(device, dtype=torch.bfloat16):
             loss = cross_entropy(network(normalize(pixels / 255, valid)), ids)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        torch.cuda.synchronize()
+        if device == "cuda":
+            torch.cuda.synchronize()
         done = time.perf_counter()
         waited.append(arrived - clock)
         worked.append(done - arrived)
         clock = done
-    waited, worked = waited[10:], worked[10:]  # the first steps start workers and choose kernels
+    waited, worked = waited[steps // 10 :], worked[steps // 10 :]
     share = sum(waited) / (sum(waited) + sum(worked))
-    print(f"{torch.cuda.get_device_name()}, {workers} workers, {GPU_BATCH} windows of {SIZE} px a step")
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    print(f"{name}, {workers} workers, {GPU_BATCH} windows of {SIZE} px a step")
     print(f"  step {1e3 * statistics.median(worked):.1f} ms, waiting {share:.1%} of the time")
 
 
@@ -251,15 +253,17 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=80, help="windows for each rate")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=100, help="steps on a GPU")
+    parser.add_argument("--steps", type=int, default=100, help="training steps of the last part")
+    parser.add_argument("--device", help="of the last part; without a GPU it is left out unless cpu is asked for")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, rasterio.Env(GDAL_CACHEMAX=CACHE_MB << 20):
         files = write_scenes(Path(folder), options.side)
-        compare(files, options.side, options.windows, options.rounds, options.workers)
+        if options.rounds:
+            compare(files, options.side, options.windows, options.rounds, options.workers)
         for name in "tiled zstd", "tiled JPEG":
             stages(*files[name], options.windows)
-        if torch.cuda.is_available():
-            waiting(*files["tiled zstd"], options.steps)
+        if options.device or torch.cuda.is_available():
+            waiting(*files["tiled zstd"], options.steps, options.device or "cuda")
         else:
             print("no GPU: the share of a step that waits for data is not measured")
 
