@@ -34,7 +34,7 @@ from geoseg.datasets import (
     RandomWindows,
     band_statistics,
     class_histograms,
-    open_scenes,
+    open_both,
     suggested_weights,
     write_split,
 )
@@ -133,7 +133,7 @@ def check(config: TrainConfig, *, device: str = "auto", devices: int | str = 1, 
     words = tuple(problem_lines(problems))
     if any(problem.severity == "error" for problem in problems):
         return Preview(words, is_fine=False)
-    scenes, val_scenes = open_scenes(config, "train"), open_scenes(config, "val")
+    scenes, val_scenes = open_both(config)
     contract = build_contract(config, scenes)
     network = _build(config, contract)
     freeze(network, config.model.freeze)
@@ -159,7 +159,7 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
             check_new(run, overwrite=overwrite)
     team.from_first(lambda: refuse(check_data(config)))
     with team.same_fate():
-        scenes, val_scenes = open_scenes(config, "train"), open_scenes(config, "val")
+        scenes, val_scenes = open_both(config)
     contract = team.from_first(lambda: build_contract(config, scenes))
     weights = team.from_first(lambda: class_weights(config, scenes))
     with team.same_fate():

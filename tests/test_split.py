@@ -26,6 +26,7 @@ from geoseg.datasets import (
     check_leakage,
     labels_of,
     leakage_hint,
+    open_both,
     open_scenes,
     scene_split,
     write_split,
@@ -208,8 +209,11 @@ def blocks(*entries: dict[str, str], **split: Any) -> dict[str, Any]:
 def test_scenes_open_with_their_blocks_and_travel(tmp_path: Path) -> None:
     entries = [write_pair(tmp_path, n, size=(160, 160), nodata="value", seed=i) for i, n in enumerate("abc")]
     config = settings(blocks(*entries))
-    train, val = open_scenes(config, "train"), open_scenes(config, "val")
-    assert [s.index for s in train] == [0, 1, 2]
+    train, val = open_both(config)
+    assert [[s.index for s in open_scenes(config, split)] for split in ("train", "val")] == [
+        [s.index for s in scenes] for scenes in (train, val)
+    ]
+    assert [s.index for s in train] == [0, 1, 2] and all(s in train for s in val)
     for scene in train:
         assert scene.split is not None
         same = LabelledScene(scene.config, config, index=scene.index)

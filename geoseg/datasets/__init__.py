@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from geoseg.datasets.covering_windows import CoveringWindows
 from geoseg.datasets.histogram import Histogram, class_histogram, class_histograms, suggested_weights
-from geoseg.datasets.labelled import LabelledScene, labels_of, open_configured, open_scenes
+from geoseg.datasets.labelled import LabelledScene, labels_of, open_both, open_configured, open_scenes
 from geoseg.datasets.labels import Labels, PolygonLabels, RasterLabels, open_labels
 from geoseg.datasets.leakage import check_leakage, leakage_hint
 from geoseg.datasets.random_windows import RandomWindows
@@ -26,6 +26,7 @@ __all__ = [
     "class_histograms",
     "labels_of",
     "leakage_hint",
+    "open_both",
     "open_configured",
     "open_labels",
     "open_scenes",

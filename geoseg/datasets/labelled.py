@@ -173,6 +173,26 @@ def open_scenes(settings: TrainConfig, split: str) -> list[LabelledScene]:
         LabelError: Labels that cannot be used. What is wrong with several scenes or their labels is said at once.
         ConfigError: Blocks of which none validates, or between which no window can train.
     """
+    scenes = _opened(settings, split)
+    return scenes if settings.data.split is None else _with_room(scenes, settings, split)
+
+
+def open_both(settings: TrainConfig) -> tuple[list[LabelledScene], list[LabelledScene]]:
+    """The scenes that train and those that validate, as `open_scenes` gives them; what is cut into blocks opens once.
+
+    Raises:
+        SceneError: See `open_scenes`.
+        LabelError: Likewise.
+        ConfigError: Likewise.
+    """
+    if settings.data.split is None:
+        return _opened(settings, "train"), _opened(settings, "val")
+    scenes = _opened(settings, "train")
+    return _with_room(scenes, settings, "train"), _with_room(scenes, settings, "val")
+
+
+def _opened(settings: TrainConfig, split: str) -> list[LabelledScene]:
+    """Every scene of a split, or one error for all that cannot be used."""
     entries = settings.data.entries(split)
 
     def opened(numbered: tuple[int, SceneConfig]) -> LabelledScene | GeosegError:
@@ -186,8 +206,7 @@ def open_scenes(settings: TrainConfig, split: str) -> list[LabelledScene]:
     errors = [error for error in found if isinstance(error, GeosegError)]
     if errors:
         raise _as_one_error(errors, len(entries))
-    scenes = [scene for scene in found if isinstance(scene, LabelledScene)]
-    return scenes if settings.data.split is None else _with_room(scenes, settings, split)
+    return [scene for scene in found if isinstance(scene, LabelledScene)]
 
 
 def _with_room(scenes: Sequence[LabelledScene], settings: TrainConfig, split: str) -> list[LabelledScene]:
@@ -195,7 +214,8 @@ def _with_room(scenes: Sequence[LabelledScene], settings: TrainConfig, split: st
     config = settings.data.split
     assert config is not None
     # The smallest window that training may draw.
-    side = 1 if settings.augment.base_size else max(round(settings.train.size / settings.augment.scale[1]), 1)
+    zoom = settings.augment.base_zoom * settings.augment.scale[1]
+    side = 1 if settings.augment.base_size else max(round(settings.train.size / zoom), 1)
     trains = [s for s in scenes if s.split is not None and s.split.fraction(side, side)]
     validates = [s for s in scenes if s.split is not None and (s.split.roles == VAL).any()]
     if not validates:
