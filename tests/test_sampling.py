@@ -263,6 +263,8 @@ def test_a_base_size_fits_the_whole_image_first(make_scene: MakeScene, tmp_path:
     factor = min(long / max(size), short / min(size))
     assert base_factor(Grid(*size, Affine.identity(), None), settings(entry).augment) == 1
     assert set(sides(entry, base_size=[long, short])) == {round(64 / factor)}
+    assert set(sides(entry, base_size=[long, short], base_zoom=0.5)) == {round(64 / (factor / 2))}
+    assert set(sides(entry, base_zoom=1.25)) == {round(64 / 1.25)}
     assert min(size) * factor == pytest.approx(short) or max(size) * factor == pytest.approx(long)
 
 

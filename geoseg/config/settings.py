@@ -168,6 +168,7 @@ class AugmentConfig(Frozen):
     Attributes:
         scale: Range of the zoom; 0.5 sees twice the ground at half the detail.
         scale_sampling: Whether every ratio of zooms is equally likely ("log") or every difference ("uniform").
+        base_zoom: Zoom that ``scale`` counts from; 1.12 where windows of 800 px are brought to 896 px.
         base_size: Longer and shorter side, px, within which a whole image is fitted, its ratio kept, before it is
             zoomed; None leaves it as it is. For sets of photographs: mmsegmentation's base scale.
         dihedral: The eight flips and quarter turns; ground seen from above has no up.
@@ -183,6 +184,7 @@ class AugmentConfig(Frozen):
 
     scale: tuple[float, float] = (0.5, 2.0)
     scale_sampling: Literal["log", "uniform"] = "log"
+    base_zoom: float = Field(default=1.0, gt=0)
     base_size: tuple[int, int] | None = None
     dihedral: bool = True
     horizontal_flip: bool = False
@@ -316,7 +318,8 @@ class TrainConfig(Frozen):
     def _blocks_hold_windows(self) -> TrainConfig:
         split = self.data.split
         if split is not None:
-            largest = max(round(self.train.size / min(self.augment.scale)), self.window.size)
+            zoom = self.augment.base_zoom * self.augment.scale[0]
+            largest = max(round(self.train.size / zoom), self.window.size)
             if self.augment.base_size is None and split.block < largest:
                 raise ValueError(
                     f"data.split.block {split.block} is smaller than the largest window of {largest} px "

@@ -198,15 +198,15 @@ class Sampler:
 
 
 def base_factor(grid: Grid, config: AugmentConfig) -> float:
-    """Zoom that fits a whole image into ``augment.base_size``, its ratio kept; 1 without one.
+    """The zoom that a scene's random ones count from: its fit into ``augment.base_size``, if any, times ``base_zoom``.
 
     References:
         mmsegmentation's Resize with keep_ratio.
     """
     if config.base_size is None:
-        return 1.0
+        return config.base_zoom
     long, short = max(config.base_size), min(config.base_size)
-    return min(long / max(grid.shape), short / min(grid.shape))
+    return config.base_zoom * min(long / max(grid.shape), short / min(grid.shape))
 
 
 def _class_shares(settings: TrainConfig) -> dict[int, float]:
