@@ -25,19 +25,24 @@ REACH = 24
 """Largest shift that is tried along each axis, px."""
 
 SIDES = (512, 256, 128)
-"""Sides of the windows, px: the largest of which a scene holds four."""
+"""Sides of the windows, px: the largest of which nine have borders, else the one of which most have."""
+
+ENOUGH = 9
 
 CANDIDATES = 64
 WINDOWS = 16
 """Windows whose labels are looked at, spread evenly, and those with the most borders that are measured."""
 
-MIN_BORDER_PX = 200
+MIN_BORDER_PX = 120
 """Borders a window must have to say anything, px."""
+
+MIN_WINDOWS = 4
+"""Fewer say nothing."""
 
 MIN_OFFSET_PX = 2.0
 MIN_GAIN = 1.3
 MIN_PEAK = 6.0
-MIN_AGREEING = 0.6
+MIN_AGREEING = 0.5
 """When an offset is clear: at least this far, this many times better than no shift, this many deviations above the
 other shifts, and this share of the windows with their own best shift within 2 px of it. Measured in docs/checks.md."""
 
@@ -73,7 +78,7 @@ class Offset:
     def is_clear(self) -> bool:
         """Whether it is worth telling."""
         return (
-            self.windows >= 3
+            self.windows >= MIN_WINDOWS
             and self.distance_px >= MIN_OFFSET_PX
             and max(abs(self.rows), abs(self.cols)) < REACH
             and self.gain >= MIN_GAIN
@@ -90,7 +95,7 @@ def label_offset(labelled: LabelledScene, *, windows: int = WINDOWS) -> Offset |
         windows: How many windows are measured at most.
 
     Returns:
-        The offset, or None where fewer than three windows have enough borders.
+        The offset, or None where fewer than four windows have enough borders.
 
     Raises:
         SceneError: The imagery cannot be read.
@@ -98,12 +103,14 @@ def label_offset(labelled: LabelledScene, *, windows: int = WINDOWS) -> Offset |
     """
     sums, weights = [], []
     for window in _bordered(labelled, windows):
-        pixels, valid, labels = labelled.read(window)
+        # What lies around it, so that all of its borders can be moved.
+        side = window.height + 2 * REACH
+        pixels, valid, labels = labelled.read(Window(window.row - REACH, window.col - REACH, side, side))
         surface, borders = edge_correlation(pixels, valid, labels)
         if borders >= MIN_BORDER_PX:
             sums.append(surface)
             weights.append(borders)
-    return offset_of(sums, weights) if len(sums) >= 3 else None
+    return offset_of(sums, weights) if len(sums) >= MIN_WINDOWS else None
 
 
 def edge_correlation(pixels: Pixels, valid: Valid, labels: LabelArray, *, reach: int = REACH) -> tuple[Surface, int]:
@@ -190,13 +197,22 @@ def _best(surface: Surface) -> npt.NDArray[np.int64]:
 
 
 def _bordered(labelled: LabelledScene, most: int) -> list[Window]:
-    """Windows with the most borders, of up to `CANDIDATES` spread over the scene."""
+    """Windows with the most borders, of up to `CANDIDATES` of one side spread over the scene."""
+    best: list[Window] = []
+    for side in SIDES:
+        found = _bordered_of(labelled, side)[:most]
+        if len(found) > len(best):
+            best = found
+        if len(best) >= ENOUGH:
+            break
+    return best
+
+
+def _bordered_of(labelled: LabelledScene, side: int) -> list[Window]:
     height, width = labelled.grid.shape
-    fits = [side for side in SIDES if (height // side) * (width // side) >= 4]
-    if not fits:
-        return []
-    side = fits[0]
     places = [(row, col) for row in range(height // side) for col in range(width // side)]
+    if len(places) < MIN_WINDOWS:
+        return []
     if len(places) > CANDIDATES:
         places = [places[i] for i in np.linspace(0, len(places) - 1, CANDIDATES).astype(int)]
     found = []
@@ -205,7 +221,7 @@ def _bordered(labelled: LabelledScene, most: int) -> list[Window]:
         borders = _borders(labelled.labels.read(window))
         if borders >= MIN_BORDER_PX:
             found.append((borders, window))
-    return [window for _, window in sorted(found, key=lambda item: (-item[0], item[1]))[:most]]
+    return [window for _, window in sorted(found, key=lambda item: (-item[0], item[1]))]
 
 
 def _borders(labels: LabelArray) -> int:
