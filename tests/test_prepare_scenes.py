@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,15 +135,44 @@ def test_what_is_fast_is_left_alone_unless_asked(make_scene: MakeScene, tmp_path
     assert all(scene.target is not None and scene.target.exists() for scene in again.scenes)
 
 
-def test_a_vrt_becomes_one_file(make_scene: MakeScene, tmp_path: Path) -> None:
-    made = make_scene(name="a.tif")
+@pytest.mark.parametrize("colors", [None, "undefined"])
+def test_a_vrt_becomes_one_file(make_scene: MakeScene, tmp_path: Path, colors: str | None) -> None:
+    made = make_scene(name="a.tif", bands=4)
     vrt = tmp_path / "part.vrt"
     rasterio.shutil.copy(made.path, vrt, driver="VRT")
+    if colors:
+        vrt.write_text(re.sub("<ColorInterp>.*?</ColorInterp>", "", vrt.read_text()))
     (done,) = prepare_scenes([vrt], tmp_path / "out").scenes
     assert done.target is not None
     made.path.unlink()
     with rasterio.open(done.target) as file:
         np.testing.assert_array_equal(file.read(), made.pixels)
+        assert (ColorInterp.alpha in file.colorinterp) is (colors is None)  # GDAL's default writing of a fourth band
+
+
+def write_vrt(path: Path, *bands: str) -> Path:
+    """Two bands of one file, each with a data type and nodata of its own."""
+    file = '<SourceFilename relativeToVRT="1">a.tif</SourceFilename><SourceBand>1</SourceBand>'
+    source = f"<SimpleSource>{file}</SimpleSource></VRTRasterBand>"
+    inner = "".join(f"<VRTRasterBand {band}{source}" for band in bands)
+    path.write_text(f'<VRTDataset rasterXSize="80" rasterYSize="96">{inner}</VRTDataset>')
+    return path
+
+
+def test_what_a_geotiff_cannot_hold_is_kept_beside_it_or_refused(make_scene: MakeScene, tmp_path: Path) -> None:
+    make_scene(name="a.tif", nodata="value")
+    first = 'dataType="Byte" band="1"><NoDataValue>0</NoDataValue>'
+    nodata = write_vrt(tmp_path / "nodata.vrt", first, 'dataType="Byte" band="2"><NoDataValue>7</NoDataValue>')
+    (done,) = prepare_scenes([nodata], tmp_path / "out").scenes
+    assert done.target is not None
+    with rasterio.open(done.target) as file:
+        assert file.nodatavals == (0, 7)
+    kept = {path.name for path in (tmp_path / "out").iterdir()}
+    types = write_vrt(tmp_path / "types.vrt", first, 'dataType="UInt16" band="2">')
+    with pytest.raises(SceneError, match="different datatypes per different bands") as caught:
+        prepare_scenes([types], tmp_path / "out")
+    assert "gdalinfo" in str(caught.value.hint)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == kept
 
 
 def test_names_that_clash_and_copies_that_exist_are_refused_before_any_work(

@@ -20,7 +20,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy lets through, as no other function does
-from rasterio.enums import MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 from tqdm import tqdm
@@ -249,13 +249,16 @@ def _options(dataset: Any, cores: int) -> dict[str, Any]:
 def _compare(dataset: Any, copy: Any, source: Path, target: Path) -> None:
     """Refuse a copy that differs in any pixel or in what says where and what the pixels are."""
     for what in ("crs", "transform", "gcps", "dtypes", "colorinterp", "descriptions", "scales", "offsets", "units"):
-        if getattr(dataset, what) != getattr(copy, what) and not _are_equal_points(dataset, copy, what):
+        if getattr(dataset, what) != getattr(copy, what) and not _means_the_same(dataset, copy, what):
             raise SceneError(
                 f"the copy {target} would lose the {what} of {source}: {getattr(copy, what)!s:.80}",
                 hint=f"copy it yourself: gdal_translate -co TILED=YES -co COMPRESS=ZSTD {source} {target}",
             )
     if not np.array_equal(_as_floats(dataset.nodatavals), _as_floats(copy.nodatavals), equal_nan=True):
-        raise SceneError(f"the copy {target} would lose nodata {dataset.nodatavals} of {source}")
+        raise SceneError(
+            f"the copy {target} would lose the nodata of {source}, {list(dataset.nodatavals)!s:.80}",
+            hint="a GeoTIFF has one nodata value for all bands: copy bands of one value each, with gdal_translate -b",
+        )
     row_bytes = dataset.width * sum(np.dtype(name).itemsize for name in dataset.dtypes)
     groups = [list(dataset.indexes)] if row_bytes * BLOCK <= _COMPARED_BYTES else [[i] for i in dataset.indexes]
     masked = any(MaskFlags.per_dataset in flags for flags in dataset.mask_flag_enums)
@@ -273,15 +276,21 @@ def _compare(dataset: Any, copy: Any, source: Path, target: Path) -> None:
                 )
 
 
-def _are_equal_points(dataset: Any, copy: Any, what: str) -> bool:
-    """Whether ground control points agree but for their names; a raster without any gives none and no CRS."""
+def _means_the_same(dataset: Any, copy: Any, what: str) -> bool:
+    """Whether what is not equal differs in nothing that matters."""
+    if what == "colorinterp":
+        # A GeoTIFF of one band or many calls the first one grey, which says no more than nothing at all.
+        plain = {ColorInterp.undefined: ColorInterp.gray}
+        one, two = ([plain.get(c, c) for c in some.colorinterp] for some in (dataset, copy))
+        return one == two
     if what != "gcps":
         return False
+    # Control points may lose their names. A raster without any gives none and no CRS.
     (points, crs), (others, other_crs) = dataset.gcps, copy.gcps
     if len(points) != len(others) or crs != other_crs:
         return False
-    one, two = (np.array([(p.row, p.col, p.x, p.y, p.z or 0) for p in some]) for some in (points, others))
-    return bool(np.allclose(one, two, rtol=1e-12, atol=1e-9))
+    first, second = (np.array([(p.row, p.col, p.x, p.y, p.z or 0) for p in some]) for some in (points, others))
+    return bool(np.allclose(first, second, rtol=1e-12, atol=1e-9))
 
 
 def _as_floats(values: Sequence[float | None]) -> Any:
