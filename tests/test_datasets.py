@@ -175,6 +175,20 @@ def test_rasters_that_hold_no_class_ids_are_refused(
     assert caught.value.hint
 
 
+def test_values_are_checked_again_when_the_file_or_the_classes_change(make_scene: MakeScene, tmp_path: Path) -> None:
+    made = make_scene()
+    grid, config = grid_of(made), raster_config(made, tmp_path / "l.tif")
+    write_labels(config.labels, stripes(made.valid.shape), made.transform, made.crs)
+    open_labels(config, grid, CLASSES)
+    with pytest.raises(LabelError, match="class id 2"):
+        open_labels(config, grid, ClassTable.from_names(["other", "field"], ["#000000", "#00ff00"]))
+    with pytest.raises(LabelError, match="do not touch"):
+        open_labels(config, grid_of(make_scene(shift=(500, 0))), CLASSES)
+    write_labels(config.labels, stripes(made.valid.shape) + 1, made.transform, made.crs)
+    with pytest.raises(LabelError, match="class id 3"):
+        open_labels(config, grid, CLASSES)
+
+
 def test_missing_labels_are_named(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene()
     with pytest.raises(LabelError, match="no such labels"):

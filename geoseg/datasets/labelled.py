@@ -51,6 +51,7 @@ class LabelledScene:
         self._imagery = settings.imagery
         self._scene: Scene | None = None
         self._files: OpenFiles | None = None
+        process_files().close(str(config.scene))  # perhaps opened before the file became what it is now
         scene = self.scene
         wanted = self._imagery.dtype
         if scene.dtype != wanted:

@@ -99,7 +99,13 @@ class RasterLabels:
         self._path, self._grid, self._classes, self._first = path, grid, classes, first_label
         self._labels: Scene | None = None
         self._files: OpenFiles | None = None
-        self._check_values()
+        # A training opens its scenes several times, and of thousands this takes minutes.
+        state = path.stat()
+        key = path.resolve(), state.st_size, state.st_mtime_ns, grid, first_label, len(classes)
+        if key not in _sound:
+            process_files().close(str(path))  # opened before the file became what it is now
+            self._check_values()
+            _sound.add(key)
 
     def __getstate__(self) -> dict[str, Any]:
         # An open file does not travel to a worker process: it opens its own.
@@ -244,6 +250,9 @@ def load_labelled_area(path: Path, grid: Grid) -> Aoi:
         message = error.message.replace("area of interest", "labelled area")
         raise LabelError(message, hint=error.hint) from error
 
+
+_sound: set[tuple[object, ...]] = set()
+"""Rasters whose values this process has checked: file and its state, grid, first label, number of classes."""
 
 _of_process: dict[int, OpenFiles] = {}
 
