@@ -44,7 +44,8 @@ MIN_GAIN = 1.3
 MIN_PEAK = 6.0
 MIN_AGREEING = 0.5
 """When an offset is clear: at least this far, this many times better than no shift, this many deviations above the
-other shifts, and this share of the windows with their own best shift within 2 px of it. Measured in docs/checks.md."""
+other shifts, and more than this share of the windows with their own best shift within 2 px of it. How often that is
+right stands in docs/checks.md."""
 
 _CLIP = 95  # Percentile: a car's glare or a roof's rim weighs no more than another clear edge.
 
@@ -83,7 +84,7 @@ class Offset:
             and max(abs(self.rows), abs(self.cols)) < REACH
             and self.gain >= MIN_GAIN
             and self.peak >= MIN_PEAK
-            and self.agreeing >= MIN_AGREEING * self.windows
+            and self.agreeing > MIN_AGREEING * self.windows
         )
 
 
