@@ -65,11 +65,10 @@ STILL = {"scale": [1, 1], "dihedral": False, "brightness": 0, "contrast": 0, "hu
 
 def write_scenes(folder: Path, side: int) -> dict[str, tuple[Path, Path]]:
     """The same ground in every layout, and the labels of each."""
-    part = min(side, 2048)
-    pixels, ids = Landscape(part, part, seed=1).read(Window(0, 0, part, part))
-    times = -(-side // part)
-    pixels, ids = (np.tile(a, (times, times))[..., :side, :side] for a in (pixels, ids))
-    grid = Landscape(side, side, seed=1).grid
+    landscape = Landscape(side, side, seed=1)
+    rows = [landscape.read(Window(r, 0, min(SIZE, side - r), side)) for r in range(0, side, SIZE)]
+    pixels, ids = (np.concatenate(parts, axis=-2) for parts in zip(*rows, strict=True))
+    grid = landscape.grid
     common = {"driver": "GTiff", "height": side, "width": side, "crs": grid.crs, "transform": grid.transform}
     files = {}
     for name, layout in LAYOUTS.items():
