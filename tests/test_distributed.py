@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from training_cases import experiment, settings, write_config, write_scenes
+from training_cases import UNET, experiment, settings, write_config, write_scenes
 
 from geoseg.errors import ConfigError, DeviceError
 from geoseg.model_folder import build_network
@@ -31,12 +31,6 @@ from geoseg.training.launch import count_devices, launch
 from geoseg.training.processes import PeerEnded, Place, Team, find_place
 from geoseg.training.sync_norm import ProcessBatchNorm, restore_norms, synchronize_norms
 
-# Without dropout: its random numbers are each process's own.
-UNET: dict[str, Any] = {
-    "architecture": "unet",
-    "encoder": "resnet18",
-    "options": {"decoder_channels": [16, 16, 8, 8, 8]},
-}
 RECIPE = {"learning_rate": 1e-4, "decoder_lr_factor": 1, "warmup_iterations": 0, "iterations": 4, "val_every": 2}
 TWO = [sys.executable, "-m", "geoseg", "train", "--device", "cpu", "--devices", "2"]
 

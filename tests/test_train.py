@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from training_cases import ITERATIONS, TINY, experiment, write_scenes
+from training_cases import ITERATIONS, TINY, Recorder, experiment, write_scenes
 
 from geoseg.config import RunConfig, TrainConfig, load_config
 from geoseg.contract import Band, ClassEntry, Contract
-from geoseg.datasets import RandomWindows
 from geoseg.errors import ConfigError, LabelError, ModelError, OutputError
 from geoseg.model_folder import Normalize, build_network, load_model, save_model
 from geoseg.predict import predict
@@ -134,23 +133,6 @@ def test_any_smp_architecture_trains(landscapes: Path, tmp_path: Path) -> None:
 
 
 # --- going on
-
-
-class Recorder:
-    """Keeps the place in the run of every window that was drawn."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fail_at: int | None = None) -> None:
-        self.drawn: list[int] = []
-        draw = RandomWindows.__getitem__
-
-        def recorded(dataset: RandomWindows, index: int) -> Any:
-            place = dataset._start + index
-            if place == fail_at:
-                raise KeyboardInterrupt
-            self.drawn.append(place)
-            return draw(dataset, index)
-
-        monkeypatch.setattr(RandomWindows, "__getitem__", recorded)
 
 
 def test_a_resumed_run_draws_the_windows_that_were_left(landscapes: Path, tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from affine import Affine
 
 from geoseg.classes import format_color
 from geoseg.config import TrainConfig, parse_config
+from geoseg.datasets import RandomWindows
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 
 TINY: dict[str, Any] = {
@@ -19,6 +21,13 @@ TINY: dict[str, Any] = {
     "embed_dims": [8, 16, 24, 32],
     "depths": [1, 1, 1, 1],
 }
+# Without dropout: its random numbers are each process's own.
+UNET: dict[str, Any] = {
+    "architecture": "unet",
+    "encoder": "resnet18",
+    "options": {"decoder_channels": [16, 16, 8, 8, 8]},
+}
+
 ITERATIONS = 6
 CLASSES = [{"name": c.name, "color": format_color(c.color)} for c in LANDSCAPE_CLASSES]
 
@@ -72,3 +81,20 @@ def write_config(path: Path, values: dict[str, Any]) -> Path:
     """The YAML file of an experiment."""
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
+
+
+class Recorder:
+    """Keeps the place in the run of every window that was drawn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fail_at: int | None = None) -> None:
+        self.drawn: list[int] = []
+        draw = RandomWindows.__getitem__
+
+        def recorded(dataset: RandomWindows, index: int) -> Any:
+            place = dataset._start + index
+            if place == fail_at:
+                raise KeyboardInterrupt
+            self.drawn.append(place)
+            return draw(dataset, index)
+
+        monkeypatch.setattr(RandomWindows, "__getitem__", recorded)

@@ -27,6 +27,7 @@ class MetricsTable(Logger):
         self._path = path
         self._rows: list[dict[str, Any]] = []
         self._fields = ["step"]
+        self._has_news = False
         if start and path.exists():
             with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
@@ -53,14 +54,18 @@ class MetricsTable(Logger):
         row = {key: value for key, value in metrics.items() if key != "epoch"}
         self._rows.append({"step": step, **row})
         self._fields += [key for key in row if key not in self._fields]
+        self._has_news = True
         self.save()
 
     @rank_zero_only
     def save(self) -> None:
         """Write the table anew: a few rows for hundreds of iterations."""
+        if not self._has_news:
+            return
         scratch = self._path.with_name(f".{self._path.name}.partial")
         with scratch.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=self._fields)
             writer.writeheader()
             writer.writerows(self._rows)
         scratch.replace(self._path)
+        self._has_news = False

@@ -74,6 +74,10 @@ class SegmentationTask(lightning.LightningModule):
         logits: Tensor = self.network(self.normalize(pixels, valid))
         return logits
 
+    def on_train_start(self) -> None:
+        """Lightning takes the modes of modules as it finds them."""
+        self.train()
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make what is random in this forward a function of seed, forward and process: a resumed run repeats it."""
         words = np.random.SeedSequence((self._seed, batch_idx, self.global_rank)).generate_state(2)

@@ -1,0 +1,219 @@
+"""A run that is killed goes on as if nothing had been: the same bits at the end."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_cases import Recorder, experiment, settings, write_config, write_scenes
+
+from geoseg.config import parse_config
+from geoseg.errors import ConfigError, OutputError
+from geoseg.train import train
+from geoseg.training.callbacks import _link
+from geoseg.training.table import MetricsTable
+
+TRAIN = [sys.executable, "-m", "geoseg", "train", "--device", "cpu"]
+RECIPE = {"iterations": 14, "val_every": 7, "checkpoint_every": 2, "workers": 1, "ema": 0.9, "patience": 5}
+
+
+@pytest.fixture(scope="module")
+def landscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp("landscapes"))
+
+
+def start(path: Path, *options: str) -> subprocess.Popen[str]:
+    """The real command, with as many threads as here: another number would round otherwise."""
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.Popen([*TRAIN, str(path), *options], stderr=subprocess.PIPE, text=True, env=env)
+
+
+def wait_for(path: Path, run: subprocess.Popen[str], *, changed_from: float = 0) -> None:
+    end = time.monotonic() + 180
+    while not path.exists() or path.stat().st_mtime == changed_from:
+        assert run.poll() is None and time.monotonic() < end, "the run has not come so far"
+        time.sleep(0.01)
+
+
+def load(path: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    return checkpoint
+
+
+def assert_equal(found: Any, wanted: Any, where: str) -> None:
+    """The same numbers, to the bit."""
+    if isinstance(wanted, dict):
+        assert found.keys() == wanted.keys(), where
+        for key in wanted:
+            assert_equal(found[key], wanted[key], f"{where}.{key}")
+    elif isinstance(wanted, list | tuple):
+        assert len(found) == len(wanted), where
+        for i, (one, other) in enumerate(zip(found, wanted, strict=True)):
+            assert_equal(one, other, f"{where}.{i}")
+    elif isinstance(wanted, torch.Tensor):
+        assert torch.equal(found, wanted), where
+    else:
+        assert found == wanted or (found != found and wanted != wanted), where
+
+
+def test_a_killed_run_ends_in_the_same_bits(landscapes: Path, tmp_path: Path) -> None:
+    """Drop path, dropout, moving average, AdamW's moments, the best score: all as in the run that was left alone."""
+    whole = experiment(landscapes, tmp_path / "whole", train=RECIPE)
+    train(whole, device="cpu")
+
+    values = settings(landscapes, tmp_path / "cut", train=RECIPE)
+    run = start(write_config(tmp_path / "cut.yaml", values))
+    last = tmp_path / "cut/checkpoints/last.ckpt"
+    wait_for(last, run)
+    run.kill()
+    run.communicate()
+    step = load(last)["global_step"]
+    assert 0 < step < 14
+    assert not (tmp_path / "cut/model").exists()
+    cut = parse_config(values, source="test")
+    train(cut, resume=True, device="cpu")
+
+    models = [load_file(tmp_path / name / "model/model.safetensors") for name in ("cut", "whole")]
+    assert_equal(*models, "model")
+    folders = [tmp_path / name / "checkpoints" for name in ("cut", "whole")]
+    lasts, bests = ([load(folder / name) for folder in folders] for name in ("last.ckpt", "best.ckpt"))
+    for key in ("global_step", "state_dict", "optimizer_states", "lr_schedulers", "callbacks", "val_scores"):
+        if key == "callbacks":
+            for kind in ("Checkpoints", "MovingAverage"):
+                assert_equal(lasts[0][key][kind], lasts[1][key][kind], kind)
+        else:
+            assert_equal(lasts[0][key], lasts[1][key], key)
+            assert_equal(bests[0][key], bests[1][key], key)
+    # The average is another network than the weights it is the average of.
+    average = lasts[0]["callbacks"]["MovingAverage"]["average"]["segmentation_head.weight"]
+    assert not torch.allclose(average, lasts[0]["state_dict"]["network.segmentation_head.weight"], rtol=1e-3)
+    # One table of the whole run; every row once.
+    rows = [list(csv.DictReader((tmp_path / n / "logs/metrics.csv").open())) for n in ("cut", "whole")]
+    tables = [[(row["step"], row["loss"], row["val_miou"]) for row in table] for table in rows]
+    assert tables[0] == tables[1]
+    assert (tmp_path / "cut/environment.json").read_text().count('"started"') == 2
+
+
+def test_a_killed_reader_and_a_signal_end_the_run_in_words(landscapes: Path, tmp_path: Path) -> None:
+    endless = {"iterations": 100_000, "val_every": 100_000, "checkpoint_every": 2, "workers": 1}
+    path = write_config(tmp_path / "run.yaml", settings(landscapes, tmp_path / "run", train=endless))
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    run = start(path)
+    wait_for(last, run)
+    readers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(int(readers[0]), signal.SIGKILL)
+    _, told = run.communicate(timeout=120)
+    assert run.returncode == 2, told
+    assert told.count("error:") == 1 and "Traceback" not in told
+    assert "a process that reads windows was killed" in told and "--resume" in told and "train.workers" in told
+    step = load(last)["global_step"]
+    assert step >= 2
+
+    before = last.stat().st_mtime
+    run = start(path, "--resume", "train.checkpoint_every=100000")
+    wait_for(tmp_path / "run/logs/metrics.csv", run, changed_from=(tmp_path / "run/logs/metrics.csv").stat().st_mtime)
+    run.send_signal(signal.SIGTERM)
+    _, told = run.communicate(timeout=120)
+    assert run.returncode == 143, told
+    assert last.stat().st_mtime > before
+    found = re.search(r"stopped by a signal after iteration (\d+); go on with --resume", told)
+    assert found is not None and int(found.group(1)) == load(last)["global_step"] > step
+
+
+def test_as_many_windows_may_come_in_other_portions(landscapes: Path, tmp_path: Path) -> None:
+    """What the advice after running out of memory says: half the batch, twice the forwards."""
+    recipe = {"batch_size": 4, "iterations": 4, "val_every": 2, "checkpoint_every": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        Recorder(patch, fail_at=13)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(experiment(landscapes, tmp_path / "run", train=recipe), device="cpu")
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    done = load(last)["global_step"]
+    assert done in (2, 3)
+    config = experiment(landscapes, tmp_path / "run", train=recipe | {"batch_size": 2, "accumulate": 2})
+    with pytest.MonkeyPatch.context() as patch:
+        after = Recorder(patch)
+        train(config, resume=True, device="cpu")
+    assert after.drawn[: 16 - 4 * done] == list(range(4 * done, 16))
+    assert load(last)["global_step"] == 4
+    rows = list(csv.DictReader((tmp_path / "run/logs/metrics.csv").open()))
+    assert [row["step"] for row in rows if row["val_miou"]] == ["1", "3"]  # after 2 and after 4 iterations
+    with pytest.raises(ConfigError, match=r"began with .*: 4 windows made a step, now 8 would"):
+        train(experiment(landscapes, tmp_path / "run", train=recipe | {"accumulate": 2}), resume=True, device="cpu")
+
+
+def test_a_run_without_progress_ends_early_and_stays_ended(
+    landscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With no learning every validation is like the first.
+    still = {"learning_rate": 1e-12, "weight_decay": 0, "iterations": 50, "val_every": 1, "patience": 1, "size": 32}
+    config = experiment(landscapes, tmp_path / "run", train=still | {"ema": 0.999})
+    train(config, device="cpu")
+    checkpoint = load(tmp_path / "run/checkpoints/last.ckpt")
+    step = checkpoint["global_step"]
+    assert checkpoint["callbacks"]["Checkpoints"]["since_best"] == 1 and step < 20
+    again = train(config, resume=True, device="cpu")
+    assert again.exists()
+    assert load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == step
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    landscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lightning
+
+    config = experiment(landscapes, tmp_path / "run", train={"checkpoint_every": 1, "val_every": 6})
+    save = lightning.Trainer.save_checkpoint
+
+    def full(trainer: lightning.Trainer, path: Any, *args: Any) -> None:
+        if trainer.global_step == 2:
+            Path(path).write_bytes(b"half of it")
+            raise OSError(28, "No space left on device")
+        save(trainer, path, *args)
+
+    monkeypatch.setattr(lightning.Trainer, "save_checkpoint", full)
+    with pytest.raises(OutputError, match="No space left on device") as caught:
+        train(config, device="cpu")
+    assert "--resume" in str(caught.value.hint)
+    assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["last.ckpt"]
+    assert load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 1
+
+
+def test_a_checkpoint_has_two_names_or_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "last").write_text("new")
+    (tmp_path / "best").write_text("old")
+    _link(tmp_path / "last", tmp_path / "best")
+    assert (tmp_path / "best").samefile(tmp_path / "last")
+
+    def no_links(*args: Any) -> None:
+        raise OSError("this disk has no links")
+
+    monkeypatch.setattr(os, "link", no_links)
+    _link(tmp_path / "last", tmp_path / "best")
+    assert (tmp_path / "best").read_text() == "new" and not (tmp_path / "best").samefile(tmp_path / "last")
+
+
+def test_the_table_keeps_what_was_before_the_checkpoint(tmp_path: Path) -> None:
+    table = MetricsTable(tmp_path / "metrics.csv")
+    for step in range(4):
+        table.log_metrics({"loss": step / 2, "epoch": 0}, step)
+    table.log_metrics({"val_miou": 0.5}, 3)
+    again = MetricsTable(tmp_path / "metrics.csv", start=3)
+    again.log_metrics({"loss": 9.0}, 3)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == [
+        "step,loss,val_miou",
+        "0,0.0,",
+        "1,0.5,",
+        "2,1.0,",
+        "3,9.0,",
+    ]
