@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,14 @@ settings.load_profile("patient")
 
 NodataKind = Literal["none", "value", "mask", "alpha", "nan"]
 Orientation = Literal["north", "south", "rotated"]
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Counts that geoseg keeps between runs lie in a folder of the tests', for the programs they start too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
 
 # CRS: origin (left, top) and pixel size in its units, about 0.5 m on the ground.
 PLACES: dict[str | None, tuple[float, float, float]] = {

@@ -173,13 +173,14 @@ class AugmentConfig(Frozen):
             zoomed; None leaves it as it is. For sets of photographs: mmsegmentation's base scale.
         dihedral: The eight flips and quarter turns; ground seen from above has no up.
         horizontal_flip: Flip left to right alone, for pictures that have an up.
-        distortion: SegNeXt's own photometric distortion; red, green and blue of 8 bit only. The next are for all.
-        brightness: Largest share by which brightness changes.
-        contrast: Largest share by which contrast changes.
+        distortion: SegNeXt's own photometric distortion; red, green and blue of 8 bit only. What follows comes on top:
+            for the paper's recipe brightness, contrast, hue and saturation are 0.
+        brightness: Largest shift of all bands, share of each band's spread (two standard deviations).
+        contrast: Largest share by which values move away from the window's mean, or towards it.
         band_gain: Largest share by which each band changes on its own; any number of bands, any data type.
         hue: Largest turn of the hue, degrees; three-band 8-bit imagery only.
         saturation: Largest change of the saturation in [0, 255]; three-band 8-bit imagery only.
-        noise: Largest standard deviation of added noise, share of the range.
+        noise: Largest standard deviation of added noise, share of each band's spread.
     """
 
     scale: tuple[float, float] = (0.5, 2.0)
