@@ -24,12 +24,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from training_cases import UNET, experiment, settings, write_config, write_scenes
 
+from geoseg.config import RunConfig
+from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.errors import ConfigError, DeviceError
 from geoseg.model_folder import build_network
 from geoseg.train import _Share, train
+from geoseg.training.callbacks import Checkpoints, NormsOfFirst
 from geoseg.training.launch import count_devices, launch
 from geoseg.training.processes import PeerEnded, Place, Team, find_place
 from geoseg.training.sync_norm import ProcessBatchNorm, restore_norms, synchronize_norms
+from geoseg.training.task import SegmentationTask
 
 RECIPE = {"learning_rate": 1e-4, "decoder_lr_factor": 1, "warmup_iterations": 0, "iterations": 4, "val_every": 2}
 TWO = [sys.executable, "-m", "geoseg", "train", "--device", "cpu", "--devices", "2"]
@@ -106,6 +110,7 @@ def test_a_process_that_is_killed_ends_the_run_with_one_message(landscapes: Path
 FAILING = """
 import os, time
 from geoseg.errors import ConfigError
+from geoseg.training.callbacks import Checkpoints, NormsOfFirst
 from geoseg.training.launch import leaving_word, take_task
 with leaving_word():
     task = take_task()
@@ -144,6 +149,41 @@ def agree(rank: int, folder: Path) -> None:
 
 def test_processes_share_what_they_make_and_what_they_fail_of(tmp_path: Path) -> None:
     run_two(agree, tmp_path)
+
+
+def share(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    team = Team(torch.device("cpu"), place(rank, 2), dist.group.WORLD)
+    recipe = RunConfig()
+    bands = (Band(name="grey", mean=0.5, std=0.25),)
+    classes = (ClassEntry(name="a", color="#000000"), ClassEntry(name="b", color="#ffffff"))
+    contract = Contract(name="x", bands=bands, dtype="uint8", scale=1 / 255, classes=classes)
+    task = SegmentationTask(nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1)), contract, recipe)
+    norm: Any = task.network[0]
+    norm.running_mean.fill_(rank + 1.0)
+    norm.running_var.fill_(rank + 3.0)
+    none: Any = None
+    NormsOfFirst().on_train_batch_end(none, task, none, none, 0)
+    assert norm.running_mean.tolist() == [1, 1] and norm.running_var.tolist() == [3, 3]
+
+    # A loss that is no number in the second process is told by the second one.
+    checkpoints = Checkpoints(folder, recipe, team)
+    assert checkpoints._agree(task, all_of_them=True) is False
+    batch = {"pixels": torch.ones(1, 1, 2, 2), "valid": torch.ones(1, 2, 2, dtype=torch.bool)}
+    task.watch.note(torch.tensor(float("nan") if rank else 1.0), batch, 5, 0.1)
+    with pytest.raises(ConfigError if rank else PeerEnded) as caught:
+        checkpoints._agree(task, all_of_them=True)
+    assert ("became nan at iteration 5" if rank else "process 1 of the run") in str(caught.value)
+    # A signal to one is a signal to all.
+    if rank == 1:
+        checkpoints._note(15, None)
+    assert checkpoints._agree(task, all_of_them=True) is True
+    dist.destroy_process_group()
+
+
+def test_processes_share_statistics_failures_and_signals(tmp_path: Path) -> None:
+    run_two(share, tmp_path)
 
 
 def run_two(target: Callable[[int, Path], None], folder: Path) -> None:
