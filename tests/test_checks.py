@@ -259,6 +259,14 @@ def test_a_scene_with_a_crs_without_definition(make_scene: MakeScene, tmp_path: 
     vector = write_polygons(tmp_path / "l.gpkg", local, ["field"], [ground(local, 5, 5, 20, 20)], crs="EPSG:32633")
     entry = {"scene": local.path, "labels": vector, "attribute": "kind", "outside": "other"}
     assert told(check_data(config(entry)), "scene's CRS", "is undefined").severity == "error"
+    elsewhere = write_raster(tmp_path / "elsewhere.tif", stripes(), local)
+    told(
+        check_data(config({"scene": local.path, "labels": elsewhere})),
+        "elsewhere.tif are in EPSG:32633",
+        "is undefined",
+    )
+    area = {"scene": local.path, "labels": labels, "labelled_area": vector}
+    told(check_data(config(area)), "labelled area", "in EPSG:32633, scene", "site grid", "does not say where on earth")
 
 
 # --- labels from a raster

@@ -19,9 +19,10 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from geoseg.classes import ClassTable
 from geoseg.config import SceneConfig
 from geoseg.datasets.check_imagery import crs_name, has_definition
-from geoseg.datasets.check_list import Problem, error, listed, plural, warning
+from geoseg.datasets.check_list import Problem, as_problem, error, listed, plural, warning
 from geoseg.datasets.check_overlaps import check_overlaps
-from geoseg.datasets.labels import as_text
+from geoseg.datasets.labels import as_text, load_labelled_area
+from geoseg.errors import LabelError
 from geoseg.grid import Grid
 
 MAX_WHOLE = 500_000
@@ -99,6 +100,30 @@ def check_polygon_labels(
         here[ids[touches & (ids >= 0)]] = True
         present.append(here)
     return problems, present
+
+
+def check_labelled_area(path: Path, scene: Path, grid: Grid) -> list[Problem]:
+    """Whether a labelled area can be brought to its scene, and touches it.
+
+    Args:
+        path: Vector file of the area.
+        scene: What it is for.
+        grid: Of the scene.
+    """
+    try:
+        crs = pyogrio.read_info(path)["crs"] if path.exists() else None
+    except (DataSourceError, DataLayerError, ValueError):
+        crs = None  # what is wrong with it is said below
+    is_vague = crs is not None and grid.crs is not None and not (has_definition(crs) and has_definition(grid.crs))
+    if is_vague and pyproj.CRS.from_user_input(crs) != pyproj.CRS.from_user_input(grid.crs):
+        names = f"{crs_name(crs)}, scene {scene} in {crs_name(grid.crs)}"
+        message = f"labelled area {path} is in {names}: one of them does not say where on earth it lies"
+        return [error(path, message, "say which CRS it is: ogr2ogr -a_srs EPSG:…, gdal_edit -a_srs EPSG:…")]
+    try:
+        load_labelled_area(path, grid)
+    except LabelError as raised:
+        return [as_problem(path, raised)]
+    return []
 
 
 def _check_entry(config: SceneConfig, classes: ClassTable) -> list[Problem]:

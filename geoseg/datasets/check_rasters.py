@@ -70,6 +70,9 @@ def _check_place(path: Path, own: Grid, scene: Path, grid: Grid) -> list[Problem
                 "without georeference, labels must have the scene's size",
             )
         ]
+    if own.crs != grid.crs and not has_definition(grid.crs):
+        message = f"labels {path} are in {crs_name(own.crs)}, and the CRS of scene {scene} is undefined"
+        return [error(path, message, f"give the scene its CRS: gdal_edit -a_srs EPSG:… {scene}")]
     if own.crs != grid.crs and not has_definition(own.crs):
         return [
             error(

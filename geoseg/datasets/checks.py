@@ -19,11 +19,11 @@ from geoseg.config import SceneConfig, TrainConfig
 from geoseg.datasets.alignment import WINDOWS, Offset, direction, label_offset
 from geoseg.datasets.check_imagery import SceneFacts, check_header, check_pixels, compare_scenes, crs_name
 from geoseg.datasets.check_list import Problem, as_problem, error, in_order, problem_lines, refuse, warning
-from geoseg.datasets.check_polygons import check_polygon_labels
+from geoseg.datasets.check_polygons import check_labelled_area, check_polygon_labels
 from geoseg.datasets.check_rasters import check_raster_labels
 from geoseg.datasets.histogram import class_histogram
 from geoseg.datasets.labelled import LabelledScene
-from geoseg.datasets.labels import RASTER_SUFFIXES, load_labelled_area
+from geoseg.datasets.labels import RASTER_SUFFIXES
 from geoseg.datasets.layers import whole_layers
 from geoseg.datasets.leakage import check_leakage, leakage_hint
 from geoseg.errors import GeosegError
@@ -148,10 +148,7 @@ def _look_at_labels(scene: _Checked, settings: TrainConfig) -> None:
         )
         scene.problems += problems
     if config.labelled_area is not None and grid is not None:
-        try:
-            load_labelled_area(config.labelled_area, grid)
-        except GeosegError as raised:
-            scene.problems.append(as_problem(config.labelled_area, raised))
+        scene.problems += check_labelled_area(config.labelled_area, config.scene, grid)
 
 
 def _open(scene: _Checked, settings: TrainConfig, broken: set[str]) -> None:
