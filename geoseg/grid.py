@@ -12,11 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import pyproj
 from affine import Affine
+from rasterio._err import CPLE_BaseError  # what rasterio.warp lets through; it has no public name
 from rasterio.crs import CRS
+from rasterio.errors import RasterioError
 
 from geoseg.windows import Window
 
 FloatArray = npt.NDArray[np.float64]
+
+NO_WAY = (RasterioError, CPLE_BaseError, pyproj.exceptions.ProjError)
+"""What rasterio and pyproj raise where no way leads from one CRS to another, as from a site's own coordinates."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ settings.load_profile("patient")
 NodataKind = Literal["none", "value", "mask", "alpha", "nan"]
 Orientation = Literal["north", "south", "rotated"]
 
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Counts that geoseg keeps between runs lie in a folder of the tests', for the programs they start too."""

@@ -216,6 +216,16 @@ def test_what_is_no_area_of_interest(make_scene: Make, tmp_path: Path) -> None:
         assert scene.read(Window(0, 0, 96, 80))[1].sum() == 900
 
 
+def test_coordinates_of_a_site_are_nowhere_else(make_scene: Make, tmp_path: Path) -> None:
+    made = make_scene()
+    site = CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
+    grid = Grid(*made.pixels.shape[1:], made.transform, site)
+    path = write(tmp_path / "aoi.gpkg", [in_place(made, box(10, 10, 40, 40))], made.crs)
+    with pytest.raises(SceneError, match="no way is known from the CRS of the area of interest") as error:
+        load_aoi(path, grid)
+    assert error.value.hint
+
+
 def test_a_polygon_that_crosses_itself_is_read_as_what_it_encloses(make_scene: Make, tmp_path: Path) -> None:
     made = make_scene()
     bow = in_place(made, Polygon([(10, 10), (50, 50), (50, 10), (10, 50)]))

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from affine import Affine
-from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 from shapely.geometry import Polygon, box
 
@@ -15,7 +14,7 @@ from geoseg.classes import NODATA, ClassTable
 from geoseg.datasets.check_imagery import crs_name, has_definition
 from geoseg.datasets.check_list import Problem, as_problem, error, listed, warning
 from geoseg.errors import SceneError
-from geoseg.grid import Grid
+from geoseg.grid import NO_WAY, Grid
 from geoseg.scene import Scene
 from geoseg.windows import Window
 
@@ -83,7 +82,7 @@ def _check_place(path: Path, own: Grid, scene: Path, grid: Grid) -> list[Problem
         ]
     try:
         bounds = own.bounds if own.crs == grid.crs else transform_bounds(own.crs, grid.crs, *own.bounds)
-    except RasterioError as failed:
+    except NO_WAY as failed:
         return [error(path, f"labels {path} cannot be brought to {crs_name(grid.crs)}: {failed}")]
     outline = _outline(grid)
     # In the scene's own CRS the outline is exact; through another one bounds are all that is known.

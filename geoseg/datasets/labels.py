@@ -22,7 +22,7 @@ from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig
 from geoseg.datasets.layers import read_layer
 from geoseg.errors import LabelError, SceneError
-from geoseg.grid import Grid
+from geoseg.grid import NO_WAY, Grid
 from geoseg.scene import Scene, open_scene
 from geoseg.scene.aoi import Aoi, load_aoi
 from geoseg.scene.open_files import OpenFiles
@@ -274,7 +274,10 @@ def _inside(window: Window, grid: Grid) -> npt.NDArray[np.bool_]:
 
 
 def _touch(a: Grid, b: Grid) -> bool:
-    return box(*transform_bounds(a.crs, b.crs, *a.bounds)).intersects(box(*b.bounds))
+    try:
+        return box(*transform_bounds(a.crs, b.crs, *a.bounds)).intersects(box(*b.bounds))
+    except NO_WAY:
+        return False
 
 
 def _class_ids(frame: geopandas.GeoDataFrame, config: SceneConfig, classes: ClassTable) -> LabelArray:

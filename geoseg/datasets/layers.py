@@ -17,11 +17,10 @@ import numpy as np
 import pandas as pd
 import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError
-from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
 from geoseg.errors import LabelError
-from geoseg.grid import Grid
+from geoseg.grid import NO_WAY, Grid
 
 Bounds = tuple[float, float, float, float]
 
@@ -90,7 +89,13 @@ def read_layer(path: Path, grid: Grid, column: str | None = None) -> geopandas.G
             raise
         raise LabelError(f"labels {path} cannot be read: {error}", hint=f"check it with: ogrinfo {path}") from error
     if grid.crs is not None:
-        frame = frame.to_crs(grid.crs)
+        try:
+            frame = frame.to_crs(grid.crs)
+        except NO_WAY as error:
+            raise LabelError(
+                f"no way is known from the CRS of labels {path}, {frame.crs.name}, to the scene's",
+                hint=f"say which one they are in: ogr2ogr -a_srs EPSG:… out.gpkg {path}",
+            ) from error
     # The frame around the scene in the layer's CRS is larger than the scene.
     return frame[_meets(frame, grid.bounds)].reset_index(drop=True)
 
@@ -127,7 +132,7 @@ def _bounds_in(crs: str | None, grid: Grid) -> Bounds | None:
     if crs is not None and grid.crs is not None:
         try:
             left, bottom, right, top = transform_bounds(grid.crs, crs, left, bottom, right, top)
-        except RasterioError:
+        except NO_WAY:
             return None
     if not np.isfinite([left, bottom, right, top]).all() or left >= right or bottom >= top:
         return None  # beyond the CRS, or across the antimeridian

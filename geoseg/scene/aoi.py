@@ -19,11 +19,10 @@ import pyogrio
 import pyproj
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
-from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
 from geoseg.errors import SceneError
-from geoseg.grid import Grid
+from geoseg.grid import NO_WAY, Grid
 from geoseg.windows import Window
 
 Polygons = npt.NDArray[Any]  # of shapely geometries
@@ -175,8 +174,12 @@ def _to_crs(polygons: Polygons, crs: pyproj.CRS, grid: Grid) -> Polygons:
         return polygons
     try:
         left, bottom, right, top = transform_bounds(grid.crs, crs.to_wkt(), *grid.bounds)
-    except RasterioError as error:
-        raise SceneError(f"the scene cannot be brought to the CRS of the area of interest: {error}") from error
+        to_wanted = pyproj.Transformer.from_crs(crs, wanted, always_xy=True)
+    except NO_WAY as error:
+        raise SceneError(
+            f"no way is known from the CRS of the area of interest, {crs.name}, to the scene's, {wanted.name}",
+            hint="draw it in the scene's own CRS, or give both the CRS they are in: gdal_edit -a_srs EPSG:…",
+        ) from error
     extent = max(right - left, top - bottom)
     if np.isfinite(extent) and left < right:
         # Most of a country's parcels are far from the scene, and what is far may have no place in its CRS.
@@ -185,6 +188,5 @@ def _to_crs(polygons: Polygons, crs: pyproj.CRS, grid: Grid) -> Polygons:
         polygons = polygons[shapely.intersects(polygons, frame)]
         polygons = _only_polygons(shapely.intersection(polygons, frame))
         polygons = shapely.segmentize(polygons, extent / _EDGE_SHARE)
-    to_wanted = pyproj.Transformer.from_crs(crs, wanted, always_xy=True)
     moved = shapely.transform(polygons, lambda p: np.column_stack(to_wanted.transform(*p.T)))
     return np.asarray(moved[np.isfinite(shapely.bounds(moved)).all(axis=1)])
