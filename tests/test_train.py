@@ -107,7 +107,8 @@ def test_training_lowers_the_loss(landscapes: Path, tmp_path: Path) -> None:
     train(config, device="cpu")
     with (config.output / "logs/metrics.csv").open() as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file) if row.get("loss")]
-    assert np.mean(losses[-2:]) < 0.9 * losses[0]
+    # A network that knows nothing has the logarithm of the number of classes; the first row is from iteration 10.
+    assert np.mean(losses[-2:]) < 0.9 * np.log(len(config.classes))
 
 
 def test_polygon_labels_train_too(landscapes: Path, tmp_path: Path) -> None:
