@@ -17,7 +17,7 @@ from geoseg.config import TrainConfig
 from geoseg.datasets import LabelledScene, open_scenes, suggested_weights
 from geoseg.datasets.histogram import BLOCK, chunks, count_blocks
 from geoseg.datasets.labelled import SplitLabels
-from geoseg.datasets.statistics import Moments, ValueCounts, chosen, finite_moments
+from geoseg.datasets.statistics import Moments, ValueCounts, chosen, finite_moments, nothing_valid, scaled_std
 from geoseg.errors import ConfigError
 from geoseg.scene import Valid
 from geoseg.windows import Window
@@ -105,9 +105,9 @@ class SceneStats:
     def overrides(self) -> list[str]:
         """What to add to ``geoseg train CONFIG`` to fix class weights, mean and standard deviation."""
         weights = [c.weight for c in self.classes]
-        mean, std = [b.mean * self.scale for b in self.bands], [(b.std or 1.0) * self.scale for b in self.bands]
+        mean, std = [b.mean * self.scale for b in self.bands], scaled_std([b.std for b in self.bands], self.scale)
         lists = ("train.class_weights", weights), ("imagery.mean", mean), ("imagery.std", std)
-        return [f"{key}=[{','.join(f'{v:.5g}' for v in values)}]" for key, values in lists]
+        return [f"{key}=[{','.join(f'{v:.5g}' for v in values)}]" for key, values in lists if any(values)]
 
     def lines(self) -> list[str]:
         """Tables for people, and the settings to go on with."""
@@ -161,7 +161,7 @@ def scene_stats(settings: TrainConfig, split: str = "train") -> SceneStats:
     Raises:
         ConfigError: Another split.
         LabelError: Labels that cannot be read.
-        SceneError: A scene that cannot be read, or that holds infinite values where it is valid.
+        SceneError: A scene that cannot be read, or that holds infinite values where it is valid; or no valid pixel.
     """
     if split not in ("train", "val"):
         raise ConfigError(f"there is no split {split!r}", hint="--split train or --split val")
@@ -173,6 +173,8 @@ def scene_stats(settings: TrainConfig, split: str = "train") -> SceneStats:
         ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="geoseg-stats") as threads,
     ):
         sums = list(threads.map(lambda scene: _sum(scene, split, len(settings.classes), values), scenes))
+        if not any(s.moments.count for s in sums):
+            raise nothing_valid(scenes)
         if not values.is_exact:
             values.refine((LOW, HIGH))
             list(threads.map(lambda scene: _count_again(scene, split, values), scenes))

@@ -304,6 +304,24 @@ def test_rasters_that_hold_no_labels(made: MadeScene, tmp_path: Path) -> None:
     assert len(errors(found)) == 3
 
 
+def test_labels_under_a_mask_are_not_looked_at(made: MadeScene, tmp_path: Path) -> None:
+    ids = stripes()
+    ids[:20] = 99
+    labels = write_raster(tmp_path / "l.tif", ids, made, nodata=None)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(labels, "r+") as file:
+        file.write_mask(ids != 99)
+    assert errors(check_data(config({"scene": made.path, "labels": labels}))) == []
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(labels, "r+") as file:
+        file.write_mask(np.zeros(SHAPE, dtype=bool))
+    told(check_data(config({"scene": made.path, "labels": labels})), "are empty")
+
+
+def test_labels_in_a_photograph_are_ids_like_any(made: MadeScene, tmp_path: Path) -> None:
+    with rasterio.open(tmp_path / "l.bmp", "w", driver="BMP", height=96, width=80, count=1, dtype="uint8") as file:
+        file.write(stripes(), 1)
+    assert errors(check_data(config({"scene": made.path, "labels": tmp_path / "l.bmp"}))) == []
+
+
 def test_nodata_that_is_a_class_is_told(made: MadeScene, tmp_path: Path) -> None:
     entry = {"scene": made.path, "labels": write_raster(tmp_path / "l.tif", stripes(), made, nodata=0)}
     problem = told(check_data(config(entry)), "0 is class 'other' and the nodata value")

@@ -68,6 +68,13 @@ def test_overrides_reach_into_the_tree_and_make_missing_tables(file: Path) -> No
         ("imagery.indexes=[1]", "indexes has 1 entries for 3 bands", None),
         ("imagery.std=[1, 1, 1]", "both mean and std", None),
         ("augment.scale=[2, 1]", "scale must be a range", None),
+        ("augment.scale=[1, .inf]", "scale must be a range", None),
+        ("augment.base_size=[0, 512]", "base_size must be 1 px or more", None),
+        ("train.class_shares={field: .nan}", "class_shares must be above 0", None),
+        ("train.class_weights=[1, .nan]", "class_weights must be 0 or more", None),
+        ("seed=-1", "seed", None),
+        ("name=2024-02-30", "not valid YAML", None),
+        ("train={size: 64, size: 96}", "the key size stands twice, the second time in line 1", None),
         ("data.val=[]", "val names no scene", None),
         ("classes=[]", "classes", None),
         ("classes=[{name: a, color: red}]", "#rrggbb", None),
@@ -113,13 +120,36 @@ def test_a_missing_key_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("", "holds no keys"), ("[1, 2]", "holds no keys"), ("a: [", "not valid YAML"), ("\x00", "YAML")],
+    [
+        ("", "holds no keys"),
+        ("[1, 2]", "holds no keys"),
+        ("a: [", "not valid YAML"),
+        ("\x00", "YAML"),
+        ("name: 2024-02-30", "put text that looks like a date into quotes"),
+        ("a: 1\nb: {c: 1, c: 2}", "key c stands twice"),
+    ],
 )
 def test_broken_files_are_explained(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=complaint):
         load_config(path)
+
+
+def test_shares_add_up_to_one_as_people_count() -> None:
+    shares = {"c0": 0.33, "c1": 0.56, "c2": 0.11}
+    assert sum(shares.values()) > 1
+    classes = [{"name": name, "color": "#000000"} for name in shares]
+    data = {"train": [{"scene": "a", "labels": "b"}], "val": [{"scene": "c", "labels": "d"}]}
+    assert parse_config(values(classes=classes, data=data, train={"class_shares": shares}), source="x")
+
+
+def test_keys_may_be_merged_and_said_again(file: Path) -> None:
+    text = (
+        "train: &a {size: 64, batch_size: 2}\nwindow: {size: 64, overlap: 0}\ncard: {<<: *a, size: 1, more: {<<: *a}}\n"
+    )
+    file.write_text(file.read_text(encoding="utf-8") + text, encoding="utf-8")
+    assert load_config(file).card == {"size": 1, "batch_size": 2, "more": {"size": 64, "batch_size": 2}}
 
 
 def test_a_missing_file_is_explained(tmp_path: Path) -> None:

@@ -178,6 +178,24 @@ def test_changed_labels_are_counted_anew(kept: Kept, cache: Path, tmp_path: Path
     assert len(list(cache.iterdir())) == 2
 
 
+def test_what_lies_beside_a_raster_of_labels_counts(kept: Kept, tmp_path: Path) -> None:
+    scene, config, _ = kept
+    assert class_histogram(scene, config).total[0]
+    nothing = "<PAMDataset><PAMRasterBand band='1'><NoDataValue>0</NoDataValue></PAMRasterBand></PAMDataset>"
+    (tmp_path / "l.tif.aux.xml").write_text(nothing)
+    process_files().close(str(tmp_path / "l.tif"))  # as another run would find it
+    scene = LabelledScene(config.data.train[0], config)
+    assert class_histogram(scene, config).total[0] == 0
+
+
+def test_a_folder_of_labels_changes_with_its_files(tmp_path: Path) -> None:
+    (tmp_path / "labels.gdb").mkdir()
+    (tmp_path / "labels.gdb" / "a0001.gdbtable").write_text("one")
+    before = module._file_facts(tmp_path / "labels.gdb")
+    os.utime(tmp_path / "labels.gdb" / "a0001.gdbtable", ns=(1, 1))
+    assert module._file_facts(tmp_path / "labels.gdb") != before
+
+
 def test_other_settings_are_other_counts(kept: Kept, cache: Path) -> None:
     scene, config, made = kept
     class_histogram(scene, config)

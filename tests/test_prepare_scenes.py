@@ -131,6 +131,7 @@ def test_what_is_fast_is_left_alone_unless_asked(make_scene: MakeScene, tmp_path
     assert f"{tiled}  left alone: tiles of 32 × 32 px, deflate already" in text
     assert "strips of 4 rows, deflate, " in text and "tiles of 32 × 32 px, jpeg, " in text
     assert "2 copied" in text and "2 left alone" in text
+    assert not prepare_scenes([tiled], tmp_path / "not needed").folder.exists()
     again = prepare_scenes([tiled, narrow, wide, jpeg], tmp_path / "out", overwrite=True)
     assert all(scene.target is not None and scene.target.exists() for scene in again.scenes)
 
@@ -186,7 +187,7 @@ def test_names_that_clash_and_copies_that_exist_are_refused_before_any_work(
     assert not (tmp_path / "out").exists()
     with pytest.raises(OutputError, match="is also an input"):
         prepare_scenes([a], tmp_path, overwrite=True)
-    prepare_scenes([a], tmp_path / "out")
+    assert len(prepare_scenes([a, a], tmp_path / "out").scenes) == 1
     c = make_scene(name="c.tif", **STRIPED).path
     with pytest.raises(OutputError, match=r"out/a\.tif exists"):
         prepare_scenes([a, c], tmp_path / "out")

@@ -93,6 +93,28 @@ def test_a_file_with_brackets_in_its_name_is_no_pattern(tmp_path: Path) -> None:
     assert pairs(config.data.train, tmp_path) == [("field[1].tif", "{stem}.tif")]
 
 
+def test_a_folder_with_brackets_in_its_name_is_no_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / "flight [2] {b}"
+    touch(folder, "or thos/ä[1].tif", "or thos/q{2}.tif", "labels/ä[1].tif", "labels/q{2}.tif")
+    config = load(folder, {"scene": "or thos/*.tif", "labels": "labels/{stem}.tif"})
+    found = [("or thos/q{2}.tif", "labels/q{2}.tif"), ("or thos/ä[1].tif", "labels/ä[1].tif")]
+    assert pairs(config.data.train, folder) == found
+    touch(tmp_path, "l.gpkg")
+    config = load(tmp_path, {"scene": f"{folder}/o*/q*.tif", "labels": "l.gpkg"})
+    assert pairs(config.data.train, tmp_path) == [("flight [2] {b}/or thos/q{2}.tif", "l.gpkg")]
+
+
+def test_patterns_lead_through_links_and_around_no_circle(tmp_path: Path) -> None:
+    touch(tmp_path, "disk/orthos/a.tif", "disk/orthos/z.tif", "l.gpkg")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "orthos" / "back").symlink_to(tmp_path / "disk")
+    for pattern in ("here/**/*.tif", "here/**/orthos/**/**.tif"):
+        config = load(tmp_path, {"scene": pattern, "labels": "l.gpkg"})
+        found = [scene for scene, _ in pairs(config.data.train, tmp_path)]
+        assert found == ["here/linked/orthos/a.tif", "here/linked/orthos/z.tif"]
+
+
 def test_a_pattern_that_finds_nothing_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "orthos/a.png")
     error = refused(tmp_path, OTHER, {"scene": "orthos/*.tif", "labels": "l.gpkg"})
@@ -194,6 +216,7 @@ def test_a_table_without_geometries_is_a_catalogue_and_several_layers_are_none(t
         (["scene,labels"], "has no rows", "its columns may be"),
         ([""], "has no rows", "its columns may be"),
         (["scene,labels,scene", "a,b,c"], "has columns twice: scene", None),
+        ([",scene,labels,", "0,a,b,"], "has a value in line 2 in a column without a name", "its columns may be"),
         (["scene,labels", "a.tif,a,b.gpkg"], "has 3 cells in line 2, but 2 columns", "quotes"),
         (["scene,labels", 'a.tif,"a'], "is no CSV", "UTF-8"),
         (
@@ -212,6 +235,12 @@ def test_catalogues_that_cannot_be_meant_are_explained(
     error = refused(tmp_path, {"catalogue": "c.csv"})
     assert complaint in error.message and str(path) in error.message
     assert hint is None or hint in str(error.hint)
+
+
+def test_empty_columns_of_a_spreadsheet_are_nothing(tmp_path: Path) -> None:
+    touch(tmp_path, "a.tif", "a.gpkg")
+    write_catalogue(tmp_path / "c.csv", "scene;labels;;", "a.tif;a.gpkg;;", ";;;")
+    assert pairs(load(tmp_path, {"catalogue": "c.csv"}).data.train, tmp_path) == [("a.tif", "a.gpkg")]
 
 
 def test_entries_with_a_catalogue_that_cannot_be_meant_are_explained(tmp_path: Path) -> None:

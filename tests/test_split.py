@@ -399,6 +399,16 @@ def test_scenes_that_touch_are_named_with_their_common_edge(
     assert message.endswith(told)
 
 
+def test_a_scene_in_coordinates_of_its_own_lies_nowhere(tmp_path: Path) -> None:
+    site = write_pair(tmp_path, "site")
+    for path in site.values():
+        with rasterio.open(path, "r+") as file:
+            file.crs = rasterio.crs.CRS.from_wkt('LOCAL_CS["site grid",UNIT["metre",1]]')
+    a = write_pair(tmp_path, "a", seed=1)
+    assert leaks({"train": [site], "val": [a]}) == []
+    assert leaks({"train": [a], "val": [site]}) == []
+
+
 def test_scenes_in_two_crs_are_compared_on_the_ground(tmp_path: Path) -> None:
     a = write_pair(tmp_path, "a", crs="EPSG:32633")
     b = write_pair(tmp_path, "b", crs="EPSG:32633", shift=(48, 0))

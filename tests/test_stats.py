@@ -185,6 +185,29 @@ def test_infinite_values_are_told_of(make_scene: MakeScene, tmp_path: Path) -> N
         assert str(made.path) in caught.value.message
 
 
+def test_without_a_valid_pixel_there_is_nothing_to_tell(make_scene: MakeScene, tmp_path: Path) -> None:
+    made = make_scene(nodata="value", bands=1, size=(64, 64))
+    with rasterio.open(made.path, "r+") as file:
+        file.write(np.zeros((1, 64, 64), dtype=np.uint8))
+    config, _ = settings([made, made], tmp_path, bands=1, dtype="uint8")
+    scenes = [LabelledScene(entry, config) for entry in config.data.train]
+    for count in (lambda: scene_stats(config), lambda: band_statistics(scenes, 1)):
+        with pytest.raises(SceneError, match="no pixel is valid in 2 scenes") as caught:
+            count()
+        assert str(made.path) in caught.value.message and "imagery.nodata" in str(caught.value.hint)
+
+
+def test_a_constant_band_is_suggested_as_training_measures_it(make_scene: MakeScene, tmp_path: Path) -> None:
+    made = make_scene(bands=2, size=(64, 64))
+    with rasterio.open(made.path, "r+") as file:
+        file.write(np.full((64, 64), 7, dtype=np.uint8), 2)
+    config, _ = settings([made], tmp_path, bands=2, dtype="uint8", data={"split": {"block": 32, "buffer": 0}})
+    _, std = band_statistics([LabelledScene(entry, config) for entry in config.data.scenes], 1 / 255)
+    assert std[1] == 1
+    first, second = scene_stats(config).overrides[-1].removeprefix("imagery.std=[").removesuffix("]").split(",")
+    assert float(first) == pytest.approx(std[0], rel=1e-4) and second == "1"
+
+
 def test_of_very_many_scenes_some_are_read(
     make_scene: MakeScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

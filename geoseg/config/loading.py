@@ -38,7 +38,7 @@ def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Tra
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = _yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"no such configuration: {path}", hint="examples lie in the folder configs/") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -127,9 +127,37 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not isinstance(target, dict):
         raise ConfigError(f"override {override!r}: {'.'.join(parents)} holds no keys")
     try:
-        target[last] = yaml.safe_load(text)
+        target[last] = _yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {_in_one_line(error)}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a table, of which PyYAML silently takes the last one."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value} stands twice, the second time", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return node
+
+
+def _yaml(text: str) -> Any:
+    """The values in a YAML text.
+
+    Raises:
+        YAMLError: It is none.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except ValueError as error:  # 2024-02-30 looks like a date and is none
+        raise yaml.YAMLError(f"{error} (put text that looks like a date into quotes)") from error
 
 
 def _in_one_line(error: yaml.YAMLError) -> str:

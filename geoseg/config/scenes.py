@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import csv
 import difflib
+import glob
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -103,10 +105,8 @@ def _is_pattern(scene: str, base: Path) -> bool:
 
 def _from_pattern(entry: Entry, where: str, base: Path) -> list[Entry]:
     pattern = base / Path(entry["scene"]).expanduser()
-    parts = pattern.parts
-    fixed_parts = next(i for i, part in enumerate(parts) if _WILDCARDS.search(part))
-    fixed = Path(*parts[:fixed_parts])
-    scenes = sorted(path for path in fixed.glob(str(PurePath(*parts[fixed_parts:]))) if _counts(path, fixed))
+    fixed = _fixed(pattern)
+    scenes = _found(fixed, pattern.relative_to(fixed))
     if not scenes:
         raise ConfigError(
             f"{where}: no file has the form {pattern}",
@@ -126,9 +126,22 @@ def _from_pattern(entry: Entry, where: str, base: Path) -> list[Entry]:
     return written
 
 
-def _counts(path: Path, fixed: Path) -> bool:
-    """Whether a found path is meant: a file, and none of those that programs hide."""
-    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(fixed).parts)
+def _fixed(pattern: Path) -> Path:
+    """The folder that a pattern begins with; one called ``flight [2]`` is a folder where it is there."""
+    parts = pattern.parts
+    wild = (i for i, part in enumerate(parts) if _WILDCARDS.search(part))
+    return Path(*parts[: next(i for i in wild if not Path(*parts[: i + 1]).exists())])
+
+
+def _found(folder: Path, pattern: PurePath) -> list[Path]:
+    """Files of a pattern, sorted, in linked folders too; none of those that programs hide."""
+    # In pathlib ** passes no link.
+    paths = [folder / name for name in glob.glob(str(pattern), root_dir=folder, recursive=True)]  # noqa: PTH207
+    real = {parent: os.path.realpath(parent) for parent in {path.parent for path in paths}}
+    # A link to a folder above it leads to the same files again and again; the shortest way counts.
+    paths.sort(key=lambda path: (-len(path.parts), path))
+    files = {(real[path.parent], path.name): path for path in paths if path.is_file()}
+    return sorted(files.values())
 
 
 def _name(pattern: str, name: str) -> str | None:
@@ -225,7 +238,7 @@ def _read_csv(path: Path) -> list[tuple[int, Entry]]:
             delimiter = max(",;\t", key=first.count)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             header = [column.strip() for column in next(reader, [])]
-            twice = sorted({column for column in header if header.count(column) > 1})
+            twice = sorted({column for column in header if column and header.count(column) > 1})
             if twice:
                 raise ConfigError(f"catalogue {path} has columns twice: {', '.join(twice)}")
             rows = []
@@ -237,7 +250,13 @@ def _read_csv(path: Path) -> list[tuple[int, Entry]]:
                     )
                 if any(cell.strip() for cell in cells):
                     padded = [*cells, *[""] * (len(header) - len(cells))]
-                    row = {column: cell.strip() for column, cell in zip(header, padded, strict=True)}
+                    row = {column: cell.strip() for column, cell in zip(header, padded, strict=True) if column}
+                    # Spreadsheets leave empty columns behind.
+                    if any(cell.strip() for column, cell in zip(header, padded, strict=True) if not column):
+                        raise ConfigError(
+                            f"catalogue {path} has a value in line {reader.line_num} in a column without a name",
+                            hint=f"its columns may be {', '.join(COLUMNS)}",
+                        )
                     rows.append((reader.line_num, row))
             return rows
     except FileNotFoundError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -199,8 +200,10 @@ class AugmentConfig(Frozen):
 
     @model_validator(mode="after")
     def _range_of_scale(self) -> AugmentConfig:
-        if not 0 < self.scale[0] <= self.scale[1]:
+        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
             raise ValueError(f"scale must be a range of positive numbers, found {list(self.scale)}")
+        if self.base_size is not None and min(self.base_size) < 1:
+            raise ValueError(f"base_size must be 1 px or more, found {list(self.base_size)}")
         return self
 
 
@@ -272,9 +275,9 @@ class RunConfig(Frozen):
     @model_validator(mode="after")
     def _shares_and_weights(self) -> RunConfig:
         shares = list(self.class_shares.values()) if isinstance(self.class_shares, dict) else []
-        if any(share <= 0 for share in shares) or sum(shares) > 1:
+        if any(not share > 0 for share in shares) or sum(shares) > 1 + 1e-9:  # a NaN is not above 0
             raise ValueError("class_shares must be above 0 and add up to 1 at most")
-        if isinstance(self.class_weights, tuple) and any(weight < 0 for weight in self.class_weights):
+        if isinstance(self.class_weights, tuple) and any(not weight >= 0 for weight in self.class_weights):
             raise ValueError("class_weights must be 0 or more")
         return self
 
@@ -284,7 +287,7 @@ class TrainConfig(Frozen):
 
     name: str = Field(min_length=1)
     output: Path
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     classes: tuple[ClassEntry, ...] = Field(min_length=1, max_length=255)
     model: ModelConfig = ModelConfig()
     imagery: ImageryConfig = ImageryConfig()

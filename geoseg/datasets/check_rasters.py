@@ -137,12 +137,14 @@ def _described(grid: Grid) -> str:
 
 
 def _value_counts(labels: Scene) -> dict[int, int]:
-    """Pixels of every value of the file, in one pass."""
+    """Pixels of every value of the file that no mask hides, in one pass; those of its nodata value too."""
     counts: dict[int, int] = {}
     height, width = labels.grid.shape
     rows = max(labels.block_shape[0], _ROWS)
     for row in range(0, height, rows):
-        values = labels.read(Window(row, 0, min(rows, height - row), width))[0][0]
+        (values,), valid = labels.read(Window(row, 0, min(rows, height - row), width))
+        if not valid.all():
+            values = values[valid | (values == labels.nodata)]
         if values.dtype == np.uint8:
             number = np.bincount(values.ravel(), minlength=256)
             found = np.flatnonzero(number)
@@ -159,14 +161,14 @@ def _check_values(
     path: Path, counts: dict[int, int], nodata: float | None, classes: ClassTable, first: int
 ) -> tuple[list[Problem], npt.NDArray[np.bool_]]:
     last = first + len(classes) - 1
-    total = sum(counts.values())
+    total = max(sum(counts.values()), 1)
     present = np.zeros(len(classes), dtype=bool)
     for value in counts:
         if first <= value <= last and value != nodata:
             present[value - first] = True
     problems = []
     # Below the first class all is ignored, where there is anything below.
-    lowest = 0 if first == 0 else min(counts)
+    lowest = 0 if first == 0 else min(counts, default=0)
     wrong = sorted(v for v in counts if (v < lowest or v > last) and v not in (NODATA, nodata))
     if wrong:
         told = listed([f"{v} ({counts[v]} px)" for v in wrong], 12)

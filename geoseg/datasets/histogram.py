@@ -21,7 +21,7 @@ import numpy.typing as npt
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig
 from geoseg.datasets.labelled import LabelledScene, labels_of
-from geoseg.datasets.labels import LabelArray
+from geoseg.datasets.labels import RASTER_SUFFIXES, LabelArray
 from geoseg.errors import GeosegError
 from geoseg.outputs import atomic_output
 from geoseg.scene import Scene, Valid
@@ -46,8 +46,9 @@ _CHUNK = 2 * BLOCK, 16 * BLOCK
 _THREADS = 8
 _INVALID = NODATA + 1
 
-# Files beside a shapefile, and beside a GeoPackage that is being written, which labels depend on too.
+# Files beside a shapefile, a GeoPackage that is being written, and a raster, which labels depend on too.
 _COMPANIONS = {".shp": (".dbf", ".shx", ".prj", ".cpg"), ".gpkg": (".gpkg-wal",)}
+_RASTER_COMPANIONS = ".aux.xml", ".msk"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,8 +212,13 @@ def _file_facts(path: Path) -> list[Any]:
     if path.suffix.lower() == ".vrt":
         with Scene(path) as raster:  # its sources change while it does not
             return raster.source_facts()
+    parts = [path, *(path.with_suffix(s) for s in _COMPANIONS.get(path.suffix.lower(), ()))]
+    if path.suffix.lower() in RASTER_SUFFIXES:
+        parts += [path.with_name(path.name + s) for s in _RASTER_COMPANIONS]
+    if path.is_dir():  # a FileGDB
+        parts += sorted(path.iterdir())
     facts: list[Any] = []
-    for part in (path, *(path.with_suffix(s) for s in _COMPANIONS.get(path.suffix.lower(), ()))):
+    for part in parts:
         try:
             status = part.stat()
         except OSError:

@@ -30,7 +30,7 @@ from geoseg.windows import Window
 
 LabelArray = npt.NDArray[np.uint8]
 
-RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt", ".png", ".img", ".jp2"})
+RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt", ".png", ".img", ".jp2", ".bmp", ".gif", ".jpg", ".jpeg"})
 
 
 _NOTHING = -(2**31)

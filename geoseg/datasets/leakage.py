@@ -21,7 +21,7 @@ from shapely.geometry.base import BaseGeometry
 from geoseg.config import SplitConfig
 from geoseg.datasets.labelled import LabelledScene
 from geoseg.datasets.split import corners
-from geoseg.grid import ground_area_m2
+from geoseg.grid import NO_WAY, ground_area_m2
 from geoseg.windows import Window
 
 HINT_SCENES = (
@@ -209,7 +209,10 @@ def _moved(outline: BaseGeometry, crs: CRS, wanted: CRS) -> BaseGeometry | None:
     """An outline in another CRS; None where it has no place there."""
     left, bottom, right, top = outline.bounds
     fine = shapely.segmentize(outline, max(right - left, top - bottom) / _PIECES)
-    transformer = pyproj.Transformer.from_crs(_pyproj(crs), _pyproj(wanted), always_xy=True)
+    try:
+        transformer = pyproj.Transformer.from_crs(_pyproj(crs), _pyproj(wanted), always_xy=True)
+    except NO_WAY:
+        return None
     moved: Any = shapely.transform(fine, lambda p: np.column_stack(transformer.transform(*p.T)))
     if not np.isfinite(moved.bounds).all():
         return None

@@ -162,7 +162,7 @@ def band_statistics(scenes: Sequence[LabelledScene], scale: float) -> tuple[list
         Means and standard deviations, one per band; a constant band has standard deviation 1.
 
     Raises:
-        SceneError: A scene that cannot be read, or that holds infinite values where it is valid.
+        SceneError: A scene that cannot be read, or that holds infinite values where it is valid; or no valid pixel.
     """
     if len(scenes) > MAX_SCENES:
         scenes = [scenes[i] for i in np.linspace(0, len(scenes) - 1, MAX_SCENES).astype(int)]
@@ -170,8 +170,22 @@ def band_statistics(scenes: Sequence[LabelledScene], scale: float) -> tuple[list
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="geoseg-mean") as threads:
         for part in threads.map(_scene_moments, scenes):  # in order: the same scenes give the same numbers
             moments += part
-    mean, std = moments.mean * scale, moments.std * scale
-    return [round(float(m), 6) for m in mean], [round(float(s), 6) if s > 1e-6 else 1.0 for s in std]
+    if not moments.count:
+        raise nothing_valid(scenes)
+    return [round(float(m), 6) for m in moments.mean * scale], [round(s, 6) for s in scaled_std(moments.std, scale)]
+
+
+def scaled_std(std: Sequence[float] | Values, scale: float) -> list[float]:
+    """Standard deviations of scaled values, by which a network divides: 1 for a band that is constant."""
+    return [float(s) * scale if s * scale > 1e-6 else 1.0 for s in std]
+
+
+def nothing_valid(scenes: Sequence[LabelledScene]) -> SceneError:
+    """What to raise where there is nothing to take a mean of."""
+    return SceneError(
+        f"no pixel is valid in {len(scenes)} scene{'s' if len(scenes) != 1 else ''}, {scenes[0].config.scene} first",
+        hint=f"see what it holds with: geoseg info {scenes[0].config.scene}; then imagery.nodata",
+    )
 
 
 def finite_moments(scene: LabelledScene, values: npt.NDArray[Any]) -> Moments:

@@ -110,10 +110,11 @@ def prepare_scenes(
         progress: Draw a progress bar on standard error.
 
     Raises:
-        SceneError: Files that cannot be read; the others are copied, and all of these are listed.
+        SceneError: Files that cannot be opened, and nothing is copied; or whose pixels cannot be read, and the others
+            are. All of these are listed.
         OutputError: Two files would get one name, a copy exists, or the folder cannot be written.
     """
-    paths, folder = [Path(source) for source in sources], Path(output)
+    paths, folder = list(dict.fromkeys(Path(source) for source in sources)), Path(output)
     layouts = _layouts(paths)
     wanted = [path for path, layout in zip(paths, layouts, strict=True) if overwrite or not layout.is_fast]
     targets = _targets(wanted, folder, overwrite=overwrite)
@@ -184,6 +185,8 @@ def _layout(dataset: Any) -> _Layout:
 
 def _targets(paths: Sequence[Path], folder: Path, *, overwrite: bool) -> dict[Path, Path]:
     """Where each file goes, once it is known that all may be written."""
+    if not paths:
+        return {}
     names: dict[str, Path] = {}
     clashes = []
     for path in paths:
