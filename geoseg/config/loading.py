@@ -9,6 +9,7 @@ keeps says which scenes and classes it had.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -132,6 +133,10 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {_in_one_line(error)}") from error
 
 
+_TYPE = re.compile(r"(str|float)$|(literal|tuple|dict)\[")
+"""What pydantic puts between the keys where a setting may be of several types."""
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice in a table, of which PyYAML silently takes the last one."""
 
@@ -170,8 +175,13 @@ def _in_one_line(error: yaml.YAMLError) -> str:
 
 def _explain(error: ValidationError, source: str) -> ConfigError:
     """The first problem, with the nearest valid key where a key is unknown."""
-    first = error.errors()[0]
-    location = [part for part in first["loc"] if part not in ("str", "float", "literal['file']")]
+    errors = error.errors()
+    start = _location(errors[0])
+    # Of a setting that may be of several types, what is wrong further inside says more than that it is no other type.
+    same = [e for e in errors if _location(e)[: len(start)] == start]
+    location = max((_location(e) for e in same), key=len)
+    same = [e for e in same if _location(e) == location]
+    first = same[0]
     where = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":
         valid = sorted(_keys_at(TrainConfig, location[:-1]))
@@ -180,10 +190,16 @@ def _explain(error: ValidationError, source: str) -> ConfigError:
         return ConfigError(f"{source} has an unknown key {where}", hint=hint)
     if first["type"] == "missing":
         return ConfigError(f"{source} lacks {where}", hint=f"add it, or give {where}=… on the command line")
-    message = first["msg"].removeprefix("Value error, ")
+    expected = [e["msg"].removeprefix("Input should be ") for e in same[1:]]
+    message = " or ".join([first["msg"].removeprefix("Value error, "), *expected])
     # A rule across several keys has found the whole table; its own words say enough.
     found = "" if isinstance(first["input"], dict) else f", found {first['input']!r:.80}"
     return ConfigError(f"{source}: {where + ': ' if where else ''}{message}{found}")
+
+
+def _location(error: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """Keys that lead to a problem, without the names of the types that were tried."""
+    return tuple(part for part in error["loc"] if not _TYPE.match(str(part)))
 
 
 def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> Iterator[str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -49,15 +48,15 @@ class ImageryConfig(Frozen):
         gsd_m: Ground sample distance, m; None takes the median of the training scenes.
     """
 
-    bands: tuple[str, ...] = ("red", "green", "blue")
+    bands: tuple[str, ...] = Field(default=("red", "green", "blue"), min_length=1)
     indexes: tuple[int, ...] | None = None
     dtype: DType = "uint8"
-    scale: float | None = Field(default=None, gt=0)
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] | None = None
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
     nodata: Literal["file"] | float = "file"
     alpha: bool = False
-    gsd_m: float | None = Field(default=None, gt=0)
+    gsd_m: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _one_per_band(self) -> ImageryConfig:
@@ -163,7 +162,7 @@ class DataConfig(Frozen):
         return self.train if split == "train" else self.val
 
 
-class AugmentConfig(Frozen):
+class AugmentConfig(Frozen, allow_inf_nan=False):
     """Random changes of the training windows; see `geoseg.augment`.
 
     Attributes:
@@ -200,21 +199,21 @@ class AugmentConfig(Frozen):
 
     @model_validator(mode="after")
     def _range_of_scale(self) -> AugmentConfig:
-        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
+        if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale must be a range of positive numbers, found {list(self.scale)}")
         if self.base_size is not None and min(self.base_size) < 1:
             raise ValueError(f"base_size must be 1 px or more, found {list(self.base_size)}")
         return self
 
 
-class LossTerm(Frozen):
+class LossTerm(Frozen, allow_inf_nan=False):
     """One summand of the loss; see `geoseg.losses`."""
 
     name: Literal["cross_entropy", "ohem", "dice", "lovasz", "focal"] = "cross_entropy"
     weight: float = Field(default=1.0, gt=0)
 
 
-class RunConfig(Frozen):
+class RunConfig(Frozen, allow_inf_nan=False):
     """The recipe; the defaults are SegNeXt's for ADE20K, from ImageNet weights.
 
     Attributes:
@@ -275,9 +274,9 @@ class RunConfig(Frozen):
     @model_validator(mode="after")
     def _shares_and_weights(self) -> RunConfig:
         shares = list(self.class_shares.values()) if isinstance(self.class_shares, dict) else []
-        if any(not share > 0 for share in shares) or sum(shares) > 1 + 1e-9:  # a NaN is not above 0
+        if any(share <= 0 for share in shares) or sum(shares) > 1 + 1e-9:
             raise ValueError("class_shares must be above 0 and add up to 1 at most")
-        if isinstance(self.class_weights, tuple) and any(not weight >= 0 for weight in self.class_weights):
+        if isinstance(self.class_weights, tuple) and any(weight < 0 for weight in self.class_weights):
             raise ValueError("class_weights must be 0 or more")
         return self
 
@@ -287,7 +286,7 @@ class TrainConfig(Frozen):
 
     name: str = Field(min_length=1)
     output: Path
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     classes: tuple[ClassEntry, ...] = Field(min_length=1, max_length=255)
     model: ModelConfig = ModelConfig()
     imagery: ImageryConfig = ImageryConfig()
