@@ -144,6 +144,9 @@ KNOWN: dict[str, ClassTable] = {
 }
 """Data sets that SegNeXt was published for, in mmsegmentation's order; the first two in its colours too."""
 
+ISAID_LEFT_OUT = frozenset({"P1527", "P1530"})
+"""Pictures of iSAID that JSeg passes over: the published networks were trained and tested without them."""
+
 
 def read_class_table(path: str | PathLike[str]) -> ClassTable:
     """The class table in a YAML or JSON file.

@@ -159,6 +159,19 @@ def test_a_split_that_is_not_there_is_left_out_and_told(release: Made, tmp_path:
     assert "no train, 1 val, no test" in report.lines()[0]
 
 
+def test_what_the_published_training_left_out_is_written_and_not_trained_on(release: Made, tmp_path: Path) -> None:
+    for split, name in (("train", "P1527"), ("val", "P1530")):
+        image, ids = made(7, 20, 30)
+        release.image(split, name, image)
+        release.mask(split, name, colors(ids))
+    report = prepare_isaid(release.folder, tmp_path / "out")
+    assert report.scenes["train"] == len(TRAIN) + 1 and report.scenes["val"] == len(VAL) + 1
+    assert report.lines()[0].endswith("; P1527 not in train.csv, as in the published training")
+    assert (tmp_path / "out/train/labels/P1527.tif").is_file()
+    assert "P1527" not in (tmp_path / "out/train.csv").read_text()
+    assert "P1530" in (tmp_path / "out/val.csv").read_text()  # protocols other than JSeg's count it
+
+
 # --- other kinds of PNG
 
 

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geoseg.class_tables import ISAID_LEFT_OUT
 from geoseg.classes import NODATA
 from geoseg.datasets import LabelledScene
 from geoseg.datasets.labelled import labels_of
@@ -82,7 +83,7 @@ class PatchProtocol:
 
 
 PROTOCOLS: dict[str, PatchProtocol] = {
-    "jseg": PatchProtocol(800, 200, narrow="whole", fit=(896, 896), multiple=32, skipped=frozenset({"P1527", "P1530"})),
+    "jseg": PatchProtocol(800, 200, narrow="whole", fit=(896, 896), multiple=32, skipped=ISAID_LEFT_OUT),
     "mmseg": PatchProtocol(896, 384, pad=True, fit=(896, 896)),
     "whole": PatchProtocol(None, multiple=32),
 }

@@ -26,7 +26,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 from tqdm import tqdm
 
-from geoseg.class_tables import KNOWN
+from geoseg.class_tables import ISAID_LEFT_OUT, KNOWN
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import LabelError, OutputError, in_one_line
 from geoseg.outputs import atomic_output, check_output
@@ -66,15 +66,19 @@ class IsaidReport:
         folder: The folder.
         scenes: Number of scenes of each split.
         pixels: Pixels of each class in train and val together, (K,).
+        left_out: Ids that are written and stand in no list to train on.
     """
 
     folder: Path
     scenes: dict[str, int]
     pixels: npt.NDArray[np.int64]
+    left_out: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The report for people."""
         counts = ", ".join(f"{n} {split}" if n else f"no {split}" for split, n in self.scenes.items())
+        if self.left_out:
+            counts += f"; {', '.join(self.left_out)} not in train.csv, as in the published training"
         total = max(int(self.pixels.sum()), 1)
         shares = ", ".join(f"{c.name} {100 * n / total:.3g} %" for c, n in zip(CLASSES, self.pixels, strict=True))
         return [
@@ -92,7 +96,8 @@ def prepare_isaid(
 
     Writes ``{train,val}/{scenes,labels}/P0003.tif``, ``test/scenes/P0006.tif``, ``train.csv`` and ``val.csv`` (columns
     scene and labels, paths from the file's folder on) and ``LICENSE``: tiled, zstd, without georeference, as the
-    release has none. A split that the release lacks is left out, and the report says so.
+    release has none. A split that the release lacks is left out, and the report says so. ``train.csv`` is without the
+    scenes that the published training passed over.
 
     Photographs are read as the trainings on iSAID read them: one band of grey three times, an index by its palette,
     alpha left away. A mask must be opaque.
@@ -129,7 +134,8 @@ def prepare_isaid(
         if output.exists():
             shutil.rmtree(output)
     counts = {split: sum(pair.split == split for pair in release.pairs) for split in SPLITS}
-    return IsaidReport(output, counts, pixels)
+    left_out = tuple(pair.id for pair in release.pairs if pair.split == "train" and pair.id in ISAID_LEFT_OUT)
+    return IsaidReport(output, counts, pixels, left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +336,8 @@ def _checksums(path: Path) -> Iterator[int]:
 def _write_lists(pairs: tuple[Pair, ...], folder: Path) -> None:
     (folder / "LICENSE").write_text(LICENCE_TEXT, encoding="utf-8")
     for split in LABELLED:
-        rows = [pair for pair in pairs if pair.split == split]
+        left_out = ISAID_LEFT_OUT if split == "train" else frozenset()
+        rows = [pair for pair in pairs if pair.split == split and pair.id not in left_out]
         if rows:
             with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file, lineterminator="\n")
