@@ -53,14 +53,18 @@ def build_network(
     """A fresh SMP model by name.
 
     Raises:
-        ConfigError: An unknown architecture or encoder, or an option the architecture does not take.
+        ConfigError: An unknown architecture or encoder, an option the architecture does not take, or pretrained weights
+            that are not here and cannot be downloaded.
+        ModelError: The same of MSCAN's weights, or a file of them that is spoilt.
     """
     _check_options(architecture, encoder, options)
+    # SMP warns of any name where it leaves the choice to timm.
+    pretrained = bool(encoder_weights) or None if encoder.startswith("tu-") else encoder_weights
     try:
         network: nn.Module = smp.create_model(
             architecture,
             encoder_name=encoder,
-            encoder_weights=encoder_weights,
+            encoder_weights=pretrained,
             in_channels=in_channels,
             classes=classes,
             **options,
@@ -72,6 +76,13 @@ def build_network(
             raise ConfigError(f"model.encoder {encoder!r}: {error.args[0]}") from error
         known = ", ".join(sorted(smp.MODEL_ARCHITECTURES_MAPPING))
         raise ConfigError(f"model.architecture {architecture!r} is unknown", hint=f"known: {known}") from error
+    except OSError as error:
+        raise ConfigError(
+            f"weights {encoder_weights} of encoder {encoder} are not on this disk and cannot be downloaded: "
+            f"{in_one_line(error, 120)}",
+            hint="start from random ones with model.encoder_weights=null, or train once where there is a network and "
+            "copy ~/.cache/huggingface from there",
+        ) from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"model {architecture} with encoder {encoder} cannot be built: {error}",

@@ -11,6 +11,7 @@ import os
 import pickle
 import sys
 import types
+import warnings
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -738,10 +739,37 @@ def test_without_a_network_the_error_says_where_to_put_the_file(hub: Path) -> No
     entry = PRETRAINED["mscan_tiny"]
     with pytest.raises(ModelError) as refusal:
         timm.create_model("mscan_tiny", pretrained=True)
-    for words in (str(hub / entry.file), entry.url, "put the file there", "pretrained_cfg_overlay=dict(file=…)"):
+    for words in (
+        str(hub / entry.file),
+        entry.url,
+        "put the file there",
+        "pretrained_cfg_overlay=dict(file=…)",
+        "random weights with model.encoder_weights=null",
+    ):
         assert words in str(refusal.value)
     assert str(refusal.value.hint).endswith(f"-o {hub / entry.file} {entry.url}")
     assert list(hub.iterdir()) == []
+
+
+def test_weights_of_other_encoders_that_cannot_be_had_are_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match="weights imagenet of encoder resnet18 are not on this disk") as refusal:
+        build_network("unet", "resnet18", encoder_weights="imagenet", in_channels=3, classes=2)
+    assert "\n" not in str(refusal.value) and "model.encoder_weights=null" in str(refusal.value.hint)
+
+
+def test_pretrained_weights_come_without_a_warning(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published(monkeypatch, hub, {"state_dict": imagenet()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network: Any = build_network(
+            "segnext", "tu-mscan_tiny", encoder_weights="imagenet", in_channels=3, classes=2, **ENCODER
+        )
+    wanted = imagenet(official_names=False)
+    assert torch.equal(network.encoder.model.model.norm1.weight, wanted["norm1.weight"])
 
 
 def test_a_file_in_torch_hubs_folder_is_loaded_and_its_digest_checked(

@@ -114,7 +114,12 @@ def fetch(entry: Pretrained, *, folder: str | PathLike[str] | None = None, progr
             # Into a file of another name first, renamed when the digest is right.
             torch.hub.download_url_to_file(entry.url, str(path), entry.sha256, progress)
         except (OSError, RuntimeError) as error:
-            other = ", or name another with pretrained_cfg_overlay=dict(file=…)" if entry.is_encoder else ""
+            other = ""
+            if entry.is_encoder:
+                other = (
+                    ", name another with pretrained_cfg_overlay=dict(file=…), "
+                    "or train from random weights with model.encoder_weights=null"
+                )
             raise ModelError(
                 f"{entry.name} is not at {path} and cannot be downloaded from {entry.url}: {_reason(error)}; "
                 f"put the file there{other}",
