@@ -23,7 +23,7 @@ from geoseg.models import RECIPES
 from geoseg.models.checkpoints import Checkpoint, read_checkpoint
 from geoseg.models.pretrained import OFFICIAL_FOLDER, PRETRAINED, checkpoint_folder, fetch
 from geoseg.models.recognition import NORM_GROUPS, Design, build_encoder, build_segnext, find_rank, recognize
-from geoseg.outputs import check_output
+from geoseg.outputs import check_output_folder
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def import_weights(
         OutputError: The folder exists, holds other files, or cannot be written.
     """
     output = Path(output)
-    _check_folder(output, overwrite=overwrite)
+    check_output_folder(output, overwrite=overwrite, ours=_OURS, writer="geoseg weights import")
     if str(checkpoint) in PRETRAINED and not Path(checkpoint).exists():
         checkpoint = fetch(PRETRAINED[str(checkpoint)], progress=progress)
     found = read_checkpoint(checkpoint)
@@ -252,21 +252,6 @@ def _settings(design: Design, **options: Any) -> str:
 
 def _count(network: nn.Module) -> str:
     return f"{sum(parameter.numel() for parameter in network.parameters()):,}"
-
-
-def _check_folder(output: Path, *, overwrite: bool) -> None:
-    """Whether a folder may be written; only what this module writes is ever replaced."""
-    if not output.is_dir():
-        if output.exists():
-            raise OutputError(f"output {output} is a file", hint="name a folder with -o")
-        check_output(output, overwrite=False)
-    elif not overwrite:
-        raise OutputError(f"output {output} exists", hint="add --overwrite, or choose another folder with -o")
-    elif others := sorted(entry.name for entry in output.iterdir() if entry.name not in _OURS):
-        raise OutputError(
-            f"output {output} holds {others[0]}, which no import wrote, so it is not replaced",
-            hint="choose another folder with -o",
-        )
 
 
 def _cannot_write(output: Path, error: Exception) -> OutputError:

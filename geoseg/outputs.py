@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -95,6 +95,31 @@ def atomic_output(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_output_folder(folder: Path, *, overwrite: bool, ours: Collection[str], writer: str) -> None:
+    """Whether a folder may be written; of folders that are there only what ``writer`` wrote is ever replaced.
+
+    Args:
+        folder: Folder that will be written.
+        overwrite: Whether an existing one may be replaced.
+        ours: Names of what the writer puts into it.
+        writer: Who that is, in words that "did not write" follows.
+
+    Raises:
+        OutputError: It exists and ``overwrite`` is False, it holds other files, it is a file, or it cannot be written.
+    """
+    if not folder.is_dir():
+        if folder.exists():
+            raise OutputError(f"output {folder} is a file", hint="name a folder with -o")
+        check_output(folder, overwrite=False)
+    elif not overwrite:
+        raise OutputError(f"output {folder} exists", hint="add --overwrite, or choose another folder with -o")
+    elif others := sorted(entry.name for entry in folder.iterdir() if entry.name not in ours):
+        raise OutputError(
+            f"output {folder} holds {others[0]}, which {writer} did not write, so it is not replaced",
+            hint="choose another folder with -o",
+        )
 
 
 def _publish(scratch: Path, path: Path) -> None:

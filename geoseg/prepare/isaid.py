@@ -29,7 +29,7 @@ from tqdm import tqdm
 from geoseg.class_tables import ISAID_LEFT_OUT, KNOWN
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import LabelError, OutputError, in_one_line
-from geoseg.outputs import atomic_output, check_output
+from geoseg.outputs import atomic_output, check_output_folder
 from geoseg.prepare.isaid_release import LABELLED, SPLITS, Pair, Picture, find_release
 from geoseg.prepare.palette import PaletteReader
 
@@ -350,17 +350,7 @@ def _check_folder(source: Path, output: Path, *, overwrite: bool) -> None:
     inside, release = output.resolve(), source.resolve()
     if inside == release or release in inside.parents or inside in release.parents:
         raise OutputError(f"output {output} and the release {source} lie in each other", hint="choose another with -o")
-    if not output.is_dir():
-        if output.exists():
-            raise OutputError(f"output {output} is a file", hint="name a folder with -o")
-        check_output(output, overwrite=False)
-    elif not overwrite:
-        raise OutputError(f"output {output} exists", hint="add --overwrite, or choose another folder with -o")
-    elif others := sorted(entry.name for entry in output.iterdir() if entry.name not in _OURS):
-        raise OutputError(
-            f"output {output} holds {others[0]}, which geoseg prepare isaid did not write, so it is not replaced",
-            hint="choose another folder with -o",
-        )
+    check_output_folder(output, overwrite=overwrite, ours=_OURS, writer="geoseg prepare isaid")
 
 
 def _as_one_error(problems: list[str], source: Path) -> LabelError:
