@@ -18,9 +18,9 @@ from shapely.geometry import LineString, Point, Polygon, box
 
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig, parse_config
-from geoseg.datasets import checks
+from geoseg.datasets import RandomWindows, checks, open_scenes
 from geoseg.datasets.checks import Problem, check_data, problem_lines, refuse
-from geoseg.errors import LabelError
+from geoseg.errors import ConfigError, LabelError
 
 NAMES = ("other", "field", "house")
 SHAPE = (96, 80)  # of `write_scene`
@@ -463,7 +463,7 @@ def test_polygons_of_different_classes_over_each_other(made: MadeScene, tmp_path
     layered = polygons(made, tmp_path / "layered.gpkg", [("field", town), ("house", roof)])
     assert about(check_data(config(layered)), tmp_path / "layered.gpkg") == []
     hidden = polygons(made, tmp_path / "hidden.gpkg", [("house", roof), ("field", town)])
-    assert "1 of house" in told(check_data(config(hidden)), "1 polygon", "lie under later ones").message
+    assert "1 of house" in told(check_data(config(hidden)), "1 polygon", "lies under later ones").message
     beside = ground(made, 10, 40, 60, 35)
     crossed = polygons(made, tmp_path / "crossed.gpkg", [("field", town), ("house", beside)])
     share = 30 / (60 + 35)
@@ -513,6 +513,17 @@ def test_classes_of_scenes_cut_into_blocks(make_scene: MakeScene, tmp_path: Path
     values["window"], values["augment"]["scale"] = {"size": 64, "overlap": 0}, [1, 1]
     found = check_data(parse_config(values, source="test"))
     assert [p.message for p in found] == ["class 'house' occurs in no training scene, so it cannot be learnt"]
+
+
+def test_nothing_labelled_at_all_is_an_error(made: MadeScene, tmp_path: Path) -> None:
+    good = {"scene": made.path, "labels": write_raster(tmp_path / "l.tif", stripes(), made)}
+    corner = write_polygons(tmp_path / "a.gpkg", made, ["a"], [ground(made, 0.1, 0.1, 0.2, 0.2)])  # no pixel's centre
+    nothing = {**good, "labelled_area": corner}
+    for data, kind in ((config(nothing, val=[good]), "training"), (config(good, val=[nothing]), "validation")):
+        problem = told(errors(check_data(data)), f"no pixel of the {kind} scenes has a class")
+        assert "geoseg stats" in str(problem.hint)
+    with pytest.raises(ConfigError, match="no training scene holds a valid pixel with a class"):
+        RandomWindows(open_scenes(config(nothing), "train"), config(nothing), length=1)
 
 
 @pytest.mark.parametrize(("leakage", "severity"), [("refuse", "error"), ("warn", "warning")])

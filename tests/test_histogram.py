@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,6 +257,16 @@ def test_without_a_place_to_keep_it_counting_only_takes_time(
         found = [class_histogram(scene, config) for _ in range(3)]
     assert found[2].total.sum() > 0
     assert len(caplog.records) == 1 and "cannot be kept" in caplog.text
+
+
+def test_a_user_without_a_home_counts_all_the_same(kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, config, _ = kept
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # as of an id that is in no list of users
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    assert class_histogram(scene, config).total.sum()
+    assert len(list((tmp_path / "temporary" / "geoseg" / "histograms").iterdir())) == 1
 
 
 # --- weights

@@ -54,8 +54,9 @@ def check_overlaps(path: Path, geometries: npt.NDArray[Any], ids: Ids, classes: 
         problems.append(
             warning(
                 path,
-                f"{about}{plural(int(hidden.size), 'polygon')} of {path} lie under later ones of another class and are "
-                f"not seen: {listed(told, 5)}",
+                f"{about}{plural(int(hidden.size), 'polygon')} of {path} "
+                f"{'lies' if hidden.size == 1 else 'lie'} under later ones of another class, not seen: "
+                f"{listed(told, 5)}",
                 "order the features so that small ones come last",
             )
         )

@@ -22,6 +22,7 @@ from geoseg.datasets.check_imagery import crs_name, has_definition
 from geoseg.datasets.check_list import Problem, as_problem, error, listed, plural, warning
 from geoseg.datasets.check_overlaps import check_overlaps
 from geoseg.datasets.labels import as_text, load_labelled_area
+from geoseg.datasets.layers import reason
 from geoseg.errors import LabelError
 from geoseg.grid import Grid
 
@@ -73,9 +74,10 @@ def check_polygon_labels(
         columns = [config.attribute] if config.attribute is not None and config.attribute in info["fields"] else []
         frame = _read(path, layers[0], columns, info, [outline for outline in outlines if outline is not None])
     except (DataSourceError, DataLayerError, ValueError) as failed:
-        return [*problems, error(path, f"labels {path} cannot be read: {failed}", f"check it with: ogrinfo {path}")], (
-            unknown
-        )
+        return [
+            *problems,
+            error(path, f"labels {path} cannot be read: {reason(failed)}", f"check it with: ogrinfo {path}"),
+        ], (unknown)
     if not info["features"]:
         return [*problems, error(path, f"labels {path} hold no features", f"see: ogrinfo -so -al {path}")], unknown
     geometries = np.asarray(frame.geometry.array, dtype=object)

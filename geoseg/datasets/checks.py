@@ -236,6 +236,11 @@ def _check_classes(scenes: Sequence[_Checked], settings: TrainConfig) -> list[Pr
             if not _is_raster(entry) and entry.outside not in (None, "ignore"):
                 here[classes.id_of(entry.outside)] = True
         seen[split] = here
+    for split, kind in (("train", "training"), ("val", "validation")):
+        if not seen[split].any():
+            message = f"no pixel of the {kind} scenes has a class: all lie outside the labelled areas, or are ignored"
+            hint = f"see what they hold with: geoseg stats CONFIG --split {split}; and look at labels and areas in QGIS"
+            return [error("classes", message, hint)]
     problems = []
     for c in classes:
         if not seen["train"][c.id]:

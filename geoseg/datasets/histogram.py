@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -184,7 +185,10 @@ def _count(scene: LabelledScene, classes: int) -> Histogram:
 
 
 def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user whom the machine does not know, as in many a container
+        base = tempfile.gettempdir()
     return Path(base) / "geoseg" / "histograms"
 
 

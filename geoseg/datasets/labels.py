@@ -290,6 +290,12 @@ def _class_ids(frame: geopandas.GeoDataFrame, config: SceneConfig, classes: Clas
             f"{config.labels}: the class of its polygons is not said",
             hint="add attribute: FIELD (a class name or id) or class_name: NAME to the scene's entry",
         )
+    missing = int(frame[attribute].isna().sum())
+    if missing:
+        raise LabelError(
+            f"field {attribute} of {config.labels} is empty in {missing} of {len(frame)} features near the scene",
+            hint=f'fill it, or leave them out: ogr2ogr -where "{attribute} IS NOT NULL" labels.gpkg {config.labels}',
+        )
     known: Mapping[str, int] = {c.name: c.id for c in classes} | {str(c.id): c.id for c in classes}
     texts = [as_text(value) for value in frame[attribute]]
     unknown = sorted({t for t in texts if t not in known})

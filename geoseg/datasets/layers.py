@@ -87,7 +87,9 @@ def read_layer(path: Path, grid: Grid, column: str | None = None) -> geopandas.G
     except (DataSourceError, DataLayerError, ValueError) as error:
         if isinstance(error, LabelError):
             raise
-        raise LabelError(f"labels {path} cannot be read: {error}", hint=f"check it with: ogrinfo {path}") from error
+        raise LabelError(
+            f"labels {path} cannot be read: {reason(error)}", hint=f"check it with: ogrinfo {path}"
+        ) from error
     if grid.crs is not None:
         try:
             frame = frame.to_crs(grid.crs)
@@ -98,6 +100,11 @@ def read_layer(path: Path, grid: Grid, column: str | None = None) -> geopandas.G
             ) from error
     # The frame around the scene in the layer's CRS is larger than the scene.
     return frame[_meets(frame, grid.bounds)].reset_index(drop=True)
+
+
+def reason(error: Exception) -> str:
+    """What pyogrio said, without its advice on drivers."""
+    return str(error).partition("; It might help")[0].rstrip(".")
 
 
 def _near(path: Path, layer: str, info: dict[str, Any], grid: Grid, column: str | None) -> geopandas.GeoDataFrame:

@@ -80,7 +80,10 @@ class Sampler:
         if shares or self._rest is not None:
             self._blocks = _blocks(class_histograms(scenes, settings), [*shares, LABELLED], settings)
             if LABELLED not in self._blocks:
-                self._rest = None
+                raise ConfigError(
+                    "no training scene holds a valid pixel with a class",
+                    hint="see what the scenes hold with: geoseg stats CONFIG",
+                )
             self._check_classes(settings)
 
     def draw(self, rng: np.random.Generator) -> tuple[int, Window, LabelArray]:
