@@ -99,6 +99,9 @@ def test_a_folder_with_brackets_in_its_name_is_no_pattern(tmp_path: Path) -> Non
     config = load(folder, {"scene": "or thos/*.tif", "labels": "labels/{stem}.tif"})
     found = [("or thos/q{2}.tif", "labels/q{2}.tif"), ("or thos/ä[1].tif", "labels/ä[1].tif")]
     assert pairs(config.data.train, folder) == found
+    assert pairs(load(folder, {"scene": "lost.tif", "labels": "l"}).data.train, folder) == [("lost.tif", "l")]
+    lost = {"scene": str(folder / "lost.tif"), "labels": OTHER["labels"]}
+    assert [str(entry.scene) for entry in load(tmp_path, lost).data.train] == [lost["scene"]]
     touch(tmp_path, "l.gpkg")
     config = load(tmp_path, {"scene": f"{folder}/o*/q*.tif", "labels": "l.gpkg"})
     assert pairs(config.data.train, tmp_path) == [("flight [2] {b}/or thos/q{2}.tif", "l.gpkg")]

@@ -73,8 +73,8 @@ def _expanded(entry: Any, where: str, base: Path, missing: list[str]) -> list[An
     if "catalogue" in entry:
         found = _from_catalogue(entry, where, base)
         needed = list(PATHS)
-    elif isinstance(entry.get("scene"), str) and _is_pattern(entry["scene"], base):
-        found = _from_pattern(entry, where, base)
+    elif isinstance(entry.get("scene"), str) and (pattern := _pattern(entry["scene"], base)):
+        found = _from_pattern(entry, *pattern, where, base)
         needed = list(PATHS[1:])
     else:
         return [_resolved(entry, base)]
@@ -98,18 +98,23 @@ def _resolved(entry: Mapping[str, Any], base: Path) -> Entry:
 # --- patterns
 
 
-def _is_pattern(scene: str, base: Path) -> bool:
-    # A file may well be called field[1].tif.
-    return _WILDCARDS.search(scene) is not None and not (base / Path(scene).expanduser()).exists()
+def _pattern(scene: str, base: Path) -> tuple[Path, PurePath] | None:
+    """The folder that a pattern begins with, and the pattern from there; None where a scene's name is none.
+
+    What is there is meant as it is: a file may well be called ``field[1].tif``, and a folder ``flight [2]``.
+    """
+    parts = (base / Path(scene).expanduser()).parts
+    for i, part in enumerate(parts):
+        if _WILDCARDS.search(part) and not Path(*parts[: i + 1]).exists():
+            return Path(*parts[:i]), PurePath(*parts[i:])
+    return None
 
 
-def _from_pattern(entry: Entry, where: str, base: Path) -> list[Entry]:
-    pattern = base / Path(entry["scene"]).expanduser()
-    fixed = _fixed(pattern)
-    scenes = _found(fixed, pattern.relative_to(fixed))
+def _from_pattern(entry: Entry, fixed: Path, pattern: PurePath, where: str, base: Path) -> list[Entry]:
+    scenes = _found(fixed, pattern)
     if not scenes:
         raise ConfigError(
-            f"{where}: no file has the form {pattern}",
+            f"{where}: no file has the form {fixed / pattern}",
             hint="check data.root and the pattern: ** stands for any folders",
         )
     written = []
@@ -124,13 +129,6 @@ def _from_pattern(entry: Entry, where: str, base: Path) -> list[Entry]:
         }
         written.append(_resolved(filled | {"scene": str(scene)}, base))
     return written
-
-
-def _fixed(pattern: Path) -> Path:
-    """The folder that a pattern begins with; one called ``flight [2]`` is a folder where it is there."""
-    parts = pattern.parts
-    wild = (i for i, part in enumerate(parts) if _WILDCARDS.search(part))
-    return Path(*parts[: next(i for i in wild if not Path(*parts[: i + 1]).exists())])
 
 
 def _found(folder: Path, pattern: PurePath) -> list[Path]:
