@@ -224,6 +224,10 @@ def test_a_recipe_of_photographs_trains_and_is_tested_on_whole_pictures(tmp_path
     output = f"output={tmp_path / 'run'}"
     told = geoseg("train", config, root, output, "model.encoder_weights=null", *small, *run, "--device", "cpu")
     model = told.splitlines()[-1]
+    large = geoseg(
+        "train", config, root, output, "model.encoder_weights=null", *small, "train.batch_size=4000", "--check"
+    )
+    assert "memory           about 1" in large and "e+" not in large  # hundreds of GiB are told in digits
     geoseg("evaluate", model, config, root, *small, "--protocol", "whole", "-o", tmp_path / "test", "--device", "cpu")
     with (tmp_path / "test/confusion.csv").open(newline="") as file:
         counts = np.array([[int(value) for value in row[1:151]] for row in list(csv.reader(file))[1:151]])

@@ -72,12 +72,20 @@ def describe_run(
             f"{step} windows of {recipe.size} px: {recipe.batch_size} × {recipe.accumulate} forwards × "
             f"{devices} devices",
         ),
-        ("iterations", f"{recipe.iterations}, {recipe.iterations * step} windows: {passes:.3g} times the scenes' area"),
+        (
+            "iterations",
+            f"{recipe.iterations}, {recipe.iterations * step} windows: {_short(passes)} times the scenes' area",
+        ),
         ("network", f"{config.model.architecture}, {config.model.encoder}: {counts[0] / 1e6:.2f} M parameters"),
         ("that train", f"{counts[1] / 1e6:.2f} M{ema}"),
         ("loss", " + ".join(f"{term.weight:g} {term.name}" for term in recipe.loss)),
-        ("memory", f"about {memory / GIB:.2g} GiB on each device"),
+        ("memory", f"about {_short(memory / GIB)} GiB on each device"),
     )
+
+
+def _short(number: float) -> str:
+    """Two digits, or all before the point."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def memory_bytes(config: TrainConfig, network: nn.Module) -> float:
