@@ -12,7 +12,8 @@ import pytest
 import typer
 
 from geoseg.cli import app
-from geoseg.contract import shipped_models
+from geoseg.config import load_config
+from geoseg.contract import find_model, load_contract, shipped_models
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -130,7 +131,18 @@ def test_every_module_stands_in_the_design() -> None:
 
 
 def test_the_parser_of_commands_finds_them() -> None:
-    assert ["vectorize", "landcover.tif", "-o", "landcover.gpkg"] in list(commands(ROOT / "README.md"))
+    assert ["vectorize", "houses.tif", "-o", "houses.gpkg"] in list(commands(ROOT / "README.md"))
+
+
+def test_the_configuration_in_the_readme_is_whole(tmp_path: Path) -> None:
+    (text,) = [block for block in fenced(ROOT / "README.md", "yaml") if block.startswith("name:")]
+    (tmp_path / "orthos").mkdir()
+    for file in ("orthos/north.tif", "orthos/south.tif", "orthos/west.tif", "roofs.gpkg"):
+        (tmp_path / file).touch()
+    (tmp_path / "roofs.yaml").write_text(text, encoding="utf-8")
+    config = load_config(tmp_path / "roofs.yaml", [])
+    assert [entry.scene.parent for entry in config.data.entries("train")] == [tmp_path / "orthos"] * 2
+    assert load_contract(find_model(config.model.start_from or "")).class_table.names == config.class_table.names
 
 
 @pytest.mark.parametrize("path", [p for p in DOCUMENTS if fenced(p, "python")], ids=name)
