@@ -19,7 +19,8 @@ def parameter_groups(network: nn.Module, recipe: RunConfig) -> list[dict[str, An
         ConfigError: Nothing is left to train.
 
     References:
-        SegNeXt's ``custom_keys``: norms without decay, ten times the learning rate outside the encoder.
+        SegNeXt's ``custom_keys``: norms without decay, ten times the learning rate outside the encoder. They go by
+        names, which leaves decay on the two batch norms of the stem and on the decoder's group norms; here no norm has.
     """
     norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
