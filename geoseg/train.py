@@ -8,6 +8,7 @@ A run folder holds ``config.yaml`` (as resolved), ``environment.json`` (machine,
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -51,7 +52,15 @@ from geoseg.training.optimizer import lr_factor as lr_factor
 from geoseg.training.optimizer import parameter_groups as parameter_groups
 from geoseg.training.preview import PROBE_PX, Preview, describe_run
 from geoseg.training.processes import Started, Team, find_place, joined
-from geoseg.training.run_folder import CONFIG, Resumed, check_new, find_checkpoint, load_best, make_run_folder
+from geoseg.training.run_folder import (
+    CONFIG,
+    Resumed,
+    check_new,
+    find_checkpoint,
+    load_best,
+    make_run_folder,
+    writing_into,
+)
 from geoseg.training.samples import SamplePictures
 from geoseg.training.start import freeze, leaves_unused, start_from
 from geoseg.training.sync_norm import restore_norms, synchronize_norms
@@ -187,10 +196,11 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
     with team.same_fate():
         if team.is_first:
             make_run_folder(run, resume=resume)
-            save_config(config, run / CONFIG)
-            add_environment(run, described)
-            if config.data.split is not None:
-                write_split(run / "split.gpkg", scenes, val_scenes)
+            with writing_into(run):
+                save_config(config, run / CONFIG)
+                add_environment(run, described)
+                if config.data.split is not None:
+                    write_split(run / "split.gpkg", scenes, val_scenes)
 
     trains = resumed is None or not resumed.has_ended_early
     unused = team.size > 1 and leaves_unused(network, len(contract.bands), min(config.train.size, PROBE_PX))
@@ -200,7 +210,7 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
     pictures = SamplePictures(val_windows, config.class_table) if team.is_first and trains else None
     iterations = start
     if trains:
-        with _quiet(), explained(config.train):
+        with _quiet(), explained(config.train), writing_into(run):
             trainer = _trainer(config, team, pictures, start=start, unused=unused, progress=progress)
             try:
                 trainer.fit(
@@ -218,7 +228,8 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
         if team.is_first:
             trained = {**load_best(task, run), "iterations": iterations}
             contract = contract.model_copy(update={"training": {**contract.training, **trained}})
-            save_model(run / "model", network, contract)
+            with writing_into(run):
+                save_model(run / "model", network, contract)
     return run / "model"
 
 
@@ -302,6 +313,12 @@ class _Share(Sampler[int]):
         return len(self._indices)
 
 
+def _begin_reading(worker: int) -> None:
+    """In a process that reads windows: SIGTERM is for the run to answer, which SLURM sends to all its processes."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    one_thread_each(worker)
+
+
 def _loader(dataset: Any, config: TrainConfig, team: Team) -> DataLoader[Any]:
     return DataLoader(
         dataset,
@@ -310,7 +327,7 @@ def _loader(dataset: Any, config: TrainConfig, team: Team) -> DataLoader[Any]:
         num_workers=config.train.workers,
         persistent_workers=config.train.workers > 0,
         pin_memory=team.device.type == "cuda",
-        worker_init_fn=one_thread_each,
+        worker_init_fn=_begin_reading,
     )
 
 

@@ -107,6 +107,29 @@ def test_a_process_that_is_killed_ends_the_run_with_one_message(landscapes: Path
     assert "Traceback" not in told
 
 
+WAITING = """
+import time
+from geoseg.training.launch import leaving_word, take_task
+with leaving_word():
+    open(take_task()["here"], "w").close()
+    time.sleep(600)
+"""
+
+
+def test_a_signal_before_the_first_step_is_no_failure(tmp_path: Path) -> None:
+    """As where SLURM stops a run that still checks its labels, and wants it in the queue again."""
+    here = tmp_path / "here"
+    program = f"from geoseg.training.launch import launch; launch({{'here': {str(here)!r}}}, {WAITING!r}, devices=1)"
+    run = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, env=one_thread())
+    try:
+        wait_for(here, run)
+        run.send_signal(signal.SIGTERM)
+        _, told = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert "RunStopped: stopped by a signal before the first iteration" in told
+
+
 FAILING = """
 import os, time
 from geoseg.errors import ConfigError

@@ -124,6 +124,9 @@ def test_a_killed_reader_and_a_signal_end_the_run_in_words(landscapes: Path, tmp
     table.unlink(missing_ok=True)
     run = start(path, "--resume", "train.checkpoint_every=100000")
     wait_for(table, run)  # it is written every ten iterations
+    for reader in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split():
+        os.kill(int(reader), signal.SIGTERM)  # SLURM sends it to all processes
+    time.sleep(0.5)
     run.send_signal(signal.SIGTERM)
     _, told = run.communicate(timeout=120)
     assert run.returncode == 143, told
@@ -212,10 +215,53 @@ def test_the_table_keeps_what_was_before_the_checkpoint(tmp_path: Path) -> None:
     table.log_metrics({"val_miou": 0.5}, 3)
     again = MetricsTable(tmp_path / "metrics.csv", start=3)
     again.log_metrics({"loss": 9.0}, 3)
+    again.log_metrics({"loss": 8.5}, 4)
     assert (tmp_path / "metrics.csv").read_text().splitlines() == [
         "step,loss,val_miou",
         "0,0.0,",
         "1,0.5,",
         "2,1.0,",
         "3,9.0,",
+        "4,8.5,",
     ]
+    # Half a row, as a killed run leaves it
+    path = tmp_path / "metrics.csv"
+    path.write_text(path.read_text() + "1")
+    MetricsTable(path, start=4).log_metrics({"loss": 7.0}, 4)
+    assert [line.split(",")[0] for line in path.read_text().splitlines()] == ["step", "0", "1", "2", "3", "4"]
+
+
+def test_what_follows_the_last_interval_is_validated_too(landscapes: Path, tmp_path: Path) -> None:
+    config = experiment(landscapes, tmp_path / "run", train={"iterations": 5, "val_every": 3})
+    train(config, device="cpu")
+    rows = list(csv.DictReader((tmp_path / "run/logs/metrics.csv").open()))
+    assert [row["step"] for row in rows if row["val_miou"]] == ["2", "4"]
+    # Nothing is left to do, and the damage is told before anything is done.
+    before = (tmp_path / "run/checkpoints/last.ckpt").stat().st_mtime_ns
+    train(config, device="cpu", resume=True)
+    assert (tmp_path / "run/checkpoints/last.ckpt").stat().st_mtime_ns == before
+    for name in ("best.ckpt", "last.ckpt"):
+        path = tmp_path / "run/checkpoints" / name
+        whole = path.read_bytes()
+        path.unlink()  # the other name of the same file stays
+        path.write_bytes(whole[:5000])
+        with pytest.raises(ConfigError, match=f"checkpoint .*{name} cannot be read"):
+            train(config, device="cpu", resume=True)
+        path.unlink()
+        path.write_bytes(whole)
+    (tmp_path / "run/checkpoints/best.ckpt").unlink()
+    with pytest.raises(ConfigError, match=r"best\.ckpt cannot be read: No such file"):
+        train(config, device="cpu", resume=True)
+
+
+def test_a_disk_that_is_full_for_the_table_is_told(
+    landscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = experiment(landscapes, tmp_path / "run")
+
+    def full(table: MetricsTable) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MetricsTable, "_write_all", full)
+    with pytest.raises(OutputError, match=r"cannot write into run folder .*run: No space left"):
+        train(config, device="cpu")

@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +86,13 @@ class Checkpoints(Checkpoint):
         self._step = step
         every = self._recipe.checkpoint_every
         is_last = step == self._recipe.iterations
-        validates = step % min(self._recipe.val_every, self._recipe.iterations) == 0
-        stops = self._agree(pl_module, all_of_them=is_last or validates or step % every == 0)
+        validates = is_last or step % min(self._recipe.val_every, self._recipe.iterations) == 0
+        stops = self._agree(pl_module, all_of_them=validates or step % every == 0)
+        if is_last:
+            trainer.should_stop = True  # makes Lightning validate once more, whatever val_every is
         if validates:  # and saves after it
             return
-        if stops or is_last or step % every == 0:
+        if stops or step % every == 0:
             self._save(trainer, LAST)
         if stops:
             raise StopSignal
@@ -100,7 +104,8 @@ class Checkpoints(Checkpoint):
         self._best, self._since_best = (score, 0) if is_better else (self._best, self._since_best + 1)
         self._save(trainer, LAST)
         if is_better and self._team.is_first:
-            _link(self._folder / LAST, self._folder / BEST)
+            with _told(self._folder / BEST):
+                _link(self._folder / LAST, self._folder / BEST)
         if self.has_ended_early:
             trainer.should_stop = True
         if self._agree(pl_module, all_of_them=True) and trainer.global_step < self._recipe.iterations:
@@ -127,19 +132,13 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: lightning.Trainer, name: str) -> None:
         path = self._folder / name
-        scratch = path.with_name(f".{name}.partial")
-        try:
+        scratch = _partial(path)
+        with _told(path):
             trainer.save_checkpoint(scratch)
             if self._team.is_first:
                 with scratch.open("rb") as file:
                     os.fsync(file.fileno())
                 scratch.replace(path)
-        except OSError as error:
-            scratch.unlink(missing_ok=True)
-            raise OutputError(
-                f"cannot write checkpoint {path}: {error.strerror or error}",
-                hint="free some space and go on from the one before with --resume",
-            ) from error
 
     def _note(self, number: int, frame: Any) -> None:
         self._signal = number
@@ -172,9 +171,26 @@ def stopped(run: Path, step: int) -> RunStopped:
     return RunStopped(f"stopped by a signal after iteration {step}; go on with --resume: {run}")
 
 
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What keeps a checkpoint from being written, in words, and nothing half written."""
+    try:
+        yield
+    except OSError as error:
+        _partial(path).unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write checkpoint {path}: {error.strerror or error}",
+            hint="free some space and go on from the one before with --resume",
+        ) from error
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
 def _link(source: Path, target: Path) -> None:
     """A second name for a file that is never changed in place; a copy where a disk has no links."""
-    scratch = target.with_name(f".{target.name}.partial")
+    scratch = _partial(target)
     scratch.unlink(missing_ok=True)
     try:
         os.link(source, scratch)

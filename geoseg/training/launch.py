@@ -98,9 +98,9 @@ def launch(task: Mapping[str, Any], program: str, *, devices: int, nodes: int = 
                 # It stays open for as long as we live: that is how they know.
                 child.stdin.write(message)
                 child.stdin.flush()
-            with _passing_on(children):
+            with _passing_on(children) as passed_on:
                 _wait(children)
-            _tell(Path(folder), children)
+            _tell(Path(folder), children, is_stopped=bool(passed_on))
         finally:
             for child in children:
                 if child.poll() is None:
@@ -183,7 +183,7 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> None:
         time.sleep(0.05)
 
 
-def _tell(folder: Path, children: list[subprocess.Popen[bytes]]) -> None:
+def _tell(folder: Path, children: list[subprocess.Popen[bytes]], *, is_stopped: bool) -> None:
     """Raise what the run ended with, if anything: the cause before what it led to."""
     words = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     for told in sorted(words, key=lambda told: told["kind"] == PeerEnded.__name__):
@@ -192,6 +192,8 @@ def _tell(folder: Path, children: list[subprocess.Popen[bytes]]) -> None:
         if told["kind"] != PeerEnded.__name__:
             raise getattr(geoseg.errors, told["kind"], GeosegError)(told["message"], hint=told["hint"])
     codes = [child.poll() for child in children]
+    if is_stopped and -signal.SIGTERM in codes:
+        raise RunStopped("stopped by a signal before the first iteration")
     for rank, code in enumerate(codes):
         if code is not None and code < 0:
             raise DeviceError(
@@ -204,20 +206,22 @@ def _tell(folder: Path, children: list[subprocess.Popen[bytes]]) -> None:
 
 
 @contextmanager
-def _passing_on(children: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """SIGTERM to us is SIGTERM to all; Ctrl-C reaches them anyway."""
+def _passing_on(children: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """SIGTERM to us is SIGTERM to all, and noted in the list; Ctrl-C reaches them anyway."""
+    passed_on: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield passed_on
         return
 
     def pass_on(number: int, frame: Any) -> None:
+        passed_on.append(number)
         for child in children:
             if child.poll() is None:
                 child.send_signal(number)
 
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
-        yield
+        yield passed_on
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +14,13 @@ from typing import Any
 import torch
 
 from geoseg.config import TrainConfig, load_config
-from geoseg.errors import ConfigError, OutputError
+from geoseg.errors import ConfigError, GeosegError, OutputError, in_one_line
 from geoseg.training.callbacks import BEST, LAST, Checkpoints
 from geoseg.training.ema import average_of
 from geoseg.training.task import SegmentationTask, windows_per_step
 
 CONFIG = "config.yaml"
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 FREE_WHEN_RESUMED = (
     "batch_size",
     "accumulate",
@@ -73,6 +78,26 @@ def make_run_folder(run: Path, *, resume: bool) -> None:
         raise OutputError(f"cannot make run folder {run}: {error.strerror}", hint="choose another output=…") from error
 
 
+@contextmanager
+def writing_into(run: Path) -> Iterator[None]:
+    """What keeps a run from writing its table, its configuration and so on, in words.
+
+    Raises:
+        OutputError: The disk is full, or its folder no longer to be written in.
+    """
+    try:
+        yield
+    except GeosegError:
+        raise
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise OutputError(
+            f"cannot write into run folder {run}: {error.strerror}",
+            hint="free some space and go on from the last checkpoint with --resume",
+        ) from error
+
+
 def find_checkpoint(config: TrainConfig, processes: int) -> Resumed:
     """The last checkpoint of the configuration's run.
 
@@ -98,6 +123,8 @@ def find_checkpoint(config: TrainConfig, processes: int) -> Resumed:
             hint="keep train.batch_size × train.accumulate × devices as it was",
         )
     state = checkpoint["callbacks"][Checkpoints.__qualname__]
+    if state["best"] is not None:
+        _load(path.with_name(BEST))
     patience = config.train.patience
     ended = patience is not None and state["since_best"] >= patience
     return Resumed(path, int(checkpoint["global_step"]), ended)
@@ -122,7 +149,13 @@ def load_best(task: SegmentationTask, run: Path) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ConfigError(
+            f"checkpoint {path} cannot be read: {getattr(error, 'strerror', None) or in_one_line(error)}",
+            hint="start anew with --overwrite, or copy the run's other checkpoint to its place",
+        ) from error
     return checkpoint
 
 

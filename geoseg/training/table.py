@@ -27,12 +27,13 @@ class MetricsTable(Logger):
         self._path = path
         self._rows: list[dict[str, Any]] = []
         self._fields = ["step"]
-        self._has_news = False
+        self._is_written = False
         if start and path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self._rows = [row for row in reader if int(row["step"]) < start]
-                self._fields = list(reader.fieldnames or self._fields)
+            # A killed run may have left half a row at the end.
+            text = path.read_text(encoding="utf-8").rpartition("\n")[0]
+            reader = csv.DictReader(text.splitlines())
+            self._rows = [row for row in reader if int(row["step"]) < start]
+            self._fields = list(reader.fieldnames or self._fields)
 
     @property
     def name(self) -> str:
@@ -50,22 +51,22 @@ class MetricsTable(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add a row."""
-        row = {key: value for key, value in metrics.items() if key != "epoch"}
-        self._rows.append({"step": step, **row})
-        self._fields += [key for key in row if key not in self._fields]
-        self._has_news = True
-        self.save()
-
-    @rank_zero_only
-    def save(self) -> None:
-        """Write the table anew: a few rows for hundreds of iterations."""
-        if not self._has_news:
+        """Add a row, below the others where it has no new column."""
+        row = {"step": step, **{key: value for key, value in metrics.items() if key != "epoch"}}
+        self._rows.append(row)
+        new = [key for key in row if key not in self._fields]
+        self._fields += new
+        if new or not self._is_written:
+            self._write_all()
             return
+        with self._path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, fieldnames=self._fields).writerow(row)
+
+    def _write_all(self) -> None:
         scratch = self._path.with_name(f".{self._path.name}.partial")
         with scratch.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=self._fields)
             writer.writeheader()
             writer.writerows(self._rows)
         scratch.replace(self._path)
-        self._has_news = False
+        self._is_written = True
