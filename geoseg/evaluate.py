@@ -182,11 +182,14 @@ def _class_id(classes: ClassTable, name: str) -> int:
 
 def _unique(names: Sequence[str]) -> list[str]:
     """The names; where the same scene is listed again, perhaps with other labels, with a number behind it."""
-    found: list[str] = []
+    found: dict[str, None] = {}
     for name in names:
-        free = (name, *(f"{name} ({i})" for i in range(2, len(names) + 2)))
-        found.append(next(n for n in free if n not in found))
-    return found
+        number, free = 1, name
+        while free in found:
+            number += 1
+            free = f"{name} ({number})"
+        found[free] = None
+    return list(found)
 
 
 def _of_matrices(classes: ClassTable, matrices: dict[str, Matrix], folder: Path) -> Evaluation:
