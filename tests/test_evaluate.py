@@ -29,6 +29,7 @@ from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
 from geoseg.datasets import open_scenes
 from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.evaluate import FILES, evaluate
+from geoseg.evaluation import tables
 from geoseg.evaluation.blocks import CaseFinder
 from geoseg.evaluation.patches import evaluate_patches
 from geoseg.evaluation.result import Evaluation, SceneResult
@@ -398,6 +399,16 @@ def test_the_lines_say_it_to_people(done: Evaluation) -> None:
     assert means.endswith(f"accuracy {done.total.scores.accuracy:.4f}")
     for word in ("boundary IoU", "object F1", "temperature", "estimated, ha", "0/scene: mIoU"):
         assert any(word in line for line in lines), word
+
+
+def test_json_of_many_numbers_is_one_line_of_the_same(
+    done: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_MANY_CELLS", 0)
+    tables.write_json(tmp_path / "scores.json", done)
+    text = (tmp_path / "scores.json").read_text(encoding="utf-8")
+    assert text.count("\n") == 1
+    assert json.loads(text) == json.loads((done.folder / "scores.json").read_text(encoding="utf-8"))
 
 
 def test_many_scenes_are_not_listed_one_by_one(done: Evaluation) -> None:

@@ -23,6 +23,8 @@ SCORES_CSV = "scores.csv"
 
 _MANY_SCENES = 20  # so many are told of one by one
 
+_MANY_CELLS = 1 << 18  # of all scenes' confusion matrices; from here on JSON comes in one line
+
 _MANY_CLASSES = 30  # from here on cells of the picture are small and without numbers
 
 Column = tuple[str, Values | Counts]
@@ -161,7 +163,9 @@ def write_json(path: Path, evaluation: Evaluation) -> None:
         "scenes": {name: values(result) for name, result in evaluation.scenes.items()},
         "windows": {key: windows(key) for key in ("worst", "best")},
     }
-    text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
+    # Indented JSON is written by Python, a number a line: of hundreds of scenes and classes that takes a minute.
+    indent = 1 if len(evaluation.scenes) * len(classes) ** 2 < _MANY_CELLS else None
+    text = json.dumps(_plain(content), indent=indent, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
@@ -250,7 +254,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return value if all(type(v) is int for v in value) else [_plain(v) for v in value]
     if isinstance(value, np.generic):
         return _plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
