@@ -242,7 +242,7 @@ class RunConfig(Frozen, allow_inf_nan=False):
         patience: Validations without a better mIoU after which training ends; None goes on.
         sync_norm: Batch norms count over all devices.
         checkpoint_every: Iterations between the checkpoints that ``--resume`` goes on from.
-        val_every: Iterations between validations; should divide ``iterations``, as what follows the last is not scored.
+        val_every: Iterations between validations; one more follows the last iteration.
         compile: Compile the network with torch.compile.
     """
 
