@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from geoseg.errors import ConfigError, DeviceError
 from geoseg.model_folder import build_network
 from geoseg.train import _Share, train
 from geoseg.training.callbacks import Checkpoints, NormsOfFirst
+from geoseg.training.failures import RunStopped
 from geoseg.training.launch import count_devices, launch
 from geoseg.training.processes import PeerEnded, Place, Team, find_place
 from geoseg.training.sync_norm import ProcessBatchNorm, restore_norms, synchronize_norms
@@ -88,46 +90,35 @@ def test_two_processes_train_what_one_does(landscapes: Path, tmp_path: Path) -> 
     assert (tmp_path / "two/environment.json").read_text().count('"processes": 2') == 1
 
 
-def test_a_process_that_is_killed_ends_the_run_with_one_message(landscapes: Path, tmp_path: Path) -> None:
-    values = settings(
-        landscapes, tmp_path / "run", train={"iterations": 100_000, "val_every": 100_000, "checkpoint_every": 1}
-    )
-    path = write_config(tmp_path / "run.yaml", values)
-    run = subprocess.Popen([*TWO, str(path)], stderr=subprocess.PIPE, text=True, env=one_thread())
-    try:
-        wait_for(tmp_path / "run/checkpoints/last.ckpt", run)
-        second = [pid for pid in children(run.pid) if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
-        os.kill(second[0], signal.SIGKILL)
-        _, told = run.communicate(timeout=60)
-    finally:
-        run.kill()
-    assert run.returncode == 2
-    assert told.count("error:") == 1
-    assert "process 1 of the run was killed by SIGKILL" in told and "--resume" in told
-    assert "Traceback" not in told
-
-
-WAITING = """
-import time
-from geoseg.training.launch import leaving_word, take_task
-with leaving_word():
-    open(take_task()["here"], "w").close()
-    time.sleep(600)
+KILLED = """
+import os, signal, time
+if os.environ["RANK"] == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(0.2)
+with open(os.path.join(os.environ["GEOSEG_FAILURES"], "000000.json"), "w") as file:
+    file.write('{"kind": "PeerEnded", "message": "another process is gone", "hint": null}')
+raise SystemExit(2)
 """
+
+
+def test_a_process_that_is_killed_is_told_and_not_what_it_led_to() -> None:
+    with pytest.raises(DeviceError, match="process 1 of the run was killed by SIGKILL") as caught:
+        launch({}, KILLED, devices=2)
+    assert "--resume" in str(caught.value.hint)
 
 
 def test_a_signal_before_the_first_step_is_no_failure(tmp_path: Path) -> None:
     """As where SLURM stops a run that still checks its labels, and wants it in the queue again."""
     here = tmp_path / "here"
-    program = f"from geoseg.training.launch import launch; launch({{'here': {str(here)!r}}}, {WAITING!r}, devices=1)"
-    run = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, env=one_thread())
-    try:
-        wait_for(here, run)
-        run.send_signal(signal.SIGTERM)
-        _, told = run.communicate(timeout=60)
-    finally:
-        run.kill()
-    assert "RunStopped: stopped by a signal before the first iteration" in told
+
+    def stop() -> None:
+        while not here.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(RunStopped, match="stopped by a signal before the first iteration"):
+        launch({}, f"import time; open({str(here)!r}, 'w').close(); time.sleep(600)", devices=2)
 
 
 FAILING = """
@@ -217,17 +208,6 @@ def run_two(target: Callable[[int, Path], None], folder: Path) -> None:
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def wait_for(path: Path, run: subprocess.Popen[str], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert run.poll() is None and time.monotonic() < end, "the run has not come so far"
-        time.sleep(0.02)
 
 
 # --- norms
