@@ -31,6 +31,7 @@ from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.evaluate import FILES, evaluate
 from geoseg.evaluation import tables
 from geoseg.evaluation.blocks import CaseFinder
+from geoseg.evaluation.calibration import Temper
 from geoseg.evaluation.patches import evaluate_patches
 from geoseg.evaluation.result import Evaluation, SceneResult
 from geoseg.evaluation.scenes import measure_scene, picture
@@ -263,7 +264,7 @@ def test_results_depend_on_neither_batches_nor_bands_nor_strips(model: Path, tmp
         plan = predictor.plan(labelled.scene, size=128, overlap=32, layer_bytes=1, **options)
         assert (plan.bands, plan.strips) == (3 if "band_rows" in options else 1, 2 if "strip_cols" in options else 1)
         counts = measure_scene(predictor, labelled, plan, boundary_px=2, finder=finder)
-        results.append(counts.result(1.0))
+        results.append(counts.result(Temper(1.0, 0.5)))
         shown.append([(c.window, c.error) for cases in finder.cases() for c in cases])
     first = results[0]
     np.testing.assert_allclose(first.scores.iou, plain_iou([(case.truth, case.mapped)]))

@@ -76,6 +76,7 @@ def write_config(folder: Path, **train: Any) -> Path:
             "warmup_iterations": 5,
             "workers": 0,
             "val_every": ITERATIONS // 2,
+            "class_weights": "balanced",
             **train,
         },
     }

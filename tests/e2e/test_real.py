@@ -137,6 +137,7 @@ def test_a_training_on_real_labels(real_data: Path, tmp_path: Path) -> None:
         "data": {
             "train": [{"scene": scene.name, **polygons}],
             "val": [{"scene": scene.name, "labels": mask.name}],
+            "leakage": "warn",  # the same pixels twice, with polygons and with their raster
         },
         "window": {"size": 256, "overlap": 64},
         "train": {"iterations": 2, "batch_size": 2, "size": 128, "workers": 0, "val_every": 2},
