@@ -316,10 +316,12 @@ class _Share(Sampler[int]):
 def _begin_reading(worker: int) -> None:
     """In a process that reads windows: SIGTERM is for the run to answer, which SLURM sends to all its processes."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    one_thread_each(worker)
+    one_thread_each()  # where it was started anew; a fork has it from its parent
 
 
 def _loader(dataset: Any, config: TrainConfig, team: Team) -> DataLoader[Any]:
+    if config.train.workers:
+        one_thread_each()
     return DataLoader(
         dataset,
         batch_size=config.train.batch_size,

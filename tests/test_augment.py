@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import colorsys
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,8 @@ import numpy.typing as npt
 import pytest
 from conftest import MadeScene
 
-from geoseg.augment import Augmenter, Photometric, one_thread_each, resize_window
+import geoseg
+from geoseg.augment import Augmenter, Photometric, resize_window
 from geoseg.augment.distortion import Changes, distort, draw_changes
 from geoseg.config import AugmentConfig, SceneConfig, parse_config
 from geoseg.datasets import LabelledScene
@@ -464,13 +468,29 @@ def test_the_distortion_of_other_imagery_is_refused() -> None:
     assert "augment.distortion=false" in str(caught.value.hint)
 
 
-def test_a_reading_process_has_one_thread_of_opencv() -> None:
-    before = cv2.getNumThreads()
-    try:
-        one_thread_each(0)
-        assert cv2.getNumThreads() == 1
-    finally:
-        cv2.setNumThreads(before)
+FORK = """
+import cv2, numpy as np
+from torch.utils.data import DataLoader
+from geoseg.augment import one_thread_each
+
+def work(_):
+    one_thread_each()
+    cv2.GaussianBlur(np.zeros((1000, 1000, 3), np.uint8), (31, 31), 5)
+
+cv2.setNumThreads(4)
+cv2.GaussianBlur(np.zeros((4000, 4000, 3), np.uint8), (31, 31), 5)
+one_thread_each()
+loader = DataLoader(range(4), num_workers=1, worker_init_fn=work, multiprocessing_context="fork")
+print(len(list(loader)), cv2.getNumThreads())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+def test_a_reading_process_has_one_thread_of_opencv_and_waits_for_no_other() -> None:
+    """Forked from a process in which OpenCV has had several threads: these are not there in the fork."""
+    folder = str(Path(geoseg.__file__).parents[1])
+    ran = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=100, cwd=folder)
+    assert ran.stdout.split() == ["4", "1"], ran.stderr
 
 
 # --- from files of any depth

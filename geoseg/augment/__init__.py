@@ -15,9 +15,10 @@ from geoseg.augment.resizing import resize_window
 __all__ = ["Augmenter", "Photometric", "distort", "one_thread_each", "resize_window"]
 
 
-def one_thread_each(worker: int) -> None:
-    """Keep OpenCV to one thread in a process that reads windows (``worker_init_fn`` of a DataLoader).
+def one_thread_each() -> None:
+    """Keep OpenCV to one thread, here and in processes forked from this one: these are as many as there are cores.
 
-    As torch does there by itself: the workers are as many as there are cores to read with.
+    Before a fork, not after it: OpenCV's other threads are not there in the fork, which would wait for them for ever.
     """
-    cv2.setNumThreads(1)
+    if cv2.getNumThreads() != 1:
+        cv2.setNumThreads(1)
