@@ -201,8 +201,9 @@ def test_processes_share_statistics_failures_and_signals(tmp_path: Path) -> None
 
 
 def run_two(target: Callable[[int, Path], None], folder: Path) -> None:
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=target, args=(rank, folder)) for rank in range(2)]
+    # Not forked: the threads that torch has had here would not be there.
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=target, args=(rank, folder)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
