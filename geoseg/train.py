@@ -71,6 +71,9 @@ log = logging.getLogger(__name__)
 
 LOG_EVERY = 10
 
+PART = "import os, sys, geoseg.train; geoseg.train.take_part(); sys.stdout.flush(); sys.stderr.flush(); os._exit(0)"
+"""What each of several processes runs. Threads of gloo may outlive their group, and an interpreter that ends aborts."""
+
 
 def train(
     config: TrainConfig,
@@ -115,7 +118,7 @@ def train(
     if place is None and count * nodes > 1:
         task = {"config": config.model_dump(mode="json"), "resume": resume, "overwrite": overwrite}
         task |= {"device": device, "progress": progress, "command": sys.argv}
-        launch(task, "import geoseg.train; geoseg.train.take_part()", devices=count, nodes=nodes)
+        launch(task, PART, devices=count, nodes=nodes)
         return config.output / "model"
     with joined(device, place) as team:
         return _run(config, team, resume=resume, overwrite=overwrite, progress=progress)

@@ -4,6 +4,7 @@ and the way to real imagery.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -34,6 +35,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _log_levels() -> None:
+    """The command line sets how much is told; what another test has set is not this one's."""
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("geoseg").setLevel(logging.NOTSET)
 
 
 # CRS: origin (left, top) and pixel size in its units, about 0.5 m on the ground.
