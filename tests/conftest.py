@@ -40,8 +40,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _log_levels() -> None:
     """The command line sets how much is told; what another test has set is not this one's."""
+    logging.disable(logging.NOTSET)
     logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("geoseg").setLevel(logging.NOTSET)
+    for name in [n for n in logging.root.manager.loggerDict if n.split(".")[0] == "geoseg"]:
+        logger = logging.getLogger(name)
+        logger.disabled, logger.propagate = False, True
+        logger.setLevel(logging.NOTSET)
 
 
 # CRS: origin (left, top) and pixel size in its units, about 0.5 m on the ground.
