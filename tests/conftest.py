@@ -29,6 +29,10 @@ NodataKind = Literal["none", "value", "mask", "alpha", "nan"]
 Orientation = Literal["north", "south", "rotated"]
 
 
+LOG_LEVELS = {logger: logger.level for logger in (logging.getLogger(), logging.getLogger("geoseg"))}
+"""As they are before any test."""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Counts that geoseg keeps between runs lie in a folder of the tests', for the programs they start too."""
@@ -38,14 +42,20 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _log_levels() -> None:
-    """The command line sets how much is told; what another test has set is not this one's."""
-    logging.disable(logging.NOTSET)
-    logging.getLogger().setLevel(logging.WARNING)
-    for name in [n for n in logging.root.manager.loggerDict if n.split(".")[0] == "geoseg"]:
-        logger = logging.getLogger(name)
-        logger.disabled, logger.propagate = False, True
-        logger.setLevel(logging.NOTSET)
+def unchanged_logging() -> Iterator[None]:
+    """The command line sets up logging for the whole process; other tests must not see it."""
+    root = logging.getLogger()
+    _set_log_levels()  # fixtures of a whole file run the command line, too
+    handlers = root.handlers[:]
+    yield
+    root.handlers[:] = handlers
+    _set_log_levels()
+    logging.captureWarnings(False)
+
+
+def _set_log_levels() -> None:
+    for logger, level in LOG_LEVELS.items():
+        logger.setLevel(level)
 
 
 # CRS: origin (left, top) and pixel size in its units, about 0.5 m on the ground.

@@ -4,7 +4,6 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,18 +16,6 @@ from geoseg.errors import ConfigError, GeosegError
 
 VERBS = ["predict", "vectorize", "train", "evaluate", "info", "models", "weights", "export", "demo"]
 HEAVY = ["torch", "numpy", "rasterio", "geopandas", "pyogrio", "shapely", "lightning", "matplotlib", "pydantic", "rich"]
-
-
-@pytest.fixture(autouse=True)
-def unchanged_logging() -> Iterator[None]:
-    """The command line sets up logging for the whole process; other tests must not see it."""
-    root, ours = logging.getLogger(), logging.getLogger("geoseg")
-    before = root.handlers[:], root.level, ours.level
-    yield
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
-    logging.captureWarnings(False)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

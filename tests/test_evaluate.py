@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -419,19 +417,6 @@ def test_many_scenes_are_not_listed_one_by_one(done: Evaluation) -> None:
     assert "and 5 scenes more, all of them in scores.csv" in lines
 
 
-@pytest.fixture
-def unchanged_logging() -> Iterator[None]:
-    """The command line sets up logging for the whole process; other tests must not see it."""
-    root, ours = logging.getLogger(), logging.getLogger("geoseg")
-    before = root.handlers[:], root.level, ours.level
-    yield
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
-    logging.captureWarnings(False)
-
-
-@pytest.mark.usefixtures("unchanged_logging")
 def test_the_verb_takes_its_options(model: Path, cases: tuple[Path, dict[str, Case]], tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(configuration(cases[0], "0", "2").model_dump(mode="json")))

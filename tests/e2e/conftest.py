@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -12,18 +11,6 @@ import pytest
 from geoseg.contract import DType
 
 from .commands import write_model
-
-
-@pytest.fixture(autouse=True)
-def unchanged_logging() -> Iterator[None]:
-    """The command line sets up logging for the whole process; other tests must not see it."""
-    root, ours = logging.getLogger(), logging.getLogger("geoseg")
-    before = root.handlers[:], root.level, ours.level
-    yield
-    root.handlers[:] = before[0]
-    root.setLevel(before[1])
-    ours.setLevel(before[2])
-    logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="session")
