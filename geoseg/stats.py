@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from geoseg.datasets.histogram import BLOCK, chunks, count_blocks
 from geoseg.datasets.labelled import SplitLabels
 from geoseg.datasets.statistics import Moments, ValueCounts, chosen, finite_moments, nothing_valid, scaled_std
 from geoseg.errors import ConfigError
+from geoseg.processors import processors
 from geoseg.scene import Valid
 from geoseg.windows import Window
 
@@ -170,7 +170,7 @@ def scene_stats(settings: TrainConfig, split: str = "train") -> SceneStats:
     values = ValueCounts(dtype, bands)
     with (
         rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES),
-        ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="geoseg-stats") as threads,
+        ThreadPoolExecutor(min(_THREADS, processors()), thread_name_prefix="geoseg-stats") as threads,
     ):
         sums = list(threads.map(lambda scene: _sum(scene, split, len(settings.classes), values), scenes))
         if not any(s.moments.count for s in sums):

@@ -58,10 +58,8 @@ def expand_scenes(data: dict[str, Any], base: Path) -> None:
                 for written in _expanded(entry, f"data.{split}.{i}", base, missing)
             ]
     if missing:
-        told = missing[:_MOST_TOLD]
-        more = [f"and {len(missing) - len(told)} more"] if len(missing) > len(told) else []
         raise ConfigError(
-            "\n  ".join([f"{len(missing)} files of the scenes are not there:", *told, *more]),
+            "\n  ".join([f"{len(missing)} files of the scenes are not there:", *_first(missing)]),
             hint="add them, or name the scenes without them in no list",
         )
 
@@ -93,6 +91,12 @@ def _resolved(entry: Mapping[str, Any], base: Path) -> Entry:
         key: str(base / Path(value).expanduser()) if key in PATHS and isinstance(value, str) else value
         for key, value in entry.items()
     }
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    """The first lines of a list of problems, and how many more there are."""
+    more = len(lines) - _MOST_TOLD
+    return [*lines[:_MOST_TOLD], *([f"and {more} more"] if more > 0 else [])]
 
 
 # --- patterns
@@ -188,11 +192,8 @@ def _from_catalogue(entry: Entry, where: str, base: Path) -> list[Entry]:
     split = where.split(".")[1]
     problems = list(_wrong_rows(rows, split, defaults))
     if problems:
-        told = [
-            *problems[:_MOST_TOLD],
-            *([f"and {len(problems) - _MOST_TOLD} more"] if len(problems) > _MOST_TOLD else []),
-        ]
-        raise ConfigError("\n  ".join([f"catalogue {path} cannot be meant:", *told]), hint="put these rows right")
+        told = "\n  ".join([f"catalogue {path} cannot be meant:", *_first(problems)])
+        raise ConfigError(told, hint="put these rows right")
     wanted = [row for _, row in rows if row.get("split", split) == split]
     if not wanted:
         raise ConfigError(f"catalogue {path} has no row of split {split}", hint=f"leave it out of data.{split}")

@@ -6,7 +6,6 @@ whether labels lie where the imagery has them. Then the scenes are compared: pla
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from geoseg.datasets.layers import whole_layers
 from geoseg.datasets.leakage import check_leakage, leakage_hint
 from geoseg.errors import GeosegError
 from geoseg.grid import Grid
+from geoseg.processors import processors
 
 __all__ = ["Problem", "check_data", "problem_lines", "refuse"]
 
@@ -74,7 +74,7 @@ def check_data(settings: TrainConfig) -> list[Problem]:
     places = {entry: i for split in ("val", "train") for i, entry in enumerate(settings.data.entries(split))}
     scenes = [_Checked(entry, index) for entry, index in places.items()]
     shared: list[Problem] = []
-    threads = min(_THREADS, os.cpu_count() or 1)
+    threads = min(_THREADS, processors())
     with whole_layers(), ThreadPoolExecutor(threads, thread_name_prefix="geoseg-check") as pool:
         _each(pool, scenes, lambda scene: _look_at_header(scene, settings))
         groups = _by_polygons(scenes)

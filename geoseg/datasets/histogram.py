@@ -25,6 +25,7 @@ from geoseg.datasets.labelled import LabelledScene, labels_of
 from geoseg.datasets.labels import RASTER_SUFFIXES, LabelArray
 from geoseg.errors import GeosegError
 from geoseg.outputs import atomic_output
+from geoseg.processors import processors
 from geoseg.scene import Scene, Valid
 from geoseg.windows import Window
 
@@ -77,7 +78,7 @@ class Histogram:
 
 def class_histograms(scenes: Sequence[LabelledScene], settings: TrainConfig) -> list[Histogram]:
     """`class_histogram` of several scenes, some at once."""
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="geoseg-count") as threads:
+    with ThreadPoolExecutor(min(_THREADS, processors()), thread_name_prefix="geoseg-count") as threads:
         return list(threads.map(lambda scene: class_histogram(scene, settings), scenes))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from geoseg.datasets.labelled import LabelledScene
 from geoseg.errors import SceneError
+from geoseg.processors import processors
 from geoseg.scene import Pixels, Valid
 from geoseg.windows import Window
 
@@ -167,7 +167,7 @@ def band_statistics(scenes: Sequence[LabelledScene], scale: float) -> tuple[list
     if len(scenes) > MAX_SCENES:
         scenes = [scenes[i] for i in np.linspace(0, len(scenes) - 1, MAX_SCENES).astype(int)]
     moments = Moments.none(len(scenes[0].scene.bands))
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="geoseg-mean") as threads:
+    with ThreadPoolExecutor(min(_THREADS, processors()), thread_name_prefix="geoseg-mean") as threads:
         for part in threads.map(_scene_moments, scenes):  # in order: the same scenes give the same numbers
             moments += part
     if not moments.count:

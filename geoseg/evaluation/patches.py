@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
@@ -38,6 +37,7 @@ from geoseg.inference.backends import load_backend
 from geoseg.inference.logits import Logits
 from geoseg.metrics import Matrix, confusion_matrix
 from geoseg.model_folder import Normalize, TrainedModel
+from geoseg.processors import processors
 from geoseg.scene import Pixels, Valid
 from geoseg.windows import Window, round_up, window_starts
 
@@ -341,5 +341,4 @@ def _largest(logits: Tensor, network: tuple[int, ...], patch: tuple[int, ...]) -
 
 
 def _threads(patch_bytes: int) -> int:
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(min(processors, _MAX_THREADS, _MEMORY // max(patch_bytes, 1)), 1)
+    return max(min(processors(), _MAX_THREADS, _MEMORY // max(patch_bytes, 1)), 1)

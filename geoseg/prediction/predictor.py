@@ -12,7 +12,6 @@ On a GPU windows go in batches of one fixed size, the last one filled up, since 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -39,6 +38,7 @@ from geoseg.plan import (
     plan_prediction,
 )
 from geoseg.prediction.stages import Stages
+from geoseg.processors import processors
 from geoseg.scene import Pixels, Raster, Scene, Valid
 from geoseg.tta import augmented, find_tta
 from geoseg.windows import Window
@@ -174,7 +174,7 @@ class Predictor:
         return plan
 
     def _default_batch(self) -> int:
-        return GPU_BATCH if self.batched else min(_processors(), MAX_CPU_WINDOWS)
+        return GPU_BATCH if self.batched else min(processors(), MAX_CPU_WINDOWS)
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor, valid: Tensor | None) -> Tensor:
@@ -345,11 +345,6 @@ def _cache_bytes(scene: Raster) -> int:
     if isinstance(scene, Scene):
         return GDAL_CACHE_BYTES
     return min(max(scene.row_of_blocks_bytes, GDAL_CACHE_BYTES), MAX_GDAL_CACHE_BYTES)
-
-
-def _processors() -> int:
-    """Processors that this process may use; not every system tells of less than all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -7,7 +7,6 @@ release is said at once; nothing is written under the output's name unless all o
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 import warnings
 import zlib
@@ -32,6 +31,7 @@ from geoseg.errors import LabelError, OutputError, in_one_line
 from geoseg.outputs import atomic_output, check_output_folder
 from geoseg.prepare.isaid_release import LABELLED, SPLITS, Pair, Picture, find_release
 from geoseg.prepare.palette import PaletteReader
+from geoseg.processors import processors
 
 CLASSES: ClassTable = KNOWN["iSAID"]
 
@@ -157,11 +157,10 @@ def _converted(pairs: tuple[Pair, ...], folder: Path, output: Path, *, write: bo
         wrong = wrong or bool(done.problems)
         return done
 
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # The filter holds for the whole process, so it is set here and not in each thread.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with ThreadPoolExecutor(min(processors, _THREADS), thread_name_prefix="geoseg-isaid") as threads:
+        with ThreadPoolExecutor(min(processors(), _THREADS), thread_name_prefix="geoseg-isaid") as threads:
             try:
                 yield from threads.map(one, pairs)
             except BaseException:

@@ -6,7 +6,6 @@ more than itself.
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from geoseg.errors import GeosegError, OutputError, SceneError, in_one_line
 from geoseg.outputs import atomic_output, check_output
+from geoseg.processors import processors
 from geoseg.scene.open_files import open_dataset, reason
 
 BLOCK = 256
@@ -118,9 +118,9 @@ def prepare_scenes(
     layouts = _layouts(paths)
     wanted = [path for path, layout in zip(paths, layouts, strict=True) if overwrite or not layout.is_fast]
     targets = _targets(wanted, folder, overwrite=overwrite)
-    threads = max(min(os.cpu_count() or 1, len(wanted)), 1)
+    threads = max(min(processors(), len(wanted)), 1)
     # A single file is compressed by all cores, many by one core each.
-    cores = max((os.cpu_count() or 1) // threads, 1)
+    cores = max(processors() // threads, 1)
 
     def copied(path: Path) -> int | GeosegError:
         try:

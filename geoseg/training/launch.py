@@ -28,6 +28,7 @@ import torch
 import geoseg.errors
 from geoseg.devices import resolve_device
 from geoseg.errors import ConfigError, DeviceError, GeosegError
+from geoseg.processors import processors
 from geoseg.training.failures import RunStopped
 from geoseg.training.processes import PeerEnded
 
@@ -151,7 +152,7 @@ def _environments(devices: int, nodes: int) -> list[dict[str, str]]:
             )
         address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
         node = int(os.environ["NODE_RANK"])
-    threads = max((os.cpu_count() or 1) // devices, 1)
+    threads = max(processors() // devices, 1)
     return [
         {
             "RANK": str(node * devices + local),

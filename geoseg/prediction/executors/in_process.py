@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ from geoseg.plan import Task
 from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.stages import Stages
 from geoseg.prediction.tasks import Job, make_parts
+from geoseg.processors import processors
 from geoseg.scene import Raster
 
 
@@ -24,7 +24,7 @@ class InProcess:
         self.device = device
         self.batched = device.type != "cpu"
         self.batch_size: int | None = None
-        self.readers = min(8, os.cpu_count() or 1) if self.batched else 1
+        self.readers = min(8, processors()) if self.batched else 1
 
     def hardware(self, job: Job, predictor: Predictor) -> dict[str, str]:
         """This process's."""
