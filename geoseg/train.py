@@ -141,15 +141,14 @@ def check(config: TrainConfig, *, device: str = "auto", devices: int | str = 1, 
     Raises:
         GeosegError: As `train`, for what does not concern the data.
     """
+    network = _build(config)
+    freeze(network, config.model.freeze)
+    parameter_groups(network, config.train)
     problems = check_data(config)
     words = tuple(problem_lines(problems))
     if any(problem.severity == "error" for problem in problems):
         return Preview(words, is_fine=False)
     scenes, val_scenes = open_both(config)
-    contract = build_contract(config, scenes)
-    network = _build(config, contract)
-    freeze(network, config.model.freeze)
-    parameter_groups(network, config.train)
     facts = describe_run(
         config,
         network,
@@ -169,15 +168,17 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
             resumed = find_checkpoint(config, team.size)
         elif team.is_first:
             check_new(run, overwrite=overwrite)
+        # Before the data is read, which may take minutes: weights that are not there are told at once.
+        lightning.seed_everything(config.seed, verbose=False)
+        network = _build(config)
+        frozen = freeze(network, config.model.freeze)
+        parameter_groups(network, config.train)
     team.from_first(lambda: refuse(check_data(config)))
     with team.same_fate():
         scenes, val_scenes = open_both(config)
     contract = team.from_first(lambda: build_contract(config, scenes))
     weights = team.from_first(lambda: class_weights(config, scenes))
     with team.same_fate():
-        lightning.seed_everything(config.seed, verbose=False)
-        network = _build(config, contract)
-        frozen = freeze(network, config.model.freeze)
         start = resumed.step if resumed is not None else 0
         per_step = windows_per_step(config.train, team.size)
         # The whole run's even where it goes on: Lightning counts the batches done before, and max_steps ends it.
@@ -194,7 +195,6 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
             frozen=frozen,
             place=lambda index: _named(windows, index),
         )
-        parameter_groups(network, config.train)
     described = describe_environment(team, config.seed)
     with team.same_fate():
         if team.is_first:
@@ -279,18 +279,18 @@ def build_contract(config: TrainConfig, scenes: Sequence[LabelledScene]) -> Cont
     )
 
 
-def _build(config: TrainConfig, contract: Contract) -> nn.Module:
+def _build(config: TrainConfig) -> nn.Module:
     """The network with the weights that training starts from."""
     network = build_network(
         config.model.architecture,
         config.model.encoder,
         encoder_weights=config.model.encoder_weights,
-        in_channels=len(contract.bands),
-        classes=len(contract.classes),
+        in_channels=len(config.imagery.bands),
+        classes=len(config.classes),
         **config.model.options,
     ).to(memory_format=torch.channels_last)
     if config.model.start_from is not None:
-        start_from(network, contract, config.model.start_from)
+        start_from(network, config.imagery.bands, config.class_table, config.model.start_from)
     return network
 
 

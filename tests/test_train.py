@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from geoseg.errors import ConfigError, LabelError, ModelError, OutputError
 from geoseg.model_folder import Normalize, build_network, load_model, save_model
 from geoseg.predict import predict
 from geoseg.scene import Scene
-from geoseg.train import SegmentationTask, lr_factor, parameter_groups, train
+from geoseg.train import SegmentationTask, check, lr_factor, parameter_groups, train
 from geoseg.windows import Window
 
 
@@ -225,6 +226,17 @@ def test_every_mistake_is_told_before_the_run_folder_is_made(
     with pytest.raises(kind, match=complaint):
         train(experiment(landscapes, tmp_path / "run", **changes), device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("begin", [train, check])
+def test_an_impossible_network_is_told_before_the_data_is_read(
+    begin: Callable[..., object], landscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading all labels of a large data set takes minutes, after which weights would be missing."""
+    monkeypatch.setattr("geoseg.train.check_data", lambda config: pytest.fail("the data was read"))
+    config = experiment(landscapes, tmp_path / "run", model={"options": TINY, "start_from": "/nowhere/model"})
+    with pytest.raises(ModelError, match="no model folder"):
+        begin(config, device="cpu")
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(landscapes: Path, tmp_path: Path) -> None:

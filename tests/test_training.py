@@ -52,6 +52,10 @@ def contract(*names: str, bands: str = "rgb") -> Contract:
     )
 
 
+def classes(*names: str) -> ClassTable:
+    return contract(*names).class_table
+
+
 # --- fine-tuning
 
 
@@ -64,7 +68,7 @@ def test_classes_of_the_same_name_keep_their_rows(
     after = network(4, architecture)
     fresh = {key: value.clone() for key, value in after.state_dict().items()}
     with caplog.at_level("INFO", logger="geoseg"):
-        start_from(after, contract("water", "house", "road", "lawn"), str(tmp_path / "model"))
+        start_from(after, "rgb", classes("water", "house", "road", "lawn"), str(tmp_path / "model"))
     old, new = before.state_dict(), after.state_dict()
     heads = [key for key in new if key.startswith("segmentation_head")]
     assert {new[key].ndim for key in heads} == {1, 4}
@@ -80,7 +84,7 @@ def test_classes_of_the_same_name_keep_their_rows(
 def test_another_order_of_the_same_classes_is_another_table(tmp_path: Path) -> None:
     before, after = network(2), network(2)
     save_model(tmp_path / "model", before, contract("a", "b"))
-    start_from(after, contract("b", "a"), str(tmp_path / "model"))
+    start_from(after, "rgb", classes("b", "a"), str(tmp_path / "model"))
     key = "segmentation_head.weight"
     assert torch.equal(after.state_dict()[key], before.state_dict()[key].flip(0))
 
@@ -88,7 +92,7 @@ def test_another_order_of_the_same_classes_is_another_table(tmp_path: Path) -> N
 def test_another_number_of_bands_is_refused(tmp_path: Path) -> None:
     save_model(tmp_path / "model", network(2, bands=4), contract("a", "b", bands="rgbn"))
     with pytest.raises(ConfigError, match=r"takes 4 bands \(r, g, b, n\), the configuration has 3") as caught:
-        start_from(network(2), contract("a", "b"), str(tmp_path / "model"))
+        start_from(network(2), "rgb", classes("a", "b"), str(tmp_path / "model"))
     assert "imagery.bands" in str(caught.value.hint)
 
 

@@ -21,7 +21,6 @@ TINY: dict[str, Any] = {
     "embed_dims": [8, 16, 24, 32],
     "depths": [1, 1, 1, 1],
 }
-# Without dropout: its random numbers are each process's own.
 UNET: dict[str, Any] = {
     "architecture": "unet",
     "encoder": "resnet18",

@@ -20,8 +20,6 @@ from torch import Tensor, nn
 
 from geoseg.models.decoders import build_decoder
 
-DROPOUT = 0.1
-
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -56,6 +54,7 @@ class SegNeXt(SegmentationModel):  # type: ignore[misc]
         nmf_rank: Rank of the factorization; None takes the paper's for the encoder (16 for an encoder it lacks).
         drop_path_rate: Stochastic depth; None takes the paper's for the encoder and says nothing to others.
         norm_groups: Groups of the decoder's group norms.
+        decoder_dropout: Share of the decoded channels that a training step leaves out, in [0, 1).
         decoder: Table 7: "ham" for the paper's own (c), "mlp" for (a) over four stages, "conv" for (b).
         stage1: Table 7: let (c) join stage 1 too, at stride 4.
         context: Table 5: what stands in (c): "ham", "ema", "non_local", "cc"; "none" for nothing.
@@ -90,6 +89,7 @@ class SegNeXt(SegmentationModel):  # type: ignore[misc]
         nmf_rank: int | None = None,
         drop_path_rate: float | None = None,
         norm_groups: int = 32,
+        decoder_dropout: float = 0.1,
         decoder: str = "ham",
         stage1: bool = False,
         context: str = "ham",
@@ -118,7 +118,7 @@ class SegNeXt(SegmentationModel):  # type: ignore[misc]
             groups=norm_groups,
         )
         self.logits_stride = self.decoder.stride
-        self.dropout = nn.Dropout2d(DROPOUT)
+        self.dropout = nn.Dropout2d(decoder_dropout)
         self.segmentation_head = nn.Conv2d(width, classes, 1)
         for parameter, std in zip(self.segmentation_head.parameters(), (0.01, 0.0), strict=True):
             nn.init.normal_(parameter, std=std)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from geoseg.contract import Contract
+from geoseg.classes import ClassTable
 from geoseg.errors import ConfigError
 from geoseg.model_folder import load_model
 
@@ -18,18 +19,24 @@ HEAD = "segmentation_head."
 """Where SMP's models turn features into one channel for each class."""
 
 
-def start_from(network: nn.Module, contract: Contract, model: str) -> None:
+def start_from(network: nn.Module, bands: Sequence[str], classes: ClassTable, model: str) -> None:
     """Put the weights of a trained model of the same network in place.
 
     Where its class table is another one, classes of the same name take their rows of the segmentation head, and the
     others stay as they are.
+
+    Args:
+        network: Gets them.
+        bands: Names of the bands it is going to be trained on.
+        classes: The classes likewise.
+        model: Folder of the trained model, or the name of a model that comes with geoseg.
 
     Raises:
         ModelError: No such model.
         ConfigError: A model of another network, of other bands, or of no common head.
     """
     trained = load_model(model)
-    before, now = ([b.name for b in c.bands] for c in (trained.contract, contract))
+    before, now = [band.name for band in trained.contract.bands], list(bands)
     if len(before) != len(now):
         raise ConfigError(
             f"model.start_from {model} takes {len(before)} bands ({', '.join(before)}), the configuration has "
@@ -39,8 +46,9 @@ def start_from(network: nn.Module, contract: Contract, model: str) -> None:
     if before != now:
         log.warning("model.start_from %s was trained on %s, training goes on with %s", model, before, now)
     weights = trained.network.state_dict()
-    if trained.contract.class_table.names != contract.class_table.names:
-        _take_rows(weights, network, trained.contract, contract, model)
+    known = trained.contract.class_table.names
+    if known != classes.names:
+        _take_rows(weights, network, known, classes.names, model)
     own = network.state_dict()
     for key in sorted(own.keys() | weights.keys()):
         found, wanted = (tuple(t[key].shape) if key in t else "nothing" for t in (weights, own))
@@ -53,9 +61,10 @@ def start_from(network: nn.Module, contract: Contract, model: str) -> None:
     network.load_state_dict(weights)
 
 
-def _take_rows(weights: dict[str, Tensor], network: nn.Module, before: Contract, now: Contract, model: str) -> None:
+def _take_rows(
+    weights: dict[str, Tensor], network: nn.Module, old: Sequence[str], new: Sequence[str], model: str
+) -> None:
     """Replace the head's tensors in ``weights`` by the network's own, with the rows of classes both have."""
-    old, new = before.class_table.names, now.class_table.names
     own = network.state_dict()
     heads = [key for key in weights if key.startswith(HEAD) and key in own and weights[key].shape[:1] == (len(old),)]
     if not heads:
