@@ -50,6 +50,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small images go through the blocks in as many pieces as large ones."""
+    monkeypatch.setattr(cpu, "PIECE_OPERATIONS", 0)
+
+
 def flat(x: Tensor) -> Flat:
     """Features (1, C, H, W) as the kernels take them: pixel by pixel, bfloat16 as uint16; a copy."""
     rows = x.permute(0, 2, 3, 1).reshape(-1).clone()
@@ -431,6 +437,31 @@ def test_hidden_rows_may_go_through_the_mlp_in_any_number(monkeypatch: pytest.Mo
     for size in (1, 50_000, 200_000):
         monkeypatch.setattr(cpu, "HIDDEN_BYTES", size)
         assert difference(form()(x), wanted) < 1e-5
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_pieces_change_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One, two and four of them, by the size of the stage; bfloat16 may round another way only."""
+    if dtype == torch.bfloat16 and not cpu.multiplies_bfloat16():
+        pytest.skip("no bfloat16 in this processor")
+    counts: set[int] = set()
+    given = cpu._pieces
+
+    def counted(height: int, *count: int) -> list[tuple[int, int]]:
+        counts.update(count)
+        return given(height, *count)
+
+    monkeypatch.setattr(cpu, "_pieces", counted)
+    for size in ((40, 72), (259, 70)):
+        x = images(1, 3, *size)
+        found = []
+        for operations in (0, 1e6, 1e12):
+            monkeypatch.setattr(cpu, "PIECE_OPERATIONS", operations)
+            found.append(form(dtype=dtype)(x))
+        for other in found[1:]:
+            assert difference(other, found[0]) < (1e-5 if dtype == torch.float32 else 0.05)
+    assert counts == {1, 2, 4}
 
 
 OTHERS: dict[str, Callable[[], dict[str, Any]]] = {
