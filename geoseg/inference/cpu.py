@@ -103,7 +103,6 @@ class Linear:
     """
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
-        self.out_channels = conv.out_channels
         self._weight = torch.ops.mkldnn._reorder_linear_weight(conv.weight.detach().flatten(1).to(dtype))
         self._bias = None if conv.bias is None else conv.bias.detach().to(dtype)
 
@@ -123,7 +122,7 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
-class _Map:
+class _FeatureMap:
     """Features of an image.
 
     Attributes:
@@ -137,7 +136,7 @@ class _Map:
     width: int
 
     @classmethod
-    def empty(cls, height: int, width: int, channels: int, dtype: torch.dtype) -> _Map:
+    def empty(cls, height: int, width: int, channels: int, dtype: torch.dtype) -> _FeatureMap:
         return cls(torch.empty((height * width, channels), dtype=dtype), height, width)
 
     def rows(self, piece: tuple[int, int]) -> Tensor:
@@ -244,10 +243,10 @@ class CpuSegNeXt:
             helper.result()
         return [results[i] for i in range(count)]
 
-    def _halved(self, conv: Conv, x: Tensor, activation: str) -> _Map:
+    def _halved(self, conv: Conv, x: Tensor, activation: str) -> _FeatureMap:
         """A 3×3 convolution of stride 2 and padding 1 of ``x`` (1, C, H, W) channels-last."""
         height, width = -(-x.shape[2] // 2), -(-x.shape[3] // 2)
-        out = _Map.empty(height, width, conv.out_channels, x.dtype)
+        out = _FeatureMap.empty(height, width, conv.out_channels, x.dtype)
         image = out.image()
         pieces = _pieces(height)
 
@@ -261,7 +260,7 @@ class CpuSegNeXt:
         self._map(work, len(pieces))
         return out
 
-    def _blocks(self, blocks: Sequence[_Block], y: _Map) -> None:
+    def _blocks(self, blocks: Sequence[_Block], y: _FeatureMap) -> None:
         """All blocks of a stage, in place."""
         if not blocks:
             return
@@ -269,17 +268,17 @@ class CpuSegNeXt:
         operations = 4 * pixels * channels * blocks[0].hidden  # of an MLP's products
         pieces = _pieces(y.height, next((n for n in (PIECES, 2) if operations >= n * PIECE_OPERATIONS), 1))
         projected = self._map(lambda i: _flat(blocks[0].proj_1(y.rows(pieces[i]))), len(pieces))
-        scratch = tuple(_Map.empty(y.height, y.width, channels, y.pixels.dtype) for _ in range(2))
+        scratch = tuple(_FeatureMap.empty(y.height, y.width, channels, y.pixels.dtype) for _ in range(2))
         for block, following in zip(blocks, [*blocks[1:], None], strict=True):
             projected = self._block(block, y, pieces, projected, scratch, following)
 
     def _block(
         self,
         block: _Block,
-        y: _Map,
+        y: _FeatureMap,
         pieces: Sequence[tuple[int, int]],
         projected: list[Features],
-        scratch: tuple[_Map, ...],
+        scratch: tuple[_FeatureMap, ...],
         following: _Block | None,
     ) -> list[Features]:
         """One block, in place; gives what the following one begins with, in pieces as ``projected`` is.
@@ -323,10 +322,10 @@ class CpuSegNeXt:
 
         return self._map(rest, len(pieces))
 
-    def _normalized(self, y: _Map, stage: FoldedStage) -> _Map:
+    def _normalized(self, y: _FeatureMap, stage: FoldedStage) -> _FeatureMap:
         """LayerNorm over the channels of a stage's own features."""
         channels = y.pixels.shape[1]
-        out = _Map.empty(y.height, y.width, channels, y.pixels.dtype)
+        out = _FeatureMap.empty(y.height, y.width, channels, y.pixels.dtype)
         pieces = _pieces(y.height)
         norm = stage.norm
 
@@ -374,7 +373,7 @@ class _Decoder:
         self.ham_in, self.align = Linear(decoder.ham_in, dtype), Linear(decoder.align, dtype)
         self.classifier = Linear(decoder.classifier, dtype)
 
-    def __call__(self, stages: Sequence[_Map]) -> Tensor:
+    def __call__(self, stages: Sequence[_FeatureMap]) -> Tensor:
         large, *others = stages
         height, width = large.height, large.width
         pieces = _pieces(height)
