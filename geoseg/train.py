@@ -141,9 +141,7 @@ def check(config: TrainConfig, *, device: str = "auto", devices: int | str = 1, 
     Raises:
         GeosegError: As `train`, for what does not concern the data.
     """
-    network = _build(config)
-    freeze(network, config.model.freeze)
-    parameter_groups(network, config.train)
+    network, _ = _build(config)
     problems = check_data(config)
     words = tuple(problem_lines(problems))
     if any(problem.severity == "error" for problem in problems):
@@ -170,9 +168,7 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
             check_new(run, overwrite=overwrite)
         # Before the data is read, which may take minutes: weights that are not there are told at once.
         lightning.seed_everything(config.seed, verbose=False)
-        network = _build(config)
-        frozen = freeze(network, config.model.freeze)
-        parameter_groups(network, config.train)
+        network, frozen = _build(config)
     team.from_first(lambda: refuse(check_data(config)))
     with team.same_fate():
         scenes, val_scenes = open_both(config)
@@ -279,8 +275,8 @@ def build_contract(config: TrainConfig, scenes: Sequence[LabelledScene]) -> Cont
     )
 
 
-def _build(config: TrainConfig) -> nn.Module:
-    """The network with the weights that training starts from."""
+def _build(config: TrainConfig) -> tuple[nn.Module, tuple[nn.Module, ...]]:
+    """The network with the weights that training starts from, and the parts of it that stay as they are."""
     network = build_network(
         config.model.architecture,
         config.model.encoder,
@@ -291,7 +287,9 @@ def _build(config: TrainConfig) -> nn.Module:
     ).to(memory_format=torch.channels_last)
     if config.model.start_from is not None:
         start_from(network, config.imagery.bands, config.class_table, config.model.start_from)
-    return network
+    frozen = freeze(network, config.model.freeze)
+    parameter_groups(network, config.train)  # refuses where nothing is left to train
+    return network, frozen
 
 
 def _named(windows: RandomWindows, index: int) -> str:
