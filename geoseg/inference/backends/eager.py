@@ -20,7 +20,10 @@ def load(network: nn.Module, request: Request) -> Forward:
     """The network in torch."""
     stride = logits_stride(network)
     module = deployed(network)
-    run, form = _on_gpu(module, request) if request.device.type != "cpu" else _on_cpu(module, request)
+    if request.device.type == "cpu":
+        run, form = _on_cpu(module, request)
+    else:
+        run, form = _plain(module, request), "folded" if isinstance(module, FoldedSegNeXt) else "as trained"
     identity = f"torch {torch.__version__}, {form}, {request.precision}"
     return Forward(run, "torch", identity, stride)
 
@@ -30,16 +33,6 @@ def _on_cpu(module: nn.Module, request: Request) -> tuple[_Run, str]:
     if isinstance(module, FoldedSegNeXt) and fits(module) and runs_here():
         return CpuSegNeXt(module, dtype=request.dtype, threads=request.threads), "SegNeXt's form for CPUs"
     return _plain(module, request), "folded" if isinstance(module, FoldedSegNeXt) else "as trained"
-
-
-def _on_gpu(module: nn.Module, request: Request) -> tuple[_Run, str]:
-    if isinstance(module, FoldedSegNeXt):
-        from geoseg.inference.gpu import gpu_form
-
-        form = gpu_form(module.to(request.device), dtype=request.dtype)
-        way = form.prepare(request.device, bands=request.bands, size=request.size or (512, 512))
-        return form.forward_logits, f"SegNeXt's form for GPUs as {way}"
-    return _plain(module, request), "as trained"
 
 
 def _plain(module: nn.Module, request: Request) -> _Run:

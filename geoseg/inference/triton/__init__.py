@@ -1,1 +1,0 @@
-"""Triton kernels of SegNeXt and the network they make. Import it only where Triton is installed; docs/gpu.md."""
