@@ -282,7 +282,6 @@ def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
 def test_segnext_runs_in_torch(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "runs_here", lambda: True)
     assert choose_backends(network, "auto", CPU) == ["torch"]
-    assert choose_backends(network, "auto", CUDA) == ["torch"]
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -304,11 +303,14 @@ def test_others_run_in_what_is_installed(
 ) -> None:
     installed(monkeypatch, *names)
     assert choose_backends(unet, "auto", CPU) == tried
-    assert choose_backends(unet, "auto", CUDA) == ["torch"]
     study = segnext(**{**OPTIONS, "branches": (7,)})
     assert choose_backends(study, "auto", CPU) == tried
     monkeypatch.setattr(backends, "runs_here", lambda: False)  # a processor that oneDNN's operations do not know
     assert choose_backends(network, "auto", CPU) == tried
+
+
+def test_on_a_gpu_networks_are_compiled(network: nn.Module, unet: nn.Module) -> None:
+    assert choose_backends(network, "auto", CUDA) == choose_backends(unet, "auto", CUDA) == ["compile", "torch"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -406,21 +408,44 @@ def test_without_a_compiler(network: nn.Module, monkeypatch: pytest.MonkeyPatch,
         assert compiled._compiler() == str(compiler)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the compiler here is a shell script")
-def test_a_compiler_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is met at the first window, which is what torch compiles for."""
+@pytest.fixture
+def broken_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A C++ compiler that is there and fails."""
+    if sys.platform == "win32":
+        pytest.skip("the compiler here is a shell script")
     compiler = tmp_path / "broken"
     compiler.write_text('#!/bin/sh\ncase "$*" in *--version*) echo g++ 12;; *) echo out of order >&2; exit 1;; esac\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    torch.manual_seed(11)
-    forward = load_backend(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU()).eval(), backend="compile")
     # read from CXX when torch is imported; monkeypatch would not bring it back
-    named = torch._inductor.config.patch({"cpp.cxx": (None, str(compiler))})
-    with named, pytest.raises(ModelError, match=r"this network does not run in torch\.compile: ") as caught:
-        forward(images(1, 3, 40, 24))
+    with torch._inductor.config.patch({"cpp.cxx": (None, str(compiler))}):
+        yield
+
+
+@pytest.mark.usefixtures("broken_compiler")
+@pytest.mark.parametrize("size", [None, (40, 24)], ids=["at the first window", "at once"])
+def test_a_compiler_that_fails_is_reported(size: tuple[int, int] | None) -> None:
+    small = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU()).eval()
+    with pytest.raises(ModelError, match=r"this network does not run in torch\.compile: ") as caught:
+        load_backend(small, backend="compile", size=size)(images(1, 3, 40, 24))
     assert caught.value.hint == "--backend torch"
+
+
+@pytest.mark.usefixtures("broken_compiler")
+def test_a_gpus_choice_without_a_compiler_is_plain_torch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU()).eval()
+    names = choose_backends(small, "auto", CUDA)
+    monkeypatch.setattr(backends, "choose_backends", lambda *_: names)
+    forward = load_backend(small, size=(40, 24))
+    assert forward.backend == "torch"
+    assert forward.identity.startswith("torch")
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warning.startswith("backend compile is passed over for torch: this network does not run in torch.compile: ")
+    x = images(1, 3, 40, 24)
+    assert torch.equal(forward(x), wanted(small, x))
 
 
 # --- what cannot be exported

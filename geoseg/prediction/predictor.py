@@ -99,6 +99,7 @@ class Predictor:
         self._loading = threading.Lock()
         self._loaded: Forward | None = None
         self._window: tuple[int, int] | None = None
+        self._at_once = self._default_batch()
         self.stride = logits_stride(trained.network)
         self._normalize = Normalize(self.contract).to(device)
         self._tta = find_tta(tta)
@@ -127,7 +128,7 @@ class Predictor:
                     precision=self._precision,
                     device=self.device,
                     bands=len(self.contract.bands),
-                    at_once=self._default_batch(),
+                    at_once=self._at_once,
                     size=self._window,
                 )
             return self._loaded
@@ -170,7 +171,7 @@ class Predictor:
             strip_cols=strip_cols,
             executor=executor,
         )
-        self._window = plan.window_height, plan.window_width
+        self._window, self._at_once = (plan.window_height, plan.window_width), plan.batch_size
         return plan
 
     def _default_batch(self) -> int:

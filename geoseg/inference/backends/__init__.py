@@ -56,7 +56,7 @@ def load_backend(
         device: Where it runs; None is the CPU.
         bands: B of the windows.
         threads: Threads for one window, on a CPU. 1 is for callers that run several windows in threads of their own.
-        at_once: Windows that run side by side, on a CPU.
+        at_once: Windows that run at once: side by side on a CPU, in one batch on a GPU.
         size: Height and width of most windows, px: what can be made ready for them is; None leaves that to the first.
 
     Raises:
@@ -82,8 +82,8 @@ def load_backend(
 def choose_backends(network: nn.Module, backend: str, device: torch.device) -> list[str]:
     """The backend of a name; of "auto" those to try, the fastest first, by a rule and not by a clock.
 
-    SegNeXt has a form of its own in "torch", on GPUs and on CPUs whose instructions oneDNN knows, which is the fastest
-    there is. For every other network on a CPU that is OpenVINO, then ONNX Runtime, where they are installed.
+    On a GPU that is torch.compile, then plain torch. On a CPU whose instructions oneDNN knows, SegNeXt has a form of
+    its own in "torch"; for every other network it is OpenVINO, then ONNX Runtime, where they are installed.
 
     Raises:
         ConfigError: No such backend, or one that does not run on the device.
@@ -95,7 +95,7 @@ def choose_backends(network: nn.Module, backend: str, device: torch.device) -> l
             raise ConfigError(
                 f"backend {backend} runs on a CPU, not on {device}", hint="--backend torch, or --device cpu"
             )
-        return ["torch"] if backend == "auto" else [backend]
+        return ["compile", "torch"] if backend == "auto" else [backend]
     if backend != "auto":
         if backend in EXTRAS:
             EXTRAS[backend].require()

@@ -1,4 +1,4 @@
-"""Backend "compile": torch.compile, which fuses what lies between convolutions into C++, or on a GPU Triton."""
+"""Backend "compile": torch.compile, which fuses the operations between convolutions, in C++ or on a GPU in Triton."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +20,29 @@ from geoseg.inference.folding import deployed
 from geoseg.inference.logits import Logits, logits_stride
 from geoseg.inference.memory import keep_memory
 
+OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
+    "freezing": True,
+    # Kernels timed on the spot could be others when an interrupted run continues, and with them the last bits.
+    "triton.autotune_pointwise": False,
+}
+"""Of torch.compile. Without CUDA graphs, which save launches: a full batch should compute for longer than it takes to
+launch, and graphs are kept for each thread. `tests/benchmarks/bench_gpu.py` times both."""
+
+GPU_SIZE = (512, 512)
+"""Windows that a network is compiled for on a GPU where none are foreseen, px."""
+
 
 def load(network: nn.Module, request: Request) -> Forward:
-    """The network compiled; the first window of each size takes a minute, less where torch kept it from an earlier run.
+    """The network, compiled for the batch that is foreseen (on a GPU always for one), and for others as they come.
+
+    Each shape takes up to a minute, less where torch kept the result of an earlier run.
 
     Raises:
         ConfigError: There is no C++ compiler.
-        ModelError: torch.compile does not work with this Python; from a window, that it cannot compile the network.
+        ModelError: torch.compile fails for this network or on this machine; at the first window where none is foreseen.
     """
-    if request.device.type == "cpu" and not _compiler():
+    on_gpu = request.device.type != "cpu"
+    if not on_gpu and not _compiler():
         raise ConfigError(
             "backend compile needs a C++ compiler, and none is on the path",
             hint=f"install {_USUAL}, or name another in the variable CXX, or --backend torch",
@@ -34,14 +50,12 @@ def load(network: nn.Module, request: Request) -> Forward:
     stride = logits_stride(network)
     logits = Logits(deployed(network)).requires_grad_(False)
     logits = logits.to(device=request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if request.device.type == "cpu":
+    if not on_gpu:
         keep_memory()
     try:
-        compiled: Callable[[Tensor], Tensor] = torch.compile(logits, dynamic=False, options={"freezing": True})
+        compiled: Callable[[Tensor], Tensor] = torch.compile(logits, dynamic=False, options=OPTIONS)
     except RuntimeError as error:
         raise does_not_run("torch.compile", error) from error
-    from torch._dynamo.exc import TorchDynamoException  # slow to import, and here it is imported anyway
-
     half = request.dtype == torch.bfloat16
     shapes: set[torch.Size] = set()
     compiling = threading.Lock()
@@ -57,12 +71,18 @@ def load(network: nn.Module, request: Request) -> Forward:
             with compiling:  # one thread compiles, the others find it done
                 try:
                     out = forward(x)
-                except TorchDynamoException as error:
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception as error:  # Triton's and the driver's have no base class in common with torch's
                     raise does_not_run("torch.compile", error) from error
                 shapes.add(x.shape)
                 return out
         return forward(x)
 
+    size = request.size or (GPU_SIZE if on_gpu else None)
+    if size:
+        with suppress(torch.OutOfMemoryError):  # it compiles, and the caller takes smaller batches
+            run(torch.zeros(request.at_once if on_gpu else 1, request.bands, *size, device=request.device))
     identity = f"compile, torch {torch.__version__}, {request.precision}"
     return Forward(run, "compile", identity, stride)
 
