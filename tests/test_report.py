@@ -14,16 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from report_cases import made_evaluation
 
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import OutputError
 from geoseg.evaluation.report import report_page, write_report
-from geoseg.evaluation.report_html import tag
-from geoseg.evaluation.report_plots import ticks_to
 from geoseg.evaluation.result import AreaEstimate, Calibration, Evaluation, SceneResult, WindowCase
 from geoseg.metrics import Scores
 from geoseg.windows import Window
@@ -227,19 +223,60 @@ def test_areas(made: Evaluation, page: Element) -> None:
     sums = page.one("table", id="area-table").one("tfoot").all("data")
     assert [float(e.attributes["value"]) for e in sums] == [areas.mapped_ha.sum(), areas.estimated_ha.sum()]
     plot = page.one("svg", id="area-plot")
-    ticks = [float(e.text) for kind in ("tick", "tick minor") for e in plot.all("text", class_=kind)]
-    end = max(ticks)
-    assert end >= max(areas.estimated_ha + areas.margin_ha)
-    widths = [float(e.attributes["width"].rstrip("%")) for e in plot.all("rect")]
-    np.testing.assert_allclose(widths, 100 * areas.mapped_ha / end, atol=0.006)
-    dots = [float(e.attributes["cx"].rstrip("%")) for e in plot.all("circle")]
-    np.testing.assert_allclose(dots, 100 * areas.estimated_ha / end, atol=0.006)
+    np.testing.assert_allclose(bars(plot), areas.mapped_ha, atol=1e-5)
+    low = np.maximum(areas.estimated_ha - areas.margin_ha, 0)
+    drawn = np.concatenate([areas.estimated_ha, low, areas.estimated_ha + areas.margin_ha])
+    np.testing.assert_allclose(np.sort(marks(plot, "stroke")), np.sort(drawn), atol=1e-5)
+    told = [e.one("title").text for e in plot.all("g", class_="bar")]
+    values = zip(made.classes.names, areas.mapped_ha, areas.estimated_ha, areas.margin_ha, strict=True)
+    assert told == [f"{name}: mapped {m:.4f} ha, estimated {e:.4f} ± {give:.4f} ha" for name, m, e, give in values]
+    assert [e.one("text").text for e in plot.all("g", class_="number")] == [f"{v:.4f}" for v in areas.estimated_ha]
+
+
+def place(element: Element) -> np.ndarray:
+    """Left, top, right and bottom of the paths below an element."""
+    points = re.findall(r"[ML] (\S+) (\S+)", " ".join(e.attributes["d"] for e in element.all("path")))
+    xy = np.array(points, float)
+    return np.concatenate([xy.min(axis=0), xy.max(axis=0)])
+
+
+def of_axis(plot: Element, x: np.ndarray) -> np.ndarray:
+    """Values of places along the lower axis of a plot, by its grid and the numbers below."""
+    ticks = [
+        g for g in plot.all("g") if "grid" in [c.attributes.get("class") for c in g.children if isinstance(c, Element)]
+    ]
+    (x0, v0), (x1, v1) = [
+        (place(g.one("g", class_="grid"))[0], float(g.one("text").text)) for g in (ticks[0], ticks[-1])
+    ]
+    return v0 + (x - x0) / (x1 - x0) * (v1 - v0)
+
+
+def bars(plot: Element) -> np.ndarray:
+    ends = np.array([place(e) for e in plot.all("g", class_="bar")])
+    assert len(set(ends[:, 0])) == 1  # all begin at 0
+    np.testing.assert_array_equal(of_axis(plot, ends[:, 0]), 0)
+    return of_axis(plot, ends[:, 2])
+
+
+def marks(plot: Element, kind: str) -> np.ndarray:
+    return of_axis(plot, np.array([float(u.attributes["x"]) for g in plot.all("g", class_=kind) for u in g.all("use")]))
 
 
 def test_bars_of_iou_come_longest_first(made: Evaluation, page: Element) -> None:
-    widths = [float(e.attributes["width"].rstrip("%")) for e in page.one("svg", id="iou-plot").all("rect")]
-    iou = made.total.scores.iou
-    np.testing.assert_allclose(widths, 100 * np.sort(iou[~np.isnan(iou)])[::-1], atol=0.006)
+    plot, s = page.one("svg", id="iou-plot"), made.total.scores
+    order = np.argsort(-s.iou)
+    np.testing.assert_allclose(bars(plot), 100 * s.iou[order], atol=1e-3)
+    assert made.total.boundary is not None
+    border = made.total.boundary.iou[order]
+    np.testing.assert_allclose(marks(plot, "stroke"), 100 * border, atol=1e-3)
+    (mean,) = of_axis(plot, place(plot.one("g", class_="mean"))[:1])
+    assert mean == pytest.approx(100 * s.miou, abs=1e-3)
+    told = [e.one("title").text for e in plot.all("g", class_="bar")]
+    values = zip(order, s.iou[order], border, strict=True)
+    assert told == [f"{made.classes[i].name}: IoU {100 * v:.1f} %, boundary IoU {100 * b:.1f} %" for i, v, b in values]
+    words = [e.text.strip() for e in plot.all("text")]
+    assert words[-len(order) :] == [f"{100 * v:.1f}" for v in s.iou[order]]
+    assert words[6 : -len(order)] == [made.classes[i].name for i in order]
 
 
 def test_reliability_diagram(made: Evaluation, page: Element) -> None:
@@ -247,12 +284,16 @@ def test_reliability_diagram(made: Evaluation, page: Element) -> None:
     assert c is not None
     used = c.count > 0
     plot = page.one("svg", id="reliability-plot")
-    points = np.array([[float(e.attributes[k]) for k in ("cx", "cy")] for e in plot.all("circle")])
+    points = np.array([[float(e.attributes[k]) for k in "xy"] for e in plot.one("g", class_="dot").all("use")])
     sure, right = c.confidence[used] / c.count[used], c.correct[used] / c.count[used]
-    line = plot.one("line", class_="diagonal").attributes
-    x1, x2, y1, y2 = (float(line[k]) for k in ("x1", "x2", "y1", "y2"))
+    x1, y2, x2, y1 = place(plot.one("g", class_="diagonal"))
     np.testing.assert_allclose(points[:, 0], x1 + sure * (x2 - x1), atol=0.01)
     np.testing.assert_allclose(points[:, 1], y1 + right * (y2 - y1), atol=0.01)
+    for kind, share in (("accuracy", right), ("share", c.count[used])):
+        heights = np.array([place(e) for e in plot.all("g", class_=kind)]) @ [0, -1, 0, 1]
+        np.testing.assert_allclose(heights / heights.max(), share / share.max(), atol=1e-4)
+        told = [e.one("title").text for e in plot.all("g", class_=kind)]
+        assert [t.split(",")[1] for t in told] == [f" right {100 * v:.1f} %" for v in right]
     rows = body_rows(page, "confidence-table")
     assert 0 < len(rows) < len(used)
     np.testing.assert_array_equal([number(row[1]) for row in rows], sure)
@@ -342,13 +383,21 @@ def test_names_are_escaped(made: Evaluation) -> None:
     assert HOSTILE in body_rows(page, "confusion-table")[0][1].attributes["title"]
     assert HOSTILE in page.one("section", id="worst").all("figcaption")[0].text
     assert HOSTILE in page.one("section", id="worst").all("img")[0].attributes["alt"]
+    told = [e.text for e in page.one("svg", id="area-plot").all("title")]
+    assert sum(t.startswith(f"{HOSTILE}: mapped") for t in told) == 2
     assert [e.text for e in page.one("dl", class_="facts").all("dd")] == [HOSTILE, HOSTILE]
 
 
-@given(text=st.text(), value=st.text())
-def test_any_text_comes_back(text: str, value: str) -> None:
-    element = Tree(tag("p", text, title=value)).root.one("p")
-    assert (element.text, element.attributes["title"]) == (text, value)
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["建物", "a\x01\nb", "$x_1$ & <b>", "n" * 60])
+def test_any_name_of_a_class_is_plotted(made: Evaluation, name: str) -> None:
+    classes = ClassTable.from_names([name, *made.classes.names[1:]], [c.color for c in made.classes])
+    page = parsed(dataclasses.replace(made, classes=classes, worst=(), best=()))
+    shown = "".join(c if c.isprintable() else "�" for c in name)
+    labels = [e.text for e in page.one("svg", id="area-plot").all("text")]
+    assert (shown if len(shown) <= 22 else f"{shown[:21]}…") in labels
+    assert page.one("svg", id="area-plot").all("g", class_="number")[0].text.strip().startswith(f"{shown}: mapped")
+    assert body_rows(page, "class-table")[0][0].text == name
 
 
 def test_what_was_not_measured_is_left_out_or_said(made: Evaluation) -> None:
@@ -375,6 +424,7 @@ def test_nothing_counted_is_still_a_page(classes: int, tmp_path: Path) -> None:
     assert all(math.isnan(number(c)) for c in body_rows(page, "scene-table")[0][1:-1])
     assert all(c.text == EN_DASH for row in body_rows(page, "confusion-table") for c in row[1:-1])
     assert all(t not in page.one("main").text for t in ("nan", "inf", "NaN"))
+    assert len(page.one("svg", id="area-plot").all("g", class_="number")) == classes
 
 
 def test_long_lists_of_facts_are_cut(made: Evaluation) -> None:
@@ -411,14 +461,3 @@ def test_sixteen_windows_stay_small(tmp_path: Path) -> None:
     write_report(full, tmp_path / "report.html")
     size = (tmp_path / "report.html").stat().st_size
     assert 1e6 < size < 6e6
-
-
-@given(largest=st.floats(1e-6, 1e9), most=st.integers(2, 8))
-def test_ticks_are_round_and_reach_the_end(largest: float, most: int) -> None:
-    ticks = ticks_to(largest, most)
-    step = ticks[1] - ticks[0]
-    assert ticks[0] == 0
-    assert ticks[-1] >= largest * (1 - 1e-6)
-    assert ticks[-2] < largest
-    assert len(ticks) <= most + 1
-    assert float(f"{step:.3e}"[:5]) in (1, 2, 5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import numpy.typing as npt
 from PIL import Image, features
 
 from geoseg.classes import NODATA, ClassTable
-from geoseg.evaluation.report_html import Markup, color_square, join, named, tag
 from geoseg.evaluation.result import WindowCase
 
 ERROR_COLOR = "#e5007d"
@@ -23,38 +21,28 @@ _QUALITY = 80  # of lossy pictures
 _Ids = npt.NDArray[np.uint8]
 
 
-def window_figures(cases: Sequence[WindowCase], classes: ClassTable) -> list[Markup]:
-    """One figure a window, in the order given: four pictures and what is to be known of them."""
-    return [_figure(case, classes) for case in cases]
-
-
-def legend(classes: ClassTable) -> Markup:
-    """Colours of the classes, of errors, and of what is not known."""
-    entries = [named(c) for c in classes]
-    entries += [join(color_square("var(--unknown)"), "no label or no data"), join(color_square(ERROR_COLOR), "error")]
-    return tag("ul", (tag("li", entry) for entry in entries), class_="legend")
-
-
-def _figure(case: WindowCase, classes: ClassTable) -> Markup:
+def window_pictures(case: WindowCase, classes: ClassTable) -> dict[str, Any]:
+    """What the page shows of a window: its place and errors in words, and four pictures as (name, alt text, URI)."""
     w = case.window
     place = f"{case.scene}, rows {w.row:,} to {w.row_stop:,}, columns {w.col:,} to {w.col_stop:,}"
-    share = f"{case.error:.1%}".replace("%", " %")
-    pictures = (
-        ("imagery", f"Imagery of {place}", _photo(case.picture)),
-        ("truth", f"Truth: {_shares(case.truth, classes)}", _class_picture(case.truth, classes)),
-        ("map", f"Map: {_shares(case.mapped, classes)}", _class_picture(case.mapped, classes)),
-        ("errors", f"Errors, {share} of the labelled pixels, over the imagery", _photo(_errors(case))),
-    )
-    # A strip at the edge of a scene is as high as others are wide, not higher.
-    style = f"width:{100 * w.width / w.height:.2f}%" if w.width < w.height else None
-    images = [(kind, tag("img", src=source, alt=alt, style=style)) for kind, alt, source in pictures]
-    tiles = [tag("div", image, tag("span", kind)) for kind, image in images]
-    words = [tag("strong", f"{share} wrong"), " in ", place, _most_frequent(case, classes)]
-    return tag("figure", tag("figcaption", words), tag("div", tiles, class_="pictures"), class_="window")
+    errors = f"Errors, {100 * case.error:.1f} % of the labelled pixels, over the imagery"
+    return {
+        "error": case.error,
+        "place": place,
+        "confusion": _most_frequent(case, classes),
+        # A strip at the edge of a scene is as high as other windows are wide, not higher.
+        "width": f"{100 * w.width / w.height:.2f}%" if w.width < w.height else None,
+        "pictures": (
+            ("imagery", f"Imagery of {place}", _photo(case.picture)),
+            ("truth", f"Truth: {_shares(case.truth, classes)}", _class_picture(case.truth, classes)),
+            ("map", f"Map: {_shares(case.mapped, classes)}", _class_picture(case.mapped, classes)),
+            ("errors", errors, _photo(_errors(case))),
+        ),
+    }
 
 
 def _most_frequent(case: WindowCase, classes: ClassTable) -> str:
-    """The confusion with the most pixels, in words; nothing where there is no error."""
+    """The confusion with the most pixels, in words; empty where there is no error."""
     wrong = _wrong(case)
     if not wrong.any():
         return ""

@@ -1,188 +1,167 @@
-"""Plots of the report as inline SVG: bars of classes, and the reliability diagram."""
+"""Plots of the report as SVG that stands inside the page and takes its colours, light or dark."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Sequence
+from typing import Any
+from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from geoseg.classes import MapClass, format_color
-from geoseg.evaluation.report_html import Markup, join, tag
-from geoseg.evaluation.result import Calibration
+from geoseg.evaluation.result import Calibration, Values
+from geoseg.metrics import ratio
 
-_ROW, _BAR, _AXIS = 22, 12, 26  # px: a class, its bar, the labels below all
-_LONGEST_NAME = 22  # characters; longer ones are cut, their tooltip is not
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One class of a bar plot, in the units of the axis.
-
-    Attributes:
-        of: The class.
-        value: Length of the bar; NaN draws none.
-        shown: The value in words, right of the plot.
-        told: The row in a sentence, for the tooltip.
-        mark: Where a mark stands across the bar; NaN for none.
-        span: The ends of a whisker through the mark; None for none.
-    """
-
-    of: MapClass
-    value: float
-    shown: str
-    told: str
-    mark: float = math.nan
-    span: tuple[float, float] | None = None
+_STYLE: Any = {"svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 13, "axes.axisbelow": True}
+_WIDTH, _ROW, _AXIS = 420, 24, 34  # px: a plot, the row of a class, the labels of the axis
+_LONGEST_NAME = 22  # characters; longer names are cut, their tooltips are not
 
 
-def bar_plot(name: str, title: str, bars: Sequence[Bar], ticks: Sequence[float], *, line: float = math.nan) -> Markup:
-    """Lying bars, one a class, over an axis that begins at 0.
-
-    Lengths are shares of the width, so the plot is as wide as its column while its text keeps its size.
+def bar_plot(
+    name: str,
+    title: str,
+    classes: Sequence[MapClass],
+    values: Values,
+    *,
+    shown: Sequence[str],
+    tooltips: Sequence[str],
+    marks: Values,
+    margins: Values | None = None,
+    end: float | None = None,
+    line: float = math.nan,
+) -> str:
+    """Horizontal bars, one per class, over an axis that begins at 0.
 
     Args:
-        name: Id of the plot.
-        title: What it shows, for those who do not see it.
-        bars: From top to bottom.
-        ticks: Places of the axis, the last is its end.
+        name: Id of the plot in the page.
+        title: What it shows, for screen readers.
+        classes: From top to bottom.
+        values: Lengths of the bars, (K,); NaN draws none.
+        shown: Text to the right of each bar.
+        tooltips: Each row as a sentence.
+        marks: Where a mark stands across each bar, (K,); NaN for none.
+        margins: Half lengths of whiskers through the marks, (K,); None for strokes without whiskers.
+        end: End of the axis; None for what fits.
         line: Where a line crosses all bars, such as their mean; NaN for none.
+
+    Returns:
+        An ``<svg>`` element.
     """
-    below = len(bars) * _ROW + 4
+    with matplotlib.rc_context(_STYLE):
+        rows = np.arange(len(classes))
+        figure, (axes,) = _figure(len(rows) * _ROW + _AXIS, 1)
+        axes.grid(axis="x", clip_on=False, gid="grid|")
+        colors = [format_color(c.color) for c in classes]
+        for bar, told in zip(axes.barh(rows, values, 0.5, color=colors, clip_on=False), tooltips, strict=True):
+            _mark(bar, "bar", told)
+        whiskers = None if margins is None else np.stack([np.minimum(margins, marks), margins])
+        kind, size = ("|", 15) if margins is None else ("o", 5)
+        for layer in ("halo", "stroke"):  # without a halo, a stroke on a bar of its own colour is lost
+            drawn = axes.errorbar(marks, rows, xerr=whiskers, fmt=kind, markersize=size, capsize=4, clip_on=False)
+            for artist in drawn.get_children():
+                _mark(artist, layer)
+        if not math.isnan(line):
+            _mark(axes.axvline(line, clip_on=False), "mean")
+        right = 8 * (max(map(len, shown)) + 1)  # px: of the column of numbers
+        for y, text, told in zip(rows, shown, tooltips, strict=True):
+            place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+            _mark(axes.annotate(text, (1, y), (right, 0), ha="right", va="center_baseline", **place), "number", told)
+        names = [c.name if len(c.name) <= _LONGEST_NAME else c.name[: _LONGEST_NAME - 1] + "…" for c in classes]
+        axes.set_yticks(rows, [_printable(name) for name in names], parse_math=False)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.locator_params(axis="x", nbins=5)
+        axes.xaxis.set_major_formatter("{x:,.10g}")
+        axes.set_xlim(0, end)
+        return _svg(figure, name, title)
 
-    def x(value: float) -> str:
-        return f"{100 * min(max(value / ticks[-1], 0), 1):.2f}%"
 
-    def rule(value: float, kind: str) -> Markup:
-        return tag("line", x1=x(value), x2=x(value), y1=0, y2=below, class_=kind)
+def reliability_diagram(name: str, title: str, calibration: Calibration) -> str:
+    """Accuracy of each bin over its confidence, with the diagonal of a calibrated map; below, the share of the pixels.
 
-    decimals = max(0, -math.floor(math.log10(ticks[1] - ticks[0])))
-    axis = [
-        join(
-            rule(tick, "grid"),
-            tag(
-                "text",
-                f"{tick:,.{decimals}f}",
-                x=x(tick),
-                y=below + 16,
-                text_anchor="middle",
-                class_="tick minor" if i % 2 else "tick",
-            ),
+    Args:
+        name: Id of the plot in the page.
+        title: What it shows, for screen readers.
+        calibration: Of one pixel or more.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    count = calibration.count
+    sure, right = 100 * ratio(calibration.confidence, count), 100 * ratio(calibration.correct, count)
+    share = 100 * count / count.sum()
+    places = 100 * (np.arange(len(count)) + 0.5) / len(count)
+    with matplotlib.rc_context(_STYLE):
+        figure, (above, below) = _figure(_WIDTH, 2, height_ratios=(4, 1), sharex=True)
+        above.grid(clip_on=False, gid="grid|")
+        for axes, heights, kind in ((above, right, "accuracy"), (below, share, "share")):
+            for i in np.flatnonzero(count):
+                (bar,) = axes.bar(places[i], heights[i], 100 / len(count), clip_on=False)
+                told = f"confidence {sure[i]:.1f} %, right {right[i]:.1f} %, {count[i]:,} px ({share[i]:.1f} %)"
+                _mark(bar, kind, told)
+        _mark(above.plot([0, 100], [0, 100], clip_on=False)[0], "diagonal")
+        _mark(above.plot(sure, right, "o", markersize=6, clip_on=False)[0], "dot")
+        above.set(xlim=(0, 100), ylim=(0, 100), ylabel="right, %")
+        below.set(xlabel="confidence, %", ylabel="pixels", yticks=[])
+        return _svg(figure, name, title)
+
+
+def _figure(height: float, rows: int, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure as wide as all others, and its axes without frames and ticks."""
+    figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
+    axes = list(figure.subplots(rows, squeeze=False, **options).flat)
+    for one in axes:
+        one.set_frame_on(False)
+        one.tick_params(length=0)
+    return figure, axes
+
+
+def _mark(artist: Artist, kind: str, tooltip: str = "") -> None:
+    """Give an artist a class for the style sheet, and a tooltip: its id, which the SVG keeps, holds both for `_svg`."""
+    artist.set_gid(f"{kind}|{_printable(tooltip)}")
+
+
+def _printable(text: str) -> str:
+    """The text without what XML cannot hold."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _svg(figure: Figure, name: str, title: str) -> str:
+    file = io.BytesIO()
+    # No date and no random ids: the same plot gives the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the reader's browser draws the text, and has more fonts
+        figure.savefig(
+            file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
         )
-        for i, tick in enumerate(ticks)
-    ]
-    rows = [_bar_row(bar, i * _ROW + _ROW / 2, x) for i, bar in enumerate(bars)]
-    names = min(max((len(bar.of.name) for bar in bars), default=0), _LONGEST_NAME)
-    numbers = max((len(bar.shown) for bar in bars), default=0)
-    return tag(
-        "svg",
-        tag("title", title, id=f"{name}-title"),
-        axis,
-        rows,
-        None if math.isnan(line) else rule(line, "mean"),
-        id=name,
-        class_="bars",
-        role="img",
-        aria_labelledby=f"{name}-title",
-        height=below + _AXIS,
-        style=f"--names:{names}ch;--numbers:{numbers}ch",
-    )
+    root = ElementTree.fromstring(file.getvalue())
+    for element in list(root.iter()):
+        element.tag = element.tag.rpartition("}")[2]  # HTML names SVG's elements without a namespace
+        for key in [key for key in element.attrib if "}" in key]:
+            element.set(key.rpartition("}")[2], element.attrib.pop(key))
+        if element.tag == "g":
+            kind, marked, tooltip = element.attrib.pop("id", "").partition("|")
+            if marked:
+                element.set("class", kind)
+            for drawn in element.iter() if marked and kind not in ("bar", "number") else ():
+                drawn.attrib.pop("style", None)  # the page's style sheet has the colours, light and dark
+            if tooltip:
+                _put_title(element, tooltip)
+    for element in root.findall("defs"):
+        root.remove(element)  # a style for all elements, which would be the page's, too
+    _put_title(root, title).set("id", f"{name}-title")
+    root.attrib = {"id": name, "role": "img", "aria-labelledby": f"{name}-title", "viewBox": root.attrib["viewBox"]}
+    return ElementTree.tostring(root, encoding="unicode")
 
 
-def _bar_row(bar: Bar, y: float, x: Callable[[float], str]) -> Markup:
-    name = bar.of.name if len(bar.of.name) <= _LONGEST_NAME else bar.of.name[: _LONGEST_NAME - 1] + "…"
-    drawn: list[Markup] = []
-    if not math.isnan(bar.value):
-        fill = format_color(bar.of.color)
-        drawn.append(tag("rect", x=0, y=y - _BAR / 2, width=x(bar.value), height=_BAR, fill=fill, class_="bar"))
-    if not math.isnan(bar.mark):
-        low, high = bar.span or (bar.mark, bar.mark)
-        reach = 4 if bar.span else _BAR / 2 + 3
-        strokes = [(v, v, y - reach, y + reach) for v in (low, high)] + [(low, high, y, y)]
-        # A halo first: a class may have the colour of the stroke.
-        for kind in ("halo", "stroke"):
-            drawn += [tag("line", x1=x(a), x2=x(b), y1=c, y2=d, class_=kind) for a, b, c, d in strokes]
-        if bar.span:
-            drawn.append(tag("circle", cx=x(bar.mark), cy=y, r=3.5, class_="dot"))
-    return tag(
-        "g",
-        tag("title", bar.told),
-        tag("text", name, x=0, dx=-8, y=y, dy="0.35em", text_anchor="end"),
-        drawn,
-        tag("text", bar.shown, x="100%", y=y, dy="0.35em", text_anchor="end", class_="number"),
-    )
-
-
-def ticks_to(largest: float, most: int = 5) -> list[float]:
-    """Round places from 0 to the first that is not below ``largest``, at most ``most`` steps of 1, 2 or 5 × 10ⁿ."""
-    if not largest > 0:
-        return [0.0, 1.0]
-    power = 10.0 ** math.floor(math.log10(largest / most))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m * most >= largest * (1 - 1e-9))
-    steps = math.ceil(largest / step - 1e-9)
-    return [step * i for i in range(max(steps, 1) + 1)]
-
-
-_SIDE, _LEFT, _TOP, _COUNTS = 260, 44, 8, 56  # px: the diagram, what lies beside it, the histogram below
-
-
-def reliability_diagram(name: str, calibration: Calibration) -> Markup:
-    """Accuracy of each bin over its confidence, beside the diagonal of a map that is as right as it is sure.
-
-    Below lies the share of the pixels in each bin.
-    """
-    bins = len(calibration.count)
-    width = _SIDE / bins
-    base, floor = _TOP + _SIDE, _TOP + _SIDE + 12 + _COUNTS
-    share = calibration.count / max(int(calibration.count.sum()), 1)
-    highest = max(float(share.max(initial=0)), 1e-12)
-    drawn: list[Markup] = []
-    points: list[Markup] = []
-    for i in np.flatnonzero(calibration.count):
-        accuracy = float(calibration.correct[i] / calibration.count[i])
-        sure = float(calibration.confidence[i] / calibration.count[i])
-        told = f"sure {sure:.1%}, right {accuracy:.1%}, {calibration.count[i]:,} px ({share[i]:.1%})"
-        height, tall = _SIDE * accuracy, _COUNTS * float(share[i]) / highest
-        rects = [
-            _rect(_LEFT + i * width, base - height, width, height, "accuracy"),
-            _rect(_LEFT + i * width, floor - tall, width, tall, "share"),
-        ]
-        drawn.append(tag("g", tag("title", told), rects))
-        points.append(tag("circle", cx=_n(_LEFT + _SIDE * sure), cy=_n(base - height), r=3, class_="dot"))
-    right = _LEFT + _SIDE
-    axis: list[Markup] = []
-    for tick in (0, 25, 50, 75, 100):
-        x, y = _LEFT + _SIDE * tick / 100, base - _SIDE * tick / 100
-        axis.append(tag("line", x1=_LEFT, x2=right, y1=_n(y), y2=_n(y), class_="grid"))
-        axis.append(tag("text", str(tick), x=_LEFT - 6, y=_n(y), dy="0.35em", text_anchor="end", class_="tick"))
-        axis.append(tag("text", str(tick), x=_n(x), y=floor + 16, text_anchor="middle", class_="tick"))
-    middle = _TOP + _SIDE / 2
-    words = [
-        tag("text", "confidence, %", x=_LEFT + _SIDE / 2, y=floor + 34, text_anchor="middle"),
-        tag("text", "right, %", x=12, y=middle, text_anchor="middle", transform=f"rotate(-90 12 {middle})"),
-        tag("text", "pixels", x=_LEFT - 6, y=floor - _COUNTS / 2, dy="0.35em", text_anchor="end", class_="tick"),
-    ]
-    return tag(
-        "svg",
-        tag("title", "Share of pixels mapped right over the confidence of the map", id=f"{name}-title"),
-        axis,
-        drawn,
-        tag("line", x1=_LEFT, y1=base, x2=right, y2=_TOP, class_="diagonal"),
-        tag("line", x1=_LEFT, y1=floor, x2=right, y2=floor, class_="grid"),
-        points,
-        words,
-        id=name,
-        class_="reliability",
-        role="img",
-        aria_labelledby=f"{name}-title",
-        viewBox=f"0 0 {right + 16} {floor + 40}",
-    )
-
-
-def _rect(x: float, y: float, width: float, height: float, kind: str) -> Markup:
-    return tag("rect", x=_n(x), y=_n(y), width=_n(width), height=_n(height), class_=kind)
-
-
-def _n(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+def _put_title(element: ElementTree.Element, text: str) -> ElementTree.Element:
+    title = ElementTree.Element("title")
+    title.text = text
+    element.insert(0, title)
+    return title
