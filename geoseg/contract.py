@@ -16,6 +16,9 @@ from geoseg.classes import ClassTable, parse_color
 from geoseg.errors import ModelError
 
 CONTRACT_FILE = "geoseg.json"
+MODEL_FILES = frozenset({"config.json", "model.safetensors", CONTRACT_FILE, "README.md"})
+"""What a model folder may hold."""
+
 SHIPPED = Path(__file__).parent / "weights"
 GSD_TOLERANCE = 0.3
 """A scene whose GSD differs by more than this share from the model's is refused unless the user says otherwise."""

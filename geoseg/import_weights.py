@@ -16,23 +16,19 @@ from torch import nn
 
 from geoseg.class_tables import KNOWN, distinct_colors, numbered_classes, read_class_table
 from geoseg.classes import NODATA, ClassTable, format_color
-from geoseg.contract import CONTRACT_FILE, DEFAULT_SCALE, Band, ClassEntry, Contract, WindowSettings
+from geoseg.contract import DEFAULT_SCALE, Band, ClassEntry, Contract, WindowSettings
+from geoseg.early import check_import
 from geoseg.errors import ConfigError, ModelError, OutputError
 from geoseg.model_folder import CONFIG_FILE, WEIGHTS_FILE, new_folder, save_model
 from geoseg.models import RECIPES
 from geoseg.models.checkpoints import Checkpoint, read_checkpoint
-from geoseg.models.pretrained import OFFICIAL_FOLDER, PRETRAINED, checkpoint_folder, fetch
 from geoseg.models.recognition import NORM_GROUPS, Design, build_encoder, build_segnext, find_rank, recognize
-from geoseg.outputs import check_output_folder
+from geoseg.pretrained import LICENCE, PRETRAINED, fetch
 
 log = logging.getLogger(__name__)
 
 IMAGENET = (("red", 0.485, 0.229), ("green", 0.456, 0.224), ("blue", 0.406, 0.225))
 """Mean and standard deviation in [0, 1] of what every published SegNeXt was trained on."""
-
-LICENCE = "code Apache-2.0; the official README asks commercial users to contact the authors"
-
-_OURS = {CONFIG_FILE, WEIGHTS_FILE, CONTRACT_FILE, "README.md"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +82,7 @@ def import_weights(
         OutputError: The folder exists, holds other files, or cannot be written.
     """
     output = Path(output)
-    check_output_folder(output, overwrite=overwrite, ours=_OURS, writer="geoseg weights import")
+    check_import(checkpoint, output, classes=classes, overwrite=overwrite)
     if str(checkpoint) in PRETRAINED and not Path(checkpoint).exists():
         checkpoint = fetch(PRETRAINED[str(checkpoint)], progress=progress)
     found = read_checkpoint(checkpoint)
@@ -106,26 +102,6 @@ def import_weights(
     else:
         facts += _import_encoder(found, design, output)
     return ImportReport(output, (*facts, ("licence", LICENCE)))
-
-
-def list_weights() -> list[str]:
-    """Published weights in lines for people: names, addresses, digests, and which of them are here."""
-    lines = [f"kept in {checkpoint_folder()}, or downloaded to it by: geoseg weights import NAME -o FOLDER", ""]
-    width = max(len(name) for name in PRETRAINED)
-    for entry in PRETRAINED.values():
-        here = "here" if entry.path().is_file() else "not here"
-        lines += [
-            f"{entry.name:<{width}}  {entry.what}, SHA-256 {entry.sha256}…, {here}",
-            f"{'':<{width}}  {entry.url}",
-        ]
-    return [
-        *lines,
-        "",
-        f"{'official':<{width}}  the official repository's own files, by hand: no address or digest for each",
-        f"{'':<{width}}  {OFFICIAL_FOLDER}",
-        "",
-        f"licence: {LICENCE}",
-    ]
 
 
 # --- segmentation

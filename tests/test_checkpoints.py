@@ -32,8 +32,8 @@ from geoseg.class_tables import KNOWN, distinct_colors, numbered_classes, read_c
 from geoseg.errors import ConfigError, GeosegError, ModelError
 from geoseg.model_folder import build_network
 from geoseg.models.checkpoints import read_checkpoint
-from geoseg.models.pretrained import PRETRAINED, Pretrained, check_digest, fetch, sha256_of
 from geoseg.models.recognition import BASES, Design, build_encoder, build_segnext, find_rank, recognize
+from geoseg.pretrained import PRETRAINED, Pretrained, check_digest, fetch, sha256_of
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZES = ("tiny", "small", "base", "large")

@@ -14,6 +14,10 @@ from geoseg.cli import app
 from geoseg.cli.options import parse_bands
 from geoseg.errors import ConfigError, GeosegError
 
+# Verbs that need none of it, and mistakes that are refused before any of it is loaded.
+NETWORKS = ["torch", "timm", "segmentation_models_pytorch", "lightning", "albumentations", "cv2", "openvino"]
+MAPS = ["rasterio", "geopandas", "pandas", "pyogrio", "shapely", "pyproj", "pyarrow", "numba", "scipy", "matplotlib"]
+
 VERBS = ["predict", "vectorize", "train", "evaluate", "info", "models", "weights", "export", "demo"]
 HEAVY = ["torch", "numpy", "rasterio", "geopandas", "pyogrio", "shapely", "lightning", "matplotlib", "pydantic", "rich"]
 
@@ -26,6 +30,38 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
     code = f"import sys, geoseg.cli; print(*[m for m in {HEAVY} if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []
+
+
+def heavy_modules(*arguments: object, folder: Path) -> tuple[int, list[str]]:
+    """Exit code of a command that runs in a folder, and which heavy modules it has loaded at its end."""
+    code = (
+        f"import sys, geoseg.cli; sys.argv = ['geoseg', *{[str(a) for a in arguments]}]\n"
+        "try:\n    geoseg.cli.main()\n"
+        f"finally:\n    print('loaded', *[m for m in {NETWORKS + MAPS} if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    return ran.returncode, ran.stdout.splitlines()[-1].split()[1:]
+
+
+@pytest.mark.parametrize("arguments", ["models", "models --csv", "weights list"])
+def test_lists_load_nothing_heavy(arguments: str, tmp_path: Path) -> None:
+    assert heavy_modules(*arguments.split(), folder=tmp_path) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "weights import nowhere.pth -o out",
+        "weights import notes.txt -o out",
+        "weights import mscan_tiny -o notes.txt",
+        "weights import mscan_tiny -o folder",
+        "weights import mscan_tiny -o out --classes nowhere.yaml",
+    ],
+)
+def test_a_mistake_is_refused_before_anything_heavy(arguments: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    assert heavy_modules(*arguments.split(), folder=tmp_path) == (2, [])
 
 
 def test_help_answers_at_once() -> None:

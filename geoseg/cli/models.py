@@ -13,13 +13,11 @@ def models(
     """List the variants of SegNeXt with parameters and cost, measured and as published.
 
     Sizes T, S, B and L, the ImageNet classifiers, and the design studies of the paper's Tables 5, 6 and 7 on T.
-    Networks are counted by their shapes; no weights are loaded.
     """
-    from geoseg.models.catalogue import VARIANTS, as_csv, as_text, measure
+    from geoseg.variants import as_csv, as_text
 
-    rows = [measure(variant) for variant in VARIANTS]
     if csv:
-        typer.echo(as_csv(rows), nl=False)
+        typer.echo(as_csv(), nl=False)
     else:
-        for line in as_text(rows):
+        for line in as_text():
             typer.echo(line)

@@ -45,6 +45,9 @@ def import_(
     Takes files of the official repository and of mmsegmentation, whatever their number of classes. Nothing in them is
     run, and a tensor that is missing or one too many is an error.
     """
+    from geoseg.early import check_import
+
+    check_import(checkpoint, output, classes=classes, overwrite=overwrite)
     from geoseg.import_weights import import_weights
 
     report = import_weights(
@@ -63,7 +66,7 @@ def import_(
 @app.command("list")
 def list_() -> None:
     """Say which weights are published, where, and which of them are on this disk."""
-    from geoseg.import_weights import list_weights
+    from geoseg.pretrained import list_weights
 
     for line in list_weights():
         typer.echo(line)

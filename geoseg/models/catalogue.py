@@ -1,13 +1,14 @@
-"""Every variant of SegNeXt with its measured cost beside the paper's numbers: ``geoseg models``.
+"""Every variant of SegNeXt with its measured cost beside the paper's numbers.
 
-Networks are built on the meta device: no weights are made, loaded or downloaded.
+Networks are built on the meta device: no weights are made, loaded or downloaded. The verb ``geoseg models`` prints what
+was counted here once, see `geoseg.variants`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -168,40 +169,3 @@ def as_csv(rows: Sequence[Row]) -> str:
             ]
         )
     return text.getvalue()
-
-
-def as_text(rows: Sequence[Row]) -> Iterator[str]:
-    """The rows as a table in lines, with the reasons why numbers are not compared below it."""
-    reasons: dict[str, str] = {}
-    cells = [
-        ("variant", "options", "table", "params", "paper", "512×512", "paper", "2048×1024", "paper", ""),
-        ("", "", "", "M", "M", "GMAC", "GFLOPs", "GMAC", "GFLOPs", ""),
-    ]
-    for variant, size, macs_512, macs_2048, macs_224 in rows:
-        paper = variant.published
-        mark = reasons.setdefault(variant.why_not, chr(ord("a") + len(reasons))) if variant.why_not else ""
-        cells.append(
-            (
-                *(variant.name, variant.options_text, variant.table),
-                *(f"{size / 1e6:.3f}", _number(paper.parameters)),
-                *(_giga(macs_512 or macs_224, 3), _number(paper.gflops_512)),
-                *(_giga(macs_2048, 2), _number(paper.gflops_2048), mark),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        left = [text.ljust(width) for text, width in zip(line[:3], widths, strict=False)]
-        right = [text.rjust(width) for text, width in zip(line[3:-1], widths[3:], strict=False)]
-        yield "  ".join([*left, *right, line[-1]]).rstrip()
-    yield ""
-    yield "GMAC: multiply-accumulates as the paper counts its GFLOPs; 150 classes at 512×512, 19 at 2048×1024."
-    for reason, mark in reasons.items():
-        yield f"{mark}: {reason}."
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _giga(macs: int | None, digits: int) -> str:
-    return "-" if macs is None else f"{macs / 1e9:.{digits}f}"

@@ -22,9 +22,7 @@ from torch import Tensor, nn
 
 from geoseg.errors import ModelError
 from geoseg.models.official import encoder_key, mismatch, without_wrappers
-from geoseg.models.pretrained import check_digest, sha256_of
-
-SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+from geoseg.pretrained import check_digest, check_source, sha256_of
 
 _WRAPPERS = ("state_dict", "model")
 _STEM = "patch_embed1.proj.0.weight"
@@ -103,14 +101,7 @@ def read_checkpoint(path: str | PathLike[str]) -> Checkpoint:
             names code.
     """
     path = Path(path)
-    if path.is_dir() or not path.exists():
-        found = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
-        raise ModelError(f"{path} {found}", hint="geoseg weights list says where to get one")
-    if path.suffix.lower() not in SUFFIXES:
-        raise ModelError(
-            f"{path} has the unknown suffix {path.suffix or '(none)'} for a checkpoint",
-            hint=f"known: {', '.join(SUFFIXES)}",
-        )
+    check_source(path)
     try:
         digest = sha256_of(path)
     except OSError as error:

@@ -26,8 +26,8 @@ from timm.models._registry import generate_default_cfgs
 from torch import Tensor, nn
 
 from geoseg.models.checkpoints import encoder_state, load_encoder
-from geoseg.models.pretrained import PRETRAINED, encoder_file
 from geoseg.models.studies import STRIPS, MultiScaleGateStudy, check_branches
+from geoseg.pretrained import PRETRAINED, encoder_file
 
 __all__ = ["MSCAN"]
 

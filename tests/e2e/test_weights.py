@@ -24,8 +24,8 @@ from geoseg.cli import app, weights
 from geoseg.contract import load_contract
 from geoseg.model_folder import build_network, load_model
 from geoseg.models.official import official_key
-from geoseg.models.pretrained import OFFICIAL_FOLDER, PRETRAINED, Pretrained, sha256_of
 from geoseg.models.recognition import BASES
+from geoseg.pretrained import OFFICIAL_FOLDER, PRETRAINED, Pretrained, sha256_of
 
 from .commands import Ran, files_in, read_map, run, succeed
 

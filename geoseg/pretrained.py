@@ -2,21 +2,21 @@
 
 The one place with addresses. openmmlab publishes files whose names end in the first eight digits of their SHA-256,
 the rule of torch.hub; they are kept in torch.hub's folder, ``$TORCH_HOME/hub/checkpoints``. The official repository
-publishes its files in a cloud folder, without an address or a hash for each.
+publishes its files in a cloud folder, without an address or a hash for each. Only a download loads torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from geoseg.errors import ModelError
 
@@ -24,6 +24,11 @@ log = logging.getLogger(__name__)
 
 OFFICIAL_FOLDER = "https://cloud.tsinghua.edu.cn/d/c15b25a6745946618462/"
 """The official repository's own files, by hand in a browser: mscan_t.pth … mscan_l.pth and segmentation models."""
+
+LICENCE = "code Apache-2.0; the official README asks commercial users to contact the authors"
+
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+"""Of checkpoints that can be read."""
 
 _OPENMMLAB = "https://download.openmmlab.com/mmsegmentation/v0.5/"
 _NAMED_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
@@ -91,7 +96,51 @@ PRETRAINED: dict[str, Pretrained] = {
 
 def checkpoint_folder() -> Path:
     """torch.hub's folder of checkpoints; it need not exist."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
+    hub = sys.modules.get("torch.hub")
+    if hub is not None:  # whose set_dir may have named another
+        return Path(hub.get_dir()) / "checkpoints"
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = Path(os.environ.get("TORCH_HOME", Path(cache) / "torch")).expanduser()
+    return home / "hub" / "checkpoints"
+
+
+def list_weights() -> list[str]:
+    """Published weights in lines for people: names, addresses, digests, and which of them are here."""
+    lines = [f"kept in {checkpoint_folder()}, or downloaded to it by: geoseg weights import NAME -o FOLDER", ""]
+    width = max(len(name) for name in PRETRAINED)
+    for entry in PRETRAINED.values():
+        here = "here" if entry.path().is_file() else "not here"
+        lines += [
+            f"{entry.name:<{width}}  {entry.what}, SHA-256 {entry.sha256}…, {here}",
+            f"{'':<{width}}  {entry.url}",
+        ]
+    return [
+        *lines,
+        "",
+        f"{'official':<{width}}  the official repository's own files, by hand: no address or digest for each",
+        f"{'':<{width}}  {OFFICIAL_FOLDER}",
+        "",
+        f"licence: {LICENCE}",
+    ]
+
+
+def check_source(source: str | PathLike[str]) -> None:
+    """Whether a checkpoint is a file that may be one, or a name of `PRETRAINED`.
+
+    Raises:
+        ModelError: No such file, a folder, or a file with another suffix.
+    """
+    path = Path(source)
+    if str(source) in PRETRAINED and not path.exists():
+        return
+    if path.is_dir() or not path.exists():
+        found = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
+        raise ModelError(f"{path} {found}", hint="geoseg weights list says where to get one")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ModelError(
+            f"{path} has the unknown suffix {path.suffix or '(none)'} for a checkpoint",
+            hint=f"known: {', '.join(SUFFIXES)}",
+        )
 
 
 def fetch(entry: Pretrained, *, folder: str | PathLike[str] | None = None, progress: bool = False) -> Path:
@@ -108,6 +157,8 @@ def fetch(entry: Pretrained, *, folder: str | PathLike[str] | None = None, progr
     """
     path = entry.path(folder)
     if not path.is_file():
+        import torch
+
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             log.info("downloading %s to %s", entry.url, path)

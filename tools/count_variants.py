@@ -1,0 +1,9 @@
+"""Count all variants of SegNeXt anew and write the table that ``geoseg models`` prints."""
+
+from __future__ import annotations
+
+from geoseg.models.catalogue import VARIANTS, as_csv, measure
+from geoseg.variants import TABLE
+
+TABLE.write_text(as_csv([measure(variant) for variant in VARIANTS]), encoding="utf-8")
+print(TABLE)
