@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 import geoseg
-from geoseg.classes import ClassTable
+from geoseg.classes import ClassTable, nearest_name
 from geoseg.config import TrainConfig
 from geoseg.datasets import open_scenes
 from geoseg.devices import resolve_device
@@ -175,7 +175,8 @@ def _check_protocol(protocol: str, given: Sequence[str]) -> None:
 def _class_id(classes: ClassTable, name: str) -> int:
     if name not in classes.names:
         raise ConfigError(
-            f"class {name!r} of --objects is none of {', '.join(classes.names)}", hint=f"--objects {classes.names[-1]}"
+            f"class {name!r} of --objects is none of {', '.join(classes.names)}",
+            hint=f"--objects {nearest_name(name, classes.names)}",
         )
     return classes.id_of(name)
 
