@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 NODATA = 255
@@ -107,9 +106,3 @@ class ClassTable:
             if c.name == name:
                 return c.id
         raise KeyError(name)
-
-
-def nearest_name(name: str, names: Sequence[str]) -> str:
-    """Of the names, the one most similar to a mistyped one; all of them, joined by "or", where none is similar."""
-    near = difflib.get_close_matches(name.casefold(), [n.casefold() for n in names], n=1, cutoff=0.5)
-    return next((n for n in names if near and n.casefold() == near[0]), " or ".join(names))

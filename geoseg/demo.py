@@ -19,6 +19,7 @@ from affine import Affine
 from geoseg.class_map import read_class_map
 from geoseg.classes import ClassTable, format_color
 from geoseg.config import TrainConfig, parse_config
+from geoseg.early import DEMO_FILES, check_demo
 from geoseg.errors import OutputError
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 from geoseg.metrics import Scores, confusion_matrix
@@ -41,8 +42,6 @@ TRAIN_SEEDS, VAL_SEED = (1, 2, 3, 4), 100
 
 FEW_MINUTES = 300
 """Iterations of ``geoseg demo --train``."""
-
-_NAMES = ("scene.tif", "truth.tif", "truth.gpkg", "landcover.tif", "landcover.gpkg", "landcover.geojson", "overlay.png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +111,12 @@ def run_demo(
         OutputError: The folder holds an earlier demo, or cannot be written.
         DeviceError: A device that is not there.
     """
-    existing = [name for name in _NAMES if (output / name).exists()]
-    if existing and not overwrite:
-        raise OutputError(f"{output / existing[0]} exists", hint="add --overwrite, or choose another folder with -o")
+    check_demo(output, overwrite=overwrite)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make folder {output}: {error.strerror}", hint="choose another with -o") from error
-    scene, truth, truth_gpkg, landcover, gpkg, geojson, overlay = (output / name for name in _NAMES)
+    scene, truth, truth_gpkg, landcover, gpkg, geojson, overlay = (output / name for name in DEMO_FILES)
     clock = _Clock()
     with clock.step("landscape"):
         landscape = Landscape(SIDE, SIDE, seed=SEED, gsd_m=GSD_M)

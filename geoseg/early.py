@@ -1,23 +1,215 @@
 """What a verb refuses before anything heavy is loaded: paths, names, models, configurations.
 
-torch and what comes with it take seconds to load, so the command line calls these functions first. The programs behind
-the verbs call them too, for those who come from Python.
+torch and what comes with it take seconds to load, and GDAL with pandas another one, so the command line calls these
+functions first. The programs behind the verbs check all of it, and more, themselves.
 """
 
 from __future__ import annotations
 
-from os import PathLike
+import os
+import re
+from collections.abc import Iterable, Sequence
+from os import PathLike, fspath
 from pathlib import Path
 
 from geoseg.class_tables import read_class_table
-from geoseg.contract import MODEL_FILES
-from geoseg.outputs import check_output_folder
-from geoseg.pretrained import check_source
+from geoseg.config import SceneConfig, TrainConfig
+from geoseg.contract import MODEL_FILES, Contract, find_model, load_contract
+from geoseg.errors import ConfigError, OutputError, SceneError
+from geoseg.outputs import check_output, check_output_folder
+from geoseg.plan import check_window, default_overlap
+from geoseg.polygons import PolygonRules, class_rules
+from geoseg.pretrained import PRETRAINED, check_source
+
+RASTER_SUFFIXES = (".tif", ".tiff")
+VECTOR_SUFFIXES = (".gpkg", ".fgb", ".parquet", ".geojson", ".geojsonl", ".ndjson", ".shp")
+"""Those of `geoseg.export.EXPORTERS` (a test compares them)."""
+
+DEMO_FILES = (
+    *("scene.tif", "truth.tif", "truth.gpkg"),
+    *("landcover.tif", "landcover.gpkg", "landcover.geojson", "overlay.png"),
+)
+"""What ``geoseg demo`` writes."""
+
+ARCHITECTURES = (
+    *("deeplabv3", "deeplabv3plus", "dpt", "fpn", "linknet", "manet", "pan", "pspnet", "segformer", "segnext", "unet"),
+    *("unetplusplus", "upernet"),
+)
+"""Those of SMP and ours (a test compares them)."""
+
+OPSETS = range(18, 24)
+"""Versions of ONNX's operations that torch's exporter writes."""
+
+_MOST_NAMED = 20
+_NOT_A_FILE = re.compile(r"/vsi|[\w.+-]{2,}:|\s*<")
+"""How names begin that only GDAL understands: virtual files, URLs, subdatasets, XML."""
+
+AnyPath = str | PathLike[str]
 
 
-def check_import(
-    checkpoint: str | PathLike[str], output: Path, *, classes: str | PathLike[str] | None, overwrite: bool
+def check_prediction(
+    scenes: Sequence[AnyPath],
+    model: AnyPath,
+    output: Path,
+    *,
+    size: int | None,
+    overlap: int | None,
+    aoi: AnyPath | None,
+    rules: PolygonRules,
+    overwrite: bool,
 ) -> None:
+    """What ``geoseg predict`` can refuse by names alone.
+
+    Raises:
+        OutputError: An unknown suffix, or an output that may not be written.
+        SceneError: A scene or an area of interest that is not there.
+        ModelError: No such model, or one without a valid contract.
+        ConfigError: A window off the network's grid, or a class that the model does not have.
+    """
+    suffix = _check_suffix(output, (*RASTER_SUFFIXES, *VECTOR_SUFFIXES), known=(".tif", *VECTOR_SUFFIXES))
+    # What is there may be an interrupted run's own.
+    is_ours = output.with_name(f".{output.name}.parts").exists()
+    check_output(output, overwrite=overwrite or is_ours, inputs=scenes)
+    check_scenes(scenes)
+    if aoi is not None and _is_missing(aoi):
+        raise SceneError(f"no such area of interest: {aoi}", hint="check the path after --aoi")
+    contract = load_contract(find_model(model))
+    _check_window(contract, size, overlap)
+    if suffix not in RASTER_SUFFIXES:
+        class_rules(rules, contract.class_table)
+
+
+def check_vectorizing(class_map: AnyPath, output: Path, *, overwrite: bool) -> None:
+    """What ``geoseg vectorize`` can refuse by names alone.
+
+    Raises:
+        OutputError: An unknown suffix, or an output that may not be written.
+        SceneError: A map that is not there.
+    """
+    _check_suffix(output, VECTOR_SUFFIXES, known=VECTOR_SUFFIXES)
+    check_output(output, overwrite=overwrite, inputs=[class_map])
+    if _is_missing(class_map):
+        raise SceneError(f"no such class map: {class_map}", hint="check the path")
+
+
+def check_training(config: TrainConfig, *, resume: bool, overwrite: bool, check: bool, devices: str) -> None:
+    """What ``geoseg train`` can refuse without reading data or building a network.
+
+    Of several processes that torchrun or SLURM has started, the first one may have made the run folder already. And a
+    check of the data lists what is missing beside all else that is wrong.
+
+    Raises:
+        OutputError: The run folder exists, and is neither to be resumed nor to be replaced.
+        ConfigError: Nothing to resume, an unknown network, a file of the scenes that is not there, or a wrong number
+            of devices.
+        ModelError: No such model to start from.
+    """
+    if devices != "auto" and not (devices.isdecimal() and int(devices) > 0):
+        raise ConfigError(f"--devices {devices} is not a number of devices", hint="--devices 2, or auto for all GPUs")
+    architecture, encoder = config.model.architecture, config.model.encoder
+    if architecture.lower() not in ARCHITECTURES:
+        raise ConfigError(f"model.architecture {architecture!r} is unknown", hint=f"known: {', '.join(ARCHITECTURES)}")
+    ours = [f"tu-{name}" for name, entry in PRETRAINED.items() if entry.is_encoder]
+    if encoder.startswith("tu-mscan") and encoder.partition(".")[0] not in ours:
+        raise ConfigError(f"model.encoder {encoder!r} is unknown", hint=f"SegNeXt's encoders: {', '.join(ours)}")
+    if config.model.start_from is not None:
+        load_contract(find_model(config.model.start_from))
+    if check or "RANK" in os.environ or "SLURM_PROCID" in os.environ:
+        return
+    checkpoint = config.output / "checkpoints" / "last.ckpt"
+    if not resume:
+        check_new_run(config.output, overwrite=overwrite)
+    elif not checkpoint.is_file():
+        raise ConfigError(f"nothing to resume: {checkpoint} does not exist", hint="leave out --resume")
+    check_files(config, ("train", "val"))
+
+
+def check_new_run(run: Path, *, overwrite: bool) -> None:
+    """Refuse to put a new run where something else is.
+
+    Raises:
+        OutputError: It exists and is not to be replaced, or is no run folder.
+    """
+    if not run.exists():
+        return
+    if not overwrite:
+        raise OutputError(
+            f"run folder {run} exists", hint="add --resume to go on, --overwrite to start anew, or output=OTHER"
+        )
+    if not (run / "config.yaml").exists():
+        raise OutputError(f"{run} exists and is no run folder, so it is not replaced", hint="choose another output=…")
+
+
+def check_evaluation(
+    model: AnyPath,
+    config: TrainConfig,
+    *,
+    output: Path,
+    files: Iterable[str],
+    protocol: str,
+    objects: Sequence[str] | None,
+    size: int | None,
+    overlap: int | None,
+    batch_size: int | None,
+    backend: str,
+    precision: str,
+    overwrite: bool,
+) -> None:
+    """What `geoseg.evaluate.evaluate` can refuse without loading the model; ``files`` are what it writes.
+
+    Raises:
+        OutputError: A file exists.
+        ModelError: No such model, or one without a valid contract.
+        ConfigError: Classes other than the model's, a window off the network's grid, or an option that the protocol
+            does not have.
+    """
+    given = {"size": size, "overlap": overlap, "batch-size": batch_size, "objects": objects}
+    given |= {k: None if v == "auto" else v for k, v in (("backend", backend), ("precision", precision))}
+    of_scenes = [name for name, value in given.items() if value is not None]
+    if of_scenes and protocol != "scene":
+        raise ConfigError(
+            f"protocol {protocol} says itself how scenes are cut and computed, and counts pixels only",
+            hint=f"leave out --{of_scenes[0]}, or --protocol",
+        )
+    if output.is_dir():
+        for name in files:
+            check_output(output / name, overwrite=overwrite)
+    contract = load_contract(find_model(model))
+    names = contract.class_table.names
+    if config.class_table.names != names:
+        raise ConfigError(
+            f"the model maps {', '.join(names)}, the configuration has {', '.join(config.class_table.names)}",
+            hint="evaluate with the configuration of the same classes",
+        )
+    for name in objects or ():
+        if name not in names:
+            raise ConfigError(
+                f"class {name!r} of --objects is none of {', '.join(names)}", hint=f"--objects {names[-1]}"
+            )
+    _check_window(contract, size, overlap)
+
+
+def check_export(
+    model: AnyPath, output: Path, *, size: int | None, overlap: int | None, opset: int | None, overwrite: bool
+) -> None:
+    """What ``geoseg export`` can refuse without loading the model.
+
+    Raises:
+        OutputError: Another suffix, or an output that may not be written.
+        ModelError: No such model, or one without a valid contract.
+        ConfigError: A window off the network's grid, or an opset that torch does not write.
+    """
+    if output.suffix.lower() != ".onnx":
+        raise OutputError(
+            f"output {output} has the suffix {output.suffix or '(none)'}, wanted .onnx", hint=f"-o {output.stem}.onnx"
+        )
+    if opset is not None and opset not in OPSETS:
+        raise ConfigError(f"opset {opset} is none of {OPSETS[0]} … {OPSETS[-1]}", hint="--opset 20")
+    check_output(output, overwrite=overwrite)
+    _check_window(load_contract(find_model(model)), size, overlap)
+
+
+def check_import(checkpoint: AnyPath, output: Path, *, classes: AnyPath | None, overwrite: bool) -> None:
     """What ``geoseg weights import`` can refuse without reading the checkpoint.
 
     Raises:
@@ -29,3 +221,70 @@ def check_import(
     check_output_folder(output, overwrite=overwrite, ours=MODEL_FILES, writer="geoseg weights import")
     if classes is not None:
         read_class_table(classes)
+
+
+def check_demo(output: Path, *, overwrite: bool) -> None:
+    """What ``geoseg demo`` can refuse by names alone.
+
+    Raises:
+        OutputError: The folder holds an earlier demo, or is a file.
+    """
+    existing = [name for name in DEMO_FILES if (output / name).exists()]
+    if existing and not overwrite:
+        raise OutputError(f"{output / existing[0]} exists", hint="add --overwrite, or choose another folder with -o")
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"output {output} is a file", hint="name a folder with -o")
+
+
+def check_scenes(scenes: Iterable[AnyPath]) -> None:
+    """Refuse scenes that are not there, all of them in one message; what only GDAL can look for is left to it.
+
+    Raises:
+        SceneError: Such scenes.
+    """
+    missing = [fspath(scene) for scene in scenes if _is_missing(scene)]
+    if missing:
+        raise SceneError("; ".join(f"no such scene: {path}" for path in _first(missing)), hint="check the path")
+
+
+def check_files(config: TrainConfig, splits: Iterable[str]) -> None:
+    """Refuse scenes, labels and labelled areas of a configuration that are not there, all of them in one message.
+
+    Raises:
+        ConfigError: Such files.
+    """
+    entries = dict.fromkeys(entry for split in splits for entry in config.data.entries(split))
+    missing = [text for entry in entries for text in _missing(entry)]
+    if missing:
+        raise ConfigError("; ".join(_first(missing)), hint="check data.root and the path in the configuration")
+
+
+def _missing(entry: SceneConfig) -> list[str]:
+    files = {"scene": entry.scene, "labels": entry.labels, "labelled area": entry.labelled_area}
+    return [f"no such {what}: {path}" for what, path in files.items() if path is not None and _is_missing(path)]
+
+
+def _first(texts: Sequence[str]) -> list[str]:
+    more = len(texts) - _MOST_NAMED
+    return [*texts[:_MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
+
+
+def _is_missing(path: AnyPath) -> bool:
+    name = fspath(path)
+    return bool(name) and not _NOT_A_FILE.match(name) and not Path(name).expanduser().exists()
+
+
+def _check_suffix(output: Path, suffixes: Sequence[str], *, known: Sequence[str]) -> str:
+    suffix = output.suffix.lower()
+    if suffix not in suffixes:
+        raise OutputError(
+            f"output {output} has the unknown suffix {suffix or '(none)'}", hint=f"known: {', '.join(known)}"
+        )
+    return suffix
+
+
+def _check_window(contract: Contract, size: int | None, overlap: int | None) -> None:
+    window = contract.window
+    if overlap is None:
+        overlap = window.overlap if size is None else default_overlap(size)
+    check_window(window.size if size is None else size, overlap)

@@ -12,18 +12,27 @@ import torch
 from tqdm import tqdm
 
 import geoseg
-from geoseg.classes import ClassTable, nearest_name
+from geoseg.classes import ClassTable
 from geoseg.config import TrainConfig
 from geoseg.datasets import open_scenes
 from geoseg.devices import resolve_device
+from geoseg.early import check_evaluation
 from geoseg.errors import ConfigError, OutputError
+from geoseg.evaluation import (
+    CONFUSION_CSV,
+    CONFUSION_PNG,
+    FILES,
+    RELIABILITY_CSV,
+    REPORT,
+    SCORES_CSV,
+    SCORES_JSON,
+)
 from geoseg.evaluation.boundary import DISTANCE_PX
 from geoseg.evaluation.patches import PROTOCOLS, evaluate_patches, scene_names
 from geoseg.evaluation.report import write_report
 from geoseg.evaluation.result import Evaluation, SceneResult
 from geoseg.evaluation.stitched import CASES, Asked, evaluate_scenes
 from geoseg.evaluation.tables import (
-    SCORES_CSV,
     draw_confusion,
     write_json,
     write_matrix,
@@ -38,10 +47,6 @@ from geoseg.prediction.predictor import Predictor
 
 SCENE = "scene"
 """The protocol that counts every pixel of a stitched map once; the others are `geoseg.evaluation.patches.PROTOCOLS`."""
-
-SCORES_JSON, RELIABILITY_CSV = "scores.json", "reliability.csv"
-CONFUSION_CSV, CONFUSION_PNG, REPORT = "confusion.csv", "confusion.png", "report.html"
-FILES = (SCORES_JSON, SCORES_CSV, RELIABILITY_CSV, CONFUSION_CSV, CONFUSION_PNG, REPORT)
 
 
 def evaluate(
@@ -97,25 +102,29 @@ def evaluate(
     """
     if split not in ("train", "val"):
         raise ConfigError(f"unknown split {split!r}", hint="--split val or --split train")
-    if protocol != SCENE:
-        given = {"size": size, "overlap": overlap, "batch-size": batch_size, "objects": objects}
-        given |= {k: None if v == "auto" else v for k, v in (("backend", backend), ("precision", precision))}
-        _check_protocol(protocol, [name for name, value in given.items() if value is not None])
-    if output.is_dir():
-        for name in FILES:
-            check_output(output / name, overwrite=overwrite)
+    if protocol not in (SCENE, *PROTOCOLS):
+        raise ConfigError(f"no protocol is called {protocol!r}", hint=f"--protocol {', '.join((SCENE, *PROTOCOLS))}")
+    check_evaluation(
+        model,
+        config,
+        output=output,
+        files=FILES,
+        protocol=protocol,
+        objects=objects,
+        size=size,
+        overlap=overlap,
+        batch_size=batch_size,
+        backend=backend,
+        precision=precision,
+        overwrite=overwrite,
+    )
     target = resolve_device(device)
     trained = load_model(model)
     classes = trained.contract.class_table
-    if config.class_table.names != classes.names:
-        raise ConfigError(
-            f"the model maps {', '.join(classes.names)}, the configuration has {', '.join(config.class_table.names)}",
-            hint="evaluate with the configuration of the same classes",
-        )
     asked = Asked(
         split=split,
         boundary_px=boundary_px,
-        objects=None if objects is None else tuple(sorted({_class_id(classes, name) for name in objects})),
+        objects=None if objects is None else tuple(sorted({classes.id_of(name) for name in objects})),
         cases=windows,
         size=size,
         overlap=overlap,
@@ -160,25 +169,6 @@ def evaluate(
         evaluation = dataclasses.replace(found, facts=facts)
         _write(evaluation)
     return evaluation
-
-
-def _check_protocol(protocol: str, given: Sequence[str]) -> None:
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"no protocol is called {protocol!r}", hint=f"--protocol {', '.join((SCENE, *PROTOCOLS))}")
-    if given:
-        raise ConfigError(
-            f"protocol {protocol} says itself how scenes are cut and computed, and counts pixels only",
-            hint=f"leave out --{given[0]}, or --protocol",
-        )
-
-
-def _class_id(classes: ClassTable, name: str) -> int:
-    if name not in classes.names:
-        raise ConfigError(
-            f"class {name!r} of --objects is none of {', '.join(classes.names)}",
-            hint=f"--objects {nearest_name(name, classes.names)}",
-        )
-    return classes.id_of(name)
 
 
 def _unique(names: Sequence[str]) -> list[str]:

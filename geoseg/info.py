@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyogrio
 import pyproj
-from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio.enums import MaskFlags
 
 from geoseg.class_map import read_class_map
@@ -47,6 +45,8 @@ def describe(path: str, *, model: str | None = None) -> list[str]:
         ModelError: A model folder that is damaged, or no model of that name.
         ConfigError: A model was named for what is no scene.
     """
+    if model is not None:
+        find_model(model)
     kind, facts = _facts(path, model)
     if model is not None and kind != "scene":
         raise ConfigError(f"{path} is a {kind}, and only scenes are predicted", hint="leave out --model")
@@ -249,6 +249,9 @@ def vector_facts(path: str) -> list[Fact]:
     Raises:
         LabelError: GDAL cannot read it.
     """
+    import pyogrio  # and with it pandas, which a raster can do without
+    from pyogrio.errors import DataLayerError, DataSourceError
+
     try:
         facts = [("vector", f"{path}{_file_size(path)}")]
         for layer, _ in pyogrio.list_layers(path):
@@ -261,6 +264,8 @@ def vector_facts(path: str) -> list[Fact]:
 
 
 def _layer_facts(path: str, layer: str) -> list[Fact]:
+    import pyogrio
+
     info = pyogrio.read_info(path, layer=layer, force_feature_count=True, force_total_bounds=True)
     facts = [("layer", f"{layer}: {info['features']} features of type {info['geometry_type'] or 'none'}")]
     if info["crs"] is None:

@@ -42,6 +42,7 @@ from geoseg.datasets import (
 from geoseg.datasets.check_list import problem_lines
 from geoseg.datasets.checks import check_data, refuse
 from geoseg.devices import resolve_device
+from geoseg.early import check_new_run
 from geoseg.model_folder import build_network, save_model
 from geoseg.training.callbacks import Checkpoints, NormsOfFirst, StopSignal, stopped
 from geoseg.training.ema import MovingAverage
@@ -55,7 +56,6 @@ from geoseg.training.processes import Started, Team, find_place, joined
 from geoseg.training.run_folder import (
     CONFIG,
     Resumed,
-    check_new,
     find_checkpoint,
     load_best,
     make_run_folder,
@@ -165,7 +165,7 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
         if resume:
             resumed = find_checkpoint(config, team.size)
         elif team.is_first:
-            check_new(run, overwrite=overwrite)
+            check_new_run(run, overwrite=overwrite)
         # Before the data is read, which may take minutes: weights that are not there are told at once.
         lightning.seed_everything(config.seed, verbose=False)
         network, frozen = _build(config)

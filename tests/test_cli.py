@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
+from conftest import write_scene
 from typer.testing import CliRunner
 
 import geoseg.info
-from geoseg.cli import app
+from geoseg import early
+from geoseg.cli import app, options
 from geoseg.cli.options import parse_bands
 from geoseg.errors import ConfigError, GeosegError
+from geoseg.pretrained import PRETRAINED
 
 # Verbs that need none of it, and mistakes that are refused before any of it is loaded.
 NETWORKS = ["torch", "timm", "segmentation_models_pytorch", "lightning", "albumentations", "cv2", "openvino"]
@@ -32,36 +37,171 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
     assert loaded.stdout.split() == []
 
 
-def heavy_modules(*arguments: object, folder: Path) -> tuple[int, list[str]]:
-    """Exit code of a command that runs in a folder, and which heavy modules it has loaded at its end."""
+def after_each(*commands: str, folder: Path) -> list[tuple[int, list[str]]]:
+    """Exit code of each command, run in a folder by one fresh process, and which heavy modules are loaded after it."""
     code = (
-        f"import sys, geoseg.cli; sys.argv = ['geoseg', *{[str(a) for a in arguments]}]\n"
-        "try:\n    geoseg.cli.main()\n"
-        f"finally:\n    print('loaded', *[m for m in {NETWORKS + MAPS} if m in sys.modules])"
+        "import json, sys\nfrom typer.testing import CliRunner\nfrom geoseg.cli import app\n"
+        "for line in sys.stdin.read().splitlines():\n"
+        "    code = CliRunner().invoke(app, line.split()).exit_code\n"
+        f"    print(json.dumps([code, [m for m in {NETWORKS + MAPS} if m in sys.modules]]))"
     )
-    ran = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
-    return ran.returncode, ran.stdout.splitlines()[-1].split()[1:]
+    ran = subprocess.run(
+        [sys.executable, "-c", code], input="\n".join(commands), cwd=folder, capture_output=True, text=True, check=True
+    )
+    return [tuple(json.loads(line)) for line in ran.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("arguments", ["models", "models --csv", "weights list"])
-def test_lists_load_nothing_heavy(arguments: str, tmp_path: Path) -> None:
-    assert heavy_modules(*arguments.split(), folder=tmp_path) == (0, [])
+def test_lists_load_nothing_heavy(tmp_path: Path) -> None:
+    assert after_each("models", "models --csv", "weights list", folder=tmp_path) == [(0, [])] * 3
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "weights import nowhere.pth -o out",
-        "weights import notes.txt -o out",
-        "weights import mscan_tiny -o notes.txt",
-        "weights import mscan_tiny -o folder",
-        "weights import mscan_tiny -o out --classes nowhere.yaml",
-    ],
-)
-def test_a_mistake_is_refused_before_anything_heavy(arguments: str, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "folder").mkdir()
-    assert heavy_modules(*arguments.split(), folder=tmp_path) == (2, [])
+def test_a_look_at_a_raster_loads_no_pandas_and_no_network(place: Path) -> None:
+    found = after_each("info scene.tif", "info nowhere.tif", "info scene.tif -m nowhere", folder=place)
+    assert found == [(code, ["rasterio", "pyproj"]) for code in (0, 2, 2)]
+
+
+TO_MAP = "predict scene.tif -m buildings-tiny -o map.tif"
+TO_POLYGONS = "predict scene.tif -m buildings-tiny -o map.gpkg"
+TO_SCORES = "evaluate buildings-tiny good.yaml"
+TO_ONNX = "export buildings-tiny -o model.onnx"
+
+MISTAKES = [
+    "predict nowhere.tif -m buildings-tiny -o map.tif",
+    "predict scene.tif nowhere.tif -m buildings-tiny -o map.tif",
+    "predict scene.tif -m nowhere -o map.tif",
+    "predict scene.tif -m folder -o map.tif",
+    "predict scene.tif -m buildings-tiny -o map.dwg",
+    "predict scene.tif -m buildings-tiny -o there.tif",
+    "predict scene.tif -m buildings-tiny -o scene.tif --overwrite",
+    "predict scene.tif -m buildings-tiny -o folder",
+    "predict scene.tif -m buildings-tiny -o no/map.tif",
+    f"{TO_MAP} --blend sinus",
+    f"{TO_MAP} --tta d5",
+    f"{TO_MAP} --backend tensorrt",
+    f"{TO_MAP} --precision float16",
+    f"{TO_MAP} --device gpu",
+    f"{TO_MAP} --executor dask",
+    f"{TO_MAP} --size 100",
+    f"{TO_MAP} --overlap 2048",
+    f"{TO_MAP} --batch-size 0",
+    f"{TO_MAP} --bands red",
+    f"{TO_MAP} --gsd fine",
+    f"{TO_MAP} --aoi nowhere.gpkg",
+    f"{TO_POLYGONS} --simplify much",
+    f"{TO_POLYGONS} --simplify-method dp2",
+    f"{TO_POLYGONS} --small eat",
+    f"{TO_POLYGONS} --keep hose",
+    f"{TO_POLYGONS} --dissolve green",
+    "vectorize nowhere.tif -o map.gpkg",
+    "vectorize scene.tif -o map.tif",
+    "vectorize scene.tif -o there.gpkg",
+    "vectorize scene.tif -o map.gpkg --simplify much",
+    "train nowhere.yaml",
+    "train typo.yaml",
+    "train good.yaml train.iteratoins=5",
+    "train good.yaml train.iterations=many",
+    "train good.yaml model.architecture=segnex",
+    "train good.yaml model.encoder=tu-mscan_tinny",
+    "train good.yaml model.start_from=nowhere",
+    "train good.yaml model.architecture=segnex --check",
+    "train good.yaml output=folder",
+    "train good.yaml --resume",
+    "train good.yaml --device gpu",
+    "train good.yaml --devices few",
+    "train no_labels.yaml",
+    "stats typo.yaml",
+    "stats good.yaml --split test",
+    "stats no_labels.yaml",
+    "evaluate nowhere good.yaml",
+    "evaluate buildings-tiny typo.yaml",
+    "evaluate landscape-tiny good.yaml",
+    "evaluate buildings-tiny no_labels.yaml",
+    f"{TO_SCORES} --split test",
+    f"{TO_SCORES} --protocol isaid",
+    f"{TO_SCORES} --protocol mmseg --size 512",
+    f"{TO_SCORES} --objects hose",
+    f"{TO_SCORES} --size 100",
+    f"{TO_SCORES} --boundary 0",
+    f"{TO_SCORES} --backend tensorrt",
+    f"{TO_SCORES} -o evaluated",
+    "export nowhere -o model.onnx",
+    "export buildings-tiny -o model.tif",
+    "export buildings-tiny -o no/model.onnx",
+    f"{TO_ONNX} --size 100",
+    f"{TO_ONNX} --opset 9",
+    "weights import nowhere.pth -o out",
+    "weights import notes.txt -o out",
+    "weights import mscan_tiny -o notes.txt",
+    "weights import mscan_tiny -o folder",
+    "weights import mscan_tiny -o out --classes nowhere.yaml",
+    "demo -o notes.txt",
+    "demo -o shown",
+    "demo --device gpu",
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a scene, configurations, and files that are in the way."""
+    folder = tmp_path_factory.mktemp("place")
+    for name in ("scene", "labels", "val", "val_labels"):
+        write_scene(folder / f"{name}.tif", bands=1 if "labels" in name else 3)
+    good = """
+name: good
+output: run
+classes: [{name: background, color: "#000000"}, {name: building, color: "#ff0000"}]
+data:
+  train: [{scene: scene.tif, labels: labels.tif}]
+  val: [{scene: val.tif, labels: val_labels.tif}]
+"""
+    (folder / "good.yaml").write_text(good)
+    (folder / "typo.yaml").write_text(good.replace("output:", "ouput:"))
+    (folder / "no_labels.yaml").write_text(good.replace("labels.tif", "nowhere.tif"))
+    for name in ("folder/keep", "shown/scene.tif", "evaluated/scores.csv", "notes.txt", "there.tif", "there.gpkg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+    return folder
+
+
+def test_mistakes_are_refused_before_anything_heavy(place: Path) -> None:
+    before = sorted(place.rglob("*"))
+    found = dict(zip(MISTAKES, after_each(*MISTAKES, folder=place), strict=True))
+    # What one of them loads stays for those after it, so the first one is to blame.
+    assert found == dict.fromkeys(MISTAKES, (2, []))
+    assert sorted(place.rglob("*")) == before
+
+
+def test_words_of_options_are_those_of_the_programs() -> None:
+    from geoseg.evaluation.patches import PROTOCOLS
+    from geoseg.inference.backends import BACKENDS, PRECISIONS
+    from geoseg.plan import BLENDS
+    from geoseg.polygons import PolygonRules
+    from geoseg.prediction.executors import EXECUTORS
+    from geoseg.tta import TTA
+
+    assert tuple(BLENDS) == options.BLENDS
+    assert tuple(TTA) == options.TTA
+    assert ("auto", *BACKENDS) == options.BACKENDS
+    assert ("auto", *PRECISIONS) == options.PRECISIONS
+    assert tuple(EXECUTORS) == options.EXECUTORS
+    assert ("scene", *PROTOCOLS) == options.PROTOCOLS
+    for key, words in (("method", options.METHODS), ("small", options.SMALL)):
+        assert words == get_args(get_type_hints(PolygonRules)[key])
+
+
+def test_names_that_are_refused_early_are_those_of_the_programs() -> None:
+    import segmentation_models_pytorch as smp
+
+    import geoseg.models
+    from geoseg.export import EXPORTERS
+    from geoseg.inference.onnx_graph import OPSETS
+    from geoseg.predict import RASTER_SUFFIXES
+
+    assert set(early.ARCHITECTURES) == set(smp.MODEL_ARCHITECTURES_MAPPING)
+    assert tuple(EXPORTERS) == early.VECTOR_SUFFIXES
+    assert early.RASTER_SUFFIXES == RASTER_SUFFIXES
+    assert early.OPSETS == OPSETS
+    assert geoseg.models.RECIPES.keys() <= {f"tu-{name}" for name in PRETRAINED}
 
 
 def test_help_answers_at_once() -> None:
@@ -143,13 +283,13 @@ def test_how_much_is_said_is_the_users_choice(monkeypatch: pytest.MonkeyPatch) -
         return ["result"]
 
     monkeypatch.setattr(geoseg.info, "describe", talk)
-    for options, said in [
+    for given, said in [
         ([], "warning: a doubt\n"),
         (["-q"], ""),
         (["-v"], "info: a step\nwarning: a doubt\n"),
         (["-vv"], "debug: a detail\ninfo: a step\nwarning: a doubt\nerror: CPLE_AppDefined\n"),
     ]:
-        result = CliRunner().invoke(app, [*options, "info", "a.tif"])
+        result = CliRunner().invoke(app, [*given, "info", "a.tif"])
         assert (result.stdout, result.stderr) == ("result\n", said)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,13 +23,20 @@ def evaluate(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the numbers and the report.")
     ] = Path("evaluation"),
     split: Annotated[
-        str, typer.Option("--split", metavar="val|train", help="Scenes of the configuration to measure on.")
+        str,
+        typer.Option(
+            "--split",
+            metavar="val|train",
+            callback=options.one_of("split", ("val", "train")),
+            help="Scenes of the configuration to measure on.",
+        ),
     ] = "val",
     protocol: Annotated[
         str,
         typer.Option(
             "--protocol",
-            metavar="scene|jseg|mmseg|whole",
+            metavar="|".join(options.PROTOCOLS),
+            callback=options.one_of("protocol", options.PROTOCOLS),
             help="Stitched scenes, or the patches or pictures of published numbers.",
         ),
     ] = "scene",
@@ -46,10 +53,10 @@ def evaluate(
         ),
     ] = None,
     boundary: Annotated[
-        int, typer.Option("--boundary", metavar="PX", help="Width of the strips along borders.")
+        int, typer.Option("--boundary", metavar="PX", min=1, help="Width of the strips along borders.")
     ] = BOUNDARY_PX,
     windows: Annotated[
-        int, typer.Option("--windows", metavar="N", help="Show so many of the worst windows, and of the best.")
+        int, typer.Option("--windows", metavar="N", min=0, help="Show so many of the worst windows, and of the best.")
     ] = WINDOWS,
     size: options.Size = None,
     overlap: options.Overlap = None,
@@ -64,27 +71,36 @@ def evaluate(
     Scores of pixels, borders, objects, confidence and areas over whole stitched scenes, as tables and as report.html.
     """
     from geoseg.config import load_config
+    from geoseg.early import check_evaluation, check_files
+    from geoseg.evaluation import FILES
+
+    settings = load_config(config, overrides or [])
+    how: dict[str, Any] = {
+        "output": output,
+        "protocol": protocol,
+        "objects": objects or None,
+        "size": size,
+        "overlap": overlap,
+        "batch_size": batch_size,
+        "backend": backend,
+        "precision": precision,
+        "overwrite": overwrite,
+    }
+    check_evaluation(model, settings, files=FILES, **how)
+    check_files(settings, [split])
     from geoseg.evaluate import evaluate as run
     from geoseg.evaluation.tables import summary_lines
 
     evaluation = run(
         model,
-        load_config(config, overrides or []),
-        output=output,
+        settings,
         split=split,
-        protocol=protocol,
         ms_flip=ms_flip,
-        objects=objects or None,
         boundary_px=boundary,
         windows=windows,
-        size=size,
-        overlap=overlap,
-        batch_size=batch_size,
         device=device,
-        backend=backend,
-        precision=precision,
-        overwrite=overwrite,
         progress=ctx.obj.progress,
+        **how,
     )
     for line in summary_lines(evaluation):
         typer.echo(line)

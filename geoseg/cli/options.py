@@ -2,22 +2,88 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
     from geoseg.polygons import PolygonRules
 
-W = TypeVar("W", bound=str)
+# The words that options take, spelled out here so that neither --help nor a typo loads what they stand for (a test
+# compares them with it).
+BLENDS = ("sine", "linear", "flat", "crop")
+TTA = ("none", "flips", "d4", "scales", "scales+flips")
+BACKENDS = ("auto", "torch", "compile", "onnx", "openvino")
+PRECISIONS = ("auto", "float32", "bfloat16")
+EXECUTORS = ("in-process", "ray")
+PROTOCOLS = ("scene", "jseg", "mmseg", "whole")
+METHODS = ("vw", "dp")
+SMALL = ("merge", "drop")
 
-# What geoseg.polygons.rules takes; spelled out here so that --help loads no numpy (a test compares them).
-METHODS: tuple[Literal["vw", "dp"], ...] = ("vw", "dp")
-SMALL: tuple[Literal["merge", "drop"], ...] = ("merge", "drop")
+
+def one_of(name: str, words: tuple[str, ...]) -> Callable[[str], str]:
+    """A callback for the option ``--name`` that refuses words it does not take.
+
+    Raises:
+        ConfigError: Such a word; the hint is the nearest one, or all of them.
+    """
+
+    def check(word: str) -> str:
+        if word not in words:
+            near = difflib.get_close_matches(word, words, n=1)
+            raise ConfigError(f"unknown {name} {word!r}", hint=f"--{name} {', '.join(near or words)}")
+        return word
+
+    return check
+
+
+def check_device(name: str) -> str:
+    """A callback that refuses what can be no device; whether it is there, only torch knows.
+
+    Raises:
+        DeviceError: Such a name.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise DeviceError(f"unknown device {name!r}", hint="--device auto, cpu, cuda or cuda:0")
+    return name
+
+
+def check_batch_size(number: int | None) -> int | None:
+    """A callback that refuses an empty batch.
+
+    Raises:
+        ConfigError: A number below 1.
+    """
+    if number is not None and number < 1:
+        raise ConfigError(f"batch size {number} is below 1", hint="--batch-size 1")
+    return number
+
+
+def check_bands(text: str | None) -> str | None:
+    """A callback that refuses what `parse_bands` cannot parse."""
+    parse_bands(text)
+    return text
+
+
+def check_metres(text: str | None) -> str | None:
+    """A callback for a ground sample distance: metres, or "model".
+
+    Raises:
+        ConfigError: Anything else.
+    """
+    if text not in (None, "model"):
+        try:
+            float(text)
+        except ValueError:
+            raise ConfigError(f"gsd {text!r} is not a number of metres", hint="--gsd 0.5, or --gsd model") from None
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +110,30 @@ Overrides = Annotated[
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file of the experiment.")]
 Device = Annotated[
     str,
-    typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."),
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        callback=check_device,
+        help="auto, cpu, cuda or cuda:N; auto takes a GPU where there is one.",
+    ),
 ]
 Backend = Annotated[
     str,
     typer.Option(
         "--backend",
-        metavar="auto|torch|compile|onnx|openvino",
+        metavar="|".join(BACKENDS),
+        callback=one_of("backend", BACKENDS),
         help="What runs the network; auto is the fastest that is installed.",
     ),
 ]
 Precision = Annotated[
     str,
-    typer.Option("--precision", metavar="auto|float32|bfloat16", help="auto is float32 on a CPU, bfloat16 on a GPU."),
+    typer.Option(
+        "--precision",
+        metavar="|".join(PRECISIONS),
+        callback=one_of("precision", PRECISIONS),
+        help="auto is float32 on a CPU, bfloat16 on a GPU.",
+    ),
 ]
 Size = Annotated[
     int | None, typer.Option("--size", metavar="PX", help="Side of a window.", show_default="the model's own")
@@ -68,11 +145,20 @@ Overlap = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", metavar="N", help="Windows per step.", show_default="what fits")
+    int | None,
+    typer.Option(
+        "--batch-size", metavar="N", callback=check_batch_size, help="Windows per step.", show_default="what fits"
+    ),
 ]
 Bands = Annotated[
     str | None,
-    typer.Option("--bands", metavar="4,3,2", help="Bands in the model's order, from 1.", show_default="all, in order"),
+    typer.Option(
+        "--bands",
+        metavar="4,3,2",
+        callback=check_bands,
+        help="Bands in the model's order, from 1.",
+        show_default="all, in order",
+    ),
 ]
 Nodata = Annotated[
     float | None,
@@ -87,6 +173,7 @@ SimplifyMethod = Annotated[
     typer.Option(
         "--simplify-method",
         metavar="|".join(METHODS),
+        callback=one_of("simplify-method", METHODS),
         help="vw removes details by area (Visvalingam), dp by distance (Douglas-Peucker).",
     ),
 ]
@@ -102,7 +189,10 @@ MinArea = Annotated[
 Small = Annotated[
     str,
     typer.Option(
-        "--small", metavar="|".join(SMALL), help="Smaller ones go to the neighbour with the longest border, or away."
+        "--small",
+        metavar="|".join(SMALL),
+        callback=one_of("small", SMALL),
+        help="Smaller ones go to the neighbour with the longest border, or away.",
     ),
 ]
 FillHoles = Annotated[
@@ -133,28 +223,21 @@ def polygon_rules(
     """The rules of the options above.
 
     Raises:
-        ConfigError: A word that is none of an option's, or a --dissolve that is not NAME=CLASS,…
+        ConfigError: A tolerance that is neither pixels nor metres, or a --dissolve that is not NAME=CLASS,…
     """
     from geoseg.polygons import PolygonRules, parse_tolerance
 
     return PolygonRules(
         simplify=parse_tolerance(simplify),
-        method=_one_of(method, METHODS, "--simplify-method"),
+        method=cast(Literal["vw", "dp"], method),
         smooth=smooth,
         regularize=tuple(regularize or ()),
         min_area_m2=min_area,
-        small=_one_of(small, SMALL, "--small"),
+        small=cast(Literal["merge", "drop"], small),
         fill_holes_m2=fill_holes,
         keep=tuple(keep or ()),
         dissolve=parse_groups(dissolve or []),
     )
-
-
-def _one_of(word: str, words: tuple[W, ...], option: str) -> W:
-    for known in words:
-        if word == known:
-            return known
-    raise ConfigError(f"{option} {word} is none of {', '.join(words)}", hint=f"{option} {words[0]}")
 
 
 def parse_groups(texts: list[str]) -> dict[str, tuple[str, ...]]:

@@ -18,12 +18,21 @@ def predict(
     size: options.Size = None,
     overlap: options.Overlap = None,
     blend: Annotated[
-        str, typer.Option("--blend", metavar="sine|linear|flat|crop", help="How overlapping windows are weighted.")
+        str,
+        typer.Option(
+            "--blend",
+            metavar="|".join(options.BLENDS),
+            callback=options.one_of("blend", options.BLENDS),
+            help="How overlapping windows are weighted.",
+        ),
     ] = "sine",
     tta: Annotated[
         str,
         typer.Option(
-            "--tta", metavar="none|flips|d4|scales|scales+flips", help="Predict flipped, turned and scaled windows too."
+            "--tta",
+            metavar="|".join(options.TTA),
+            callback=options.one_of("tta", options.TTA),
+            help="Predict flipped, turned and scaled windows too.",
         ),
     ] = "none",
     batch_size: options.BatchSize = None,
@@ -38,7 +47,12 @@ def predict(
     ] = None,
     gsd: Annotated[
         str | None,
-        typer.Option("--gsd", metavar="M|model", help="Resample on the way, to metres or to the model's pixels."),
+        typer.Option(
+            "--gsd",
+            metavar="M|model",
+            callback=options.check_metres,
+            help="Resample on the way, to metres or to the model's pixels.",
+        ),
     ] = None,
     ignore_gsd: Annotated[
         bool, typer.Option("--ignore-gsd", help="Predict though the pixels are not of the size the model knows.")
@@ -62,7 +76,13 @@ def predict(
     keep: options.Keep = None,
     dissolve: options.Dissolve = None,
     executor: Annotated[
-        str, typer.Option("--executor", metavar="in-process|ray", help="Where the work is done.")
+        str,
+        typer.Option(
+            "--executor",
+            metavar="|".join(options.EXECUTORS),
+            callback=options.one_of("executor", options.EXECUTORS),
+            help="Where the work is done.",
+        ),
     ] = "in-process",
     address: Annotated[
         str | None,
@@ -81,8 +101,7 @@ def predict(
     To a class GeoTIFF (-o map.tif), or straight on to polygons (-o map.gpkg, .geojson, .shp, .fgb, .parquet);
     --simplify to --dissolve are for those. Interrupted, the same command goes on where it stopped.
     """
-    from geoseg.predict import PredictOptions, run_prediction
-    from geoseg.predict import dry_run as run_dry
+    from geoseg.early import check_prediction
 
     rules = options.polygon_rules(
         simplify=simplify,
@@ -95,6 +114,10 @@ def predict(
         keep=keep,
         dissolve=dissolve,
     )
+    check_prediction(scenes, model, output, size=size, overlap=overlap, aoi=aoi, rules=rules, overwrite=overwrite)
+    from geoseg.predict import PredictOptions, run_prediction
+    from geoseg.predict import dry_run as run_dry
+
     how = PredictOptions(
         size=size,
         overlap=overlap,

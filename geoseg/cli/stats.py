@@ -12,11 +12,23 @@ from geoseg.cli import options
 def stats(
     config: options.Config,
     overrides: options.Overrides = None,
-    split: Annotated[str, typer.Option("--split", help="Scenes of the configuration: train or val.")] = "train",
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split",
+            metavar="train|val",
+            callback=options.one_of("split", ("train", "val")),
+            help="Scenes of the configuration to look at.",
+        ),
+    ] = "train",
 ) -> None:
     """Count classes, bands and nodata of the labelled scenes, and suggest class weights."""
     from geoseg.config import load_config
+    from geoseg.early import check_files
+
+    settings = load_config(config, overrides or [])
+    check_files(settings, [split])
     from geoseg.stats import scene_stats
 
-    for line in scene_stats(load_config(config, overrides or []), split=split).lines():
+    for line in scene_stats(settings, split=split).lines():
         typer.echo(line)

@@ -27,7 +27,7 @@ def vectorize(
 
     Neighbours share their borders exactly. OUT is a .gpkg, .geojson, .geojsonl, .shp, .fgb or .parquet.
     """
-    from geoseg.vectorize import vectorize as run
+    from geoseg.early import check_vectorizing
 
     rules = options.polygon_rules(
         simplify=simplify,
@@ -40,6 +40,9 @@ def vectorize(
         keep=keep,
         dissolve=dissolve,
     )
+    check_vectorizing(class_map, output, overwrite=overwrite)
+    from geoseg.vectorize import vectorize as run
+
     report = run(class_map, output, rules=rules, overwrite=overwrite)
     for line in report.lines():
         typer.echo(line)

@@ -14,12 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from geoseg.classes import ClassTable
+from geoseg.evaluation import SCORES_CSV
 from geoseg.evaluation.result import Calibration, Counts, Evaluation, SceneResult, Values
 from geoseg.metrics import ratio
 
 ALL, MEAN, OVERALL = "all", "mean", "overall"
-
-SCORES_CSV = "scores.csv"
 
 _MANY_SCENES = 20  # so many are told of one by one
 

@@ -1,9 +1,17 @@
-"""Class map → a valid coverage of polygons: neighbours share their borders exactly. Imports no torch."""
+"""Class map → a valid coverage of polygons: neighbours share their borders exactly. Imports no torch.
 
-from geoseg.polygons.batch import PolygonBatch
-from geoseg.polygons.polygonize import polygonize, polygonize_rows, to_frame
+Rules and tolerances load at once; what makes polygons, and numba with it, when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from geoseg.polygons.rules import PolygonRules, class_rules
 from geoseg.polygons.tolerance import Tolerance, parse_tolerance
+
+if TYPE_CHECKING:
+    from geoseg.polygons.batch import PolygonBatch
+    from geoseg.polygons.coverage import polygonize, polygonize_rows, to_frame
 
 __all__ = [
     "PolygonBatch",
@@ -15,3 +23,10 @@ __all__ = [
     "polygonize_rows",
     "to_frame",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        module = "batch" if name == "PolygonBatch" else "coverage"
+        return getattr(import_module(f"geoseg.polygons.{module}"), name)
+    raise AttributeError(f"module 'geoseg.polygons' has no attribute {name!r}")

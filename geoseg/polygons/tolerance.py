@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from geoseg.errors import ConfigError
-from geoseg.grid import Grid
+
+if TYPE_CHECKING:
+    from geoseg.grid import Grid
 
 LARGEST_PX = 10_000
 """Largest tolerance, px."""

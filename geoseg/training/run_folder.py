@@ -51,22 +51,6 @@ class Resumed:
     has_ended_early: bool
 
 
-def check_new(run: Path, *, overwrite: bool) -> None:
-    """Refuse to put a new run where something else is.
-
-    Raises:
-        OutputError: It exists and is not to be replaced, or is no run folder.
-    """
-    if not run.exists():
-        return
-    if not overwrite:
-        raise OutputError(
-            f"run folder {run} exists", hint="add --resume to go on, --overwrite to start anew, or output=OTHER"
-        )
-    if not (run / CONFIG).exists():
-        raise OutputError(f"{run} exists and is no run folder, so it is not replaced", hint="choose another output=…")
-
-
 def make_run_folder(run: Path, *, resume: bool) -> None:
     """An empty folder, or the one that is there."""
     try:
