@@ -6,6 +6,9 @@ prints both and exits with ``exit_code``; a traceback is kept for our own bugs.
 
 from __future__ import annotations
 
+import shlex
+from os import PathLike, fspath
+
 
 class GeosegError(Exception):
     """Something the user can put right.
@@ -53,3 +56,8 @@ class DeviceError(GeosegError, RuntimeError):
 def in_one_line(error: BaseException | str, most: int = 200) -> str:
     """The first words of another library's error; some tell every tensor of a network, or a whole stack."""
     return f"{' '.join(str(error).split()):.{most}}"
+
+
+def quoted(path: str | PathLike[str]) -> str:
+    """A path as it is typed in a command of a hint: in quotes where it holds spaces and the like."""
+    return shlex.quote(fspath(path))

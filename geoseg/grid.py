@@ -6,29 +6,34 @@ columns, height before width.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from functools import lru_cache
+from os import PathLike
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyproj
 from affine import Affine
-from rasterio._err import CPLE_BaseError  # what rasterio.warp lets through; it has no public name
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
+from rasterio.errors import CRSError
 
+from geoseg.errors import SceneError, quoted
+from geoseg.georeference import Georeference, crs_georeference, crs_name, pyproj_crs
 from geoseg.windows import Window
 
 FloatArray = npt.NDArray[np.float64]
 
-NO_WAY = (RasterioError, CPLE_BaseError, pyproj.exceptions.ProjError)
-"""What rasterio and pyproj raise where no way leads from one CRS to another, as from a site's own coordinates."""
+_MOST_LATITUDE, _MOST_LONGITUDE = 180, 720
+"""Degrees that a raster's centre may have: some run on past the antimeridian or a pole; metres are far more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Height and width in px, the affine pixel → CRS transform, and the CRS or None.
 
-    A raster without georeference has the identity transform and no CRS; its "coordinates" are pixels.
+    A raster without a transform has the identity, and its "coordinates" are pixels, whether it has a CRS or not.
     """
 
     height: int
@@ -42,9 +47,56 @@ class Grid:
         return self.height, self.width
 
     @property
+    def georeference(self) -> Georeference:
+        """What is known of where the raster lies."""
+        if self.crs is None:
+            # Polygons of a raster without georeference have their y run up from its top edge.
+            is_pixels = self.transform in (Affine.identity(), Affine.scale(1, -1))
+            return Georeference.NONE if is_pixels else Georeference.TRANSFORM
+        if self.transform.is_identity:
+            return Georeference.CRS_ALONE
+        kind = crs_georeference(self.crs)
+        return kind if kind is Georeference.LOCAL or self._is_on_globe() else Georeference.ASTRAY
+
+    @property
     def is_georeferenced(self) -> bool:
-        """True where the raster has a CRS; a transform alone says nothing of where on earth it lies."""
-        return self.crs is not None
+        """True where the raster has a CRS and a transform."""
+        return self.crs is not None and not self.transform.is_identity
+
+    @property
+    def is_metric(self) -> bool:
+        """True where lengths and areas of the raster are known in metres: on an ellipsoid, or in a local plane."""
+        kind = self.georeference
+        is_plane = kind is Georeference.LOCAL and not pyproj_crs(self.crs).is_geographic
+        return kind in (Georeference.EARTH, Georeference.BODY) or is_plane
+
+    @property
+    def area_unit(self) -> tuple[str, float]:
+        """The unit areas are reported in, and what the numbers of `pixel_area_m2` are multiplied with for it."""
+        if self.is_metric:
+            return "ha", 1e-4
+        return ("px" if self.georeference in (Georeference.NONE, Georeference.CRS_ALONE) else "units²"), 1.0
+
+    @property
+    def place_note(self) -> str | None:
+        """The sentence about the georeference, to be read after the file's name; None for a CRS of the Earth."""
+        kind = self.georeference
+        return None if kind is Georeference.EARTH else kind.value.format(crs=crs_name(self.crs))
+
+    def as_drawn(self) -> Grid:
+        """The grid in whose coordinates GIS programs draw the raster: without a transform, rows run down from y = 0."""
+        if self.is_georeferenced or not self.transform.is_identity:
+            return self
+        return dataclasses.replace(self, transform=Affine.scale(1, -1), crs=None)
+
+    def _is_on_globe(self) -> bool:
+        """Whether the raster's centre has a longitude and a latitude."""
+        known = pyproj_crs(self.crs)
+        x, y = self.transform @ (self.width / 2, self.height / 2)
+        if known.is_geographic:
+            degrees = np.degrees(known.axis_info[0].unit_conversion_factor)
+            return bool(abs(y * degrees) <= _MOST_LATITUDE and abs(x * degrees) <= _MOST_LONGITUDE)
+        return bool(np.isfinite(_to_lonlat(known.to_wkt()).transform(x, y)).all())
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -62,22 +114,94 @@ class Grid:
         """True area of a pixel on the ellipsoid for every row, m², shape (height,), measured at the row's middle.
 
         A map's own areas are not the ground's: Web Mercator exaggerates them by 2 at 45° latitude, UTM by up to
-        0.1 %. Without a CRS, or with a local one that is tied to no ellipsoid, the area is that of the map.
+        0.1 %. In a local CRS the area is that of its plane; without a CRS (`area_unit`) that of the transform.
         """
         t = self.transform
         determinant = abs(t.a * t.e - t.b * t.d)
-        if self.crs is None:
+        if not self.is_metric:
             return np.full(self.height, determinant)
         rows, middle = np.arange(self.height, dtype=np.float64) + 0.5, self.width / 2
         x, y = t.a * middle + t.b * rows + t.c, t.d * middle + t.e * rows + t.f
-        return determinant * ground_area_m2(pyproj.CRS.from_user_input(self.crs), x, y)
+        return determinant * ground_area_m2(pyproj_crs(self.crs), x, y)
 
     def gsd_m(self) -> float | None:
         """Ground sample distance at the scene's centre, metres: the root of a pixel's true area; None without CRS."""
-        if self.crs is None:
+        if not self.is_metric:
             return None
         middle = self.crop(Window(self.height // 2, 0, 1, self.width))
         return float(np.sqrt(middle.pixel_area_m2()[0]))
+
+    def pixel_size_m(self) -> tuple[float, float] | None:
+        """Height and width of the pixel at the grid's centre on the ground, m; None without a CRS."""
+        if not self.is_metric:
+            return None
+        crs = pyproj_crs(self.crs)
+        middle = np.array([self.width / 2, self.height / 2])
+        ends = [middle + offset for offset in ((0, -0.5), (0, 0.5), (-0.5, 0), (0.5, 0))]
+        x, y = np.array([self.transform @ (c, r) for c, r in ends]).T
+        geod = crs.get_geod()
+        if geod is None or crs_georeference(crs) is Georeference.LOCAL:
+            unit = crs.axis_info[0].unit_conversion_factor
+            return float(np.hypot(x[1] - x[0], y[1] - y[0]) * unit), float(np.hypot(x[3] - x[2], y[3] - y[2]) * unit)
+        lon, lat = _to_lonlat(crs.to_wkt()).transform(x, y)
+        height, width = geod.inv(lon[[0, 2]], lat[[0, 2]], lon[[1, 3]], lat[[1, 3]])[2]
+        return float(height), float(width)
+
+
+def grid_of(dataset: Any, crs: str | None = None) -> Grid:
+    """The grid of an open rasterio dataset.
+
+    Args:
+        dataset: The dataset.
+        crs: CRS of its coordinates, as EPSG code or WKT, for a file that has none; None takes the file's.
+
+    Raises:
+        SceneError: No such CRS, the file has another one or no transform, or its coordinates are not those of the CRS.
+    """
+    grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
+    return grid if crs is None else _with_crs(grid, crs, dataset.name)
+
+
+def _with_crs(grid: Grid, text: str, path: str | PathLike[str]) -> Grid:
+    try:
+        crs = CRS.from_user_input(text)
+    except CRSError as error:
+        raise SceneError(
+            f"{path} cannot be given the CRS {text!r}, which is not known", hint="give its code, as in EPSG:32633"
+        ) from error
+    if grid.crs is not None and grid.crs != crs:
+        raise SceneError(
+            f"{path} is in {crs_name(grid.crs)}, so it cannot be given the CRS {crs_name(crs)}",
+            hint=f"leave the CRS out, or reproject the file: gdalwarp -t_srs {quoted(text)} {quoted(path)} warped.tif",
+        )
+    assigned = dataclasses.replace(grid, crs=crs)
+    if grid.georeference in (Georeference.NONE, Georeference.CRS_ALONE):
+        raise SceneError(
+            f"{path} has no transform, so a CRS does not say where its pixels lie",
+            hint="leave the CRS out, or put a world file beside the raster",
+        )
+    if assigned.georeference is Georeference.ASTRAY:
+        left, bottom, right, top = grid.bounds
+        raise SceneError(
+            f"{path} cannot be in {crs_name(crs)}: its x runs from {left:.9g} to {right:.9g}, "
+            f"its y from {bottom:.9g} to {top:.9g}",
+            hint="give the CRS that these coordinates are in",
+        )
+    return assigned
+
+
+@lru_cache(maxsize=64)
+def _to_lonlat(wkt: str) -> pyproj.Transformer:
+    """From a CRS to the longitudes and latitudes on its own ellipsoid, degrees."""
+    crs = pyproj.CRS.from_wkt(wkt)
+    return pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+
+
+def crs_hint(grid: Grid) -> str:
+    """What to type so that a scene without a CRS gets one."""
+    if grid.georeference is Georeference.TRANSFORM:
+        return "say which CRS the scene is in: --crs EPSG:…, or crs: EPSG:… in the scene's entry of a configuration"
+    return "the scene has no transform: georeference it first, in QGIS or with control points and gdalwarp"
 
 
 def ground_area_m2(crs: pyproj.CRS, x: FloatArray, y: FloatArray) -> FloatArray:
@@ -99,9 +223,9 @@ def ground_area_m2(crs: pyproj.CRS, x: FloatArray, y: FloatArray) -> FloatArray:
     if crs.is_geographic:
         return unit**2 * _square_radian_m2(crs, y * unit)
     planar = np.full(np.shape(x), unit**2)
-    if crs.geodetic_crs is None:
+    if crs_georeference(crs) is Georeference.LOCAL:
         return planar
-    to_lonlat = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    to_lonlat = _to_lonlat(crs.to_wkt())
     step = 50 / unit
     east, west, north, south = (
         np.stack(to_lonlat.transform(x + dx, y + dy, radians=True))

@@ -17,28 +17,30 @@ from rasterio.enums import MaskFlags
 from geoseg.class_map import read_class_map
 from geoseg.classes import NODATA
 from geoseg.contract import CONTRACT_FILE, Contract, WindowSettings, find_model, load_contract, shipped_models
-from geoseg.errors import ConfigError, LabelError, SceneError
+from geoseg.errors import ConfigError, LabelError, SceneError, quoted
+from geoseg.georeference import AnyCRS, Georeference, crs_georeference, pyproj_crs, transformer
 from geoseg.grid import Grid
 from geoseg.plan import plan_prediction
 from geoseg.scene import Pixels, Scene, Valid
+from geoseg.scene.advice import palette_hint
 from geoseg.windows import Window
 
 VECTOR_SUFFIXES = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".kml", ".gml")
 _FEW_VALUES = 32
-_SAMPLES = 5
-_SAMPLE_PX = 64
+_SQUARE = 0.01
 _WHOLE_READ_PX = 400_000_000
 
 Fact = tuple[str, str]
 
 
-def describe(path: str, *, model: str | None = None) -> list[str]:
+def describe(path: str, *, model: str | None = None, crs: str | None = None) -> list[str]:
     """Lines that say what is at a path, ``name  text`` each; warnings last.
 
     Args:
         path: A raster, a vector file, a model folder, or the name of a model that is shipped.
         model: Model to plan the prediction of a scene with; None plans SegNeXt's windows of 512 px
             that overlap by 128.
+        crs: CRS of a raster that has a transform but no CRS.
 
     Raises:
         SceneError: Nothing at the path, or nothing that can be read.
@@ -47,21 +49,21 @@ def describe(path: str, *, model: str | None = None) -> list[str]:
     """
     if model is not None:
         find_model(model)
-    kind, facts = _facts(path, model)
+    kind, facts = _facts(path, model, crs)
     if model is not None and kind != "scene":
         raise ConfigError(f"{path} is a {kind}, and only scenes are predicted", hint="leave out --model")
     width = max(len(name) for name, _ in facts)
     return [f"{name:<{width}}  {text}" for name, text in facts]
 
 
-def _facts(path: str, model: str | None) -> tuple[str, list[Fact]]:
+def _facts(path: str, model: str | None, crs: str | None) -> tuple[str, list[Fact]]:
     folder = _model_folder(path)
     if folder is not None:
         return "model", model_facts(folder)
     if Path(path).suffix.lower() in VECTOR_SUFFIXES and Path(path).is_file():
         return "vector file", vector_facts(path)
-    with Scene(path) as scene:
-        pixels, valid = _sample(scene)
+    with Scene(path, crs=crs) as scene:
+        pixels, valid = scene.sample()
         if _is_class_raster(scene, pixels, valid):
             return "class raster", class_raster_facts(scene)
         return "scene", scene_facts(scene, pixels, valid, model)
@@ -76,12 +78,17 @@ def scene_facts(scene: Scene, pixels: Pixels, valid: Valid, model: str | None) -
     for band, name, values in zip(scene.bands, scene.band_names, pixels, strict=True):
         interp = scene.dataset.colorinterp[band - 1].name
         tagged = f", tagged {interp}" if interp not in (name, "undefined", "gray") else ""
-        facts.append(
-            (f"band {band}", f"{name}{tagged}, {scene.dtype}, values {_value_range(values[valid])} in a sample")
+        scaled = (
+            ""
+            if scene.scaling is None
+            else ", scale {:g} and offset {:g} in its tags".format(*scene.scaling[scene.bands.index(band)])
         )
+        text = f"{name}{tagged}, {scene.dtype}, values {_value_range(values[valid])} in a sample{scaled}"
+        facts.append((f"band {band}", text))
     facts.append(("nodata", _validity(scene)))
     facts += _prediction(scene, model)
-    return facts + [("warning", text) for text in _warnings(scene, pixels, valid)]
+    warnings = (*_place_warnings(scene), *_warnings(scene, pixels, valid))
+    return facts + [("warning", text) for text in warnings]
 
 
 def class_raster_facts(scene: Scene) -> list[Fact]:
@@ -91,17 +98,19 @@ def class_raster_facts(scene: Scene) -> list[Fact]:
         names = dict(enumerate(read_class_map(scene.path, window=Window(0, 0, 1, 1)).classes.names))
     else:
         names = {}
+    warnings = [("warning", text) for text in (*_place_warnings(scene), *_palette_warnings(scene, len(names)))]
     if scene.grid.height * scene.grid.width > _WHOLE_READ_PX:
-        return [*facts, *((f"class {value}", name) for value, name in names.items())]
+        return [*facts, *((f"class {value}", name) for value, name in names.items()), *warnings]
     counts, areas = _count_classes(scene)
+    unit, factor = scene.grid.area_unit
     total = sum(counts.values())
     for value in sorted({*names, *counts}):
-        hectares = f", {areas[value] / 1e4:.4g} ha" if scene.grid.is_georeferenced and value in areas else ""
-        share = f"{counts.get(value, 0) / max(total, 1):.2%} of the valid pixels{hectares}"
+        area = f", {areas[value] * factor:.4g} {unit}" if unit != "px" and value in areas else ""
+        share = f"{counts.get(value, 0) / max(total, 1):.2%} of the valid pixels{area}"
         facts.append((f"class {value}", f"{names[value]}: {share}" if value in names else share))
     if NODATA in counts:
         facts.append(("warning", f"{NODATA} occurs and is not declared as nodata; in labels geoseg ignores it"))
-    return facts
+    return facts + warnings
 
 
 def _raster_facts(scene: Scene) -> list[Fact]:
@@ -120,28 +129,36 @@ def _raster_facts(scene: Scene) -> list[Fact]:
 
 
 def _place_facts(grid: Grid) -> list[Fact]:
-    if grid.crs is None:
+    kind = grid.georeference
+    if kind is Georeference.NONE:
         return [("CRS", "none: the raster has no georeference")]
-    crs = pyproj.CRS.from_user_input(grid.crs)
+    crs = "none" if grid.crs is None else _crs_text(pyproj_crs(grid.crs))
+    if kind is Georeference.CRS_ALONE:
+        return [("CRS", f"{crs}, but no transform")]
     t = grid.transform
-    unit = crs.axis_info[0].unit_name if crs.axis_info else "unit"
-    unit = {"metre": "m", "degree": "°"}.get(unit, unit)
-    ground = grid.gsd_m() or 0.0
+    sides = f"{math.hypot(t.a, t.d):.6g} × {math.hypot(t.b, t.e):.6g}"
+    pixel = f"{sides} units" if grid.crs is None else f"{sides} {_unit(pyproj_crs(grid.crs))} on the map"
+    ground, gsd = grid.pixel_size_m(), grid.gsd_m()
+    if ground is not None and gsd is not None:
+        height, width = ground
+        apart = f" ({width:.4g} × {height:.4g})" if abs(width / height - 1) > _SQUARE else ""
+        pixel += f", {gsd:.4g} m{apart} on the ground"
     turn = math.degrees(math.atan2(t.d, t.a))
     how = f", rotated by {turn:.4g}°" if abs(turn) > 1e-6 else ", south-up" if t.e > 0 else ""
-    pixel = f"{math.hypot(t.a, t.d):.6g} × {math.hypot(t.b, t.e):.6g} {unit} on the map, {ground:.4g} m on the ground"
-    hectares = float(grid.pixel_area_m2().sum()) * grid.width / 1e4
+    unit, factor = grid.area_unit
+    area = float(grid.pixel_area_m2().sum()) * grid.width * factor
     return [
-        ("CRS", _crs_text(crs)),
+        ("CRS", crs),
         ("pixel", pixel + how),
-        ("extent", f"{_lonlat(crs, grid.bounds)}, {hectares:.4g} ha"),
+        ("extent", f"{_extent(kind, grid.crs, grid.bounds)}, {area:.4g} {unit}"),
     ]
 
 
 def _validity(scene: Scene) -> str:
     flags = scene.dataset.mask_flag_enums[scene.bands[0] - 1]
     has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
-    found = [f"value {scene.nodata:g}"] if scene.nodata is not None else []
+    has_value = scene.nodata is not None and not math.isnan(scene.nodata)
+    found = [f"value {scene.nodata:g}"] if has_value else []
     found += ["mask band"] if has_mask else []
     found += ["NaN"] if scene.dtype.kind == "f" else []
     return " and ".join(found) or "none: every pixel counts"
@@ -177,8 +194,20 @@ def _prediction(scene: Scene, model: str | None) -> list[Fact]:
     return facts
 
 
+def _place_warnings(scene: Scene) -> Iterable[str]:
+    if scene.warp_command is not None:
+        yield f"it has control points that are not applied yet: {scene.warp_command}"
+    elif scene.grid.place_note is not None:
+        yield f"it {scene.grid.place_note}"
+
+
+def _palette_warnings(scene: Scene, colors: int) -> Iterable[str]:
+    if scene.has_palette and colors > _FEW_VALUES:
+        yield f"where it is imagery, and no classes, {palette_hint(scene.path)}"
+
+
 def _warnings(scene: Scene, pixels: Pixels, valid: Valid) -> Iterable[str]:
-    path = scene.path
+    path = quoted(scene.path)
     if scene.alpha_band is not None:
         shades = np.unique(pixels[scene.bands.index(scene.alpha_band)])
         if len(shades) <= 2:
@@ -192,25 +221,12 @@ def _warnings(scene: Scene, pixels: Pixels, valid: Valid) -> Iterable[str]:
     black = (pixels == 0).all(axis=0)
     if scene.nodata is None and scene.dtype.kind != "f" and (black & valid).mean() > 0.01:
         yield f"{black.mean():.0%} of a sample is 0 in all bands; if that means nothing, say so with --nodata 0"
-    if scene.grid.crs is None and (scene.dataset.gcps[0] or scene.dataset.rpcs):
-        yield f"it has control points that are not applied yet: gdalwarp {path} warped.tif"
-    elif scene.grid.crs is None:
-        yield "a map of it will have no georeference either"
+    if scene.scaling is not None:
+        yield "its scale and offset tags are not applied: a model takes the pixels as stored, times its own scale"
     if scene.block_shape[1] == scene.grid.width > 2048:
         yield f"strips are slow to read in windows: gdal_translate -co TILED=YES -co COMPRESS=ZSTD {path} tiled.tif"
     if scene.dtype.name not in ("uint8", "uint16", "int16", "float32"):
         yield f"no model takes {scene.dtype}: gdal_translate -ot Float32 {path} float32.tif"
-
-
-def _sample(scene: Scene) -> tuple[Pixels, Valid]:
-    """Pixels (B, N) and validity (N,) of small windows all over the scene, its corners too: quick for any size."""
-    height, width = scene.grid.shape
-    size = Window(0, 0, min(_SAMPLE_PX, height), min(_SAMPLE_PX, width))
-    rows = sorted({round(i * (height - size.height) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
-    cols = sorted({round(i * (width - size.width) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
-    parts = [scene.read(Window(row, col, size.height, size.width)) for row in rows for col in cols]
-    pixels = np.concatenate([p.reshape(len(p), -1) for p, _ in parts], axis=1)
-    return pixels, np.concatenate([v.ravel() for _, v in parts])
 
 
 def _is_class_raster(scene: Scene, pixels: Pixels, valid: Valid) -> bool:
@@ -272,10 +288,10 @@ def _layer_facts(path: str, layer: str) -> list[Fact]:
         facts.append(("CRS", "none"))
         facts.append(("warning", f"layer {layer} has no CRS, so it cannot be laid over a scene: ogr2ogr -a_srs EPSG:…"))
     else:
-        crs = pyproj.CRS.from_user_input(info["crs"])
+        crs = pyproj_crs(info["crs"])
         facts.append(("CRS", _crs_text(crs)))
         if info["features"] and info["total_bounds"] is not None:
-            facts.append(("extent", _lonlat(crs, tuple(info["total_bounds"]))))
+            facts.append(("extent", _extent(crs_georeference(crs), crs, tuple(info["total_bounds"]))))
     attributes = pyogrio.read_dataframe(path, layer=layer, read_geometry=False)
     for field, dtype in zip(info["fields"], info["dtypes"], strict=True):
         kind = "text" if dtype == "object" else dtype
@@ -349,13 +365,21 @@ def _crs_text(crs: pyproj.CRS) -> str:
     return f"{':'.join(authority)}, {crs.name}" if authority else crs.name
 
 
-def _lonlat(crs: pyproj.CRS, bounds: tuple[float, float, float, float]) -> str:
-    """Bounds in degrees of WGS 84; in the CRS's own units where it is tied to no place."""
-    try:
-        left, bottom, right, top = pyproj.Transformer.from_crs(crs, 4326, always_xy=True).transform_bounds(*bounds)
-    except pyproj.exceptions.ProjError:
-        left, bottom, right, top = bounds
-    return f"longitude {left:.6g} … {right:.6g}, latitude {bottom:.6g} … {top:.6g}"
+def _extent(kind: Georeference, crs: AnyCRS | None, bounds: tuple[float, float, float, float]) -> str:
+    """Bounds in degrees of WGS 84; in the units of the coordinates where they have no place on Earth."""
+    way = transformer(crs, "EPSG:4326") if kind is Georeference.EARTH and crs is not None else None
+    if way is not None:
+        left, bottom, right, top = way.transform_bounds(*bounds)
+        if np.isfinite([left, bottom, right, top]).all():
+            return f"longitude {left:.6g} … {right:.6g}, latitude {bottom:.6g} … {top:.6g}"
+    left, bottom, right, top = bounds
+    unit = "" if crs is None else f" {_unit(pyproj_crs(crs))}"
+    return f"x {left:.9g} … {right:.9g}{unit}, y {bottom:.9g} … {top:.9g}{unit}"
+
+
+def _unit(crs: pyproj.CRS) -> str:
+    name = crs.axis_info[0].unit_name
+    return {"metre": "m", "degree": "°"}.get(name, name)
 
 
 def _value_range(values: npt.NDArray[Any]) -> str:

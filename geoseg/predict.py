@@ -26,7 +26,7 @@ from geoseg.class_map.writing import LAYERS, MapFileWriter
 from geoseg.classes import ClassTable
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError, GeosegError, OutputError
-from geoseg.export import EXPORTERS
+from geoseg.export import EXPORTERS, check_format
 from geoseg.model_folder import TrainedModel, load_model
 from geoseg.outputs import check_output
 from geoseg.plan import IN_PROCESS, Plan, Taper, count
@@ -67,6 +67,7 @@ class PredictOptions:
     bands: Sequence[int] | None = None
     nodata: float | None = None
     alpha: bool = False
+    crs: str | None = None
     aoi: AnyPath | None = None
     gsd: str | float | None = None
     ignore_gsd: bool = False
@@ -102,6 +103,7 @@ def predict(
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
     alpha: bool = False,
+    crs: str | None = None,
     aoi: AnyPath | None = None,
     gsd: str | float | None = None,
     ignore_gsd: bool = False,
@@ -141,6 +143,7 @@ def predict(
         bands: 1-based bands of the scene for the model's bands; None takes all.
         nodata: Value that means nothing, over the file's own.
         alpha: Take the alpha band as validity.
+        crs: CRS of scenes that have a transform but no CRS.
         aoi: Vector file; what lies outside its polygons is not mapped.
         gsd: Read the scene resampled to pixels of so many metres, or to the "model"'s.
         ignore_gsd: Predict though the ground sample distance is not the model's.
@@ -178,6 +181,7 @@ def predict(
         bands=bands,
         nodata=nodata,
         alpha=alpha,
+        crs=crs,
         aoi=aoi,
         gsd=gsd,
         ignore_gsd=ignore_gsd,
@@ -355,6 +359,7 @@ def _prepared(
         bands=None if options.bands is None else tuple(options.bands),
         nodata=model_nodata(contract, options.nodata),
         alpha=options.alpha,
+        crs=options.crs,
         aoi=None if options.aoi is None else Path(options.aoi),
         gsd_m=_gsd_m(options.gsd, contract),
     )
@@ -381,9 +386,10 @@ def _prepared(
         )
         _ = plan.tapers  # a blend of the caller's own is checked here
         if suffix not in RASTER_SUFFIXES:
+            check_format(path, scene.grid)
             check_rules(options.rules, scene.grid, contract.class_table, path=scene.path)
-        if not scene.grid.is_georeferenced:
-            log.warning("%s has no CRS: the map will have none either", scene.path)
+        if not scene.grid.is_metric:
+            log.warning("%s %s", scene.path, scene.grid.place_note)
         parts = Parts(parts_folder(path).absolute(), options.layers, len(contract.classes))
         job = Job(
             source,

@@ -185,7 +185,7 @@ def _put_together(
     settings: TrainConfig, split: str, scenes: Sequence[LabelledScene], sums: Sequence[_Sums], values: ValueCounts
 ) -> SceneStats:
     counts = np.sum([s.classes for s in sums], axis=0)
-    known = any(scene.grid.is_georeferenced for scene in scenes)
+    known = any(scene.grid.is_metric for scene in scenes)
     hectares = np.sum([s.hectares for s in sums], axis=0)
     class_blocks = np.sum([s.class_blocks for s in sums], axis=0)
     held = np.sum([s.classes > 0 for s in sums], axis=0)
@@ -254,7 +254,7 @@ def _sum(scene: LabelledScene, split: str, classes: int, values: ValueCounts) ->
         counts = count_blocks(labels, None, classes).counts
         sums.classes += counts.sum(axis=(0, 1))
         sums.class_blocks += (counts > 0).sum(axis=(0, 1))
-        if scene.grid.is_georeferenced:
+        if scene.grid.is_metric:
             place = labels + np.arange(window.height)[:, None] * (NODATA + 1)
             per_row = np.bincount(place.ravel(), minlength=window.height * (NODATA + 1)).reshape(window.height, -1)
             sums.hectares += row_area[window.row : window.row_stop] @ per_row[:, :classes]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
+import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from affine import Affine
 
 from geoseg.ahead import ahead
 from geoseg.class_map import open_class_map
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import LabelError, SceneError
-from geoseg.export import Layer, exporter_for, write_polygons
+from geoseg.export import Layer, check_format, exporter_for, write_polygons
+from geoseg.georeference import unwarped
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.outputs import check_output
@@ -27,10 +28,12 @@ DEFAULT_RULES = PolygonRules(simplify=Tolerance(1.5, "px"))
 
 _ROWS_PX = 1 << 22
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class ClassArea:
-    """One class of a vectorised map: polygons and their area, m² (px where the map has no CRS)."""
+    """One class of a vectorised map: polygons and their area, m² (`Grid.area_unit` where the map has no CRS)."""
 
     name: str
     polygons: int
@@ -45,23 +48,23 @@ class VectorReport:
         path: The file.
         polygons: Number of polygons.
         classes: Polygons and areas of the classes that have any, in the order of their ids.
-        georeferenced: Whether the areas are of the ground (m²) or of the map alone (px).
+        grid: Grid of the map.
     """
 
     path: Path
     polygons: int
     classes: tuple[ClassArea, ...]
-    georeferenced: bool
+    grid: Grid
 
     def lines(self) -> list[str]:
         """The report for people, the output's path first."""
-        unit, factor = ("ha", 1e-4) if self.georeferenced else ("px", 1.0)
+        unit, factor = self.grid.area_unit
         width = max((len(c.name) for c in self.classes), default=0)
         table = [
             f"  {c.name:{width}}  {c.area_m2 * factor:12,.2f} {unit}  {count(c.polygons, 'polygon')}"
             for c in self.classes
         ]
-        extra = [] if self.georeferenced else ["no CRS: coordinates are pixels, and y runs up from the top edge"]
+        extra = [] if self.grid.is_metric else [f"the map {self.grid.place_note}"]
         return [str(self.path), *table, *extra]
 
 
@@ -70,6 +73,7 @@ def vectorize(
     output: str | PathLike[str],
     *,
     rules: PolygonRules = DEFAULT_RULES,
+    crs: str | None = None,
     overwrite: bool = False,
 ) -> VectorReport:
     """Write the polygons of a class map as a GIS file, in the format of the output's suffix.
@@ -81,18 +85,23 @@ def vectorize(
             lies beside it (``MAP_confidence.tif``) gives the polygons their conf_mean and conf_min.
         output: See `geoseg.export.EXPORTERS` for the suffixes; a ``.qml`` style comes beside it.
         rules: What becomes of small regions and of borders.
+        crs: CRS of a map that has a transform but no CRS.
         overwrite: Replace what is there.
 
     Raises:
-        SceneError: The input is no class map, unreadable, or holds nothing but nodata; or a tolerance in metres, and
-            the map has no CRS.
-        OutputError: Unknown suffix, the output exists, or its folder cannot be written.
+        SceneError: The input is no class map, unreadable, holds nothing but nodata, or has control points in place of
+            a transform; or a tolerance in metres, and
+            the map has no CRS; or a CRS that is not the map's.
+        OutputError: Unknown suffix, the output exists, its folder cannot be written, or its format cannot hold the CRS.
         LabelError: A value outside the map's class table.
         ConfigError: A class that the map does not have.
     """
     exporter_for(output)
     path = check_output(output, overwrite=overwrite, inputs=[map_path])
-    with open_class_map(map_path) as reader:
+    with open_class_map(map_path, crs=crs) as reader:
+        if reader.warp_command is not None:
+            raise unwarped(os.fspath(map_path), reader.warp_command)
+        check_format(path, reader.grid)
         check_rules(rules, reader.grid, reader.classes, path=map_path)
         height = max(_ROWS_PX // reader.grid.width // 512 * 512, 512)
         try:
@@ -117,8 +126,12 @@ def check_rules(rules: PolygonRules, grid: Grid, classes: ClassTable, *, path: s
         ConfigError: A class that the map does not have.
     """
     class_rules(rules, classes)
-    if rules.simplify is not None and rules.simplify.unit == "m" and not grid.is_georeferenced:
+    if grid.is_metric:
+        return
+    if rules.simplify is not None and rules.simplify.unit == "m":
         raise SceneError(f"{path} has no CRS, so --simplify {rules.simplify} has no meaning", hint="--simplify 1.5px")
+    if rules.min_area_m2 or rules.fill_holes_m2:
+        log.warning("%s has no CRS: --min-area and --fill-holes count in %s", path, grid.area_unit[0])
 
 
 def write_vectors(
@@ -145,17 +158,17 @@ def write_vectors(
         LabelError: A value outside the class table.
         ConfigError: See `check_rules`.
     """
-    grid = _with_rows_down(grid)
+    drawn = grid.as_drawn()
     resolved = class_rules(rules, classes)
     tally = _Tally(len(classes))
-    batches = ahead(tally.counted(polygonize_rows(rows, grid, classes, rules=rules)), name="geoseg-polygons")
-    write_polygons(batches, output, Layer(output.stem, grid, resolved.classes, source))
+    batches = ahead(tally.counted(polygonize_rows(rows, drawn, classes, rules=rules)), name="geoseg-polygons")
+    write_polygons(batches, output, Layer(output.stem, drawn, resolved.classes, source))
     areas = tuple(
         ClassArea(c.name, int(tally.polygons[c.id]), float(tally.areas[c.id]))
         for c in resolved.classes
         if tally.polygons[c.id]
     )
-    return VectorReport(output, int(tally.polygons.sum()), areas, grid.is_georeferenced)
+    return VectorReport(output, int(tally.polygons.sum()), areas, grid)
 
 
 def _not_empty(rows: Iterable[MapRows], map_path: str | PathLike[str]) -> Iterator[MapRows]:
@@ -183,10 +196,3 @@ class _Tally:
             self.polygons += np.bincount(batch.class_id, minlength=len(self.polygons))
             self.areas += np.bincount(batch.class_id, weights=batch.columns["area_m2"], minlength=len(self.areas))
             yield batch
-
-
-def _with_rows_down(grid: Grid) -> Grid:
-    if grid.crs is None and grid.transform.is_identity:
-        # QGIS draws a raster without georeference with its rows running down from y = 0; so do its polygons.
-        return dataclasses.replace(grid, transform=Affine.scale(1, -1))
-    return grid

@@ -16,7 +16,7 @@ from shapely.geometry import box
 from geoseg.errors import SceneError
 from geoseg.scene import Scene, open_scene
 from geoseg.scene.raster import Raster
-from geoseg.scene.resample import Resampled, ground_size_m
+from geoseg.scene.resample import Resampled
 from geoseg.windows import Window
 
 Make = Callable[..., MadeScene]
@@ -143,7 +143,7 @@ def test_pixels_are_square_on_the_ground_and_the_ground_is_the_same(
 ) -> None:
     made = make_scene(crs=crs, orientation=orientation, size=(300, 400))
     with open_scene(made.path) as plain, open_scene(made.path, gsd_m=1.25) as scene:
-        assert ground_size_m(scene.grid) == pytest.approx((1.25, 1.25), rel=0.01)
+        assert scene.grid.pixel_size_m() == pytest.approx((1.25, 1.25), rel=0.01)
         # A rotation in degrees shears pixels on the ground: their sides are as asked for, but at no right angle.
         if not (crs == "EPSG:4326" and orientation == "rotated"):
             assert scene.grid.gsd_m() == pytest.approx(1.25, rel=0.01)

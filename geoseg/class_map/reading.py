@@ -24,7 +24,8 @@ from rasterio.windows import Window as RasterWindow
 
 from geoseg.classes import NODATA, ClassTable, Color, MapClass
 from geoseg.errors import SceneError
-from geoseg.grid import Grid
+from geoseg.georeference import warp_command
+from geoseg.grid import Grid, grid_of
 from geoseg.map_rows import MapRows
 from geoseg.quiet import quiet
 from geoseg.windows import Window
@@ -69,25 +70,31 @@ class ClassMapReader:
     raster read beforehand. Pixels that the file's nodata value or mask calls invalid become 255, and 255 is nodata
     where the file says nothing.
 
+    Args:
+        path: The file.
+        crs: CRS of a file that has a transform but no CRS; None takes the file's.
+
     Attributes:
         path: The file.
         grid: Size, transform and CRS.
+        warp_command: What to type for a file with control points in place of a transform, else None.
         classes: Ids, names and colours.
         source: Name of the imagery that was mapped, else of the map.
         confidence_path: The confidence raster that was written with this very map (`MapFileWriter`), or None.
 
     Raises:
-        SceneError: No such file, unreadable, more than one band, or not uint8.
+        SceneError: See `open_class_map`.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(self, path: str | PathLike[str], *, crs: str | None = None) -> None:
         self.path = Path(path)
         with _as_scene_error(self.path):
             with quiet():
                 self._file = rasterio.open(path)
             try:
                 _check_class_map(path, self._file)
-                self.grid = _grid(self._file)
+                self.grid = grid_of(self._file, crs)
+                self.warp_command = warp_command(self._file)
                 self.classes = _class_table(self._file)
             except BaseException:
                 self._file.close()
@@ -102,7 +109,7 @@ class ClassMapReader:
             return None
         try:
             with quiet(), rasterio.open(path) as file:
-                belongs = file.tags().get(DIGEST_TAG) == digest and _grid(file) == self.grid
+                belongs = file.tags().get(DIGEST_TAG) == digest and grid_of(file) == grid_of(self._file)
         except RasterioError:
             belongs = False
         if not belongs:
@@ -156,13 +163,13 @@ class ClassMapReader:
         self._file.close()
 
 
-def open_class_map(path: str | PathLike[str]) -> ClassMapReader:
+def open_class_map(path: str | PathLike[str], *, crs: str | None = None) -> ClassMapReader:
     """A class map to be read row by row; see `ClassMapReader`.
 
     Raises:
-        SceneError: No such file, unreadable, more than one band, or not uint8.
+        SceneError: No such file, unreadable, more than one band, or not uint8; or a CRS that is not the file's.
     """
-    return ClassMapReader(path)
+    return ClassMapReader(path, crs=crs)
 
 
 def read_class_map(path: str | PathLike[str], *, window: Window | None = None) -> ClassMap:
@@ -178,10 +185,6 @@ def read_class_map(path: str | PathLike[str], *, window: Window | None = None) -
     with open_class_map(path) as reader:
         part = window or Window(0, 0, *reader.grid.shape)
         return ClassMap(reader.read(part), reader.grid if window is None else reader.grid.crop(part), reader.classes)
-
-
-def _grid(file: Any) -> Grid:
-    return Grid(file.height, file.width, file.transform, file.crs)
 
 
 def _check_class_map(path: str | PathLike[str], file: Any) -> None:

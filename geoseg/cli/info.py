@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from geoseg.cli import options
+
 
 def info(
     path: Annotated[str, typer.Argument(metavar="PATH", help="Raster, vector file, model folder or shipped model.")],
@@ -13,6 +15,7 @@ def info(
         str | None,
         typer.Option("--model", "-m", metavar="MODEL", help="Of a scene: plan the prediction with this model."),
     ] = None,
+    crs: options.Crs = None,
 ) -> None:
     """Say what a scene, labels or a model are.
 
@@ -20,5 +23,5 @@ def info(
     """
     from geoseg.info import describe
 
-    for line in describe(path, model=model):
+    for line in describe(path, model=model, crs=crs):
         typer.echo(line)

@@ -165,6 +165,10 @@ Nodata = Annotated[
     typer.Option("--nodata", metavar="VALUE", help="Pixel value that means nothing.", show_default="the file's"),
 ]
 Alpha = Annotated[bool, typer.Option("--alpha", help="Take the alpha band as validity.")]
+Crs = Annotated[
+    str | None,
+    typer.Option("--crs", metavar="EPSG:N", help="CRS of a raster without one.", show_default="the file's"),
+]
 Simplify = Annotated[
     str, typer.Option("--simplify", metavar="1.5px|0.5m|none", help="How far outlines may move from the pixels' edges.")
 ]

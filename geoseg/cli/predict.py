@@ -42,6 +42,7 @@ def predict(
     bands: options.Bands = None,
     nodata: options.Nodata = None,
     alpha: options.Alpha = False,
+    crs: options.Crs = None,
     aoi: Annotated[
         Path | None, typer.Option("--aoi", metavar="FILE", help="Polygons; nothing outside them is mapped.")
     ] = None,
@@ -130,6 +131,7 @@ def predict(
         bands=options.parse_bands(bands),
         nodata=nodata,
         alpha=alpha,
+        crs=crs,
         aoi=aoi,
         gsd=gsd,
         ignore_gsd=ignore_gsd,

@@ -12,6 +12,7 @@ from geoseg.cli import options
 def vectorize(
     class_map: Annotated[str, typer.Argument(metavar="MAP", help="Class raster, as geoseg predict writes it.")],
     output: options.Output,
+    crs: options.Crs = None,
     simplify: options.Simplify = "1.5px",
     simplify_method: options.SimplifyMethod = "vw",
     smooth: options.Smooth = False,
@@ -43,6 +44,6 @@ def vectorize(
     check_vectorizing(class_map, output, overwrite=overwrite)
     from geoseg.vectorize import vectorize as run
 
-    report = run(class_map, output, rules=rules, overwrite=overwrite)
+    report = run(class_map, output, rules=rules, crs=crs, overwrite=overwrite)
     for line in report.lines():
         typer.echo(line)

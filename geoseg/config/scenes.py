@@ -25,7 +25,7 @@ SPLITS = ("train", "val", "scenes")
 PATHS = ("scene", "labels", "labelled_area")
 """Keys of an entry that name files."""
 
-COLUMNS = (*PATHS, "attribute", "class_name", "outside", "split")
+COLUMNS = (*PATHS, "attribute", "class_name", "outside", "crs", "split")
 """Columns of a catalogue, of which ``scene`` and ``labels`` must be there."""
 
 _WILDCARDS = re.compile(r"[*?\[]")

@@ -90,6 +90,7 @@ class SceneConfig(Frozen):
         outside: Class outside all polygons, or "ignore".
         labelled_area: Polygons, in any CRS, within which everything is labelled; None where that is the whole scene.
             Outside them labels are ignored.
+        crs: CRS of a scene that has a transform but no CRS, as EPSG code or WKT; None takes the file's.
     """
 
     scene: Path
@@ -98,6 +99,7 @@ class SceneConfig(Frozen):
     class_name: str | None = None
     outside: str | None = None
     labelled_area: Path | None = None
+    crs: str | None = None
 
     @model_validator(mode="after")
     def _one_source_of_class(self) -> SceneConfig:

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyproj
-from rasterio.crs import CRS
 
 from geoseg.config import ImageryConfig, SceneConfig
+from geoseg.contract import GSD_TOLERANCE
 from geoseg.datasets.check_list import Problem, as_problem, error, listed, plural, warning
 from geoseg.datasets.labelled import open_configured
-from geoseg.errors import SceneError
-from geoseg.grid import Grid
+from geoseg.errors import SceneError, quoted
+from geoseg.georeference import AnyCRS, Georeference, crs_georeference, crs_name, pyproj_crs
+from geoseg.grid import Grid, crs_hint
 from geoseg.scene import Scene
+from geoseg.scene.advice import bands_named, dtype_hint, palette_hint, scaling_hint
 from geoseg.windows import Window
 
 SAMPLE_SIDE, SAMPLES = 128, 3
@@ -38,6 +39,8 @@ USUAL_RANGE = (0.05, 3.0)
 """Between these the brightest scaled pixels (their 99.5th percentile) of usual imagery lie."""
 
 MAX_GSD_RATIO = 2.0
+
+LOCAL = Georeference.LOCAL
 
 _BRIGHTEST = 99.5
 _FULL_SCALES = (255, 1023, 2047, 4095, 10_000, 65_535)
@@ -64,24 +67,24 @@ class SceneFacts:
     usable: bool
 
 
-def has_definition(crs: CRS | str | None) -> bool:
-    """Whether a CRS says where on earth its coordinates lie; "undefined" and local ones do not."""
-    if crs is None:
-        return False
-    try:
-        known = pyproj.CRS.from_user_input(crs)
-    except pyproj.exceptions.CRSError:
-        return False
-    return known.geodetic_crs is not None and not known.name.lower().startswith("undefined")
+def no_way(what: str, path: Path, crs: AnyCRS, scene: Path, scene_crs: AnyCRS, *, assign: str) -> Problem:
+    """That no way leads from the CRS of labels to their scene's.
 
-
-def crs_name(crs: CRS | str | None) -> str:
-    """``EPSG:32633``, or the name it has, or ``no CRS``."""
-    if crs is None:
-        return "no CRS"
-    known = pyproj.CRS.from_user_input(crs)
-    authority = known.to_authority(min_confidence=100)
-    return ":".join(authority) if authority is not None else known.name
+    Args:
+        what: The labels, in the plural.
+        path: Their file.
+        crs: Their CRS.
+        scene: The scene.
+        scene_crs: Its CRS.
+        assign: Command that gives the labels another CRS.
+    """
+    places = f"{what} {path} are in {crs_name(crs)}, scene {scene} in {crs_name(scene_crs)}"
+    if crs_georeference(crs) is LOCAL:
+        return error(path, f"{places}: the CRS of {what} does not say where on earth they lie", assign)
+    if crs_georeference(scene_crs) is LOCAL:
+        hint = f"where that is wrong: gdal_edit.py -a_srs EPSG:… {quoted(scene)}"
+        return error(path, f"{places}: the scene's CRS is undefined, it does not say where on earth it lies", hint)
+    return error(path, f"{places}: no way is known from one to the other", "draw the labels in the scene's own CRS")
 
 
 def check_header(config: SceneConfig, imagery: ImageryConfig, size: int) -> tuple[list[Problem], SceneFacts | None]:
@@ -104,43 +107,81 @@ def check_header(config: SceneConfig, imagery: ImageryConfig, size: int) -> tupl
             f"({listed(imagery.bands, 8)})" if imagery.indexes is None else "as imagery.indexes"
         )
         is_about_bands = "was asked for" in raised.message
-        problems.append(
-            error(path, message, f"see them with: geoseg info {path}; choose them with imagery.bands, imagery.indexes")
-            if is_about_bands
-            else as_problem(path, raised)
-        )
         try:
-            scene = Scene(path, bands=(1,))
+            scene = Scene(path, bands=(1,), crs=config.crs)
         except SceneError:
-            return problems, None
+            return [as_problem(path, raised)], None
+        hint = f"choose them with imagery.bands and imagery.indexes; see them with: geoseg info {quoted(path)}"
+        if scene.has_palette:
+            hint = palette_hint(str(path))
+        problems.append(error(path, message, hint) if is_about_bands else as_problem(path, raised))
     with scene:
         if scene.dtype != imagery.dtype:
-            problems.append(
-                error(
-                    path,
-                    f"scene {path} is {scene.dtype}, the configuration says {imagery.dtype}",
-                    f"set imagery.dtype={scene.dtype}",
-                )
-            )
+            message = f"scene {path} is {scene.dtype}, the configuration says {imagery.dtype}"
+            problems.append(error(path, message, _dtype_hint(scene, imagery)))
+        elif not problems:
+            problems += _check_bands(scene, imagery)
         grid = scene.grid
-        if grid.crs is not None and not has_definition(grid.crs):
-            problems.append(
-                warning(
-                    path,
-                    f"the CRS of scene {path} ({crs_name(grid.crs)}) does not say where on earth it lies, so its "
-                    "pixels have no known size and its labels must have the same CRS",
-                    f"say which one it is: gdal_edit -a_srs EPSG:… {path}",
-                )
-            )
+        problems += _check_sides(scene)
+        if scene.warp_command is not None:
+            message = f"scene {path} has control points but no transform: its labels count in pixels"
+            problems.append(warning(path, message, scene.warp_command))
+        elif grid.georeference is LOCAL:
+            message = f"the CRS of scene {path} ({crs_name(grid.crs)}) does not say where on earth it lies"
+            problems.append(warning(path, f"{message}, so its labels must have the same CRS"))
+        elif grid.georeference in (Georeference.ASTRAY, Georeference.CRS_ALONE):
+            problems.append(warning(path, f"scene {path} {grid.place_note}"))
         facts = SceneFacts(
             path,
             grid,
-            grid.gsd_m() if has_definition(grid.crs) else None,
+            grid.gsd_m(),
             _decoded(grid, scene.block_shape, size),
             scene.block_shape,
             usable=not any(p.severity == "error" for p in problems),
         )
     return problems, facts
+
+
+def _dtype_hint(scene: Scene, imagery: ImageryConfig) -> str:
+    hint = f"set imagery.dtype={scene.dtype}"
+    try:
+        return f"{hint}; or convert this scene: {dtype_hint(scene, imagery.dtype).partition(': ')[2]}"
+    except SceneError:  # the file is cut off or damaged, which is said elsewhere
+        return hint
+
+
+def _check_bands(scene: Scene, imagery: ImageryConfig) -> list[Problem]:
+    """Bands that are others by their names, and scale and offset that are not applied."""
+    problems, path = [], scene.path
+    named = bands_named(path, imagery.bands) if imagery.indexes is None else None
+    if named not in (None, imagery.band_indexes):
+        taken, by_name = (",".join(map(str, bands)) for bands in (imagery.band_indexes, named))
+        message = f"bands {taken} of scene {path} are taken for {', '.join(imagery.bands)}, by their names they are not"
+        problems.append(warning(path, message, f"imagery.indexes=[{by_name}]"))
+    scaling = scene.scaling
+    if scaling is not None and any(pair != (imagery.effective_scale, 0) for pair in scaling):
+        tags = ", ".join(f"{gain:g} and {offset:g}" for gain, offset in dict.fromkeys(scaling))
+        message = f"scale and offset tags of scene {path} ({tags}) are not applied, but imagery.scale"
+        hint = "the model will take other scenes the same way; where only some have such tags, apply them first: "
+        hint += scaling_hint(scene, imagery.dtype, imagery.effective_scale)
+        problems.append(warning(path, f"{message} ({imagery.effective_scale:.4g})", hint))
+    return problems
+
+
+def _check_sides(scene: Scene) -> list[Problem]:
+    """Pixels that are far from square on the ground: a network learns shapes that another grid does not have."""
+    sides, grid = scene.grid.pixel_size_m(), scene.grid
+    if sides is None or max(sides) <= (1 + GSD_TOLERANCE) * min(sides):
+        return []
+    if pyproj_crs(grid.crs).is_geographic:
+        longitude, latitude = grid.transform @ (grid.width / 2, grid.height / 2)
+        how = f"-t_srs EPSG:{326 if latitude >= 0 else 327}{int((longitude + 180) % 360 // 6) + 1:02d}"
+    else:
+        side = min(abs(grid.transform.a), abs(grid.transform.e)) or min(sides)
+        how = f"-tr {side:.9g} {side:.9g}"
+    message = f"the pixels of scene {scene.path} are {sides[1]:.3g} m wide and {sides[0]:.3g} m high, far from square"
+    hint = f"make them square: gdalwarp {how} -r bilinear {quoted(scene.path)} square.tif"
+    return [warning(scene.path, message, hint)]
 
 
 def check_pixels(config: SceneConfig, imagery: ImageryConfig) -> list[Problem]:
@@ -209,14 +250,14 @@ def check_pixels(config: SceneConfig, imagery: ImageryConfig) -> list[Problem]:
 def compare_scenes(facts: Sequence[SceneFacts]) -> list[Problem]:
     """What only shows side by side: scenes with and without CRS, of very different GSD, and those that are slow."""
     problems = []
-    without = [f for f in facts if f.grid.crs is None]
+    without = [f for f in facts if not f.grid.is_georeferenced]
     if without and len(without) < len(facts):
         problems.append(
             warning(
                 without[0].path,
                 f"{len(without)} of {len(facts)} scenes have no CRS, the others have one: "
                 f"{_names([f.path for f in without])}",
-                f"say which one: gdal_edit -a_srs EPSG:… {without[0].path}",
+                crs_hint(without[0].grid),
             )
         )
     sized = sorted((f for f in facts if f.gsd_m is not None), key=lambda f: f.gsd_m or 0)
@@ -229,7 +270,7 @@ def compare_scenes(facts: Sequence[SceneFacts]) -> list[Problem]:
                     coarsest.path,
                     f"scenes differ in pixel size: {finest.path} has {finest.gsd_m:.3g} m, "
                     f"{coarsest.path} {coarsest.gsd_m:.3g} m",
-                    f"bring them to one: gdalwarp -tr … {finest.path} coarser.tif, or train a model for each",
+                    f"train a model for each, or bring them to one: {_resampled(finest, coarsest.grid)}",
                 )
             )
     slow = [f for f in facts if max(f.block_shape) > MAX_BLOCK_PX and f.decoded > MAX_DECODED]
@@ -241,10 +282,17 @@ def compare_scenes(facts: Sequence[SceneFacts]) -> list[Problem]:
                 f"{len(slow)} of {len(facts)} scenes are stored in a way that makes windows slow to read: "
                 f"{_names([f.path for f in slow])} (blocks of {worst.block_shape[0]} × {worst.block_shape[1]} px, "
                 f"{worst.decoded:.0f} times what a window shows)",
-                f"geoseg prepare scenes {worst.path} -o FOLDER",
+                f"geoseg prepare scenes {quoted(worst.path)} -o FOLDER",
             )
         )
     return problems
+
+
+def _resampled(scene: SceneFacts, wanted: Grid) -> str:
+    t = wanted.transform
+    to = "" if scene.grid.crs == wanted.crs else f"-t_srs {quoted(crs_name(wanted.crs))} "
+    sides = f"{np.hypot(t.a, t.d):.9g} {np.hypot(t.b, t.e):.9g}"
+    return f"gdalwarp {to}-tr {sides} -r average {quoted(scene.path)} coarser.tif"
 
 
 def _names(paths: Sequence[Path | str | PathLike[str]]) -> str:

@@ -12,19 +12,19 @@ import geopandas
 import numpy as np
 import numpy.typing as npt
 import pyogrio
-import pyproj
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 
 from geoseg.classes import ClassTable
 from geoseg.config import SceneConfig
-from geoseg.datasets.check_imagery import crs_name, has_definition
+from geoseg.datasets.check_imagery import no_way
 from geoseg.datasets.check_list import Problem, as_problem, error, listed, plural, warning
 from geoseg.datasets.check_overlaps import check_overlaps
 from geoseg.datasets.labels import as_text, load_labelled_area
 from geoseg.datasets.layers import reason
-from geoseg.errors import LabelError
-from geoseg.grid import Grid
+from geoseg.errors import LabelError, quoted
+from geoseg.georeference import are_apart, pyproj_crs, transformer
+from geoseg.grid import Grid, crs_hint
 
 MAX_WHOLE = 500_000
 """A layer of more features is read near its scenes alone, where it has an index."""
@@ -68,7 +68,7 @@ def check_polygon_labels(
             return [*problems, error(path, message, hint)], unknown
         info = pyogrio.read_info(path, layer=layers[0], force_feature_count=True)
         problems += _check_fields(config, info)
-        about_crs = _check_crs(path, info["crs"], grids)
+        about_crs = _check_crs(path, info["crs"], scenes)
         problems += about_crs
         outlines = [_outline(grid, info["crs"]) for grid in grids]
         columns = [config.attribute] if config.attribute is not None and config.attribute in info["fields"] else []
@@ -83,7 +83,7 @@ def check_polygon_labels(
     geometries = np.asarray(frame.geometry.array, dtype=object)
     touched = [_touches(geometries, outline) for outline in outlines]
     if not any(p.severity == "error" for p in about_crs):
-        problems += _check_place(path, [scene for scene, _ in scenes], touched, int(info["features"]))
+        problems += _check_place(path, scenes, touched, int(info["features"]))
     # What no scene sees does no harm; where it is not known what they see, all is looked at.
     seen = np.logical_or.reduce([t for t in touched if t is not None], axis=0) if _all_known(touched) else None
     ids, about_classes = _check_classes(frame, config, classes, seen, has_field=bool(columns))
@@ -116,11 +116,8 @@ def check_labelled_area(path: Path, scene: Path, grid: Grid) -> list[Problem]:
         crs = pyogrio.read_info(path)["crs"] if path.exists() else None
     except (DataSourceError, DataLayerError, ValueError):
         crs = None  # what is wrong with it is said below
-    is_vague = crs is not None and grid.crs is not None and not (has_definition(crs) and has_definition(grid.crs))
-    if is_vague and pyproj.CRS.from_user_input(crs) != pyproj.CRS.from_user_input(grid.crs):
-        names = f"{crs_name(crs)}, scene {scene} in {crs_name(grid.crs)}"
-        message = f"labelled area {path} is in {names}: one of them does not say where on earth it lies"
-        return [error(path, message, "say which CRS it is: ogr2ogr -a_srs EPSG:…, gdal_edit -a_srs EPSG:…")]
+    if crs is not None and grid.is_georeferenced and are_apart(crs, grid.crs):
+        return [no_way("polygons of labelled area", path, crs, scene, grid.crs, assign=_assign(path))]
     try:
         load_labelled_area(path, grid)
     except LabelError as raised:
@@ -159,21 +156,18 @@ def _check_fields(config: SceneConfig, info: dict[str, Any]) -> list[Problem]:
     return [error(config.labels, f"{config.labels} has no field {config.attribute}", hint)]
 
 
-def _check_crs(path: Path, crs: str | None, grids: Sequence[Grid | None]) -> list[Problem]:
-    scenes = [grid.crs for grid in grids if grid is not None and grid.crs is not None]
-    if not scenes:
+def _assign(path: Path) -> str:
+    return f"say which one: ogr2ogr -a_srs EPSG:… out.gpkg {quoted(path)}"
+
+
+def _check_crs(path: Path, crs: str | None, scenes: Sequence[tuple[Path, Grid | None]]) -> list[Problem]:
+    placed = [(scene, grid) for scene, grid in scenes if grid is not None and grid.is_georeferenced]
+    if not placed:
         return []
-    hint = f"say which one: ogr2ogr -a_srs EPSG:… out.gpkg {path}"
     if crs is None:
-        return [error(path, f"labels {path} have no CRS", hint)]
-    others = [c for c in scenes if pyproj.CRS.from_user_input(c) != pyproj.CRS.from_user_input(crs)]
-    if others and not has_definition(crs):
-        return [error(path, f"the CRS of labels {path} ({crs_name(crs)}) does not say where on earth they lie", hint)]
-    undefined = [c for c in others if not has_definition(c)]
-    if undefined:
-        message = f"labels {path} are in {crs_name(crs)}, and the scene's CRS ({crs_name(undefined[0])}) is undefined"
-        return [error(path, message, "give the scene its CRS: gdal_edit -a_srs EPSG:… SCENE")]
-    return []
+        return [error(path, f"labels {path} have no CRS", _assign(path))]
+    apart = [(scene, grid) for scene, grid in placed if are_apart(crs, grid.crs)]
+    return [no_way("labels", path, crs, scene, grid.crs, assign=_assign(path)) for scene, grid in apart[:1]]
 
 
 def _read(
@@ -197,16 +191,15 @@ def _outline(grid: Grid | None, crs: str | None) -> Any | None:
         return None
     corners = [(0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height)]
     outline = shapely.Polygon([grid.transform @ corner for corner in corners])
-    if crs is None or grid.crs is None:
-        return outline if grid.crs is None else None
-    own, wanted = pyproj.CRS.from_user_input(grid.crs), pyproj.CRS.from_user_input(crs)
-    if own == wanted:
+    if crs is None or not grid.is_georeferenced:
+        return None if grid.is_georeferenced else outline
+    if pyproj_crs(grid.crs) == pyproj_crs(crs):
         return outline
-    if not has_definition(crs) or not has_definition(grid.crs):
+    to_labels = transformer(grid.crs, crs)
+    if to_labels is None:
         return None
     # A scene's straight sides bow in another CRS.
     outline = shapely.segmentize(outline, max(outline.length / 64, 1e-9))
-    to_labels = pyproj.Transformer.from_crs(own, wanted, always_xy=True)
     moved = shapely.transform(outline, lambda p: np.column_stack(to_labels.transform(*p.T)))
     return moved if np.isfinite(shapely.get_coordinates(moved)).all() and moved.is_valid else None
 
@@ -224,13 +217,18 @@ def _touches(geometries: npt.NDArray[Any], outline: Any | None) -> Bools | None:
     return touches
 
 
-def _check_place(path: Path, scenes: Sequence[Path], touched: Sequence[Bools | None], total: int) -> list[Problem]:
+def _check_place(
+    path: Path, scenes: Sequence[tuple[Path, Grid | None]], touched: Sequence[Bools | None], total: int
+) -> list[Problem]:
     """Scenes that no feature touches, and features that touch no scene."""
-    hint = "check that the CRS of the labels is what it says"
     problems = [
-        error(scene, f"no polygon of {path} touches scene {scene}", hint)
-        for scene, touches in zip(scenes, touched, strict=True)
-        if touches is not None and not touches.any()
+        error(
+            scene,
+            f"no polygon of {path} touches scene {scene}" + ("" if grid.is_georeferenced else ", which has no CRS"),
+            "check that the CRS of the labels is what it says" if grid.is_georeferenced else crs_hint(grid),
+        )
+        for (scene, grid), touches in zip(scenes, touched, strict=True)
+        if grid is not None and touches is not None and not touches.any()
     ]
     if not _all_known(touched):
         return problems

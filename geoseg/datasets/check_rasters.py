@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from affine import Affine
-from rasterio.warp import transform_bounds
 from shapely.geometry import Polygon, box
 
 from geoseg.classes import NODATA, ClassTable
-from geoseg.datasets.check_imagery import crs_name, has_definition
+from geoseg.datasets.check_imagery import no_way
 from geoseg.datasets.check_list import Problem, as_problem, error, listed, warning
-from geoseg.errors import SceneError
-from geoseg.grid import NO_WAY, Grid
+from geoseg.errors import SceneError, quoted
+from geoseg.georeference import crs_name, transformer
+from geoseg.grid import Grid, crs_hint
 from geoseg.scene import Scene
 from geoseg.windows import Window
 
@@ -59,31 +59,23 @@ def check_raster_labels(
 
 def _check_place(path: Path, own: Grid, scene: Path, grid: Grid) -> list[Problem]:
     """Where labels lie against their scene."""
-    if own.crs is None or grid.crs is None:
+    if not (own.is_georeferenced and grid.is_georeferenced):
         if own.shape == grid.shape:
             return []
         return [
             error(
                 path,
                 f"labels {path} have {own.height} × {own.width} px, scene {scene} has {grid.height} × {grid.width}",
-                "without georeference, labels must have the scene's size",
+                crs_hint(grid) if own.is_georeferenced else "without a CRS, labels must have the scene's size",
             )
         ]
-    if own.crs != grid.crs and not has_definition(grid.crs):
-        message = f"labels {path} are in {crs_name(own.crs)}, and the CRS of scene {scene} is undefined"
-        return [error(path, message, f"give the scene its CRS: gdal_edit -a_srs EPSG:… {scene}")]
-    if own.crs != grid.crs and not has_definition(own.crs):
-        return [
-            error(
-                path,
-                f"the CRS of labels {path} ({crs_name(own.crs)}) does not say where on earth they lie",
-                f"say which one it is: gdal_edit -a_srs {crs_name(grid.crs)} {path}",
-            )
-        ]
-    try:
-        bounds = own.bounds if own.crs == grid.crs else transform_bounds(own.crs, grid.crs, *own.bounds)
-    except NO_WAY as failed:
-        return [error(path, f"labels {path} cannot be brought to {crs_name(grid.crs)}: {failed}")]
+    bounds = own.bounds
+    if own.crs != grid.crs:
+        way = transformer(own.crs, grid.crs)
+        if way is None:
+            assign = f"say which one it is: gdal_edit.py -a_srs {quoted(crs_name(grid.crs))} {quoted(path)}"
+            return [no_way("labels", path, own.crs, scene, grid.crs, assign=assign)]
+        bounds = way.transform_bounds(*own.bounds)
     outline = _outline(grid)
     # In the scene's own CRS the outline is exact; through another one bounds are all that is known.
     covered = _outline(own) if own.crs == grid.crs else box(*bounds)
@@ -105,9 +97,9 @@ def _check_place(path: Path, own: Grid, scene: Path, grid: Grid) -> list[Problem
                 path,
                 f"labels {path} are not on the pixels of scene {scene} ({_described(own)}; {_described(grid)}): "
                 "each pixel gets the nearest label",
-                f"burn them on the scene's own grid, or: gdalwarp -r mode -t_srs {crs_name(grid.crs)} "
+                f"burn them on the scene's own grid, or: gdalwarp -r mode -t_srs {quoted(crs_name(grid.crs))} "
                 f"-tr {abs(grid.transform.a):.9g} {abs(grid.transform.e):.9g} -te "
-                f"{' '.join(f'{v:.9g}' for v in grid.bounds)} {path} on_grid.tif",
+                f"{' '.join(f'{v:.9g}' for v in grid.bounds)} {quoted(path)} on_grid.tif",
             )
         )
     return problems

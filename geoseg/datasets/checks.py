@@ -16,7 +16,7 @@ import numpy.typing as npt
 from geoseg.classes import NODATA
 from geoseg.config import SceneConfig, TrainConfig
 from geoseg.datasets.alignment import WINDOWS, Offset, direction, label_offset
-from geoseg.datasets.check_imagery import SceneFacts, check_header, check_pixels, compare_scenes, crs_name
+from geoseg.datasets.check_imagery import SceneFacts, check_header, check_pixels, compare_scenes
 from geoseg.datasets.check_list import Problem, as_problem, error, in_order, problem_lines, refuse, warning
 from geoseg.datasets.check_polygons import check_labelled_area, check_polygon_labels
 from geoseg.datasets.check_rasters import check_raster_labels
@@ -26,6 +26,7 @@ from geoseg.datasets.labels import RASTER_SUFFIXES
 from geoseg.datasets.layers import whole_layers
 from geoseg.datasets.leakage import check_leakage, leakage_hint
 from geoseg.errors import GeosegError
+from geoseg.georeference import crs_name
 from geoseg.grid import Grid
 from geoseg.processors import processors
 
@@ -179,10 +180,10 @@ def _look_at_offset(scene: _Checked, windows: int) -> None:
 def _tell_offset(config: SceneConfig, grid: Grid, offset: Offset) -> Problem:
     t = grid.transform
     words = direction(offset.rows, offset.cols)
-    if grid.crs is not None and t.a > 0 > t.e and t.b == t.d == 0:
+    if grid.is_georeferenced and t.a > 0 > t.e and t.b == t.d == 0:
         for word, side in ("up", "north"), ("down", "south"), ("left", "west"), ("right", "east"):
             words = words.replace(word, side)
-    gsd = grid.gsd_m() if grid.crs is not None else None
+    gsd = grid.gsd_m()
     far = f"{offset.distance_px:.1f} px" + (f" ({offset.distance_px * gsd:.2g} m)" if gsd is not None else "")
     better = f"{offset.gain:.1f} times better" if offset.gain < 10 else "more than 10 times better"
     dx, dy = -t.a * offset.cols - t.b * offset.rows, -t.d * offset.cols - t.e * offset.rows

@@ -157,7 +157,9 @@ def labels_of(labelled: LabelledScene, split: str) -> Labels:
 def open_configured(config: SceneConfig, imagery: ImageryConfig, files: OpenFiles | None = None) -> Scene:
     """The scene of an entry with the configured bands, nodata and alpha."""
     nodata = imagery.nodata if isinstance(imagery.nodata, float) else None
-    return Scene(config.scene, bands=imagery.band_indexes, nodata=nodata, alpha=imagery.alpha, files=files)
+    return Scene(
+        config.scene, bands=imagery.band_indexes, nodata=nodata, alpha=imagery.alpha, crs=config.crs, files=files
+    )
 
 
 def open_scenes(settings: TrainConfig, split: str) -> list[LabelledScene]:

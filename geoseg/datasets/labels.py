@@ -15,15 +15,15 @@ import rasterio
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_bounds
 from shapely.geometry import box
 
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig
 from geoseg.datasets.layers import read_layer
 from geoseg.errors import LabelError, SceneError
-from geoseg.grid import NO_WAY, Grid
-from geoseg.scene import Scene, open_scene
+from geoseg.georeference import transformer
+from geoseg.grid import Grid, crs_hint
+from geoseg.scene import Scene
 from geoseg.scene.aoi import Aoi, load_aoi
 from geoseg.scene.open_files import OpenFiles
 from geoseg.windows import Window
@@ -75,7 +75,7 @@ class RasterLabels:
     """
 
     def __init__(self, path: Path, grid: Grid, classes: ClassTable, *, first_label: int = 0) -> None:
-        with open_scene(path) as labels:
+        with Scene(path) as labels:
             if len(labels.bands) != 1 or labels.dtype.kind not in "iu":
                 raise LabelError(
                     f"labels {path} have {len(labels.bands)} bands of {labels.dtype}, wanted one band of class ids",
@@ -89,7 +89,7 @@ class RasterLabels:
         if not self._aligned and not comparable:
             raise LabelError(
                 f"labels {path} have {own.height} × {own.width} px, the scene has {grid.height} × {grid.width}",
-                hint="without georeference, labels must have the scene's size",
+                hint=crs_hint(grid) if own.is_georeferenced else "without a CRS, labels must have the scene's size",
             )
         if not self._aligned and not _touch(own, grid):
             raise LabelError(
@@ -193,8 +193,9 @@ class PolygonLabels:
         ids = _class_ids(frame, config, classes)
         if frame.empty:
             raise LabelError(
-                f"no polygon of {path} touches scene {config.scene}",
-                hint="check that the CRS of the labels is what it says",
+                f"no polygon of {path} touches scene {config.scene}"
+                + ("" if grid.is_georeferenced else ", which has no CRS"),
+                hint="check that the CRS of the labels is what it says" if grid.is_georeferenced else crs_hint(grid),
             )
         self._geometries, self._ids = frame.geometry, ids
         self._outside = NODATA if config.outside == "ignore" else classes.id_of(config.outside)
@@ -274,10 +275,10 @@ def _inside(window: Window, grid: Grid) -> npt.NDArray[np.bool_]:
 
 
 def _touch(a: Grid, b: Grid) -> bool:
-    try:
-        return box(*transform_bounds(a.crs, b.crs, *a.bounds)).intersects(box(*b.bounds))
-    except NO_WAY:
-        return False
+    if a.crs == b.crs:
+        return bool(box(*a.bounds).intersects(box(*b.bounds)))
+    way = transformer(a.crs, b.crs)
+    return way is not None and bool(box(*way.transform_bounds(*a.bounds)).intersects(box(*b.bounds)))
 
 
 def _class_ids(frame: geopandas.GeoDataFrame, config: SceneConfig, classes: ClassTable) -> LabelArray:

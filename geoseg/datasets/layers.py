@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError
-from rasterio.warp import transform_bounds
 
-from geoseg.errors import LabelError
-from geoseg.grid import NO_WAY, Grid
+from geoseg.errors import LabelError, quoted
+from geoseg.georeference import crs_name, pyproj_crs, transformer
+from geoseg.grid import Grid
 
 Bounds = tuple[float, float, float, float]
 
@@ -72,32 +72,34 @@ def read_layer(path: Path, grid: Grid, column: str | None = None) -> geopandas.G
     try:
         layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
         if not layers:
-            raise LabelError(f"labels {path} hold no geometries", hint=f"see what they hold: ogrinfo -so -al {path}")
+            raise LabelError(
+                f"labels {path} hold no geometries", hint=f"see what they hold: ogrinfo -so -al {quoted(path)}"
+            )
         if len(layers) > 1:
             raise LabelError(
                 f"labels {path} hold several layers: {', '.join(layers)}",
-                hint=f"take one of them: ogr2ogr labels.gpkg {path} {layers[0]}",
+                hint=f"take one of them: ogr2ogr labels.gpkg {quoted(path)} {quoted(layers[0])}",
             )
         info = pyogrio.read_info(path, layer=layers[0])
         if column is not None and column not in info["fields"]:
             raise LabelError(f"{path} has no field {column}", hint=f"its fields: {', '.join(info['fields'])}")
-        if grid.crs is not None and info["crs"] is None:
-            raise LabelError(f"labels {path} have no CRS", hint=f"say which one: ogr2ogr -a_srs EPSG:… out.gpkg {path}")
+        if grid.is_georeferenced and info["crs"] is None:
+            hint = f"say which one: ogr2ogr -a_srs EPSG:… out.gpkg {quoted(path)}"
+            raise LabelError(f"labels {path} have no CRS", hint=hint)
         frame = _near(path, layers[0], info, grid, column)
     except (DataSourceError, DataLayerError, ValueError) as error:
         if isinstance(error, LabelError):
             raise
         raise LabelError(
-            f"labels {path} cannot be read: {reason(error)}", hint=f"check it with: ogrinfo {path}"
+            f"labels {path} cannot be read: {reason(error)}", hint=f"check it with: ogrinfo {quoted(path)}"
         ) from error
-    if grid.crs is not None:
-        try:
-            frame = frame.to_crs(grid.crs)
-        except NO_WAY as error:
+    if grid.is_georeferenced and frame.crs != pyproj_crs(grid.crs):
+        if transformer(frame.crs, grid.crs) is None:
             raise LabelError(
-                f"no way is known from the CRS of labels {path}, {frame.crs.name}, to the scene's",
-                hint=f"say which one they are in: ogr2ogr -a_srs EPSG:… out.gpkg {path}",
-            ) from error
+                f"no way is known from the CRS of labels {path}, {frame.crs.name}, to {crs_name(grid.crs)}",
+                hint="draw them in the scene's own CRS",
+            )
+        frame = frame.to_crs(grid.crs)
     # The frame around the scene in the layer's CRS is larger than the scene.
     return frame[_meets(frame, grid.bounds)].reset_index(drop=True)
 
@@ -136,11 +138,11 @@ def _frame(path: Path, layer: str, columns: list[str], **options: Any) -> geopan
 def _bounds_in(crs: str | None, grid: Grid) -> Bounds | None:
     """Bounds of a scene in another CRS and a little more; None where they cannot be told."""
     left, bottom, right, top = grid.bounds
-    if crs is not None and grid.crs is not None:
-        try:
-            left, bottom, right, top = transform_bounds(grid.crs, crs, left, bottom, right, top)
-        except NO_WAY:
+    if crs is not None and grid.is_georeferenced:
+        way = transformer(grid.crs, crs)
+        if way is None:
             return None
+        left, bottom, right, top = way.transform_bounds(left, bottom, right, top)
     if not np.isfinite([left, bottom, right, top]).all() or left >= right or bottom >= top:
         return None  # beyond the CRS, or across the antimeridian
     margin = _MARGIN * max(right - left, top - bottom)

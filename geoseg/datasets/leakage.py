@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyproj
 import shapely
 from rasterio.crs import CRS
 from shapely.geometry.base import BaseGeometry
@@ -21,7 +20,8 @@ from shapely.geometry.base import BaseGeometry
 from geoseg.config import SplitConfig
 from geoseg.datasets.labelled import LabelledScene
 from geoseg.datasets.split import corners
-from geoseg.grid import NO_WAY, ground_area_m2
+from geoseg.georeference import pyproj_crs, transformer
+from geoseg.grid import ground_area_m2
 from geoseg.windows import Window
 
 HINT_SCENES = (
@@ -71,7 +71,7 @@ def check_leakage(
         trains, vals = (dict.fromkeys(s.config.scene for s in scenes) for scenes in (train, val))
         groups = [dict.fromkeys(group) for group in _alike([*trains, *vals])]
         found, known = _same_files((a, b) for group in groups for b in group if b in vals for a in group if a in trains)
-        wholes = [[_whole(s) for s in scenes if s.grid.crs is not None] for scenes in (train, val)]
+        wholes = [[_whole(s) for s in scenes if s.grid.is_georeferenced] for scenes in (train, val)]
         for a, b, shared, length in _meetings(*wholes):
             if frozenset((a.scene, b.scene)) not in known:
                 found.append(f"training scene {a.scene} and validation scene {b.scene} {_meeting(a, shared, length)}")
@@ -85,8 +85,8 @@ def check_leakage(
     same, known = _same_files(
         pair for group in _alike([s.config.scene for s in scenes]) for pair in itertools.combinations(group, 2)
     )
-    parts = [part for s in scenes if s.grid.crs is not None for part in _training_part(s)]
-    blocks = [block for s in scenes if s.grid.crs is not None for block in _validation_part(s)]
+    parts = [part for s in scenes if s.grid.is_georeferenced for part in _training_part(s)]
+    blocks = [block for s in scenes if s.grid.is_georeferenced for block in _validation_part(s)]
     for a, b, shared, length in _meetings(parts, blocks):
         if a.scene != b.scene and frozenset((a.scene, b.scene)) not in known:
             meeting = _meeting(a, shared, length)
@@ -209,11 +209,10 @@ def _moved(outline: BaseGeometry, crs: CRS, wanted: CRS) -> BaseGeometry | None:
     """An outline in another CRS; None where it has no place there."""
     left, bottom, right, top = outline.bounds
     fine = shapely.segmentize(outline, max(right - left, top - bottom) / _PIECES)
-    try:
-        transformer = pyproj.Transformer.from_crs(_pyproj(crs), _pyproj(wanted), always_xy=True)
-    except NO_WAY:
+    way = transformer(crs, wanted)
+    if way is None:
         return None
-    moved: Any = shapely.transform(fine, lambda p: np.column_stack(transformer.transform(*p.T)))
+    moved: Any = shapely.transform(fine, lambda p: np.column_stack(way.transform(*p.T)))
     if not np.isfinite(moved.bounds).all():
         return None
     made: BaseGeometry = shapely.make_valid(moved)
@@ -223,13 +222,9 @@ def _moved(outline: BaseGeometry, crs: CRS, wanted: CRS) -> BaseGeometry | None:
 def _meeting(area: _Area, shared: BaseGeometry | None, length: float) -> str:
     """How two areas meet, in metres on the ground."""
     place = area.outline.centroid if shared is None else shared.centroid
-    unit_m2 = float(ground_area_m2(_pyproj(area.crs), np.array([place.x]), np.array([place.y]))[0])
+    unit_m2 = float(ground_area_m2(pyproj_crs(area.crs), np.array([place.x]), np.array([place.y]))[0])
     if shared is not None:
         return f"overlap by {shared.area * unit_m2:,.0f} m²"
     # Half a pixel is added at both ends.
     metres = max(length - area.pixel, 0) * float(np.sqrt(unit_m2))
     return f"touch along {metres:,.0f} m" if metres >= 1 else "touch at a corner"
-
-
-def _pyproj(crs: CRS) -> pyproj.CRS:
-    return pyproj.CRS.from_user_input(crs)

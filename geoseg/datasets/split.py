@@ -191,7 +191,7 @@ def write_split(path: Path, train: Sequence[LabelledScene], val: Sequence[Labell
             if labelled.split is not None and labelled.index in done:
                 continue
             done.add(labelled.index)
-            crs = labelled.grid.crs
+            crs = labelled.grid.as_drawn().crs
             key = crs.to_wkt() if crs is not None else ""
             systems[key] = crs
             layers.setdefault(key, []).extend(_records(labelled, name))
@@ -211,10 +211,7 @@ def corners(grid: Grid, window: Window) -> Polygon:
 
 
 def _records(labelled: LabelledScene, name: str) -> Iterator[dict[str, Any]]:
-    grid = labelled.grid
-    if grid.crs is None and grid.transform.is_identity:
-        # As QGIS draws such a raster.
-        grid = Grid(grid.height, grid.width, grid.transform @ grid.transform.scale(1, -1), None)
+    grid = labelled.grid.as_drawn()
     scene = str(labelled.config.scene)
     if labelled.split is None:
         outline = corners(grid, Window(0, 0, *grid.shape))

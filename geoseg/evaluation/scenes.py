@@ -132,7 +132,7 @@ def measure_scene(
         boundary.result(),
         regions.result(),
         reliability,
-        mapped_m2 if grid.is_georeferenced else None,
+        mapped_m2 if grid.is_metric else None,
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
 
-from geoseg.errors import OutputError
+from geoseg.errors import OutputError, quoted
 from geoseg.export.flatgeobuf import write_flatgeobuf
 from geoseg.export.geojson import write_geojson, write_geojson_lines
 from geoseg.export.geopackage import write_geopackage
@@ -20,6 +20,8 @@ from geoseg.export.geoparquet import write_geoparquet
 from geoseg.export.layer import Layer
 from geoseg.export.qml import style_qml
 from geoseg.export.shapefile import write_shapefile
+from geoseg.georeference import Georeference
+from geoseg.grid import Grid
 from geoseg.outputs import atomic_output
 from geoseg.polygons.batch import PolygonBatch
 
@@ -37,7 +39,9 @@ EXPORTERS: dict[str, Exporter] = {
     ".shp": write_shapefile,
 }
 
-__all__ = ["EXPORTERS", "Exporter", "Layer", "exporter_for", "style_qml", "write_polygons"]
+GEOJSON_SUFFIXES = (".geojson", ".geojsonl", ".ndjson")
+
+__all__ = ["EXPORTERS", "Exporter", "Layer", "check_format", "exporter_for", "style_qml", "write_polygons"]
 
 
 def exporter_for(path: str | PathLike[str]) -> Exporter:
@@ -55,6 +59,25 @@ def exporter_for(path: str | PathLike[str]) -> Exporter:
             f"output {path} has {found}, wanted one of {' '.join(EXPORTERS)}",
             hint=f"write for example -o {Path(path).with_suffix('.gpkg')}",
         ) from None
+
+
+def check_format(path: str | PathLike[str], grid: Grid) -> None:
+    """Refuse a format that cannot hold a map's coordinates, before any work.
+
+    Args:
+        path: Output file.
+        grid: Grid of the map.
+
+    Raises:
+        OutputError: GeoJSON, and no way leads from the map's CRS to the longitude and latitude that it holds.
+    """
+    path = Path(path)
+    lost = (Georeference.BODY, Georeference.LOCAL, Georeference.ASTRAY)
+    if path.suffix.lower() in GEOJSON_SUFFIXES and grid.georeference in lost:
+        raise OutputError(
+            f"{path} cannot be written: GeoJSON is WGS 84, and the map {grid.place_note}",
+            hint=f"a GeoPackage keeps the map's CRS: -o {quoted(path.with_suffix('.gpkg'))}",
+        )
 
 
 def write_polygons(batches: Iterable[PolygonBatch], path: str | PathLike[str], layer: Layer) -> int:

@@ -64,7 +64,7 @@ def _write(batches: Iterable[PolygonBatch], path: Path, layer: Layer, *, lines: 
     lonlat = lonlat_of(layer.grid)
     if not lonlat.is_geographic:
         _log.warning(
-            "%s: the map has no CRS, so the GeoJSON holds pixel coordinates, not longitude and latitude", path.name
+            "%s: the map has no CRS, so the GeoJSON holds its coordinates, not longitude and latitude", path.name
         )
     separator = b"\n" if lines else b",\n"
     count = 0

@@ -81,7 +81,7 @@ def lonlat_of(grid: Grid) -> LonLat:
     lattice, and in between a cubic goes through its answers. The lattice is refined until the middles of its cells are
     within 1/100 of the last decimal (0.1 mm); where that fails, as around a pole, PROJ is asked for every vertex.
     """
-    if grid.crs is None:
+    if not grid.is_georeferenced:
         return LonLat(_PIXEL_DECIMALS, is_geographic=False)
     crs = pyproj.CRS.from_user_input(grid.crs)
     if crs.equals(pyproj.CRS.from_epsg(4326), ignore_axis_order=True):

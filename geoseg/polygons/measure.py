@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyproj
 
 from geoseg._jit import njit
+from geoseg.georeference import Georeference, crs_georeference, pyproj_crs
 from geoseg.grid import Grid
 from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
 
@@ -40,11 +41,11 @@ class Measure:
         self._lattice = np.empty((0, 0, 5))
         self._place = np.zeros(5)  # of node (0, 0): x and y; cell width and height; largest extent of a small polygon
         self._unit = 1.0
-        if grid.crs is None:
+        if not grid.is_metric:
             return
-        crs = pyproj.CRS.from_user_input(grid.crs)
+        crs = pyproj_crs(grid.crs)
         self._unit = crs.axis_info[0].unit_conversion_factor  # metres, or radians
-        if crs.geodetic_crs is not None:
+        if crs_georeference(crs) is not Georeference.LOCAL:
             self._lattice, self._place = _metric_lattice(grid, crs, self._unit)
 
     def columns(self, batch: PolygonBatch) -> dict[str, FloatArray]:

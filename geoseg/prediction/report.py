@@ -24,7 +24,7 @@ class PredictReport:
         plan: Windows, bands and memory.
         skipped: Windows without a pixel to be mapped, which never reached the network.
         seams: Where overlapping windows saw different classes.
-        areas_m2: Area per class, m² on the ground (px without a CRS), (K,).
+        areas_m2: Area per class, m² on the ground (else in the unit of the transform, or px), (K,).
         classes: The class table.
         seconds: Time of the prediction, without loading the model.
         stages: Seconds of work per stage, which run side by side: read, network, stitch, write.
@@ -58,7 +58,7 @@ class PredictReport:
     def lines(self) -> list[str]:
         """The report for people, the output's path first."""
         total = max(float(self.areas_m2.sum()), 1e-12)
-        unit, factor = ("ha", 1e-4) if self.grid.is_georeferenced else ("px", 1.0)
+        unit, factor = self.grid.area_unit
         width = max(len(c.name) for c in self.classes)
         table = [
             f"  {c.name:{width}}  {area * factor:12,.2f} {unit}  {100 * area / total:5.1f} %"
@@ -75,8 +75,8 @@ class PredictReport:
             extra.append(seam_text(self.seams))
         if self.polygons is not None:
             extra.append(count(self.polygons, "polygon"))
-        if not self.grid.is_georeferenced:
-            extra.append("the scene has no CRS, so neither has the map: its coordinates are pixels")
+        if not self.grid.is_metric:
+            extra.append(f"the map {self.grid.place_note}")
         return [str(self.path), *table, done, *filter(None, extra)]
 
 

@@ -35,6 +35,7 @@ class Source:
     bands: tuple[int, ...] | None = None
     nodata: float | None = None
     alpha: bool = False
+    crs: str | None = None
     aoi: Path | None = None
     gsd_m: float | None = None
 
@@ -45,7 +46,13 @@ class Source:
             SceneError: See `geoseg.scene.open_scene`.
         """
         return open_scene(
-            self.scenes, bands=self.bands, nodata=self.nodata, alpha=self.alpha, aoi=self.aoi, gsd_m=self.gsd_m
+            self.scenes,
+            bands=self.bands,
+            nodata=self.nodata,
+            alpha=self.alpha,
+            crs=self.crs,
+            aoi=self.aoi,
+            gsd_m=self.gsd_m,
         )
 
 

@@ -19,10 +19,10 @@ import pyogrio
 import pyproj
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
-from rasterio.warp import transform_bounds
 
-from geoseg.errors import SceneError
-from geoseg.grid import NO_WAY, Grid
+from geoseg.errors import SceneError, quoted
+from geoseg.georeference import pyproj_crs, transformer
+from geoseg.grid import Grid, crs_hint
 from geoseg.windows import Window
 
 Polygons = npt.NDArray[Any]  # of shapely geometries
@@ -108,17 +108,17 @@ def load_aoi(path: str | PathLike[str], grid: Grid) -> Aoi:
     geometries, crs = _read_polygons(path)
     # WKB in the file's own CRS: what is asked for, whatever PROJ makes of it.
     digest = hashlib.sha256(b"".join([str(crs).encode(), *shapely.to_wkb(geometries).tolist()])).hexdigest()
-    if (crs is None) != (grid.crs is None):
+    if (crs is None) == grid.is_georeferenced:
         without, has = ("area of interest", "scene") if crs is None else ("scene", "area of interest")
         raise SceneError(
             f"{path}: the {without} has no CRS, but the {has} has one",
-            hint=f"say which one: ogr2ogr -a_srs EPSG:… with_crs.gpkg {path}"
+            hint=f"say which one: ogr2ogr -a_srs EPSG:… with_crs.gpkg {quoted(path)}"
             if crs is None
-            else "give the scene its CRS: gdal_translate -a_srs EPSG:… SCENE with_crs.tif",
+            else crs_hint(grid),
         )
     polygons = _only_polygons(shapely.make_valid(geometries, method="structure", keep_collapsed=False))
-    if crs is not None and grid.crs is not None:
-        polygons = _to_crs(polygons, pyproj.CRS.from_user_input(crs), grid)
+    if crs is not None:
+        polygons = _to_crs(polygons, pyproj_crs(crs), grid)
     to_px = ~grid.transform
     polygons = shapely.transform(
         polygons, lambda p: p @ np.array([[to_px.a, to_px.d], [to_px.b, to_px.e]]) + [to_px.c, to_px.f]
@@ -128,7 +128,7 @@ def load_aoi(path: str | PathLike[str], grid: Grid) -> Aoi:
     if not near.any():
         raise SceneError(
             f"no polygon of the area of interest {path} touches the scene",
-            hint=f"check that both have the right CRS: ogrinfo -so -al {path}",
+            hint=f"check that both have the right CRS: ogrinfo -so -al {quoted(path)}",
         )
     return Aoi(polygons[near], digest)
 
@@ -146,7 +146,7 @@ def _read_polygons(path: Path) -> tuple[Polygons, str | None]:
         if len(layers) > 1:
             raise SceneError(
                 f"area of interest {path} holds several layers of polygons: {', '.join(layers)}",
-                hint=f"take one of them: ogr2ogr aoi.gpkg {path} {layers[0]}",
+                hint=f"take one of them: ogr2ogr aoi.gpkg {quoted(path)} {quoted(layers[0])}",
             )
         if layers:
             meta, _, wkb, _ = pyogrio.raw.read(path, layer=layers[0], columns=[], force_2d=True)
@@ -155,9 +155,11 @@ def _read_polygons(path: Path) -> tuple[Polygons, str | None]:
                 return polygons, meta["crs"]
     except (DataSourceError, DataLayerError, shapely.errors.GEOSException) as error:
         raise SceneError(
-            f"area of interest {path} cannot be read: {error}", hint=f"check it with: ogrinfo -so -al {path}"
+            f"area of interest {path} cannot be read: {error}", hint=f"check it with: ogrinfo -so -al {quoted(path)}"
         ) from error
-    raise SceneError(f"area of interest {path} holds no polygons", hint=f"see what it holds: ogrinfo -so -al {path}")
+    raise SceneError(
+        f"area of interest {path} holds no polygons", hint=f"see what it holds: ogrinfo -so -al {quoted(path)}"
+    )
 
 
 def _only_polygons(geometries: Polygons) -> Polygons:
@@ -169,17 +171,16 @@ def _only_polygons(geometries: Polygons) -> Polygons:
 
 def _to_crs(polygons: Polygons, crs: pyproj.CRS, grid: Grid) -> Polygons:
     """Polygons near a grid in its CRS; straight edges stay where they were on the ground."""
-    wanted = pyproj.CRS.from_user_input(grid.crs)
+    wanted = pyproj_crs(grid.crs)
     if crs == wanted:
         return polygons
-    try:
-        left, bottom, right, top = transform_bounds(grid.crs, crs.to_wkt(), *grid.bounds)
-        to_wanted = pyproj.Transformer.from_crs(crs, wanted, always_xy=True)
-    except NO_WAY as error:
+    to_wanted = transformer(crs, wanted)
+    if to_wanted is None:
         raise SceneError(
             f"no way is known from the CRS of the area of interest, {crs.name}, to the scene's, {wanted.name}",
-            hint="draw it in the scene's own CRS, or give both the CRS they are in: gdal_edit -a_srs EPSG:…",
-        ) from error
+            hint="draw it in the scene's own CRS",
+        )
+    left, bottom, right, top = to_wanted.transform_bounds(*grid.bounds, direction="INVERSE")
     extent = max(right - left, top - bottom)
     if np.isfinite(extent) and left < right:
         # Most of a country's parcels are far from the scene, and what is far may have no place in its CRS.

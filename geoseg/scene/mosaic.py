@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
-from geoseg.errors import SceneError
+from geoseg.errors import SceneError, quoted
+from geoseg.georeference import Georeference, crs_name
 from geoseg.scene.raster import Pixels, Raster, Valid, intersection
 from geoseg.windows import Window
 
@@ -36,6 +37,8 @@ class Mosaic(Raster):
         first = scenes[0]
         self.scenes = tuple(scenes)
         self.path = first.path if len(scenes) == 1 else f"{first.path} and {len(scenes) - 1} more"
+        self.paths = tuple(path for scene in scenes for path in scene.paths)
+        self.scaling = next((scene.scaling for scene in scenes if scene.scaling is not None), None)
         self.bands, self.band_names, self.dtype = first.bands, first.band_names, first.dtype
         self.nodata, self.block_shape = first.nodata, first.block_shape
         self.alpha_band, self.file_bands = first.alpha_band, first.file_bands
@@ -57,6 +60,11 @@ class Mosaic(Raster):
         """Close all files."""
         for scene in self.scenes:
             scene.close()
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether the scenes have one band each and lie in one place: bands of one scene, as separate files."""
+        return len(self.scenes) > 1 and self.file_bands == 1 and len(set(self._places)) == 1
 
     @property
     def row_of_blocks_bytes(self) -> int:
@@ -109,14 +117,19 @@ def _place(scene: Raster, first: Raster) -> Window:
     """Where a scene lies on the pixel grid of the first one, px."""
     if scene.grid.crs != first.grid.crs:
         raise SceneError(
-            f"{scene.path} is in {_crs_name(scene)}, but {first.path} in {_crs_name(first)}",
-            hint=f"reproject it first: gdalwarp -t_srs {_crs_name(first)} {scene.path} same_crs.tif",
+            f"{scene.path} is in {crs_name(scene.grid.crs)}, but {first.path} in {crs_name(first.grid.crs)}",
+            hint=_reprojected(scene, first),
         )
     if (scene.dtype, len(scene.bands)) != (first.dtype, len(first.bands)):
         raise SceneError(
             f"{scene.path} has {len(scene.bands)} bands of {scene.dtype}, "
             f"but {first.path} has {len(first.bands)} of {first.dtype}",
             hint="choose bands with --bands, or predict the scenes one by one",
+        )
+    if first.grid.georeference in (Georeference.NONE, Georeference.CRS_ALONE) and scene is not first:
+        raise SceneError(
+            f"{scene.path} and {first.path} have no transform, so how they lie to each other is not known",
+            hint="predict the scenes one by one",
         )
     height, width = scene.grid.shape
     to_first: Affine = ~first.grid.transform @ scene.grid.transform
@@ -129,12 +142,15 @@ def _place(scene: Raster, first: Raster) -> Window:
             t = first.grid.transform
             raise SceneError(
                 f"{scene.path} is not on the pixel grid of {first.path}: pixel size or origin differ",
-                hint=f"resample it: gdalwarp -tr {abs(t.a):.12g} {abs(t.e):.12g} -tap {scene.path} aligned.tif, "
-                "for both files, or read them as one with gdalbuildvrt",
+                hint=f"resample both files, this one with: gdalwarp -tr {abs(t.a):.12g} {abs(t.e):.12g} -tap "
+                f"{quoted(scene.path)} aligned.tif",
             )
     return place
 
 
-def _crs_name(scene: Raster) -> str:
-    crs = scene.grid.crs
-    return crs.to_string() if crs is not None else "no CRS"
+def _reprojected(scene: Raster, first: Raster) -> str:
+    if scene.grid.crs is None or first.grid.crs is None:
+        without = scene if scene.grid.crs is None else first
+        return f"say which CRS {without.path} is in with --crs EPSG:…"
+    code = ":".join(first.grid.crs.to_authority() or ("EPSG", "…"))
+    return f"reproject it first: gdalwarp -t_srs {code} {quoted(scene.path)} same_crs.tif"

@@ -24,17 +24,23 @@ if TYPE_CHECKING:
 Pixels = npt.NDArray[Any]
 Valid = npt.NDArray[np.bool_]
 
+_SAMPLES, _SAMPLE_PX = 5, 64
+"""Windows along each side of a scene that `Raster.sample` reads, and their side, px."""
+
 
 class Raster(ABC):
     """Open imagery; a context manager. Several threads may read one raster at once; it travels to other processes.
 
     Attributes:
         path: Of the file, or of the first of several and how many more.
+        paths: Of all files.
         grid: Size, transform and CRS.
         bands: 1-based bands that `read` returns.
         band_names: Description of each of them, else its colour interpretation, else ``band N``.
         dtype: Of the pixels.
         nodata: Value of the first read band that means nothing, or None.
+        scaling: (scale, offset) of each read band by the file's tags, which nothing here applies; None where all are
+            (1, 0).
         alpha_band: 1-based band tagged as alpha, whether used or not, or None.
         file_bands: How many bands the file has.
         block_shape: (rows, columns) of the file's blocks, px: the unit in which it is decoded.
@@ -42,11 +48,13 @@ class Raster(ABC):
     """
 
     path: str
+    paths: tuple[str, ...]
     grid: Grid
     bands: tuple[int, ...]
     band_names: tuple[str, ...]
     dtype: np.dtype[Any]
     nodata: float | None
+    scaling: tuple[tuple[float, float], ...] | None
     alpha_band: int | None
     file_bands: int
     block_shape: tuple[int, int]
@@ -118,6 +126,21 @@ class Raster(ABC):
         if not reflect_valid:
             valid &= np.equal(rows, from_rows)[:, None] & np.equal(cols, from_cols)
         return pixels, valid
+
+    def sample(self) -> tuple[Pixels, Valid]:
+        """Pixels (B, N) and validity (N,) of small windows all over the scene, its corners too: quick for any size.
+
+        Raises:
+            SceneError: See `read`.
+        """
+        height, width = (min(_SAMPLE_PX, n) for n in self.grid.shape)
+        rows, cols = (
+            sorted({round(i * (n - size) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
+            for n, size in zip(self.grid.shape, (height, width), strict=True)
+        )
+        parts = [self.read(Window(row, col, height, width)) for row in rows for col in cols]
+        pixels = np.concatenate([p.reshape(len(p), -1) for p, _ in parts], axis=1)
+        return pixels, np.concatenate([v.ravel() for _, v in parts])
 
     def inside(self, window: Window) -> Valid:
         """Where a map is wanted: inside the scene and the area of interest, (H, W); nothing is decoded for it."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyproj
 from affine import Affine
 
 from geoseg._jit import njit
@@ -57,11 +56,11 @@ class Resampled(Raster):
     """
 
     def __init__(self, source: Raster, gsd_m: float) -> None:
-        size_m = ground_size_m(source.grid)
+        size_m = source.grid.pixel_size_m()
         if size_m is None:
             raise SceneError(
                 f"scene {source.path} has no CRS, so its pixels have no size on the ground to resample from",
-                hint="leave out --gsd, or give the scene its CRS: gdal_translate -a_srs EPSG:… SCENE with_crs.tif",
+                hint="leave out --gsd, or say which CRS the scene is in with --crs EPSG:…",
             )
         factors = [gsd_m / side for side in size_m]
         if not (gsd_m > 0 and all(1 / _MAX_FACTOR <= f <= _MAX_FACTOR for f in factors)):
@@ -71,9 +70,10 @@ class Resampled(Raster):
                 hint="give --gsd in metres, at most 64 times the scene's own or a 64th of it",
             )
         self.source, self.gsd_m = source, gsd_m
-        self.path = source.path
+        self.path, self.paths = source.path, source.paths
         self.bands, self.band_names, self.dtype = source.bands, source.band_names, source.dtype
-        self.nodata, self.alpha_band, self.file_bands = source.nodata, source.alpha_band, source.file_bands
+        self.nodata, self.scaling = source.nodata, source.scaling
+        self.alpha_band, self.file_bands = source.alpha_band, source.file_bands
         old = source.grid
         height, width = (
             n if abs(f - 1) <= _SAME else max(round(n / f), 1) for n, f in zip(old.shape, factors, strict=True)
@@ -144,23 +144,6 @@ class Resampled(Raster):
         if not valid.all():
             np.copyto(pixels, fill, where=~valid)
         return pixels, valid
-
-
-def ground_size_m(grid: Grid) -> tuple[float, float] | None:
-    """Height and width of the pixel at a grid's centre on the ellipsoid, m; None without a CRS."""
-    if grid.crs is None:
-        return None
-    crs = pyproj.CRS.from_user_input(grid.crs)
-    middle = np.array([grid.width / 2, grid.height / 2])
-    ends = [middle + offset for offset in ((0, -0.5), (0, 0.5), (-0.5, 0), (0.5, 0))]
-    x, y = np.array([grid.transform @ (c, r) for c, r in ends]).T
-    geod = crs.get_geod()
-    if geod is None or crs.geodetic_crs is None:  # a local system, tied to no ellipsoid
-        unit = crs.axis_info[0].unit_conversion_factor
-        return float(np.hypot(x[1] - x[0], y[1] - y[0]) * unit), float(np.hypot(x[3] - x[2], y[3] - y[2]) * unit)
-    lon, lat = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(x, y)
-    height, width = geod.inv(lon[[0, 2]], lat[[0, 2]], lon[[1, 3]], lat[[1, 3]])[2]
-    return float(height), float(width)
 
 
 def _taps(first: int, stop: int, length: int, new_length: int) -> Taps:

@@ -19,7 +19,8 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from geoseg.errors import SceneError
-from geoseg.grid import Grid
+from geoseg.georeference import unwarped, warp_command
+from geoseg.grid import grid_of
 from geoseg.scene.mosaic import Mosaic, as_one_error
 from geoseg.scene.open_files import OpenFiles, open_dataset, reason
 from geoseg.scene.raster import Pixels, Raster, Valid, can_hold
@@ -39,11 +40,16 @@ class Scene(Raster):
         bands: 1-based bands in the order wanted, or None for all (without the alpha band where ``alpha``).
         nodata: Value that means nothing, overriding the file's; None takes the file's.
         alpha: Take the file's alpha band as validity too.
+        crs: CRS of a file that has a transform but no CRS; None takes the file's.
         files: Where datasets are kept open, shared by the scenes of a mosaic; None keeps them for this scene.
 
     Raises:
         SceneError: No such file, no raster, a band that is not there, bands of several or complex dtypes, a nodata
-            value the dtype cannot hold, or alpha asked for and absent.
+            value the dtype cannot hold, or alpha asked for and absent; or a CRS that is not the file's.
+
+    Attributes:
+        has_palette: Whether a band holds numbers of colours in a table.
+        warp_command: What to type for a file with control points in place of a transform, else None.
     """
 
     def __init__(
@@ -53,14 +59,17 @@ class Scene(Raster):
         bands: Sequence[int] | None = None,
         nodata: float | None = None,
         alpha: bool = False,
+        crs: str | None = None,
         files: OpenFiles | None = None,
     ) -> None:
         self.path = fspath(path)
+        self.paths = (self.path,)
         self._files = OpenFiles() if files is None else files
         self._dataset: Any = None
         self._is_closed = False
         with self._files.borrow(self.path) as src:
-            self.grid = Grid(src.height, src.width, src.transform, src.crs)
+            self.grid = grid_of(src, crs)
+            self.warp_command = warp_command(src)
             self.file_bands = src.count
             self.alpha_band = next((i for i in src.indexes if src.colorinterp[i - 1] is ColorInterp.alpha), None)
             if alpha and self.alpha_band is None:
@@ -76,13 +85,15 @@ class Scene(Raster):
                     hint="give a value the pixels can have with --nodata",
                 )
             self.nodata = self._nodata[0]
+            self.scaling = _scaling(src, self.bands)
+            self.has_palette = ColorInterp.palette in src.colorinterp
             rows, cols = src.block_shapes[self.bands[0] - 1]
             self.block_shape = int(rows), int(cols)
             self._is_pixel_interleaved = src.profile.get("interleave") == "pixel"
             flags = src.mask_flag_enums[self.bands[0] - 1]
             self._has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
             # A VRT names its sources here, which may change while it does not.
-            self._paths = tuple(dict.fromkeys((self.path, *src.files)))
+            self._sources = tuple(dict.fromkeys((self.path, *src.files)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_dataset": None}
@@ -123,7 +134,7 @@ class Scene(Raster):
         """Path, size and time of change of the file, and of the files it refers to."""
         if is_remote(self.path):
             return [remote_facts(self.path)]
-        return [_local_facts(path) for path in self._paths]
+        return [_local_facts(path) for path in self._sources]
 
     def _read_inside(self, window: Window) -> tuple[Pixels, Valid]:
         if self._is_closed:
@@ -183,6 +194,7 @@ def open_scene(
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
     alpha: bool = False,
+    crs: str | None = None,
     aoi: Path | None = None,
     gsd_m: float | None = None,
 ) -> Raster:
@@ -193,12 +205,13 @@ def open_scene(
         bands: See `Scene`.
         nodata: See `Scene`.
         alpha: See `Scene`.
+        crs: See `Scene`.
         aoi: Vector file with polygons in any CRS; pixels whose centre lies outside are invalid.
         gsd_m: Read the scene resampled to pixels of this size on the ground, metres; None reads its own pixels.
 
     Raises:
-        SceneError: No path, or see `Scene`, `Mosaic`, `load_aoi` and `Resampled`. No file is left open then, and what
-            is wrong with several files is said at once.
+        SceneError: No path, a file with control points in place of a transform, or see `Scene`, `Mosaic`, `load_aoi`
+            and `Resampled`. No file is left open then, and what is wrong with several files is said at once.
     """
     if not isinstance(paths, str | PathLike) and not paths:
         raise SceneError("no scene was named", hint="name one or several rasters")
@@ -207,7 +220,7 @@ def open_scene(
 
     def opened(path: str | PathLike[str]) -> Scene | SceneError:
         try:
-            return Scene(path, bands=bands, nodata=nodata, alpha=alpha, files=files)
+            return Scene(path, bands=bands, nodata=nodata, alpha=alpha, crs=crs, files=files)
         except SceneError as error:
             return error
 
@@ -215,8 +228,10 @@ def open_scene(
         found = list(threads.map(opened, names))
     scenes = [scene for scene in found if isinstance(scene, Scene)]
     try:
-        if len(scenes) < len(names):
-            raise as_one_error([error for error in found if isinstance(error, SceneError)], len(names))
+        errors = [error for error in found if isinstance(error, SceneError)]
+        errors += [unwarped(scene.path, scene.warp_command) for scene in scenes if scene.warp_command is not None]
+        if errors:
+            raise as_one_error(errors, len(names))
         raster: Raster = scenes[0] if len(scenes) == 1 else Mosaic(scenes)
         # Few scenes need these two, and numba and pandas, which come with them, take their time to load.
         if gsd_m is not None:
@@ -238,6 +253,11 @@ def _band_name(dataset: Any, band: int) -> str:
     interp = dataset.colorinterp[band - 1]
     known = interp.name if interp not in (ColorInterp.undefined, ColorInterp.gray) else f"band {band}"
     return dataset.descriptions[band - 1] or known
+
+
+def _scaling(dataset: Any, bands: Sequence[int]) -> tuple[tuple[float, float], ...] | None:
+    pairs = tuple((float(dataset.scales[b - 1]), float(dataset.offsets[b - 1])) for b in bands)
+    return None if all(pair == (1, 0) for pair in pairs) else pairs
 
 
 def _common_dtype(path: str, names: list[str]) -> np.dtype[Any]:

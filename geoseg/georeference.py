@@ -1,0 +1,109 @@
+"""What is known of where a raster or a layer lies on Earth, decided in one place; and the ways from CRS to CRS."""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import pyproj
+from pyproj.exceptions import CRSError, ProjError
+from rasterio.crs import CRS
+
+from geoseg.errors import SceneError, quoted
+
+AnyCRS: TypeAlias = CRS | pyproj.CRS | str
+
+
+class Georeference(Enum):
+    """What is known of where a raster lies; the value is a sentence about it, to be read after the file's name.
+
+    `Grid.georeference` decides it. Whatever transforms coordinates, or measures ground, asks there.
+    """
+
+    EARTH = "is in {crs}"
+    BODY = "is in {crs}, a CRS of another celestial body: its coordinates are no longitude and latitude on Earth"
+    LOCAL = "is in {crs}, a local CRS: where on Earth it lies is not known"
+    ASTRAY = "has coordinates that its CRS, {crs}, does not have: coordinates and areas are in the transform's unit"
+    TRANSFORM = "has a transform but no CRS: coordinates and areas are in its unknown unit (--crs EPSG:… assigns one)"
+    CRS_ALONE = "has a CRS, {crs}, but no transform: coordinates and areas are in pixels"
+    NONE = "has no georeference (no CRS, no transform): coordinates and areas are in pixels"
+
+
+def crs_georeference(crs: AnyCRS) -> Georeference:
+    """What a CRS says of where its coordinates lie: EARTH, BODY or LOCAL.
+
+    Local are engineering and vertical CRSs, geocentric ones, and those that call themselves undefined.
+    """
+    return _crs_georeference(crs if isinstance(crs, str) else crs.to_wkt())
+
+
+@lru_cache(maxsize=256)
+def _crs_georeference(text: str) -> Georeference:
+    try:
+        known = pyproj.CRS.from_user_input(text)
+    except CRSError:
+        return Georeference.LOCAL
+    is_horizontal = known.geodetic_crs is not None and (known.is_geographic or known.is_projected)
+    if not is_horizontal or known.name.lower().startswith("undefined"):
+        return Georeference.LOCAL
+    try:
+        pyproj.Transformer.from_crs(known, 4326)
+    except ProjError:
+        return Georeference.BODY
+    return Georeference.EARTH
+
+
+def crs_name(crs: AnyCRS | None) -> str:
+    """``EPSG:32633``, or the name it has, or ``no CRS``."""
+    if crs is None:
+        return "no CRS"
+    known = pyproj_crs(crs)
+    authority = known.to_authority(min_confidence=100)
+    return ":".join(authority) if authority is not None else known.name
+
+
+def pyproj_crs(crs: AnyCRS | None) -> pyproj.CRS:
+    """A CRS as pyproj's."""
+    return pyproj.CRS.from_user_input(crs)
+
+
+def are_apart(crs: AnyCRS, other: AnyCRS) -> bool:
+    """Whether two CRSs are not the same and no way is known from one to the other."""
+    return pyproj_crs(crs) != pyproj_crs(other) and transformer(crs, other) is None
+
+
+def transformer(crs: AnyCRS, wanted: AnyCRS) -> pyproj.Transformer | None:
+    """The way from one CRS to another, x before y; None where none is known, as from a site's own coordinates."""
+    own, other = pyproj_crs(crs), pyproj_crs(wanted)
+    if Georeference.LOCAL in (crs_georeference(own), crs_georeference(other)):
+        return None  # PROJ would take the heights of a vertical CRS for coordinates
+    try:
+        return pyproj.Transformer.from_crs(own, other, always_xy=True)
+    except ProjError:
+        return None
+
+
+def warp_command(dataset: Any) -> str | None:
+    """What to type for an open raster that has control points in place of a transform; None where it has none.
+
+    Control points are GCPs, RPCs and geolocation arrays.
+    """
+    if dataset.crs is not None or not dataset.transform.is_identity:
+        return None
+    points, crs = dataset.gcps
+    if points:
+        how = "" if crs is not None else "-s_srs EPSG:… "
+    elif dataset.rpcs is not None:
+        how = "-rpc "
+    elif dataset.tags(ns="GEOLOCATION"):
+        how = "-geoloc "
+    else:
+        return None
+    nothing = "" if dataset.nodata is not None else "-dstnodata 0 "
+    return f"gdalwarp {how}{nothing}{quoted(dataset.name)} warped.tif"
+
+
+def unwarped(path: str, command: str) -> SceneError:
+    """The refusal of a raster with control points, whose map would be in pixels; ``command`` is `warp_command`'s."""
+    return SceneError(f"{path} has control points but no transform, so its pixels have no place yet", hint=command)
