@@ -466,7 +466,7 @@ def test_a_vector_suffix_gives_polygons_of_the_same_areas(
     [
         ({"bands": 4}, {}, "has 4 bands, but the model expects 3", "--bands 1,2,3"),
         ({"bands": 3, "nodata": "alpha"}, {}, "has 4 bands, but the model expects 3", "add --alpha if band 4"),
-        ({"bands": 1}, {}, "has 1 bands, but the model expects 3", "geoseg info"),
+        ({"bands": 1}, {}, "has 1 band, but the model expects 3", "geoseg info"),
         ({"dtype": "uint16"}, {}, "is uint16, but the model was trained on uint8", "gdal_translate -ot Byte"),
         ({"dtype": "uint8"}, {"dtype": "float32"}, "trained on float32", "gdal_translate -ot Float32"),
         ({}, {"gsd_m": 1.0}, "pixels of 0.5 m, but the model was trained on 1 m", "--gsd model"),
@@ -505,7 +505,7 @@ def test_another_gsd_passes_where_it_is_said_near_or_unknown(make_scene: MakeSce
     check(make_scene(crs=None), {"gsd_m": 5.0})
     # feet and degrees are metres on the ground
     check(make_scene(crs="EPSG:2263"), {})
-    check(make_scene(crs="EPSG:4326"), {})
+    check(make_scene(crs="EPSG:4326"), {"gsd_m": 0.46})  # 0.38 × 0.56 m
 
 
 def test_the_contracts_nodata_counts_unless_another_is_given(make_scene: MakeScene, tmp_path: Path) -> None:

@@ -47,6 +47,9 @@ def bands_named(path: str, wanted: Sequence[str]) -> tuple[int, ...] | None:
     found = [_by_text(name, texts) or _by_wavelength(name, lengths) for name in names]
     if not any(texts) and not any(found):
         found = [colors.index(name) + 1 if name in colors else None for name in names]
+        others = [band for band, color in enumerate(colors, start=1) if color != "alpha"]
+        if None in found and len(others) == len(names) < len(colors):
+            found = list(others)  # alpha alone is too many
     bands = tuple(band for band in found if band is not None)
     return bands if len(set(bands)) == len(names) else None
 
