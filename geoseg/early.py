@@ -6,6 +6,7 @@ functions first. The programs behind the verbs check all of it, and more, themse
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -36,6 +37,21 @@ ARCHITECTURES = (
     *("unetplusplus", "upernet"),
 )
 """Those of SMP and ours (a test compares them)."""
+
+SEGNEXT_OPTIONS = (
+    *(
+        "decoder_channels",
+        "nmf_rank",
+        "drop_path_rate",
+        "norm_groups",
+        "decoder_dropout",
+        "decoder",
+        "stage1",
+        "context",
+    ),
+    *("embed_dims", "depths", "mlp_ratios", "branches", "channel_mixing", "attention"),
+)
+"""What ``model.options`` may hold for SegNeXt with MSCAN (a test compares them)."""
 
 OPSETS = range(18, 24)
 """Versions of ONNX's operations that torch's exporter writes."""
@@ -112,6 +128,11 @@ def check_training(config: TrainConfig, *, resume: bool, overwrite: bool, check:
     ours = [f"tu-{name}" for name, entry in PRETRAINED.items() if entry.is_encoder]
     if encoder.startswith("tu-mscan") and encoder.partition(".")[0] not in ours:
         raise ConfigError(f"model.encoder {encoder!r} is unknown", hint=f"SegNeXt's encoders: {', '.join(ours)}")
+    if architecture == "segnext" and encoder.startswith("tu-mscan"):
+        for name in config.model.options.keys() - set(SEGNEXT_OPTIONS):
+            # timm takes more, so only what looks like a typo is one.
+            if near := difflib.get_close_matches(name, SEGNEXT_OPTIONS, n=1, cutoff=0.75):
+                raise ConfigError(f"model.options has an unknown key {name}", hint=f"did you mean {near[0]}?")
     if config.model.start_from is not None:
         load_contract(find_model(config.model.start_from))
     if check or "RANK" in os.environ or "SLURM_PROCID" in os.environ:

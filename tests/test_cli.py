@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import subprocess
@@ -55,6 +56,12 @@ def test_lists_load_nothing_heavy(tmp_path: Path) -> None:
     assert after_each("models", "models --csv", "weights list", folder=tmp_path) == [(0, [])] * 3
 
 
+def test_statistics_load_no_network(place: Path) -> None:
+    [(exit_code, loaded)] = after_each("stats good.yaml", folder=place)
+    assert exit_code == 2  # the labels are noise
+    assert not set(loaded) & set(NETWORKS)
+
+
 def test_a_look_at_a_raster_loads_no_pandas_and_no_network(place: Path) -> None:
     found = after_each("info scene.tif", "info nowhere.tif", "info scene.tif -m nowhere", folder=place)
     assert found == [(code, ["rasterio", "pyproj"]) for code in (0, 2, 2)]
@@ -103,6 +110,7 @@ MISTAKES = [
     "train good.yaml model.architecture=segnex",
     "train good.yaml model.encoder=tu-mscan_tinny",
     "train good.yaml model.start_from=nowhere",
+    "train good.yaml model.options.nmf_rnak=8",
     "train good.yaml model.architecture=segnex --check",
     "train good.yaml output=folder",
     "train good.yaml --resume",
@@ -202,6 +210,10 @@ def test_names_that_are_refused_early_are_those_of_the_programs() -> None:
     assert early.RASTER_SUFFIXES == RASTER_SUFFIXES
     assert early.OPSETS == OPSETS
     assert geoseg.models.RECIPES.keys() <= {f"tu-{name}" for name in PRETRAINED}
+    set_by_others = {"in_chans", "num_classes", "global_pool", "encoder_name", "encoder_depth", "encoder_weights"}
+    set_by_others |= {"in_channels", "classes", "activation", "aux_params", "encoder_kwargs", "self"}
+    signatures = [inspect.signature(network.__init__) for network in (geoseg.models.SegNeXt, geoseg.models.MSCAN)]
+    assert set(early.SEGNEXT_OPTIONS) == {name for s in signatures for name in s.parameters} - set_by_others
 
 
 def test_help_answers_at_once() -> None:
