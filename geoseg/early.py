@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Iterable, Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -18,6 +17,7 @@ from geoseg.config import SceneConfig, TrainConfig
 from geoseg.contract import MODEL_FILES, Contract, find_model, load_contract
 from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.outputs import check_output, check_output_folder
+from geoseg.paths import exists, input_path
 from geoseg.plan import check_window, default_overlap
 from geoseg.polygons import PolygonRules, class_rules
 from geoseg.pretrained import PRETRAINED, check_source
@@ -57,8 +57,6 @@ OPSETS = range(18, 24)
 """Versions of ONNX's operations that torch's exporter writes."""
 
 _MOST_NAMED = 20
-_NOT_A_FILE = re.compile(r"/vsi|[\w.+-]{2,}:|\s*<")
-"""How names begin that only GDAL understands: virtual files, URLs, subdatasets, XML."""
 
 AnyPath = str | PathLike[str]
 
@@ -291,8 +289,7 @@ def _first(texts: Sequence[str]) -> list[str]:
 
 
 def _is_missing(path: AnyPath) -> bool:
-    name = fspath(path)
-    return bool(name) and not _NOT_A_FILE.match(name) and not Path(name).expanduser().exists()
+    return bool(fspath(path)) and not exists(input_path(path))
 
 
 def _check_suffix(output: Path, suffixes: Sequence[str], *, known: Sequence[str]) -> str:

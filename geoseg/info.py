@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,15 @@ from geoseg.contract import CONTRACT_FILE, Contract, WindowSettings, find_model,
 from geoseg.errors import ConfigError, LabelError, SceneError, quoted
 from geoseg.georeference import AnyCRS, Georeference, crs_georeference, pyproj_crs, transformer
 from geoseg.grid import Grid
+from geoseg.paths import VECTOR_SUFFIXES, exists, input_path, suffix
 from geoseg.plan import plan_prediction
 from geoseg.scene import Pixels, Scene, Valid
 from geoseg.scene.advice import palette_hint
 from geoseg.windows import Window
 
-VECTOR_SUFFIXES = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".kml", ".gml")
+if TYPE_CHECKING:
+    from geoseg.vector_files import VectorLayer
+
 _FEW_VALUES = 32
 _SQUARE = 0.01
 _WHOLE_READ_PX = 400_000_000
@@ -60,7 +63,7 @@ def _facts(path: str, model: str | None, crs: str | None) -> tuple[str, list[Fac
     folder = _model_folder(path)
     if folder is not None:
         return "model", model_facts(folder)
-    if Path(path).suffix.lower() in VECTOR_SUFFIXES and Path(path).is_file():
+    if suffix(input_path(path)) in VECTOR_SUFFIXES and exists(input_path(path)):
         return "vector file", vector_facts(path)
     with Scene(path, crs=crs) as scene:
         pixels, valid = scene.sample()
@@ -263,38 +266,35 @@ def vector_facts(path: str) -> list[Fact]:
     """Facts about a file of features, layer by layer: CRS, count, fields, and the values of fields that may be classes.
 
     Raises:
-        LabelError: GDAL cannot read it.
+        LabelError: It cannot be read.
     """
-    import pyogrio  # and with it pandas, which a raster can do without
-    from pyogrio.errors import DataLayerError, DataSourceError
+    # and with it pandas, which a raster can do without
+    from geoseg.vector_files import STYLES, layer_names, open_layer, reading
 
-    try:
-        facts = [("vector", f"{path}{_file_size(path)}")]
-        for layer, _ in pyogrio.list_layers(path):
-            facts += [("styles", "QGIS styles are inside")] if layer == "layer_styles" else _layer_facts(path, layer)
-    except (DataSourceError, DataLayerError) as error:
-        raise LabelError(
-            f"{path} is not a vector file that GDAL can read: {error}", hint=f"check it with: ogrinfo {path}"
-        ) from error
+    name = input_path(path)
+    facts = [("vector", f"{path}{_file_size(path)}")]
+    with reading("vector file", name, LabelError):
+        for layer, _ in layer_names(name):
+            if layer == STYLES:
+                facts.append(("styles", "QGIS styles are inside"))
+            else:
+                facts += _layer_facts(open_layer(name, layer, count=True))
     return facts
 
 
-def _layer_facts(path: str, layer: str) -> list[Fact]:
-    import pyogrio
-
-    info = pyogrio.read_info(path, layer=layer, force_feature_count=True, force_total_bounds=True)
-    facts = [("layer", f"{layer}: {info['features']} features of type {info['geometry_type'] or 'none'}")]
-    if info["crs"] is None:
-        facts.append(("CRS", "none"))
-        facts.append(("warning", f"layer {layer} has no CRS, so it cannot be laid over a scene: ogr2ogr -a_srs EPSG:…"))
+def _layer_facts(layer: VectorLayer) -> list[Fact]:
+    facts = [("layer", f"{layer.name}: {layer.features} features of type {layer.kind or 'none'}")]
+    if layer.crs is None:
+        text = f"layer {layer.name} has no CRS, so it cannot be laid over a scene: ogr2ogr -a_srs EPSG:…"
+        facts += [("CRS", "none"), ("warning", text)]
     else:
-        crs = pyproj_crs(info["crs"])
+        crs = pyproj_crs(layer.crs)
         facts.append(("CRS", _crs_text(crs)))
-        if info["features"] and info["total_bounds"] is not None:
-            facts.append(("extent", _extent(crs_georeference(crs), crs, tuple(info["total_bounds"]))))
-    attributes = pyogrio.read_dataframe(path, layer=layer, read_geometry=False)
-    for field, dtype in zip(info["fields"], info["dtypes"], strict=True):
-        kind = "text" if dtype == "object" else dtype
+        if layer.features and layer.bounds is not None:
+            facts.append(("extent", _extent(crs_georeference(crs), crs, layer.bounds)))
+    attributes = layer.table()
+    for field, dtype in layer.fields.items():
+        kind = "text" if dtype in ("object", "string", "large_string") else dtype
         facts.append(("field", f"{field}: {kind}{_class_values(attributes[field])}"))
     return facts
 

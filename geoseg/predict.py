@@ -29,6 +29,7 @@ from geoseg.errors import ConfigError, GeosegError, OutputError
 from geoseg.export import EXPORTERS, check_format
 from geoseg.model_folder import TrainedModel, load_model
 from geoseg.outputs import check_output
+from geoseg.paths import input_path
 from geoseg.plan import IN_PROCESS, Plan, Taper, count
 from geoseg.polygons import PolygonRules
 from geoseg.prediction.arrivals import Arrivals
@@ -360,7 +361,7 @@ def _prepared(
         nodata=model_nodata(contract, options.nodata),
         alpha=options.alpha,
         crs=options.crs,
-        aoi=None if options.aoi is None else Path(options.aoi),
+        aoi=None if options.aoi is None else str(input_path(options.aoi)),
         gsd_m=_gsd_m(options.gsd, contract),
     )
     with source.open() as scene, connect(options.device, options.address) as executor:

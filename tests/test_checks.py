@@ -436,7 +436,7 @@ def test_geometries_that_are_no_good_polygons(made: MadeScene, tmp_path: Path) -
     invalid = told(found, "invalid geometries in", ": 1 (feature", "Self-intersection", f"{(left + right) / 2:.0f}"[:5])
     assert "feature 1" in invalid.message and "-makevalid" in str(invalid.hint)
     told(found, "2 of 7 features", "have no geometry")
-    told(found, "1 LineString, 1 Point", "burnt as the pixels they pass")
+    told(found, "1 LineString, 1 Point", "which are left aside")
     told(found, "1 polygon", "repeats another one exactly")
     only = polygons(made, tmp_path / "points.gpkg", [("house", Point(left, top))])
     assert told(check_data(config(only)), "hold no polygons, but 1 Point").severity == "error"
@@ -470,6 +470,40 @@ def test_polygons_of_different_classes_over_each_other(made: MadeScene, tmp_path
     assert f"on {share:.0%} of their area, field and house" in told(check_data(config(crossed)), "overlap").message
     same = polygons(made, tmp_path / "same.gpkg", [("field", town), ("field", beside)])
     assert not [p for p in check_data(config(same)) if "overlap" in p.message]
+
+
+def test_a_scene_without_objects_is_a_negative_example(made: MadeScene, make_scene: MakeScene, tmp_path: Path) -> None:
+    none = make_scene(shift=(0, 400), seed=1)
+    (tmp_path / "none.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    empty = {"scene": none.path, "labels": tmp_path / "none.geojson", "class_name": "house", "outside": "other"}
+    fields = polygons(made, tmp_path / "l.gpkg", [("field", ground(made, 10, 10, 20, 20))])
+    settings = config(fields, empty)
+    found = check_data(settings)
+    assert errors(found) == []
+    problem = told(found, f"the whole of scene {none.path} is 'other'")
+    assert problem.severity == "warning"
+    assert len(open_scenes(settings, "train")) == 2
+    found = check_data(config(fields, {**empty, "outside": "ignore"}))
+    assert "outside: other" in str(told(found, "no pixel of scene", "has a class").hint)
+    # Far from every polygon of another scene's file a scene may also lie by mistake.
+    away = told(check_data(config(fields, {**fields, "scene": none.path})), "touches scene", str(none.path))
+    assert away.severity == "error" and "file without features" in str(away.hint)
+
+
+def test_numbers_off_by_one_are_told(made: MadeScene, tmp_path: Path) -> None:
+    squares = [ground(made, 10, 20 * i, 30, 15) for i in range(4)]
+    pair = [(str(i), square) for i, square in enumerate(squares[:2], start=1)]
+    entry = polygons(made, tmp_path / "l.gpkg", pair)  # 1 field, 2 house, and other is what lies outside
+    assert not [p for p in check_data(config(entry)) if "first_label" in p.message]
+    shifted = told(check_data(config(entry, first_label=1)), "class house never occurs; with 0 every class would")
+    assert "data.first_label=0" in str(shifted.hint)
+    three = polygons(made, tmp_path / "t.gpkg", [(i, s) for i, s in enumerate(squares[:3], start=1)], outside="ignore")
+    assert "data.first_label=1" in str(told(check_data(config(three)), "'3' (1×)").hint)
+    assert not [p for p in check_data(config(three, first_label=1)) if "first_label" in p.message]
+    raster = {"scene": made.path, "labels": write_raster(tmp_path / "l.tif", stripes(), made)}
+    told(check_data(config(raster, first_label=1)), "class house never occurs; with 0 every class would")
+    mixed = polygons(made, tmp_path / "m.gpkg", [("field", squares[0]), ("2", squares[1])])
+    assert told(check_data(config(mixed)), "names of classes (field) and numbers (2)").severity == "error"
 
 
 # --- areas, classes, leakage

@@ -354,7 +354,7 @@ def test_several_layers_are_refused(labelled_file: LabelledFile, tmp_path: Path)
     frame.to_file(tmp_path / "two.gpkg", layer="fields")
     frame.to_file(tmp_path / "two.gpkg", layer="houses")
     config = raster_config(made, tmp_path / "two.gpkg", attribute="kind", outside="other")
-    with pytest.raises(LabelError, match="several layers: fields, houses") as caught:
+    with pytest.raises(LabelError, match="several layers of polygons: fields, houses") as caught:
         open_labels(config, grid, CLASSES)
     assert str(caught.value.hint).startswith("take one of them: ogr2ogr")
 
@@ -393,6 +393,65 @@ def test_labels_from_1_are_known_by_one_class_too_many(make_scene: MakeScene, tm
     with pytest.raises(LabelError, match="class id 3") as caught:
         open_labels(raster_config(made, path), grid_of(made), CLASSES)
     assert "data.first_label=1" in str(caught.value.hint)
+
+
+FIVE = ClassTable.from_names(list("abcde"), ["#000000"] * 5)
+
+
+@pytest.mark.parametrize("values", [["1", "2", "3", "4"], [1, 2, 3, 4], [1.0, 2.0, 3.0, 4.0], ["1.0", "02", "3", "4"]])
+def test_numbers_in_a_field_count_from_the_first_label(
+    make_scene: MakeScene, tmp_path: Path, values: list[Any]
+) -> None:
+    made = make_scene()
+    grid = grid_of(made)
+    squares = [box(*grid.transform @ (10 * i, 40), *grid.transform @ (10 * i + 10, 20)) for i in range(4)]
+    geopandas.GeoDataFrame({"code": values}, geometry=squares, crs=made.crs).to_file(tmp_path / "l.gpkg")
+    config = raster_config(made, tmp_path / "l.gpkg", attribute="code", outside="ignore")
+    for first in (0, 1):
+        burnt = open_labels(config, grid, FIVE, first_label=first).read(whole(grid))
+        assert [burnt[30, 10 * i + 5] for i in range(4)] == [i + 1 - first for i in range(4)]
+    burnt = open_labels(config, grid, FIVE, first_label=3).read(whole(grid))  # 1 and 2 are ignored, as in a raster
+    assert [burnt[30, 10 * i + 5] for i in range(4)] == [NODATA, NODATA, 0, 1]
+    four = ClassTable.from_names(list("abcd"), ["#000000"] * 4)
+    with pytest.raises(LabelError, match="holds '4'") as caught:
+        open_labels(config, grid, four)
+    assert "data.first_label=1" in str(caught.value.hint)
+
+
+def test_a_field_holds_names_or_numbers_and_never_both(make_scene: MakeScene, tmp_path: Path) -> None:
+    made = make_scene()
+    grid = grid_of(made)
+    square = box(*grid.transform @ (10, 40), *grid.transform @ (30, 20))
+
+    def labelled(values: list[str], classes: ClassTable, first: int) -> int:
+        frame = geopandas.GeoDataFrame({"code": values}, geometry=[square] * len(values), crs=made.crs)
+        frame.to_file(tmp_path / "l.gpkg")
+        config = raster_config(made, tmp_path / "l.gpkg", attribute="code", outside="ignore")
+        return int(open_labels(config, grid, classes, first_label=first).read(whole(grid))[30, 20])
+
+    with pytest.raises(LabelError, match=r"names of classes \(b\) and numbers \(1\)"):
+        labelled(["1", "b"], FIVE, 1)
+    # Codes that are names of classes stay names: ESA's WorldCover counts in tens.
+    codes = ClassTable.from_names(["10", "20", "3", "1"], ["#000000"] * 4)
+    assert labelled(["20", "3"], codes, 1) == 2
+    assert labelled(["1"], codes, 1) == 3
+
+
+def test_a_file_without_features_says_that_all_is_outside(make_scene: MakeScene, tmp_path: Path) -> None:
+    made = make_scene()
+    grid = grid_of(made)
+    none = geopandas.GeoDataFrame({"kind": np.array([], dtype=object)}, geometry=[], crs="EPSG:4326")
+    for name in ("l.gpkg", "l.shp", "l.fgb"):
+        pyogrio.write_dataframe(none, tmp_path / name, geometry_type="Polygon")
+    (tmp_path / "l.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    none.to_parquet(tmp_path / "l.parquet")
+    for name in ("l.gpkg", "l.shp", "l.fgb", "l.geojson", "l.parquet"):
+        for more in ({"attribute": "kind"}, {"class_name": "house"}):
+            config = raster_config(made, tmp_path / name, outside="other", **more)
+            assert (open_labels(config, grid, CLASSES).read(Window(0, 0, 96, 80)) == 0).all()
+        with pytest.raises(LabelError, match="hold no features") as caught:
+            open_labels(raster_config(made, tmp_path / name, outside="ignore", class_name="house"), grid, CLASSES)
+        assert "outside: other" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("orientation", ["north", "rotated"])

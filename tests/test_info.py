@@ -140,7 +140,7 @@ def test_a_vector_file_without_crs_is_warned_of(tmp_path: Path) -> None:
         frame.to_file(tmp_path / "labels.shp")
     assert "has no CRS" in facts(tmp_path / "labels.shp")["warning"]
     (tmp_path / "broken.geojson").write_text("{")
-    with pytest.raises(LabelError, match=r"broken\.geojson is not a vector file"):
+    with pytest.raises(LabelError, match=r"broken\.geojson cannot be read"):
         describe(str(tmp_path / "broken.geojson"))
 
 

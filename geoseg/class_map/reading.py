@@ -27,6 +27,7 @@ from geoseg.errors import SceneError
 from geoseg.georeference import warp_command
 from geoseg.grid import Grid, grid_of
 from geoseg.map_rows import MapRows
+from geoseg.paths import RASTER_SUFFIXES, InputPath, exists, input_path, opened_name
 from geoseg.quiet import quiet
 from geoseg.windows import Window
 
@@ -87,12 +88,13 @@ class ClassMapReader:
     """
 
     def __init__(self, path: str | PathLike[str], *, crs: str | None = None) -> None:
-        self.path = Path(path)
+        name = opened_name(path, RASTER_SUFFIXES, SceneError)
+        self.path = input_path(name)
         with _as_scene_error(self.path):
             with quiet():
-                self._file = rasterio.open(path)
+                self._file = rasterio.open(name)
             try:
-                _check_class_map(path, self._file)
+                _check_class_map(name, self._file)
                 self.grid = grid_of(self._file, crs)
                 self.warp_command = warp_command(self._file)
                 self.classes = _class_table(self._file)
@@ -100,12 +102,13 @@ class ClassMapReader:
                 self._file.close()
                 raise
         tags = self._file.tags()
-        self.source = tags.get(SCENE_TAG, self.path.name)
+        self.source = tags.get(SCENE_TAG, Path(self.path).name)
         self.confidence_path = self._find_confidence(tags.get(DIGEST_TAG))
 
-    def _find_confidence(self, digest: str | None) -> Path | None:
-        path = layer_path(self.path, "confidence")
-        if digest is None or not path.is_file():
+    def _find_confidence(self, digest: str | None) -> InputPath | None:
+        stem, dot, suffix = str(self.path).rpartition(".")
+        path = input_path(f"{stem}_confidence{dot}{suffix}")
+        if digest is None or not exists(path):
             return None
         try:
             with quiet(), rasterio.open(path) as file:
@@ -199,7 +202,7 @@ def _check_class_map(path: str | PathLike[str], file: Any) -> None:
     raise SceneError(f"{path} is no class map: found {found}, wanted 1 band of uint8", hint=hint)
 
 
-def _read(path: Path, file: Any, window: Window) -> ClassValues:
+def _read(path: InputPath, file: Any, window: Window) -> ClassValues:
     part = RasterWindow(window.col, window.row, window.width, window.height)
     # GDAL's cache is a share of the machine's memory by default, and would fill up with the whole map.
     with _as_scene_error(path), rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
@@ -267,10 +270,10 @@ def _generic_color(class_id: int) -> Color:
 
 
 @contextmanager
-def _as_scene_error(path: Path) -> Iterator[None]:
+def _as_scene_error(path: InputPath) -> Iterator[None]:
     try:
         yield
     except RasterioError as error:
-        if not path.exists():
+        if not exists(path):
             raise SceneError(f"no such class map: {path}", hint="check the path") from error
         raise SceneError(f"{path} cannot be read: {error}", hint=f"check it with: gdalinfo -checksum {path}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,7 +43,7 @@ def predict(
     alpha: options.Alpha = False,
     crs: options.Crs = None,
     aoi: Annotated[
-        Path | None, typer.Option("--aoi", metavar="FILE", help="Polygons; nothing outside them is mapped.")
+        str | None, typer.Option("--aoi", metavar="FILE", help="Polygons; nothing outside them is mapped.")
     ] = None,
     gsd: Annotated[
         str | None,

@@ -12,7 +12,7 @@ from geoseg.cli import options
 
 def scenes(
     ctx: typer.Context,
-    sources: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Rasters: striped TIFF, JPEG, PNG, JP2, VRT.")],
+    sources: Annotated[list[str], typer.Argument(metavar="FILE…", help="Rasters: striped TIFF, JPEG, PNG, JP2, VRT.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write.")],
     overwrite: options.Overwrite = False,
 ) -> None:

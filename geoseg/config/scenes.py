@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from geoseg.errors import ConfigError, in_one_line
+from geoseg.paths import InputPath, exists, file_behind, input_path, suffix
 
 SPLITS = ("train", "val", "scenes")
 
@@ -79,7 +80,7 @@ def _expanded(entry: Any, where: str, base: Path, missing: list[str]) -> list[An
     for written in found:
         for key in needed:
             path = written.get(key)
-            if isinstance(path, str) and not Path(path).exists():
+            if isinstance(path, str) and not exists(input_path(path)):
                 what = "" if key == "scene" else f", {key.replace('_', ' ')} of {written['scene']}"
                 missing.append(f"{path}{what}")
     return found
@@ -88,7 +89,7 @@ def _expanded(entry: Any, where: str, base: Path, missing: list[str]) -> list[An
 def _resolved(entry: Mapping[str, Any], base: Path) -> Entry:
     """An entry whose paths count from nowhere."""
     return {
-        key: str(base / Path(value).expanduser()) if key in PATHS and isinstance(value, str) else value
+        key: str(input_path(value, base)) if key in PATHS and isinstance(value, str) else value
         for key, value in entry.items()
     }
 
@@ -107,7 +108,10 @@ def _pattern(scene: str, base: Path) -> tuple[Path, PurePath] | None:
 
     What is there is meant as it is: a file may well be called ``field[1].tif``, and a folder ``flight [2]``.
     """
-    parts = (base / Path(scene).expanduser()).parts
+    path = input_path(scene, base)
+    if not isinstance(path, Path):
+        return None
+    parts = path.parts
     for i, part in enumerate(parts):
         if _WILDCARDS.search(part) and not Path(*parts[: i + 1]).exists():
             return Path(*parts[:i]), PurePath(*parts[i:])
@@ -180,8 +184,8 @@ def _from_catalogue(entry: Entry, where: str, base: Path) -> list[Entry]:
         raise ConfigError(f"{where}.catalogue must name a file, found {entry['catalogue']!r:.80}")
     if "scene" in defaults:
         raise ConfigError(f"{where} names a scene and a catalogue", hint="make two entries of it")
-    path = base / Path(entry["catalogue"]).expanduser()
-    rows = _read_csv(path) if path.suffix.lower() == ".csv" else _read_vector(path)
+    path = input_path(entry["catalogue"], base)
+    rows = _read_csv(path) if isinstance(path, Path) and suffix(path) == ".csv" else _read_vector(path)
     if not rows:
         raise ConfigError(f"catalogue {path} has no rows", hint=f"its columns may be {', '.join(COLUMNS)}")
     columns = {column for _, row in rows for column in row}
@@ -198,7 +202,8 @@ def _from_catalogue(entry: Entry, where: str, base: Path) -> list[Entry]:
     if not wanted:
         raise ConfigError(f"catalogue {path} has no row of split {split}", hint=f"leave it out of data.{split}")
     given = [{key: value for key, value in row.items() if value and key != "split"} for row in wanted]
-    return [{**defaults, **_resolved(row, path.parent)} for row in given]
+    folder = file_behind(path)
+    return [{**defaults, **_resolved(row, folder.parent if folder is not None else base)} for row in given]
 
 
 def _wrong_columns(unknown: Sequence[str], required: Sequence[str]) -> str:
@@ -266,29 +271,28 @@ def _read_csv(path: Path) -> list[tuple[int, Entry]]:
         ) from error
 
 
-def _read_vector(path: Path) -> list[tuple[int, Entry]]:
-    """Attributes of the features of a GeoPackage, GeoJSON, …, numbered from 1."""
-    import pyogrio  # takes longer to load than all of the configuration
-    from pyogrio.errors import DataLayerError, DataSourceError
+def _read_vector(path: InputPath) -> list[tuple[int, Entry]]:
+    """Attributes of the features of a GeoPackage, GeoJSON, GeoParquet, …, numbered from 1."""
+    from geoseg.vector_files import (  # take longer to load than all of the configuration
+        STYLES,
+        layer_names,
+        open_layer,
+        reading,
+    )
 
-    if not path.exists():
+    if not exists(path):
         raise ConfigError(f"no such catalogue: {path}", hint="check data.root and the path")
-    try:
-        layers = [str(name) for name, _ in pyogrio.list_layers(path) if name != "layer_styles"]
+    with reading("catalogue", path, ConfigError):
+        layers = [name for name, _ in layer_names(path) if name != STYLES]
         if len(layers) != 1:
             raise ConfigError(
                 f"catalogue {path} holds {len(layers)} layers, wanted one: {', '.join(layers)}",
                 hint=f"take one of them: ogr2ogr catalogue.gpkg {path} LAYER",
             )
-        meta, _, _, fields = pyogrio.raw.read(path, layer=layers[0], read_geometry=False)
-    except (DataSourceError, DataLayerError) as error:
-        raise ConfigError(
-            f"catalogue {path} cannot be read: {in_one_line(error)}", hint=f"CSV, or check it with: ogrinfo {path}"
-        ) from error
-    names = [str(name) for name in meta["fields"]]
+        table = open_layer(path, layers[0]).table()
+    rows = table.to_dict("records")
     return [
-        (number, {name: _text(value) for name, value in zip(names, values, strict=True)})
-        for number, values in enumerate(zip(*fields, strict=True), start=1)
+        (number, {str(key): _text(value) for key, value in row.items()}) for number, row in enumerate(rows, start=1)
     ]
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from geoseg.classes import ClassTable
 from geoseg.contract import DEFAULT_SCALE, ClassEntry, DType, Frozen, WindowSettings, class_table
+from geoseg.paths import InputPath, input_path
+
+Source = Annotated[InputPath, BeforeValidator(lambda name: input_path(name) if isinstance(name, str | Path) else name)]
+"""An input file: a path, or what only GDAL can open as text."""
 
 
 class ModelConfig(Frozen):
@@ -84,8 +88,9 @@ class SceneConfig(Frozen):
 
     Attributes:
         scene: Raster of the imagery.
-        labels: Raster of class ids on the same grid, or polygons (GeoJSON, GeoPackage, …) in any CRS.
-        attribute: Field of the polygons that holds a class's name or id; None where all are of ``class_name``.
+        labels: Raster of class ids on the same grid, or polygons (GeoPackage, GeoParquet, …) in any CRS. A vector file
+            without features says that the whole scene is ``outside``.
+        attribute: Field of the polygons that holds a class's name or number; None where all are of ``class_name``.
         class_name: Class of all polygons, where no attribute tells.
         outside: Class outside all polygons, or "ignore".
         labelled_area: Polygons, in any CRS, within which everything is labelled; None where that is the whole scene.
@@ -93,12 +98,12 @@ class SceneConfig(Frozen):
         crs: CRS of a scene that has a transform but no CRS, as EPSG code or WKT; None takes the file's.
     """
 
-    scene: Path
-    labels: Path
+    scene: Source
+    labels: Source
     attribute: str | None = None
     class_name: str | None = None
     outside: str | None = None
-    labelled_area: Path | None = None
+    labelled_area: Source | None = None
     crs: str | None = None
 
     @model_validator(mode="after")
@@ -134,7 +139,8 @@ class DataConfig(Frozen):
         scenes: Scenes to cut into blocks for both.
         split: How they are cut.
         leakage: Whether training and validation scenes that overlap or touch are refused, or only told of.
-        first_label: Value of the first class in rasters of labels; smaller values are ignored. 1 for ADE20K.
+        first_label: Number of the first class in labels, rasters or fields of polygons; smaller ones are ignored. 1
+            for ADE20K.
     """
 
     root: Path | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from geoseg.datasets.labelled import open_configured
 from geoseg.errors import SceneError, quoted
 from geoseg.georeference import AnyCRS, Georeference, crs_georeference, crs_name, pyproj_crs
 from geoseg.grid import Grid, crs_hint
+from geoseg.paths import InputPath
 from geoseg.scene import Scene
 from geoseg.scene.advice import bands_named, dtype_hint, palette_hint, scaling_hint
 from geoseg.windows import Window
@@ -59,7 +59,7 @@ class SceneFacts:
         usable: Whether it can be trained on.
     """
 
-    path: Path
+    path: InputPath
     grid: Grid
     gsd_m: float | None
     decoded: float
@@ -67,7 +67,7 @@ class SceneFacts:
     usable: bool
 
 
-def no_way(what: str, path: Path, crs: AnyCRS, scene: Path, scene_crs: AnyCRS, *, assign: str) -> Problem:
+def no_way(what: str, path: InputPath, crs: AnyCRS, scene: InputPath, scene_crs: AnyCRS, *, assign: str) -> Problem:
     """That no way leads from the CRS of labels to their scene's.
 
     Args:
@@ -295,7 +295,7 @@ def _resampled(scene: SceneFacts, wanted: Grid) -> str:
     return f"gdalwarp {to}-tr {sides} -r average {quoted(scene.path)} coarser.tif"
 
 
-def _names(paths: Sequence[Path | str | PathLike[str]]) -> str:
+def _names(paths: Sequence[str | PathLike[str]]) -> str:
     return listed([str(path) for path in paths], 3)
 
 
@@ -322,7 +322,7 @@ def _samples(scene: Scene) -> list[Window]:
     return [Window(row, col, sides[0], sides[1]) for row in starts[0] for col in starts[1]]
 
 
-def _constant_bands(path: Path, imagery: ImageryConfig, pixels: npt.NDArray[Any]) -> list[Problem]:
+def _constant_bands(path: InputPath, imagery: ImageryConfig, pixels: npt.NDArray[Any]) -> list[Problem]:
     constant = np.flatnonzero(pixels.min(axis=1) == pixels.max(axis=1)).tolist()
     if not constant:
         return []
@@ -336,7 +336,9 @@ def _constant_bands(path: Path, imagery: ImageryConfig, pixels: npt.NDArray[Any]
     ]
 
 
-def _off_scale(path: Path, imagery: ImageryConfig, dtype: np.dtype[Any], pixels: npt.NDArray[Any]) -> Problem | None:
+def _off_scale(
+    path: InputPath, imagery: ImageryConfig, dtype: np.dtype[Any], pixels: npt.NDArray[Any]
+) -> Problem | None:
     """A warning where the default scale leaves pixels far from the range that networks and augmentation expect."""
     if imagery.scale is not None or imagery.dtype != dtype:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import shapely
 
 from geoseg.classes import ClassTable
 from geoseg.datasets.check_list import Problem, listed, plural, warning
+from geoseg.paths import InputPath
 
 MIN_SHARE = 0.01
 """Overlap below this share of the area of all polygons is not told."""
@@ -24,7 +24,7 @@ MAX_PAIRS = 20_000
 Ids = npt.NDArray[np.int64]
 
 
-def check_overlaps(path: Path, geometries: npt.NDArray[Any], ids: Ids, classes: ClassTable) -> list[Problem]:
+def check_overlaps(path: InputPath, geometries: npt.NDArray[Any], ids: Ids, classes: ClassTable) -> list[Problem]:
     """Warnings about polygons that a later one of another class hides, and about those that overlap in part.
 
     A polygon within an earlier one is layering, as houses drawn on a town: it is seen, and nothing is said.

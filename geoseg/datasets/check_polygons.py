@@ -5,106 +5,116 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import geopandas
 import numpy as np
 import numpy.typing as npt
-import pyogrio
 import shapely
-from pyogrio.errors import DataLayerError, DataSourceError
 
-from geoseg.classes import ClassTable
+from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig
 from geoseg.datasets.check_imagery import no_way
 from geoseg.datasets.check_list import Problem, as_problem, error, listed, plural, warning
 from geoseg.datasets.check_overlaps import check_overlaps
-from geoseg.datasets.labels import as_text, load_labelled_area
-from geoseg.datasets.layers import reason
+from geoseg.datasets.class_ids import MISSING, MIXED, UNKNOWN, field_classes
+from geoseg.datasets.labels import MIXED_HINT, away_hint, load_labelled_area, mixed_message, unknown_hint
 from geoseg.errors import LabelError, quoted
 from geoseg.georeference import are_apart, pyproj_crs, transformer
-from geoseg.grid import Grid, crs_hint
+from geoseg.grid import Grid
+from geoseg.paths import InputPath, exists, opened_name
+from geoseg.vector_files import VectorLayer, polygon_layer, polygons_of, reading
 
 MAX_WHOLE = 500_000
 """A layer of more features is read near its scenes alone, where it has an index."""
 
 _NAMED = 10
 _LOCATED = 3
-_POLYGONS = ("Polygon", "MultiPolygon")
 
 Bools = npt.NDArray[np.bool_]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PolygonFacts:
+    """What a file of polygons holds.
+
+    Attributes:
+        present: For every scene which classes touch it (K,), None where that cannot be told. What lies outside the
+            polygons is not counted.
+        numbers: The different numbers of classes, where a field holds numbers.
+    """
+
+    present: list[Bools | None]
+    numbers: frozenset[int] = frozenset()
+
+
 def check_polygon_labels(
-    config: SceneConfig, scenes: Sequence[tuple[Path, Grid | None]], classes: ClassTable
-) -> tuple[list[Problem], list[Bools | None]]:
+    config: SceneConfig,
+    scenes: Sequence[tuple[InputPath, Grid | None]],
+    classes: ClassTable,
+    *,
+    first_label: int = 0,
+) -> tuple[list[Problem], PolygonFacts]:
     """Everything that is wrong with a file of polygons.
 
     Args:
         config: Names the file, and how its classes are stated.
         scenes: Those it is for, and their grids; None for one that cannot be opened.
         classes: The class table.
-
-    Returns:
-        Problems, and for every scene which classes touch it (K,), None where that cannot be told. What lies outside
-        the polygons is not counted.
+        first_label: Number of the first class.
     """
     path = config.labels
     grids = [grid for _, grid in scenes]
-    unknown: list[Bools | None] = [None] * len(grids)
+    unknown = PolygonFacts([None] * len(grids))
     problems = _check_entry(config, classes)
-    if not path.exists():
+    if not exists(path):
         hint = "check data.root and the path in the configuration"
         return [*problems, error(path, f"no such labels: {path}", hint)], unknown
     try:
-        layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
-        if not layers:
-            hint = f"see what they hold: ogrinfo -so -al {path}"
-            return [*problems, error(path, f"labels {path} hold no geometries", hint)], unknown
-        if len(layers) > 1:
-            message = f"labels {path} hold several layers: {', '.join(layers)}"
-            hint = f"take one of them: ogr2ogr labels.gpkg {path} {layers[0]}"
-            return [*problems, error(path, message, hint)], unknown
-        info = pyogrio.read_info(path, layer=layers[0], force_feature_count=True)
-        problems += _check_fields(config, info)
-        about_crs = _check_crs(path, info["crs"], scenes)
+        opened_name(path, kind=LabelError)
+        layer = polygon_layer(path, "labels", LabelError, count=True)
+        if not layer.features:
+            none = PolygonFacts([np.zeros(len(classes), dtype=bool) for _ in grids])
+            return problems + [_told_empty(config, scene, classes) for scene, _ in scenes], none
+        problems += _check_fields(config, layer)
+        about_crs = _check_crs(path, layer.crs, scenes)
         problems += about_crs
-        outlines = [_outline(grid, info["crs"]) for grid in grids]
-        columns = [config.attribute] if config.attribute is not None and config.attribute in info["fields"] else []
-        frame = _read(path, layers[0], columns, info, [outline for outline in outlines if outline is not None])
-    except (DataSourceError, DataLayerError, ValueError) as failed:
-        return [
-            *problems,
-            error(path, f"labels {path} cannot be read: {reason(failed)}", f"check it with: ogrinfo {path}"),
-        ], (unknown)
-    if not info["features"]:
-        return [*problems, error(path, f"labels {path} hold no features", f"see: ogrinfo -so -al {path}")], unknown
-    geometries = np.asarray(frame.geometry.array, dtype=object)
+        with reading("labels", path, LabelError):
+            outlines = [_outline(grid, layer.crs) for grid in grids]
+            columns = [config.attribute] if config.attribute in layer.fields else []
+            frame = _read(layer, [c for c in columns if c], [outline for outline in outlines if outline is not None])
+            geometries = frame.geometry.to_numpy()
+            areas = polygons_of(geometries)
+    except LabelError as failed:
+        return [*problems, as_problem(path, failed)], unknown
     touched = [_touches(geometries, outline) for outline in outlines]
     if not any(p.severity == "error" for p in about_crs):
-        problems += _check_place(path, scenes, touched, int(info["features"]))
+        problems += _check_place(path, scenes, touched, layer.features)
     # What no scene sees does no harm; where it is not known what they see, all is looked at.
     seen = np.logical_or.reduce([t for t in touched if t is not None], axis=0) if _all_known(touched) else None
-    ids, about_classes = _check_classes(frame, config, classes, seen, has_field=bool(columns))
-    problems += about_classes
-    problems += _check_geometries(path, geometries, frame.index.to_numpy(), seen)
-    used = _polygonal(geometries) & (ids >= 0)
+    used = ~shapely.is_empty(areas)
     if seen is not None:
         used &= seen
-    problems += check_overlaps(path, geometries[used], ids[used], classes)
+    ids, numbers, about_classes = _check_classes(
+        frame, config, classes, ~shapely.is_empty(areas) if seen is None else used, first_label, has_field=bool(columns)
+    )
+    problems += about_classes
+    problems += _check_geometries(path, geometries, areas, frame.index.to_numpy(), seen)
+    used &= (ids >= 0) & (ids != NODATA)
+    problems += check_overlaps(path, areas[used], ids[used], classes)
     present: list[Bools | None] = []
     for touches in touched:
         if touches is None or any(p.severity == "error" for p in problems):
             present.append(None)
             continue
         here = np.zeros(len(classes), dtype=bool)
-        here[ids[touches & (ids >= 0)]] = True
+        here[ids[touches & used]] = True
         present.append(here)
-    return problems, present
+    return problems, PolygonFacts(present, numbers)
 
 
-def check_labelled_area(path: Path, scene: Path, grid: Grid) -> list[Problem]:
+def check_labelled_area(path: InputPath, scene: InputPath, grid: Grid) -> list[Problem]:
     """Whether a labelled area can be brought to its scene, and touches it.
 
     Args:
@@ -113,12 +123,9 @@ def check_labelled_area(path: Path, scene: Path, grid: Grid) -> list[Problem]:
         grid: Of the scene.
     """
     try:
-        crs = pyogrio.read_info(path)["crs"] if path.exists() else None
-    except (DataSourceError, DataLayerError, ValueError):
-        crs = None  # what is wrong with it is said below
-    if crs is not None and grid.is_georeferenced and are_apart(crs, grid.crs):
-        return [no_way("polygons of labelled area", path, crs, scene, grid.crs, assign=_assign(path))]
-    try:
+        crs = polygon_layer(path, "labelled area", LabelError).crs
+        if crs is not None and grid.is_georeferenced and are_apart(crs, grid.crs):
+            return [no_way("polygons of labelled area", path, crs, scene, grid.crs, assign=_assign(path))]
         load_labelled_area(path, grid)
     except LabelError as raised:
         return [as_problem(path, raised)]
@@ -147,8 +154,20 @@ def _check_entry(config: SceneConfig, classes: ClassTable) -> list[Problem]:
     return problems
 
 
-def _check_fields(config: SceneConfig, info: dict[str, Any]) -> list[Problem]:
-    fields = [str(field) for field in info["fields"]]
+def _told_empty(config: SceneConfig, scene: InputPath, classes: ClassTable) -> Problem:
+    """What a file without features means for a scene."""
+    path = config.labels
+    if config.outside in (None, "ignore"):
+        return error(
+            path,
+            f"labels {path} hold no features, so no pixel of scene {scene} has a class",
+            f"where the scene has no objects, say what it is instead: outside: {classes.names[0]}",
+        )
+    return warning(path, f"labels {path} hold no features: the whole of scene {scene} is {config.outside!r}")
+
+
+def _check_fields(config: SceneConfig, layer: VectorLayer) -> list[Problem]:
+    fields = list(layer.fields)
     if config.attribute is None or config.attribute in fields:
         return []
     near = _nearest(config.attribute, fields)
@@ -156,11 +175,11 @@ def _check_fields(config: SceneConfig, info: dict[str, Any]) -> list[Problem]:
     return [error(config.labels, f"{config.labels} has no field {config.attribute}", hint)]
 
 
-def _assign(path: Path) -> str:
+def _assign(path: InputPath) -> str:
     return f"say which one: ogr2ogr -a_srs EPSG:… out.gpkg {quoted(path)}"
 
 
-def _check_crs(path: Path, crs: str | None, scenes: Sequence[tuple[Path, Grid | None]]) -> list[Problem]:
+def _check_crs(path: InputPath, crs: str | None, scenes: Sequence[tuple[InputPath, Grid | None]]) -> list[Problem]:
     placed = [(scene, grid) for scene, grid in scenes if grid is not None and grid.is_georeferenced]
     if not placed:
         return []
@@ -170,19 +189,13 @@ def _check_crs(path: Path, crs: str | None, scenes: Sequence[tuple[Path, Grid | 
     return [no_way("labels", path, crs, scene, grid.crs, assign=_assign(path)) for scene, grid in apart[:1]]
 
 
-def _read(
-    path: Path, layer: str, columns: list[str], info: dict[str, Any], outlines: list[Any]
-) -> geopandas.GeoDataFrame:
+def _read(layer: VectorLayer, columns: list[str], outlines: list[Any]) -> geopandas.GeoDataFrame:
     """The features of a layer; of a very large one with an index, those near the scenes."""
     bounds = None
-    if info["features"] > MAX_WHOLE and info["capabilities"]["fast_spatial_filter"] and outlines:
-        bounds = tuple(shapely.total_bounds(np.array(outlines, dtype=object)).tolist())
-    frame = pyogrio.read_dataframe(
-        path, layer=layer, columns=columns, force_2d=True, bbox=bounds, fid_as_index=True, use_arrow=False
-    )
-    if not isinstance(frame, geopandas.GeoDataFrame):
-        raise ValueError("it holds no geometries")
-    return frame.sort_index()
+    if layer.features > MAX_WHOLE and layer.has_index and outlines:
+        left, bottom, right, top = shapely.total_bounds(np.array(outlines, dtype=object)).tolist()
+        bounds = left, bottom, right, top
+    return layer.read(columns, bounds)
 
 
 def _outline(grid: Grid | None, crs: str | None) -> Any | None:
@@ -218,14 +231,14 @@ def _touches(geometries: npt.NDArray[Any], outline: Any | None) -> Bools | None:
 
 
 def _check_place(
-    path: Path, scenes: Sequence[tuple[Path, Grid | None]], touched: Sequence[Bools | None], total: int
+    path: InputPath, scenes: Sequence[tuple[InputPath, Grid | None]], touched: Sequence[Bools | None], total: int
 ) -> list[Problem]:
     """Scenes that no feature touches, and features that touch no scene."""
     problems = [
         error(
             scene,
             f"no polygon of {path} touches scene {scene}" + ("" if grid.is_georeferenced else ", which has no CRS"),
-            "check that the CRS of the labels is what it says" if grid.is_georeferenced else crs_hint(grid),
+            away_hint(grid),
         )
         for (scene, grid), touches in zip(scenes, touched, strict=True)
         if grid is not None and touches is not None and not touches.any()
@@ -246,33 +259,31 @@ def _check_classes(
     frame: geopandas.GeoDataFrame,
     config: SceneConfig,
     classes: ClassTable,
-    seen: Bools | None,
+    looked_at: Bools,
+    first_label: int,
     *,
     has_field: bool,
-) -> tuple[npt.NDArray[np.int64], list[Problem]]:
-    """Class id of every feature, −1 where it has none, and what is wrong with those that a scene sees."""
+) -> tuple[npt.NDArray[np.int64], frozenset[int], list[Problem]]:
+    """Class id of every feature, negative where it has none; numbers of classes; what is wrong with those looked at."""
     path = config.labels
     if config.class_name is not None:
-        return np.full(len(frame), classes.id_of(config.class_name)), []
+        return np.full(len(frame), classes.id_of(config.class_name)), frozenset(), []
     if not has_field:
-        return np.full(len(frame), -1), []
-    known = {c.name: c.id for c in classes} | {str(c.id): c.id for c in classes}
-    values = frame[config.attribute]
-    missing = values.isna().to_numpy() | (values.astype(str).str.strip() == "").to_numpy()
-    texts = [as_text(value) for value in values]
-    ids = np.array([-1 if gone else known.get(text, -1) for gone, text in zip(missing, texts, strict=True)])
-    looked_at = np.ones(len(frame), dtype=bool) if seen is None else seen
+        return np.full(len(frame), UNKNOWN), frozenset(), []
+    found = field_classes(frame[config.attribute][looked_at], classes, first_label)
+    ids = np.full(len(frame), UNKNOWN)
+    ids[looked_at] = found.ids
     problems = []
-    without, total = int((missing & looked_at).sum()), int(looked_at.sum())
+    without = int((found.ids == MISSING).sum())
     if without:
         problems.append(
             error(
                 path,
-                f"field {config.attribute} of {path} is empty in {without} of {plural(total, 'feature')}",
+                f"field {config.attribute} of {path} is empty in {without} of {plural(len(found.ids), 'feature')}",
                 f'fill it, or leave them out: ogr2ogr -where "{config.attribute} IS NOT NULL" labels.gpkg {path}',
             )
         )
-    unknown = Counter(texts[i] for i in np.flatnonzero((ids < 0) & ~missing & looked_at))
+    unknown = Counter(found.texts[i] for i in np.flatnonzero(found.ids == UNKNOWN))
     if unknown:
         told = []
         for text, count in unknown.most_common():
@@ -283,41 +294,48 @@ def _check_classes(
                 path,
                 f"field {config.attribute} of {path} holds {plural(len(told), 'value')} that "
                 f"{'is' if len(told) == 1 else 'are'} no class name or id: {listed(told, _NAMED)}",
-                f"rename them, or add them to the classes, which are {', '.join(f'{c.id} {c.name}' for c in classes)}",
+                f"rename them, or add them to the classes; {unknown_hint(set(unknown), classes, first_label)}",
             )
         )
-    return ids, problems
+    if (found.ids == MIXED).any() and found.mixed is not None:
+        problems.append(error(path, mixed_message(config, found.mixed), MIXED_HINT))
+    return ids, found.numbers, problems
 
 
 def _check_geometries(
-    path: Path, geometries: npt.NDArray[Any], fids: npt.NDArray[Any], seen: Bools | None
+    path: InputPath,
+    geometries: npt.NDArray[Any],
+    areas: npt.NDArray[Any],
+    fids: npt.NDArray[Any],
+    seen: Bools | None,
 ) -> list[Problem]:
     """Missing, empty and invalid geometries, those that are no polygons, and repeated ones."""
     problems = []
     nothing = shapely.is_missing(geometries) | shapely.is_empty(geometries)
     if nothing.all():
-        return [error(path, f"labels {path} hold no geometries", f"see what they hold: ogrinfo -so -al {path}")]
+        return [error(path, f"labels {path} hold no geometries", f"see what they hold: geoseg info {path}")]
     if nothing.any():
         message = f"{int(nothing.sum())} of {plural(len(geometries), 'feature')} of {path} have no geometry"
         problems.append(warning(path, message, "they are left aside"))
     if seen is not None and not seen.any():
         return problems
     looked_at = ~nothing if seen is None else seen & ~nothing
-    some = geometries[looked_at]
-    kinds = Counter(geometry.geom_type for geometry in some)
-    others = {kind: count for kind, count in sorted(kinds.items()) if kind not in _POLYGONS}
-    if others:
-        told = ", ".join(f"{count} {kind}" for kind, count in others.items())
-        keep = f"ogr2ogr -where \"OGR_GEOMETRY LIKE '%POLYGON'\" polygons.gpkg {path}"
-        if sum(others.values()) == len(some):
-            problems.append(error(path, f"labels {path} hold no polygons, but {told}", "labels are areas"))
-        else:
-            message = f"among the polygons of {path} are {told}, which are burnt as the pixels they pass"
-            problems.append(warning(path, message, f"leave them out: {keep}"))
-    invalid = np.flatnonzero(~shapely.is_valid(some))
+    is_area = ~shapely.is_empty(areas)
+    others = Counter(geometry.geom_type for geometry in geometries[looked_at & ~is_area])
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+    if others and not (looked_at & is_area).any():
+        problems.append(error(path, f"labels {path} hold no polygons, but {told}", "labels are areas"))
+    elif others:
+        problems.append(warning(path, f"among the polygons of {path} are {told}, which are left aside"))
+    polygons, fids = areas[looked_at & is_area], fids[looked_at & is_area]
+    lost = shapely.get_num_coordinates(geometries) > shapely.get_num_coordinates(areas)
+    if partly := int((lost & looked_at & is_area).sum()):
+        message = f"lines and points beside the polygons in {plural(partly, 'feature')} of {path} are left aside"
+        problems.append(warning(path, message))
+    invalid = np.flatnonzero(~shapely.is_valid(polygons))
     if invalid.size:
-        places = fids[looked_at][invalid[:_LOCATED]].tolist()
-        reasons = [shapely.is_valid_reason(geometry) for geometry in some[invalid[:_LOCATED]]]
+        places = fids[invalid[:_LOCATED]].tolist()
+        reasons = [shapely.is_valid_reason(geometry) for geometry in polygons[invalid[:_LOCATED]]]
         told = "; ".join(f"feature {place}: {reason}" for place, reason in zip(places, reasons, strict=True))
         more = f"; and {invalid.size - _LOCATED} more" if invalid.size > _LOCATED else ""
         problems.append(
@@ -328,19 +346,12 @@ def _check_geometries(
                 f"ogr2ogr -makevalid labels.gpkg {path}",
             )
         )
-    polygons = some[_polygonal(some)]
     repeated = len(polygons) - len(set(shapely.to_wkb(shapely.normalize(polygons)).tolist()))
     if repeated:
         verb = "repeats" if repeated == 1 else "repeat"
         message = f"{plural(repeated, 'polygon')} of {path} {verb} another one exactly; the later one counts"
         problems.append(warning(path, message, "delete duplicate geometries, in QGIS"))
     return problems
-
-
-def _polygonal(geometries: npt.NDArray[Any]) -> Bools:
-    kinds = shapely.get_type_id(geometries)
-    is_polygon = np.isin(kinds, (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON))
-    return np.asarray(is_polygon & ~shapely.is_empty(geometries))
 
 
 def _all_known(touched: Sequence[Bools | None]) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 from affine import Affine
@@ -15,6 +13,7 @@ from geoseg.datasets.check_list import Problem, as_problem, error, listed, warni
 from geoseg.errors import SceneError, quoted
 from geoseg.georeference import crs_name, transformer
 from geoseg.grid import Grid, crs_hint
+from geoseg.paths import InputPath, exists
 from geoseg.scene import Scene
 from geoseg.windows import Window
 
@@ -24,8 +23,8 @@ _ROWS = 512
 
 
 def check_raster_labels(
-    path: Path, scene: Path, grid: Grid | None, classes: ClassTable, *, first_label: int
-) -> tuple[list[Problem], npt.NDArray[np.bool_] | None]:
+    path: InputPath, scene: InputPath, grid: Grid | None, classes: ClassTable, *, first_label: int
+) -> tuple[list[Problem], npt.NDArray[np.bool_] | None, frozenset[int]]:
     """Everything that is wrong with a raster of class ids.
 
     Args:
@@ -36,28 +35,28 @@ def check_raster_labels(
         first_label: Value of the first class; smaller ones are ignored.
 
     Returns:
-        Problems, and which classes occur (K,), None where the file does not tell.
+        Problems, which classes occur (K,), None where the file does not tell, and the values that mean something.
     """
-    if not path.exists():
+    if not exists(path):
         hint = "check data.root and the path in the configuration"
-        return [error(path, f"no such labels: {path}", hint)], None
+        return [error(path, f"no such labels: {path}", hint)], None, frozenset()
     try:
         with Scene(path) as labels:
             if len(labels.bands) != 1 or labels.dtype.kind not in "iu":
                 message = (
                     f"labels {path} have {len(labels.bands)} bands of {labels.dtype}, wanted one band of class ids"
                 )
-                return [error(path, message, "a raster of labels holds the class id of each pixel")], None
+                return [error(path, message, "a raster of labels holds the class id of each pixel")], None, frozenset()
             problems = _check_place(path, labels.grid, scene, grid) if grid is not None else []
             counts = _value_counts(labels)
             nodata = labels.nodata
     except SceneError as raised:
-        return [as_problem(path, raised)], None
+        return [as_problem(path, raised)], None, frozenset()
     about_values, present = _check_values(path, counts, nodata, classes, first_label)
-    return [*problems, *about_values], present
+    return [*problems, *about_values], present, frozenset(v for v in counts if v not in (NODATA, nodata))
 
 
-def _check_place(path: Path, own: Grid, scene: Path, grid: Grid) -> list[Problem]:
+def _check_place(path: InputPath, own: Grid, scene: InputPath, grid: Grid) -> list[Problem]:
     """Where labels lie against their scene."""
     if not (own.is_georeferenced and grid.is_georeferenced):
         if own.shape == grid.shape:
@@ -150,7 +149,7 @@ def _value_counts(labels: Scene) -> dict[int, int]:
 
 
 def _check_values(
-    path: Path, counts: dict[int, int], nodata: float | None, classes: ClassTable, first: int
+    path: InputPath, counts: dict[int, int], nodata: float | None, classes: ClassTable, first: int
 ) -> tuple[list[Problem], npt.NDArray[np.bool_]]:
     last = first + len(classes) - 1
     total = max(sum(counts.values()), 1)

@@ -22,7 +22,7 @@ from geoseg.datasets.check_polygons import check_labelled_area, check_polygon_la
 from geoseg.datasets.check_rasters import check_raster_labels
 from geoseg.datasets.histogram import class_histogram
 from geoseg.datasets.labelled import LabelledScene
-from geoseg.datasets.labels import RASTER_SUFFIXES
+from geoseg.datasets.labels import is_raster
 from geoseg.datasets.layers import whole_layers
 from geoseg.datasets.leakage import check_leakage, leakage_hint
 from geoseg.errors import GeosegError
@@ -54,6 +54,8 @@ class _Checked:
     facts: SceneFacts | None = None
     present: Bools | None = None
     """Classes its labels hold, (K,)."""
+    numbers: frozenset[int] = frozenset()
+    """Numbers that stand for classes in its labels."""
     labelled: LabelledScene | None = None
     problems: list[Problem] = field(default_factory=list)
 
@@ -117,15 +119,11 @@ def _look_at_header(scene: _Checked, settings: TrainConfig) -> None:
     scene.problems += problems
 
 
-def _is_raster(config: SceneConfig) -> bool:
-    return config.labels.suffix.lower() in RASTER_SUFFIXES
-
-
 def _by_polygons(scenes: Sequence[_Checked]) -> list[list[_Checked]]:
     """Scenes whose labels are polygons, those with the same file and the same rules together."""
     groups: dict[SceneConfig, list[_Checked]] = {}
     for scene in scenes:
-        if not _is_raster(scene.config):
+        if not is_raster(scene.config):
             rules = scene.config.model_copy(update={"scene": scene.config.labels, "labelled_area": None})
             groups.setdefault(rules, []).append(scene)
     return list(groups.values())
@@ -133,18 +131,19 @@ def _by_polygons(scenes: Sequence[_Checked]) -> list[list[_Checked]]:
 
 def _look_at_polygons(group: Sequence[_Checked], settings: TrainConfig) -> list[Problem]:
     places = [(scene.config.scene, _grid(scene)) for scene in group]
-    problems, present = check_polygon_labels(group[0].config, places, settings.class_table)
-    for scene, classes in zip(group, present, strict=True):
-        scene.present = classes
+    first = settings.data.first_label
+    problems, facts = check_polygon_labels(group[0].config, places, settings.class_table, first_label=first)
+    for scene, classes in zip(group, facts.present, strict=True):
+        scene.present, scene.numbers = classes, facts.numbers
     return problems
 
 
 def _look_at_labels(scene: _Checked, settings: TrainConfig) -> None:
     """Labels that are a raster, and the labelled area of either kind where `_open` will not come to it."""
     config, grid = scene.config, _grid(scene)
-    if _is_raster(config):
+    if is_raster(config):
         first = settings.data.first_label
-        problems, scene.present = check_raster_labels(
+        problems, scene.present, scene.numbers = check_raster_labels(
             config.labels, config.scene, grid, settings.class_table, first_label=first
         )
         scene.problems += problems
@@ -234,7 +233,7 @@ def _check_classes(scenes: Sequence[_Checked], settings: TrainConfig) -> list[Pr
                 here |= _validating(scene, len(classes))
                 continue
             here |= scene.present
-            if not _is_raster(entry) and entry.outside not in (None, "ignore"):
+            if not is_raster(entry) and entry.outside not in (None, "ignore"):
                 here[classes.id_of(entry.outside)] = True
         seen[split] = here
     for split, kind in (("train", "training"), ("val", "validation")):
@@ -242,7 +241,7 @@ def _check_classes(scenes: Sequence[_Checked], settings: TrainConfig) -> list[Pr
             message = f"no pixel of the {kind} scenes has a class: all lie outside the labelled areas, or are ignored"
             hint = f"see what they hold with: geoseg stats CONFIG --split {split}; and look at labels and areas in QGIS"
             return [error("classes", message, hint)]
-    problems = []
+    problems = _check_first_label(scenes, settings, seen["train"] | seen["val"])
     for c in classes:
         if not seen["train"][c.id]:
             message = f"class {c.name!r} occurs in no training scene, so it cannot be learnt"
@@ -251,6 +250,31 @@ def _check_classes(scenes: Sequence[_Checked], settings: TrainConfig) -> list[Pr
             message = f"class {c.name!r} occurs in training and nowhere in validation, so it is not scored"
             problems.append(warning("classes", message, "validate on a scene that has some of it"))
     return problems
+
+
+def _check_first_label(scenes: Sequence[_Checked], settings: TrainConfig, seen: Bools) -> list[Problem]:
+    """Numbers of classes that would fit the table if the first one were one lower or higher."""
+    classes, first = settings.class_table, settings.data.first_label
+    numbers = frozenset[int]().union(*(scene.numbers for scene in scenes))
+    if seen.all() or not numbers:
+        return []
+    named = np.zeros(len(classes), dtype=bool)
+    for scene in scenes:
+        if not scene.numbers and scene.present is not None:
+            named |= scene.present
+        if not is_raster(scene.config) and scene.config.outside not in (None, "ignore"):
+            named[classes.id_of(scene.config.outside)] = True
+    for other in (first - 1, first + 1):
+        ids = [number - other for number in numbers if number >= other]
+        if other >= 0 and ids and max(ids) < len(classes):
+            here = named.copy()
+            here[ids] = True
+            if here.all():
+                never = ", ".join(classes.names[i] for i in np.flatnonzero(~seen))
+                message = f"with data.first_label={first}, class {never} never occurs; with {other} every class would"
+                hint = f"see in QGIS whether {first} stands for {classes.names[0]!r}; if not: data.first_label={other}"
+                return [warning("classes", message, hint)]
+    return []
 
 
 def _validating(scene: _Checked, classes: int) -> Bools:

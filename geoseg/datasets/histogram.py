@@ -22,9 +22,10 @@ import numpy.typing as npt
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig
 from geoseg.datasets.labelled import LabelledScene, labels_of
-from geoseg.datasets.labels import RASTER_SUFFIXES, LabelArray
+from geoseg.datasets.labels import LabelArray
 from geoseg.errors import GeosegError
 from geoseg.outputs import atomic_output
+from geoseg.paths import RASTER_SUFFIXES, InputPath, file_behind, suffix
 from geoseg.processors import processors
 from geoseg.scene import Scene, Valid
 from geoseg.windows import Window
@@ -36,7 +37,7 @@ Counts = npt.NDArray[np.int64]
 BLOCK = 256
 """Side of the blocks, px."""
 
-FORMAT = 1
+FORMAT = 2
 """Of the files that are kept; to be raised when the same labels come to be counted otherwise."""
 
 MAX_WEIGHT_RATIO = 10.0
@@ -212,17 +213,20 @@ def _digest(scene: LabelledScene, settings: TrainConfig) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _file_facts(path: Path) -> list[Any]:
+def _file_facts(source: InputPath) -> list[Any]:
     """Path, size and time of change of a file, and of those that belong to it."""
-    if path.suffix.lower() == ".vrt":
-        with Scene(path) as raster:  # its sources change while it does not
+    if suffix(source) == ".vrt":
+        with Scene(source) as raster:  # its sources change while it does not
             return raster.source_facts()
+    path = file_behind(source)
+    if path is None:
+        return [str(source)]
     parts = [path, *(path.with_suffix(s) for s in _COMPANIONS.get(path.suffix.lower(), ()))]
     if path.suffix.lower() in RASTER_SUFFIXES:
         parts += [path.with_name(path.name + s) for s in _RASTER_COMPANIONS]
     if path.is_dir():  # a FileGDB
         parts += sorted(path.iterdir())
-    facts: list[Any] = []
+    facts: list[Any] = [] if path == source else [str(source)]
     for part in parts:
         try:
             status = part.stat()

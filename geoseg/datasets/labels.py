@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import geopandas
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import rasterio
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize
@@ -19,19 +16,18 @@ from shapely.geometry import box
 
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig
+from geoseg.datasets.class_ids import MISSING, MIXED, UNKNOWN, field_classes
 from geoseg.datasets.layers import read_layer
-from geoseg.errors import LabelError, SceneError
+from geoseg.errors import LabelError
 from geoseg.georeference import transformer
 from geoseg.grid import Grid, crs_hint
+from geoseg.paths import RASTER_SUFFIXES, InputPath, exists, file_behind, opened_name, suffix
 from geoseg.scene import Scene
 from geoseg.scene.aoi import Aoi, load_aoi
 from geoseg.scene.open_files import OpenFiles
 from geoseg.windows import Window
 
 LabelArray = npt.NDArray[np.uint8]
-
-RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt", ".png", ".img", ".jp2", ".bmp", ".gif", ".jpg", ".jpeg"})
-
 
 _NOTHING = -(2**31)
 """What GDAL fills in where a warped raster has nothing. With 255 it would turn labels of 255 into 254."""
@@ -52,20 +48,26 @@ def open_labels(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_l
         config: Names the label file, how its classes are stated, and the labelled area.
         grid: The scene's grid, which the labels are brought to.
         classes: The class table they must keep to.
-        first_label: Value of the first class in a raster; smaller values are ignored, and 255 always is.
+        first_label: Number of the first class, in a raster or in a field; smaller ones are ignored, and 255 always is.
 
     Raises:
         LabelError: No such file, no CRS where the scene has one, labels or an area that do not touch the scene,
             another size, or a class outside the table.
     """
-    if not config.labels.exists():
+    if not exists(config.labels):
         raise LabelError(f"no such labels: {config.labels}", hint="check data.root and the path in the configuration")
+    opened_name(config.labels, kind=LabelError)  # refuses archives in which labels of both kinds may be meant
     labels: Labels
-    if config.labels.suffix.lower() in RASTER_SUFFIXES:
+    if is_raster(config):
         labels = RasterLabels(config.labels, grid, classes, first_label=first_label)
     else:
-        labels = PolygonLabels(config, grid, classes)
+        labels = PolygonLabels(config, grid, classes, first_label=first_label)
     return labels if config.labelled_area is None else AreaLabels(labels, config.labelled_area, grid)
+
+
+def is_raster(config: SceneConfig) -> bool:
+    """Whether the labels of a configured scene are a raster, by their suffix; polygons otherwise."""
+    return suffix(config.labels) in RASTER_SUFFIXES
 
 
 class RasterLabels:
@@ -74,7 +76,7 @@ class RasterLabels:
     Pixels of the label file's own nodata value, and 255, are to be ignored; so are values below ``first_label``.
     """
 
-    def __init__(self, path: Path, grid: Grid, classes: ClassTable, *, first_label: int = 0) -> None:
+    def __init__(self, path: InputPath, grid: Grid, classes: ClassTable, *, first_label: int = 0) -> None:
         with Scene(path) as labels:
             if len(labels.bands) != 1 or labels.dtype.kind not in "iu":
                 raise LabelError(
@@ -82,6 +84,7 @@ class RasterLabels:
                     hint="a raster of labels holds the class id of each pixel",
                 )
             own, self._block_rows = labels.grid, labels.block_shape[0]
+            self._path = labels.path
         comparable = own.is_georeferenced and grid.is_georeferenced
         tolerance = 1e-6 * max(abs(grid.transform.a), abs(grid.transform.b))
         same_place = own.crs == grid.crs and own.transform.almost_equals(grid.transform, precision=tolerance)
@@ -96,14 +99,15 @@ class RasterLabels:
                 f"labels {path} do not touch the scene they are for",
                 hint="check that both files have the right CRS: geoseg info",
             )
-        self._path, self._grid, self._classes, self._first = path, grid, classes, first_label
+        self._grid, self._classes, self._first = grid, classes, first_label
         self._labels: Scene | None = None
         self._files: OpenFiles | None = None
         # A training opens its scenes several times, and of thousands this takes minutes.
-        state = path.stat()
-        key = path.resolve(), state.st_size, state.st_mtime_ns, grid, first_label, len(classes)
+        file = file_behind(path)
+        state = file.stat() if file is not None else None
+        key = (self._path, state and (state.st_size, state.st_mtime_ns), grid, first_label, len(classes))
         if key not in _sound:
-            process_files().close(str(path))  # opened before the file became what it is now
+            process_files().close(self._path)  # opened before the file became what it is now
             self._check_values()
             _sound.add(key)
 
@@ -176,28 +180,41 @@ class RasterLabels:
             )
 
 
+def away_hint(grid: Grid) -> str:
+    """What to do where no polygon touches a scene."""
+    if not grid.is_georeferenced:
+        return crs_hint(grid)
+    return "check that the CRS of the labels is right; a scene without objects takes a file without features"
+
+
 class PolygonLabels:
     """Polygons with a class, burnt into a window by the pixel-centre rule; later polygons lie over earlier ones.
 
     Of the file only the polygons near the scene are read, once; they travel to worker processes, which read no file.
+    A file without a single feature says that the whole scene is what lies outside polygons.
     """
 
-    def __init__(self, config: SceneConfig, grid: Grid, classes: ClassTable) -> None:
+    def __init__(self, config: SceneConfig, grid: Grid, classes: ClassTable, *, first_label: int = 0) -> None:
         path = config.labels
         if config.outside is None:
             raise LabelError(
                 f"{path}: what lies outside the polygons is not said",
                 hint=f"add outside: {classes.names[0]} to the scene's entry (or outside: ignore)",
             )
-        frame = read_layer(path, grid, config.attribute)
-        ids = _class_ids(frame, config, classes)
-        if frame.empty:
+        found = read_layer(path, grid, config.attribute)
+        if found.is_empty and config.outside == "ignore":
+            raise LabelError(
+                f"labels {path} hold no features, and outside: ignore leaves no pixel of {config.scene} with a class",
+                hint=f"where the scene has no objects, say what it is instead: outside: {classes.names[0]}",
+            )
+        if found.features.empty and not found.is_empty:
             raise LabelError(
                 f"no polygon of {path} touches scene {config.scene}"
                 + ("" if grid.is_georeferenced else ", which has no CRS"),
-                hint="check that the CRS of the labels is what it says" if grid.is_georeferenced else crs_hint(grid),
+                hint=away_hint(grid),
             )
-        self._geometries, self._ids = frame.geometry, ids
+        self._geometries = found.features.geometry
+        self._ids = _class_ids(found.features, config, classes, first_label)
         self._outside = NODATA if config.outside == "ignore" else classes.id_of(config.outside)
         self._grid = grid
 
@@ -225,7 +242,7 @@ class AreaLabels:
         LabelError: See `load_labelled_area`.
     """
 
-    def __init__(self, labels: Labels, path: Path, grid: Grid) -> None:
+    def __init__(self, labels: Labels, path: InputPath, grid: Grid) -> None:
         self._area = load_labelled_area(path, grid)
         self._labels = labels
 
@@ -237,19 +254,13 @@ class AreaLabels:
         return np.where(inside, self._labels.read(window), NODATA).astype(np.uint8)
 
 
-def load_labelled_area(path: Path, grid: Grid) -> Aoi:
+def load_labelled_area(path: InputPath, grid: Grid) -> Aoi:
     """The polygons within which a scene is labelled.
 
     Raises:
-        LabelError: No such file, or see `geoseg.scene.aoi.load_aoi`.
+        LabelError: See `geoseg.scene.aoi.load_aoi`.
     """
-    if not path.exists():
-        raise LabelError(f"no such labelled area: {path}", hint="check data.root and the path in the configuration")
-    try:
-        return load_aoi(path, grid)
-    except SceneError as error:
-        message = error.message.replace("area of interest", "labelled area")
-        raise LabelError(message, hint=error.hint) from error
+    return load_aoi(path, grid, what="labelled area", kind=LabelError)
 
 
 _sound: set[tuple[object, ...]] = set()
@@ -281,8 +292,8 @@ def _touch(a: Grid, b: Grid) -> bool:
     return way is not None and bool(box(*way.transform_bounds(*a.bounds)).intersects(box(*b.bounds)))
 
 
-def _class_ids(frame: geopandas.GeoDataFrame, config: SceneConfig, classes: ClassTable) -> LabelArray:
-    """Class id of every feature, from its attribute (name or id) or one for all."""
+def _class_ids(frame: geopandas.GeoDataFrame, config: SceneConfig, classes: ClassTable, first_label: int) -> LabelArray:
+    """Class id of every feature, from its attribute (name or number) or one for all."""
     if config.class_name is not None:
         return np.full(len(frame), classes.id_of(config.class_name), dtype=np.uint8)
     attribute = config.attribute
@@ -291,26 +302,37 @@ def _class_ids(frame: geopandas.GeoDataFrame, config: SceneConfig, classes: Clas
             f"{config.labels}: the class of its polygons is not said",
             hint="add attribute: FIELD (a class name or id) or class_name: NAME to the scene's entry",
         )
-    missing = int(frame[attribute].isna().sum())
+    if frame.empty:
+        return np.empty(0, dtype=np.uint8)
+    found = field_classes(frame[attribute], classes, first_label)
+    missing = int((found.ids == MISSING).sum())
     if missing:
         raise LabelError(
             f"field {attribute} of {config.labels} is empty in {missing} of {len(frame)} features near the scene",
             hint=f'fill it, or leave them out: ogr2ogr -where "{attribute} IS NOT NULL" labels.gpkg {config.labels}',
         )
-    known: Mapping[str, int] = {c.name: c.id for c in classes} | {str(c.id): c.id for c in classes}
-    texts = [as_text(value) for value in frame[attribute]]
-    unknown = sorted({t for t in texts if t not in known})
-    if unknown:
+    for i in np.flatnonzero(found.ids == UNKNOWN):
         raise LabelError(
-            f"field {attribute} of {config.labels} holds {unknown[0]!r}, which is no class name or id",
-            hint=f"classes: {', '.join(f'{c.id} {c.name}' for c in classes)}",
+            f"field {attribute} of {config.labels} holds {found.texts[i]!r}, which is no class name or id",
+            hint=unknown_hint({found.texts[i]}, classes, first_label),
         )
-    return np.array([known[t] for t in texts], dtype=np.uint8)
+    if found.mixed is not None:
+        raise LabelError(mixed_message(config, found.mixed), hint=MIXED_HINT)
+    assert not (found.ids == MIXED).any()
+    return found.ids.astype(np.uint8)
 
 
-def as_text(value: Any) -> str:
-    """The name or id of a class that a field holds; "3" where it holds 3 or 3.0."""
-    # Integer fields with a missing value come as floats.
-    if isinstance(value, float) and not pd.isna(value) and value.is_integer():
-        return str(int(value))
-    return str(value)
+MIXED_HINT = "name all classes in it, or number them all"
+
+
+def mixed_message(config: SceneConfig, mixed: tuple[str, str]) -> str:
+    """What is wrong with a field of names and numbers."""
+    name, number = mixed
+    return f"field {config.attribute} of {config.labels} holds names of classes ({name}) and numbers ({number})"
+
+
+def unknown_hint(texts: set[str], classes: ClassTable, first_label: int) -> str:
+    """What to do about values of a field that are no class."""
+    if texts == {str(first_label + len(classes))} and not first_label:
+        return "set data.first_label=1 where 1 stands for the first class, or add the class to the table"
+    return f"classes: {', '.join(f'{c.id + first_label} {c.name}' for c in classes)}"

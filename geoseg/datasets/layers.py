@@ -1,7 +1,7 @@
 """Polygons of a vector layer that lie near a scene, in the scene's CRS; no more of the layer than that is read.
 
-A file with a spatial index (GeoPackage, FlatGeobuf, shapefile with .qix, …) is asked for the scene's bounds. Any other
-must be read whole, which happens once for all scenes that are opened within `whole_layers`.
+A file with a spatial index is asked for the scene's bounds. Any other must be read whole, which happens once for all
+scenes that are opened within `whole_layers`.
 """
 
 from __future__ import annotations
@@ -9,23 +9,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import geopandas
-import numpy as np
-import pandas as pd
-import pyogrio
-from pyogrio.errors import DataLayerError, DataSourceError
 
 from geoseg.errors import LabelError, quoted
 from geoseg.georeference import crs_name, pyproj_crs, transformer
 from geoseg.grid import Grid
-
-Bounds = tuple[float, float, float, float]
-
-_MARGIN = 0.01
-"""Share of the scene by which more is read: its sides bow in the CRS of the layer."""
+from geoseg.paths import InputPath
+from geoseg.vector_files import VectorLayer, bounds_in, meets, open_layer, polygon_layer, polygons_of, reading
 
 
 class _Kept:
@@ -34,7 +26,8 @@ class _Kept:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = 0
-        self.frames: dict[tuple[Path, str], geopandas.GeoDataFrame] = {}
+        self.layers: dict[str, VectorLayer] = {}
+        self.frames: dict[tuple[str, str], geopandas.GeoDataFrame] = {}
 
 
 _kept = _Kept()
@@ -51,48 +44,50 @@ def whole_layers() -> Iterator[None]:
         with _kept.lock:
             _kept.users -= 1
             if not _kept.users:
+                _kept.layers.clear()
                 _kept.frames.clear()
 
 
-def read_layer(path: Path, grid: Grid, column: str | None = None) -> geopandas.GeoDataFrame:
-    """The features of a file's only layer with geometries whose bounds meet a scene, in the order of the file.
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What a layer has near a scene.
+
+    Attributes:
+        features: Features with polygons, in the scene's CRS.
+        is_empty: Whether the file holds no feature at all.
+    """
+
+    features: geopandas.GeoDataFrame
+    is_empty: bool
+
+
+def read_layer(path: InputPath, grid: Grid, column: str | None = None) -> Found:
+    """The features of a file's only layer of polygons whose bounds meet a scene, in the order of the file.
 
     Args:
-        path: Any vector file GDAL reads.
+        path: GeoParquet, or any vector file GDAL reads.
         grid: The scene's grid.
         column: Field to read beside the geometry.
 
     Returns:
-        Features in the grid's CRS; none where none is near.
+        Features with their polygons alone, in the grid's CRS; none where none is near. Features without a polygon are
+        left out. A file without features needs neither field nor CRS.
 
     Raises:
-        LabelError: No vector file, none or several layers with geometries, no such field, or no CRS where the scene
-            has one.
+        LabelError: No vector file, none or several layers of polygons, no such field, or no CRS where the scene has
+            one.
     """
-    try:
-        layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
-        if not layers:
-            raise LabelError(
-                f"labels {path} hold no geometries", hint=f"see what they hold: ogrinfo -so -al {quoted(path)}"
-            )
-        if len(layers) > 1:
-            raise LabelError(
-                f"labels {path} hold several layers: {', '.join(layers)}",
-                hint=f"take one of them: ogr2ogr labels.gpkg {quoted(path)} {quoted(layers[0])}",
-            )
-        info = pyogrio.read_info(path, layer=layers[0])
-        if column is not None and column not in info["fields"]:
-            raise LabelError(f"{path} has no field {column}", hint=f"its fields: {', '.join(info['fields'])}")
-        if grid.is_georeferenced and info["crs"] is None:
-            hint = f"say which one: ogr2ogr -a_srs EPSG:… out.gpkg {quoted(path)}"
-            raise LabelError(f"labels {path} have no CRS", hint=hint)
-        frame = _near(path, layers[0], info, grid, column)
-    except (DataSourceError, DataLayerError, ValueError) as error:
-        if isinstance(error, LabelError):
-            raise
-        raise LabelError(
-            f"labels {path} cannot be read: {reason(error)}", hint=f"check it with: ogrinfo {quoted(path)}"
-        ) from error
+    layer = _layer(path)
+    if not layer.features:
+        return Found(geopandas.GeoDataFrame(geometry=[], crs=grid.crs), is_empty=True)
+    if column is not None and column not in layer.fields:
+        raise LabelError(f"{path} has no field {column}", hint=f"its fields: {', '.join(layer.fields)}")
+    if grid.is_georeferenced and layer.crs is None:
+        hint = f"say which one: ogr2ogr -a_srs EPSG:… out.gpkg {quoted(path)}"
+        raise LabelError(f"labels {path} have no CRS", hint=hint)
+    with reading("labels", path, LabelError):
+        frame = _near(layer, grid, column)
+    frame = frame.set_geometry(polygons_of(frame.geometry.to_numpy()), crs=frame.crs)
     if grid.is_georeferenced and frame.crs != pyproj_crs(grid.crs):
         if transformer(frame.crs, grid.crs) is None:
             raise LabelError(
@@ -101,55 +96,35 @@ def read_layer(path: Path, grid: Grid, column: str | None = None) -> geopandas.G
             )
         frame = frame.to_crs(grid.crs)
     # The frame around the scene in the layer's CRS is larger than the scene.
-    return frame[_meets(frame, grid.bounds)].reset_index(drop=True)
+    near = frame[meets(frame.geometry.to_numpy(), grid.bounds)].reset_index(drop=True)
+    return Found(near, is_empty=False)
 
 
-def reason(error: Exception) -> str:
-    """What pyogrio said, without its advice on drivers."""
-    return str(error).partition("; It might help")[0].rstrip(".")
+def _layer(path: InputPath) -> VectorLayer:
+    """The layer of polygons in a file of labels, its features counted."""
+    with _kept.lock:
+        layer = _kept.layers.get(str(path))
+        if layer is None:
+            layer = polygon_layer(path, "labels", LabelError)
+            if layer.features < 0:
+                layer = open_layer(path, layer.name, count=True)
+            if _kept.users:
+                _kept.layers[str(path)] = layer
+    return layer
 
 
-def _near(path: Path, layer: str, info: dict[str, Any], grid: Grid, column: str | None) -> geopandas.GeoDataFrame:
+def _near(layer: VectorLayer, grid: Grid, column: str | None) -> geopandas.GeoDataFrame:
     """Features near a scene in the layer's own CRS; perhaps some more."""
     columns = [] if column is None else [column]
-    bounds = _bounds_in(info["crs"], grid)
-    if bounds is not None and info["capabilities"]["fast_spatial_filter"]:
-        # An index answers in an order of its own; later features lie over earlier ones, so the file's order counts.
-        return _frame(path, layer, columns, bbox=bounds, fid_as_index=True).sort_index()
+    bounds = bounds_in(layer.crs, grid)
+    if layer.has_index:
+        return layer.read(columns, bounds)
     if _kept.users:
-        key = path.resolve(), ",".join(columns)
+        key = layer.path, ",".join(columns)
         with _kept.lock:
             if key not in _kept.frames:
-                _kept.frames[key] = _frame(path, layer, columns)
+                _kept.frames[key] = layer.read(columns)
             frame = _kept.frames[key]
     else:
-        frame = _frame(path, layer, columns)
-    return frame if bounds is None else frame[_meets(frame, bounds)]
-
-
-def _frame(path: Path, layer: str, columns: list[str], **options: Any) -> geopandas.GeoDataFrame:
-    frame = pyogrio.read_dataframe(path, layer=layer, columns=columns, **options)
-    if isinstance(frame, geopandas.GeoDataFrame):
-        return frame
-    assert isinstance(frame, pd.DataFrame)
-    raise LabelError(f"labels {path} hold no geometries")
-
-
-def _bounds_in(crs: str | None, grid: Grid) -> Bounds | None:
-    """Bounds of a scene in another CRS and a little more; None where they cannot be told."""
-    left, bottom, right, top = grid.bounds
-    if crs is not None and grid.is_georeferenced:
-        way = transformer(grid.crs, crs)
-        if way is None:
-            return None
-        left, bottom, right, top = way.transform_bounds(left, bottom, right, top)
-    if not np.isfinite([left, bottom, right, top]).all() or left >= right or bottom >= top:
-        return None  # beyond the CRS, or across the antimeridian
-    margin = _MARGIN * max(right - left, top - bottom)
-    return left - margin, bottom - margin, right + margin, top + margin
-
-
-def _meets(frame: geopandas.GeoDataFrame, bounds: Bounds) -> Any:
-    """Which features have bounds that meet others; missing and empty geometries have none."""
-    left, bottom, right, top = frame.geometry.bounds.to_numpy().T
-    return (left <= bounds[2]) & (right >= bounds[0]) & (bottom <= bounds[3]) & (top >= bounds[1])
+        frame = layer.read(columns)
+    return frame if bounds is None else frame[meets(frame.geometry.to_numpy(), bounds)]

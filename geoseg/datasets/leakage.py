@@ -22,6 +22,7 @@ from geoseg.datasets.labelled import LabelledScene
 from geoseg.datasets.split import corners
 from geoseg.georeference import pyproj_crs, transformer
 from geoseg.grid import ground_area_m2
+from geoseg.paths import InputPath
 from geoseg.windows import Window
 
 HINT_SCENES = (
@@ -43,7 +44,7 @@ _PIECES = 32
 class _Area:
     """Ground that trains or validates: an outline in a CRS, and how far apart outlines must lie there not to touch."""
 
-    scene: Path
+    scene: InputPath
     outline: BaseGeometry
     crs: CRS
     pixel: float
@@ -99,11 +100,11 @@ def leakage_hint(split: SplitConfig | None) -> str:
     return HINT_SCENES if split is None else HINT_BLOCKS
 
 
-def _same_files(pairs: Iterable[tuple[Path, Path]]) -> tuple[list[str], set[frozenset[Path]]]:
+def _same_files(pairs: Iterable[tuple[InputPath, InputPath]]) -> tuple[list[str], set[frozenset[InputPath]]]:
     """Messages about files that are the same or equal, of pairs that may be, and which these are."""
     messages, known = [], set()
     for one, other in pairs:
-        if one == other or one.samefile(other):
+        if one == other or Path(one).samefile(other):
             messages.append(f"{one} trains and validates" + (f", as {other}" if one != other else ""))
         elif filecmp.cmp(one, other, shallow=False):
             messages.append(f"scenes {one} and {other} are the same, byte for byte")
@@ -113,31 +114,31 @@ def _same_files(pairs: Iterable[tuple[Path, Path]]) -> tuple[list[str], set[froz
     return messages, known
 
 
-def _alike(paths: Sequence[Path]) -> list[list[Path]]:
+def _alike(paths: Sequence[InputPath]) -> list[list[InputPath]]:
     """Groups of files that have one size and begin and end alike; a file alone is no group, one named twice is.
 
     Thousands of chips of one size are no rarity, and comparing all of them with each other would take hours.
     """
-    by_size: dict[int, list[Path]] = defaultdict(list)
+    by_size: dict[int, list[InputPath]] = defaultdict(list)
     for path in paths:
         by_size[_size(path)].append(path)
-    groups: dict[tuple[int, bytes], list[Path]] = defaultdict(list)
+    groups: dict[tuple[int, bytes], list[InputPath]] = defaultdict(list)
     for size, some in by_size.items():
-        if size > 0 and len(some) > 1:
+        if size != 0 and len(some) > 1:
             for path in some:
-                groups[size, _ends(path)].append(path)
+                groups[size, _ends(path) if size > 0 else str(path).encode()].append(path)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _size(path: Path) -> int:
+def _size(path: InputPath) -> int:
     try:
-        return path.stat().st_size
+        return Path(path).stat().st_size
     except OSError:  # on a server, or inside an archive
         return -1
 
 
-def _ends(path: Path) -> bytes:
-    with path.open("rb") as file:
+def _ends(path: InputPath) -> bytes:
+    with Path(path).open("rb") as file:
         first = file.read(_ENDS_BYTES)
         file.seek(max(file.seek(0, os.SEEK_END) - _ENDS_BYTES, 0))
         return hashlib.sha256(first + file.read(_ENDS_BYTES)).digest()

@@ -19,6 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -212,7 +213,7 @@ def evaluate_patches(
 
 def scene_names(scenes: Sequence[LabelledScene]) -> list[str]:
     """Names of scenes: those of their files, with as many folders as it takes to tell them apart."""
-    paths = [scene.config.scene.with_suffix("").parts for scene in scenes]
+    paths = [Path(scene.config.scene).with_suffix("").parts for scene in scenes]
     names = [parts[-1] for parts in paths]
     for depth in range(2, max(map(len, paths), default=1) + 1):
         common = {name for name, count in Counter(names).items() if count > 1}

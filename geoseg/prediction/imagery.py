@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
+from os import PathLike
 
 import numpy as np
 
@@ -22,13 +22,13 @@ _FAR = 2.0
 
 def open_model_scene(
     contract: Contract,
-    scenes: str | Path | Sequence[str | Path],
+    scenes: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
     alpha: bool = False,
     crs: str | None = None,
-    aoi: Path | None = None,
+    aoi: str | PathLike[str] | None = None,
     gsd_m: float | None = None,
 ) -> Raster:
     """Open scenes under a model's nodata rule, unless ``nodata`` says otherwise."""

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import rasterio
@@ -36,7 +35,7 @@ class Source:
     nodata: float | None = None
     alpha: bool = False
     crs: str | None = None
-    aoi: Path | None = None
+    aoi: str | None = None
     gsd_m: float | None = None
 
     def open(self) -> Raster:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from geoseg.errors import GeosegError, OutputError, SceneError, in_one_line
 from geoseg.outputs import atomic_output, check_output
+from geoseg.paths import RASTER_SUFFIXES, InputPath, input_path, opened_name
 from geoseg.processors import processors
 from geoseg.scene.open_files import open_dataset, reason
 
@@ -55,7 +56,7 @@ class PreparedScene:
         seconds: Time for a window of 512 px at a random place, source and copy; the files in the page cache.
     """
 
-    source: Path
+    source: InputPath
     target: Path | None
     why: str
     bytes: tuple[int, int] = (0, 0)
@@ -114,7 +115,8 @@ def prepare_scenes(
             are. All of these are listed.
         OutputError: Two files would get one name, a copy exists, or the folder cannot be written.
     """
-    paths, folder = list(dict.fromkeys(Path(source) for source in sources)), Path(output)
+    names = [opened_name(source, RASTER_SUFFIXES, SceneError) for source in sources]
+    paths, folder = list(dict.fromkeys(input_path(name) for name in names)), Path(output)
     layouts = _layouts(paths)
     wanted = [path for path, layout in zip(paths, layouts, strict=True) if overwrite or not layout.is_fast]
     targets = _targets(wanted, folder, overwrite=overwrite)
@@ -122,7 +124,7 @@ def prepare_scenes(
     # A single file is compressed by all cores, many by one core each.
     cores = max(processors() // threads, 1)
 
-    def copied(path: Path) -> int | GeosegError:
+    def copied(path: InputPath) -> int | GeosegError:
         try:
             return _copy(path, targets[path], cores)
         except GeosegError as error:
@@ -132,7 +134,7 @@ def prepare_scenes(
         tqdm(total=len(wanted), unit="scene", desc="prepare", disable=not progress) as bar,
         ThreadPoolExecutor(threads, thread_name_prefix="geoseg-prepare") as pool,
     ):
-        found: dict[Path, int | GeosegError] = {}
+        found: dict[InputPath, int | GeosegError] = {}
         for path, result in zip(wanted, pool.map(copied, wanted), strict=True):
             found[path] = result
             bar.update()
@@ -155,7 +157,7 @@ class _Layout:
     is_fast: bool
 
 
-def _layouts(paths: Sequence[Path]) -> list[_Layout]:
+def _layouts(paths: Sequence[InputPath]) -> list[_Layout]:
     errors: list[GeosegError] = []
     layouts = []
     for path in paths:
@@ -183,17 +185,17 @@ def _layout(dataset: Any) -> _Layout:
     return _Layout(f"{kind}, {compression}", is_small and compression in FAST)
 
 
-def _targets(paths: Sequence[Path], folder: Path, *, overwrite: bool) -> dict[Path, Path]:
+def _targets(paths: Sequence[InputPath], folder: Path, *, overwrite: bool) -> dict[InputPath, Path]:
     """Where each file goes, once it is known that all may be written."""
     if not paths:
         return {}
-    names: dict[str, Path] = {}
+    names: dict[str, InputPath] = {}
     clashes = []
     for path in paths:
         # Some file systems take A.tif and a.tif for one.
-        other = names.setdefault(path.stem.casefold(), path)
+        other = names.setdefault(Path(path).stem.casefold(), path)
         if other is not path:
-            clashes.append(f"{other} and {path} would both be {folder / path.stem}.tif")
+            clashes.append(f"{other} and {path} would both be {folder / Path(path).stem}.tif")
     if clashes:
         raise OutputError("\n  ".join(clashes), hint="copy them into two folders, one after the other")
     try:
@@ -203,7 +205,7 @@ def _targets(paths: Sequence[Path], folder: Path, *, overwrite: bool) -> dict[Pa
     targets, errors = {}, []
     for path in paths:
         try:
-            targets[path] = check_output(folder / f"{path.stem}.tif", overwrite=overwrite, inputs=paths)
+            targets[path] = check_output(folder / f"{Path(path).stem}.tif", overwrite=overwrite, inputs=paths)
         except OutputError as error:
             errors.append(error)
     if errors:
@@ -211,7 +213,7 @@ def _targets(paths: Sequence[Path], folder: Path, *, overwrite: bool) -> dict[Pa
     return targets
 
 
-def _copy(source: Path, target: Path, cores: int) -> int:
+def _copy(source: InputPath, target: Path, cores: int) -> int:
     """Copy one file and compare; the size of the copy, bytes."""
     with atomic_output(target) as scratch:
         try:
@@ -249,7 +251,7 @@ def _options(dataset: Any, cores: int) -> dict[str, Any]:
     return options
 
 
-def _compare(dataset: Any, copy: Any, source: Path, target: Path) -> None:
+def _compare(dataset: Any, copy: Any, source: InputPath, target: Path) -> None:
     """Refuse a copy that differs in any pixel or in what says where and what the pixels are."""
     for what in ("crs", "transform", "gcps", "dtypes", "colorinterp", "descriptions", "scales", "offsets", "units"):
         if getattr(dataset, what) != getattr(copy, what) and not _means_the_same(dataset, copy, what):
@@ -301,13 +303,13 @@ def _as_floats(values: Sequence[float | None]) -> Any:
     return np.array([np.inf if value is None else value for value in values], dtype=np.float64)
 
 
-def _measured(source: Path, target: Path, layout: _Layout) -> PreparedScene:
+def _measured(source: InputPath, target: Path, layout: _Layout) -> PreparedScene:
     """The report of a copied file, with the time that a window takes before and after."""
-    sizes = source.stat().st_size if source.exists() else 0, target.stat().st_size
+    sizes = Path(source).stat().st_size if Path(source).exists() else 0, target.stat().st_size
     return PreparedScene(source, target, layout.text, sizes, (_seconds(source), _seconds(target)))
 
 
-def _seconds(path: Path) -> float:
+def _seconds(path: InputPath) -> float:
     """Median time of windows at random places, the same for files of one size; each time the file is opened anew."""
     rng = np.random.default_rng(0)
     times: list[float] = []

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import hashlib
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyogrio
 import pyproj
 import shapely
-from pyogrio.errors import DataLayerError, DataSourceError
 
-from geoseg.errors import SceneError, quoted
+from geoseg.errors import GeosegError, SceneError, quoted
 from geoseg.georeference import pyproj_crs, transformer
 from geoseg.grid import Grid, crs_hint
+from geoseg.paths import input_path
+from geoseg.vector_files import bounds_in, polygon_layer, reading, single_polygons
 from geoseg.windows import Window
 
 Polygons = npt.NDArray[Any]  # of shapely geometries
@@ -93,91 +92,64 @@ class Aoi:
         return np.cumsum(turns[:, :-1], axis=1, dtype=np.int32)
 
 
-def load_aoi(path: str | PathLike[str], grid: Grid) -> Aoi:
+def load_aoi(
+    path: str | PathLike[str], grid: Grid, *, what: str = "area of interest", kind: type[GeosegError] = SceneError
+) -> Aoi:
     """The polygons of a vector file as an area of interest of a scene.
 
     Args:
-        path: Any vector file GDAL reads, with one layer of polygons: GeoPackage, GeoJSON, shapefile, …
+        path: GeoParquet or any vector file GDAL reads, with one layer of polygons: GeoPackage, GeoJSON, shapefile, …
         grid: The scene's grid.
+        what: What the polygons are, for messages.
+        kind: Error to raise.
 
     Raises:
-        SceneError: No such file, none or several layers of polygons, no CRS where the scene has one (or the other
+        GeosegError: No such file, none or several layers of polygons, no CRS where the scene has one (or the other
             way round), or polygons that do not touch the scene.
     """
-    path = Path(path)
-    geometries, crs = _read_polygons(path)
-    # WKB in the file's own CRS: what is asked for, whatever PROJ makes of it.
-    digest = hashlib.sha256(b"".join([str(crs).encode(), *shapely.to_wkb(geometries).tolist()])).hexdigest()
+    path = input_path(path)
+    layer = polygon_layer(path, what, kind)
+    crs = layer.crs
     if (crs is None) == grid.is_georeferenced:
-        without, has = ("area of interest", "scene") if crs is None else ("scene", "area of interest")
-        raise SceneError(
+        without, has = (what, "scene") if crs is None else ("scene", what)
+        raise kind(
             f"{path}: the {without} has no CRS, but the {has} has one",
             hint=f"say which one: ogr2ogr -a_srs EPSG:… with_crs.gpkg {quoted(path)}"
             if crs is None
             else crs_hint(grid),
         )
-    polygons = _only_polygons(shapely.make_valid(geometries, method="structure", keep_collapsed=False))
+    with reading(what, path, kind):
+        geometries = single_polygons(layer.read(bounds=bounds_in(crs, grid)).geometry.to_numpy())
+        if not len(geometries) and not len(single_polygons(layer.read().geometry.to_numpy())):
+            raise kind(f"{what} {path} holds no polygons", hint=f"see what it holds: geoseg info {quoted(path)}")
+    # WKB in the file's own CRS: what is asked for, whatever PROJ makes of it.
+    digest = hashlib.sha256(b"".join([str(crs).encode(), *shapely.to_wkb(geometries).tolist()])).hexdigest()
+    polygons = single_polygons(shapely.make_valid(geometries, method="structure", keep_collapsed=False))
     if crs is not None:
-        polygons = _to_crs(polygons, pyproj_crs(crs), grid)
+        polygons = _to_crs(polygons, pyproj_crs(crs), grid, what, kind)
     to_px = ~grid.transform
     polygons = shapely.transform(
         polygons, lambda p: p @ np.array([[to_px.a, to_px.d], [to_px.b, to_px.e]]) + [to_px.c, to_px.f]
     )
-    polygons = _only_polygons(shapely.make_valid(polygons, method="structure", keep_collapsed=False))
+    polygons = single_polygons(shapely.make_valid(polygons, method="structure", keep_collapsed=False))
     near = shapely.intersects(polygons, shapely.box(0, 0, grid.width, grid.height))
     if not near.any():
-        raise SceneError(
-            f"no polygon of the area of interest {path} touches the scene",
-            hint=f"check that both have the right CRS: ogrinfo -so -al {quoted(path)}",
+        raise kind(
+            f"no polygon of the {what} {path} touches the scene",
+            hint=f"check that both have the right CRS: geoseg info {quoted(path)}",
         )
     return Aoi(polygons[near], digest)
 
 
-def _read_polygons(path: Path) -> tuple[Polygons, str | None]:
-    """Polygons of the one layer of a file that has any, and its CRS."""
-    if not path.exists():
-        raise SceneError(f"no such area of interest: {path}", hint="check the path after --aoi")
-    try:
-        layers = [
-            str(name)
-            for name, kind in pyogrio.list_layers(path)
-            if kind is not None and "Point" not in kind and "LineString" not in kind
-        ]
-        if len(layers) > 1:
-            raise SceneError(
-                f"area of interest {path} holds several layers of polygons: {', '.join(layers)}",
-                hint=f"take one of them: ogr2ogr aoi.gpkg {quoted(path)} {quoted(layers[0])}",
-            )
-        if layers:
-            meta, _, wkb, _ = pyogrio.raw.read(path, layer=layers[0], columns=[], force_2d=True)
-            polygons = _only_polygons(shapely.from_wkb(wkb))
-            if len(polygons):
-                return polygons, meta["crs"]
-    except (DataSourceError, DataLayerError, shapely.errors.GEOSException) as error:
-        raise SceneError(
-            f"area of interest {path} cannot be read: {error}", hint=f"check it with: ogrinfo -so -al {quoted(path)}"
-        ) from error
-    raise SceneError(
-        f"area of interest {path} holds no polygons", hint=f"see what it holds: ogrinfo -so -al {quoted(path)}"
-    )
-
-
-def _only_polygons(geometries: Polygons) -> Polygons:
-    """The polygons in geometries and collections of them, empty ones left out."""
-    parts = shapely.get_parts(shapely.get_parts(geometries))  # twice: a collection may hold multipolygons
-    is_polygon = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON
-    return np.asarray(parts[is_polygon & ~shapely.is_empty(parts)])
-
-
-def _to_crs(polygons: Polygons, crs: pyproj.CRS, grid: Grid) -> Polygons:
+def _to_crs(polygons: Polygons, crs: pyproj.CRS, grid: Grid, what: str, kind: type[GeosegError]) -> Polygons:
     """Polygons near a grid in its CRS; straight edges stay where they were on the ground."""
     wanted = pyproj_crs(grid.crs)
     if crs == wanted:
         return polygons
     to_wanted = transformer(crs, wanted)
     if to_wanted is None:
-        raise SceneError(
-            f"no way is known from the CRS of the area of interest, {crs.name}, to the scene's, {wanted.name}",
+        raise kind(
+            f"no way is known from the CRS of the {what}, {crs.name}, to the scene's, {wanted.name}",
             hint="draw it in the scene's own CRS",
         )
     left, bottom, right, top = to_wanted.transform_bounds(*grid.bounds, direction="INVERSE")
@@ -187,7 +159,7 @@ def _to_crs(polygons: Polygons, crs: pyproj.CRS, grid: Grid) -> Polygons:
         margin = extent / 10
         frame = shapely.box(left - margin, bottom - margin, right + margin, top + margin)
         polygons = polygons[shapely.intersects(polygons, frame)]
-        polygons = _only_polygons(shapely.intersection(polygons, frame))
+        polygons = single_polygons(shapely.intersection(polygons, frame))
         polygons = shapely.segmentize(polygons, extent / _EDGE_SHARE)
     moved = shapely.transform(polygons, lambda p: np.column_stack(to_wanted.transform(*p.T)))
     return np.asarray(moved[np.isfinite(shapely.bounds(moved)).all(axis=1)])

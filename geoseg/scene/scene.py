@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from os import PathLike, fspath
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from rasterio.windows import Window as RasterWindow
 from geoseg.errors import SceneError
 from geoseg.georeference import unwarped, warp_command
 from geoseg.grid import grid_of
+from geoseg.paths import RASTER_SUFFIXES, file_behind, input_path, opened_name
 from geoseg.scene.mosaic import Mosaic, as_one_error
 from geoseg.scene.open_files import OpenFiles, open_dataset, reason
 from geoseg.scene.raster import Pixels, Raster, Valid, can_hold
@@ -36,7 +36,7 @@ class Scene(Raster):
     """One raster file; see `Raster` for what it has. Each thread that reads gets a dataset of its own.
 
     Args:
-        path: Anything GDAL opens: GeoTIFF, VRT, PNG, JPEG, a URL, /vsicurl/…
+        path: Anything GDAL opens: GeoTIFF, VRT, PNG, JPEG, a URL, /vsizip/…, or a zip file with one raster in it.
         bands: 1-based bands in the order wanted, or None for all (without the alpha band where ``alpha``).
         nodata: Value that means nothing, overriding the file's; None takes the file's.
         alpha: Take the file's alpha band as validity too.
@@ -62,7 +62,7 @@ class Scene(Raster):
         crs: str | None = None,
         files: OpenFiles | None = None,
     ) -> None:
-        self.path = fspath(path)
+        self.path = opened_name(path, RASTER_SUFFIXES, SceneError)
         self.paths = (self.path,)
         self._files = OpenFiles() if files is None else files
         self._dataset: Any = None
@@ -195,7 +195,7 @@ def open_scene(
     nodata: float | None = None,
     alpha: bool = False,
     crs: str | None = None,
-    aoi: Path | None = None,
+    aoi: str | PathLike[str] | None = None,
     gsd_m: float | None = None,
 ) -> Raster:
     """One path as a `Scene`, several as a `Mosaic`; options as of `Scene`, for each of them.
@@ -273,8 +273,12 @@ def _common_dtype(path: str, names: list[str]) -> np.dtype[Any]:
 
 
 def _local_facts(path: str) -> dict[str, Any]:
+    file = file_behind(input_path(path))
     try:
-        status = Path(path).stat()
-    except OSError:  # inside an archive, or a source of a VRT that is not a file
+        status = None if file is None else file.stat()
+    except OSError:  # a source of a VRT that is not a file
+        status = None
+    if file is None or status is None:
         return {"path": path}
-    return {"path": str(Path(path).resolve()), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    member = path.partition(f"{file}")[2]
+    return {"path": f"{file.resolve()}{member}", "bytes": status.st_size, "modified_ns": status.st_mtime_ns}

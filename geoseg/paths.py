@@ -1,0 +1,121 @@
+"""Names of input files, resolved alike for every kind of input: scenes, labels, areas, catalogues, class maps.
+
+A name is a path of the file system, or text that only GDAL understands: ``/vsizip/FILE.zip/MEMBER``, a URL. The latter
+is never made a `Path`, which turns two slashes into one.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Collection
+from os import PathLike, fspath
+from pathlib import Path, PurePosixPath
+
+from geoseg.errors import GeosegError, quoted
+
+InputPath = Path | str
+"""A path of the file system, or the text of what only GDAL can open."""
+
+RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt", ".png", ".img", ".jp2", ".bmp", ".gif", ".jpg", ".jpeg"})
+VECTOR_SUFFIXES = frozenset({".geojson", ".geojsonl", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".kml", ".gml"})
+
+_VIRTUAL = re.compile(r"/vsi\w+[/?]|[\w.+-]{2,}:|\s*<")
+"""How names begin that only GDAL understands: virtual files, URLs, subdatasets, XML."""
+
+_ARCHIVE = re.compile(r"(/vsi(?:zip|tar|gzip|7z|rar)/)(?!/?vsi|\{)(.+)")
+_MEMBER = re.compile(r"(?:zip://)?(.+\.zip)!/?(.+)", re.IGNORECASE)
+_LOST_SLASH = re.compile(r"(\w[\w+.-]+):/(?!/)")
+
+
+def input_path(name: str | PathLike[str], base: Path | None = None) -> InputPath:
+    """What a name of an input means.
+
+    Args:
+        name: A path, ``~`` allowed, or GDAL's name of something; ``zip://FILE.zip!MEMBER`` and ``FILE.zip!MEMBER`` are
+            members of archives too.
+        base: Folder that relative paths count from, those of archives too; None leaves them relative.
+
+    Returns:
+        A path, or text for what only GDAL can open.
+    """
+    text = fspath(name)
+    if isinstance(name, Path):  # made of a URL, it has lost a slash
+        text = _LOST_SLASH.sub(r"\1://", text, count=1)
+    text = text.removeprefix("file://")
+    if found := _MEMBER.fullmatch(text):
+        text = f"/vsizip/{found[1]}/{found[2]}"
+    elif text.startswith("zip://"):
+        text = text.removeprefix("zip://")
+    if found := _ARCHIVE.fullmatch(text):
+        return found[1] + str(Path(found[2]) if base is None else base / found[2])
+    path = Path(text).expanduser() if base is None else base / Path(text).expanduser()
+    return text if _VIRTUAL.match(text) and not (":" in path.name and path.exists()) else path
+
+
+def opened_name(
+    name: str | PathLike[str],
+    suffixes: Collection[str] = RASTER_SUFFIXES | VECTOR_SUFFIXES,
+    kind: type[GeosegError] = GeosegError,
+) -> str:
+    """What GDAL is to open for a name: the name itself, or of a zip file the one member that is meant.
+
+    Args:
+        name: See `input_path`.
+        suffixes: Of the files that are wanted, lower case.
+        kind: Error to raise.
+
+    Raises:
+        GeosegError: A zip file with several such members.
+    """
+    path = input_path(name)
+    archive = Path(str(path).removeprefix("/vsizip/")) if str(path).lower().endswith(".zip") else None
+    if archive is None or not zipfile.is_zipfile(archive):
+        return fspath(name) if isinstance(path, Path) else path
+    members = [member for member in _members(archive) if PurePosixPath(member).suffix.lower() in suffixes]
+    if len(members) > 1:
+        raise kind(
+            f"{archive} holds several files: {', '.join(members[:8])}{', …' if len(members) > 8 else ''}",
+            hint=f"name one of them: {quoted(f'/vsizip/{archive}/{members[0]}')}",
+        )
+    return f"/vsizip/{archive}/{members[0]}" if members else f"/vsizip/{archive}"
+
+
+def suffix(path: InputPath) -> str:
+    """Lower-case suffix of what is opened for a path, without what follows a URL's "?"."""
+    try:
+        name = opened_name(path)
+    except GeosegError:
+        name = str(path)
+    return PurePosixPath(name.partition("?")[0]).suffix.lower()
+
+
+def exists(path: InputPath) -> bool:
+    """Whether something is there; True of what only opening tells, as on a server."""
+    if isinstance(path, Path):
+        return path.exists()
+    if not _ARCHIVE.fullmatch(path):
+        return True
+    file = file_behind(path)
+    if file is None:
+        return False
+    member = path.partition(f"{file}")[2].strip("/")
+    if not member or not zipfile.is_zipfile(file):
+        return True
+    return any(name == member or name.startswith(f"{member}/") for name in _members(file))
+
+
+def file_behind(path: InputPath) -> Path | None:
+    """The file whose size and time of change tell the state of an input: itself, or its archive; None of others."""
+    if isinstance(path, Path):
+        return path
+    found = _ARCHIVE.fullmatch(path)
+    if found is None:
+        return None
+    inside = Path(found[2])
+    return next((part for part in (inside, *inside.parents) if part.is_file()), None)
+
+
+def _members(archive: Path) -> list[str]:
+    with zipfile.ZipFile(archive) as file:
+        return file.namelist()

@@ -1,0 +1,266 @@
+"""Vector files as inputs: which layer is meant, its features near a place, and their polygons.
+
+Labels, areas of interest, labelled areas and catalogues are all read here. GeoParquet is read by geopandas, everything
+else by GDAL. Where features near a place are asked for, files with a spatial index (GeoPackage, FlatGeobuf, shapefile
+with .qix, GeoParquet with a bounding box column) give them without the others being read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyogrio
+import pyproj
+import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
+
+from geoseg.errors import GeosegError, quoted
+from geoseg.georeference import pyproj_crs, transformer
+from geoseg.grid import Grid
+from geoseg.paths import VECTOR_SUFFIXES, InputPath, exists, opened_name
+
+Bounds = tuple[float, float, float, float]
+Geometries = npt.NDArray[Any]  # of shapely geometries
+
+_PARQUET = (".parquet", ".geoparquet", ".pq")
+STYLES = "layer_styles"
+"""QGIS's own table in a GeoPackage, no layer of anybody's data."""
+
+_MARGIN = 0.01
+"""Share of the scene by which more is read: its sides bow in the CRS of the layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorLayer:
+    """One layer of a vector file, its features not read.
+
+    Attributes:
+        path: What is opened.
+        name: Name of the layer.
+        kind: Geometry type; None of a table.
+        crs: Its CRS, as pyproj takes one, or None.
+        fields: Data type of each field but the geometry.
+        features: Number of features; -1 where counting would take a pass over the file.
+        bounds: Of all features in its CRS; None where telling would take a pass over the file, or there are none.
+        has_index: Whether the features near a place are found without reading the others.
+    """
+
+    path: str
+    name: str
+    kind: str | None
+    crs: str | None
+    fields: dict[str, str]
+    features: int
+    bounds: Bounds | None
+    has_index: bool
+
+    def read(self, columns: Sequence[str] = (), bounds: Bounds | None = None) -> geopandas.GeoDataFrame:
+        """Features in the order of the file, with some of its fields; Z is left out.
+
+        Args:
+            columns: Fields to read beside the geometry.
+            bounds: Only features whose bounds meet these, in the layer's CRS; some more may come.
+
+        Returns:
+            One row for each feature; the index is GDAL's feature id, or of GeoParquet the place.
+        """
+        if _is_parquet(self.path):
+            frame = geopandas.read_parquet(
+                self.path, columns=[*columns, _geo_column(self.path)[0]], bbox=bounds if self.has_index else None
+            )
+            return frame.set_geometry(shapely.force_2d(frame.geometry.array))
+        frame = pyogrio.read_dataframe(
+            self.path, layer=self.name, columns=list(columns), bbox=bounds, force_2d=True, fid_as_index=True
+        )
+        if not isinstance(frame, geopandas.GeoDataFrame):
+            raise ValueError("it holds no geometries")
+        # An index answers in an order of its own, and later features lie over earlier ones.
+        return frame.sort_index()
+
+    def table(self) -> pd.DataFrame:
+        """The fields of all features."""
+        if _is_parquet(self.path):
+            return pd.read_parquet(self.path, columns=list(self.fields))
+        frame = pyogrio.read_dataframe(self.path, layer=self.name, read_geometry=False)
+        assert isinstance(frame, pd.DataFrame)
+        return frame
+
+
+@contextmanager
+def reading(what: str, path: InputPath, kind: type[GeosegError]) -> Iterator[None]:
+    """What other libraries complain of while a file is read becomes one error.
+
+    Args:
+        what: What the file is to the user: "labels", "area of interest".
+        path: The file.
+        kind: Error to raise.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except GeosegError:
+        raise
+    except (DataSourceError, DataLayerError, ValueError, OSError, pa.ArrowException, shapely.errors.GEOSException) as e:
+        # pyogrio adds advice on drivers
+        reason = " ".join(str(e).partition("; It might help")[0].split()).rstrip(".")
+        check = "geoseg info" if _is_parquet(str(path)) else "ogrinfo"
+        raise kind(f"{what} {path} cannot be read: {reason}", hint=f"check it with: {check} {quoted(path)}") from e
+
+
+def layer_names(path: InputPath) -> list[tuple[str, str | None]]:
+    """Name and geometry type of every layer of a file, None of a table."""
+    name = opened_name(path, VECTOR_SUFFIXES)
+    if _is_parquet(name):
+        return [(Path(name).stem, "Unknown" if _geo_column(name)[0] else None)]
+    return [(str(layer), None if kind is None else str(kind)) for layer, kind in pyogrio.list_layers(name)]
+
+
+def open_layer(path: InputPath, layer: str, *, count: bool = False) -> VectorLayer:
+    """What a layer of a file is.
+
+    Args:
+        path: The file.
+        layer: Name of one of its layers.
+        count: Count features and measure their bounds though it take a pass over the file.
+    """
+    name = opened_name(path, VECTOR_SUFFIXES)
+    if _is_parquet(name):
+        return _parquet_layer(name, layer)
+    info = pyogrio.read_info(name, layer=layer, force_feature_count=count, force_total_bounds=count)
+    return VectorLayer(
+        path=name,
+        name=layer,
+        kind=info["geometry_type"],
+        crs=info["crs"],
+        fields=dict(zip(map(str, info["fields"]), map(str, info["dtypes"]), strict=True)),
+        features=int(info["features"]),
+        bounds=_bounds(info["total_bounds"]),
+        has_index=bool(info["capabilities"]["fast_spatial_filter"]),
+    )
+
+
+def polygon_layer(path: InputPath, what: str, kind: type[GeosegError], *, count: bool = False) -> VectorLayer:
+    """The one layer of a file that holds polygons, or may.
+
+    Args:
+        path: The file.
+        what: What the file is to the user: "labels", "area of interest".
+        kind: Error to raise.
+        count: See `open_layer`.
+
+    Raises:
+        GeosegError: No such file, one that cannot be read, or none or several layers of polygons.
+    """
+    if not exists(path):
+        raise kind(f"no such {what}: {path}", hint="check the path")
+    with reading(what, path, kind):
+        layers = [(name, shape) for name, shape in layer_names(path) if shape is not None]
+        polygons = [name for name, shape in layers if "Point" not in shape and "LineString" not in shape]
+        names = polygons or [name for name, _ in layers]
+        if len(names) == 1:
+            return open_layer(path, names[0], count=count)
+    verb = "hold" if what.endswith("s") else "holds"
+    if not names:
+        raise kind(f"{what} {path} {verb} no polygons", hint=f"see what it holds: geoseg info {quoted(path)}")
+    raise kind(
+        f"{what} {path} {verb} several layers of polygons: {', '.join(names)}",
+        hint=f"take one of them: ogr2ogr one.gpkg {quoted(opened_name(path, VECTOR_SUFFIXES))} {quoted(names[0])}",
+    )
+
+
+def bounds_in(crs: str | None, grid: Grid) -> Bounds | None:
+    """Bounds of a scene in another CRS and a little more; None where they cannot be told."""
+    left, bottom, right, top = grid.bounds
+    if crs is not None and grid.is_georeferenced and pyproj_crs(crs) != pyproj_crs(grid.crs):
+        way = transformer(grid.crs, crs)
+        if way is None:
+            return None
+        left, bottom, right, top = way.transform_bounds(left, bottom, right, top)
+    if not np.isfinite([left, bottom, right, top]).all() or left >= right or bottom >= top:
+        return None  # beyond the CRS, or across the antimeridian
+    margin = _MARGIN * max(right - left, top - bottom)
+    return left - margin, bottom - margin, right + margin, top + margin
+
+
+def meets(geometries: Geometries, bounds: Bounds) -> npt.NDArray[np.bool_]:
+    """Which geometries have bounds that meet others, (n,); missing and empty ones have none."""
+    left, bottom, right, top = shapely.bounds(geometries).T
+    return np.asarray((left <= bounds[2]) & (right >= bounds[0]) & (bottom <= bounds[3]) & (top >= bounds[1]))
+
+
+def polygons_of(geometries: Geometries) -> Geometries:
+    """The polygons of each geometry, (n,): itself, those of a collection as one, an empty polygon where there is none.
+
+    Lines and points in collections are what clipping and mending leave of polygons that touch in a line or a point.
+    """
+    out = np.array(geometries, dtype=object)
+    kinds = shapely.get_type_id(out)
+    is_area = np.isin(kinds, (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON))
+    out[~is_area] = shapely.Polygon()
+    for i in np.flatnonzero(kinds == shapely.GeometryType.GEOMETRYCOLLECTION):
+        parts = single_polygons(np.asarray(geometries[i : i + 1]))
+        out[i] = parts[0] if len(parts) == 1 else shapely.MultiPolygon(list(parts))
+    return out
+
+
+def single_polygons(geometries: Geometries) -> Geometries:
+    """All single polygons in geometries and collections of any depth, empty ones left out, (m,)."""
+    parts = np.asarray(geometries, dtype=object)
+    while (shapely.get_type_id(parts) > shapely.GeometryType.POLYGON).any():
+        parts = np.asarray(shapely.get_parts(parts))
+    is_polygon = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON
+    return np.asarray(parts[is_polygon & ~shapely.is_empty(parts)])
+
+
+def _bounds(values: Any) -> Bounds | None:
+    if values is None or len(values) != 4:
+        return None
+    left, bottom, right, top = map(float, values)
+    return left, bottom, right, top
+
+
+def _is_parquet(path: str) -> bool:
+    return path.lower().endswith(_PARQUET)
+
+
+def _geo_column(path: str) -> tuple[str, dict[str, Any]]:
+    """Name of the geometry column of a GeoParquet file, and what its metadata says of it; "" of other Parquet files."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_schema(path).metadata or {}
+    geo = json.loads(metadata.get(b"geo", b"{}"))
+    name = str(geo.get("primary_column", ""))
+    return name, geo.get("columns", {}).get(name, {})
+
+
+def _parquet_layer(path: str, layer: str) -> VectorLayer:
+    import pyarrow.parquet as pq
+
+    name, column = _geo_column(path)
+    covering = {paths[0] for paths in column.get("covering", {}).get("bbox", {}).values()}
+    with pq.ParquetFile(path) as file:
+        fields = {f.name: str(f.type) for f in file.schema_arrow if f.name not in {name, *covering}}
+        features = file.metadata.num_rows
+    kinds = column.get("geometry_types") or ["Unknown"]
+    crs = pyproj.CRS.from_user_input(column.get("crs", "OGC:CRS84")) if column.get("crs", "") is not None else None
+    bounds = list(column.get("bbox", []))
+    return VectorLayer(
+        path=path,
+        name=layer,
+        kind=(kinds[0] if len(kinds) == 1 else "Unknown") if name else None,
+        crs=None if crs is None or not name else crs.to_wkt(),
+        fields=fields,
+        features=features,
+        bounds=_bounds(bounds[:2] + bounds[len(bounds) // 2 :][:2]),  # there may be heights among them
+        has_index=bool(covering),
+    )
