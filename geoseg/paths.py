@@ -50,7 +50,7 @@ def input_path(name: str | PathLike[str], base: Path | None = None) -> InputPath
     if found := _ARCHIVE.fullmatch(text):
         return found[1] + str(Path(found[2]) if base is None else base / found[2])
     path = Path(text).expanduser() if base is None else base / Path(text).expanduser()
-    return text if _VIRTUAL.match(text) and not (":" in path.name and path.exists()) else path
+    return text if _VIRTUAL.match(text) and not path.exists() else path
 
 
 def opened_name(
