@@ -8,11 +8,13 @@ A run folder holds ``config.yaml`` (as resolved), ``environment.json`` (machine,
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
@@ -209,13 +212,13 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
     pictures = SamplePictures(val_windows, config.class_table) if team.is_first and trains else None
     iterations = start
     if trains:
-        with _quiet(), explained(config.train), writing_into(run):
+        loaders = _loader(windows, config, team), _loader(val_windows, config, team)
+        with _quiet(), explained(config.train), writing_into(run), _readers_ended(*loaders):
             trainer = _trainer(config, team, pictures, start=start, unused=unused, progress=progress)
             try:
                 trainer.fit(
                     task,
-                    _loader(windows, config, team),
-                    _loader(val_windows, config, team),
+                    *loaders,
                     ckpt_path=resumed.path if resumed is not None else None,
                     weights_only=True,
                 )
@@ -314,16 +317,29 @@ class _Share(Sampler[int]):
         return len(self._indices)
 
 
+class _Loader(DataLoader[Any]):
+    """A loader whose processes never see SIGTERM: SLURM sends it to all processes of a job, and the run answers it."""
+
+    def __iter__(self) -> Any:
+        if not hasattr(signal, "pthread_sigmask"):
+            return super().__iter__()
+        if multiprocessing.get_start_method() != "fork":
+            resource_tracker.ensure_running()  # when it starts, it unblocks the signal
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # inherited from the first instruction on
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_reading(worker: int) -> None:
-    """In a process that reads windows: SIGTERM is for the run to answer, which SLURM sends to all its processes."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    one_thread_each()  # where it was started anew; a fork has it from its parent
+    one_thread_each()  # where the process was started anew; a fork has it from its parent
 
 
 def _loader(dataset: Any, config: TrainConfig, team: Team) -> DataLoader[Any]:
     if config.train.workers:
         one_thread_each()
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_size=config.train.batch_size,
         sampler=_Share(len(dataset), team),
@@ -332,6 +348,22 @@ def _loader(dataset: Any, config: TrainConfig, team: Team) -> DataLoader[Any]:
         pin_memory=team.device.type == "cuda",
         worker_init_fn=_begin_reading,
     )
+
+
+@contextmanager
+def _readers_ended(*loaders: DataLoader[Any]) -> Iterator[None]:
+    """End the processes that read windows when the run ends, however it does.
+
+    Lightning forgets those of the training when a validation is interrupted. An interpreter that exits would send them
+    SIGTERM, which they never see, and wait for them forever.
+    """
+    others = set(multiprocessing.active_children())
+    try:
+        yield
+    finally:
+        CombinedLoader(loaders).reset()
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
 
 
 def _trainer(

@@ -191,6 +191,7 @@ def share(rank: int, folder: Path) -> None:
         checkpoints._agree(task, all_of_them=True)
     assert ("became nan at iteration 5" if rank else "process 1 of the run") in str(caught.value)
     # A signal to one is a signal to all.
+    checkpoints.on_train_batch_start(none, task, none, 0)
     if rank == 1:
         checkpoints._note(15, None)
     assert checkpoints._agree(task, all_of_them=True) is True

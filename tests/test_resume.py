@@ -45,6 +45,18 @@ def wait_for(path: Path, run: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+def readers(run: subprocess.Popen[str], count: int) -> list[int]:
+    """The processes that read windows, once there are so many."""
+    end = time.monotonic() + 180
+    while True:
+        assert run.poll() is None and time.monotonic() < end, "the run has not come so far"
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        found = [int(c) for c in children if b"resource_tracker" not in Path(f"/proc/{c}/cmdline").read_bytes()]
+        if len(found) >= count:
+            return found
+        time.sleep(0.01)
+
+
 def load(path: Path) -> dict[str, Any]:
     checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
     return checkpoint
@@ -110,8 +122,7 @@ def test_a_killed_reader_and_a_signal_end_the_run_in_words(landscapes: Path, tmp
     last = tmp_path / "run/checkpoints/last.ckpt"
     run = start(path)
     wait_for(last, run)
-    readers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    os.kill(int(readers[0]), signal.SIGKILL)
+    os.kill(readers(run, 1)[0], signal.SIGKILL)
     _, told = run.communicate(timeout=120)
     assert run.returncode == 2, told
     assert told.count("error:") == 1 and "Traceback" not in told
@@ -124,8 +135,8 @@ def test_a_killed_reader_and_a_signal_end_the_run_in_words(landscapes: Path, tmp
     table.unlink(missing_ok=True)
     run = start(path, "--resume", "train.checkpoint_every=100000")
     wait_for(table, run)  # it is written every ten iterations
-    for reader in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split():
-        os.kill(int(reader), signal.SIGTERM)  # SLURM sends it to all processes
+    for reader in readers(run, 1):
+        os.kill(reader, signal.SIGTERM)  # SLURM sends it to all processes
     time.sleep(0.5)
     run.send_signal(signal.SIGTERM)
     _, told = run.communicate(timeout=120)
@@ -133,6 +144,47 @@ def test_a_killed_reader_and_a_signal_end_the_run_in_words(landscapes: Path, tmp
     assert last.stat().st_mtime > before
     found = re.search(r"stopped by a signal after iteration (\d+); go on with --resume", told)
     assert found is not None and int(found.group(1)) == load(last)["global_step"] > step
+
+
+@pytest.mark.parametrize("what", ["SIGTERM to all", "a killed reader"])
+def test_an_interrupted_validation_ends_all_processes(landscapes: Path, tmp_path: Path, what: str) -> None:
+    endless = {"iterations": 100_000, "val_every": 2, "checkpoint_every": 1, "workers": 2}
+    run = start(write_config(tmp_path / "run.yaml", settings(landscapes, tmp_path / "run", train=endless)))
+    processes = readers(run, 4)  # two of the training, two of the validation that has just begun
+    if what == "SIGTERM to all":
+        for process in (*processes, run.pid):
+            os.kill(process, signal.SIGTERM)
+    else:
+        os.kill(processes[0], signal.SIGKILL)
+    _, told = run.communicate(timeout=60)  # not before the readers have ended, too: they hold the pipe
+    assert run.returncode == (143 if what == "SIGTERM to all" else 2), told
+    assert "Traceback" not in told
+    step = load(tmp_path / "run/checkpoints/last.ckpt")["global_step"]
+    assert step == 2 if what == "SIGTERM to all" else step == 1
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_signal_to_all_at_the_start_ends_the_run(landscapes: Path, tmp_path: Path, method: str) -> None:
+    """As long as the processes that read windows are starting, which takes seconds where they are spawned."""
+    endless = {"iterations": 100_000, "val_every": 100_000, "workers": 2}
+    path = write_config(tmp_path / "run.yaml", settings(landscapes, tmp_path / "run", train=endless))
+    program = f"import multiprocessing as m; m.set_start_method({method!r}); from geoseg.cli import main; main()"
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        *TRAIN[3:],
+        str(path),
+        "train.iterations=100000",
+        "train.val_every=100000",
+    ]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for process in (*readers(run, 2), run.pid):
+        os.kill(process, signal.SIGTERM)
+    _, told = run.communicate(timeout=60)
+    assert run.returncode == 143, told
+    assert "stopped by a signal" in told and "Traceback" not in told
+    assert method == "fork" or "before the first iteration" in told
 
 
 def test_as_many_windows_may_come_in_other_portions(landscapes: Path, tmp_path: Path) -> None:

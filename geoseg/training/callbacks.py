@@ -24,6 +24,7 @@ from geoseg.training.processes import PeerEnded, Team
 from geoseg.training.task import SegmentationTask
 
 BEST, LAST = "best.ckpt", "last.ckpt"
+NOT_BEGUN = "stopped by a signal before the first iteration"
 
 _STOP = 1
 """State of a process that was told to end; of one whose loss is no number it is larger, most of all for the first."""
@@ -48,6 +49,7 @@ class Checkpoints(Checkpoint):
         self._since_best = 0
         self._step = 0
         self._signal: int | None = None
+        self._has_begun = False
         self._before: Any = None
 
     @property
@@ -69,12 +71,20 @@ class Checkpoints(Checkpoint):
         self._step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
+        if trainer.received_sigterm:  # while Lightning still listened
+            raise StopSignal
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """Listen no longer."""
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = None
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """From now on there is something to save."""
+        self._has_begun = True
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -142,6 +152,8 @@ class Checkpoints(Checkpoint):
 
     def _note(self, number: int, frame: Any) -> None:
         self._signal = number
+        if not self._has_begun:  # the first windows may be a minute away, as processes start that read them
+            raise StopSignal
 
 
 class NormsOfFirst(lightning.Callback):
@@ -168,6 +180,8 @@ class NormsOfFirst(lightning.Callback):
 
 def stopped(run: Path, step: int) -> RunStopped:
     """What a run that was told to end says."""
+    if step == 0:
+        return RunStopped(NOT_BEGUN)
     return RunStopped(f"stopped by a signal after iteration {step}; go on with --resume: {run}")
 
 
