@@ -17,7 +17,7 @@ from shapely.geometry import box
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig
 from geoseg.datasets.class_ids import MISSING, MIXED, UNKNOWN, field_classes
-from geoseg.datasets.layers import read_layer
+from geoseg.datasets.layers import has_features, read_layer
 from geoseg.errors import LabelError
 from geoseg.georeference import transformer
 from geoseg.grid import Grid, crs_hint
@@ -201,20 +201,20 @@ class PolygonLabels:
                 f"{path}: what lies outside the polygons is not said",
                 hint=f"add outside: {classes.names[0]} to the scene's entry (or outside: ignore)",
             )
-        found = read_layer(path, grid, config.attribute)
-        if found.is_empty and config.outside == "ignore":
+        frame = read_layer(path, grid, config.attribute)
+        is_negative = frame.empty and not has_features(path)
+        if is_negative and config.outside == "ignore":
             raise LabelError(
                 f"labels {path} hold no features, and outside: ignore leaves no pixel of {config.scene} with a class",
                 hint=f"where the scene has no objects, say what it is instead: outside: {classes.names[0]}",
             )
-        if found.features.empty and not found.is_empty:
+        if frame.empty and not is_negative:
             raise LabelError(
                 f"no polygon of {path} touches scene {config.scene}"
                 + ("" if grid.is_georeferenced else ", which has no CRS"),
                 hint=away_hint(grid),
             )
-        self._geometries = found.features.geometry
-        self._ids = _class_ids(found.features, config, classes, first_label)
+        self._geometries, self._ids = frame.geometry, _class_ids(frame, config, classes, first_label)
         self._outside = NODATA if config.outside == "ignore" else classes.id_of(config.outside)
         self._grid = grid
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import geopandas
 
@@ -48,20 +47,16 @@ def whole_layers() -> Iterator[None]:
                 _kept.frames.clear()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """What a layer has near a scene.
+def has_features(path: InputPath) -> bool:
+    """Whether the layer of polygons in a file of labels holds any feature, near a scene or not.
 
-    Attributes:
-        features: Features with polygons, in the scene's CRS.
-        is_empty: Whether the file holds no feature at all.
+    Raises:
+        LabelError: No vector file, or none or several layers of polygons.
     """
-
-    features: geopandas.GeoDataFrame
-    is_empty: bool
+    return _layer(path).features > 0
 
 
-def read_layer(path: InputPath, grid: Grid, column: str | None = None) -> Found:
+def read_layer(path: InputPath, grid: Grid, column: str | None = None) -> geopandas.GeoDataFrame:
     """The features of a file's only layer of polygons whose bounds meet a scene, in the order of the file.
 
     Args:
@@ -79,7 +74,7 @@ def read_layer(path: InputPath, grid: Grid, column: str | None = None) -> Found:
     """
     layer = _layer(path)
     if not layer.features:
-        return Found(geopandas.GeoDataFrame(geometry=[], crs=grid.crs), is_empty=True)
+        return geopandas.GeoDataFrame(geometry=[], crs=grid.crs)
     if column is not None and column not in layer.fields:
         raise LabelError(f"{path} has no field {column}", hint=f"its fields: {', '.join(layer.fields)}")
     if grid.is_georeferenced and layer.crs is None:
@@ -96,8 +91,7 @@ def read_layer(path: InputPath, grid: Grid, column: str | None = None) -> Found:
             )
         frame = frame.to_crs(grid.crs)
     # The frame around the scene in the layer's CRS is larger than the scene.
-    near = frame[meets(frame.geometry.to_numpy(), grid.bounds)].reset_index(drop=True)
-    return Found(near, is_empty=False)
+    return frame[meets(frame.geometry.to_numpy(), grid.bounds)].reset_index(drop=True)
 
 
 def _layer(path: InputPath) -> VectorLayer:
