@@ -99,7 +99,10 @@ def test_a_killed_run_ends_in_the_same_bits(landscapes: Path, tmp_path: Path) ->
     assert_equal(*models, "model")
     folders = [tmp_path / name / "checkpoints" for name in ("cut", "whole")]
     lasts, bests = ([load(folder / name) for folder in folders] for name in ("last.ckpt", "best.ckpt"))
-    for key in ("global_step", "state_dict", "optimizer_states", "lr_schedulers", "callbacks", "val_scores"):
+    for key in (
+        *("global_step", "state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers"),
+        *("callbacks", "val_scores"),
+    ):
         if key == "callbacks":
             for kind in ("Checkpoints", "MovingAverage"):
                 assert_equal(lasts[0][key][kind], lasts[1][key][kind], kind)
@@ -107,8 +110,10 @@ def test_a_killed_run_ends_in_the_same_bits(landscapes: Path, tmp_path: Path) ->
             assert_equal(lasts[0][key], lasts[1][key], key)
             assert_equal(bests[0][key], bests[1][key], key)
     # The average is another network than the weights it is the average of.
-    average = lasts[0]["callbacks"]["MovingAverage"]["average"]["segmentation_head.weight"]
-    assert not torch.allclose(average, lasts[0]["state_dict"]["network.segmentation_head.weight"], rtol=1e-3)
+    average, weights = (
+        lasts[0][key]["network.segmentation_head.weight"] for key in ("state_dict", "current_model_state")
+    )
+    assert not torch.allclose(average, weights, rtol=1e-3)
     # One table of the whole run; every row once.
     rows = [list(csv.DictReader((tmp_path / n / "logs/metrics.csv").open())) for n in ("cut", "whole")]
     tables = [[(row["step"], row["loss"], row["val_miou"]) for row in table] for table in rows]

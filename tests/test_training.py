@@ -8,10 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from training_cases import TINY, UNET, Recorder, experiment, settings, write_config, write_scenes
 from typer.testing import CliRunner
@@ -20,16 +21,18 @@ from geoseg.classes import ClassTable
 from geoseg.cli import app
 from geoseg.config import RunConfig
 from geoseg.contract import Band, ClassEntry, Contract
+from geoseg.datasets import CoveringWindows, open_both
 from geoseg.errors import ConfigError, DeviceError, SceneError
 from geoseg.model_folder import build_network, load_model, save_model
 from geoseg.train import class_weights, parameter_groups, train
-from geoseg.training.ema import MovingAverage, average_of
+from geoseg.training.ema import MovingAverage
 from geoseg.training.environment import git_state
 from geoseg.training.failures import LossWatch, explained
 from geoseg.training.preview import memory_bytes, saved_bytes
 from geoseg.training.run_folder import load_best
 from geoseg.training.samples import draw_sample, stretched
 from geoseg.training.start import freeze, leaves_unused, start_from
+from geoseg.training.task import SegmentationTask
 
 
 @pytest.fixture(scope="module")
@@ -142,46 +145,60 @@ def test_ddp_is_told_of_parameters_the_loss_does_not_reach() -> None:
 # --- moving average
 
 
+class Norm(lightning.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+
+
 def test_the_moving_average_is_that_of_the_weights() -> None:
-    task: Any = SimpleNamespace(network=nn.BatchNorm1d(2))
+    task, average = Norm(), MovingAverage(0.5)
     trainer: Any = SimpleNamespace(global_step=0)
-    average = MovingAverage(0.5)
-    average.on_train_start(trainer, task)
-    wanted = {key: value.clone().double() for key, value in task.network.state_dict().items() if value.ndim}
+    average.setup(trainer, task, "fit")
+    state = task.state_dict()
+    wanted: dict[str, Tensor] = {}
     for step in range(1, 12):
-        with torch.no_grad():
-            for value in wanted:
-                task.network.state_dict()[value].add_(step)
+        for value in state.values():
+            value += step
         trainer.global_step = step
         for _ in range(2):  # a second forward of the same step is no step
             average.on_train_batch_end(trainer, task, None, None, 0)
-        decay = min(0.5, (1 + step) / (10 + step))
-        for key, value in task.network.state_dict().items():
-            if value.ndim:
-                wanted[key] = decay * wanted[key] + (1 - decay) * value
-    found = average_of({"callbacks": {"MovingAverage": average.state_dict()}})
-    assert found.keys() == wanted.keys() == {"weight", "bias", "running_mean", "running_var"}
+        decay = min(0.5, (1 + step) / (10 + step)) if wanted else 0
+        for key, value in state.items():
+            if value.is_floating_point():
+                wanted[key] = decay * wanted.get(key, 0) + (1 - decay) * value.double()
+            else:
+                wanted[key] = value.double()
+    checkpoint: dict[str, Any] = {"state_dict": state}
+    average.on_save_checkpoint(trainer, task, checkpoint)
+    found = checkpoint["state_dict"]
+    assert found.keys() == wanted.keys() == state.keys()
     for key in wanted:
         torch.testing.assert_close(found[key].double(), wanted[key])
-    weights = task.network.weight.clone()
-    average.on_validation_start(trainer, task)
-    torch.testing.assert_close(task.network.weight.double(), wanted["weight"])
-    average.on_validation_end(trainer, task)
-    assert torch.equal(task.network.weight, weights)
+    weights = task.norm.weight.clone()
+    average.on_validation_epoch_start(trainer, task)
+    torch.testing.assert_close(task.norm.weight.double(), wanted["norm.weight"])
+    average.on_validation_epoch_end(trainer, task)
+    assert torch.equal(task.norm.weight, weights)
 
 
 def test_the_average_is_what_is_saved(landscapes: Path, tmp_path: Path) -> None:
     config = experiment(landscapes, tmp_path / "run", train={"ema": 0.9, "iterations": 3})
     saved = load_model(train(config, device="cpu")).network.state_dict()
     best = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
-    for key, value in average_of(best).items():
-        assert torch.equal(saved[key], value), key
+    for key, value in saved.items():
+        assert torch.equal(best["state_dict"][f"network.{key}"], value), key
     key = "segmentation_head.weight"
-    assert not torch.equal(saved[key], best["state_dict"][f"network.{key}"])
+    assert not torch.equal(saved[key], best["current_model_state"][f"network.{key}"])
     # The scores are the average's: what it predicts is what was counted.
-    task: Any = SimpleNamespace(network=network(len(config.classes)), load_state_dict=lambda state: None)
+    task: Any = SimpleNamespace(load_state_dict=lambda state: None)
     assert load_best(task, config.output)["val_miou"] == round(best["val_scores"]["val_miou"], 4)
-    assert torch.equal(task.network.state_dict()[key], saved[key])
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    scenes = open_both(config)[1]
+    again = SegmentationTask(network(len(config.classes)), load_model(config.output / "model").contract, config.train)
+    again.network.load_state_dict(saved)
+    (scores,) = trainer.validate(again, DataLoader(CoveringWindows(scenes, config), batch_size=2), verbose=False)
+    assert scores["val_miou"] == pytest.approx(best["val_scores"]["val_miou"])
 
 
 # --- steps

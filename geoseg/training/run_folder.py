@@ -16,7 +16,6 @@ import torch
 from geoseg.config import TrainConfig, load_config
 from geoseg.errors import ConfigError, GeosegError, OutputError, in_one_line
 from geoseg.training.callbacks import BEST, LAST, Checkpoints
-from geoseg.training.ema import average_of
 from geoseg.training.task import SegmentationTask, windows_per_step
 
 CONFIG = "config.yaml"
@@ -115,12 +114,9 @@ def find_checkpoint(config: TrainConfig, processes: int) -> Resumed:
 
 
 def load_best(task: SegmentationTask, run: Path) -> dict[str, Any]:
-    """Put the best weights into the task, the moving average's where there is one; their validation scores."""
+    """Put the best weights into the task, the moving average where there is one; their validation scores."""
     checkpoint = _load(run / "checkpoints" / BEST)
     task.load_state_dict(checkpoint["state_dict"])
-    average = average_of(checkpoint)
-    if average:
-        task.network.load_state_dict(task.network.state_dict() | average)
     scores = checkpoint["val_scores"]
     return {
         "val_miou": round(float(scores["val_miou"]), 4),

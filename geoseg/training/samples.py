@@ -35,7 +35,7 @@ class SamplePictures(lightning.Callback):
         self._classes = classes
 
     @torch.no_grad()
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Predict and draw."""
         boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         for i, sample in enumerate(self._samples):

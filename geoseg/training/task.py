@@ -33,7 +33,6 @@ class SegmentationTask(lightning.LightningModule):
         place: Names the window of an index, for a loss that is no number.
     """
 
-    val_matrix: Tensor
     # Of few validation windows not every process may get one.
     allow_zero_length_dataloader_with_multiple_devices = True
 
@@ -58,7 +57,6 @@ class SegmentationTask(lightning.LightningModule):
         self.watch = LossWatch(recipe, place)
         self._seed, self._frozen = seed, frozen
         self._losses: list[Tensor] = []
-        self.register_buffer("val_matrix", torch.zeros(len(self.classes), len(self.classes), dtype=torch.int64), False)
 
     def train(self, mode: bool = True) -> SegmentationTask:
         """Training mode for all but the frozen parts: their batch norms and random layers stay still."""
@@ -95,19 +93,20 @@ class SegmentationTask(lightning.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the counts of the validation before."""
-        self.val_matrix.zero_()
+        """Begin to count."""
+        size = len(self.classes)
+        self._confusion = torch.zeros(size, size, dtype=torch.int64, device=self.device)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Count the pixels of a batch of windows."""
         predictions = self(batch["pixels"], batch["valid"]).argmax(1)
-        self.val_matrix += confusion_matrix(batch["labels"], predictions, len(self.classes))
+        self._confusion += confusion_matrix(batch["labels"], predictions, len(self.classes))
 
     def on_validation_epoch_end(self) -> None:
         """Log mIoU and the IoU of each class, of all processes' windows."""
         if self.trainer.world_size > 1:
-            dist.all_reduce(self.val_matrix)
-        scores = Scores(self.val_matrix.cpu().numpy())
+            dist.all_reduce(self._confusion)
+        scores = Scores(self._confusion.cpu().numpy())
         self.log("val_miou", scores.miou, prog_bar=True, sync_dist=False)
         self.log_dict({f"val_iou_{c.name}": scores.iou[c.id] for c in self.classes})
 
