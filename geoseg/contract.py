@@ -128,7 +128,7 @@ def find_model(name: str | PathLike[str]) -> Path:
     if str(name) in shipped_models():
         return SHIPPED / str(name)
     shipped = ", ".join(shipped_models()) or "none"
-    raise ModelError(f"no model folder {name}", hint=f"shipped models: {shipped}; or train one: geoseg train")
+    raise ModelError(f"no model folder {name}", hint=f"shipped models: {shipped}; or train one: geoseg train CONFIG")
 
 
 def load_contract(folder: Path) -> Contract:

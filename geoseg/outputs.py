@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from geoseg.errors import OutputError
+from geoseg.errors import OutputError, quoted
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
@@ -56,7 +56,9 @@ def check_output(
             )
         folder = path.parent
         if not folder.is_dir():
-            raise OutputError(f"folder {folder} of output {path.name} does not exist", hint=f"mkdir -p {folder}")
+            raise OutputError(
+                f"folder {folder} of output {path.name} does not exist", hint=f"mkdir -p {quoted(folder)}"
+            )
         # Trying beats os.access, which says yes to root and to read-only mounts.
         scratch = _scratch_name(path)
         scratch.mkdir()

@@ -18,7 +18,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from geoseg.errors import ModelError
+from geoseg.errors import ModelError, quoted
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def check_source(source: str | PathLike[str]) -> None:
         return
     if path.is_dir() or not path.exists():
         found = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
-        raise ModelError(f"{path} {found}", hint="geoseg weights list says where to get one")
+        raise ModelError(f"{path} {found}", hint="see where to get one: geoseg weights list")
     if path.suffix.lower() not in SUFFIXES:
         raise ModelError(
             f"{path} has the unknown suffix {path.suffix or '(none)'} for a checkpoint",
@@ -174,7 +174,7 @@ def fetch(entry: Pretrained, *, folder: str | PathLike[str] | None = None, progr
             raise ModelError(
                 f"{entry.name} is not at {path} and cannot be downloaded from {entry.url}: {_reason(error)}; "
                 f"put the file there{other}",
-                hint=f"where there is a network: curl -L --create-dirs -o {path} {entry.url}",
+                hint=f"where there is a network: curl -L --create-dirs -o {quoted(path)} {entry.url}",
             ) from error
     check_digest(path, sha256_of(path))
     return path
@@ -201,7 +201,7 @@ def check_digest(path: Path, sha256: str) -> None:
         return
     raise ModelError(
         f"{path} is truncated or altered: its SHA-256 begins with {sha256[: len(named[1])]}, its name says {named[1]}",
-        hint=f"rm {path}, and download it again",
+        hint=f"rm {quoted(path)}, and download it again",
     )
 
 

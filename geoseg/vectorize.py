@@ -14,7 +14,7 @@ import numpy as np
 from geoseg.ahead import ahead
 from geoseg.class_map import open_class_map
 from geoseg.classes import NODATA, ClassTable
-from geoseg.errors import LabelError, SceneError
+from geoseg.errors import LabelError, SceneError, quoted
 from geoseg.export import Layer, check_format, exporter_for, write_polygons
 from geoseg.georeference import unwarped
 from geoseg.grid import Grid
@@ -108,7 +108,7 @@ def vectorize(
             rows = ahead(_not_empty(reader.rows(height), map_path), name="geoseg-read")
             return write_vectors(rows, reader.grid, reader.classes, path, rules=rules, source=reader.source)
         except LabelError as error:
-            hint = f"see what it holds with: geoseg info {map_path}"
+            hint = f"see what it holds with: geoseg info {quoted(map_path)}"
             raise LabelError(f"{map_path}: {error.message}", hint=hint) from error
 
 
@@ -180,7 +180,7 @@ def _not_empty(rows: Iterable[MapRows], map_path: str | PathLike[str]) -> Iterat
     if empty:
         raise SceneError(
             f"{map_path} holds nothing but nodata, so there is no polygon to write",
-            hint=f"see what it holds with: geoseg info {map_path}",
+            hint=f"see what it holds with: geoseg info {quoted(map_path)}",
         )
 
 

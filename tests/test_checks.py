@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import pytest
 import rasterio
 from affine import Affine
 from conftest import MadeScene
+from hints import commands_in, complaint, misplaced_commands, words_of
 from rasterio.crs import CRS
 from shapely.geometry import LineString, Point, Polygon, box
 
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig, parse_config
 from geoseg.datasets import RandomWindows, checks, open_scenes
-from geoseg.datasets.checks import Problem, check_data, problem_lines, refuse
+from geoseg.datasets.checks import Problem, problem_lines, refuse
 from geoseg.errors import ConfigError, LabelError
 
 NAMES = ("other", "field", "house")
@@ -38,6 +40,19 @@ def config(*train: Entry, val: list[Entry] | None = None, imagery: Any = None, *
         "train": {"size": 32},
     }
     return parse_config(values, source="test")
+
+
+def check_data(settings: TrainConfig) -> list[Problem]:
+    """All problems, once each command in their hints has been typed."""
+    problems = checks.check_data(settings)
+    for hint in dict.fromkeys(problem.hint for problem in problems if problem.hint is not None):
+        assert not misplaced_commands(hint)
+        for command in commands_in(hint):
+            program, *rest = words_of(command, {"EPSG:…": "EPSG:32633", "CONFIG": "config.yaml", "FOLDER": "folder"})
+            if program != "gdal_edit.py":  # which would change what the test goes on with
+                with tempfile.TemporaryDirectory() as folder:
+                    assert complaint([program, *rest], Path(folder)) is None
+    return problems
 
 
 def told(problems: list[Problem], *words: str) -> Problem:

@@ -23,7 +23,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from geoseg.classes import NODATA, ClassTable, Color, MapClass
-from geoseg.errors import SceneError
+from geoseg.errors import SceneError, quoted
 from geoseg.georeference import warp_command
 from geoseg.grid import Grid, grid_of
 from geoseg.map_rows import MapRows
@@ -195,10 +195,10 @@ def _check_class_map(path: str | PathLike[str], file: Any) -> None:
         return
     if file.count == 1:
         found = f"1 band of {file.dtypes[0]}"
-        hint = f"if its values are ids of at most {NODATA} classes: gdal_translate -ot Byte {path} MAP.tif"
+        hint = f"if its values are ids of at most {NODATA} classes: gdal_translate -ot Byte {quoted(path)} MAP.tif"
     else:
         found = f"{file.count} bands of {file.dtypes[0]}"
-        hint = f"map the scene first: geoseg predict {path} -m MODEL -o MAP.tif"
+        hint = f"map the scene first: geoseg predict {quoted(path)} -m MODEL -o MAP.tif"
     raise SceneError(f"{path} is no class map: found {found}, wanted 1 band of uint8", hint=hint)
 
 
@@ -214,7 +214,7 @@ def _read(path: InputPath, file: Any, window: Window) -> ClassValues:
     if file.nodata != NODATA and (values[~invalid] == NODATA).any():
         raise SceneError(
             f"{path} has a class of the value {NODATA}, which is nodata in a class map",
-            hint=f'renumber it: gdal_calc.py -A {path} --calc="where(A==255,1,A)" --outfile=MAP.tif',
+            hint=f'renumber it: gdal_calc.py -A {quoted(path)} --calc="where(A==255,1,A)" --outfile=MAP.tif',
         )
     values[invalid] = NODATA
     return values
@@ -229,7 +229,7 @@ def _class_table(file: Any) -> ClassTable:
         except (ValueError, TypeError, KeyError) as error:
             raise SceneError(
                 f"{file.name} has a damaged tag {CLASSES_TAG}: {error}",
-                hint=f"remove it: gdal_edit.py -unsetmd {file.name}",
+                hint=f"remove it: gdal_edit.py -unsetmd {quoted(file.name)}",
             ) from error
     try:
         colors: dict[int, Any] = file.colormap(1)
@@ -276,4 +276,6 @@ def _as_scene_error(path: InputPath) -> Iterator[None]:
     except RasterioError as error:
         if not exists(path):
             raise SceneError(f"no such class map: {path}", hint="check the path") from error
-        raise SceneError(f"{path} cannot be read: {error}", hint=f"check it with: gdalinfo -checksum {path}") from error
+        raise SceneError(
+            f"{path} cannot be read: {error}", hint=f"check it with: gdalinfo -checksum {quoted(path)}"
+        ) from error

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from geoseg.errors import ConfigError, in_one_line
+from geoseg.errors import ConfigError, in_one_line, quoted
 from geoseg.paths import InputPath, exists, file_behind, input_path, suffix
 
 SPLITS = ("train", "val", "scenes")
@@ -287,7 +287,7 @@ def _read_vector(path: InputPath) -> list[tuple[int, Entry]]:
         if len(layers) != 1:
             raise ConfigError(
                 f"catalogue {path} holds {len(layers)} layers, wanted one: {', '.join(layers)}",
-                hint=f"take one of them: ogr2ogr catalogue.gpkg {path} LAYER",
+                hint=f"take one of them: ogr2ogr catalogue.gpkg {quoted(path)} {quoted(layers[0])}" if layers else None,
             )
         table = open_layer(path, layers[0]).table()
     rows = table.to_dict("records")

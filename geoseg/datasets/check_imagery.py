@@ -207,7 +207,7 @@ def check_pixels(config: SceneConfig, imagery: ImageryConfig) -> list[Problem]:
             warning(
                 path,
                 f"none of {plural(valid.size, 'pixel')} looked at in scene {path} is valid",
-                f"see what it holds with: geoseg info {path}; then imagery.nodata",
+                f"see what it holds with: geoseg info {quoted(path)}; then imagery.nodata",
             )
         ]
     problems = []
@@ -216,7 +216,7 @@ def check_pixels(config: SceneConfig, imagery: ImageryConfig) -> list[Problem]:
             warning(
                 path,
                 f"{share:.0%} of the pixels looked at in scene {path} are nodata: most of its windows teach little",
-                f"cut the scene to what it shows: gdal_translate -projwin … {path} cut.tif",
+                "cut the scene to what it shows, or leave it out",
             )
         )
     finite = np.isfinite(pixels).all(axis=0)
@@ -331,7 +331,7 @@ def _constant_bands(path: InputPath, imagery: ImageryConfig, pixels: npt.NDArray
         warning(
             path,
             f"band {listed(told, 4)} in all pixels looked at in scene {path}",
-            f"see its bands with: geoseg info {path}; then imagery.bands, imagery.indexes",
+            f"see its bands with: geoseg info {quoted(path)}; then imagery.bands, imagery.indexes",
         )
     ]
 

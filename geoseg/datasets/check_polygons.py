@@ -250,7 +250,7 @@ def _check_place(
         message = (
             f"{outside} of {plural(total, 'feature')} of {path} ({outside / total:.0%}) lie outside all its scenes"
         )
-        hint = "they are left aside; if they should lie in one, check the CRS: geoseg info SCENE"
+        hint = f"they are left aside; if they should lie in one, check the CRS: geoseg info {quoted(scenes[0][0])}"
         problems.append(warning(path, message, hint))
     return problems
 
@@ -280,7 +280,8 @@ def _check_classes(
             error(
                 path,
                 f"field {config.attribute} of {path} is empty in {without} of {plural(len(found.ids), 'feature')}",
-                f'fill it, or leave them out: ogr2ogr -where "{config.attribute} IS NOT NULL" labels.gpkg {path}',
+                "fill it, or leave them out: "
+                f'ogr2ogr -where "{config.attribute} IS NOT NULL" labels.gpkg {quoted(path)}',
             )
         )
     unknown = Counter(found.texts[i] for i in np.flatnonzero(found.ids == UNKNOWN))
@@ -313,7 +314,7 @@ def _check_geometries(
     problems = []
     nothing = shapely.is_missing(geometries) | shapely.is_empty(geometries)
     if nothing.all():
-        return [error(path, f"labels {path} hold no geometries", f"see what they hold: geoseg info {path}")]
+        return [error(path, f"labels {path} hold no geometries", f"see what they hold: geoseg info {quoted(path)}")]
     if nothing.any():
         message = f"{int(nothing.sum())} of {plural(len(geometries), 'feature')} of {path} have no geometry"
         problems.append(warning(path, message, "they are left aside"))
@@ -343,7 +344,7 @@ def _check_geometries(
                 path,
                 f"invalid geometries in {path}: {invalid.size} ({told}{more}); they are burnt all the same, but what "
                 "their rings enclose twice becomes a hole",
-                f"ogr2ogr -makevalid labels.gpkg {path}",
+                f"ogr2ogr -makevalid labels.gpkg {quoted(path)}",
             )
         )
     repeated = len(polygons) - len(set(shapely.to_wkb(shapely.normalize(polygons)).tolist()))

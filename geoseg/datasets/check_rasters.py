@@ -83,7 +83,7 @@ def _check_place(path: InputPath, own: Grid, scene: InputPath, grid: Grid) -> li
             error(
                 path,
                 f"labels {path} do not touch scene {scene}",
-                "check that both files have the right CRS: geoseg info",
+                f"check that both files have the right CRS: geoseg info {quoted(path)}",
             )
         ]
     problems = []
@@ -175,7 +175,7 @@ def _check_values(
             error(
                 path,
                 f"labels {path} are empty: every pixel is nodata or {NODATA}{below}",
-                f"see what they hold with: geoseg info {path}",
+                f"see what they hold with: geoseg info {quoted(path)}",
             )
         )
     if nodata is not None and first <= nodata <= last and nodata in counts:
@@ -185,7 +185,7 @@ def _check_values(
                 path,
                 f"{nodata:g} is class {name!r} and the nodata value of labels {path}: "
                 f"{counts[int(nodata)] / total:.0%} of their pixels are ignored",
-                f"where it is a class: gdal_edit -unsetnodata {path}",
+                f"where it is a class: gdal_edit.py -unsetnodata {quoted(path)}",
             )
         )
     if len(classes) == 2 and set(counts) == {0, NODATA} and nodata != NODATA and first == 0:
@@ -193,7 +193,7 @@ def _check_values(
             warning(
                 path,
                 f"labels {path} hold only 0 and {NODATA}, which is ignored, so class {classes[1].name!r} never occurs",
-                f"where {NODATA} stands for it: gdal_calc -A {path} --calc='A==255' --outfile=labels.tif",
+                f"where {NODATA} stands for it: gdal_calc.py -A {quoted(path)} --calc='A==255' --outfile=labels.tif",
             )
         )
     return problems, present

@@ -18,7 +18,7 @@ from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig
 from geoseg.datasets.class_ids import MISSING, MIXED, UNKNOWN, field_classes
 from geoseg.datasets.layers import has_features, read_layer
-from geoseg.errors import LabelError
+from geoseg.errors import LabelError, quoted
 from geoseg.georeference import transformer
 from geoseg.grid import Grid, crs_hint
 from geoseg.paths import RASTER_SUFFIXES, InputPath, exists, file_behind, opened_name, suffix
@@ -97,7 +97,7 @@ class RasterLabels:
         if not self._aligned and not _touch(own, grid):
             raise LabelError(
                 f"labels {path} do not touch the scene they are for",
-                hint="check that both files have the right CRS: geoseg info",
+                hint=f"check that both files have the right CRS: geoseg info {quoted(path)}",
             )
         self._grid, self._classes, self._first = grid, classes, first_label
         self._labels: Scene | None = None
@@ -176,7 +176,7 @@ class RasterLabels:
             raise LabelError(
                 f"labels {self._path} are empty: every pixel is nodata or {NODATA}"
                 + (f" or below {self._first}" if self._first else ""),
-                hint=f"see what they hold with: geoseg info {self._path}",
+                hint=f"see what they hold with: geoseg info {quoted(self._path)}",
             )
 
 
@@ -309,7 +309,8 @@ def _class_ids(frame: geopandas.GeoDataFrame, config: SceneConfig, classes: Clas
     if missing:
         raise LabelError(
             f"field {attribute} of {config.labels} is empty in {missing} of {len(frame)} features near the scene",
-            hint=f'fill it, or leave them out: ogr2ogr -where "{attribute} IS NOT NULL" labels.gpkg {config.labels}',
+            hint="fill it, or leave them out: "
+            f'ogr2ogr -where "{attribute} IS NOT NULL" labels.gpkg {quoted(config.labels)}',
         )
     for i in np.flatnonzero(found.ids == UNKNOWN):
         raise LabelError(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.datasets.labelled import LabelledScene
-from geoseg.errors import SceneError
+from geoseg.errors import SceneError, quoted
 from geoseg.processors import processors
 from geoseg.scene import Pixels, Valid
 from geoseg.windows import Window
@@ -184,7 +184,7 @@ def nothing_valid(scenes: Sequence[LabelledScene]) -> SceneError:
     """What to raise where there is nothing to take a mean of."""
     return SceneError(
         f"no pixel is valid in {len(scenes)} scene{'s' if len(scenes) != 1 else ''}, {scenes[0].config.scene} first",
-        hint=f"see what it holds with: geoseg info {scenes[0].config.scene}; then imagery.nodata",
+        hint=f"see what it holds with: geoseg info {quoted(scenes[0].config.scene)}; then imagery.nodata",
     )
 
 
@@ -199,7 +199,7 @@ def finite_moments(scene: LabelledScene, values: npt.NDArray[Any]) -> Moments:
     if not np.isfinite(moments.mean).all():
         raise SceneError(
             f"scene {scene.config.scene} holds infinite values where it is valid",
-            hint="write NaN there, or a nodata value: gdal_calc.py or imagery.nodata",
+            hint="write NaN or a nodata value there, and set imagery.nodata",
         )
     return moments
 

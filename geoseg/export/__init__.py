@@ -57,7 +57,7 @@ def exporter_for(path: str | PathLike[str]) -> Exporter:
         found = f"the suffix {suffix}" if suffix else "no suffix"
         raise OutputError(
             f"output {path} has {found}, wanted one of {' '.join(EXPORTERS)}",
-            hint=f"write for example -o {Path(path).with_suffix('.gpkg')}",
+            hint=f"write for example -o {quoted(Path(path).with_suffix('.gpkg'))}",
         ) from None
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from geoseg.errors import ModelError
+from geoseg.errors import ModelError, quoted
 from geoseg.models.official import encoder_key, mismatch, without_wrappers
 from geoseg.pretrained import check_digest, check_source, sha256_of
 
@@ -105,7 +105,7 @@ def read_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     try:
         digest = sha256_of(path)
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}", hint=f"ls -l {path}") from error
+        raise ModelError(f"{path} cannot be read: {error.strerror}", hint=f"ls -l {quoted(path)}") from error
     check_digest(path, digest)
     content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
     names, palette = _class_notes(content)
@@ -166,7 +166,7 @@ def encoder_state(tensors: Mapping[str, Tensor], network: nn.Module, source: obj
     if problem is not None:
         raise ModelError(
             f"{source} does not fit this MSCAN: it {problem}",
-            hint="geoseg weights import FILE -o FOLDER says which network a file is of",
+            hint="see which network a file is of: geoseg weights import FILE -o FOLDER",
         )
     return state
 
@@ -214,7 +214,7 @@ def _unreadable(path: Path, error: Exception) -> ModelError:
         reason = " ".join((told[1] if told else str(error)).split())
     return ModelError(
         f"{path} cannot be read as a checkpoint: {reason:.120}",
-        hint="copy or download it again; geoseg weights list says where from",
+        hint="copy or download it again; see where from: geoseg weights list",
     )
 
 
@@ -231,7 +231,9 @@ def _check_archive(path: Path) -> None:
     except (NotImplementedError, OSError, ValueError, zlib.error) as error:
         damaged = str(error)
     if damaged is not None:
-        raise ModelError(f"{path} is truncated or damaged: {damaged}", hint=f"rm {path}, and copy or download it again")
+        raise ModelError(
+            f"{path} is truncated or damaged: {damaged}", hint=f"rm {quoted(path)}, and copy or download it again"
+        )
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:

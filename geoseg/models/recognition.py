@@ -135,7 +135,7 @@ def recognize(tensors: Mapping[str, Tensor], source: Source) -> tuple[Design, di
         raise ModelError(
             f"{source} is the checkpoint of another network: no tensor has a name of SegNeXt's, "
             f"the first is {next(iter(tensors))!r:.120}",
-            hint="geoseg weights list says where to get SegNeXt's",
+            hint="see where to get SegNeXt's: geoseg weights list",
         )
 
     def dimension(key: str, axis: int = 0) -> int:

@@ -24,7 +24,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 from tqdm import tqdm
 
-from geoseg.errors import GeosegError, OutputError, SceneError, in_one_line
+from geoseg.errors import GeosegError, OutputError, SceneError, in_one_line, quoted
 from geoseg.outputs import atomic_output, check_output
 from geoseg.paths import RASTER_SUFFIXES, InputPath, input_path, opened_name
 from geoseg.processors import processors
@@ -164,7 +164,9 @@ def _layouts(paths: Sequence[InputPath]) -> list[_Layout]:
         try:
             with open_dataset(str(path)) as dataset:
                 if not dataset.count:
-                    raise SceneError(f"{path} holds no bands of its own", hint=f"list its parts with: gdalinfo {path}")
+                    raise SceneError(
+                        f"{path} holds no bands of its own", hint=f"list its parts with: gdalinfo {quoted(path)}"
+                    )
                 layouts.append(_layout(dataset))
         except SceneError as error:
             errors.append(error)
@@ -229,7 +231,7 @@ def _copy(source: InputPath, target: Path, cores: int) -> int:
             why = reason(error, str(source)) if isinstance(error, RasterioError) else in_one_line(error)
             raise SceneError(
                 f"{source} cannot be copied to {target}: {why}",
-                hint=f"check the file with: gdalinfo -checksum {source}, and the free space of {target.parent}",
+                hint=f"check the file with: gdalinfo -checksum {quoted(source)}, and the free space of {target.parent}",
             ) from error
         return scratch.stat().st_size
 
@@ -257,12 +259,14 @@ def _compare(dataset: Any, copy: Any, source: InputPath, target: Path) -> None:
         if getattr(dataset, what) != getattr(copy, what) and not _means_the_same(dataset, copy, what):
             raise SceneError(
                 f"the copy {target} would lose the {what} of {source}: {getattr(copy, what)!s:.80}",
-                hint=f"copy it yourself: gdal_translate -co TILED=YES -co COMPRESS=ZSTD {source} {target}",
+                hint="copy it yourself: gdal_translate -co TILED=YES -co COMPRESS=ZSTD "
+                f"{quoted(source)} {quoted(target)}",
             )
     if not np.array_equal(_as_floats(dataset.nodatavals), _as_floats(copy.nodatavals), equal_nan=True):
         raise SceneError(
             f"the copy {target} would lose the nodata of {source}, {list(dataset.nodatavals)!s:.80}",
-            hint="a GeoTIFF has one nodata value for all bands: copy bands of one value each, with gdal_translate -b",
+            hint="a GeoTIFF has one nodata value for all bands: copy bands of one value each, as in: "
+            f"gdal_translate -b 1 {quoted(source)} one.tif",
         )
     row_bytes = dataset.width * sum(np.dtype(name).itemsize for name in dataset.dtypes)
     groups = [list(dataset.indexes)] if row_bytes * BLOCK <= _COMPARED_BYTES else [[i] for i in dataset.indexes]

@@ -12,7 +12,7 @@ from typing import Any
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from geoseg.errors import SceneError
+from geoseg.errors import SceneError, quoted
 from geoseg.scene.remote import gdal_settings, is_remote
 
 MAX_IDLE = 128
@@ -103,12 +103,14 @@ def open_dataset(path: str) -> Any:
             return _open(path)
     except RasterioError as error:
         if not is_remote(path) and Path(path).is_dir():
-            raise SceneError(f"{path} is a folder, not a raster", hint=f"name the files in it: {path}/*.tif") from error
+            raise SceneError(
+                f"{path} is a folder, not a raster", hint=f"name the files in it: {quoted(path)}/*.tif"
+            ) from error
         if "No such file" in str(error):
             raise SceneError(f"no such scene: {path}", hint="check the path") from error
         raise SceneError(
             f"{path} is not a raster that GDAL can read: {reason(error, path)}",
-            hint=f"check {'the address' if is_remote(path) else 'the file'} with: gdalinfo {path}",
+            hint=f"check {'the address' if is_remote(path) else 'the file'} with: gdalinfo {quoted(path)}",
         ) from error
 
 

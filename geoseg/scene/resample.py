@@ -15,7 +15,7 @@ from affine import Affine
 
 from geoseg._jit import njit
 from geoseg.errors import SceneError
-from geoseg.grid import Grid
+from geoseg.grid import Grid, crs_hint
 from geoseg.scene.raster import Pixels, Raster, Valid
 from geoseg.windows import Window
 
@@ -60,7 +60,7 @@ class Resampled(Raster):
         if size_m is None:
             raise SceneError(
                 f"scene {source.path} has no CRS, so its pixels have no size on the ground to resample from",
-                hint="leave out --gsd, or say which CRS the scene is in with --crs EPSG:…",
+                hint=crs_hint(source.grid),
             )
         factors = [gsd_m / side for side in size_m]
         if not (gsd_m > 0 and all(1 / _MAX_FACTOR <= f <= _MAX_FACTOR for f in factors)):

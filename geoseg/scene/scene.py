@@ -17,7 +17,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from geoseg.errors import SceneError
+from geoseg.errors import SceneError, quoted
 from geoseg.georeference import unwarped, warp_command
 from geoseg.grid import grid_of
 from geoseg.paths import RASTER_SUFFIXES, file_behind, input_path, opened_name
@@ -146,7 +146,7 @@ class Scene(Raster):
                 return pixels, self._valid(dataset, pixels, inside)
         except RasterioError as error:
             why = reason(error, self.path)
-            hint = f"the file looks truncated or corrupt; check it with: gdalinfo -checksum {self.path}"
+            hint = f"the file looks truncated or corrupt; check it with: gdalinfo -checksum {quoted(self.path)}"
             if is_remote(self.path):
                 why = server_complaint(self.path) or why
                 hint = "run the same command again when the server is well, or download the file first"
@@ -173,7 +173,7 @@ class Scene(Raster):
         count = self.file_bands
         if count == 0:
             raise SceneError(
-                f"{self.path} holds no bands of its own", hint=f"list its parts with: gdalinfo {self.path}"
+                f"{self.path} holds no bands of its own", hint=f"list its parts with: gdalinfo {quoted(self.path)}"
             )
         if bands is None:
             bands = [i for i in range(1, count + 1) if not (self._alpha and i == self.alpha_band)]
@@ -181,7 +181,7 @@ class Scene(Raster):
         if wrong:
             raise SceneError(
                 f"{self.path} has bands 1 … {count}, but band {wrong[0]} was asked for",
-                hint=f"list its bands with: geoseg info {self.path}",
+                hint=f"list its bands with: geoseg info {quoted(self.path)}",
             )
         if not bands:
             raise SceneError(f"no band of {self.path} is left to read", hint="name bands with --bands")

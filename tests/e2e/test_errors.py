@@ -18,6 +18,9 @@ import rasterio
 import torch
 import yaml
 from conftest import MadeScene, write_scene
+from hints import commands_in, complaint, misplaced_commands, options_in, with_option, words_of
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from shapely.geometry import box
 
@@ -88,9 +91,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(prepared: Path, tmp_path: Path) -> Place:
-    shutil.copytree(prepared, tmp_path / "place")
-    scene = write_scene(tmp_path / "place" / "scene.tif")
-    return Place(tmp_path / "place", scene)
+    folder = tmp_path / "my place"  # whose name must be quoted in whatever is to be pasted
+    shutil.copytree(prepared, folder)
+    return Place(folder, write_scene(folder / "scene.tif"))
 
 
 def write_labels(path: Path, scene: MadeScene, *, value: int = 1, **changes: Any) -> None:
@@ -208,6 +211,104 @@ def alpha_that_is_not_there(place: Place) -> list[object]:
 def scenes_of_two_crs(place: Place) -> list[object]:
     write_scene(place / "mercator.tif", crs="EPSG:3857")
     return ["predict", place / "scene.tif", place / "mercator.tif", "-m", place.model, "-o", place / "out.tif"]
+
+
+def other_crs_than_the_files(place: Place) -> list[object]:
+    return place.predict("--crs", "EPSG:32634")
+
+
+def crs_that_is_not_known(place: Place) -> list[object]:
+    return place.predict("--crs", "EPSG:999999")
+
+
+def crs_of_a_photograph(place: Place) -> list[object]:
+    write_scene(place / "photo.tif", crs=None)
+    return place.predict("--crs", "EPSG:32633", scene="photo.tif")
+
+
+def _changed(place: Place, name: str, **changes: Any) -> Path:
+    """The scene under another name, with other CRS, transform, …; None takes them away."""
+    profile = {"crs": place.scene.crs, "transform": place.scene.transform, "dtype": "uint8", **changes}
+    bands, height, width = place.scene.pixels.shape
+    with (
+        warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
+        rasterio.open(
+            place / name,
+            "w",
+            driver="GTiff",
+            height=height,
+            width=width,
+            count=bands,
+            **{key: value for key, value in profile.items() if value is not None},
+        ) as file,
+    ):
+        file.write(place.scene.pixels.astype(profile["dtype"]))
+    return place / name
+
+
+def control_points(place: Place) -> list[object]:
+    path = _changed(place, "raw photo.tif", crs=None, transform=None)
+    points = [GroundControlPoint(r, c, 15 + c * 5e-6, 47 - r * 5e-6) for r in (0, 96) for c in (0, 80)]
+    with rasterio.open(path, "r+") as file:
+        file.gcps = points, CRS.from_epsg(4326)
+    return place.predict(scene=path.name)
+
+
+def another_planet_as_geojson(place: Place) -> list[object]:
+    _changed(place, "mars.tif", crs=CRS.from_user_input("IAU_2015:49910"))
+    return place.predict("--ignore-gsd", scene="mars.tif", out="out.geojson")
+
+
+def site_grid_as_geojson(place: Place) -> list[object]:
+    crs = CRS.from_wkt('LOCAL_CS["site grid",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]')
+    _changed(place, "site.tif", crs=crs)
+    return place.predict(scene="site.tif", out="out.geojsonl")
+
+
+def gsd_without_crs(place: Place) -> list[object]:
+    _changed(place, "world file.tif", crs=None)
+    return place.predict("--gsd", "model", scene="world file.tif")
+
+
+def area_of_interest_without_crs_of_the_scene(place: Place) -> list[object]:
+    _changed(place, "world file.tif", crs=None)
+    return place.predict("--aoi", place / "labels.gpkg", scene="world file.tif")
+
+
+def bands_as_files(place: Place) -> list[object]:
+    names = [f"{name} band.tif" for name in "RGB"]
+    for name in names:
+        write_scene(place / name, bands=1)
+    return ["predict", *(place / name for name in names), "-m", place.model, "-o", place / "out.tif"]
+
+
+def bands_of_no_known_order(place: Place) -> list[object]:
+    path = write_scene(place / "S2.tif", bands=4, photometric="MINISBLACK").path
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = ("B1", "B2", "B3", "B4")
+    return place.predict(scene="S2.tif")
+
+
+def palette(place: Place) -> list[object]:
+    path = write_scene(place / "colours.tif", bands=1).path
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, {i: (i, 255 - i, i // 2, 255) for i in range(256)})
+    return place.predict(scene="colours.tif")
+
+
+def bytes_in_wider_pixels(place: Place) -> list[object]:
+    _changed(place, "wide.tif", dtype="int16")
+    return place.predict(scene="wide.tif")
+
+
+def flat_pixels(place: Place) -> list[object]:
+    _changed(place, "flat.tif", transform=place.scene.transform @ place.scene.transform.scale(4, 0.25))
+    return place.predict(scene="flat.tif")
+
+
+def photographs_as_a_mosaic(place: Place) -> list[object]:
+    names = [write_scene(place / f"photo {n}.tif", crs=None, seed=n).path for n in range(2)]
+    return ["predict", *names, "-m", place.model, "-o", place / "out.tif"]
 
 
 # Outputs
@@ -629,6 +730,20 @@ CASES: dict[Prepare, tuple[str, ...]] = {
     nodata_that_does_not_fit: ("scene.tif", "-9999", "uint8"),
     alpha_that_is_not_there: ("scene.tif", "no alpha"),
     scenes_of_two_crs: ("mercator.tif", "3857"),
+    other_crs_than_the_files: ("scene.tif", "EPSG:32633", "EPSG:32634"),
+    crs_that_is_not_known: ("scene.tif", "EPSG:999999"),
+    crs_of_a_photograph: ("photo.tif", "no transform"),
+    control_points: ("raw photo.tif", "control points", "gdalwarp"),
+    another_planet_as_geojson: ("out.geojson", "WGS 84", "out.gpkg"),
+    site_grid_as_geojson: ("out.geojsonl", "WGS 84", "site grid", "out.gpkg"),
+    gsd_without_crs: ("world file.tif", "no CRS", "--crs"),
+    area_of_interest_without_crs_of_the_scene: ("the scene has no CRS", "--crs"),
+    bands_as_files: ("1 band,", "expects 3", "gdalbuildvrt -separate"),
+    bands_of_no_known_order: ("S2.tif", "4 bands", "--bands"),
+    palette: ("colours.tif", "1 band,", "-expand rgb"),
+    bytes_in_wider_pixels: ("wide.tif", "int16", "-ot Byte"),
+    flat_pixels: ("flat.tif", "0.125 × 2 m", "--gsd model"),
+    photographs_as_a_mosaic: ("photo 1.tif", "no transform"),
     unknown_suffix: ("out.dwg", ".gpkg"),
     no_suffix: ("out", ".gpkg"),
     unknown_suffix_of_polygons: ("out.tif", ".gpkg"),
@@ -715,11 +830,44 @@ SAYS_IT_ALL = {value_of_the_wrong_kind}
 
 
 @pytest.mark.parametrize("prepare", CASES, ids=lambda prepare: prepare.__name__)
-def test_one_message_and_nothing_left(prepare: Prepare, place: Place) -> None:
+def test_one_message_and_nothing_left(prepare: Prepare, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = prepare(place)
     before = {name: _content(place / name) for name in files_in(place.folder)}
-    check_refusal(run("-q", *arguments), *CASES[prepare], hint=prepare not in SAYS_IT_ALL)
+    ran = run("-q", *arguments)
+    check_refusal(ran, *CASES[prepare], hint=prepare not in SAYS_IT_ALL)
     assert {name: _content(place / name) for name in files_in(place.folder)} == before
+    if prepare not in SAYS_IT_ALL:
+        monkeypatch.chdir(place.folder)
+        try_hint(place, arguments, ran)
+
+
+def try_hint(place: Place, arguments: list[object], ran: Ran) -> None:
+    """Type what the hint of a refusal offers: it works, or the message is another one."""
+    message, hint = (line.partition(":")[2].strip() for line in ran.stderr.splitlines())
+    assert not misplaced_commands(hint)
+    words = {"EPSG:…": "EPSG:32633", "MODEL": place.model, "CONFIG": place / "config.yaml", "FOLDER": place / "other"}
+    offers: list[list[object]] = []
+    for command in commands_in(hint):
+        program, *rest = words_of(command, words)
+        if program == "geoseg":
+            offers.append([*rest])
+        else:
+            assert complaint([program, *rest], place.folder) is None
+    if arguments[0] in ("predict", "vectorize"):
+        offers += [with_option(arguments, option) for option in options_in(hint, words)]
+    for offer in offers:
+        again = run("-q", *offer)
+        assert again.exit_code == 0 or (again.exit_code == 2 and message not in again.stderr), offer
+
+
+def test_labels_with_a_crs_blame_the_scene_that_has_none(place: Place) -> None:
+    _changed(place, "world file.tif", crs=None)
+    geopandas.read_file(place / "labels.gpkg").to_crs(4326).to_file(place / "degrees.gpkg")
+    entry = {"scene": "world file.tif", "labels": "degrees.gpkg", "attribute": "kind", "outside": "grass"}
+    ran = run(*place.train("--check", **entry))
+    assert ran.exit_code == 2 and "world file.tif, which has no CRS" in ran.stdout
+    assert "say which CRS the scene is in" in ran.stdout and "crs: EPSG:…" in ran.stdout
+    assert run(*place.train("--check", crs="EPSG:32633")).exit_code == 0
 
 
 def _content(path: Path) -> bytes:
