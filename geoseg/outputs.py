@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import sqlite3
@@ -20,6 +21,10 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _DERIVED = (".ovr", ".aux.xml", ".msk", "-wal", "-shm", "-journal")
 _DERIVED_OF_SHAPEFILE = (".qix", ".sbn", ".sbx", ".idm", ".ind", ".cpg", ".prj", ".qpj")
 
+# A GeoPackage's layer has the file's name, and these names belong to SQLite, the format, and QGIS.
+_LONG_FOR_SQLITE = 480
+_RESERVED = re.compile(r"(sqlite|gpkg|rtree)_.*|layer_styles", re.IGNORECASE)
+
 
 def check_output(
     path: str | os.PathLike[str], *, overwrite: bool, inputs: Iterable[str | os.PathLike[str]] = ()
@@ -32,14 +37,24 @@ def check_output(
         inputs: Files the work reads, none of which may be replaced, whatever ``overwrite`` says.
 
     Raises:
-        OutputError: The file exists and ``overwrite`` is False, it is a folder or an input, another program is changing
-            it (GeoPackage), or its folder is missing or not writable.
+        OutputError: The file exists and ``overwrite`` is False, it is a folder, an input or a symbolic link, another
+            program is changing it (GeoPackage), its name is reserved (GeoPackage) or too long, or its folder is missing
+            or not writable.
     """
     path = Path(path)
     try:
+        if path.suffix.lower() == ".gpkg" and _RESERVED.fullmatch(path.stem):
+            raise OutputError(
+                f"output {path} cannot be a GeoPackage of this name: its layer would be called {path.stem}, which is "
+                "reserved",
+                hint=f"-o {path.with_stem('map_' + path.stem)}",
+            )
         if path.is_dir():
             raise OutputError(f"output {path} is a folder", hint="name a file in it")
         exists = path.exists()
+        if path.is_symlink():  # which renaming would replace by a file
+            target = path.resolve()
+            raise OutputError(f"output {path} is a symbolic link to {target}", hint=f"name the file: -o {target}")
         if exists and any(Path(i).exists() and path.samefile(i) for i in inputs):
             raise OutputError(f"output {path} is also an input", hint="choose another name with -o")
         if exists and not overwrite:
@@ -60,14 +75,39 @@ def check_output(
                 f"folder {folder} of output {path.name} does not exist", hint=f"mkdir -p {quoted(folder)}"
             )
         # Trying beats os.access, which says yes to root and to read-only mounts.
-        scratch = _scratch_name(path)
-        scratch.mkdir()
-        scratch.rmdir()
+        with _scratch(path) as scratch:
+            _try_names(scratch / path.name)
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}", hint="choose another name with -o") from error
+        hint = "choose a shorter name with -o" if error.errno == errno.ENAMETOOLONG else "choose another name with -o"
+        raise OutputError(f"cannot write {path}: {error.strerror}", hint=hint) from error
     return path
+
+
+def _try_names(file: Path) -> None:
+    """Write what has the longest names: a file beside the output, or the journal of a GeoPackage."""
+    file.with_name(f"{file.name}.aux.xml").touch()
+    if file.suffix.lower() == ".gpkg":
+        try:
+            with closing(sqlite3.connect(file)) as connection:
+                connection.execute("PRAGMA synchronous=OFF")
+                connection.execute("CREATE TABLE tried (id)")
+        except sqlite3.OperationalError as error:
+            is_long = len(os.fsencode(file.absolute())) > _LONG_FOR_SQLITE
+            words = f"SQLite opens no path longer than about 500 bytes ({error})" if is_long else str(error)
+            raise OSError(errno.ENAMETOOLONG if is_long else errno.EIO, words) from error
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A scratch folder beside an output."""
+    folder = _scratch_name(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -117,6 +157,8 @@ def check_output_folder(folder: Path, *, overwrite: bool, ours: Collection[str],
         check_output(folder, overwrite=False)
     elif not overwrite:
         raise OutputError(f"output {folder} exists", hint="add --overwrite, or choose another folder with -o")
+    elif folder.is_symlink():
+        raise OutputError(f"output {folder} is a symbolic link", hint=f"name the folder: -o {folder.resolve()}")
     elif others := sorted(entry.name for entry in folder.iterdir() if entry.name not in ours):
         raise OutputError(
             f"output {folder} holds {others[0]}, which {writer} did not write, so it is not replaced",
@@ -159,4 +201,8 @@ def _scratch_name(path: Path) -> Path:
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write {path}: {error.strerror}", hint="free some space or choose another folder")
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return OutputError(
+        f"cannot write {path}: {error.strerror}",
+        hint=f"{'free some space or ' if full else ''}choose another folder",
+    )

@@ -272,6 +272,44 @@ def test_failures_end_in_one_message(
     assert (result.exit_code, result.stderr, result.stdout) == (exit_code, stderr, "")
 
 
+TOO_LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        f"info {TOO_LONG}.tif",
+        f"info {TOO_LONG}",
+        f"info scene.tif -m {TOO_LONG}",
+        f"predict {TOO_LONG}.tif -m buildings-tiny -o map.tif",
+        f"predict scene.tif -m {TOO_LONG} -o map.tif",
+        f"predict scene.tif -m buildings-tiny -o {TOO_LONG}.tif",
+        f"predict scene.tif -m buildings-tiny -o map.tif --aoi {TOO_LONG}.gpkg",
+        f"vectorize {TOO_LONG}.tif -o map.gpkg",
+        f"vectorize scene.tif -o {TOO_LONG}.gpkg",
+        f"train {TOO_LONG}.yaml",
+        f"train good.yaml output={TOO_LONG}",
+        f"train good.yaml model.start_from={TOO_LONG}",
+        f"stats good.yaml data.root={TOO_LONG}",
+        f"evaluate {TOO_LONG} good.yaml",
+        f"evaluate buildings-tiny good.yaml -o {TOO_LONG}",
+        f"export {TOO_LONG} -o model.onnx",
+        f"export buildings-tiny -o {TOO_LONG}.onnx",
+        f"weights import {TOO_LONG}.pth -o out",
+        f"weights import mscan_tiny -o {TOO_LONG}",
+        f"prepare scenes {TOO_LONG}.tif -o out",
+        f"prepare isaid {TOO_LONG} -o out",
+        f"demo -o {TOO_LONG}",
+    ],
+    ids=lambda arguments: arguments.replace(TOO_LONG, "LONG"),
+)
+def test_a_name_that_no_disk_takes_is_refused(arguments: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    result = CliRunner().invoke(app, arguments.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ") and "hint: " in result.stderr
+
+
 def test_our_own_bugs_keep_their_traceback() -> None:
     code = (
         "import sys, geoseg.cli, geoseg.info\n"

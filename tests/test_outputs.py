@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from geoseg.errors import OutputError, SceneError
-from geoseg.outputs import atomic_output, check_output
+from geoseg.outputs import atomic_output, check_output, check_output_folder
 
 
 def names(folder: Path) -> set[str]:
@@ -125,3 +125,53 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
             check_output(tmp_path / "map.tif", overwrite=False)
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["layer_styles", "LAYER_STYLES", "gpkg_contents", "sqlite_x", "rtree_map_geom"])
+def test_names_reserved_in_a_geopackage_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=f"{name}, which is reserved") as caught:
+        check_output(tmp_path / f"{name}.gpkg", overwrite=True)
+    hint = str(caught.value.hint)
+    assert check_output(hint.removeprefix("-o "), overwrite=True).suffix == ".gpkg"
+    assert check_output(tmp_path / f"{name}.fgb", overwrite=True)
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".gpkg", ".shp", ".parquet"])
+def test_a_name_too_long_for_files_beside_it_is_refused(suffix: str, tmp_path: Path) -> None:
+    for length in (244, 255, 300):
+        with pytest.raises(OutputError, match="name too long") as caught:
+            check_output(tmp_path / f"{'n' * (length - len(suffix))}{suffix}", overwrite=False)
+        assert caught.value.hint == "choose a shorter name with -o"
+    assert names(tmp_path) == set()
+
+
+def test_a_path_too_long_for_sqlite_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path
+    while len(str(folder)) < 3000:
+        folder /= "d" * 100
+    folder.mkdir(parents=True)
+    assert check_output(folder / "map.fgb", overwrite=False)
+    with pytest.raises(OutputError, match="SQLite opens no path longer") as caught:
+        check_output(folder / "map.gpkg", overwrite=False)
+    assert caught.value.hint == "choose a shorter name with -o"
+    assert names(folder) == set()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_symbolic_link_is_refused_and_stays(exists: bool, tmp_path: Path) -> None:
+    target, link = tmp_path / "2024.tif", tmp_path / "latest.tif"
+    if exists:
+        target.write_text("mine")
+    link.symlink_to(target.name)
+    with pytest.raises(OutputError, match=r"latest\.tif is a symbolic link to .*2024\.tif") as caught:
+        check_output(link, overwrite=True)
+    assert check_output(str(caught.value.hint).removeprefix("name the file: -o "), overwrite=True) == target
+    assert link.is_symlink() and target.exists() == exists
+
+
+def test_a_folder_behind_a_symbolic_link_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "big").mkdir()
+    (tmp_path / "run").symlink_to("big")
+    with pytest.raises(OutputError, match="is a symbolic link"):
+        check_output_folder(tmp_path / "run", overwrite=True, ours=set(), writer="a test")

@@ -6,8 +6,10 @@ bugs keep their traceback and exit with 1. Heavy imports stand inside the verbs,
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
+import os
 import sys
 import warnings
 from typing import Annotated, Any
@@ -32,6 +34,13 @@ class _Verbs(TyperGroup):
             if error.hint:
                 typer.echo(f"hint:  {error.hint}", err=True)
             raise typer.Exit(error.exit_code) from error
+        except OSError as error:  # which every look at a path may raise
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            name = os.fsdecode(error.filename or "")
+            typer.echo(f"error: a name of {len(os.fsencode(name))} bytes is too long: {name:.60}…", err=True)
+            typer.echo("hint:  use a shorter one; most disks take 255 bytes in a name", err=True)
+            raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             typer.echo(str(error) or "interrupted", err=True)
             raise typer.Exit(130) from error

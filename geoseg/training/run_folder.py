@@ -51,7 +51,8 @@ class Resumed:
 
 
 def make_run_folder(run: Path, *, resume: bool) -> None:
-    """An empty folder, or the one that is there."""
+    """An empty folder, or the one that is there; a symbolic link to a folder stays."""
+    run = run.resolve()
     try:
         if run.exists() and not resume:
             shutil.rmtree(run)
