@@ -25,6 +25,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import CombinedLoader
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
@@ -66,7 +67,6 @@ from geoseg.training.run_folder import (
 )
 from geoseg.training.samples import SamplePictures
 from geoseg.training.start import freeze, leaves_unused, start_from
-from geoseg.training.sync_norm import restore_norms, synchronize_norms
 from geoseg.training.table import MetricsTable
 from geoseg.training.task import SegmentationTask, windows_per_step
 
@@ -206,7 +206,11 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
 
     trains = resumed is None or not resumed.has_ended_early
     unused = team.size > 1 and leaves_unused(network, len(contract.bands), min(config.train.size, PROBE_PX))
-    swaps = synchronize_norms(network, on_gpu=team.device.type == "cuda") if _sync_norms(config, team) else []
+    syncs = team.size > 1 and config.train.sync_norm and team.device.type == "cuda"
+    if syncs:
+        convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # timm's knows its norms with activations
+    elif team.size > 1 and config.train.sync_norm and team.is_first:
+        log.warning("batch norms are not synchronised on CPUs: each process normalises with its own windows")
     if config.train.compile:
         network.compile()
     pictures = SamplePictures(val_windows, config.class_table) if team.is_first and trains else None
@@ -214,7 +218,7 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
     if trains:
         loaders = _loader(windows, config, team), _loader(val_windows, config, team)
         with _quiet(), explained(config.train), writing_into(run), _readers_ended(*loaders):
-            trainer = _trainer(config, team, pictures, start=start, unused=unused, progress=progress)
+            trainer = _trainer(config, team, pictures, start=start, syncs=syncs, unused=unused, progress=progress)
             try:
                 trainer.fit(
                     task,
@@ -225,7 +229,6 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
             except StopSignal as error:
                 raise stopped(run, trainer.global_step) from error
             iterations = trainer.global_step
-    restore_norms(swaps)
     with team.same_fate():
         if team.is_first:
             trained = {**load_best(task, run), "iterations": iterations}
@@ -300,10 +303,6 @@ def _named(windows: RandomWindows, index: int) -> str:
     return f"{scene} rows {window.row} … {window.row_stop} columns {window.col} … {window.col_stop}"
 
 
-def _sync_norms(config: TrainConfig, team: Team) -> bool:
-    return team.size > 1 and config.train.sync_norm
-
-
 class _Share(Sampler[int]):
     """Every n-th index, from this process's own number: the windows of all processes' batches follow each other."""
 
@@ -367,7 +366,14 @@ def _readers_ended(*loaders: DataLoader[Any]) -> Iterator[None]:
 
 
 def _trainer(
-    config: TrainConfig, team: Team, pictures: SamplePictures | None, *, start: int, unused: bool, progress: bool
+    config: TrainConfig,
+    team: Team,
+    pictures: SamplePictures | None,
+    *,
+    start: int,
+    syncs: bool,
+    unused: bool,
+    progress: bool,
 ) -> lightning.Trainer:
     recipe, run, device = config.train, config.output, team.device
     precision = recipe.precision
@@ -400,7 +406,7 @@ def _trainer(
         ],
         # In this order: statistics before they are averaged, pictures while the average stands in the network
         callbacks=[
-            *([NormsOfFirst()] if team.size > 1 and not recipe.sync_norm else []),
+            *([NormsOfFirst()] if team.size > 1 and not syncs else []),
             *([pictures] if pictures is not None else []),
             *([MovingAverage(recipe.ema)] if recipe.ema is not None else []),
             LearningRateMonitor("step"),

@@ -248,7 +248,7 @@ class RunConfig(Frozen, allow_inf_nan=False):
             `geoseg stats` suggests, or one number for each class.
         ema: Decay per step of a moving average of the weights, which is what is validated and saved; None for none.
         patience: Validations without a better mIoU after which training ends; None goes on.
-        sync_norm: Batch norms count over all devices.
+        sync_norm: Batch norms count over all GPUs.
         checkpoint_every: Iterations between the checkpoints that ``--resume`` goes on from.
         val_every: Iterations between validations; one more follows the last iteration.
         compile: Compile the network with torch.compile.
