@@ -328,7 +328,7 @@ def model_facts(folder: Path) -> list[Fact]:
         ("windows", f"{contract.window.size} px that overlap by {contract.window.overlap} px"),
     ]
     facts += [("class", f"{c.id} {c.name} {contract.classes[c.id].color}") for c in contract.class_table]
-    return facts + [("training", f"{key}: {value}") for key, value in contract.training.items()]
+    return facts + [("training", f"{_words(key)}: {_text(value)}") for key, value in contract.training.items()]
 
 
 def _network_facts(folder: Path) -> list[Fact]:
@@ -384,6 +384,22 @@ def _unit(crs: pyproj.CRS) -> str:
 
 def _value_range(values: npt.NDArray[Any]) -> str:
     return f"{values.min():g} … {values.max():g}" if values.size else "none valid"
+
+
+def _words(key: str) -> str:
+    """A key of the training's record as people write it."""
+    return key.replace("_", " ").replace("miou", "mIoU").replace("iou", "IoU")
+
+
+def _text(value: Any) -> str:
+    """A value of the training's record without Python's brackets; settings that were not given are left out."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items() if inner is not None)
+    if isinstance(value, list):
+        return ", ".join(f"({_text(inner)})" if isinstance(inner, dict) else _text(inner) for inner in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _file_size(path: str) -> str:

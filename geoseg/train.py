@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Sampler
 import geoseg
 from geoseg.augment import one_thread_each
 from geoseg.config import TrainConfig, parse_config, save_config
-from geoseg.contract import Band, Contract
+from geoseg.contract import Band, Contract, find_model, load_contract
 from geoseg.datasets import (
     CoveringWindows,
     LabelledScene,
@@ -276,9 +276,20 @@ def build_contract(config: TrainConfig, scenes: Sequence[LabelledScene]) -> Cont
             "validation_scenes": [Path(entry.scene).name for entry in config.data.entries("val")],
             "recipe": config.train.model_dump(mode="json"),
             "seed": config.seed,
+            **_start(config),
             **config.card,
         },
     )
+
+
+def _start(config: TrainConfig) -> dict[str, Any]:
+    """What a model goes on from, so that its record counts all iterations behind its weights."""
+    if config.model.start_from is None:
+        return {}
+    contract = load_contract(find_model(config.model.start_from))
+    done = contract.training
+    iterations = done.get("best_iteration", done.get("iterations", 0)) + done.get("iterations_before", 0)
+    return {"started_from": contract.name, "iterations_before": iterations}
 
 
 def _build(config: TrainConfig) -> tuple[nn.Module, tuple[nn.Module, ...]]:

@@ -263,6 +263,22 @@ def test_scenes_side_by_side(make_scene: MakeScene, tmp_path: Path) -> None:
     assert slow.where == str(strips.path) and str(slow.hint).startswith("geoseg prepare scenes")
 
 
+def test_the_command_for_slow_scenes_names_all_of_them(make_scene: MakeScene, tmp_path: Path) -> None:
+    def hint(count: int) -> str:
+        return str(told(check_data(config(*entries[:count])), "slow to read").hint)
+
+    entries = []
+    for n in range(9):
+        scene = make_scene(size=(32, 5000), shift=(900 * n, 0), tiled=False, blockysize=32, blockxsize=5000)
+        with rasterio.open(scene.path) as file:
+            profile = {"crs": file.crs, "transform": file.transform}
+            labels = write_raster(tmp_path / f"l{n}.png", stripes(shape=file.shape), scene, **profile)
+        entries.append({"scene": scene.path, "labels": labels})
+    named = " ".join(str(entry["scene"]) for entry in entries[:3])
+    assert hint(3) == f"geoseg prepare scenes {named} -o FOLDER"
+    assert hint(9) == f"geoseg prepare scenes {tmp_path}/*.tif -o FOLDER"
+
+
 def test_a_scene_with_a_crs_without_definition(make_scene: MakeScene, tmp_path: Path) -> None:
     local = make_scene()
     crs = CRS.from_wkt('LOCAL_CS["site grid",UNIT["metre",1]]')

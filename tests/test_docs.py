@@ -113,6 +113,16 @@ def texts() -> str:
     return "\n".join(found)
 
 
+def test_the_shipped_model_is_as_good_as_the_readme_says() -> None:
+    training = load_contract(find_model("buildings-tiny")).training
+    row = re.search(r"^\| `buildings-tiny`.*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert row is not None
+    *_, iterations, _, _, miou, _ = (cell.strip() for cell in row[0].split("|"))
+    assert float(miou) == round(training["val_miou"], 3)
+    told = sum(int(part.replace(",", "")) for part in iterations.split(" + "))
+    assert told == training["iterations_before"] + training["best_iteration"]
+
+
 def test_every_error_described_is_one_of_ours() -> None:
     """The words between the placeholders (capitals, …) of every message stand in the code."""
     rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/errors.md").read_text(encoding="utf-8"), re.MULTILINE)

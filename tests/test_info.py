@@ -179,6 +179,23 @@ def test_a_model_folder_says_what_imagery_it_is_for(model_folder: Path) -> None:
         describe(str(model_folder))
 
 
+def test_the_training_is_told_in_words(model_folder: Path) -> None:
+    contract = load_contract(model_folder)
+    record = {
+        "scenes": ["a.tif", "b.tif"],
+        "val_miou": 0.82504,
+        "val_iou": {"ground": 0.9, "roof": 0.75},
+        "recipe": {"size": 384, "precision": None, "compile": False, "loss": [{"name": "dice", "weight": 1.0}]},
+    }
+    contract.model_copy(update={"training": record}).save(model_folder)
+    assert [line.split(maxsplit=1)[1] for line in describe(str(model_folder)) if line.startswith("training")] == [
+        "scenes: a.tif, b.tif",
+        "val mIoU: 0.82504",
+        "val IoU: ground 0.9, roof 0.75",
+        "recipe: size 384, compile no, loss (name dice, weight 1)",
+    ]
+
+
 def test_a_prediction_is_planned_with_the_model_and_its_objections(make_scene: Make, model_folder: Path) -> None:
     network = build_network("segnext", "tu-mscan_tiny", encoder_weights=None, in_channels=1, classes=2)
     save_model(model_folder, network, load_contract(model_folder))

@@ -73,6 +73,7 @@ def test_the_contract_tells_how_the_model_was_made(run: tuple[TrainConfig, Path]
     assert told["iterations"] == ITERATIONS
     assert told["scenes"] == ["a.tif"] and told["validation_scenes"] == ["b.tif"]
     assert told["license"] == "none"
+    assert 1 <= told["best_iteration"] <= ITERATIONS
     assert 0 <= told["val_miou"] <= 1
     assert set(told["val_iou"]) == set(contract.class_table.names)
 
@@ -268,9 +269,13 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(landscapes: Path, tmp
 def test_training_starts_from_a_models_weights(run: tuple[TrainConfig, Path], landscapes: Path, tmp_path: Path) -> None:
     still = {"iterations": 1, "val_every": 1, "learning_rate": 1e-12, "weight_decay": 0}
     config = experiment(landscapes, tmp_path / "run", model={"options": TINY, "start_from": str(run[1])}, train=still)
-    started, before = (dict(load_model(m).network.named_parameters()) for m in (train(config, device="cpu"), run[1]))
-    for name, parameter in before.items():
+    after, before = load_model(train(config, device="cpu")), load_model(run[1])
+    started = dict(after.network.named_parameters())
+    for name, parameter in before.network.named_parameters():
         torch.testing.assert_close(started[name], parameter, msg=name)
+    told = after.contract.training
+    assert (told["started_from"], told["iterations"]) == (before.contract.name, 1)
+    assert told["iterations_before"] == before.contract.training["best_iteration"]
     other = experiment(
         landscapes, tmp_path / "other", model={"options": TINY | {"nmf_rank": 8}, "start_from": str(run[1])}
     )

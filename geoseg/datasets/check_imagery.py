@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ MIN_ZERO_SHARE = 0.05
 USUAL_RANGE = (0.05, 3.0)
 """Between these the brightest scaled pixels (their 99.5th percentile) of usual imagery lie."""
 
+_FEW_FILES = 8
 MAX_GSD_RATIO = 2.0
 
 LOCAL = Georeference.LOCAL
@@ -282,10 +284,20 @@ def compare_scenes(facts: Sequence[SceneFacts]) -> list[Problem]:
                 f"{len(slow)} of {len(facts)} scenes are stored in a way that makes windows slow to read: "
                 f"{_names([f.path for f in slow])} (blocks of {worst.block_shape[0]} × {worst.block_shape[1]} px, "
                 f"{worst.decoded:.0f} times what a window shows)",
-                f"geoseg prepare scenes {quoted(worst.path)} -o FOLDER",
+                f"geoseg prepare scenes {_typed([f.path for f in slow])} -o FOLDER",
             )
         )
     return problems
+
+
+def _typed(paths: Sequence[InputPath]) -> str:
+    """Files as arguments of a command; many of one folder by a pattern, for the shell to write out."""
+    folders: dict[str, list[InputPath]] = {}
+    for path in paths:
+        pattern = f"{quoted(path.parent)}/*{path.suffix}" if isinstance(path, Path) else quoted(path)
+        folders.setdefault(pattern, []).append(path)
+    words = [[pattern] if len(files) > _FEW_FILES else map(quoted, files) for pattern, files in folders.items()]
+    return " ".join(word for part in words for word in part)
 
 
 def _resampled(scene: SceneFacts, wanted: Grid) -> str:

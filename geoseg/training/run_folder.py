@@ -120,6 +120,7 @@ def load_best(task: SegmentationTask, run: Path) -> dict[str, Any]:
     task.load_state_dict(checkpoint["state_dict"])
     scores = checkpoint["val_scores"]
     return {
+        "best_iteration": int(checkpoint["global_step"]),
         "val_miou": round(float(scores["val_miou"]), 4),
         "val_iou": {
             key.removeprefix("val_iou_"): round(float(value), 4)
