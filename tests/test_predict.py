@@ -674,7 +674,11 @@ def test_the_report_tells_stages_seams_and_what_was_skipped(models: Models, tmp_
     made = write_scene(tmp_path / "scene.tif", size=(150, 160))
     report = predict(made.path, models(), tmp_path / "map.tif", device="cpu", overlap=32)
     assert {"read", "network", "stitch", "write", "output"} == report.stages.keys()
-    assert all(0 < share < 1.2 for share in report.shares.values())
+    assert all(0 < share < 1 for share in report.shares.values())
+    assert list(report.shares.values()) == sorted(report.shares.values(), reverse=True)
+    assert sum(report.shares.values()) == pytest.approx(1)
+    (told,) = [line for line in report.lines() if line.startswith("work: ")]
+    assert sum(float(part.split()[-2]) for part in told.split(" · ")) == pytest.approx(100, abs=2.5)
     # 16 windows of 64 px whose neighbours share 32: all logits but those of the four corners lie in several
     assert report.seams.border + report.seams.inside > 0
     assert any("overlapping windows differ on" in line for line in report.lines())

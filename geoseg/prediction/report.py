@@ -52,8 +52,9 @@ class PredictReport:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of the time in which each stage was at work; the greatest is what the speed depends on."""
-        return {stage: seconds / self.seconds for stage, seconds in self.stages.items()}
+        """Share of each stage in the work of all, the largest first: what the speed depends on."""
+        total = max(sum(self.stages.values()), 1e-12)
+        return {stage: seconds / total for stage, seconds in sorted(self.stages.items(), key=lambda s: -s[1])}
 
     def lines(self) -> list[str]:
         """The report for people, the output's path first."""
@@ -66,7 +67,8 @@ class PredictReport:
         ]
         size = f"{self.grid.height} × {self.grid.width} px"
         done = f"{size} in {self.seconds:.1f} s, {self.mpx_per_s:.2f} Mpx/s; {self.plan}"
-        extra = [" · ".join(f"{stage} {100 * share:.0f} %" for stage, share in self.shares.items())]
+        stages = " · ".join(f"{stage} {100 * share:.0f} %" for stage, share in self.shares.items())
+        extra = [f"work: {stages}" if stages else ""]
         if self.resumed:
             extra.append(f"{self.resumed} of {count(len(self.plan.tasks), 'part')} taken over from an earlier run")
         if self.skipped:
