@@ -13,6 +13,7 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from geoseg.class_tables import read_class_table
+from geoseg.classes import nearest_name
 from geoseg.config import SceneConfig, TrainConfig
 from geoseg.contract import MODEL_FILES, Contract, find_model, load_contract
 from geoseg.errors import ConfigError, OutputError, SceneError
@@ -203,7 +204,8 @@ def check_evaluation(
     for name in objects or ():
         if name not in names:
             raise ConfigError(
-                f"class {name!r} of --objects is none of {', '.join(names)}", hint=f"--objects {names[-1]}"
+                f"class {name!r} of --objects is none of {', '.join(names)}",
+                hint=f"--objects {nearest_name(name, names)}",
             )
     _check_window(contract, size, overlap)
 

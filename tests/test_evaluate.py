@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,22 @@ def test_classes_named_are_objects(model: Path, cases: tuple[Path, dict[str, Cas
     assert found.total.objects is not None
     assert found.total.objects.true[2] > 0 and not found.total.objects.true[:2].any()
     assert found.facts["objects"] == ["road"]
+
+
+def test_background_is_no_object_unless_named(model: Path, cases: tuple[Path, dict[str, Case]], tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    contract = tmp_path / "model/geoseg.json"
+    contract.write_text(contract.read_text(encoding="utf-8").replace('"grass"', '"Background"'), encoding="utf-8")
+    classes = [{"name": name, "color": "#000000"} for name in ("Background", "roof", "road")]
+    config = configuration(cases[0], "0", classes=classes)
+
+    def f1(name: str, **options: Any) -> tuple[list[str], list[bool]]:
+        found = evaluate(str(tmp_path / "model"), config, output=tmp_path / name, device="cpu", windows=0, **options)
+        assert found.total.objects is not None
+        return found.facts["objects"], np.isnan(found.total.objects.f1).tolist()
+
+    assert f1("default") == (["roof", "road"], [True, False, False])
+    assert f1("named", objects=["Background", "road"]) == (["Background", "road"], [False, True, False])
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
