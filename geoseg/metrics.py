@@ -68,8 +68,8 @@ class Scores:
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that occur in truth or map; NaN where nothing was counted."""
-        return _mean(self.iou)
+        """Mean IoU over the classes that occur in truth or map; NaN where fewer than two do: of one it is 1 always."""
+        return _mean(self.iou, least=2)
 
     @property
     def frequency_weighted_iou(self) -> float:
@@ -88,8 +88,8 @@ class Scores:
 
     @property
     def mean_f1(self) -> float:
-        """Mean F1 over the classes that occur in truth or map; NaN where nothing was counted."""
-        return _mean(self.f1)
+        """Mean F1 over the classes that occur in truth or map; NaN where fewer than two do."""
+        return _mean(self.f1, least=2)
 
     @property
     def accuracy(self) -> float:
@@ -105,6 +105,6 @@ def ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return ratio
 
 
-def _mean(values: npt.NDArray[np.float64]) -> float:
+def _mean(values: npt.NDArray[np.float64], least: int = 1) -> float:
     known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
+    return float(known.mean()) if known.size >= least else float("nan")

@@ -21,7 +21,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import CombinedLoader
@@ -48,7 +48,7 @@ from geoseg.datasets.checks import check_data, refuse
 from geoseg.devices import resolve_device
 from geoseg.early import check_new_run
 from geoseg.model_folder import build_network, save_model
-from geoseg.training.callbacks import Checkpoints, NormsOfFirst, StopSignal, stopped
+from geoseg.training.callbacks import Checkpoints, NormsOfFirst, StopSignal, interruptible, stopped
 from geoseg.training.ema import MovingAverage
 from geoseg.training.environment import add_environment, describe_environment
 from geoseg.training.failures import explained
@@ -57,6 +57,7 @@ from geoseg.training.optimizer import lr_factor as lr_factor
 from geoseg.training.optimizer import parameter_groups as parameter_groups
 from geoseg.training.preview import PROBE_PX, Preview, describe_run
 from geoseg.training.processes import Started, Team, find_place, joined
+from geoseg.training.progress import ProgressLine
 from geoseg.training.run_folder import (
     CONFIG,
     Resumed,
@@ -66,7 +67,7 @@ from geoseg.training.run_folder import (
     writing_into,
 )
 from geoseg.training.samples import SamplePictures
-from geoseg.training.start import freeze, leaves_unused, start_from
+from geoseg.training.start import StartingScores, freeze, leaves_unused, start_from
 from geoseg.training.table import MetricsTable
 from geoseg.training.task import SegmentationTask, windows_per_step
 
@@ -213,12 +214,28 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
         log.warning("batch norms are not synchronised on CPUs: each process normalises with its own windows")
     if config.train.compile:
         network.compile()
-    pictures = SamplePictures(val_windows, config.class_table) if team.is_first and trains else None
     iterations = start
     if trains:
         loaders = _loader(windows, config, team), _loader(val_windows, config, team)
-        with _quiet(), explained(config.train), writing_into(run), _readers_ended(*loaders):
-            trainer = _trainer(config, team, pictures, start=start, syncs=syncs, unused=unused, progress=progress)
+        checkpoints = Checkpoints(run / "checkpoints", config.train, team)
+        # In this order: statistics before they are averaged, pictures while the average stands in the network
+        callbacks = [
+            *([NormsOfFirst()] if team.size > 1 and not syncs else []),
+            *([StartingScores(loaders[1])] if config.model.start_from is not None else []),
+            *([SamplePictures(val_windows, config.class_table)] if team.is_first else []),
+            *([MovingAverage(config.train.ema)] if config.train.ema is not None else []),
+            LearningRateMonitor("step"),
+            *([ProgressLine(config.train.iterations, checkpoints)] if progress else []),
+            checkpoints,
+        ]
+        with (
+            _quiet(),
+            interruptible(run, checkpoints),
+            explained(config.train),
+            writing_into(run),
+            _readers_ended(*loaders),
+        ):
+            trainer = _trainer(config, team, callbacks, start=start, unused=unused)
             try:
                 trainer.fit(
                     task,
@@ -377,20 +394,13 @@ def _readers_ended(*loaders: DataLoader[Any]) -> Iterator[None]:
 
 
 def _trainer(
-    config: TrainConfig,
-    team: Team,
-    pictures: SamplePictures | None,
-    *,
-    start: int,
-    syncs: bool,
-    unused: bool,
-    progress: bool,
+    config: TrainConfig, team: Team, callbacks: list[lightning.Callback], *, start: int, unused: bool
 ) -> lightning.Trainer:
     recipe, run, device = config.train, config.output, team.device
     precision = recipe.precision
     if precision is None:
         precision = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
-    every = min(recipe.val_every, recipe.iterations)
+    every = recipe.validation_interval
     place, strategy = team.place, "auto"
     if place is not None:
         strategy = DDPStrategy(broadcast_buffers=False, find_unused_parameters=unused)  # type: ignore[assignment]
@@ -415,16 +425,8 @@ def _trainer(
             MetricsTable(run / "logs" / "metrics.csv", start=start),
             TensorBoardLogger(run, name="", version="logs", purge_step=start or None),
         ],
-        # In this order: statistics before they are averaged, pictures while the average stands in the network
-        callbacks=[
-            *([NormsOfFirst()] if team.size > 1 and not syncs else []),
-            *([pictures] if pictures is not None else []),
-            *([MovingAverage(recipe.ema)] if recipe.ema is not None else []),
-            LearningRateMonitor("step"),
-            *([TQDMProgressBar(refresh_rate=1)] if progress else []),
-            Checkpoints(run / "checkpoints", recipe, team),
-        ],
-        enable_progress_bar=progress,
+        callbacks=callbacks,
+        enable_progress_bar=False,
         default_root_dir=run,
         enable_model_summary=False,
     )

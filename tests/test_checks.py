@@ -580,6 +580,41 @@ def test_classes_of_scenes_cut_into_blocks(make_scene: MakeScene, tmp_path: Path
     assert [p.message for p in found] == ["class 'house' occurs in no training scene, so it cannot be learnt"]
 
 
+def test_labels_of_one_class_are_refused(made: MadeScene, tmp_path: Path) -> None:
+    """A raster of 0 and 1 whose nodata is 0: every labelled pixel is of class 1."""
+    ids = (stripes() == 1).astype(np.uint8)
+    hidden = {"scene": made.path, "labels": write_raster(tmp_path / "hidden.tif", ids, made, nodata=0)}
+    problem = told(check_data(config(hidden)), "every labelled pixel of the training scenes is 'field'")
+    assert problem.severity == "error"
+    assert problem.hint is not None
+    assert problem.hint.startswith(f"gdal_edit.py -unsetnodata {hidden['labels']}, if 0 is other there")
+    seen = {"scene": made.path, "labels": write_raster(tmp_path / "seen.tif", ids, made)}
+    assert not errors(check_data(config(seen)))
+
+    house = [("house", ground(made, 10, 5, 30, 15))]
+    for outside, found in (("ignore", 1), ("other", 0)):
+        entry = polygons(made, tmp_path / f"{outside}.gpkg", house, outside=outside)
+        problems = errors(check_data(config(entry)))
+        assert len(problems) == found
+        assert all(str(p.hint).startswith("outside: other, if that is all ground outside") for p in problems)
+    # Even where the table has no other class
+    values = config(polygons(made, tmp_path / "one.gpkg", house)).model_dump(mode="json")
+    values["classes"] = values["classes"][2:]
+    for split in ("train", "val"):
+        values["data"][split][0]["outside"] = "house"
+    (problem,) = errors(check_data(parse_config(values, source="test")))
+    assert "add a class to the configuration" in str(problem.hint)
+
+
+def test_validation_of_one_class_is_warned_of(made: MadeScene, make_scene: MakeScene, tmp_path: Path) -> None:
+    other = make_scene(shift=(0, 500), seed=1)
+    full = {"scene": made.path, "labels": write_raster(tmp_path / "l.tif", stripes(), made)}
+    single = {"scene": other.path, "labels": write_raster(tmp_path / "v.tif", np.zeros(SHAPE, np.uint8), other)}
+    problem = told(check_data(config(full, val=[single])), "every labelled pixel of the validation scenes is 'other'")
+    assert problem.severity == "warning"
+    assert "the last network is kept" in str(problem.hint)
+
+
 def test_nothing_labelled_at_all_is_an_error(made: MadeScene, tmp_path: Path) -> None:
     good = {"scene": made.path, "labels": write_raster(tmp_path / "l.tif", stripes(), made)}
     corner = write_polygons(tmp_path / "a.gpkg", made, ["a"], [ground(made, 0.1, 0.1, 0.2, 0.2)])  # no pixel's centre

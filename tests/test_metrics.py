@@ -56,8 +56,10 @@ def test_scores_are_those_of_sets_of_pixels(pair: tuple[Ids, Ids]) -> None:
         ):
             np.testing.assert_allclose(found, part / whole if whole else np.nan)
     present = [k for k in range(CLASSES) if not np.isnan(scores.iou[k])]
-    np.testing.assert_allclose(scores.miou, scores.iou[present].mean() if present else np.nan)
-    np.testing.assert_allclose(scores.mean_f1, scores.f1[present].mean() if present else np.nan)
+    # A mean over one class is 1 whatever that class is: it says nothing.
+    several = len(present) > 1
+    np.testing.assert_allclose(scores.miou, scores.iou[present].mean() if several else np.nan)
+    np.testing.assert_allclose(scores.mean_f1, scores.f1[present].mean() if several else np.nan)
     np.testing.assert_allclose(
         scores.accuracy, (truth == mapped)[counted].mean() if counted.any() else np.nan, equal_nan=True
     )
@@ -78,6 +80,15 @@ def test_a_perfect_map_scores_one_and_an_empty_count_nan() -> None:
     assert (perfect.miou, perfect.accuracy, perfect.mean_f1) == (1, 1, 1)
     nothing = Scores(np.zeros((3, 3), dtype=np.int64))
     assert np.isnan([nothing.miou, nothing.accuracy, nothing.mean_f1]).all()
+
+
+def test_one_class_alone_has_no_mean_score() -> None:
+    """Labels and map are all of class 1 of 2: IoU 1, and nothing was told apart."""
+    scores = Scores(np.array([[0, 0], [0, 9]]))
+    np.testing.assert_array_equal(scores.iou, [np.nan, 1])
+    assert np.isnan([scores.miou, scores.mean_f1]).all()
+    assert scores.accuracy == 1
+    assert Scores(np.array([[0, 0], [1, 8]])).miou == pytest.approx((0 + 8 / 9) / 2)
 
 
 def test_an_absent_class_does_not_lower_the_mean() -> None:

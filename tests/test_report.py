@@ -21,6 +21,7 @@ from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import OutputError
 from geoseg.evaluation.report import report_page, write_report
 from geoseg.evaluation.result import AreaEstimate, Calibration, Evaluation, SceneResult, WindowCase
+from geoseg.evaluation.tables import summary_lines, write_scores
 from geoseg.metrics import Scores
 from geoseg.windows import Window
 
@@ -407,6 +408,26 @@ def test_what_was_not_measured_is_left_out_or_said(made: Evaluation) -> None:
     assert "ECE" not in [e.text for e in page.one("dl", class_="headline").all("dt")]
     for key in ("calibration", "areas"):
         assert page.one("section", id=key).one("p").text == "Not measured by this protocol."
+
+
+def test_one_class_alone_has_no_mean(tmp_path: Path) -> None:
+    table = ClassTable.from_names(["other", "house"], ["#336699"] * 2)
+    result = SceneResult(Scores(np.array([[0, 0], [0, 9]])))
+    evaluation = Evaluation(table, result, {"s": result}, tmp_path)
+    page = parsed(evaluation)
+    assert page.one("dl", class_="headline").all("dd")[0].text == f"{EN_DASH} %"
+    assert [number(c) for c in body_rows(page, "scene-table")[0][1:]] == pytest.approx(
+        [math.nan, 1, math.nan, 1, 9], nan_ok=True
+    )
+    heads = ("IoU", "precision", "recall", "F1", "true pixels")
+    means = dict(zip(heads, foot_numbers(page, "class-table"), strict=True))
+    assert means == pytest.approx(
+        {"IoU": math.nan, "precision": 1, "recall": 1, "F1": math.nan, "true pixels": 9}, nan_ok=True
+    )
+    assert any(line.startswith("mIoU –, ") for line in summary_lines(evaluation))
+    write_scores(tmp_path / "scores.csv", evaluation)
+    rows = [row.split(",")[:5] for row in (tmp_path / "scores.csv").read_text().splitlines()]
+    assert rows[3] == ["s", "mean", "", "", "1.000000"]
 
 
 @pytest.mark.parametrize("classes", [1, 2, 9, 30])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import logging
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from torch import nn
 from training_cases import ITERATIONS, TINY, Recorder, experiment, write_scenes
@@ -133,6 +136,109 @@ def test_any_smp_architecture_trains(landscapes: Path, tmp_path: Path) -> None:
         train={"iterations": 1, "val_every": 1},
     )
     assert load_model(train(config, device="cpu")).contract.training["architecture"] == "fpn"
+
+
+# --- what a run says of itself
+
+
+def val_scores(run: Path) -> dict[str, float]:
+    """Validation mIoU by step."""
+    with (run / "logs/metrics.csv").open() as file:
+        return {row["step"]: float(row["val_miou"]) for row in csv.DictReader(file) if row.get("val_miou")}
+
+
+def test_a_short_run_validates_four_times(landscapes: Path, tmp_path: Path) -> None:
+    config = experiment(landscapes, tmp_path / "run", train={"iterations": 7, "val_every": 1000})
+    train(config, device="cpu")
+    assert list(val_scores(config.output)) == ["1", "3", "5", "6"]
+    assert [RunConfig(iterations=n, val_every=1000).validation_interval for n in (1, 1000, 1001)] == [1, 250, 1000]
+
+
+def test_a_model_worse_than_the_one_it_started_from_is_told(
+    run: tuple[TrainConfig, Path], landscapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ruin = {"iterations": 2, "learning_rate": 10.0, "warmup_iterations": 0, "ema": 0.5}
+    config = experiment(landscapes, tmp_path / "worse", model={"options": TINY, "start_from": str(run[1])}, train=ruin)
+    with caplog.at_level(logging.WARNING, "geoseg.training"):
+        model = train(config, device="cpu")
+    told = load_model(model).contract.training
+    before = load_model(run[1]).contract.training["val_miou"]
+    # As iteration 0: what the run before ended with, on the same windows.
+    assert told["val_miou_at_start"] == before
+    assert val_scores(config.output)["-1"] == pytest.approx(before, abs=1e-4)
+    assert told["val_miou"] < before
+    (record,) = [r for r in caplog.records if "the model it started from" in r.message]
+    assert f"has mIoU {told['val_miou']:.4f}; the model it started from had {before:.4f}" in record.message
+    # A run that goes on, or has nothing left to do, says the same.
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "geoseg.training"):
+        train(config, resume=True, device="cpu")
+    assert record.message in [r.message for r in caplog.records]
+    assert len(val_scores(config.output)) == 3
+
+
+def test_a_model_as_good_as_before_brings_no_warning(
+    run: tuple[TrainConfig, Path], landscapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    still = {"iterations": 1, "learning_rate": 1e-12, "weight_decay": 0}
+    config = experiment(
+        landscapes,
+        tmp_path / "run",
+        model={"options": TINY, "start_from": str(run[1]), "freeze": ["encoder"]},
+        train=still,
+    )
+    with caplog.at_level(logging.WARNING, "geoseg.training"):
+        told = load_model(train(config, device="cpu")).contract.training
+    assert told["val_miou_at_start"] == pytest.approx(told["val_miou"], abs=2e-3)
+    if told["val_miou"] >= told["val_miou_at_start"]:
+        assert not [r for r in caplog.records if "the model it started from" in r.message]
+
+
+def test_one_line_tells_how_the_run_goes(
+    landscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("geoseg.training.progress.REFRESH_S", 0)
+    train(experiment(landscapes, tmp_path / "run"), device="cpu", progress=True)
+    out, told = capfd.readouterr()
+    assert out == ""
+    lines = [line for line in re.split(r"[\r\n]+", told) if line.strip()]
+    assert all(re.match(r"(train|validate): +\d+%\|.*\| \d/6 \[", line) for line in lines), told
+    assert re.search(r"6/6 \[\d+:\d+<00:00, .*, loss=\d\.\d+, lr=\S+, mIoU=0\.\d+, best=0\.\d+\]", lines[-1]), told
+
+
+def test_an_interrupted_run_names_its_last_checkpoint(landscapes: Path, tmp_path: Path) -> None:
+    config = experiment(landscapes, tmp_path / "run", train={"iterations": 9})
+    with pytest.MonkeyPatch.context() as patch:
+        Recorder(patch, fail_at=3)
+        with pytest.raises(KeyboardInterrupt, match="before the first checkpoint: nothing is kept"):
+            train(config, device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        Recorder(patch, fail_at=9)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            train(config, overwrite=True, device="cpu")
+    last = config.output / "checkpoints/last.ckpt"
+    assert str(caught.value) == f"interrupted; {last} is of iteration 3: go on from there with --resume"
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+    # Interrupted again before another one: the same is left.
+    with pytest.MonkeyPatch.context() as patch:
+        Recorder(patch, fail_at=7)
+        with pytest.raises(KeyboardInterrupt, match="is of iteration 3: go on"):
+            train(config, resume=True, device="cpu")
+
+
+def test_without_a_score_the_last_network_is_kept(landscapes: Path, tmp_path: Path) -> None:
+    """Validation of one class: mIoU would be 1 for a network that maps nothing else."""
+    with rasterio.open(landscapes / "b_labels.tif") as file:
+        profile, ids = file.profile, file.read()
+    with rasterio.open(tmp_path / "single.tif", "w", **profile) as file:
+        file.write(np.where(ids == 1, 1, 255).astype(np.uint8))
+    entries = [{"scene": str(landscapes / f"{n}.tif"), "labels": str(p)} for n, p in
+               (("a", landscapes / "a_labels.tif"), ("b", tmp_path / "single.tif"))]  # fmt: skip
+    config = experiment(landscapes, tmp_path / "run", data={"train": entries[:1], "val": entries[1:]})
+    told = load_model(train(config, device="cpu")).contract.training
+    assert told["val_miou"] is None and told["val_iou"]["grass"] is not None
+    best = torch.load(config.output / "checkpoints/best.ckpt", weights_only=True)
+    assert best["global_step"] == ITERATIONS
 
 
 # --- going on

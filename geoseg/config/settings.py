@@ -250,7 +250,8 @@ class RunConfig(Frozen, allow_inf_nan=False):
         patience: Validations without a better mIoU after which training ends; None goes on.
         sync_norm: Batch norms count over all GPUs.
         checkpoint_every: Iterations between the checkpoints that ``--resume`` goes on from.
-        val_every: Iterations between validations; one more follows the last iteration.
+        val_every: Iterations between validations; one more follows the last iteration. A run that is not longer
+            validates four times.
         compile: Compile the network with torch.compile.
     """
 
@@ -287,6 +288,11 @@ class RunConfig(Frozen, allow_inf_nan=False):
         if isinstance(self.class_weights, tuple) and any(weight < 0 for weight in self.class_weights):
             raise ValueError("class_weights must be 0 or more")
         return self
+
+    @property
+    def validation_interval(self) -> int:
+        """Iterations between validations: ``val_every``, or a quarter of a run that is not longer."""
+        return self.val_every if self.val_every < self.iterations else -(-self.iterations // 4)
 
 
 class TrainConfig(Frozen):

@@ -29,6 +29,7 @@ from geoseg.errors import GeosegError
 from geoseg.georeference import crs_name
 from geoseg.grid import Grid
 from geoseg.processors import processors
+from geoseg.scene import Scene
 
 __all__ = ["Problem", "check_data", "problem_lines", "refuse"]
 
@@ -242,6 +243,17 @@ def _check_classes(scenes: Sequence[_Checked], settings: TrainConfig) -> list[Pr
             hint = f"see what they hold with: geoseg stats CONFIG --split {split}; and look at labels and areas in QGIS"
             return [error("classes", message, hint)]
     problems = _check_first_label(scenes, settings, seen["train"] | seen["val"])
+    if seen["train"].sum() == 1:
+        only = classes[int(seen["train"].argmax())].name
+        message = f"every labelled pixel of the training scenes is {only!r}: a network that maps nothing else is right"
+        return [error("classes", message, _other_class(settings, only)), *problems]
+    if seen["val"].sum() == 1:
+        only = classes[int(seen["val"].argmax())].name
+        message = f"every labelled pixel of the validation scenes is {only!r}: no score tells which network is best"
+        hint = (
+            f"validate on a scene that has more; else the last network is kept. {_other_class(settings, only, 'val')}"
+        )
+        problems.append(warning("classes", message, hint))
     for c in classes:
         if not seen["train"][c.id]:
             message = f"class {c.name!r} occurs in no training scene, so it cannot be learnt"
@@ -275,6 +287,25 @@ def _check_first_label(scenes: Sequence[_Checked], settings: TrainConfig, seen: 
                 hint = f"see in QGIS whether {first} stands for {classes.names[0]!r}; if not: data.first_label={other}"
                 return [warning("classes", message, hint)]
     return []
+
+
+def _other_class(settings: TrainConfig, only: str, split: str = "train") -> str:
+    """How labels of one class get a second one: where nodata hides it, where none is given outside, or by labelling."""
+    names, first = settings.class_table.names, settings.data.first_label
+    others = [name for name in names if name != only]
+    if not others:
+        return f"add a class to the configuration for what is not {only}, such as background"
+    for entry in settings.data.entries(split):
+        if not is_raster(entry):
+            if entry.outside == "ignore":
+                return f"outside: {others[0]}, if that is all ground outside the polygons of {entry.labels}"
+            continue
+        with Scene(entry.labels) as labels:
+            nodata = labels.nodata
+        if nodata is not None and first <= nodata < first + len(names):
+            name = names[int(nodata) - first]
+            return f"gdal_edit.py -unsetnodata {entry.labels}, if {nodata:g} is {name} there and not nodata"
+    return f"label some of {' or '.join(others)}"
 
 
 def _validating(scene: _Checked, classes: int) -> Bools:

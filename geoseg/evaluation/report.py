@@ -111,12 +111,12 @@ def _class_columns(result: SceneResult) -> list[tuple[str, dict[str, tuple[Value
     pixels = {"IoU": s.iou, "precision": s.precision, "recall": s.recall, "F1": s.f1}
     if result.boundary is not None:
         pixels = {"IoU": s.iou, "boundary IoU": result.boundary.iou} | pixels
-    groups = [("pixels", pixels)]
+    groups = [("pixels", {name: (v, _mean(v)) for name, v in pixels.items()})]
+    groups[0][1].update({"IoU": (s.iou, s.miou), "F1": (s.f1, s.mean_f1)})
     if o is not None:
-        groups.append(
-            (f"objects, IoU above {o.threshold:g}", {"precision": o.precision, "recall": o.recall, "F1": o.f1})
-        )
-    return [(name, {key: (v, _mean(v)) for key, v in columns.items()}) for name, columns in groups]
+        objects = {"precision": o.precision, "recall": o.recall, "F1": o.f1}
+        groups.append((f"objects, IoU above {o.threshold:g}", {name: (v, _mean(v)) for name, v in objects.items()}))
+    return groups
 
 
 def _mean(values: Values) -> float:

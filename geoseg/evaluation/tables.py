@@ -40,12 +40,13 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
         columns += [("object F1", o.f1), ("precision", o.precision), ("recall", o.recall)]
     lines = _aligned(classes, columns, lambda value: _number(value, 4))
     lines.append(
-        f"mIoU {s.miou:.4f}, frequency-weighted IoU {s.frequency_weighted_iou:.4f}, mean F1 {s.mean_f1:.4f}, "
-        f"accuracy {s.accuracy:.4f}"
+        f"mIoU {_number(s.miou, 4)}, frequency-weighted IoU {_number(s.frequency_weighted_iou, 4)}, "
+        f"mean F1 {_number(s.mean_f1, 4)}, accuracy {_number(s.accuracy, 4)}"
     )
     if (c := total.calibration) is not None:
         lines.append(
-            f"calibration error {c.error:.4f}, temperature {c.temperature:.3f}, error with it {c.tempered_error:.4f}"
+            f"calibration error {_number(c.error, 4)}, temperature {_number(c.temperature, 3)}, "
+            f"error with it {_number(c.tempered_error, 4)}"
         )
     if (a := total.areas) is not None:
         columns = [("mapped, ha", a.mapped_ha), ("estimated, ha", a.estimated_ha), ("± 95 %", a.margin_ha)]
@@ -77,8 +78,8 @@ def _number(value: float, decimals: int) -> str:
 def write_scores(path: Path, evaluation: Evaluation) -> None:
     """Write every measure of every class as CSV, of all scenes together and of each; empty where there is none.
 
-    After the classes of a scene come ``mean`` (over the classes that have a value) and ``overall``: the
-    frequency-weighted IoU and the accuracy of all pixels.
+    After the classes of a scene come ``mean`` (over the classes that have a value; of IoU and F1 at least two) and
+    ``overall``: the frequency-weighted IoU and the accuracy of all pixels.
     """
     columns = class_columns(evaluation.total)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -90,6 +91,7 @@ def write_scores(path: Path, evaluation: Evaluation) -> None:
                 writer.writerow([name, c.name, *(_cell(values.get(key), c.id) for key in columns)])
             shares = [key for key in columns if key in _SHARES]
             means = {key: _mean(values[key]) for key in shares if key in values}
+            means |= {"iou": result.scores.miou, "f1": result.scores.mean_f1}
             writer.writerow([name, MEAN, *(_text(means.get(key, math.nan)) for key in columns)])
             overall = {"iou": result.scores.frequency_weighted_iou, "accuracy": result.scores.accuracy}
             writer.writerow([name, OVERALL, *(_text(overall.get(key, math.nan)) for key in columns)])

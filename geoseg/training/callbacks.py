@@ -41,6 +41,9 @@ class Checkpoints(Checkpoint):
     written beside its name and moved there: whenever the run is killed, a whole one is there.
 
     As a Checkpoint it comes after all other callbacks, whose state it stores.
+
+    Attributes:
+        saved: Iterations done at the last checkpoint; None before the first.
     """
 
     def __init__(self, folder: Path, recipe: RunConfig, team: Team) -> None:
@@ -48,9 +51,15 @@ class Checkpoints(Checkpoint):
         self._best: float | None = None
         self._since_best = 0
         self._step = 0
+        self.saved: int | None = None
         self._signal: int | None = None
         self._has_begun = False
         self._before: Any = None
+
+    @property
+    def best(self) -> float | None:
+        """The best validation mIoU; None before the first validation, NaN where there was no score."""
+        return self._best
 
     @property
     def has_ended_early(self) -> bool:
@@ -69,6 +78,7 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Listen for SIGTERM, in place of Lightning, which would end without a checkpoint."""
         self._step = trainer.global_step
+        self.saved = self._step or None
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
         if trainer.received_sigterm:  # while Lightning still listened
@@ -96,7 +106,7 @@ class Checkpoints(Checkpoint):
         self._step = step
         every = self._recipe.checkpoint_every
         is_last = step == self._recipe.iterations
-        validates = is_last or step % min(self._recipe.val_every, self._recipe.iterations) == 0
+        validates = is_last or step % self._recipe.validation_interval == 0
         stops = self._agree(pl_module, all_of_them=validates or step % every == 0)
         if is_last:
             trainer.should_stop = True  # makes Lightning validate once more, whatever val_every is
@@ -110,7 +120,8 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keep the best and the last, and end where nothing has become better for long."""
         score = float(trainer.callback_metrics["val_miou"])
-        is_better = self._best is None or score > self._best or (self._best != self._best and score == score)
+        # Of validations without a score the last one counts.
+        is_better = self._best is None or self._best != self._best or score > self._best
         self._best, self._since_best = (score, 0) if is_better else (self._best, self._since_best + 1)
         self._save(trainer, LAST)
         if is_better and self._team.is_first:
@@ -149,6 +160,7 @@ class Checkpoints(Checkpoint):
                 with scratch.open("rb") as file:
                     os.fsync(file.fileno())
                 scratch.replace(path)
+        self.saved = trainer.global_step
 
     def _note(self, number: int, frame: Any) -> None:
         self._signal = number
@@ -183,6 +195,20 @@ def stopped(run: Path, step: int) -> RunStopped:
     if step == 0:
         return RunStopped(NOT_BEGUN)
     return RunStopped(f"stopped by a signal after iteration {step}; go on with --resume: {run}")
+
+
+@contextmanager
+def interruptible(run: Path, checkpoints: Checkpoints) -> Iterator[None]:
+    """Say after Ctrl-C what is kept and how to go on."""
+    try:
+        yield
+    except RunStopped:
+        raise
+    except KeyboardInterrupt as error:
+        if checkpoints.saved is None:
+            raise KeyboardInterrupt("interrupted before the first checkpoint: nothing is kept") from error
+        kept = f"{run / 'checkpoints' / LAST} is of iteration {checkpoints.saved}"
+        raise KeyboardInterrupt(f"interrupted; {kept}: go on from there with --resume") from error
 
 
 @contextmanager

@@ -66,7 +66,10 @@ def describe_run(
         ("run folder", str(config.output)),
         ("devices", f"{devices} × {device.type}"),
         ("training scenes", f"{len(train)}, {pixels / 1e6:.1f} Mpx"),
-        ("validation", f"{validation_windows} windows of {config.window.size} px every {recipe.val_every} iterations"),
+        (
+            "validation",
+            f"{validation_windows} windows of {config.window.size} px every {recipe.validation_interval} iterations",
+        ),
         (
             "a step",
             f"{step} windows of {recipe.size} px: {recipe.batch_size} × {recipe.accumulate} forwards × "

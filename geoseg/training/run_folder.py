@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ import torch
 from geoseg.config import TrainConfig, load_config
 from geoseg.errors import ConfigError, GeosegError, OutputError, in_one_line
 from geoseg.training.callbacks import BEST, LAST, Checkpoints
+from geoseg.training.start import starting_miou
 from geoseg.training.task import SegmentationTask, windows_per_step
+
+log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -118,10 +122,20 @@ def load_best(task: SegmentationTask, run: Path) -> dict[str, Any]:
     """Put the best weights into the task, the moving average where there is one; their validation scores."""
     checkpoint = _load(run / "checkpoints" / BEST)
     task.load_state_dict(checkpoint["state_dict"])
-    scores = checkpoint["val_scores"]
+    scores, before = checkpoint["val_scores"], starting_miou(checkpoint)
+    miou = float(scores["val_miou"])
+    if before is not None and miou < before:
+        log.warning(
+            "the best network of the run, of iteration %d, has mIoU %.4f; the model it started from had %.4f: "
+            "lower train.learning_rate, train longer, or keep that model",
+            checkpoint["global_step"],
+            miou,
+            before,
+        )
     return {
         "best_iteration": int(checkpoint["global_step"]),
-        "val_miou": round(float(scores["val_miou"]), 4),
+        "val_miou": round(miou, 4),
+        **({"val_miou_at_start": round(before, 4)} if before is not None else {}),
         "val_iou": {
             key.removeprefix("val_iou_"): round(float(value), 4)
             for key, value in scores.items()

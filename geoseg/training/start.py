@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import lightning
 import torch
 from torch import Tensor, nn
 
 from geoseg.classes import ClassTable
 from geoseg.errors import ConfigError
 from geoseg.model_folder import load_model
+from geoseg.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,50 @@ def _take_rows(
         "classes that keep their weights: %s; new ones: %s; left behind: %s",
         *(", ".join(names) or "none" for names in (kept, fresh, [n for n in old if n not in new])),
     )
+
+
+class StartingScores(lightning.Callback):
+    """Validates the model that training starts from, as iteration 0 of the run; the log has it at step −1.
+
+    Args:
+        windows: The validation windows in batches.
+    """
+
+    def __init__(self, windows: Iterable[dict[str, Tensor]]) -> None:
+        self._windows = windows
+        self._scores: dict[str, float] = {}
+
+    @torch.no_grad()
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Validate, unless the run goes on from a checkpoint."""
+        assert isinstance(pl_module, SegmentationTask)
+        if trainer.global_step:
+            return
+        pl_module.eval()
+        pl_module.on_validation_epoch_start()
+        with trainer.precision_plugin.val_step_context():
+            for index, batch in enumerate(self._windows):
+                pl_module.validation_step(trainer.strategy.batch_to_device(batch), index)
+        self._scores = pl_module.gathered_scores()
+        pl_module.train()
+        for logger in trainer.loggers:
+            logger.log_metrics(self._scores, step=-1)
+        log.info("iteration 0: mIoU %.4f", self._scores["val_miou"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scores, for checkpoints."""
+        return {"scores": self._scores}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Those of a checkpoint."""
+        self._scores = state_dict["scores"]
+
+
+def starting_miou(checkpoint: dict[str, Any]) -> float | None:
+    """Validation mIoU of the model that a checkpoint's run started from; None where it started from none."""
+    state = checkpoint["callbacks"].get(StartingScores.__qualname__, {})
+    score: float | None = state.get("scores", {}).get("val_miou")
+    return score
 
 
 def freeze(network: nn.Module, parts: tuple[str, ...]) -> tuple[nn.Module, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -88,7 +89,7 @@ class SegmentationTask(lightning.LightningModule):
         self.watch.note(loss, batch, self.global_step, rate)
         self._losses.append(loss.detach())
         if len(self._losses) == self.recipe.accumulate:
-            self.log("loss", torch.stack(self._losses).mean(), prog_bar=True, sync_dist=self.trainer.world_size > 1)
+            self.log("loss", torch.stack(self._losses).mean(), sync_dist=self.trainer.world_size > 1)
             self._losses = []
         return loss
 
@@ -104,11 +105,18 @@ class SegmentationTask(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log mIoU and the IoU of each class, of all processes' windows."""
+        self.log_dict(self.gathered_scores())
+
+    def gathered_scores(self) -> dict[str, float]:
+        """mIoU and the IoU of each class of what was counted, over all processes.
+
+        Where the truth is of one class alone mIoU is NaN: it would be best for a network that maps nothing else.
+        """
         if self.trainer.world_size > 1:
             dist.all_reduce(self._confusion)
         scores = Scores(self._confusion.cpu().numpy())
-        self.log("val_miou", scores.miou, prog_bar=True, sync_dist=False)
-        self.log_dict({f"val_iou_{c.name}": scores.iou[c.id] for c in self.classes})
+        miou = scores.miou if (scores.matrix.sum(axis=1) > 0).sum() > 1 else math.nan
+        return {"val_miou": miou, **{f"val_iou_{c.name}": float(scores.iou[c.id]) for c in self.classes}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the validation scores with the weights they belong to, and how many windows made a step."""
