@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 NODATA = 255
@@ -106,3 +107,9 @@ class ClassTable:
             if c.name == name:
                 return c.id
         raise KeyError(name)
+
+
+def nearest_name(name: str, names: Sequence[str]) -> str:
+    """Of the names, the one most similar to a mistyped one; all of them, joined by "or", where none is similar."""
+    near = difflib.get_close_matches(name.casefold(), [n.casefold() for n in names], n=1, cutoff=0.5)
+    return next((n for n in names if near and n.casefold() == near[0]), " or ".join(names))

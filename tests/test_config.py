@@ -59,7 +59,7 @@ def test_overrides_reach_into_the_tree_and_make_missing_tables(file: Path) -> No
         ("=5", "not of the form key=value", None),
         ("name.first=5", "name holds no keys", None),
         ("data.train.0.scene=a.tif", "data.train.0 holds no keys", None),
-        ("seed=[1", "not valid YAML", None),
+        ("seed=[1", "not valid YAML", "close every bracket"),
         ("train.iterations=0", "train.iterations", None),
         ("train.size=100", "train.size", None),
         ("train.precision=double", "train.precision", None),
@@ -104,17 +104,55 @@ def test_a_typo_inside_a_scenes_entry_gets_the_nearest_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "complaint"),
+    ("entry", "complaint", "hint"),
     [
-        ({"class_name": "forest"}, "class_name 'forest' of l.gpkg is none of other, field"),
-        ({"outside": "sea"}, "outside 'sea' of l.gpkg is none of other, field, ignore"),
-        ({"class_name": "field", "attribute": "kind"}, "give attribute or class_name, not both"),
+        (
+            {"class_name": "forest"},
+            "class_name 'forest' of l.gpkg is none of other, field",
+            "class_name: other or field",
+        ),
+        ({"class_name": "Fields"}, "class_name 'Fields' of l.gpkg is none of other, field", "class_name: field"),
+        ({"outside": "sea"}, "outside 'sea' of l.gpkg is none of other, field, ignore", "outside: other or field or"),
+        ({"outside": "others"}, "outside 'others' of l.gpkg is none of", "outside: other"),
+        ({"class_name": "field", "attribute": "kind"}, "give attribute or class_name, not both", "None"),
     ],
 )
-def test_classes_of_a_scene_must_be_known(entry: dict[str, str], complaint: str) -> None:
+def test_classes_of_a_scene_must_be_known(entry: dict[str, str], complaint: str, hint: str) -> None:
     scene = {"scene": "s.tif", "labels": "l.gpkg", **entry}
-    with pytest.raises(ConfigError, match=complaint):
+    with pytest.raises(ConfigError, match=complaint) as caught:
         parse_config(values(data={"train": [scene], "val": [scene]}), source="x")
+    assert str(caught.value.hint).startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"train": {"size": 512}, "augment": {"scale": [0.5, 2]}}, "data.split.block=1024"),
+        ({"train": {"size": 32}, "augment": {"scale": [1, 1]}, "window": {"size": 96, "overlap": 32}}, "…=96"),
+        ({"train": {"size": 64}, "augment": {"scale": [0.7, 1]}, "window": {"size": 32, "overlap": 0}}, "…=96"),
+    ],
+)
+def test_blocks_below_the_window_get_the_number_that_works(changes: dict[str, Any], hint: str) -> None:
+    data: dict[str, Any] = {"scenes": [{"scene": "a", "labels": "b"}], "split": {"block": 32}}
+    with pytest.raises(ConfigError, match=r"data\.split\.block 32 is smaller than the largest window of") as caught:
+        parse_config(values(data=data, **changes), source="x")
+    found = str(caught.value.hint)
+    assert found == hint.replace("…", "data.split.block")
+    block = int(found.partition("=")[2])
+    parse_config(values(data=data | {"split": {"block": block}}, **changes), source="x")
+    if block > 32:  # and none smaller does
+        with pytest.raises(ConfigError, match="smaller than the largest window"):
+            parse_config(values(data=data | {"split": {"block": block - 32}}, **changes), source="x")
+
+
+def test_shares_and_weights_of_classes_say_what_they_want() -> None:
+    for train, hint in (
+        ({"class_shares": {"feild": 0.5}}, "did you mean field?"),
+        ({"class_weights": [1, 2, 3]}, "one number for each of other, field, or train.class_weights=balanced"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse_config(values(train=train), source="x")
+        assert hint in str(caught.value.hint)
 
 
 def test_a_missing_key_is_named() -> None:
@@ -126,21 +164,30 @@ def test_a_missing_key_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "complaint", "hint"),
     [
-        ("", "holds no keys"),
-        ("[1, 2]", "holds no keys"),
-        ("a: [", "not valid YAML"),
-        ("\x00", "YAML"),
-        ("name: 2024-02-30", "put text that looks like a date into quotes"),
-        ("a: 1\nb: {c: 1, c: 2}", "key c stands twice"),
+        ("", "holds no keys", "configs/"),
+        ("[1, 2]", "holds no keys", "configs/"),
+        ("a: [", "not valid YAML", "close every bracket"),
+        ("\x00", "YAML", "plain text in UTF-8"),
+        ("name: 2024-02-30", "put text that looks like a date into quotes", "single quotes"),
+        ("a: 1\nb: {c: 1, c: 2}", "key c stands twice", "leave one of them out; line 2 is 'b: {c: 1, c: 2}'"),
+        ("a:\n\tb: 1", "line 2, column 1", "indent with spaces, not with tabs; line 2 is 'b: 1'"),
+        ("name: x: y", "line 1, column 8", "quote a value that holds a colon"),
+        ("name fields\nseed: 1", "line 2, column 5", "whether the line before lacks one"),
+        ("seed: 1\nname fields\n", "line 3, column 1", "a colon and a space between a key and its value"),
+        ("a:\n  b: 1\n c: 2", "line 3, column 2", "the same indentation; line 3 is 'c: 2'"),
+        ("a: 'x\n", "end of stream", "close the quotes"),
+        ("a: @x", "'@' that cannot start", "into single quotes"),
+        ("a: 1\n---\nb: 2", "another document", "no line of ---"),
     ],
 )
-def test_broken_files_are_explained(tmp_path: Path, text: str, complaint: str) -> None:
+def test_broken_files_are_explained(tmp_path: Path, text: str, complaint: str, hint: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=complaint):
+    with pytest.raises(ConfigError, match=complaint) as caught:
         load_config(path)
+    assert hint in str(caught.value.hint)
 
 
 def test_shares_add_up_to_one_as_people_count() -> None:

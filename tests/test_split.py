@@ -265,15 +265,23 @@ def test_labels_of_a_part_are_ignored_elsewhere(tmp_path: Path) -> None:
     assert (labels_of(LabelledScene(plain.data.train[0], plain), "val").read(whole) == everything).all()
 
 
-def test_a_split_without_room_is_refused(tmp_path: Path) -> None:
+def test_a_split_without_room_names_what_works(tmp_path: Path) -> None:
     entry = write_pair(tmp_path, "a", size=(160, 160))
-    small = write_pair(tmp_path, "b", size=(32, 32))
+    wide = write_pair(tmp_path, "b", size=(64, 128))
+    small = write_pair(tmp_path, "c", size=(32, 32))
     with pytest.raises(ConfigError, match="no training window of 32 px fits") as caught:
         open_scenes(settings(blocks(entry, buffer=200)), "train")
-    assert "data.split.buffer" in str(caught.value.hint)
-    with pytest.raises(ConfigError, match="none of the 1 labelled blocks of 32 px validates"):
-        # Of this seed the one block of the one scene trains.
+    key, _, number = str(caught.value.hint).partition("=")
+    assert key == "data.split.buffer" and 0 < int(number) < 200
+    assert open_scenes(settings(blocks(entry, buffer=int(number))), "train")
+    # Of this seed the one block of the one scene trains.
+    with pytest.raises(ConfigError, match="none of the 1 labelled blocks of 128 px validates") as caught:
+        open_scenes(settings(blocks(wide, block=128, val_share=0.01)), "val")
+    assert caught.value.hint == "data.split.block=64"
+    assert open_scenes(settings(blocks(wide, block=64, val_share=0.01)), "val")
+    with pytest.raises(ConfigError, match="none of the 1 labelled blocks of 32 px validates") as caught:
         open_scenes(settings(blocks(small, val_share=0.01)), "val")
+    assert "data.train and data.val" in str(caught.value.hint)
 
 
 def test_all_scenes_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> None:

@@ -39,15 +39,14 @@ def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Tra
     """
     path = Path(path)
     try:
-        raw = _yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        raw = _yaml(text)
     except FileNotFoundError as error:
         raise ConfigError(f"no such configuration: {path}", hint="examples lie in the folder configs/") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", hint="a configuration is a text file in UTF-8") from error
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{path} is not valid YAML: {_in_one_line(error)}", hint="examples lie in the folder configs/"
-        ) from error
+        raise ConfigError(f"{path} is not valid YAML: {_in_one_line(error)}", hint=_yaml_hint(error, text)) from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no keys", hint="examples lie in the folder configs/")
     folder = path.parent.resolve()
@@ -130,7 +129,10 @@ def _override(values: dict[str, Any], override: str) -> None:
     try:
         target[last] = _yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML: {_in_one_line(error)}") from error
+        raise ConfigError(
+            f"override {override!r}: the value is not valid YAML: {_in_one_line(error)}",
+            hint=_yaml_hint(error),
+        ) from error
 
 
 _TYPE = re.compile(r"(str|float)$|(literal|tuple|dict)\[")
@@ -173,6 +175,31 @@ def _in_one_line(error: yaml.YAMLError) -> str:
     )
 
 
+_YAML_HINTS = (
+    (r"character '\\t'", "indent with spaces, not with tabs"),
+    (r"mapping values are not allowed", "quote a value that holds a colon, and see whether the line before lacks one"),
+    (r"while parsing a flow|expected ',' or|expected the node", "close every bracket, with commas between the entries"),
+    (r"found unexpected end of stream", "close the quotes"),
+    (r"could not find expected ':'", "write a colon and a space between a key and its value"),
+    (r"expected <block end>", "give all keys of a table the same indentation"),
+    (r"character '[%@`]'|alias|tag|escape|date", "put the value into single quotes"),
+    (r"stands twice", "leave one of them out"),
+    (r"another document", "keep one document: no line of ---"),
+    (r"special characters are not allowed", "save it as plain text in UTF-8"),
+)
+"""What PyYAML finds wrong, and what to do about it."""
+
+
+def _yaml_hint(error: yaml.YAMLError, text: str = "") -> str:
+    """What to do about broken YAML; of a file's text also the line where it breaks."""
+    mark = getattr(error, "problem_mark", None)
+    words = next((hint for found, hint in _YAML_HINTS if re.search(found, str(error))), "compare it with configs/")
+    lines = text.splitlines()
+    if mark is None or mark.line >= len(lines):
+        return words
+    return f"{words}; line {mark.line + 1} is {lines[mark.line].strip()!r:.80}"
+
+
 def _explain(error: ValidationError, source: str) -> ConfigError:
     """The first problem, with the nearest valid key where a key is unknown."""
     errors = error.errors()
@@ -194,7 +221,11 @@ def _explain(error: ValidationError, source: str) -> ConfigError:
     message = " or ".join([first["msg"].removeprefix("Value error, "), *expected])
     # A rule across several keys has found the whole table; its own words say enough.
     found = "" if isinstance(first["input"], dict) else f", found {first['input']!r:.80}"
-    return ConfigError(f"{source}: {where + ': ' if where else ''}{message}{found}")
+    rule = first.get("ctx", {}).get("error")
+    return ConfigError(
+        f"{source}: {where + ': ' if where else ''}{message}{found}",
+        hint=rule.hint if isinstance(rule, ConfigError) else None,
+    )
 
 
 def _location(error: Mapping[str, Any]) -> tuple[str | int, ...]:

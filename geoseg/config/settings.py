@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from geoseg.classes import ClassTable
+from geoseg.classes import ClassTable, nearest_name
 from geoseg.contract import DEFAULT_SCALE, ClassEntry, DType, Frozen, WindowSettings, class_table
+from geoseg.errors import ConfigError
 from geoseg.paths import InputPath, input_path
+from geoseg.windows import round_up
 
 Source = Annotated[InputPath, BeforeValidator(lambda name: input_path(name) if isinstance(name, str | Path) else name)]
 """An input file: a path, or what only GDAL can open as text."""
@@ -315,6 +317,14 @@ class TrainConfig(Frozen):
         """The classes as a table."""
         return class_table(self.classes)
 
+    @property
+    def largest_window(self) -> int:
+        """Side of the largest window that is cut out of a scene, px; 0 where pictures are fitted into a size."""
+        if self.augment.base_size is not None:
+            return 0
+        zoom = self.augment.base_zoom * self.augment.scale[0]
+        return max(round(self.train.size / zoom), self.window.size)
+
     @model_validator(mode="after")
     def _class_names_known(self) -> TrainConfig:
         names = self.class_table.names
@@ -322,24 +332,31 @@ class TrainConfig(Frozen):
             for key, allowed in (("class_name", names), ("outside", (*names, "ignore"))):
                 value = getattr(entry, key)
                 if value is not None and value not in allowed:
-                    raise ValueError(f"{key} {value!r} of {entry.labels} is none of {', '.join(allowed)}")
+                    raise ConfigError(
+                        f"{key} {value!r} of {entry.labels} is none of {', '.join(allowed)}",
+                        hint=f"{key}: {nearest_name(value, allowed)}",
+                    )
         shares, weights = self.train.class_shares, self.train.class_weights
         for name in shares if isinstance(shares, dict) else ():
             if name not in names:
-                raise ValueError(f"class {name!r} of train.class_shares is none of {', '.join(names)}")
+                raise ConfigError(
+                    f"class {name!r} of train.class_shares is none of {', '.join(names)}",
+                    hint=f"did you mean {nearest_name(name, names)}?",
+                )
         if isinstance(weights, tuple) and len(weights) != len(names):
-            raise ValueError(f"train.class_weights has {len(weights)} entries for {len(names)} classes")
+            raise ConfigError(
+                f"train.class_weights has {len(weights)} entries for {len(names)} classes",
+                hint=f"give one number for each of {', '.join(names)}, or train.class_weights=balanced",
+            )
         return self
 
     @model_validator(mode="after")
     def _blocks_hold_windows(self) -> TrainConfig:
-        split = self.data.split
-        if split is not None:
-            zoom = self.augment.base_zoom * self.augment.scale[0]
-            largest = max(round(self.train.size / zoom), self.window.size)
-            if self.augment.base_size is None and split.block < largest:
-                raise ValueError(
-                    f"data.split.block {split.block} is smaller than the largest window of {largest} px "
-                    "(train.size over the smallest zoom, or window.size)"
-                )
+        split, largest = self.data.split, self.largest_window
+        if split is not None and split.block < largest:
+            raise ConfigError(
+                f"data.split.block {split.block} is smaller than the largest window of {largest} px "
+                "(train.size over the smallest zoom, or window.size)",
+                hint=f"data.split.block={round_up(largest, 32)}",
+            )
         return self

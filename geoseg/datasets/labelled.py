@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -225,15 +226,35 @@ def _with_room(scenes: Sequence[LabelledScene], settings: TrainConfig, split: st
         usable = sum(int((s.split.roles > 0).sum()) for s in scenes if s.split is not None)
         raise ConfigError(
             f"none of the {usable} labelled blocks of {config.block} px validates",
-            hint="cut smaller blocks (data.split.block=…), take a larger data.split.val_share, or another seed",
+            hint=_smaller_blocks(scenes, settings),
         )
     if not trains:
         raise ConfigError(
             f"no training window of {side} px fits beside the validation blocks of {config.block} px "
             f"and their buffer of {config.buffer} px",
-            hint="take a smaller data.split.val_share, data.split.buffer or train.size",
+            hint=_smaller_buffer(scenes, config.buffer, side),
         )
     return trains if split == "train" else validates
+
+
+def _smaller_blocks(scenes: Sequence[LabelledScene], settings: TrainConfig) -> str:
+    """The blocks that give the largest scene two of them, or what else to do."""
+    assert settings.data.split is not None
+    longest = max(max(scene.grid.shape) for scene in scenes)
+    block = min(settings.data.split.block, longest) // 64 * 32
+    if block >= max(settings.largest_window, 32):
+        return f"data.split.block={block}"
+    return "validate on other scenes: data.train and data.val in place of data.scenes and data.split"
+
+
+def _smaller_buffer(scenes: Sequence[LabelledScene], buffer: int, side: int) -> str:
+    """The largest buffer, among halves of the present one, that leaves room for a window, or what else to do."""
+    splits = [scene.split for scene in scenes if scene.split is not None]
+    while buffer:
+        buffer //= 2
+        if any(replace(split, buffer=buffer).fraction(side, side) for split in splits):
+            return f"data.split.buffer={buffer}"
+    return "smaller windows (train.size), or validate on other scenes: data.train and data.val in place of data.scenes"
 
 
 def _as_one_error(errors: Sequence[GeosegError], total: int) -> GeosegError:
