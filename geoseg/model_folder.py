@@ -17,6 +17,7 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ import geoseg.models  # noqa: F401  registers SegNeXt, which smp.from_pretrained
 from geoseg.contract import CONTRACT_FILE, Contract, find_model, load_contract
 from geoseg.contract import shipped_models as shipped_models
 from geoseg.errors import ConfigError, GeosegError, ModelError, in_one_line
+from geoseg.models.hub import from_disk_or_hub
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -60,7 +62,8 @@ def build_network(
     _check_options(architecture, encoder, options)
     # SMP warns of any name where it leaves the choice to timm.
     pretrained = bool(encoder_weights) or None if encoder.startswith("tu-") else encoder_weights
-    try:
+
+    def create() -> nn.Module:
         network: nn.Module = smp.create_model(
             architecture,
             encoder_name=encoder,
@@ -69,6 +72,11 @@ def build_network(
             classes=classes,
             **options,
         )
+        return network
+
+    try:
+        # MSCAN's weights are no hub's.
+        network = from_disk_or_hub(create) if pretrained and not encoder.startswith("tu-mscan") else create()
     except GeosegError:
         raise
     except KeyError as error:
@@ -81,7 +89,7 @@ def build_network(
             f"weights {encoder_weights} of encoder {encoder} are not on this disk and cannot be downloaded: "
             f"{in_one_line(error, 120)}",
             hint="start from random ones with model.encoder_weights=null, or train once where there is a network and "
-            "copy ~/.cache/huggingface from there",
+            f"copy {constants.HF_HUB_CACHE} from there",
         ) from error
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(

@@ -5,7 +5,11 @@ All of albumentations stays behind this package. It is MIT-licensed but no longe
 
 from __future__ import annotations
 
+import os
+
 import cv2
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at its import it would ask PyPI for a newer version
 
 from geoseg.augment.augmenter import Augmenter
 from geoseg.augment.distortion import distort
