@@ -154,7 +154,7 @@ class FoldedDecoder(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             pixels = F.relu(self.ham_in(x.float())).permute(0, 2, 3, 1).reshape(n, h * w, d)
             codes, bases = self.factorize(pixels)
-            rows, shift = self.context(codes.mT @ codes, codes.sum(dim=1, keepdim=True), bases, h * w)
+            rows, shift = self.context(codes.transpose(-1, -2) @ codes, codes.sum(dim=1, keepdim=True), bases, h * w)
             context = (codes @ rows + shift).view(n, h, w, d).permute(0, 3, 1, 2)
         return F.relu(x + context.to(x.dtype))
 
@@ -164,10 +164,10 @@ class FoldedDecoder(nn.Module):
         numerator = pixels @ bases
         codes = numerator.softmax(dim=-1)
         for _ in range(self.steps):
-            codes = codes * numerator / (codes @ (bases.mT @ bases) + NMF_EPS)
-            bases = bases * (pixels.mT @ codes) / (bases @ (codes.mT @ codes) + NMF_EPS)
+            codes = codes * numerator / (codes @ (bases.transpose(-1, -2) @ bases) + NMF_EPS)
+            bases = bases * (pixels.transpose(-1, -2) @ codes) / (bases @ (codes.transpose(-1, -2) @ codes) + NMF_EPS)
             numerator = pixels @ bases
-        return codes * numerator / (codes @ (bases.mT @ bases) + NMF_EPS), bases
+        return codes * numerator / (codes @ (bases.transpose(-1, -2) @ bases) + NMF_EPS), bases
 
     def context(self, gram: Tensor, total: Tensor, bases: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """``ham_out`` and its group norm as rows (N, R, D) and shift (N, 1, D): normalised context = C · rows + shift.
@@ -178,7 +178,7 @@ class FoldedDecoder(nn.Module):
             bases: (N, D, R) W.
             pixels: H·W.
         """
-        rows = (self.ham_out @ bases).mT  # (N, R, D): one pixel's output is its code times these
+        rows = (self.ham_out @ bases).transpose(-1, -2)  # (N, R, D): one pixel's output is its code times these
         # In float64: a variance as a difference of two means would lose digits. These are small matrices.
         wide = rows.double()
         mean = (total.double() @ wide) / pixels  # (N, 1, D)

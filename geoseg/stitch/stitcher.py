@@ -19,16 +19,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from geoseg.map_rows import CONFIDENCE_SCALE, ByteArray, MapRows
 from geoseg.plan import PIECE_BYTES, Plan, Span
-from geoseg.stitch import kernels, tensors
+from geoseg.stitch.arrays import LOGIT_LIMIT, Array, Arrays, Block, Pending, Placement, Wanted
+from geoseg.stitch.host import HostArrays
 from geoseg.windows import Window
-
-LOGIT_LIMIT = 64.0
-"""Logits further below a window's best one count as this: e^-64 is as good as 0."""
 
 FINEST_STEP = 1 << 14
 FULL_WEIGHT = 256
@@ -37,9 +32,6 @@ MAX_SUM = 2**31 - 1
 
 SEAM_PX = 16
 """Windows' borders are so wide where seams are counted."""
-
-EXPONENTIALS = np.append(np.exp(-np.arange(16 * 256) / 256), 0).astype(np.float32)
-"""exp(-i / 256); a table, since libraries' exponentials differ in their last bit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +76,7 @@ class Stitcher:
         plan: Of the scene.
         rows: Rows of the output; see `Plan.band_span`.
         cols: Columns of the output; see `Plan.strip_span`.
-        device: Where the logits are.
+        device: Where the logits are: "cpu", or a GPU by torch's name.
         confidence: Give the probability of the class too.
         probabilities: Give the probabilities of all classes too.
         disagreement: Give where overlapping windows differ too.
@@ -97,57 +89,46 @@ class Stitcher:
         rows: Span,
         cols: Span,
         *,
-        device: torch.device,
+        device: object = "cpu",
         confidence: bool = False,
         probabilities: bool = False,
         disagreement: bool = False,
         compiled: bool | None = None,
     ) -> None:
-        self._plan, self._rows, self._cols, self._device = plan, rows, cols, device
-        self._confidence, self._probabilities, self._disagreement = confidence, probabilities, disagreement
-        self._compiled = device.type == "cpu" if compiled is None else compiled
-        self._tapers = _Tapers(plan, device)
+        self._plan, self._rows, self._cols = plan, rows, cols
+        self._wanted = Wanted(confidence, probabilities, disagreement)
+        self._arrays = _arrays(str(device), compiled)
+        self._tapers = _Tapers(plan, self._arrays)
         self._step = self._tapers.step
         cells = plan.window_height // plan.stride, cols.cell_stop - cols.cell_first
         # Rows self._first … of the scene-wide grid of logits.
-        self._sums = torch.zeros(plan.classes, *cells, dtype=torch.int32, device=device)
-        self._weights = torch.zeros(cells, dtype=torch.int32, device=device)
-        self._low = torch.full(cells, 255, dtype=torch.uint8, device=device)
-        self._high = torch.zeros(cells, dtype=torch.uint8, device=device)
+        self._sums = self._arrays.zeros((plan.classes, *cells))
+        self._weights = self._arrays.zeros(cells)
+        self._low, self._high = self._arrays.filled(cells, 255), self._arrays.filled(cells, 0)
         self._first = rows.starts[0] // plan.stride
-        self._above: _Block | None = None
+        self._above: Block | None = None
         self._rows_out = rows.first
-        self._seams = _SeamCounter(plan, rows, cols, device)
-        fractions = [0.0] if plan.stride == 1 else [(i + 0.5) / plan.stride for i in range(plan.stride)]
-        self._fractions = torch.tensor(fractions, device=device)
-        self._exponentials = torch.from_numpy(EXPONENTIALS).to(device)
+        self._seams = _SeamCounter(plan, rows, cols, self._arrays)
 
     def seams(self, band: int) -> SeamCounts:
         """Where windows differ in a band, once all its rows were given."""
         return self._seams.of(band)
 
-    def add(self, window: Window, logits: Tensor) -> None:
+    def add(self, window: Window, logits: Array) -> None:
         """Add the logits of a window.
 
         Args:
             window: A window of the row of windows being worked on; see `finish`.
-            logits: (K, window height / stride, window width / stride), any float type.
+            logits: (K, window height / stride, window width / stride), any float type: an array on a CPU, a tensor
+                on a GPU.
         """
         s = self._plan.stride
         assert window.row // s == self._first, "windows come row by row, each row after finish()"
         first, stop = max(window.col // s, self._cols.cell_first), min(window.col_stop // s, self._cols.cell_stop)
         own = slice(first - window.col // s, stop - window.col // s)
         here = slice(first - self._cols.cell_first, stop - self._cols.cell_first)
-        taper = self._tapers.of(window)[:, own]
         state = self._sums[:, :, here], self._weights[:, here], self._low[:, here], self._high[:, here]
-        logits = logits[:, :, own]
-        if self._compiled:
-            sums, weights, low, high = (t.numpy() for t in state)
-            values = logits.float().contiguous().numpy()
-            limit, step = np.float32(LOGIT_LIMIT), np.float32(self._step)
-            kernels.add_logits(values, taper.numpy(), sums, weights, low, high, limit, step)
-        else:
-            tensors.add_logits(logits, taper, *state, LOGIT_LIMIT, self._step)
+        self._arrays.add_logits(logits[:, :, own], self._tapers.of(window)[:, own], state, self._step)
 
     def finish(self, next_row: int | None) -> list[Pending]:
         """The rows that no further window touches.
@@ -166,7 +147,7 @@ class Stitcher:
         for first in range(low, high, piece):
             out += self._upsample(slice(first, min(first + piece, high)))
         for state, empty in ((self._sums, 0), (self._weights, 0), (self._low, 255), (self._high, 0)):
-            kept = state[..., done:, :].clone()
+            kept = self._arrays.copy(state[..., done:, :])
             state[..., : total - done, :] = kept
             state[..., total - done :, :] = empty
         self._first += done
@@ -175,143 +156,46 @@ class Stitcher:
     def _upsample(self, rows: slice) -> list[Pending]:
         """Pixels from the middle of the row of logits before these to that of the last; to the scene's own ends."""
         plan, s = self._plan, self._plan.stride
-        fresh = self._mean(rows)
-        block = fresh if self._above is None else _join(self._above, fresh)
+        block = self._mean(rows)
+        # The last row waits for the row after it, to be interpolated with. A copy, so that the block is let go.
+        last = Block(*(self._arrays.copy(part[..., -1:, :]) for part in block.parts))
+        if self._above is not None:
+            pairs = zip(self._above.parts, block.parts, strict=True)
+            block = Block(*(self._arrays.join(*pair) for pair in pairs))
+        self._above = last
         top, stop = self._first + rows.stop - len(block.covered), self._first + rows.stop
         at_end = stop == plan.padded_height // s
         y = self._rows.stop if at_end else min(stop * s - s // 2, self._rows.stop)
-        # The last row waits for the row after it, to be interpolated with. A copy, so that the block is let go.
-        self._above = _Block(*(t[..., -1:, :].clone() for t in fresh.parts))
         if y <= self._rows_out:
             return []
-        out = self._compiled_rows(block, top, y) if self._compiled else self._tensor_rows(block, top, y)
-        self._rows_out = y
-        return [out]
-
-    def _mean(self, rows: slice) -> _Block:
-        sums, weights = self._sums[:, rows], self._weights[rows]
-        low, high = self._low[rows], self._high[rows]
-        differs = (high > low).to(torch.uint8)  # no window: 0 < 255
-        self._seams.add(self._first + rows.start, differs, low)
-        if not self._compiled:
-            return _Block(*tensors.mean_logits(sums, weights), differs)
-        block = torch.empty(sums.shape, dtype=torch.float32)
-        covered = torch.empty(weights.shape, dtype=torch.uint8)
-        kernels.mean_logits(sums.numpy(), weights.numpy(), block.numpy(), covered.numpy())
-        return _Block(block, covered, differs)
-
-    def _compiled_rows(self, block: _Block, top: int, stop: int) -> Pending:
-        plan, classes = self._plan, len(block.logits)
-        height, width = stop - self._rows_out, self._cols.stop - self._cols.first
-        ids = np.empty((height, width), dtype=np.uint8)
-        confidence = np.empty((height, width) if self._confidence else (0, 0), dtype=np.uint8)
-        every = np.empty((classes, height, width) if self._probabilities else (0, 0, 0), dtype=np.uint8)
-        kernels.upsample(
-            block.logits.numpy(),
-            block.covered.numpy(),
-            top,
-            plan.padded_height // plan.stride,
-            self._cols.cell_first,
-            plan.padded_width // plan.stride,
-            plan.stride,
-            self._fractions.numpy(),
-            self._rows_out,
-            self._cols.first,
-            ids,
-            confidence,
-            every,
-            EXPONENTIALS,
-            np.float32(256 / self._step),
-        )
-        return Pending(
-            ids,
-            confidence if self._confidence else None,
-            every if self._probabilities else None,
-            self._differs(block, top, stop).numpy() if self._disagreement else None,
-        )
-
-    def _tensor_rows(self, block: _Block, top: int, stop: int) -> Pending:
-        logits = tensors.upsample(
-            block.logits,
-            block.covered.bool(),
+        place = Placement(
             top=top,
-            cell_rows=self._plan.padded_height // self._plan.stride,
             left=self._cols.cell_first,
-            cell_cols=self._plan.padded_width // self._plan.stride,
-            stride=self._plan.stride,
-            fractions=self._fractions,
+            grid_rows=plan.padded_height // s,
+            grid_cols=plan.padded_width // s,
+            stride=s,
             first_row=self._rows_out,
             first_col=self._cols.first,
-            height=stop - self._rows_out,
+            height=y - self._rows_out,
             width=self._cols.stop - self._cols.first,
+            step=self._step,
         )
-        confidence = every = None
-        if self._confidence or self._probabilities:
-            parts, total = tensors.shares(logits, self._exponentials, 256 / self._step)
-            if self._confidence:
-                # Not the number over a tensor: torch would multiply by its reciprocal.
-                confidence = (torch.full_like(total, CONFIDENCE_SCALE) / total).round().to(torch.uint8)
-            if self._probabilities:
-                every = (parts * CONFIDENCE_SCALE / total).round().to(torch.uint8)
-        differs = self._differs(block, top, stop) if self._disagreement else None
-        return Pending(logits.argmax(0).to(torch.uint8), confidence, every, differs)
+        self._rows_out = y
+        return [self._arrays.finish(block, place, self._wanted)]
 
-    def _differs(self, block: _Block, top: int, stop: int) -> Tensor:
-        """Disagreement (h, w) of the rows being given: that of the logit each pixel belongs to."""
-        s, cols = self._plan.stride, self._cols
-        rows = torch.arange(self._rows_out, stop, device=self._device) // s - top
-        places = torch.arange(cols.first, cols.stop, device=self._device) // s - cols.cell_first
-        return block.differs[rows[:, None], places]
+    def _mean(self, rows: slice) -> Block:
+        low, high = self._low[rows], self._high[rows]
+        differs = self._arrays.flags(high > low)  # no window: 0 < 255
+        self._seams.add(self._first + rows.start, differs, low)
+        return Block(*self._arrays.mean_logits(self._sums[:, rows], self._weights[rows]), differs)
 
 
-class Pending:
-    """Finished rows on their way from the device: `rows` waits for them, so that work may be given to it meanwhile."""
+def _arrays(device: str, compiled: bool | None) -> Arrays:
+    if device == "cpu" and compiled is not False:
+        return HostArrays()
+    from geoseg.stitch.tensors import TensorArrays  # loads torch, which a CPU can do without
 
-    def __init__(
-        self,
-        classes: ByteArray | Tensor,
-        confidence: ByteArray | Tensor | None,
-        probabilities: ByteArray | Tensor | None,
-        disagreement: ByteArray | Tensor | None,
-    ) -> None:
-        self._layers = [_to_host(layer) for layer in (classes, confidence, probabilities, disagreement)]
-        self._arrived = None
-        if any(isinstance(layer, Tensor) and layer.is_pinned() for layer in self._layers):
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record()
-
-    def rows(self) -> MapRows:
-        """The rows; invalid pixels are not marked yet."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        classes, *others = (layer.numpy() if isinstance(layer, Tensor) else layer for layer in self._layers)
-        assert classes is not None
-        return MapRows(classes, *others)
-
-
-def _to_host(layer: ByteArray | Tensor | None) -> ByteArray | Tensor | None:
-    if not isinstance(layer, Tensor) or layer.device.type == "cpu":
-        return layer
-    host = torch.empty(layer.shape, dtype=layer.dtype, pin_memory=True)
-    host.copy_(layer, non_blocking=True)
-    return host
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Block:
-    """Some rows of mean logits (K, n, C), whether they are covered and whether windows differ (n, C) uint8."""
-
-    logits: Tensor
-    covered: Tensor
-    differs: Tensor
-
-    @property
-    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.logits, self.covered, self.differs
-
-
-def _join(above: _Block, below: _Block) -> _Block:
-    return _Block(*(torch.cat(pair, dim=-2) for pair in zip(above.parts, below.parts, strict=True)))
+    return TensorArrays(device)
 
 
 class _Tapers:
@@ -321,8 +205,8 @@ class _Tapers:
     logit, the sums of all windows stay in 32 bits.
     """
 
-    def __init__(self, plan: Plan, device: torch.device) -> None:
-        self._plan, self._device = plan, device
+    def __init__(self, plan: Plan, arrays: Arrays) -> None:
+        self._plan, self._arrays = plan, arrays
         (rows, row_sum, row_count), (cols, col_sum, col_count) = (
             _axis(taper, starts, plan.stride) for taper, starts in zip(plan.tapers, (plan.rows, plan.cols), strict=True)
         )
@@ -333,9 +217,9 @@ class _Tapers:
         self.step = FINEST_STEP
         while (LOGIT_LIMIT + 1) * self.step * (self._full * row_sum * col_sum + every) > MAX_SUM:
             self.step //= 2
-        self._made: dict[tuple[bool, ...], Tensor] = {}
+        self._made: dict[tuple[bool, ...], Array] = {}
 
-    def of(self, window: Window) -> Tensor:
+    def of(self, window: Window) -> Array:
         """Weights (h, w) int32 of a window of the grid."""
         plan = self._plan
         ends = (
@@ -347,7 +231,7 @@ class _Tapers:
         if ends not in self._made:
             rows, cols = self._axes[0][ends[:2]], self._axes[1][ends[2:]]
             weights = np.maximum(np.rint(self._full * rows[:, None] * cols), 1).astype(np.int32)
-            self._made[ends] = torch.from_numpy(weights).to(self._device)
+            self._made[ends] = self._arrays.constant(weights)
         return self._made[ends]
 
 
@@ -377,19 +261,20 @@ def _axis(
 class _SeamCounter:
     """Counts logits where windows differ, near windows' borders and elsewhere, by band; each in one task."""
 
-    def __init__(self, plan: Plan, rows: Span, cols: Span, device: torch.device) -> None:
+    def __init__(self, plan: Plan, rows: Span, cols: Span, arrays: Arrays) -> None:
         s = plan.stride
+        self._arrays = arrays
         self._band_cells = -(-plan.band_rows // s)
         # A logit belongs to the output that holds its first pixel, so that tasks count each once.
         self._first, self._stop = -(-rows.first // s), -(-rows.stop // s)
         first, stop = -(-cols.first // s), -(-cols.stop // s)
         self._own = slice(first - cols.cell_first, stop - cols.cell_first)
-        self._looks_row, self._near_row = _looks(plan.rows, plan.window_height, s, device)
-        looks, near = _looks(plan.cols, plan.window_width, s, device)
-        self._looks_col, self._near_col = looks[first:stop], near[first:stop]
-        self._counts = torch.zeros(plan.bands, 4, dtype=torch.int64, device=device)
+        self._looks_row, self._near_row = map(arrays.constant, _looks(plan.rows, plan.window_height, s))
+        looks, near = _looks(plan.cols, plan.window_width, s)
+        self._looks_col, self._near_col = arrays.constant(looks[first:stop]), arrays.constant(near[first:stop])
+        self._counts: dict[int, Array] = {}
 
-    def add(self, first: int, differs: Tensor, low: Tensor) -> None:
+    def add(self, first: int, differs: Array, low: Array) -> None:
         """Count rows of logits from ``first`` on: whether windows differ, and the lowest class, 255 for no window."""
         row, stop = max(first, self._first), min(first + len(differs), self._stop)
         while row < stop:
@@ -400,16 +285,16 @@ class _SeamCounter:
             several &= low[here, self._own] < 255
             near = self._near_row[row:end, None] | self._near_col
             border, inside, different = several & near, several & ~near, differs[here, self._own] > 0
-            sums = (m.count_nonzero() for m in (border, border & different, inside, inside & different))
-            self._counts[band] += torch.stack(list(sums))
+            found = self._arrays.counts([border, border & different, inside, inside & different])
+            self._counts[band] = found + self._counts[band] if band in self._counts else found
             row = end
 
     def of(self, band: int) -> SeamCounts:
-        return SeamCounts(*(int(n) for n in self._counts[band].tolist()))
+        return SeamCounts(*(int(n) for n in self._counts[band].tolist())) if band in self._counts else SeamCounts()
 
 
-def _looks(starts: tuple[int, ...], size: int, stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """How many windows see each row of logits, int32, and whether it lies near a border that is not the scene's own."""
+def _looks(starts: tuple[int, ...], size: int, stride: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """How many windows see each row of logits, and whether it lies near a border that is not the scene's own."""
     length, stop = (starts[-1] + size) // stride, starts[-1] + size
     looks, near = np.zeros(length, dtype=np.int32), np.zeros(length, dtype=bool)
     margin = max(SEAM_PX // stride, 1)
@@ -417,4 +302,4 @@ def _looks(starts: tuple[int, ...], size: int, stride: int, device: torch.device
         looks[start // stride : (start + size) // stride] += 1
         for border in {start, start + size} - {0, stop}:
             near[max(border // stride - margin, 0) : border // stride + margin] = True
-    return torch.from_numpy(looks).to(device), torch.from_numpy(near).to(device)
+    return looks, near
