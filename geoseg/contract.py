@@ -69,6 +69,37 @@ class WindowSettings(Frozen):
         return self
 
 
+class PrecisionScore(Frozen):
+    """How good a model's maps are in one precision.
+
+    Attributes:
+        miou: Mean IoU on the scenes that were measured, 0 … 1.
+        agreement: Share of labelled pixels whose class is that of the float32 map, 0 … 1.
+    """
+
+    miou: float = Field(ge=0, le=1)
+    agreement: float = Field(ge=0, le=1)
+
+
+class PrecisionRecord(Frozen):
+    """What reduced precision costs this model, as `geoseg evaluate` measured it.
+
+    Attributes:
+        measured_on: Name of the configuration whose validation scenes were mapped.
+        float32: Scores in full precision.
+        bfloat16: Scores in reduced precision.
+    """
+
+    measured_on: str
+    float32: PrecisionScore
+    bfloat16: PrecisionScore
+
+    @property
+    def loss_points(self) -> float:
+        """Points of mIoU that bfloat16 loses; negative where it gains."""
+        return 100 * (self.float32.miou - self.bfloat16.miou)
+
+
 class Contract(Frozen):
     """What a model takes and gives.
 
@@ -82,6 +113,8 @@ class Contract(Frozen):
         gsd_m: Ground sample distance of the imagery, metres; None for imagery without georeference.
         classes: Classes in order of their ids.
         window: Windows the model predicts with unless the user says otherwise.
+        stride: Pixels per logit; None in folders of geoseg 0.1, whose network knows.
+        precision: What reduced precision costs; None where it was not measured.
         training: How and on what it was trained: free text and numbers for people.
     """
 
@@ -94,6 +127,8 @@ class Contract(Frozen):
     gsd_m: float | None = Field(default=None, gt=0)
     classes: tuple[ClassEntry, ...] = Field(min_length=1, max_length=255)
     window: WindowSettings = WindowSettings()
+    stride: int | None = Field(default=None, ge=1)
+    precision: PrecisionRecord | None = None
     training: dict[str, Any] = Field(default_factory=dict)
 
     @property

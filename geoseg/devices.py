@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-import torch
+import ctypes
+import sys
+from pathlib import Path
 
 from geoseg.errors import DeviceError
 
+_HINT = "--device auto, cpu, cuda or cuda:0"
 
-def resolve_device(name: str) -> torch.device:
-    """The device of a name; "auto" is the first GPU where there is one, else the CPU.
+
+def resolve_device(name: str) -> str:
+    """The device of a name, by torch's name; "auto" is the first GPU where there is one, else the CPU.
+
+    torch is loaded only where it is asked about a GPU.
 
     Raises:
-        DeviceError: A name torch does not know, or a GPU that is not there.
+        DeviceError: Another name, or a GPU that is not there.
     """
+    if name == "cpu" or (name == "auto" and not _may_have_gpu()):
+        return "cpu"
+    if name != "auto" and name != "cuda" and not (name.startswith("cuda:") and name[5:].isdecimal()):
+        raise DeviceError(f"unknown device {name!r}", hint=_HINT)
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return "cuda" if found else "cpu"
+    if int(name[5:] or 0) >= found:
+        raise DeviceError(
+            f"device {name} was asked for, but this machine has {found} CUDA devices",
+            hint="--device cpu, or leave it out",
+        )
+    return name
+
+
+def _may_have_gpu() -> bool:
+    """Whether a driver for a GPU is installed: CUDA's library, or AMD's device, which torch calls cuda as well."""
+    if Path("/dev/kfd").exists():
+        return True
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"unknown device {name!r}", hint="--device auto, cpu, cuda or cuda:0") from error
-    if device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"device {name!r} is not supported", hint="--device auto, cpu, cuda or cuda:0")
-    if device.type == "cuda":
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= found:
-            raise DeviceError(
-                f"device {name} was asked for, this machine has {found} CUDA devices",
-                hint="--device cpu, or leave it out",
-            )
-    return device
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True

@@ -40,10 +40,10 @@ from geoseg.evaluation.tables import (
     write_scores,
 )
 from geoseg.metrics import Matrix, Scores
-from geoseg.model_folder import load_model
 from geoseg.outputs import atomic_output, check_output
 from geoseg.prediction.imagery import check_scene
 from geoseg.prediction.predictor import Predictor
+from geoseg.stored_model import open_model
 
 SCENE = "scene"
 """The protocol that counts every pixel of a stitched map once; the others are `geoseg.evaluation.patches.PROTOCOLS`."""
@@ -118,8 +118,8 @@ def evaluate(
         precision=precision,
         overwrite=overwrite,
     )
-    target = resolve_device(device)
-    trained = load_model(model)
+    target = torch.device(resolve_device(device))
+    trained = open_model(model)
     classes = trained.contract.class_table
     asked = Asked(
         split=split,

@@ -181,15 +181,12 @@ def _prediction(scene: Scene, model: str | None) -> list[Fact]:
             batch_size=2,
         )
         return [("prediction", f"{plan} (SegNeXt of two classes; name a model with -m)")]
-    # torch comes with these, and a look at a scene has no need of it.
-    import torch
-
-    from geoseg.model_folder import load_model
     from geoseg.prediction.imagery import check_scene
     from geoseg.prediction.predictor import Predictor
+    from geoseg.stored_model import open_model
 
-    trained = load_model(model)
-    facts = [("prediction", f"{Predictor(trained, torch.device('cpu')).plan(scene)}, with {trained.contract.name}")]
+    trained = open_model(model)
+    facts = [("prediction", f"{Predictor(trained).plan(scene)}, with {trained.contract.name}")]
     try:
         check_scene(trained.contract, scene)
     except SceneError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import io
 import json
@@ -22,14 +21,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import geoseg.models  # noqa: F401  registers SegNeXt, which smp.from_pretrained looks up by name
-from geoseg.contract import CONTRACT_FILE, Contract, find_model, load_contract
+from geoseg.contract import Contract
 from geoseg.contract import shipped_models as shipped_models
 from geoseg.errors import ConfigError, GeosegError, ModelError, in_one_line
 from geoseg.models.hub import from_disk_or_hub
-
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
-WHOLE_FOLDER = "copy the whole model folder that geoseg train wrote"
+from geoseg.stored_model import CONFIG_FILE as CONFIG_FILE
+from geoseg.stored_model import WEIGHTS_FILE as WEIGHTS_FILE
+from geoseg.stored_model import WHOLE_FOLDER, open_model
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,11 @@ class TrainedModel:
     contract: Contract
     folder: Path
     digest: str
+
+    @property
+    def stride(self) -> int:
+        """Pixels per logit."""
+        return int(getattr(self.network, "logits_stride", 1))
 
 
 def build_network(
@@ -132,7 +135,8 @@ def save_model(folder: Path, network: nn.Module, contract: Contract, *, half: bo
         (scratch / "README.md").unlink(missing_ok=True)
         if half:
             _store_half(scratch / WEIGHTS_FILE)
-        contract.save(scratch)
+        stride = int(getattr(network, "logits_stride", 1))
+        contract.model_copy(update={"stride": stride}).save(scratch)
 
 
 @contextmanager
@@ -152,19 +156,24 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def load_model(name: str | PathLike[str]) -> TrainedModel:
-    """The model in a folder, or the shipped one of that name, ready to predict.
+    """The model in a folder, or the shipped one of that name, with its network in memory.
 
     Raises:
         ModelError: No such folder, a file missing, weights that do not fit the network, or a contract that does not.
     """
-    folder = find_model(name)
-    contract = load_contract(folder)
-    for file in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / file).is_file():
-            raise ModelError(f"{folder} has no {file}", hint=WHOLE_FOLDER)
+    stored = open_model(name)
+    return TrainedModel(stored.network, stored.contract, stored.folder, stored.digest)
+
+
+def load_network(folder: Path) -> nn.Module:
+    """The network of a model folder in evaluation mode, float32, on the CPU; see `geoseg.stored_model.open_model`.
+
+    Raises:
+        ModelError: The weights do not fit the network, or the configuration describes none.
+    """
     try:
         with redirect_stdout(io.StringIO()):  # huggingface_hub prints "Loading weights from local directory"
-            network = smp.from_pretrained(str(folder), strict=True)
+            network: nn.Module = smp.from_pretrained(str(folder), strict=True)
     except (AttributeError, KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
         raise ModelError(
             f"{folder / CONFIG_FILE} describes no SMP model: {in_one_line(error)}", hint=WHOLE_FOLDER
@@ -173,15 +182,7 @@ def load_model(name: str | PathLike[str]) -> TrainedModel:
         raise ModelError(
             f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {in_one_line(error)}", hint=WHOLE_FOLDER
         ) from error
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    for key, stated in (("in_channels", len(contract.bands)), ("classes", len(contract.classes))):
-        if config.get(key) != stated:
-            raise ModelError(
-                f"{folder}: {CONFIG_FILE} has {key} {config.get(key)}, but {CONTRACT_FILE} has {stated}",
-                hint=WHOLE_FOLDER,
-            )
-    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()[:16]
-    return TrainedModel(network.float().eval(), contract, folder, digest)
+    return network.float().eval()
 
 
 class Normalize(nn.Module):

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 import geoseg
@@ -27,7 +27,6 @@ from geoseg.classes import ClassTable
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError, GeosegError, OutputError
 from geoseg.export import EXPORTERS, check_format
-from geoseg.model_folder import TrainedModel, load_model
 from geoseg.outputs import check_output
 from geoseg.paths import input_path
 from geoseg.plan import IN_PROCESS, Plan, Taper, count
@@ -42,6 +41,7 @@ from geoseg.prediction.report import PredictReport, seam_text
 from geoseg.prediction.stages import Stages
 from geoseg.prediction.tasks import Job, Source
 from geoseg.scene import Raster
+from geoseg.stored_model import StoredModel, open_model
 from geoseg.vectorize import DEFAULT_RULES, check_rules, write_vectors
 from geoseg.windows import Window
 
@@ -285,7 +285,7 @@ class _Ready:
 
     output: Path
     options: PredictOptions
-    trained: TrainedModel
+    trained: StoredModel
     predictor: Predictor
     scene: Raster
     executor: Executor
@@ -317,7 +317,7 @@ class _Ready:
             "the device": device,
             "the backend": network,
             "geoseg": geoseg.__version__,
-            "torch": torch.__version__,
+            "torch": version("torch"),
         }
 
     def tags(self) -> dict[str, str]:
@@ -353,7 +353,7 @@ def _prepared(
     for file in (path, *(layer_path(path, layer) for layer in layers)):
         check_output(file, overwrite=overwrite or was_publishing(path), inputs=names)
     connect = find_executor(options.executor)
-    trained = load_model(model)
+    trained = open_model(model)
     contract = trained.contract
     source = Source(
         names,
@@ -520,8 +520,6 @@ def _time_windows(ready: _Ready) -> float | None:
         start = time.perf_counter()
         for _ in ready.predictor.run(work, batch_size=plan.batch_size):
             pass
-        if ready.predictor.device.type == "cuda":
-            torch.cuda.synchronize(ready.predictor.device)
         return (time.perf_counter() - start) / len(work)
 
     timed(1)  # the first forward chooses kernels

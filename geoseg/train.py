@@ -156,7 +156,7 @@ def check(config: TrainConfig, *, device: str = "auto", devices: int | str = 1, 
         network,
         scenes,
         len(CoveringWindows(val_scenes, config)),
-        device=resolve_device(device),
+        device=torch.device(resolve_device(device)),
         devices=count_devices(device, devices) * nodes,
     )
     return Preview(words, is_fine=True, facts=facts)

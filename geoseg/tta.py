@@ -15,13 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from geoseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ALIGN_PX = 32
 """Scaled windows are rounded to multiples of this, the deepest stride of the networks."""
@@ -119,6 +118,9 @@ def augmented(logits_fn: Callable[[Tensor], Tensor], x: Tensor, tta: Tta) -> Ten
     """
     if tta.is_plain:
         return logits_fn(x)
+    import torch  # not above: names are looked up where torch is not loaded
+    import torch.nn.functional as F
+
     total: Tensor | None = None
     shape: tuple[int, int] | None = None
     for size in tta.sizes(*x.shape[-2:]):
@@ -144,4 +146,6 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear by pixel centres; the same tensor where nothing changes."""
     if x.shape[-2:] == size:
         return x
+    import torch.nn.functional as F
+
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -19,6 +19,8 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from conftest import WIDE
+from geoseg.inference.cpu import multiplies_bfloat16, runs_here
+from geoseg.inference.memory import keep_memory
 from test_folding import difference, images, visible
 from test_models import segnext
 from torch import Tensor, nn
@@ -30,8 +32,6 @@ from geoseg.inference import backends, onnx_graph
 from geoseg.inference.backends import BACKENDS, Forward, choose_backends, choose_precision, compiled, load_backend
 from geoseg.inference.backends import onnx as onnx_backend
 from geoseg.inference.backends import openvino as openvino_backend
-from geoseg.inference.cpu import multiplies_bfloat16, runs_here
-from geoseg.inference.memory import keep_memory
 from geoseg.model_folder import TrainedModel
 from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.tta import TTA, augmented

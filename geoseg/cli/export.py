@@ -48,8 +48,8 @@ def export(
     from geoseg.early import check_export
 
     check_export(model, output, size=size, overlap=overlap, opset=opset, overwrite=overwrite)
-    from geoseg.inference.onnx_graph import OPSET
     from geoseg.model_export.export import ExportOptions, export_model
+    from geoseg.model_export.onnx_graph import OPSET
 
     how = ExportOptions(
         size=size,

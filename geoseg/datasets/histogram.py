@@ -6,8 +6,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -28,6 +26,7 @@ from geoseg.outputs import atomic_output
 from geoseg.paths import RASTER_SUFFIXES, InputPath, file_behind, suffix
 from geoseg.processors import processors
 from geoseg.scene import Scene, Valid
+from geoseg.user_cache import user_cache
 from geoseg.windows import Window
 
 log = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ def class_histogram(scene: LabelledScene, settings: TrainConfig) -> Histogram:
     """
     key = _digest(scene, settings)
     classes = len(settings.classes)
-    kept = _cache_folder() / f"{key}.npz"
+    kept = user_cache("histograms") / f"{key}.npz"
     found = _load(kept, key, scene, classes)
     if found is None:
         found = _count(scene, classes)
@@ -184,14 +183,6 @@ def _count(scene: LabelledScene, classes: int) -> Histogram:
         place = slice(row, row + part.ignored.shape[0]), slice(col, col + part.ignored.shape[1])
         counts[place], ignored[place], invalid[place] = part.counts, part.ignored, part.invalid
     return Histogram(counts, ignored, invalid)
-
-
-def _cache_folder() -> Path:
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:  # a user whom the machine does not know, as in many a container
-        base = tempfile.gettempdir()
-    return Path(base) / "geoseg" / "histograms"
 
 
 def _digest(scene: LabelledScene, settings: TrainConfig) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import torch.nn.functional as F
 
 from geoseg._jit import njit
@@ -176,7 +177,11 @@ def sample_logits(
         assert isinstance(found, tuple)
         window, coarse = found
         size = (window.height, window.width)
-        fine = F.interpolate(coarse[None].float(), size=size, mode="bilinear", align_corners=False)[0].cpu().numpy()
+        fine = (
+            F.interpolate(torch.as_tensor(coarse)[None].float(), size=size, mode="bilinear", align_corners=False)[0]
+            .cpu()
+            .numpy()
+        )
         ids = labels.read(window)
         ids[~scene.read(window)[1]] = NODATA
         rows, cols = np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop)

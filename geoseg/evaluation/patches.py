@@ -37,7 +37,8 @@ from geoseg.errors import ConfigError
 from geoseg.inference.backends import load_backend
 from geoseg.inference.logits import Logits
 from geoseg.metrics import Matrix, confusion_matrix
-from geoseg.model_folder import Normalize, TrainedModel
+from geoseg.model_folder import Normalize
+from geoseg.prediction.predictor import PredictingModel
 from geoseg.processors import processors
 from geoseg.scene import Pixels, Valid
 from geoseg.windows import Window, round_up, window_starts
@@ -132,7 +133,7 @@ def isaid_windows(height: int, width: int, *, patch: int, overlap: int, narrow: 
 
 
 def evaluate_patches(
-    trained: TrainedModel,
+    trained: PredictingModel,
     scenes: Sequence[LabelledScene],
     protocol: str | PatchProtocol,
     *,
@@ -226,7 +227,7 @@ def scene_names(scenes: Sequence[LabelledScene]) -> list[str]:
 class _Network:
     """A network in float32 that counts what it makes of patches; patches may come from several threads."""
 
-    def __init__(self, trained: TrainedModel, device: torch.device, *, at_once: int) -> None:
+    def __init__(self, trained: PredictingModel, device: torch.device, *, at_once: int) -> None:
         self._device, self._count = device, len(trained.contract.classes)
         self._scale = trained.contract.scale
         self._normalize = Normalize(trained.contract).to(device)
@@ -235,8 +236,8 @@ class _Network:
         self._turn = threading.Lock() if device.type != "cpu" else None
         if device.type == "cpu":
             self._run: Callable[[Tensor], Tensor] = load_backend(
-                trained.network,
-                backend="torch",
+                trained,
+                backend="torch",  # patches have many sizes, and other backends make each ready for seconds
                 precision="float32",
                 bands=len(trained.contract.bands),
                 at_once=at_once,

@@ -1,32 +1,30 @@
 """A model on a device: windows in, logits out, each window's logits the same whatever is computed beside it.
 
-The network runs in a form and a backend made for it (`geoseg.inference`).
+On a CPU every window is a forward of its own, in a thread of its own that may not be split further: several windows
+run side by side. Splitting one among threads changes the order of sums in matrix products, and so the last bits, with
+the number of threads and, for some networks, with the size of the batch; it is no faster either.
 
-On a CPU every window is a forward of its own, in a thread of its own that torch may not split further: several windows
-run side by side. torch's own splitting changes the order of sums in matrix products, and so the last bits, with the
-number of threads and, for some networks, with the size of the batch; measured on two cores it is no faster either.
-
-On a GPU windows go in batches of one fixed size, the last one filled up, since kernels are chosen by the shape.
+On a GPU windows go in batches of one fixed size (`geoseg.prediction.batches`).
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
+from llvmlite.binding import get_host_cpu_name
 
+from geoseg.contract import Contract
 from geoseg.errors import DeviceError
 from geoseg.inference.backends import Forward, choose_backends, choose_precision, load_backend
-from geoseg.inference.logits import logits_stride
-from geoseg.model_folder import Normalize, TrainedModel
+from geoseg.inference.forward import Floats, Model
 from geoseg.plan import (
     GDAL_CACHE_BYTES,
     IN_PROCESS,
@@ -40,6 +38,7 @@ from geoseg.plan import (
 from geoseg.prediction.stages import Stages
 from geoseg.processors import processors
 from geoseg.scene import Pixels, Raster, Scene, Valid
+from geoseg.stitch.arrays import Array
 from geoseg.tta import augmented, find_tta
 from geoseg.windows import Window
 
@@ -62,12 +61,24 @@ class WindowPixels:
     valid: Valid
 
 
+class PredictingModel(Model, Protocol):
+    """What a predictor needs to know of a model; `geoseg.stored_model.StoredModel` for one."""
+
+    @property
+    def contract(self) -> Contract:
+        """What the model takes and gives."""
+
+    @property
+    def digest(self) -> str:
+        """Of its weights."""
+
+
 class Predictor:
     """A model on a device.
 
     Args:
-        trained: The model.
-        device: Where it runs.
+        model: The model.
+        device: Where it runs, by torch's name.
         tta: Name of a test-time augmentation; see `geoseg.tta.TTA`.
         batched: Whether windows go in batches; None does so on a GPU.
         backend: What runs the network; see `geoseg.inference.backends.load_backend`.
@@ -79,38 +90,40 @@ class Predictor:
 
     def __init__(
         self,
-        trained: TrainedModel,
-        device: torch.device,
+        model: PredictingModel,
+        device: object = "cpu",
         *,
         tta: str = "none",
         batched: bool | None = None,
         backend: str = "auto",
         precision: str = "auto",
     ) -> None:
-        self.contract = trained.contract
-        self.digest = trained.digest
-        self.device = device
-        self.classes = trained.contract.class_table
-        self.batched = device.type != "cpu" if batched is None else batched
-        self._network, self._precision = trained.network, precision
-        self._backend = backend
-        choose_backends(trained.network, backend, device)  # what cannot be is refused before anything is done
-        choose_precision(precision, device)
+        self.contract = model.contract
+        self.digest = model.digest
+        self.device = str(device)
+        self.classes = model.contract.class_table
+        self.batched = self.device != "cpu" if batched is None else batched
+        self._model, self._backend = model, backend
+        choose_backends(backend, self.device)  # what cannot be is refused before anything is done
+        record = model.contract.precision
+        loss = None if record is None else record.loss_points
+        self.precision = choose_precision(precision, self.device, loss_points=loss)
         self._loading = threading.Lock()
         self._loaded: Forward | None = None
         self._window: tuple[int, int] | None = None
         self._at_once = self._default_batch()
-        self.stride = logits_stride(trained.network)
-        self._normalize = Normalize(self.contract).to(device)
-        self._tta = find_tta(tta)
+        self.stride = model.stride
+        self.tta = find_tta(tta)
 
     @property
     def hardware(self) -> dict[str, str]:
         """What the last bits of a forward depend on, beside its input."""
         network = {"network": self.forward.identity}
-        if self.device.type == "cuda":
+        if self.device != "cpu":
+            import torch
+
             return {"type": "cuda", "name": torch.cuda.get_device_name(self.device), **network}
-        return {"type": self.device.type, "instructions": torch.backends.cpu.get_cpu_capability(), **network}
+        return {"type": "cpu", "processor": get_host_cpu_name(), **network}
 
     @property
     def forward(self) -> Forward:
@@ -123,9 +136,9 @@ class Predictor:
         with self._loading:
             if self._loaded is None:
                 self._loaded = load_backend(
-                    self._network,
+                    self._model,
                     backend=self._backend,
-                    precision=self._precision,
+                    precision=self.precision,
                     device=self.device,
                     bands=len(self.contract.bands),
                     at_once=self._at_once,
@@ -177,46 +190,48 @@ class Predictor:
     def _default_batch(self) -> int:
         return GPU_BATCH if self.batched else min(processors(), MAX_CPU_WINDOWS)
 
-    @torch.inference_mode()
-    def logits(self, pixels: Tensor, valid: Tensor | None) -> Tensor:
-        """Logits (N, K, H / stride, W / stride) of pixels (N, B, H, W) as read and valid (N, H, W), None for all."""
-        on_device = None if valid is None else valid.to(self.device, non_blocking=True)
-        x = self._normalize(pixels.to(self.device, non_blocking=True), on_device)
-        if self.device.type != "cuda":
-            return augmented(self.forward, x, self._tta)
-        # The same kernels for the same shape, every time: neither timed on the spot nor adding in a race.
-        exact = torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
-        )
-        with exact:
-            return augmented(self.forward, x, self._tta)
+    def logits(self, pixels: Pixels, valid: Valid | None) -> Floats:
+        """Logits (N, K, H / stride, W / stride), on a CPU, of pixels (N, B, H, W) as read and valid (N, H, W)."""
+        x = normalized(self.contract, pixels, valid)
+        if self.tta.is_plain:
+            found: Floats = self.forward(x)
+            return found
+        import torch
+
+        with torch.inference_mode():
+            averaged: Floats = augmented(self.forward, torch.from_numpy(x), self.tta).numpy()
+        return averaged
 
     def run(
         self, items: Iterable[WindowPixels | T], *, batch_size: int, stages: Stages | None = None
-    ) -> Iterator[tuple[Window, Tensor] | T]:
-        """Windows to their logits (K, h, w) on the device, in order; anything else between them passes in its place.
+    ) -> Iterator[tuple[Window, Array] | T]:
+        """Windows to their logits (K, h, w), in order; anything else between them passes in its place.
 
         Items are taken ahead of what is given, so that the device has work while the caller has some of its own.
 
         Raises:
             DeviceError: One window alone is more than the device's memory.
         """
-        work = self._in_batches if self.batched else self._side_by_side
-        return work(items, batch_size, stages or Stages())
+        if not self.batched:
+            return self._side_by_side(items, batch_size, stages or Stages())
+        from geoseg.prediction.batches import in_batches  # loads torch
+
+        return in_batches(self, items, batch_size, stages or Stages())
 
     def _side_by_side(
         self, items: Iterable[WindowPixels | T], at_once: int, stages: Stages
-    ) -> Iterator[tuple[Window, Tensor] | T]:
-        threads = torch.get_num_threads()
+    ) -> Iterator[tuple[Window, Array] | T]:
+        _ = self.forward  # before the threads are made, which have to know whether torch is there
         pool = _single_threaded(at_once)
-        waiting: deque[tuple[Any, Future[Tensor] | None]] = deque()
+        waiting: deque[tuple[Any, Future[Floats] | None]] = deque()
 
-        def one(item: WindowPixels) -> Tensor:
+        def one(item: WindowPixels) -> Floats:
             with stages.time("network", workers=at_once):
-                valid = None if item.valid.all() else torch.from_numpy(item.valid[None])
-                return self.logits(torch.from_numpy(item.pixels[None]), valid)[0].float().contiguous()
+                valid = None if item.valid.all() else item.valid[None]
+                logits: Floats = self.logits(item.pixels[None], valid)[0]
+                return logits
 
-        def first() -> tuple[Window, Tensor] | T:
+        def first() -> tuple[Window, Array] | T:
             nonlocal pool, at_once
             while True:
                 item, future = waiting[0]
@@ -231,7 +246,7 @@ class Predictor:
                 if not _is_out_of_memory(error):
                     raise error
                 wait([f for _, f in waiting if f is not None])
-                at_once = self._halve(at_once, item.window, error)
+                at_once = self.halve(at_once, item.window, error)
                 pool.shutdown()
                 pool = _single_threaded(at_once)
                 for i, (other, failed) in enumerate(waiting):
@@ -247,62 +262,18 @@ class Predictor:
                 yield first()
         finally:
             pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)  # the workers' choice would be that of threads to come, too
 
-    def _in_batches(
-        self, items: Iterable[WindowPixels | T], size: int, stages: Stages
-    ) -> Iterator[tuple[Window, Tensor] | T]:
-        ready: deque[Any] = deque()
-        group: list[Any] = []
-        clock = _DeviceClock(self.device, stages)
+    def halve(self, batch_size: int, window: Window, error: BaseException) -> int:
+        """Half as many windows at once, after there was not enough memory.
 
-        def launch() -> None:
-            nonlocal size, group
-            windows = [item for item in group if isinstance(item, WindowPixels)]
-            logits: list[Tensor] = []
-            while len(logits) < len(windows):
-                part = windows[len(logits) : len(logits) + size]
-                try:
-                    with clock.time():
-                        logits += self._batch(part, size)
-                except torch.OutOfMemoryError as error:
-                    size = self._halve(size, part[0].window, error)
-            results = iter(logits)
-            ready.extend((i.window, next(results)) if isinstance(i, WindowPixels) else i for i in group)
-            group = []
-
-        for item in items:
-            group.append(item)
-            if sum(isinstance(i, WindowPixels) for i in group) == size:
-                before = len(ready)
-                launch()
-                for _ in range(before):  # what was launched earlier, while the device works on this
-                    yield ready.popleft()
-        launch()
-        yield from ready
-        clock.finish()
-
-    def _batch(self, items: list[WindowPixels], size: int) -> list[Tensor]:
-        """Logits of up to ``size`` windows as one batch of exactly so many, the rest of it empty."""
-        first, pin = items[0], self.device.type == "cuda"
-        pixels = torch.zeros(
-            (size, *first.pixels.shape), dtype=torch.from_numpy(first.pixels[:0]).dtype, pin_memory=pin
-        )
-        valid = torch.zeros((size, *first.valid.shape), dtype=torch.bool, pin_memory=pin)
-        for i, item in enumerate(items):
-            pixels[i] = torch.from_numpy(item.pixels)
-            valid[i] = torch.from_numpy(item.valid)
-        logits = self.logits(pixels, valid)
-        return list(logits[: len(items)])
-
-    def _halve(self, batch_size: int, window: Window, error: BaseException) -> int:
+        Raises:
+            DeviceError: It was only one.
+        """
         if batch_size == 1:
             raise DeviceError(
                 f"device {self.device} is out of memory with one window of {window.height} × {window.width} px",
                 hint="--size with a smaller window, or --device cpu",
             ) from error
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
         log.warning(
             "device %s is out of memory with %d windows at once: going on with %d",
             self.device,
@@ -312,33 +283,32 @@ class Predictor:
         return batch_size // 2
 
 
-class _DeviceClock:
-    """Time that a device works on batches, which a GPU does after the call that launches it has returned."""
+def normalized(contract: Contract, pixels: Pixels, valid: Valid | None) -> Floats:
+    """What a network sees of pixels (N, B, H, W) as read: ``(pixel · scale − mean) / std``, and 0 where invalid.
 
-    def __init__(self, device: torch.device, stages: Stages) -> None:
-        self._stages, self._is_gpu = stages, device.type == "cuda"
-        self._events: list[tuple[Any, Any]] = []
-
-    @contextmanager
-    def time(self) -> Iterator[None]:
-        if not self._is_gpu:
-            with self._stages.time("network"):
-                yield
-            return
-        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        first.record()
-        yield
-        last.record()
-        self._events.append((first, last))
-
-    def finish(self) -> None:
-        if self._events:
-            self._events[-1][1].synchronize()
-            self._stages.add("network", sum(first.elapsed_time(last) for first, last in self._events) / 1000)
+    The values are those of `geoseg.model_folder.Normalize`, bit for bit.
+    """
+    mean, std = (
+        np.array([getattr(band, name) for band in contract.bands], dtype=np.float32)[:, None, None]
+        for name in ("mean", "std")
+    )
+    x: Floats = pixels.astype(np.float32)
+    x *= np.float32(contract.scale)
+    x -= mean
+    x /= std
+    if valid is not None:
+        np.copyto(x, np.float32(0), where=~valid[:, None])
+    return x
 
 
 def _single_threaded(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, "geoseg-network", initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(workers, "geoseg-network", initializer=_one_thread)
+
+
+def _one_thread() -> None:
+    """Keep torch, where it is loaded, from splitting what this thread computes."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def _cache_bytes(scene: Raster) -> int:
@@ -349,5 +319,5 @@ def _cache_bytes(scene: Raster) -> int:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    # torch's allocator for the CPU raises a plain RuntimeError
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+    # torch's and OpenVINO's allocators for the CPU raise a plain RuntimeError
+    return isinstance(error, MemoryError) or any(text in str(error) for text in ("allocate memory", "bad_alloc"))

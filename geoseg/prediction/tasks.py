@@ -11,16 +11,15 @@ from itertools import groupby
 from typing import Any
 
 import rasterio
-import torch
 
 from geoseg.map_rows import MapRows
-from geoseg.model_folder import load_model
 from geoseg.plan import Plan, Task
 from geoseg.prediction.bands import BandFacts, rows_of_bands
 from geoseg.prediction.parts import Parts, PartWriter
 from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.stages import Stages
 from geoseg.scene import Raster, open_scene
+from geoseg.stored_model import open_model
 
 QUEUED_PIECES = 4
 """Finished rows that may wait for being written."""
@@ -79,13 +78,13 @@ class Job:
     backend: str = "auto"
     precision: str = "auto"
 
-    def load(self, device: torch.device) -> Predictor:
+    def load(self, device: str) -> Predictor:
         """The model on a device.
 
         Raises:
-            ModelError: See `geoseg.model_folder.load_model`.
+            ModelError: See `geoseg.stored_model.open_model`.
         """
-        return Predictor(load_model(self.model), device, tta=self.tta, backend=self.backend, precision=self.precision)
+        return Predictor(open_model(self.model), device, tta=self.tta, backend=self.backend, precision=self.precision)
 
 
 def make_parts(

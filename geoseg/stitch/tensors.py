@@ -92,11 +92,11 @@ class TensorArrays:
             row, col = place.first_row - place.top, place.first_col - place.left
             return block[:, row : row + place.height, col : col + place.width]
         fractions = self.constant(place.fractions)
-        row, down = _places(place.first_row, place.height, place.stride, fractions)
-        col, right = _places(place.first_col, place.width, place.stride, fractions)
+        cell_row, down = _places(place.first_row, place.height, place.stride, fractions)
+        cell_col, right = _places(place.first_col, place.width, place.stride, fractions)
         last_row, last_col = place.grid_rows - 1, place.grid_cols - 1
-        above, below = row.clamp(0, last_row) - place.top, (row + 1).clamp(0, last_row) - place.top
-        first, second = col.clamp(0, last_col) - place.left, (col + 1).clamp(0, last_col) - place.left
+        above, below = ((cell_row + i).clamp(0, last_row) - place.top for i in (0, 1))
+        first, second = ((cell_col + i).clamp(0, last_col) - place.left for i in (0, 1))
         there_above, there_below = covered[above], covered[below]
         line = _between(block[:, above], block[:, below], there_above, there_below, down[:, None])
         seen = there_above | there_below

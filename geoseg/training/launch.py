@@ -51,7 +51,7 @@ def count_devices(device: str, devices: int | str) -> int:
         ConfigError: Neither a positive number nor "auto".
         DeviceError: More GPUs than there are, or several of one.
     """
-    target = resolve_device(device)
+    target = torch.device(resolve_device(device))
     there = torch.cuda.device_count() if target.type == "cuda" else 1
     if devices == "auto":
         return there if target.index is None else 1

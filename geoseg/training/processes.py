@@ -173,7 +173,7 @@ def joined(device: str, place: Place | None) -> Iterator[Team]:
         DeviceError: A device that is not there, or a number of one where several are needed.
     """
     if place is None or place.size == 1:
-        yield Team(resolve_device(device))
+        yield Team(torch.device(resolve_device(device)))
         return
     target = local_device(device, place)
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place.address, str(place.port)
@@ -191,7 +191,7 @@ def joined(device: str, place: Place | None) -> Iterator[Team]:
 
 def local_device(device: str, place: Place) -> torch.device:
     """The device of one of several processes of a machine: each has a GPU of its own."""
-    target = resolve_device(device)
+    target = torch.device(resolve_device(device))
     if target.type == "cpu":
         return target
     if target.index is not None:

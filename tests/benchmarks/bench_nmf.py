@@ -23,10 +23,10 @@ import numpy as np
 import rasterio
 import torch
 import torch.nn.functional as F
+from geoseg.inference.cpu import CpuSegNeXt, runs_here
 from rasterio.windows import Window as Crop
 from torch import Tensor
 
-from geoseg.inference.cpu import CpuSegNeXt, runs_here
 from geoseg.inference.folding import FoldedSegNeXt, deployed
 from geoseg.landscape import Landscape
 from geoseg.metrics import Scores, confusion_matrix

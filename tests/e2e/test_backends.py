@@ -14,13 +14,13 @@ import rasterio
 import torch
 import yaml
 from conftest import WIDE, MadeScene, write_scene
+from geoseg.inference.cpu import multiplies_bfloat16
 from test_backends import PACKAGES, exported_once  # noqa: F401  the fixture runs here too
 from test_folding import visible
 from test_models import segnext
 from test_predict import make_model
 
 from geoseg.contract import load_contract, shipped_models
-from geoseg.inference.cpu import multiplies_bfloat16
 from geoseg.landscape import Landscape, write_landscape
 from geoseg.map_rows import MapRows
 from geoseg.model_folder import build_network, save_model

@@ -1,47 +1,43 @@
-"""What runs a network: torch as it is installed, or a compiler or runtime that is faster for some networks.
+"""What runs a network: OpenVINO on a CPU, torch.compile on a GPU, plain torch anywhere.
 
-A backend is a function in `BACKENDS`; what it gives is a `Forward`, called with normalised windows. Each window's
-logits are the same bits whatever is computed beside it, as long as the windows have one size.
+What a backend gives is a `Forward`, called with normalised windows. Each window's logits are the same bits whatever is
+computed beside it, as long as the windows have one shape.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-
-import torch
-from torch import nn
+from importlib import import_module
+from typing import cast
 
 from geoseg.errors import ConfigError, ModelError
-from geoseg.inference.backends import compiled, eager, onnx, openvino
-from geoseg.inference.backends.forward import Forward, Request
-from geoseg.inference.cpu import multiplies_bfloat16, runs_here
-from geoseg.inference.folding import is_main_path
+from geoseg.inference.backends.openvino import is_installed, multiplies_bfloat16, require
+from geoseg.inference.forward import Forward, Model, Request
 
 log = logging.getLogger(__name__)
 
-BACKENDS: dict[str, Callable[[nn.Module, Request], Forward]] = {
-    "torch": eager.load,
-    "compile": compiled.load,
-    "onnx": onnx.load,
-    "openvino": openvino.load,
+BACKENDS = {
+    "openvino": "geoseg.inference.backends.openvino",
+    "torch": "geoseg.inference.backends.eager",
+    "compile": "geoseg.inference.backends.compiled",
 }
-"""Loaders by name. torch comes with geoseg; onnx and openvino are extras; compile needs a C++ compiler."""
+"""Modules by name, each with a function ``load``; imported when used, since two of them import torch."""
 
-EXTRAS = {"openvino": openvino, "onnx": onnx}
-"""Those that are installed apart and run on CPUs alone, the fastest first."""
+PRECISIONS = ("float32", "bfloat16")
 
-PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MAX_LOSS_POINTS = 0.2
+"""Points of mIoU that reduced precision may cost a model for "auto" to take it on a CPU."""
 
 __all__ = ["BACKENDS", "PRECISIONS", "Forward", "choose_backends", "choose_precision", "load_backend"]
 
 
 def load_backend(
-    network: nn.Module,
+    model: Model,
     *,
     backend: str = "auto",
-    precision: str = "auto",
-    device: torch.device | None = None,
+    precision: str = "float32",
+    device: str = "cpu",
     bands: int = 3,
     threads: int = 1,
     at_once: int = 1,
@@ -50,71 +46,77 @@ def load_backend(
     """A trained network, ready to run.
 
     Args:
-        network: SMP network in evaluation mode, on the CPU.
+        model: A model whose network is in evaluation mode, on the CPU.
         backend: A key of `BACKENDS`, or "auto"; see `choose_backends`.
-        precision: "float32", "bfloat16", or "auto": float32 on a CPU, bfloat16 on a GPU.
-        device: Where it runs; None is the CPU.
+        precision: One of `PRECISIONS`; see `choose_precision`.
+        device: Where it runs, by torch's name.
         bands: B of the windows.
         threads: Threads for one window, on a CPU. 1 is for callers that run several windows in threads of their own.
         at_once: Windows that run at once: side by side on a CPU, in one batch on a GPU.
         size: Height and width of most windows, px: what can be made ready for them is; None leaves that to the first.
 
     Raises:
-        ConfigError: No such backend or precision, or one that does not run here; the hint says what to install.
-        ModelError: The network cannot be written in the backend's format.
+        ConfigError: The backend does not run here; the hint says what to install.
+        ModelError: The backend cannot run the network.
     """
-    device = device or torch.device("cpu")
-    names = choose_backends(network, backend, device)
-    request = Request(choose_precision(precision, device), device, bands, threads, at_once, size)
+    names = choose_backends(backend, device)
+    request = Request(precision, device, bands, threads, at_once, size)
     for name, following in zip(names, [*names[1:], None], strict=True):
+        load = cast(Callable[[Model, Request], Forward], import_module(BACKENDS[name]).load)
         try:
-            forward = BACKENDS[name](network, request)
+            forward = load(model, request)
         except (ConfigError, ModelError) as error:
             if following is None:
                 raise
-            log.warning("backend %s is passed over for %s: %s", name, following, error)
+            log.warning("backend %s is skipped, %s is used instead: %s", name, following, error)
         else:
-            log.info("the network runs as: %s", forward.identity)
+            log.info("the network runs in %s", forward.identity)
             return forward
     raise AssertionError("names are never empty")
 
 
-def choose_backends(network: nn.Module, backend: str, device: torch.device) -> list[str]:
-    """The backend of a name; of "auto" those to try, the fastest first, by a rule and not by a clock.
-
-    On a GPU that is torch.compile, then plain torch. On a CPU whose instructions oneDNN knows, SegNeXt has a form of
-    its own in "torch"; for every other network it is OpenVINO, then ONNX Runtime, where they are installed.
+def choose_backends(backend: str, device: str) -> list[str]:
+    """The backend of a name; of "auto" those to try, in order: by a rule and not by a clock, so that a run can resume.
 
     Raises:
         ConfigError: No such backend, or one that does not run on the device.
     """
     if backend not in ("auto", *BACKENDS):
         raise ConfigError(f"unknown backend {backend!r}", hint=f"--backend auto, {', '.join(BACKENDS)}")
-    if device.type != "cpu":
-        if backend in EXTRAS:
+    if device != "cpu":
+        if backend == "openvino":
             raise ConfigError(
-                f"backend {backend} runs on a CPU, not on {device}", hint="--backend torch, or --device cpu"
+                f"backend openvino runs on a CPU, not on {device}", hint="--backend compile, or --device cpu"
             )
         return ["compile", "torch"] if backend == "auto" else [backend]
-    if backend != "auto":
-        if backend in EXTRAS:
-            EXTRAS[backend].require()
-        return [backend]
-    if is_main_path(network) and runs_here():
-        return ["torch"]
-    return [*(name for name, module in EXTRAS.items() if module.is_installed()), "torch"]
+    if backend == "openvino":
+        require()
+    if backend == "auto":
+        return ["openvino", "torch"] if is_installed() else ["torch"]
+    return [backend]
 
 
-def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The data type of a name; reduced precision on a CPU only when it is asked for.
+def choose_precision(precision: str, device: str, *, loss_points: float | None) -> str:
+    """The data type of a name.
+
+    "auto" is bfloat16 on a GPU. On a CPU it is bfloat16 where the CPU multiplies it and the model is known to lose at
+    most `MAX_LOSS_POINTS` by it, else float32.
+
+    Args:
+        precision: One of `PRECISIONS`, or "auto".
+        device: Where the network runs.
+        loss_points: What bfloat16 costs the model, points of mIoU; None where that was not measured.
 
     Raises:
         ConfigError: No such precision, or one that this CPU does not compute in.
     """
-    if precision == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    if precision not in PRECISIONS:
+    if precision not in ("auto", *PRECISIONS):
         raise ConfigError(f"unknown precision {precision!r}", hint=f"--precision auto, {', '.join(PRECISIONS)}")
-    if precision == "bfloat16" and device.type == "cpu" and not multiplies_bfloat16():
+    if device != "cpu":
+        return "bfloat16" if precision == "auto" else precision
+    if precision == "auto":
+        earned = loss_points is not None and loss_points <= MAX_LOSS_POINTS
+        return "bfloat16" if earned and multiplies_bfloat16() else "float32"
+    if precision == "bfloat16" and not multiplies_bfloat16():
         raise ConfigError("this CPU does not multiply bfloat16", hint="--precision float32")
-    return PRECISIONS[precision]
+    return precision

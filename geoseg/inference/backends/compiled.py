@@ -12,15 +12,14 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from geoseg.errors import ConfigError
-from geoseg.inference.backends.forward import Forward, Request, does_not_run
 from geoseg.inference.folding import deployed
-from geoseg.inference.logits import Logits, logits_stride
-from geoseg.inference.memory import keep_memory
+from geoseg.inference.forward import Forward, Model, Request, does_not_run
+from geoseg.inference.logits import Logits
 
-OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
+OPTIONS: dict[str, Any] = {
     "freezing": True,
     # Kernels timed on the spot could be others when an interrupted run continues, and with them the last bits.
     "triton.autotune_pointwise": False,
@@ -32,7 +31,7 @@ GPU_SIZE = (512, 512)
 """Windows that a network is compiled for on a GPU where none are foreseen, px."""
 
 
-def load(network: nn.Module, request: Request) -> Forward:
+def load(model: Model, request: Request) -> Forward:
     """The network, compiled for the batch that is foreseen (on a GPU always for one), and for others as they come.
 
     Each shape takes up to a minute, less where torch kept the result of an earlier run.
@@ -41,28 +40,28 @@ def load(network: nn.Module, request: Request) -> Forward:
         ConfigError: There is no C++ compiler.
         ModelError: torch.compile fails for this network or on this machine; at the first window where none is foreseen.
     """
-    on_gpu = request.device.type != "cpu"
-    if not on_gpu and not _compiler():
+    if not request.on_gpu and not _compiler():
         raise ConfigError(
             "backend compile needs a C++ compiler, and none is on the path",
             hint=f"install {_USUAL}, or name another in the variable CXX, or --backend torch",
         )
-    stride = logits_stride(network)
-    logits = Logits(deployed(network)).requires_grad_(False)
+    logits = Logits(deployed(model.network)).requires_grad_(False)
     logits = logits.to(device=request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if not on_gpu:
-        keep_memory()
     try:
         compiled: Callable[[Tensor], Tensor] = torch.compile(logits, dynamic=False, options=OPTIONS)
     except RuntimeError as error:
         raise does_not_run("torch.compile", error) from error
-    half = request.dtype == torch.bfloat16
     shapes: set[torch.Size] = set()
     compiling = threading.Lock()
 
     def forward(x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
         # no_grad: compiled code is made for one mode, and freezing needs weights that are no inference tensors
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast(x.device.type, torch.bfloat16, enabled=request.reduced),
+        ):
             out: Tensor = compiled(x.clone() if x.is_inference() else x).float()
         return out
 
@@ -79,12 +78,12 @@ def load(network: nn.Module, request: Request) -> Forward:
                 return out
         return forward(x)
 
-    size = request.size or (GPU_SIZE if on_gpu else None)
+    size = request.size or (GPU_SIZE if request.on_gpu else None)
     if size:
         with suppress(torch.OutOfMemoryError):  # it compiles, and the caller takes smaller batches
-            run(torch.zeros(request.at_once if on_gpu else 1, request.bands, *size, device=request.device))
+            run(torch.zeros(request.at_once if request.on_gpu else 1, request.bands, *size, device=request.device))
     identity = f"compile, torch {torch.__version__}, {request.precision}"
-    return Forward(run, "compile", identity, stride)
+    return Forward(run, "compile", identity, model.stride)
 
 
 _USUAL = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")

@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Protocol, cast
 
-import torch
-
 from geoseg.errors import ConfigError
 from geoseg.plan import IN_PROCESS, Task
 from geoseg.prediction.predictor import Predictor
@@ -27,7 +25,7 @@ class Executor(Protocol):
         readers: Threads that decode, for each process that does tasks.
     """
 
-    device: torch.device
+    device: str
     batched: bool
     batch_size: int | None
     readers: int

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-
 from geoseg.devices import resolve_device
 from geoseg.errors import ConfigError
 from geoseg.plan import Task
@@ -20,9 +18,9 @@ from geoseg.scene import Raster
 class InProcess:
     """See `geoseg.prediction.executors.Executor`."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: str) -> None:
         self.device = device
-        self.batched = device.type != "cpu"
+        self.batched = device != "cpu"
         self.batch_size: int | None = None
         self.readers = min(8, processors()) if self.batched else 1
 

@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
-
-import torch
 
 import geoseg
 from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError, in_one_line
@@ -68,12 +67,12 @@ class Worker:
         try:
             self._job = job
             self._scene = job.source.open()
-            self._predictor = job.load(torch.device("cuda" if ray.get_gpu_ids() else "cpu"))
+            self._predictor = job.load("cuda" if ray.get_gpu_ids() else "cpu")
         except GeosegError as error:
             return _here(error)
         return {
             "geoseg": geoseg.__version__,
-            "torch": torch.__version__,
+            "torch": version("torch"),
             "model": self._predictor.digest,
             **self._predictor.hardware,
             "node": socket.gethostname(),
@@ -146,7 +145,7 @@ class RayExecutor:
     """See `geoseg.prediction.executors.Executor`; needs a connection to Ray."""
 
     def __init__(self, crew: Crew) -> None:
-        self.device = torch.device("cpu")  # all GPUs are the workers'
+        self.device = "cpu"  # all GPUs are the workers'
         self.batched = crew.gpus > 0
         self.batch_size = None if self.batched else crew.cpus
         self.readers = max(min(8, crew.cpus), 1) if self.batched else 1
@@ -165,7 +164,7 @@ class RayExecutor:
             GeosegError: A worker cannot open the scene or the model.
         """
         self._job = job
-        self._own = {"geoseg": geoseg.__version__, "torch": torch.__version__, "model": predictor.digest}
+        self._own = {"geoseg": geoseg.__version__, "torch": version("torch"), "model": predictor.digest}
         for _ in range(min(self._crew.workers, len(job.plan.tasks))):
             self._hire()
         since, told = time.monotonic(), False

@@ -1,0 +1,109 @@
+"""Windows in batches of one fixed size, as a GPU wants them, since its kernels are chosen by the shape."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from geoseg.model_folder import Normalize
+from geoseg.prediction.predictor import Predictor, WindowPixels
+from geoseg.prediction.stages import Stages
+from geoseg.tta import augmented
+from geoseg.windows import Window
+
+T = TypeVar("T")
+
+
+def in_batches(
+    predictor: Predictor, items: Iterable[WindowPixels | T], size: int, stages: Stages
+) -> Iterator[tuple[Window, Tensor] | T]:
+    """See `Predictor.run`; the logits are tensors on the predictor's device.
+
+    Raises:
+        DeviceError: One window alone is more than the device's memory.
+    """
+    device = torch.device(predictor.device)
+    normalize = Normalize(predictor.contract).to(device)
+    ready: deque[Any] = deque()
+    group: list[Any] = []
+    clock = _DeviceClock(device, stages)
+
+    def launch() -> None:
+        nonlocal size, group
+        windows = [item for item in group if isinstance(item, WindowPixels)]
+        logits: list[Tensor] = []
+        while len(logits) < len(windows):
+            part = windows[len(logits) : len(logits) + size]
+            try:
+                with clock.time():
+                    logits += _logits(predictor, normalize, device, part, size)
+            except torch.OutOfMemoryError as error:
+                size = predictor.halve(size, part[0].window, error)
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+        results = iter(logits)
+        ready.extend((i.window, next(results)) if isinstance(i, WindowPixels) else i for i in group)
+        group = []
+
+    for item in items:
+        group.append(item)
+        if sum(isinstance(i, WindowPixels) for i in group) == size:
+            before = len(ready)
+            launch()
+            for _ in range(before):  # what was launched earlier, while the device works on this
+                yield ready.popleft()
+    launch()
+    yield from ready
+    clock.finish()
+
+
+@torch.inference_mode()
+def _logits(
+    predictor: Predictor, normalize: Normalize, device: torch.device, items: list[WindowPixels], size: int
+) -> list[Tensor]:
+    """Logits of up to ``size`` windows as one batch of exactly so many, the rest of it empty."""
+    first, pin = items[0], device.type == "cuda"
+    pixels = torch.zeros((size, *first.pixels.shape), dtype=torch.from_numpy(first.pixels[:0]).dtype, pin_memory=pin)
+    valid = torch.zeros((size, *first.valid.shape), dtype=torch.bool, pin_memory=pin)
+    for i, item in enumerate(items):
+        pixels[i] = torch.from_numpy(item.pixels)
+        valid[i] = torch.from_numpy(item.valid)
+    x = normalize(pixels.to(device, non_blocking=True), valid.to(device, non_blocking=True))
+    # The same kernels for the same shape, every time: neither timed on the spot nor adding in a race.
+    exact = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
+    )
+    with exact:
+        return list(augmented(predictor.forward, x, predictor.tta)[: len(items)])
+
+
+class _DeviceClock:
+    """Time that a device works on batches, which a GPU does after the call that launches it has returned."""
+
+    def __init__(self, device: torch.device, stages: Stages) -> None:
+        self._stages, self._is_gpu = stages, device.type == "cuda"
+        self._events: list[tuple[Any, Any]] = []
+
+    @contextmanager
+    def time(self) -> Iterator[None]:
+        """Count the time of one batch."""
+        if not self._is_gpu:
+            with self._stages.time("network"):
+                yield
+            return
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        first.record()
+        yield
+        last.record()
+        self._events.append((first, last))
+
+    def finish(self) -> None:
+        """Wait for the last batch, and report the time of all."""
+        if self._events:
+            self._events[-1][1].synchronize()
+            self._stages.add("network", sum(first.elapsed_time(last) for first, last in self._events) / 1000)
