@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import io
-import json
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,17 +15,16 @@ from typing import Any
 import segmentation_models_pytorch as smp
 import torch
 from huggingface_hub import constants
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-import geoseg.models  # noqa: F401  registers SegNeXt, which smp.from_pretrained looks up by name
+import geoseg.models  # noqa: F401  registers SegNeXt, which smp.create_model looks up by name
 from geoseg.contract import Contract
 from geoseg.contract import shipped_models as shipped_models
-from geoseg.errors import ConfigError, GeosegError, ModelError, in_one_line
+from geoseg.errors import ConfigError, GeosegError, in_one_line
 from geoseg.models.hub import from_disk_or_hub
 from geoseg.stored_model import CONFIG_FILE as CONFIG_FILE
 from geoseg.stored_model import WEIGHTS_FILE as WEIGHTS_FILE
-from geoseg.stored_model import WHOLE_FOLDER, open_model
+from geoseg.stored_model import open_model
 
 
 @dataclass(frozen=True)
@@ -163,26 +160,6 @@ def load_model(name: str | PathLike[str]) -> TrainedModel:
     """
     stored = open_model(name)
     return TrainedModel(stored.network, stored.contract, stored.folder, stored.digest)
-
-
-def load_network(folder: Path) -> nn.Module:
-    """The network of a model folder in evaluation mode, float32, on the CPU; see `geoseg.stored_model.open_model`.
-
-    Raises:
-        ModelError: The weights do not fit the network, or the configuration describes none.
-    """
-    try:
-        with redirect_stdout(io.StringIO()):  # huggingface_hub prints "Loading weights from local directory"
-            network: nn.Module = smp.from_pretrained(str(folder), strict=True)
-    except (AttributeError, KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
-        raise ModelError(
-            f"{folder / CONFIG_FILE} describes no SMP model: {in_one_line(error)}", hint=WHOLE_FOLDER
-        ) from error
-    except (RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {in_one_line(error)}", hint=WHOLE_FOLDER
-        ) from error
-    return network.float().eval()
 
 
 class Normalize(nn.Module):

@@ -6,7 +6,9 @@ The network is built when it is first asked for. A prediction whose network is i
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -47,18 +49,14 @@ class StoredModel:
         Raises:
             ModelError: The weights do not fit the network, or the configuration describes none.
         """
-        from geoseg.model_folder import load_network
-
-        return load_network(self.folder)
+        return _load_network(self.folder)
 
     @property
     def stride(self) -> int:
         """Pixels per logit, from the contract or, in folders of older versions, from the network."""
         if self.contract.stride is not None:
             return self.contract.stride
-        from geoseg.inference.logits import logits_stride
-
-        return logits_stride(self.network)
+        return int(getattr(self.network, "logits_stride", 1))
 
 
 def open_model(name: str | PathLike[str]) -> StoredModel:
@@ -92,3 +90,28 @@ def open_model(name: str | PathLike[str]) -> StoredModel:
             )
     key = hashlib.sha256(digest.encode() + text).hexdigest()
     return StoredModel(folder, contract, digest[:16], key)
+
+
+def _load_network(folder: Path) -> nn.Module:
+    """The network of a model folder in evaluation mode, float32, on the CPU.
+
+    Raises:
+        ModelError: The weights do not fit the network, or the configuration describes none.
+    """
+    import segmentation_models_pytorch as smp
+    from safetensors import SafetensorError
+
+    import geoseg.models  # noqa: F401  registers SegNeXt, which smp.from_pretrained looks up by name
+
+    try:
+        with redirect_stdout(io.StringIO()):  # huggingface_hub prints "Loading weights from local directory"
+            network: nn.Module = smp.from_pretrained(str(folder), strict=True)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{folder / CONFIG_FILE} describes no SMP model: {in_one_line(error)}", hint=WHOLE_FOLDER
+        ) from error
+    except (RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {in_one_line(error)}", hint=WHOLE_FOLDER
+        ) from error
+    return network.float().eval()
