@@ -14,11 +14,12 @@ import json
 import logging
 import secrets
 import shutil
+import tempfile
 import time
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -36,6 +37,9 @@ KEPT_BYTES = 2 << 30
 
 TOLERANCE = 1e-3
 """A converted network's logits may differ so much from torch's, as a share of the largest."""
+
+Files: TypeAlias = tuple[bytes, ...]
+"""Content of `NETWORK_FILES`."""
 
 NETWORK_FILES = ("network.xml", "network.bin")
 ENTRY_FILE = "entry.json"
@@ -56,14 +60,13 @@ def converted(model: Model, shape: tuple[int, ...], core: Any) -> Any:
         ModelError: OpenVINO cannot convert the network, or its logits are not torch's.
     """
     key = getattr(model, "key", None)
-    if key is None:
-        return _convert(model, shape, core)
-    entry = user_cache("networks") / _digest(key, shape)
-    found = _read(entry, core)
-    if found is None:
-        found = _convert(model, shape, core)
-        _store(entry, found)
-    return found
+    entry = None if key is None else user_cache("networks") / _digest(key, shape)
+    files = None if entry is None else _read(entry)
+    if files is None:
+        files = _convert(model, shape, core)
+        if entry is not None:
+            _store(entry, files)
+    return core.read_model(*files)
 
 
 def _digest(key: str, shape: tuple[int, ...]) -> str:
@@ -79,43 +82,42 @@ def _sources() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _read(entry: Path, core: Any) -> Any | None:
-    """The network of an entry; None where there is none, or a damaged one."""
+def _read(entry: Path) -> Files | None:
+    """The files of an entry; None where there is none, or a damaged one."""
     try:
         stated = json.loads((entry / ENTRY_FILE).read_text(encoding="utf-8"))
-        content = [(entry / name).read_bytes() for name in NETWORK_FILES]
-        if stated != {"sha256": [hashlib.sha256(data).hexdigest() for data in content]}:
+        files = tuple((entry / name).read_bytes() for name in NETWORK_FILES)
+        if stated != _digests(files):
             raise ValueError("its files are not those that were stored")
-        found = core.read_model(content[0], content[1])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError) as error:
         log.warning("the cached network %s is damaged and made anew: %s", entry, in_one_line(error))
         return None
     with contextlib.suppress(OSError):
         entry.touch()  # the time of its last use
-    return found
+    return files
 
 
-def _store(entry: Path, network: Any) -> None:
+def _store(entry: Path, files: Files) -> None:
     """Keep a network; where that fails, only time is lost."""
-    import openvino as ov
-
     scratch = entry.with_name(f".{entry.name}.{secrets.token_hex(4)}.partial")
     try:
         scratch.mkdir(parents=True)
-        ov.save_model(network, scratch / NETWORK_FILES[0], compress_to_fp16=False)
-        digests = [hashlib.sha256((scratch / name).read_bytes()).hexdigest() for name in NETWORK_FILES]
-        (scratch / ENTRY_FILE).write_text(json.dumps({"sha256": digests}), encoding="utf-8")
+        for name, content in zip(NETWORK_FILES, files, strict=True):
+            (scratch / name).write_bytes(content)
+        (scratch / ENTRY_FILE).write_text(json.dumps(_digests(files)), encoding="utf-8")
         shutil.rmtree(entry, ignore_errors=True)
         scratch.rename(entry)
         _trim(entry)
-    except (OSError, RuntimeError) as error:
-        log.warning(
-            "the converted network cannot be kept in %s, so every run converts it: %s", entry.parent, in_one_line(error)
-        )
+    except OSError as error:
+        log.warning("the converted network cannot be kept in %s, so every run converts it: %s", entry.parent, error)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _digests(files: Files) -> dict[str, list[str]]:
+    return {"sha256": [hashlib.sha256(content).hexdigest() for content in files]}
 
 
 def _trim(newest: Path) -> None:
@@ -133,8 +135,11 @@ def _size(entry: Path) -> int:
     return sum(file.stat().st_size for file in entry.iterdir())
 
 
-def _convert(model: Model, shape: tuple[int, ...], core: Any) -> Any:
-    """The network converted, and compared with torch on one window of noise."""
+def _convert(model: Model, shape: tuple[int, ...], core: Any) -> Files:
+    """The network converted, and compared with torch on one window of noise.
+
+    The files and not the converter's own object: once read back, that gives other last bits.
+    """
     import openvino as ov
     import torch
 
@@ -144,18 +149,25 @@ def _convert(model: Model, shape: tuple[int, ...], core: Any) -> Any:
     log.info("converting the network for windows of %d × %d px, once", *shape[2:])
     logits = Logits(deployed(model.network)).eval().requires_grad_(False)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+    with (
+        warnings.catch_warnings(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        tempfile.TemporaryDirectory(prefix="geoseg-") as folder,
+    ):
         warnings.simplefilter("ignore")  # tracing is deprecated in torch, and still the converter's way in
         wanted = logits(x.clone()).numpy()
         try:
             traced = torch.jit.trace(logits, x.clone(), check_trace=False)  # type: ignore[no-untyped-call]
             network = ov.convert_model(traced, example_input=x.clone(), input=list(shape))
-            network.validate_nodes_and_infer_types()
-            compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+            path = Path(folder, NETWORK_FILES[0])
+            ov.save_model(network, path, compress_to_fp16=False)
+            files = path.read_bytes(), path.with_suffix(".bin").read_bytes()
+            compiled = core.compile_model(core.read_model(*files), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
             found = compiled(x.numpy())[0]
         except Exception as error:  # whatever torch's tracer and OpenVINO's frontends raise
             raise does_not_run("OpenVINO", error) from error
     worst = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else np.inf
     if not worst <= TOLERANCE * max(float(np.abs(wanted).max()), 1.0):
         raise does_not_run("OpenVINO", ValueError(f"its logits differ by {worst:.3g} from torch's"))
-    return network
+    return files

@@ -318,6 +318,9 @@ def _cache_bytes(scene: Raster) -> int:
     return min(max(scene.row_of_blocks_bytes, GDAL_CACHE_BYTES), MAX_GDAL_CACHE_BYTES)
 
 
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc")
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     # torch's and OpenVINO's allocators for the CPU raise a plain RuntimeError
-    return isinstance(error, MemoryError) or any(text in str(error) for text in ("allocate memory", "bad_alloc"))
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
