@@ -136,7 +136,7 @@ def _size(entry: Path) -> int:
 
 
 def _convert(model: Model, shape: tuple[int, ...], core: Any) -> Files:
-    """The network converted, and compared with torch on one window of noise.
+    """The network converted, and compared with torch on a dark and on a bright window of noise.
 
     The files and not the converter's own object: once read back, that gives other last bits.
     """
@@ -148,7 +148,8 @@ def _convert(model: Model, shape: tuple[int, ...], core: Any) -> Files:
 
     log.info("converting the network for windows of %d × %d px, once", *shape[2:])
     logits = Logits(deployed(model.network)).eval().requires_grad_(False)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    windows = noise - 1, noise + 1
     with (
         warnings.catch_warnings(),
         torch.inference_mode(False),
@@ -156,15 +157,15 @@ def _convert(model: Model, shape: tuple[int, ...], core: Any) -> Files:
         tempfile.TemporaryDirectory(prefix="geoseg-") as folder,
     ):
         warnings.simplefilter("ignore")  # tracing is deprecated in torch, and still the converter's way in
-        wanted = logits(x.clone()).numpy()
+        wanted = np.stack([logits(x.clone()).numpy() for x in windows])
         try:
-            traced = torch.jit.trace(logits, x.clone(), check_trace=False)  # type: ignore[no-untyped-call]
-            network = ov.convert_model(traced, example_input=x.clone(), input=list(shape))
+            traced = torch.jit.trace(logits, noise.clone(), check_trace=False)  # type: ignore[no-untyped-call]
+            network = ov.convert_model(traced, example_input=noise.clone(), input=list(shape))
             path = Path(folder, NETWORK_FILES[0])
             ov.save_model(network, path, compress_to_fp16=False)
             files = path.read_bytes(), path.with_suffix(".bin").read_bytes()
             compiled = core.compile_model(core.read_model(*files), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-            found = compiled(x.numpy())[0]
+            found = np.stack([compiled(x.numpy())[0] for x in windows])
         except Exception as error:  # whatever torch's tracer and OpenVINO's frontends raise
             raise does_not_run("OpenVINO", error) from error
     worst = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else np.inf

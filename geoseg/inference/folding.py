@@ -182,7 +182,8 @@ class FoldedDecoder(nn.Module):
         # In float64: a variance as a difference of two means would lose digits. These are small matrices.
         wide = rows.double()
         mean = (total.double() @ wide) / pixels  # (N, 1, D)
-        square = (wide * (gram.double() @ wide)).sum(dim=1, keepdim=True) / pixels
+        # Divided before the sum: OpenVINO 2026.4 gives wrong values for batches where a sum is divided.
+        square = (wide * ((gram.double() / pixels) @ wide)).sum(dim=1, keepdim=True)
         norm = self.ham_norm
         groups = norm.num_groups
         n, _, d = mean.shape

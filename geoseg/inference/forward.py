@@ -30,6 +30,18 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class InMemory:
+    """A network that comes from no model folder; see `Model`."""
+
+    network: nn.Module
+
+    @property
+    def stride(self) -> int:
+        """Pixels per logit."""
+        return int(getattr(self.network, "logits_stride", 1))
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """How a network is to run; see `geoseg.inference.backends.load_backend`."""
 
