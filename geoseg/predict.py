@@ -299,6 +299,7 @@ class _Ready:
     def fingerprint(self) -> dict[str, Any]:
         """What the parts depend on, under names that a user understands."""
         plan, predictor = self.job.plan, self.predictor
+        contract = self.trained.contract.model_copy(update={"precision": None})  # what it chose stands below
         tapers = b"".join(taper.tobytes() for taper in plan.tapers)
         self.hardware.update(self.executor.hardware(self.job, predictor))
         device: dict[str, Any] = {**self.hardware}
@@ -307,7 +308,7 @@ class _Ready:
             device["batch"] = plan.batch_size
         return {
             "the scene": self.scene.fingerprint(),
-            "the model": [self.trained.digest, _digest(self.trained.contract.model_dump_json().encode())],
+            "the model": [self.trained.digest, _digest(contract.model_dump_json().encode())],
             "the window size": [plan.window_height, plan.window_width],
             "the overlap": plan.overlap,
             "the blend": _digest(tapers),
@@ -316,6 +317,7 @@ class _Ready:
             "the division into bands": [plan.band_rows, plan.strip_cols],
             "the device": device,
             "the backend": network,
+            "the precision": predictor.precision,
             "geoseg": geoseg.__version__,
             "torch": version("torch"),
         }
@@ -366,13 +368,17 @@ def _prepared(
     )
     with source.open() as scene, connect(options.device, options.address) as executor:
         check_scene(contract, scene, ignore_gsd=options.ignore_gsd)
+        parts = Parts(parts_folder(path).absolute(), options.layers, len(contract.classes))
+        precision = options.precision
+        if precision == "auto":  # an interrupted run continues in what it began with, whatever was recorded since
+            precision = parts.journal().get("the precision", precision)
         predictor = Predictor(
             trained,
             executor.device,
             tta=options.tta,
             batched=executor.batched,
             backend=options.backend,
-            precision=options.precision,
+            precision=precision,
         )
         plan = predictor.plan(
             scene,
@@ -391,7 +397,6 @@ def _prepared(
             check_rules(options.rules, scene.grid, contract.class_table, path=scene.path)
         if not scene.grid.is_metric:
             log.warning("%s %s", scene.path, scene.grid.place_note)
-        parts = Parts(parts_folder(path).absolute(), options.layers, len(contract.classes))
         job = Job(
             source,
             os.fspath(model),
@@ -400,7 +405,7 @@ def _prepared(
             parts,
             options.readers or executor.readers,
             options.backend,
-            options.precision,
+            predictor.precision,
         )
         yield _Ready(path, options, trained, predictor, scene, executor, job)
 

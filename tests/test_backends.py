@@ -405,6 +405,17 @@ def test_who_names_a_backend_reads_why_it_fails() -> None:
     assert caught.value.hint == "--backend torch"
 
 
+def test_networks_that_hang_in_bfloat16_are_refused() -> None:
+    """OpenVINO 2026.4 compiles this convolution for ever."""
+    if not multiplies_bfloat16():
+        pytest.skip("this CPU does not multiply bfloat16")
+    narrow = nn.Conv2d(16, 16, (1, 21), padding=(0, 10), groups=16).eval()
+    with pytest.raises(ModelError, match="depthwise convolutions of 16 channels and 21 columns") as caught:
+        load_backend(InMemory(narrow), backend="openvino", precision="bfloat16", bands=16, size=(32, 32))
+    assert caught.value.hint == "--precision float32"
+    assert load_backend(InMemory(narrow), precision="bfloat16", bands=16, size=(32, 32)).backend == "torch"
+
+
 def test_a_runtime_that_cannot_be_imported_is_skipped(
     network: nn.Module, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,10 @@ class Parts:
             found = json.loads(file.read(length))
         return BandFacts(found["skipped"], SeamCounts(*found["seams"]))
 
+    def journal(self) -> dict[str, Any]:
+        """What the parts of an interrupted run depend on; empty where there is none, or none that can be read."""
+        return (_load(self.folder / JOURNAL) or {}) if any(self.folder.glob("*.part")) else {}
+
     def publish(self) -> None:
         """Note that all parts are there, and the output will get its final name.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +16,12 @@ import rasterio
 import torch
 import yaml
 from conftest import WIDE, MadeScene, write_scene
-from geoseg.inference.cpu import multiplies_bfloat16
-from test_backends import PACKAGES, exported_once  # noqa: F401  the fixture runs here too
 from test_folding import visible
 from test_models import segnext
 from test_predict import make_model
 
-from geoseg.contract import load_contract, shipped_models
+from geoseg.contract import PrecisionRecord, PrecisionScore, load_contract, shipped_models
+from geoseg.inference.backends.openvino import core, multiplies_bfloat16
 from geoseg.landscape import Landscape, write_landscape
 from geoseg.map_rows import MapRows
 from geoseg.model_folder import build_network, save_model
@@ -28,13 +29,8 @@ from geoseg.prediction.parts import PartWriter
 
 from .commands import CLASSES, files_in, read_map, run, succeed, write_model
 
-QUICK = ("torch", "onnx", "openvino")
+QUICK = ("torch", "openvino")
 BANDS = 3
-
-
-def need(backend: str) -> None:
-    for package in PACKAGES.get(backend, ()):
-        pytest.importorskip(package)
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +91,19 @@ def tags(path: Path) -> dict[str, str]:
 # --- one map per backend
 
 
-@pytest.mark.parametrize("backend", QUICK)
-def test_the_same_bytes_whatever_the_batch_and_after_an_interruption(
-    words: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+@pytest.mark.parametrize(
+    ("backend", "precision"), [("openvino", "float32"), ("openvino", "bfloat16"), ("torch", "float32")]
+)
+def test_same_bytes_for_any_batch_and_after_a_stop(
+    words: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, precision: str
 ) -> None:
-    need(backend)
-    succeed("-q", *words("one.tif", "--backend", backend, "--batch-size", 1))
-    succeed("-q", *words("three.tif", "--backend", backend, "--batch-size", 3))
+    if precision == "bfloat16" and not multiplies_bfloat16():
+        pytest.skip("this CPU does not multiply bfloat16")
+    way = "--backend", backend, "--precision", precision
+    succeed("-q", *words("one.tif", *way, "--batch-size", 1))
+    succeed("-q", *words("three.tif", *way, "--batch-size", 3))
     assert (tmp_path / "three.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
-    late = words("late.tif", "--backend", backend)
+    late = words("late.tif", *way)
     interrupt(monkeypatch, late)
     monkeypatch.setattr("geoseg.plan.TASK_PX", 1)
     assert f"of {BANDS} parts taken over from an earlier run" in succeed("-q", *late)
@@ -111,26 +111,25 @@ def test_the_same_bytes_whatever_the_batch_and_after_an_interruption(
     values, _ = read_map(tmp_path / "one.tif")
     assert len(np.unique(values)) > 2
     network = tags(tmp_path / "one.tif")["GEOSEG_NETWORK"]
-    version = sys.modules[{"onnx": "onnxruntime"}.get(backend, backend)].__version__.split("-")[0]
+    version = sys.modules[backend].__version__.split("-")[0]
     assert network.startswith(backend)
     assert version in network
-    assert network.endswith("float32")
+    assert network.endswith(precision)
 
 
 @pytest.mark.parametrize(
-    "change", [("--backend", "onnx"), ("--backend", "openvino"), ("--precision", "bfloat16")], ids=lambda c: c[1]
+    "change", [("--backend", "openvino"), ("--backend", "torch", "--precision", "bfloat16")], ids=lambda c: c[-1]
 )
 def test_another_backend_starts_anew_and_says_so(
-    words: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str]
+    words: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, ...]
 ) -> None:
-    need(change[1])
-    if change[1] == "bfloat16" and not multiplies_bfloat16():
+    if change[-1] == "bfloat16" and not multiplies_bfloat16():
         pytest.skip("this CPU does not multiply bfloat16")
     monkeypatch.setattr("geoseg.plan.TASK_PX", 1)
     interrupt(monkeypatch, words("map.tif", "--backend", "torch"))
     ran = run(*words("map.tif", *change))
     assert ran.exit_code == 0, ran.stderr
-    assert "warning: the backend changed since the last run: starting anew" in ran.stderr
+    assert re.search("warning: the backend(| and the precision) changed since the last run: starting anew", ran.stderr)
     assert "taken over" not in ran.stdout
     succeed("-q", *words("fresh.tif", *change))
     assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "fresh.tif").read_bytes()
@@ -141,8 +140,8 @@ def test_reduced_precision_is_asked_for_and_stands_in_the_map(
 ) -> None:
     if not multiplies_bfloat16():
         pytest.skip("this CPU does not multiply bfloat16")
-    succeed("-q", *words("half.tif", "--backend", "torch", "--precision", "bfloat16"))
-    succeed("-q", *words("whole.tif", "--backend", "torch"))
+    succeed("-q", *words("half.tif", "--precision", "bfloat16"))
+    succeed("-q", *words("whole.tif", "--precision", "float32"))
     assert tags(tmp_path / "half.tif")["GEOSEG_NETWORK"].endswith("bfloat16")
     assert tags(tmp_path / "whole.tif")["GEOSEG_NETWORK"].endswith("float32")
     half, whole = (read_map(tmp_path / name)[0] for name in ("half.tif", "whole.tif"))
@@ -154,7 +153,6 @@ def test_augmentation_by_scales_goes_through_a_backend_too(
     tmp_path: Path, make_scene: Callable[..., MadeScene], model: Path
 ) -> None:
     """Windows of 32 px as foreseen, and of 64 px for the larger scales; the other backends: tests/test_backends.py."""
-    need("openvino")
     small = make_scene(size=(40, 64)).path
     for name in ("openvino", "torch"):
         way = ["--size", 32, "--overlap", 0, "--tta", "scales", "--device", "cpu", "--backend", name]
@@ -165,8 +163,7 @@ def test_augmentation_by_scales_goes_through_a_backend_too(
 
 
 def test_a_dry_run_takes_the_backend_too(words: Callable[..., list[object]], tmp_path: Path) -> None:
-    need("onnx")
-    assert "Mpx/s" in succeed("-q", *words("map.tif", "--backend", "onnx", "--dry-run"))
+    assert "Mpx/s" in succeed("-q", *words("map.tif", "--backend", "torch", "--dry-run"))
     assert not list(tmp_path.iterdir())
 
 
@@ -188,7 +185,6 @@ def shipped(landscape: Path) -> Callable[..., np.ndarray]:
     """The map of the landscape by the shipped model, made once for each way."""
 
     def classes(backend: str, precision: str = "float32") -> np.ndarray:
-        need(backend)
         path = landscape / f"{backend}-{precision}.tif"
         if not path.exists():
             way = ["--size", 256, "--overlap", 64, "--device", "cpu", "--backend", backend, "--precision", precision]
@@ -198,14 +194,13 @@ def shipped(landscape: Path) -> Callable[..., np.ndarray]:
     return classes
 
 
-@pytest.mark.parametrize("backend", ["onnx", "openvino"])
-def test_backends_agree_on_a_landscape(shipped: Callable[..., np.ndarray], backend: str) -> None:
-    found, wanted = shipped(backend), shipped("torch")
+def test_backends_agree_on_a_landscape(shipped: Callable[..., np.ndarray]) -> None:
+    found, wanted = shipped("openvino"), shipped("torch")
     assert len(np.unique(wanted)) >= 4
     assert (found == wanted).mean() >= 0.999
 
 
-@pytest.mark.parametrize("backend", ["torch", "openvino"])
+@pytest.mark.parametrize("backend", QUICK)
 def test_bfloat16_changes_few_pixels_of_a_landscape(shipped: Callable[..., np.ndarray], backend: str) -> None:
     if not multiplies_bfloat16():
         pytest.skip("this CPU does not multiply bfloat16")
@@ -215,11 +210,10 @@ def test_bfloat16_changes_few_pixels_of_a_landscape(shipped: Callable[..., np.nd
 
 @pytest.mark.parametrize(
     "options",
-    [("--backend", "torch"), ("--backend", "onnx"), ("--backend", "openvino"), ("--precision", "bfloat16")],
+    [("--backend", "torch"), ("--backend", "openvino"), ("--precision", "bfloat16")],
     ids=lambda options: options[1],
 )
 def test_evaluate_takes_a_backend_too(landscape: Path, tmp_path: Path, options: tuple[str, str]) -> None:
-    need(options[1])
     if options[1] == "bfloat16" and not multiplies_bfloat16():
         pytest.skip("this CPU does not multiply bfloat16")
     entry = {"scene": str(landscape / "scene.tif"), "labels": str(landscape / "labels.tif")}
@@ -243,32 +237,42 @@ def shipped_folder() -> Path:
     return Path(geoseg.__file__).parent / "weights" / "landscape-tiny"
 
 
-def test_a_unet_takes_the_fastest_that_is_installed(
+def test_without_openvino_a_network_runs_in_torch(
     make_scene: Callable[..., MadeScene], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """OpenVINO, then ONNX Runtime, then torch; the maps agree."""
-    need("onnx")
-    need("openvino")
     made, folder = make_scene(size=(90, 64), nodata="value"), make_model(tmp_path / "unet", architecture="unet")
     maps = []
-    for backend in ("openvino", "onnx", "torch"):
+    for backend in QUICK[::-1]:
         path = tmp_path / f"{backend}.tif"
-        way = ["--size", 64, "--overlap", 32, "--device", "cpu"]
-        ran = run("predict", made.path, "-m", folder, "-o", path, *way)
+        ran = run("predict", made.path, "-m", folder, "-o", path, "--size", 64, "--overlap", 32, "--device", "cpu")
         assert ran.exit_code == 0, ran.stderr
-        assert "passed over" not in ran.stderr
+        assert "skipped" not in ran.stderr
         assert tags(path)["GEOSEG_NETWORK"].startswith(backend)
         maps.append(read_map(path)[0])
-        monkeypatch.setitem(sys.modules, {"onnx": "onnxruntime"}.get(backend, backend), None)
-        if backend == "onnx":
-            break
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    succeed("-q", "predict", made.path, "-m", folder, "-o", tmp_path / "torch.tif", "--size", 64, "--overlap", 32)
-    assert tags(tmp_path / "torch.tif")["GEOSEG_NETWORK"].startswith("torch")
-    wanted = read_map(tmp_path / "torch.tif")[0]
-    assert len(np.unique(wanted)) > 2
-    for found in maps:
-        assert (found == wanted).mean() > 0.999
+        monkeypatch.setitem(sys.modules, "openvino", None)
+    assert len(np.unique(maps[1])) > 2
+    assert (maps[0] == maps[1]).mean() > 0.999
+
+
+def test_a_run_continues_in_the_precision_it_began_with(
+    words: Callable[..., list[object]], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record that lets "auto" choose bfloat16 is written while a run in float32 is interrupted."""
+    if not multiplies_bfloat16():
+        pytest.skip("this CPU does not multiply bfloat16")
+    own = tmp_path / "model"
+    shutil.copytree(model, own)
+    arguments = [own if word == model else word for word in words("map.tif")]
+    interrupt(monkeypatch, arguments)
+    score = PrecisionScore(miou=0.8, agreement=1)
+    record = PrecisionRecord(measured_on="made up", float32=score, bfloat16=score)
+    load_contract(own).model_copy(update={"precision": record}).save(own)
+    monkeypatch.setattr("geoseg.plan.TASK_PX", 1)
+    assert f"of {BANDS} parts taken over from an earlier run" in succeed("-q", *arguments)
+    assert tags(tmp_path / "map.tif")["GEOSEG_NETWORK"].endswith("float32")
+    fresh = [tmp_path / "fresh.tif" if word == tmp_path / "map.tif" else word for word in arguments]
+    succeed("-q", *fresh)
+    assert tags(tmp_path / "fresh.tif")["GEOSEG_NETWORK"].endswith("bfloat16")
 
 
 # --- refusals
@@ -278,12 +282,11 @@ def test_a_unet_takes_the_fastest_that_is_installed(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--backend", "foo"), ("unknown backend 'foo'", "--backend auto, torch, compile, onnx, openvino")),
+        (("--backend", "foo"), ("unknown backend 'foo'", "--backend auto, openvino, torch, compile")),
         (("--precision", "int8"), ("unknown precision 'int8'", "--precision auto, float32, bfloat16")),
-        (("--backend", "openvino"), ("backend openvino needs OpenVINO", 'pip install "geoseg[openvino]"')),
-        (("--backend", "onnx"), ("backend onnx needs ONNX Runtime", 'pip install "geoseg[onnx]"')),
+        (("--backend", "openvino"), ("backend openvino needs OpenVINO", "pip install openvino, or --backend torch")),
     ],
-    ids=["foo", "int8", "openvino", "onnx"],
+    ids=["foo", "int8", "openvino"],
 )
 def test_one_message_and_nothing_written(
     model: Path,
@@ -293,8 +296,8 @@ def test_one_message_and_nothing_written(
     options: tuple[str, str],
     said: tuple[str, str],
 ) -> None:
-    for package in ("onnxruntime", "openvino"):
-        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    core.cache_clear()
     scene = write_scene(tmp_path / "scene.tif", size=(64, 64)).path
     if verb == "evaluate":
         with rasterio.open(tmp_path / "labels.tif", "w", **plain_profile(scene)) as file:

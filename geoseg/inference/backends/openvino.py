@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, ModelError
 from geoseg.inference.converted import converted
 from geoseg.inference.forward import Floats, Forward, Model, Request, does_not_run
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 _TELEMETRY = "openvino_telemetry"
+_NARROW, _LONGEST_NARROW_ROW = 16, 11
 
 
 def is_installed() -> bool:
@@ -67,6 +68,25 @@ def multiplies_bfloat16() -> bool:
     return is_installed() and "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def _refuse_endless(graph: Any) -> None:
+    """Refuse what OpenVINO 2026.4 never finishes in bfloat16: long depthwise rows of up to 16 channels.
+
+    The narrowest published SegNeXt has 32.
+
+    Raises:
+        ModelError: The network has such a convolution.
+    """
+    for operation in graph.get_ops():
+        if operation.get_type_name() == "GroupConvolution":
+            shape = operation.input(1).get_shape()
+            if shape[0] <= _NARROW and shape[-1] > _LONGEST_NARROW_ROW:
+                raise ModelError(
+                    f"OpenVINO does not run depthwise convolutions of {shape[0]} channels and {shape[-1]} columns in "
+                    "bfloat16",
+                    hint="--precision float32",
+                )
+
+
 def load(model: Model, request: Request) -> Forward:
     """The network in OpenVINO; made ready for each shape of windows, when the first one comes or beforehand.
 
@@ -95,6 +115,8 @@ def load(model: Model, request: Request) -> Forward:
             with making:
                 if shape not in models:
                     graph = converted(model, shape, runtime)
+                    if request.reduced:
+                        _refuse_endless(graph)
                     try:
                         models[shape] = runtime.compile_model(graph, "CPU", config)
                     except RuntimeError as error:
