@@ -139,8 +139,10 @@ def predict(
             length and overlap, in logits, to its weights along one axis.
         tta: Test-time augmentation: "none", "flips", "d4", "scales" or "scales+flips".
         device: "auto", "cpu", "cuda" or "cuda:N".
-        backend: What runs the network: "torch", "compile", "onnx", "openvino", or "auto", the fastest installed.
-        precision: "float32", "bfloat16", or "auto": float32 on a CPU, bfloat16 on a GPU.
+        backend: What runs the network: "openvino", "torch", "compile", or "auto": OpenVINO on a CPU, torch.compile on a
+            GPU.
+        precision: "float32", "bfloat16", or "auto": on a CPU bfloat16 where it is known to cost this model next to
+            nothing, on a GPU bfloat16.
         bands: 1-based bands of the scene for the model's bands; None takes all.
         nodata: Value that means nothing, over the file's own.
         alpha: Take the alpha band as validity.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # compares them with it).
 BLENDS = ("sine", "linear", "flat", "crop")
 TTA = ("none", "flips", "d4", "scales", "scales+flips")
-BACKENDS = ("auto", "torch", "compile", "onnx", "openvino")
+BACKENDS = ("auto", "openvino", "torch", "compile")
 PRECISIONS = ("auto", "float32", "bfloat16")
 EXECUTORS = ("in-process", "ray")
 PROTOCOLS = ("scene", "jseg", "mmseg", "whole")
