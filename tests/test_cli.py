@@ -199,10 +199,10 @@ def test_words_of_options_are_those_of_the_programs() -> None:
 
 def test_names_that_are_refused_early_are_those_of_the_programs() -> None:
     import segmentation_models_pytorch as smp
-    from geoseg.inference.onnx_graph import OPSETS
 
     import geoseg.models
     from geoseg.export import EXPORTERS
+    from geoseg.model_export.onnx_graph import OPSETS
     from geoseg.predict import RASTER_SUFFIXES
 
     assert set(early.ARCHITECTURES) == set(smp.MODEL_ARCHITECTURES_MAPPING)
