@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+import rasterio
 from conftest import write_scene
 from typer.testing import CliRunner
 
@@ -162,6 +163,11 @@ data:
   train: [{scene: scene.tif, labels: labels.tif}]
   val: [{scene: val.tif, labels: val_labels.tif}]
 """
+    with (
+        rasterio.open(folder / "labels.tif") as labels,
+        rasterio.open(folder / "map.tif", "w", **labels.profile) as map_,
+    ):
+        map_.write(labels.read() // 128)
     (folder / "good.yaml").write_text(good)
     (folder / "typo.yaml").write_text(good.replace("output:", "ouput:"))
     (folder / "no_labels.yaml").write_text(good.replace("labels.tif", "nowhere.tif"))
@@ -341,6 +347,14 @@ def test_how_much_is_said_is_the_users_choice(monkeypatch: pytest.MonkeyPatch) -
     ]:
         result = CliRunner().invoke(app, [*given, "info", "a.tif"])
         assert (result.stdout, result.stderr) == ("result\n", said)
+
+
+def test_quiet_verbs_say_where_their_output_is(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "map.gpkg"
+    loud = CliRunner().invoke(app, ["vectorize", str(place / "map.tif"), "-o", str(out)])
+    assert loud.exit_code == 0 and len(loud.stdout.splitlines()) > 1
+    quiet = CliRunner().invoke(app, ["-q", "vectorize", str(place / "map.tif"), "-o", str(out), "--overwrite"])
+    assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, f"{out}\n", "")
 
 
 def test_bands_are_numbers_from_1() -> None:

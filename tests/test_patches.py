@@ -477,7 +477,7 @@ def official_checkpoint(path: Path) -> Path:
 
 
 def geoseg(*words: object) -> str:
-    result = CliRunner().invoke(app, ["-q", *(str(word) for word in words)], catch_exceptions=False)
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
     return result.stdout
 

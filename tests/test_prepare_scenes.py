@@ -211,7 +211,7 @@ def test_broken_files_are_listed_and_the_others_copied(make_scene: MakeScene, tm
 
 def test_the_verb_copies_and_tells(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene(name="a.tif", **STRIPED)
-    command = ["-q", "prepare", "scenes", str(made.path), "-o", str(tmp_path / "new/out")]
+    command = ["prepare", "scenes", str(made.path), "-o", str(tmp_path / "new/out")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert "1 copied" in done.output and done.output.splitlines()[-1] == str(tmp_path / "new/out")

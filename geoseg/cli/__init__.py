@@ -94,7 +94,7 @@ def _start(
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Tell each step; -vv all.")
     ] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only, no progress bar.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; of an output its path alone.")] = False,
     version: Annotated[
         bool,
         typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version."),

@@ -29,5 +29,4 @@ def demo(
     from geoseg.demo import run_demo
 
     report = run_demo(output, train=train, device=device, overwrite=overwrite, progress=ctx.obj.progress)
-    for line in report.lines():
-        typer.echo(line)
+    ctx.obj.report(report.lines(), output)

@@ -102,5 +102,4 @@ def evaluate(
         progress=ctx.obj.progress,
         **how,
     )
-    for line in summary_lines(evaluation):
-        typer.echo(line)
+    ctx.obj.report(summary_lines(evaluation), evaluation.folder)

@@ -11,6 +11,7 @@ from geoseg.cli import options
 
 
 def export(
+    ctx: typer.Context,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Model folder, or the name of a model that is shipped.")
     ],
@@ -61,5 +62,5 @@ def export(
         opset=OPSET if opset is None else opset,
         stac=stac,
     )
-    for line in export_model(model, output, how, overwrite=overwrite).lines():
-        typer.echo(line)
+    report = export_model(model, output, how, overwrite=overwrite)
+    ctx.obj.report(report.lines(), report.path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -88,7 +88,7 @@ def check_metres(text: str | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """How much is said on stderr: -1 errors only, 0 warnings and a progress bar, 1 steps too, 2 everything."""
+    """How much is said: -1 errors and paths of outputs, 0 warnings, a progress bar and reports, 1 steps too, 2 all."""
 
     level: int
 
@@ -96,6 +96,11 @@ class Talk:
     def progress(self) -> bool:
         """Whether to draw a progress bar."""
         return self.level >= 0
+
+    def report(self, lines: Iterable[str], output: Path) -> None:
+        """Print what came of writing an output: all of it, or its path alone."""
+        for line in lines if self.level >= 0 else [str(output)]:
+            typer.echo(line)
 
 
 Model = Annotated[

@@ -142,10 +142,9 @@ def predict(
         address=address,
     )
     if dry_run:
-        lines = run_dry(scenes, model, output, how, overwrite=overwrite).lines()
-    else:
-        progress = ctx.obj.progress
-        report = run_prediction(scenes, model, output, how, overwrite=overwrite, restart=restart, progress=progress)
-        lines = report.lines()
-    for line in lines:
-        typer.echo(line)
+        for line in run_dry(scenes, model, output, how, overwrite=overwrite).lines():
+            typer.echo(line)
+        return
+    progress = ctx.obj.progress
+    report = run_prediction(scenes, model, output, how, overwrite=overwrite, restart=restart, progress=progress)
+    ctx.obj.report(report.lines(), report.path)

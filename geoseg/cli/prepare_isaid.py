@@ -24,5 +24,5 @@ def isaid(
     """
     from geoseg.prepare.isaid import prepare_isaid
 
-    for line in prepare_isaid(source, output, overwrite=overwrite, progress=ctx.obj.progress).lines():
-        typer.echo(line)
+    report = prepare_isaid(source, output, overwrite=overwrite, progress=ctx.obj.progress)
+    ctx.obj.report(report.lines(), output)

@@ -19,5 +19,5 @@ def scenes(
     """Copy rasters into tiled, zstd-compressed GeoTIFFs, pixel for pixel, which training reads many times faster."""
     from geoseg.prepare.scenes import prepare_scenes
 
-    for line in prepare_scenes(sources, output, overwrite=overwrite, progress=ctx.obj.progress).lines():
-        typer.echo(line)
+    report = prepare_scenes(sources, output, overwrite=overwrite, progress=ctx.obj.progress)
+    ctx.obj.report(report.lines(), output)

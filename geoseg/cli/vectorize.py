@@ -10,6 +10,7 @@ from geoseg.cli import options
 
 
 def vectorize(
+    ctx: typer.Context,
     class_map: Annotated[str, typer.Argument(metavar="MAP", help="Class raster, as geoseg predict writes it.")],
     output: options.Output,
     crs: options.Crs = None,
@@ -45,5 +46,4 @@ def vectorize(
     from geoseg.vectorize import vectorize as run
 
     report = run(class_map, output, rules=rules, crs=crs, overwrite=overwrite)
-    for line in report.lines():
-        typer.echo(line)
+    ctx.obj.report(report.lines(), report.path)

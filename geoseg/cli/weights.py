@@ -59,8 +59,7 @@ def import_(
         overwrite=overwrite,
         progress=ctx.obj.progress,
     )
-    for line in report.lines():
-        typer.echo(line)
+    ctx.obj.report(report.lines(), output)
 
 
 @app.command("list")

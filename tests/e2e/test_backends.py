@@ -106,7 +106,7 @@ def test_same_bytes_for_any_batch_and_after_a_stop(
     late = words("late.tif", *way)
     interrupt(monkeypatch, late)
     monkeypatch.setattr("geoseg.plan.TASK_PX", 1)
-    assert f"of {BANDS} parts taken over from an earlier run" in succeed("-q", *late)
+    assert f"of {BANDS} parts taken over from an earlier run" in succeed(*late)
     assert (tmp_path / "late.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
     values, _ = read_map(tmp_path / "one.tif")
     assert len(np.unique(values)) > 2
@@ -226,7 +226,7 @@ def test_evaluate_takes_a_backend_too(landscape: Path, tmp_path: Path, options: 
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     way = ["-o", tmp_path / "scores", "--size", 256, "--overlap", 64, "--device", "cpu", *options]
-    said = succeed("-q", "evaluate", "landscape-tiny", tmp_path / "config.yaml", *way)
+    said = succeed("evaluate", "landscape-tiny", tmp_path / "config.yaml", *way)
     (accuracy,) = (float(line.split()[-1]) for line in said.splitlines() if line.startswith("mIoU"))
     assert accuracy > 0.7
 

@@ -24,7 +24,7 @@ FILES = {"scene.tif", "truth.tif", "truth.gpkg", "landcover.tif", "landcover.gpk
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo") / "out"
-    return folder, succeed("-q", "demo", "-o", folder)
+    return folder, succeed("demo", "-o", folder)
 
 
 def test_the_demo_says_what_it_made_and_how_good_it_is(demo: tuple[Path, str]) -> None:

@@ -202,7 +202,7 @@ def test_windows_and_batches_are_the_users_choice(trained: Trained, tmp_path: Pa
     for batch in (1, 3):
         out = tmp_path / f"{batch}.tif"
         options = ["--size", 96, "--overlap", 64, "--batch-size", batch]
-        stdout = succeed("-q", "predict", trained.scene, "-m", trained.model, "-o", out, *options)
+        stdout = succeed("predict", trained.scene, "-m", trained.model, "-o", out, *options)
         assert "96 × 96 px that overlap by 64 px" in stdout
         maps.append(read_map(out)[0])
     # Sums in another order may tip a tie, no more.
@@ -263,7 +263,7 @@ def _layer(path: Path) -> dict[str, str]:
 def test_predict_to_polygons_is_predict_then_vectorize(trained: Trained, tmp_path: Path) -> None:
     direct, by_hand = tmp_path / "direct.gpkg", tmp_path / "by_hand.gpkg"
     options = ["--simplify", "1px", "--min-area", "3"]
-    said = succeed("-q", "predict", trained.scene, "-m", trained.model, "-o", direct, *options)
+    said = succeed("predict", trained.scene, "-m", trained.model, "-o", direct, *options)
     succeed("vectorize", trained.map, "-o", by_hand, *options)
     one, two = (geopandas.read_file(p, layer=p.stem) for p in (direct, by_hand))
     assert one.drop(columns="geometry").equals(two.drop(columns="geometry"))

@@ -55,7 +55,7 @@ def test_a_map_lies_where_its_scene_lies(
     model = random_model(bands=len(scene.pixels), dtype=str(scene.pixels.dtype))
     alpha = ["--alpha"] if options.get("nodata") == "alpha" else []
     out = tmp_path / "map.tif"
-    stdout = succeed("-q", "predict", scene.path, "-m", model, *alpha, "-o", out)
+    stdout = succeed("predict", scene.path, "-m", model, *alpha, "-o", out)
     assert stdout.splitlines()[0] == str(out)
     values, profile = read_map(out)
     assert values.shape == scene.valid.shape
@@ -103,7 +103,7 @@ def test_a_scene_without_a_valid_pixel_gives_an_empty_map(
     out = tmp_path / "map.tif"
     with rasterio.open(scene.path, "r+") as file:
         file.write(np.zeros_like(scene.pixels))
-    stdout = succeed("-q", "predict", scene.path, "-m", random_model(), "--nodata", "0", "-o", out)
+    stdout = succeed("predict", scene.path, "-m", random_model(), "--nodata", "0", "-o", out)
     assert (read_map(out)[0] == NODATA).all()
     assert "4 windows without a valid pixel skipped" in stdout
     refused = run("vectorize", out, "-o", tmp_path / "map.gpkg")

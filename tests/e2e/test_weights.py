@@ -124,7 +124,7 @@ def test_a_segmentation_checkpoint_becomes_a_model_folder(names: Callable[[], di
 
 def test_an_imported_model_is_described_predicts_and_starts_a_training(place: Place) -> None:
     (place / "classes.yaml").write_text("\n".join(f"- {name}" for name in NAMES))
-    report = facts(succeed("-q", *place.importing("--classes", place / "classes.yaml")))
+    report = facts(succeed(*place.importing("--classes", place / "classes.yaml")))
     assert report["classes"] == "6, of classes.yaml"
     described = succeed("info", place / "model")
     assert "SegNeXt with tu-mscan_tiny" in described and "3 building" in described and "sha256:" in described
@@ -164,7 +164,7 @@ def write_config(place: Place) -> None:
 
 def test_an_imagenet_checkpoint_becomes_weights_to_start_from(place: Place) -> None:
     source = place.checkpoint({"state_dict": imagenet()})
-    report = facts(succeed("-q", "weights", "import", source, "-o", place / "encoder"))
+    report = facts(succeed("weights", "import", source, "-o", place / "encoder"))
     assert report["network"] == "MSCAN of channels 8 16 24 32, depths 1 1 2 1, 1000 classes, 93,456 parameters"
     assert sorted(path.name for path in (place / "encoder").iterdir()) == ["config.json", "model.safetensors"]
     wanted = later(imagenet())
