@@ -53,15 +53,20 @@ class Grid:
             # Polygons of a raster without georeference have their y run up from its top edge.
             is_pixels = self.transform in (Affine.identity(), Affine.scale(1, -1))
             return Georeference.NONE if is_pixels else Georeference.TRANSFORM
-        if self.transform.is_identity:
+        if not self.has_transform:
             return Georeference.CRS_ALONE
         kind = crs_georeference(self.crs)
         return kind if kind is Georeference.LOCAL or self._is_on_globe() else Georeference.ASTRAY
 
     @property
+    def has_transform(self) -> bool:
+        """True where the raster has a transform, by which its coordinates are not its pixels."""
+        return not self.transform.is_identity
+
+    @property
     def is_georeferenced(self) -> bool:
         """True where the raster has a CRS and a transform."""
-        return self.crs is not None and not self.transform.is_identity
+        return self.crs is not None and self.has_transform
 
     @property
     def is_metric(self) -> bool:
@@ -85,7 +90,7 @@ class Grid:
 
     def as_drawn(self) -> Grid:
         """The grid in whose coordinates GIS programs draw the raster: without a transform, rows run down from y = 0."""
-        if self.is_georeferenced or not self.transform.is_identity:
+        if self.has_transform:
             return self
         return dataclasses.replace(self, transform=Affine.scale(1, -1), crs=None)
 

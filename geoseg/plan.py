@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from geoseg.errors import ConfigError
 from geoseg.windows import Window, round_up, window_starts
+from geoseg.words import count
 
 ALIGN = 32
 """Windows start and end on multiples of this, px: the coarsest stride of the networks."""
@@ -248,11 +249,6 @@ class Plan:
             f"memory     {self.memory_bytes / 2**20:.0f} MiB beside the network",
             f"disk       at most {self.disk_bytes / 2**20:.0f} MiB while it runs",
         ]
-
-
-def count(number: int, noun: str) -> str:
-    """``1 window``, ``2 windows``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def plan_prediction(

@@ -29,7 +29,7 @@ from geoseg.errors import ConfigError, GeosegError, OutputError
 from geoseg.export import EXPORTERS, check_format
 from geoseg.outputs import check_output
 from geoseg.paths import input_path
-from geoseg.plan import IN_PROCESS, Plan, Taper, count
+from geoseg.plan import IN_PROCESS, Plan, Taper
 from geoseg.polygons import PolygonRules
 from geoseg.prediction.arrivals import Arrivals
 from geoseg.prediction.bands import BandFacts, Layers
@@ -44,6 +44,7 @@ from geoseg.scene import Raster
 from geoseg.stored_model import StoredModel, open_model
 from geoseg.vectorize import DEFAULT_RULES, check_rules, write_vectors
 from geoseg.windows import Window
+from geoseg.words import count
 
 log = logging.getLogger(__name__)
 

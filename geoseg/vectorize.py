@@ -20,8 +20,8 @@ from geoseg.georeference import unwarped
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.outputs import check_output
-from geoseg.plan import count
 from geoseg.polygons import PolygonBatch, PolygonRules, Tolerance, class_rules, polygonize_rows
+from geoseg.words import count
 
 # Looked at on generated scenes: 1 px leaves the stairs of shallow slopes, 2 px starts to cut corners of small houses.
 DEFAULT_RULES = PolygonRules(simplify=Tolerance(1.5, "px"))

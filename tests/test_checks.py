@@ -300,6 +300,46 @@ def test_a_scene_with_a_crs_without_definition(make_scene: MakeScene, tmp_path: 
     told(check_data(config(area)), "labelled area", "in EPSG:32633, scene", "site grid", "does not say where on earth")
 
 
+def test_a_scene_gets_its_crs_from_the_configuration(
+    all_classes: list[tuple[str, Polygon]], made: MadeScene, tmp_path: Path
+) -> None:
+    bare = write_raster(tmp_path / "bare.tif", made.pixels, made, crs=None)
+    entry = polygons(made, tmp_path / "l.gpkg", all_classes, scene=bare)
+    assert errors(check_data(config({**entry, "crs": "EPSG:32633"}))) == []
+    degrees = polygons(made, tmp_path / "d.gpkg", [("field", box(15, 46, 16, 47))], crs="EPSG:4326", scene=bare)
+    assert "crs: EPSG:…" in str(told(check_data(config(degrees)), "no polygon of", "which has no CRS").hint)
+    wrong = {**entry, "scene": made.path, "crs": "EPSG:32634"}
+    told(check_data(config(wrong)), "is in EPSG:32633, so it cannot be given the CRS EPSG:32634")
+
+
+def test_pixels_that_are_others_than_they_seem(make_scene: MakeScene, tmp_path: Path) -> None:
+    """Bands in another order, values that tags change, bytes in wider pixels, pixels far from square."""
+    swapped, tagged, flat = make_scene(photometric="MINISBLACK"), make_scene(seed=1), make_scene(seed=2)
+    wide = make_scene(dtype="int16", seed=3)
+    with rasterio.open(swapped.path, "r+") as file:
+        file.descriptions = ("blue", "green", "red")
+    with rasterio.open(tagged.path, "r+") as file:
+        file.scales, file.offsets = (1e-4,) * 3, (-0.1,) * 3
+    stretched = flat.transform @ Affine.scale(4, 0.25)
+    with rasterio.open(flat.path, "r+") as file:
+        file.transform = stretched
+    with rasterio.open(wide.path, "r+") as file:
+        file.write((wide.pixels // 256).astype("int16"))
+    scenes = (swapped, tagged, flat, wide)
+    places = [stretched if scene is flat else scene.transform for scene in scenes]
+    labels = [
+        write_raster(tmp_path / f"l{n}.tif", stripes(), scene, transform=place)
+        for n, (scene, place) in enumerate(zip(scenes, places, strict=True))
+    ]
+    found = check_data(config(*({"scene": s.path, "labels": path} for s, path in zip(scenes, labels, strict=True))))
+    order = told(found, "bands 1,2,3 of scene", str(swapped.path), "by their names they are not")
+    assert order.hint == "imagery.indexes=[3,2,1]" and order.severity == "warning"
+    assert told(found, "scale and offset tags", str(tagged.path), "(0.0001 and -0.1)").severity == "warning"
+    assert "gdalwarp -tr 0.125 0.125" in str(told(found, "2 m wide and 0.125 m high, far from square").hint)
+    assert "gdal_translate -ot Byte " in str(told(found, f"{wide.path} is int16").hint)
+    assert "-scale" not in str(told(found, f"{wide.path} is int16").hint)
+
+
 # --- labels from a raster
 
 
@@ -396,6 +436,14 @@ def test_rasters_of_labels_without_georeference_must_have_the_size(made: MadeSce
     told(found, "short.tif have 50 × 80 px, scene", "has 96 × 80")
     told(found, "the CRS of labels", "lost.tif", "does not say where on earth")
     assert len(errors(found)) == 2 and about(found, fits) == []
+    # Without a CRS transforms can still be compared.
+    same = write_raster(tmp_path / "same.tif", stripes(), made, crs=None)
+    moved = write_raster(tmp_path / "moved.tif", stripes(), made, crs=None, transform=made.transform @ Affine.scale(2))
+    found = check_data(config({"scene": made.path, "labels": same}, {"scene": made.path, "labels": moved}))
+    assert told(found, "moved.tif have another transform than scene").severity == "error"
+    assert len(errors(found)) == 1
+    with pytest.raises(LabelError, match="another transform than the scene"):
+        open_scenes(config({"scene": made.path, "labels": moved}), "train")
 
 
 # --- labels from polygons

@@ -20,6 +20,7 @@ from typing import Any
 
 from geoseg.errors import ConfigError, in_one_line, quoted
 from geoseg.paths import InputPath, exists, file_behind, input_path, suffix
+from geoseg.words import count
 
 SPLITS = ("train", "val", "scenes")
 
@@ -59,8 +60,9 @@ def expand_scenes(data: dict[str, Any], base: Path) -> None:
                 for written in _expanded(entry, f"data.{split}.{i}", base, missing)
             ]
     if missing:
+        verb = "is" if len(missing) == 1 else "are"
         raise ConfigError(
-            "\n  ".join([f"{len(missing)} files of the scenes are not there:", *_first(missing)]),
+            "\n  ".join([f"{count(len(missing), 'file')} of the scenes {verb} not there:", *_first(missing)]),
             hint="add them, or name the scenes without them in no list",
         )
 

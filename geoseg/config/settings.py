@@ -12,6 +12,7 @@ from geoseg.contract import DEFAULT_SCALE, ClassEntry, DType, Frozen, WindowSett
 from geoseg.errors import ConfigError
 from geoseg.paths import InputPath, input_path
 from geoseg.windows import round_up
+from geoseg.words import count
 
 Source = Annotated[InputPath, BeforeValidator(lambda name: input_path(name) if isinstance(name, str | Path) else name)]
 """An input file: a path, or what only GDAL can open as text."""
@@ -69,7 +70,7 @@ class ImageryConfig(Frozen):
         for key in ("indexes", "mean", "std"):
             values = getattr(self, key)
             if values is not None and len(values) != len(self.bands):
-                raise ValueError(f"{key} has {len(values)} entries for {len(self.bands)} bands")
+                raise ValueError(f"{key} has {count(len(values), 'value')} for {count(len(self.bands), 'band')}")
         if (self.mean is None) != (self.std is None):
             raise ValueError("give both mean and std, or neither")
         return self

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from geoseg.config import ImageryConfig, SceneConfig
 from geoseg.contract import GSD_TOLERANCE
-from geoseg.datasets.check_list import Problem, as_problem, error, listed, plural, warning
+from geoseg.datasets.check_list import Problem, as_problem, error, listed, warning
 from geoseg.datasets.labelled import open_configured
 from geoseg.errors import SceneError, quoted
 from geoseg.georeference import AnyCRS, Georeference, crs_georeference, crs_name, pyproj_crs
@@ -22,6 +22,7 @@ from geoseg.paths import InputPath
 from geoseg.scene import Scene
 from geoseg.scene.advice import bands_named, dtype_hint, palette_hint, scaling_hint
 from geoseg.windows import Window
+from geoseg.words import count
 
 SAMPLE_SIDE, SAMPLES = 128, 3
 """Side of the windows that are read of a scene, px, and how many along each axis."""
@@ -208,7 +209,7 @@ def check_pixels(config: SceneConfig, imagery: ImageryConfig) -> list[Problem]:
         return [
             warning(
                 path,
-                f"none of {plural(valid.size, 'pixel')} looked at in scene {path} is valid",
+                f"none of {count(valid.size, 'pixel')} looked at in scene {path} is valid",
                 f"see what it holds with: geoseg info {quoted(path)}; then imagery.nodata",
             )
         ]

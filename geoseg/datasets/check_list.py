@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Literal
 
 from geoseg.errors import GeosegError, LabelError
+from geoseg.words import count
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +96,7 @@ def listed(items: Sequence[str], most: int) -> str:
     return ", ".join(items[:most]) + more
 
 
-def plural(count: int, noun: str) -> str:
-    """``1 feature``, ``2 features``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def _counted(problems: Sequence[Problem]) -> str:
     errors = sum(problem.severity == "error" for problem in problems)
-    parts = [plural(n, kind) for n, kind in ((errors, "error"), (len(problems) - errors, "warning")) if n]
+    parts = [count(n, kind) for n, kind in ((errors, "error"), (len(problems) - errors, "warning")) if n]
     return " and ".join(parts)

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import shapely
 
 from geoseg.classes import ClassTable
-from geoseg.datasets.check_list import Problem, listed, plural, warning
+from geoseg.datasets.check_list import Problem, listed, warning
 from geoseg.paths import InputPath
+from geoseg.words import count
 
 MIN_SHARE = 0.01
 """Overlap below this share of the area of all polygons is not told."""
@@ -54,7 +55,7 @@ def check_overlaps(path: InputPath, geometries: npt.NDArray[Any], ids: Ids, clas
         problems.append(
             warning(
                 path,
-                f"{about}{plural(int(hidden.size), 'polygon')} of {path} "
+                f"{about}{count(int(hidden.size), 'polygon')} of {path} "
                 f"{'lies' if hidden.size == 1 else 'lie'} under later ones of another class, not seen: "
                 f"{listed(told, 5)}",
                 "order the features so that small ones come last",

@@ -16,7 +16,7 @@ import shapely
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig
 from geoseg.datasets.check_imagery import no_way
-from geoseg.datasets.check_list import Problem, as_problem, error, listed, plural, warning
+from geoseg.datasets.check_list import Problem, as_problem, error, listed, warning
 from geoseg.datasets.check_overlaps import check_overlaps
 from geoseg.datasets.class_ids import MISSING, MIXED, UNKNOWN, field_classes
 from geoseg.datasets.labels import MIXED_HINT, away_hint, load_labelled_area, mixed_message, unknown_hint
@@ -25,6 +25,7 @@ from geoseg.georeference import are_apart, pyproj_crs, transformer
 from geoseg.grid import Grid
 from geoseg.paths import InputPath, exists, opened_name
 from geoseg.vector_files import VectorLayer, polygon_layer, polygons_of, reading
+from geoseg.words import count
 
 MAX_WHOLE = 500_000
 """A layer of more features is read near its scenes alone, where it has an index."""
@@ -247,9 +248,7 @@ def _check_place(
         return problems
     outside = total - int(np.logical_or.reduce([t for t in touched if t is not None], axis=0).sum())
     if 0 < outside < total:
-        message = (
-            f"{outside} of {plural(total, 'feature')} of {path} ({outside / total:.0%}) lie outside all its scenes"
-        )
+        message = f"{outside} of {count(total, 'feature')} of {path} ({outside / total:.0%}) lie outside all its scenes"
         hint = f"they are left aside; if they should lie in one, check the CRS: geoseg info {quoted(scenes[0][0])}"
         problems.append(warning(path, message, hint))
     return problems
@@ -279,7 +278,7 @@ def _check_classes(
         problems.append(
             error(
                 path,
-                f"field {config.attribute} of {path} is empty in {without} of {plural(len(found.ids), 'feature')}",
+                f"field {config.attribute} of {path} is empty in {without} of {count(len(found.ids), 'feature')}",
                 "fill it, or leave them out: "
                 f'ogr2ogr -where "{config.attribute} IS NOT NULL" labels.gpkg {quoted(path)}',
             )
@@ -287,13 +286,13 @@ def _check_classes(
     unknown = Counter(found.texts[i] for i in np.flatnonzero(found.ids == UNKNOWN))
     if unknown:
         told = []
-        for text, count in unknown.most_common():
+        for text, times in unknown.most_common():
             near = _nearest(text, classes.names)
-            told.append(f"{text!r} ({count}×{f', {near}?' if near else ''})")
+            told.append(f"{text!r} ({times}×{f', {near}?' if near else ''})")
         problems.append(
             error(
                 path,
-                f"field {config.attribute} of {path} holds {plural(len(told), 'value')} that "
+                f"field {config.attribute} of {path} holds {count(len(told), 'value')} that "
                 f"{'is' if len(told) == 1 else 'are'} no class name or id: {listed(told, _NAMED)}",
                 f"rename them, or add them to the classes; {unknown_hint(set(unknown), classes, first_label)}",
             )
@@ -316,7 +315,7 @@ def _check_geometries(
     if nothing.all():
         return [error(path, f"labels {path} hold no geometries", f"see what they hold: geoseg info {quoted(path)}")]
     if nothing.any():
-        message = f"{int(nothing.sum())} of {plural(len(geometries), 'feature')} of {path} have no geometry"
+        message = f"{int(nothing.sum())} of {count(len(geometries), 'feature')} of {path} have no geometry"
         problems.append(warning(path, message, "they are left aside"))
     if seen is not None and not seen.any():
         return problems
@@ -331,7 +330,7 @@ def _check_geometries(
     polygons, fids = areas[looked_at & is_area], fids[looked_at & is_area]
     lost = shapely.get_num_coordinates(geometries) > shapely.get_num_coordinates(areas)
     if partly := int((lost & looked_at & is_area).sum()):
-        message = f"lines and points beside the polygons in {plural(partly, 'feature')} of {path} are left aside"
+        message = f"lines and points beside the polygons in {count(partly, 'feature')} of {path} are left aside"
         problems.append(warning(path, message))
     invalid = np.flatnonzero(~shapely.is_valid(polygons))
     if invalid.size:
@@ -350,7 +349,7 @@ def _check_geometries(
     repeated = len(polygons) - len(set(shapely.to_wkb(shapely.normalize(polygons)).tolist()))
     if repeated:
         verb = "repeats" if repeated == 1 else "repeat"
-        message = f"{plural(repeated, 'polygon')} of {path} {verb} another one exactly; the later one counts"
+        message = f"{count(repeated, 'polygon')} of {path} {verb} another one exactly; the later one counts"
         problems.append(warning(path, message, "delete duplicate geometries, in QGIS"))
     return problems
 

@@ -16,6 +16,7 @@ from geoseg.grid import Grid, crs_hint
 from geoseg.paths import InputPath, exists
 from geoseg.scene import Scene
 from geoseg.windows import Window
+from geoseg.words import count
 
 MIN_COVERED_SHARE = 0.5
 _OFF_GRID_PX = 0.1
@@ -43,9 +44,8 @@ def check_raster_labels(
     try:
         with Scene(path) as labels:
             if len(labels.bands) != 1 or labels.dtype.kind not in "iu":
-                message = (
-                    f"labels {path} have {len(labels.bands)} bands of {labels.dtype}, wanted one band of class ids"
-                )
+                found = f"{count(len(labels.bands), 'band')} of {labels.dtype}"
+                message = f"labels {path} have {found}, wanted one band of class ids"
                 return [error(path, message, "a raster of labels holds the class id of each pixel")], None, frozenset()
             problems = _check_place(path, labels.grid, scene, grid) if grid is not None else []
             counts = _value_counts(labels)
@@ -59,8 +59,16 @@ def check_raster_labels(
 def _check_place(path: InputPath, own: Grid, scene: InputPath, grid: Grid) -> list[Problem]:
     """Where labels lie against their scene."""
     if not (own.is_georeferenced and grid.is_georeferenced):
-        if own.shape == grid.shape:
+        tolerance = 1e-6 * max(abs(grid.transform.a), abs(grid.transform.b))
+        is_elsewhere = own.has_transform and grid.has_transform
+        is_elsewhere &= not own.transform.almost_equals(grid.transform, precision=tolerance)
+        if own.shape == grid.shape and not is_elsewhere:
             return []
+        if own.shape == grid.shape:
+            message = f"labels {path} have another transform than scene {scene}, and no CRS that says where both lie"
+            return [
+                error(path, message, f"give both their CRS, the labels with: gdal_edit.py -a_srs EPSG:… {quoted(path)}")
+            ]
         return [
             error(
                 path,
@@ -143,8 +151,8 @@ def _value_counts(labels: Scene) -> dict[int, int]:
         else:
             unique, number = np.unique(values, return_counts=True)
             pairs = zip(unique.tolist(), number.tolist(), strict=True)
-        for value, count in pairs:
-            counts[value] = counts.get(value, 0) + count
+        for value, times in pairs:
+            counts[value] = counts.get(value, 0) + times
     return counts
 
 

@@ -26,6 +26,7 @@ from geoseg.scene import Scene
 from geoseg.scene.aoi import Aoi, load_aoi
 from geoseg.scene.open_files import OpenFiles
 from geoseg.windows import Window
+from geoseg.words import count
 
 LabelArray = npt.NDArray[np.uint8]
 
@@ -79,16 +80,23 @@ class RasterLabels:
     def __init__(self, path: InputPath, grid: Grid, classes: ClassTable, *, first_label: int = 0) -> None:
         with Scene(path) as labels:
             if len(labels.bands) != 1 or labels.dtype.kind not in "iu":
+                found = f"{count(len(labels.bands), 'band')} of {labels.dtype}"
                 raise LabelError(
-                    f"labels {path} have {len(labels.bands)} bands of {labels.dtype}, wanted one band of class ids",
+                    f"labels {path} have {found}, wanted one band of class ids",
                     hint="a raster of labels holds the class id of each pixel",
                 )
             own, self._block_rows = labels.grid, labels.block_shape[0]
             self._path = labels.path
         comparable = own.is_georeferenced and grid.is_georeferenced
         tolerance = 1e-6 * max(abs(grid.transform.a), abs(grid.transform.b))
-        same_place = own.crs == grid.crs and own.transform.almost_equals(grid.transform, precision=tolerance)
+        same_transform = own.transform.almost_equals(grid.transform, precision=tolerance)
+        same_place = own.crs == grid.crs and same_transform
         self._aligned = own.shape == grid.shape and (same_place or not comparable)
+        if self._aligned and not same_transform and own.has_transform and grid.has_transform:
+            raise LabelError(
+                f"labels {path} have another transform than the scene, and no CRS that says where both lie",
+                hint=f"give both their CRS, the labels with: gdal_edit.py -a_srs EPSG:… {quoted(path)}",
+            )
         if not self._aligned and not comparable:
             raise LabelError(
                 f"labels {path} have {own.height} × {own.width} px, the scene has {grid.height} × {grid.width}",

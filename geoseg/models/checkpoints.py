@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from geoseg.errors import ModelError, quoted
 from geoseg.models.official import encoder_key, mismatch, without_wrappers
 from geoseg.pretrained import check_digest, check_source, sha256_of
+from geoseg.words import count
 
 _WRAPPERS = ("state_dict", "model")
 _STEM = "patch_embed1.proj.0.weight"
@@ -131,7 +132,9 @@ def load_encoder(network: N, path: str | PathLike[str], *, features_only: bool =
     own = network.state_dict()
     bands, found = own[_STEM].shape[1], state[_STEM].shape[1]
     if found not in (3, bands):
-        raise ModelError(f"{path} takes {found} bands, the network {bands}", hint=f"a file for 3 or {bands} bands")
+        raise ModelError(
+            f"{path} takes {count(found, 'band')}, the network {bands}", hint=f"a file for 3 or {bands} bands"
+        )
     if found != bands:
         state[_STEM] = adapt_input_conv(bands, state[_STEM])
     head = {key: value for key, value in state.items() if key in _HEAD}

@@ -27,6 +27,7 @@ from geoseg.models.official import (
     without_wrappers,
 )
 from geoseg.models.segnext import RECIPES, SegNeXt
+from geoseg.words import count
 
 BASES = "decode_head.hamburger.ham.bases"
 OWN_BASES = "decoder.hamburger.ham.bases"
@@ -147,7 +148,7 @@ def recognize(tensors: Mapping[str, Tensor], source: Source) -> tuple[Design, di
     bands = dimension(f"{start}patch_embed1.proj.0.weight", axis=1)
     if bands != 3:
         raise ModelError(
-            f"{source} takes {bands} bands, and does not say which",
+            f"{source} takes {count(bands, 'band')}, and does not say which",
             hint="only checkpoints for red, green and blue can be imported",
         )
     stems = ("patch_embed1.proj.3", "patch_embed2.proj", "patch_embed3.proj", "patch_embed4.proj")

@@ -10,9 +10,9 @@ import numpy as np
 
 from geoseg.contract import GSD_TOLERANCE, Contract
 from geoseg.errors import SceneError
-from geoseg.plan import count
 from geoseg.scene import Raster, open_scene
 from geoseg.scene.advice import band_hint, dtype_hint, order_of, scaling_hint
+from geoseg.words import count
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
-from geoseg.plan import Plan, count
+from geoseg.plan import Plan
 from geoseg.stitch import SeamCounts
+from geoseg.words import count
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from geoseg.errors import SceneError, quoted
 from geoseg.georeference import Georeference, crs_name
 from geoseg.scene.raster import Pixels, Raster, Valid, intersection
 from geoseg.windows import Window
+from geoseg.words import count
 
 ALIGNMENT_PX = 0.01
 """How far scenes of one mosaic may lie off its pixel grid, px; more would need resampling."""
@@ -122,7 +123,7 @@ def _place(scene: Raster, first: Raster) -> Window:
         )
     if (scene.dtype, len(scene.bands)) != (first.dtype, len(first.bands)):
         raise SceneError(
-            f"{scene.path} has {len(scene.bands)} bands of {scene.dtype}, "
+            f"{scene.path} has {count(len(scene.bands), 'band')} of {scene.dtype}, "
             f"but {first.path} has {len(first.bands)} of {first.dtype}",
             hint="choose bands with --bands, or predict the scenes one by one",
         )

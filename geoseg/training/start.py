@@ -14,6 +14,7 @@ from geoseg.classes import ClassTable
 from geoseg.errors import ConfigError
 from geoseg.model_folder import load_model
 from geoseg.training.task import SegmentationTask
+from geoseg.words import count
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def start_from(network: nn.Module, bands: Sequence[str], classes: ClassTable, mo
     before, now = [band.name for band in trained.contract.bands], list(bands)
     if len(before) != len(now):
         raise ConfigError(
-            f"model.start_from {model} takes {len(before)} bands ({', '.join(before)}), the configuration has "
+            f"model.start_from {model} takes {count(len(before), 'band')} ({', '.join(before)}), the configuration has "
             f"{len(now)} ({', '.join(now)})",
             hint="set imagery.bands (and imagery.indexes) to the model's, or leave out model.start_from",
         )

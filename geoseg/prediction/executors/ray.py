@@ -21,12 +21,13 @@ from typing import Any, TypeAlias
 
 import geoseg
 from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError, in_one_line
-from geoseg.plan import Task, count
+from geoseg.plan import Task
 from geoseg.prediction.parts import JOURNAL
 from geoseg.prediction.predictor import MAX_CPU_WINDOWS, Predictor
 from geoseg.prediction.stages import Stages
 from geoseg.prediction.tasks import Job, make_parts
 from geoseg.scene import Raster
+from geoseg.words import count
 
 try:
     import ray
