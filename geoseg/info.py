@@ -25,6 +25,7 @@ from geoseg.plan import plan_prediction
 from geoseg.scene import Pixels, Scene, Valid
 from geoseg.scene.advice import palette_hint
 from geoseg.windows import Window
+from geoseg.words import count
 
 if TYPE_CHECKING:
     from geoseg.vector_files import VectorLayer
@@ -280,9 +281,10 @@ def vector_facts(path: str) -> list[Fact]:
 
 
 def _layer_facts(layer: VectorLayer) -> list[Fact]:
-    facts = [("layer", f"{layer.name}: {layer.features} features of type {layer.kind or 'none'}")]
+    facts = [("layer", f"{layer.name}: {count(layer.features, 'feature')} of type {layer.kind or 'none'}")]
     if layer.crs is None:
-        text = f"layer {layer.name} has no CRS, so it cannot be laid over a scene: ogr2ogr -a_srs EPSG:…"
+        command = f"ogr2ogr -a_srs EPSG:… with_crs.gpkg {quoted(layer.path)} {quoted(layer.name)}"
+        text = f"layer {layer.name} has no CRS, so it cannot be laid over a scene: {command}"
         facts += [("CRS", "none"), ("warning", text)]
     else:
         crs = pyproj_crs(layer.crs)

@@ -1,8 +1,8 @@
-"""Numbers and lists in messages."""
+"""Numbers in messages."""
 
 from __future__ import annotations
 
 
-def count(number: int, noun: str) -> str:
-    """``1 window``, ``2 windows``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """``1 window``, ``2 windows``; ``plural`` where it is not the noun with an s."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"

@@ -371,7 +371,7 @@ def test_rasters_that_hold_no_labels(made: MadeScene, tmp_path: Path) -> None:
     found = check_data(config(empty, three, floats))
     told(found, "e.tif are empty")
     told(found, "3 bands of uint8, wanted one band")
-    told(found, "1 bands of float32, wanted one band")
+    told(found, "1 band of float32, wanted one band")
     assert len(errors(found)) == 3
 
 

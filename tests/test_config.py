@@ -65,7 +65,7 @@ def test_overrides_reach_into_the_tree_and_make_missing_tables(file: Path) -> No
         ("train.precision=double", "train.precision", None),
         ("window.overlap=512", "overlap 512 must be below size 512", None),
         ("imagery.mean=[0.5, 0.5]", "mean has 2 entries for 3 bands", None),
-        ("imagery.indexes=[1]", "indexes has 1 entries for 3 bands", None),
+        ("imagery.indexes=[1]", "indexes has 1 entry for 3 bands", None),
         ("imagery.std=[1, 1, 1]", "both mean and std", None),
         ("augment.scale=[2, 1]", "scale must be a range", None),
         ("augment.scale=[1, .inf]", "augment.scale.1: Input should be a finite number", None),

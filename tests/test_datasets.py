@@ -160,7 +160,7 @@ def test_labels_without_georeference_need_the_scenes_size(make_scene: MakeScene,
         (np.full((96, 80), 256, dtype=np.int16), "class id 256"),
         (np.full((96, 80), -1, dtype=np.int16), "class id -1"),
         (np.full((96, 80), NODATA, dtype=np.uint8), "empty"),
-        (np.zeros((96, 80), dtype=np.float32), "1 bands of float32"),
+        (np.zeros((96, 80), dtype=np.float32), "1 band of float32"),
         (np.zeros((3, 96, 80), dtype=np.uint8), "3 bands of uint8"),
     ],
 )

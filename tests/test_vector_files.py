@@ -113,7 +113,7 @@ def test_geoparquet_is_read_as_labels_area_and_by_info(make_scene: Make, tmp_pat
     assert roofs(made, path, class_name=None, attribute="kind") == 600
     assert valid_pixels(made, path) == 600
     text = "\n".join(describe(str(path)))
-    assert "roofs: 1 features of type Polygon" in text and "EPSG:32633" in text
+    assert "roofs: 1 feature of type Polygon" in text and "EPSG:32633" in text
     assert "kind: text, values roof (1)" in text
     frame = geopandas.read_parquet(path)
     frame.to_parquet(tmp_path / "plain.parquet")  # without a bounding box column
@@ -169,7 +169,7 @@ def test_members_of_archives_go_by_any_of_their_names(archive: tuple[MadeScene, 
     with open_scene(scene) as opened:
         np.testing.assert_array_equal(opened.read(Window(0, 0, 96, 80))[0], made.pixels)
         assert opened.fingerprint()["files"][0]["bytes"] == path.stat().st_size
-    assert "roofs: 1 features" in "\n".join(describe(labels))
+    assert "roofs: 1 feature" in "\n".join(describe(labels))
     data = [{"scene": scene, "labels": labels, "class_name": "roof", "outside": "other", "labelled_area": labels}]
     classes = [{"name": c.name, "color": "#000000"} for c in CLASSES]
     values = {"name": "t", "output": "r", "classes": classes, "data": {"train": data, "val": data, "leakage": "warn"}}

@@ -70,7 +70,9 @@ class ImageryConfig(Frozen):
         for key in ("indexes", "mean", "std"):
             values = getattr(self, key)
             if values is not None and len(values) != len(self.bands):
-                raise ValueError(f"{key} has {count(len(values), 'value')} for {count(len(self.bands), 'band')}")
+                raise ValueError(
+                    f"{key} has {count(len(values), 'entry', 'entries')} for {count(len(self.bands), 'band')}"
+                )
         if (self.mean is None) != (self.std is None):
             raise ValueError("give both mean and std, or neither")
         return self
@@ -346,7 +348,7 @@ class TrainConfig(Frozen):
                 )
         if isinstance(weights, tuple) and len(weights) != len(names):
             raise ConfigError(
-                f"train.class_weights has {len(weights)} entries for {len(names)} classes",
+                f"train.class_weights has {count(len(weights), 'entry', 'entries')} for {len(names)} classes",
                 hint=f"give one number for each of {', '.join(names)}, or train.class_weights=balanced",
             )
         return self

@@ -89,7 +89,7 @@ def spoilt(tmp_path: Path) -> tuple[Path, list[str]]:
     said = [
         "ids.tif hold ids that are no class, which end at 2: 9 (",
         "empty.tif are empty",
-        "floats.tif have 1 bands of float32",
+        "floats.tif have 1 band of float32",
         "small.tif have 50 × 80 px, scene ",
         "away.tif do not touch scene",
         "'rof' (1×, roof?)",
