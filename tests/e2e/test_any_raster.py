@@ -169,7 +169,7 @@ def check_place(path: Path, drawn: Drawn, scene: Path, valid: npt.NDArray[np.boo
     if path.suffix == ".geojson" and crs is not None:
         corners = np.array(geopandas.points_from_xy(*corners.T, crs=crs).to_crs(4326).to_numpy())
         corners = np.array([(point.x, point.y) for point in corners])
-        if np.ptp(corners[:, 0]) > 180:  # cut at the antimeridian
+        if corners[:, 0].max() > 180 or np.ptp(corners[:, 0]) > 180:  # cut at the antimeridian
             corners = corners[:, 1:]
             frame = frame.set_geometry(frame.geometry.affine_transform([0, 0, 0, 1, 0, 0]))
     low, high = corners.min(axis=0), corners.max(axis=0)
