@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import njit
+from geoseg._jit import helper, njit
 
 SUBPIXEL = 256
 """Finished points are integers in 1/256 px: lattice point x is 256 · x."""
@@ -83,7 +83,7 @@ class ArcBatch(NamedTuple):
     region_right: Int64Array
 
 
-@njit
+@helper
 def has_horizontal(cracks: Cracks, x: int, y: int) -> bool:
     """Whether the side from corner (x, y) to (x + 1, y) is a crack; False outside the stored rows and columns."""
     row = y - cracks.first_row
@@ -92,7 +92,7 @@ def has_horizontal(cracks: Cracks, x: int, y: int) -> bool:
     return bool((cracks.horizontal[row, x >> 3] >> (x & 7)) & 1)
 
 
-@njit
+@helper
 def has_vertical(cracks: Cracks, x: int, y: int) -> bool:
     """Whether the side from corner (x, y) to (x, y + 1) is a crack; False outside the stored rows and columns."""
     row = y - cracks.first_row
@@ -101,14 +101,14 @@ def has_vertical(cracks: Cracks, x: int, y: int) -> bool:
     return bool((cracks.vertical[row, x >> 3] >> (x & 7)) & 1)
 
 
-@njit
+@helper
 def crack_count(cracks: Cracks, x: int, y: int) -> int:
     """Number of cracks that meet at a corner, 0 … 4."""
     along = int(has_horizontal(cracks, x, y)) + int(has_horizontal(cracks, x - 1, y))
     return along + int(has_vertical(cracks, x, y)) + int(has_vertical(cracks, x, y - 1))
 
 
-@njit
+@helper
 def is_node(cracks: Cracks, x: int, y: int) -> bool:
     """Whether arcs end at a corner: three or four cracks meet there, or it is an outer corner of the map."""
     count = crack_count(cracks, x, y)
@@ -118,7 +118,7 @@ def is_node(cracks: Cracks, x: int, y: int) -> bool:
     return count >= 3
 
 
-@njit
+@helper
 def is_vertex(cracks: Cracks, x: int, y: int) -> bool:
     """Whether an arc turns or ends at a corner; False where none passes or one passes straight."""
     right, left = has_horizontal(cracks, x, y), has_horizontal(cracks, x - 1, y)
@@ -126,7 +126,7 @@ def is_vertex(cracks: Cracks, x: int, y: int) -> bool:
     return (right or left) and (down or up)
 
 
-@njit
+@helper
 def is_near(cracks: Cracks, x: int, y: int) -> bool:
     """Whether a corner is near a pixel of the classes asked for; False outside the stored rows, or without classes."""
     row = y - cracks.first_row

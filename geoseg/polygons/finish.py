@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.polygons.cracks import SUBPIXEL, ArcBatch, Cracks
-from geoseg.polygons.generalize import Method, Surroundings, remaining_vertices
+from geoseg.polygons.generalize import Ground, Method, Surroundings, remaining_vertices
 from geoseg.polygons.ground import ROWS_AROUND
 from geoseg.polygons.guard import CLEARANCE_PX, vertex_plane
 from geoseg.polygons.regularize import Regularize, regular_arcs
@@ -77,10 +77,7 @@ def arc_finisher(
                 obstacles=(smoothed_vertex_plane if smooth else vertex_plane)(cracks, first_row, last_row),
                 first_row=scale * first_row,
                 clearance2=(scale * CLEARANCE_PX) ** 2,
-                cracks=cracks,
-                corners=batch.points,
-                corner_offsets=batch.offsets,
-                unit=SUBPIXEL // scale,
+                ground=Ground(cracks, batch.points, batch.offsets, SUBPIXEL // scale) if regularize else None,
             )
 
             def simplify(arcs: BoolArray, tolerance_px: float, method: Method) -> None:

@@ -23,10 +23,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import njit
+from geoseg._jit import helper, njit
 from geoseg.polygons.cracks import Cracks
+from geoseg.polygons.distances import distance_keys
 from geoseg.polygons.ground import fill_path, path_length, path_table_size, strays
-from geoseg.polygons.guard import GONE, LINEAR_SEARCH, fill_table, is_blocked, scatter
+from geoseg.polygons.guard import GONE, LINEAR_SEARCH, fill_table, is_blocked, precedes, scatter
 
 Method = Literal["vw", "dp"]
 
@@ -34,10 +35,25 @@ BoolArray = npt.NDArray[np.bool_]
 ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-IndexArray = npt.NDArray[np.int32]
 PointArray = npt.NDArray[np.int32]
 
 _ON_A_LINE = 1e-12  # less than any squared distance and area of lattice points that are not on one line
+
+
+class Ground(NamedTuple):
+    """Where arcs stay on their own ground, see `geoseg.polygons.ground`.
+
+    Attributes:
+        cracks: The raster's cracks; the plane ``near`` says where.
+        corners: The arcs as they were traced, corners of the raster x, y, (c, 2).
+        offsets: Where each arc begins in ``corners``, (a + 1,).
+        unit: Lattice unit of the arcs, 1/256 px.
+    """
+
+    cracks: Cracks
+    corners: PointArray
+    offsets: IntArray
+    unit: int
 
 
 class Surroundings(NamedTuple):
@@ -47,19 +63,13 @@ class Surroundings(NamedTuple):
         obstacles: All vertices of all arcs, those to be simplified included; a bit per lattice point, x from 0.
         first_row: Lattice row of ``obstacles[0]``; the plane covers the rows of all arcs.
         clearance2: Square of the distance that new edges keep from vertices, lattice units, below 1.
-        cracks: The raster's cracks; with a plane ``near`` new edges stay on their arc's own ground there.
-        corners: The arcs as they were traced, corners of the raster x, y, (c, 2); for their ground.
-        corner_offsets: Where each arc begins in ``corners``, (a + 1,).
-        unit: Lattice unit of the arcs, 1/256 px.
+        ground: The ground that new edges stay on, or None where they may run anywhere.
     """
 
     obstacles: ByteArray
     first_row: int
     clearance2: float
-    cracks: Cracks
-    corners: PointArray
-    corner_offsets: IntArray
-    unit: int
+    ground: Ground | None
 
 
 def remaining_vertices(
@@ -90,9 +100,26 @@ def remaining_vertices(
     """
     # Areas that are equal to the tolerance in real numbers shall go, and all that are on a line.
     limit = max(tolerance**2 * (1 + 1e-12), _ON_A_LINE)
+    keys = None
     if method == "vw":
         limit = math.floor(2 * limit) + 1.0
-    _simplify_arcs(points, offsets, closed, least, around, limit, method == "dp", keep, arcs)
+    else:
+        keys = np.empty(len(points))
+        distance_keys(points, offsets, closed, arcs, keys)
+    _simplify_arcs(
+        points,
+        offsets,
+        closed,
+        least,
+        around.obstacles,
+        around.first_row,
+        around.clearance2,
+        around.ground,
+        limit,
+        keys,
+        keep,
+        arcs,
+    )
 
 
 @njit
@@ -101,106 +128,95 @@ def _simplify_arcs(
     offsets: IntArray,
     closed: BoolArray,
     least: ByteArray,
-    around: Surroundings,
+    obstacles: ByteArray,
+    first_row: int,
+    clearance2: float,
+    ground: Ground | None,
     limit: float,
-    by_distance: bool,
+    keys: FloatArray | None,
     keep: BoolArray,
     arcs: IntArray,
 ) -> None:
-    """`remaining_vertices`, one arc after the other with the same scratch arrays."""
-    confined = len(around.cracks.near) > 0
+    """`remaining_vertices`, one arc after the other with the same scratch arrays.
+
+    What ``ground`` and ``keys`` ask for is compiled only where they are given: numba takes None for a type.
+    """
     longest, farthest = 0, 0
     for arc in arcs:
         longest = max(longest, offsets[arc + 1] - offsets[arc])
-        if confined:
-            length = path_length(around.corners, around.corner_offsets[arc], around.corner_offsets[arc + 1])
+        if ground is not None:
+            length = path_length(ground.corners, ground.offsets[arc], ground.offsets[arc + 1])
             farthest = max(farthest, length)
     x, y = np.empty(longest, np.int64), np.empty(longest, np.int64)
-    previous, following = np.empty(longest, np.int32), np.empty(longest, np.int32)
-    heap, place = np.empty(longest, np.int32), np.empty(longest, np.int32)
+    previous, following = np.empty(longest, np.int64), np.empty(longest, np.int64)
+    heap, place = np.empty(longest, np.int64), np.empty(longest, np.int64)
     key = np.empty(longest, np.float64)
-    stack = np.empty((longest + 2 if by_distance else 0, 2), np.int64)
     table_size = 4
     while table_size < 2 * longest:
         table_size *= 2
-    table = np.empty(table_size, np.int32)
-    path = np.empty(path_table_size(farthest) if confined else 0, np.int64)
+    table = np.empty(table_size, np.int64)
+    if ground is not None:
+        path = np.empty(path_table_size(farthest), np.int64)
     for arc in arcs:
         start = offsets[arc]
         size = offsets[arc + 1] - start
         if closed[arc]:
             size -= 1
-        turn = 0  # the vertex that comes first in the scratch arrays
         for i in range(size):
             x[i], y[i] = points[start + i, 0], points[start + i, 1]
-        if by_distance:
-            if closed[arc]:
-                turn = _farthest_from_centre(x, y, size)
-                for i in range(size):
-                    j = start + (turn + i) % size
-                    x[i], y[i] = points[j, 0], points[j, 1]
-                x[size], y[size] = x[0], y[0]
-                middle = _farthest_from(x, y, 0, size)
-                key[0], key[middle], key[size] = np.inf, np.inf, np.inf
-                _distance_keys(x, y, 0, middle, key, stack)
-                _distance_keys(x, y, middle, size, key, stack)
-            else:
-                key[0], key[size - 1] = np.inf, np.inf
-                _distance_keys(x, y, 0, size - 1, key, stack)
+            previous[i], following[i], place[i] = i - 1, i + 1, -1
         used = 0  # size of the hash table; 0: too short an arc for one
         if size > LINEAR_SEARCH:
             used = 64
             while used < 2 * size:
                 used *= 2
             fill_table(x, y, size, table, used)
-        passed = 0  # size of the hash table of the corners that the arc passes
-        if confined:
-            corners = around.corners[around.corner_offsets[arc] : around.corner_offsets[arc + 1]]
+        if ground is not None:
+            corners = ground.corners[ground.offsets[arc] : ground.offsets[arc + 1]]
             passed = fill_path(corners, closed[arc], path)
-        left = size - 2
-        fewest = int(least[arc])
-        for i in range(size):
-            previous[i], following[i], place[i] = i - 1, i + 1, -1
+        first, end, left, fewest = 1, size - 1, size - 2, int(least[arc])  # open arcs keep their ends
         if closed[arc]:
             previous[0], following[size - 1] = size - 1, 0
-            left, fewest = size, max(fewest, 3)
+            first, end, left, fewest = 0, size, size, max(fewest, 3)
         waiting = 0
-        for i in range(size):
-            if closed[arc] or 0 < i < size - 1:
-                if not by_distance:
-                    key[i] = _area_key(x, y, previous[i], i, following[i])
-                if key[i] < limit:
-                    waiting = _push(i, x, y, key, heap, place, waiting)
+        for i in range(first, end):
+            key[i] = _area_key(x, y, previous[i], i, following[i]) if keys is None else keys[start + i]
+            if key[i] < limit:
+                heap[waiting], place[i] = i, waiting
+                waiting += 1
+                _settle(place[i], x, y, key, heap, place, waiting)
         while waiting > 0 and left > fewest:
             v = heap[0]
             waiting = _remove(v, x, y, key, heap, place, waiting)
             a, b = previous[v], following[v]
-            if is_blocked(
-                a, v, b, x, y, size, following, table, used, around.obstacles, around.first_row, around.clearance2
-            ) or (
-                confined and _strays(a, b, x, y, size, closed[arc], around.unit, around.cracks, corners, path, passed)
-            ):
+            if is_blocked(a, v, b, x, y, size, following, table, used, obstacles, first_row, clearance2):
                 continue  # until one of its neighbours goes
+            if ground is not None and _strays(
+                a, b, x, y, size, closed[arc], ground.unit, ground.cracks, corners, path, passed
+            ):
+                continue
             following[a], previous[b], following[v] = b, a, GONE
             left -= 1
             for side in range(2):
                 i = b if side else a
-                if not closed[arc] and (i == 0 or i == size - 1):
+                if i < first or i >= end:
                     continue
-                if not by_distance:
+                if keys is None:
                     key[i] = _area_key(x, y, previous[i], i, following[i])
                 if key[i] >= limit:
                     waiting = _remove(i, x, y, key, heap, place, waiting)
-                elif place[i] < 0:
-                    waiting = _push(i, x, y, key, heap, place, waiting)
-                elif not by_distance:
-                    _rise(place[i], x, y, key, heap, place)
-                    _sink(place[i], x, y, key, heap, place, waiting)
+                    continue
+                if place[i] < 0:
+                    heap[waiting], place[i] = i, waiting
+                    waiting += 1
+                elif keys is not None:
+                    continue  # its key is what it was
+                _settle(place[i], x, y, key, heap, place, waiting)
         for i in range(size):
-            keep[start + (turn + i) % size] = following[i] != GONE
+            keep[start + i] = following[i] != GONE
 
 
-@njit
+@helper
 def _strays(
     a: int,
     b: int,
@@ -236,7 +252,7 @@ def _strays(
     )
 
 
-@njit
+@helper
 def _area_key(x: IntArray, y: IntArray, a: int, v: int, b: int) -> float:
     """Twice the area of the triangle a, v, b, an integer, plus a fraction that decides between equal areas.
 
@@ -247,101 +263,14 @@ def _area_key(x: IntArray, y: IntArray, a: int, v: int, b: int) -> float:
     return float(double_area + ((scatter(x[v], y[v]) >> 32) & 0xFFFFFFFF) / 4294967296.0)
 
 
-@njit
-def _squared_distance(x: IntArray, y: IntArray, i: int, j: int, v: int) -> float:
-    """Squared distance of v from the segment i–j, the same for j–i to the last bit."""
-    dx, dy, px, py = x[j] - x[i], y[j] - y[i], x[v] - x[i], y[v] - y[i]
-    length2 = dx * dx + dy * dy
-    along = px * dx + py * dy
-    if along <= 0:
-        return float(px * px + py * py)
-    if along >= length2:
-        qx, qy = x[v] - x[j], y[v] - y[j]
-        return float(qx * qx + qy * qy)
-    across = float(px * dy - py * dx)
-    return float(across * across / length2)
-
-
-@njit
-def _distance_keys(x: IntArray, y: IntArray, begin: int, end: int, key: FloatArray, stack: IntArray) -> None:
-    """Importance after Douglas and Peucker of the vertices between two that stay: the squared tolerance they need.
-
-    A vertex never counts for more than the one whose choice made it an end of its range.
-    """
-    stack[0, 0], stack[0, 1] = begin, end
-    depth = 1
-    while depth > 0:
-        depth -= 1
-        i, j = stack[depth, 0], stack[depth, 1]
-        if j - i < 2:
-            continue
-        farthest, most = i + 1, -1.0
-        for v in range(i + 1, j):
-            distance2 = _squared_distance(x, y, i, j, v)
-            if distance2 > most or (distance2 == most and _precedes(x, y, v, farthest)):
-                farthest, most = v, distance2
-        key[farthest] = min(most, key[i], key[j])
-        stack[depth, 0], stack[depth, 1] = i, farthest
-        stack[depth + 1, 0], stack[depth + 1, 1] = farthest, j
-        depth += 2
-
-
-@njit
-def _farthest_from_centre(x: IntArray, y: IntArray, size: int) -> int:
-    """The vertex farthest from the mean of all vertices of a loop."""
-    sum_x, sum_y = 0, 0
-    for i in range(size):
-        sum_x += x[i]
-        sum_y += y[i]
-    best, most = 0, -1.0
-    for i in range(size):
-        dx, dy = float(size * x[i] - sum_x), float(size * y[i] - sum_y)
-        distance2 = dx * dx + dy * dy
-        if distance2 > most or (distance2 == most and _precedes(x, y, i, best)):
-            best, most = i, distance2
-    return best
-
-
-@njit
-def _farthest_from(x: IntArray, y: IntArray, origin: int, size: int) -> int:
-    """The vertex of a loop that is farthest from one of them."""
-    best, most = origin, -1.0
-    for i in range(size):
-        dx, dy = x[i] - x[origin], y[i] - y[origin]
-        distance2 = float(dx * dx + dy * dy)
-        if distance2 > most or (distance2 == most and _precedes(x, y, i, best)):
-            best, most = i, distance2
-    return best
-
-
-@njit
-def _precedes(x: IntArray, y: IntArray, i: int, j: int) -> bool:
-    """Which of two equally important vertices comes first: a matter of their places, not of the arc's direction."""
-    first, second = scatter(x[i], y[i]), scatter(x[j], y[j])
-    if first != second:
-        return first < second
-    return bool(y[i] < y[j] or (y[i] == y[j] and x[i] < x[j]))
-
-
-@njit
+@helper
 def _goes_before(x: IntArray, y: IntArray, key: FloatArray, i: int, j: int) -> bool:
-    if key[i] != key[j]:
-        return bool(key[i] < key[j])
-    return _precedes(x, y, i, j)
+    return bool(key[i] < key[j]) if key[i] != key[j] else precedes(x[i], y[i], x[j], y[j])
 
 
-@njit
-def _push(i: int, x: IntArray, y: IntArray, key: FloatArray, heap: IndexArray, place: IndexArray, waiting: int) -> int:
-    """Put vertex i into the heap; the new number of vertices in it."""
-    heap[waiting] = i
-    place[i] = waiting
-    _rise(waiting, x, y, key, heap, place)
-    return waiting + 1
-
-
-@njit
+@helper
 def _remove(
-    i: int, x: IntArray, y: IntArray, key: FloatArray, heap: IndexArray, place: IndexArray, waiting: int
+    i: int, x: IntArray, y: IntArray, key: FloatArray, heap: IntArray, place: IntArray, waiting: int
 ) -> int:
     """Take vertex i out of the heap if it is there; the new number of vertices in it."""
     hole = place[i]
@@ -349,47 +278,32 @@ def _remove(
         return waiting
     waiting -= 1
     place[i] = -1
-    if hole == waiting:
-        return waiting
-    last = heap[waiting]
-    heap[hole] = last
-    place[last] = hole
-    _rise(hole, x, y, key, heap, place)
-    _sink(place[last], x, y, key, heap, place, waiting)
+    if hole < waiting:
+        heap[hole] = heap[waiting]
+        place[heap[hole]] = hole
+        _settle(hole, x, y, key, heap, place, waiting)
     return waiting
 
 
-@njit
-def _rise(at: int, x: IntArray, y: IntArray, key: FloatArray, heap: IndexArray, place: IndexArray) -> None:
+@helper
+def _settle(at: int, x: IntArray, y: IntArray, key: FloatArray, heap: IntArray, place: IntArray, waiting: int) -> None:
+    """Move the vertex at a place of the heap up or down to where it belongs."""
     i = heap[at]
     while at > 0:
         parent = (at - 1) >> 1
-        j = heap[parent]
-        if not _goes_before(x, y, key, i, j):
+        if not _goes_before(x, y, key, i, heap[parent]):
             break
-        heap[at] = j
-        place[j] = at
+        heap[at] = heap[parent]
+        place[heap[at]] = at
         at = parent
-    heap[at] = i
-    place[i] = at
-
-
-@njit
-def _sink(
-    at: int, x: IntArray, y: IntArray, key: FloatArray, heap: IndexArray, place: IndexArray, waiting: int
-) -> None:
-    i = heap[at]
     while True:
         child = 2 * at + 1
-        if child >= waiting:
-            break
         if child + 1 < waiting and _goes_before(x, y, key, heap[child + 1], heap[child]):
             child += 1
-        j = heap[child]
-        if not _goes_before(x, y, key, j, i):
+        if child >= waiting or not _goes_before(x, y, key, heap[child], i):
             break
-        heap[at] = j
-        place[j] = at
+        heap[at] = heap[child]
+        place[heap[at]] = at
         at = child
     heap[at] = i
     place[i] = at

@@ -19,7 +19,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import njit
+from geoseg._jit import helper
 from geoseg.polygons.cracks import SUBPIXEL, Cracks, crack_count, is_near
 from geoseg.polygons.guard import scatter
 
@@ -40,7 +40,7 @@ _EMPTY = -1
 _STEEPEST = (_HALF - MARGIN) / (_HALF + MARGIN)  # slope to its crack of a line that leaves a node on its own quarter
 
 
-@njit
+@helper
 def path_length(points: PointArray, begin: int, end: int) -> int:
     """Number of cracks of the arc ``points[begin:end]``."""
     length = 0
@@ -49,7 +49,7 @@ def path_length(points: PointArray, begin: int, end: int) -> int:
     return length
 
 
-@njit
+@helper
 def path_table_size(length: int) -> int:
     """Size of a hash table for the corners that an arc of some length passes."""
     size = 16
@@ -58,7 +58,7 @@ def path_table_size(length: int) -> int:
     return size
 
 
-@njit
+@helper
 def fill_path(points: PointArray, closed: bool, table: IntArray) -> int:
     """Hash all corners of the raster that an arc passes, except nodes; the size of the part of ``table`` in use."""
     used = path_table_size(path_length(points, 0, len(points)))
@@ -71,7 +71,7 @@ def fill_path(points: PointArray, closed: bool, table: IntArray) -> int:
     return used
 
 
-@njit
+@helper
 def _enter(x: int, y: int, table: IntArray, used: int) -> None:
     at = (scatter(x, y) >> 20) & (used - 1)
     while table[at] != _EMPTY:
@@ -79,7 +79,7 @@ def _enter(x: int, y: int, table: IntArray, used: int) -> None:
     table[at] = (y << 32) | x
 
 
-@njit
+@helper
 def _is_passed(x: int, y: int, table: IntArray, used: int) -> bool:
     if x < 0 or y < 0:
         return False
@@ -91,7 +91,7 @@ def _is_passed(x: int, y: int, table: IntArray, used: int) -> bool:
     return False
 
 
-@njit
+@helper
 def _is_own(x: int, y: int, cracks: Cracks, table: IntArray, used: int) -> bool:
     """Whether the square of a corner that is no end of the arc is part of its ground."""
     if _is_passed(x, y, table, used):
@@ -106,13 +106,13 @@ def _is_own(x: int, y: int, cracks: Cracks, table: IntArray, used: int) -> bool:
     return found
 
 
-@njit
+@helper
 def _leaves_well(dx: int, dy: int, crack_x: int, crack_y: int) -> bool:
     """Whether a line from a node goes through the quarter of the node's square that its own crack goes through."""
     return bool(abs(dx * crack_y - dy * crack_x) < _STEEPEST * (dx * crack_x + dy * crack_y))
 
 
-@njit
+@helper
 def strays(
     x0: int,
     y0: int,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import njit
+from geoseg._jit import helper
 from geoseg.polygons.cracks import Cracks
 
 CLEARANCE_PX = 0.25
@@ -21,7 +21,6 @@ LINEAR_SEARCH = 16
 
 ByteArray = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]
-IndexArray = npt.NDArray[np.int32]
 
 _FOREIGN, _OWN_GONE, _OWN_KEPT = 0, 1, 2
 
@@ -58,14 +57,23 @@ def shift_right(plane: ByteArray) -> ByteArray:
     return np.asarray(shifted)
 
 
-@njit
+@helper
 def scatter(x: int, y: int) -> int:
     """A number for a place that scatters neighbours: multiples of the golden ratio and of the plastic number."""
     return int(x * -7046029254386353131 + y * -4521708957497675121)
 
 
-@njit
-def fill_table(x: IntArray, y: IntArray, size: int, table: IndexArray, used: int) -> None:
+@helper
+def precedes(x0: int, y0: int, x1: int, y1: int) -> bool:
+    """Which of two equally important vertices comes first: a matter of their places, not of the arc's direction."""
+    first, second = scatter(x0, y0), scatter(x1, y1)
+    if first != second:
+        return first < second
+    return bool(y0 < y1 or (y0 == y1 and x0 < x1))
+
+
+@helper
+def fill_table(x: IntArray, y: IntArray, size: int, table: IntArray, used: int) -> None:
     """Hash the places of an arc's vertices, so that a vertex found on the map is known as its own."""
     table[:used] = -1
     for i in range(size):
@@ -75,9 +83,9 @@ def fill_table(x: IntArray, y: IntArray, size: int, table: IndexArray, used: int
         table[at] = i
 
 
-@njit
+@helper
 def _owner(
-    px: int, py: int, x: IntArray, y: IntArray, size: int, following: IndexArray, table: IndexArray, used: int
+    px: int, py: int, x: IntArray, y: IntArray, size: int, following: IntArray, table: IntArray, used: int
 ) -> int:
     """Whether a vertex found on the map is another arc's, or the own arc's and gone, or kept."""
     if used == 0:
@@ -94,7 +102,7 @@ def _owner(
     return _FOREIGN
 
 
-@njit
+@helper
 def is_blocked(
     a: int,
     v: int,
@@ -102,8 +110,8 @@ def is_blocked(
     x: IntArray,
     y: IntArray,
     size: int,
-    following: IndexArray,
-    table: IndexArray,
+    following: IntArray,
+    table: IntArray,
     used: int,
     obstacles: ByteArray,
     first_row: int,
@@ -166,7 +174,7 @@ def is_blocked(
     return False
 
 
-@njit
+@helper
 def _is_in_the_way(
     px: int, py: int, ax: int, ay: int, vx: int, vy: int, bx: int, by: int, length2: int, clearance2: float
 ) -> bool:
