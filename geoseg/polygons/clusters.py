@@ -7,13 +7,14 @@ maximal set of small regions that touch; around it lie large regions, the map's 
 
 from __future__ import annotations
 
-import heapq
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import njit
+from geoseg._jit import helper, njit
+from geoseg.polygons.forest import find_root, join
+from geoseg.polygons.heap import put, take
 
 ClassValues = npt.NDArray[np.uint8]
 Int32Array = npt.NDArray[np.int32]
@@ -53,25 +54,6 @@ class Contacts(NamedTuple):
 
 
 @njit
-def find_root(parent: Int32Array, i: int) -> int:
-    """Root of a node in a forest of joined sets; shortens the way for the next time."""
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
-    return i
-
-
-@njit
-def join(parent: Int32Array, i: int, j: int) -> None:
-    """Make one set of two; its root is the lower of the two roots."""
-    i, j = find_root(parent, i), find_root(parent, j)
-    if i < j:
-        parent[j] = i
-    else:
-        parent[i] = j
-
-
-@njit
 def label_rows(values: ClassValues, pixel_area: Int64Array, settled: Int32Array) -> tuple[Runs, Regions]:
     """Runs and regions of some rows.
 
@@ -97,8 +79,11 @@ def label_rows(values: ClassValues, pixel_area: Int64Array, settled: Int32Array)
         n += 1
     offsets[height] = n
 
-    region = np.arange(count).astype(np.int32)  # first a forest of runs
-    first_with = np.full(width, -1, np.int32)
+    region = np.empty(count, np.int32)  # first a forest of runs
+    for run in range(count):
+        region[run] = run
+    first_with = np.empty(width, np.int64)
+    first_with[:] = -1
     run = 0
     for x in range(width):
         if x == ends[run]:
@@ -122,10 +107,12 @@ def label_rows(values: ClassValues, pixel_area: Int64Array, settled: Int32Array)
             regions += 1
         else:
             region[run] = region[region[run]]
-    value, area = np.empty(regions, np.uint8), np.zeros(regions, np.int64)
-    first_row = np.full(regions, -1, np.int32)
-    is_settled, in_last_row = np.zeros(regions, np.bool_), np.zeros(regions, np.bool_)
-    at_side = np.zeros(regions, np.bool_)
+    value, area, first_row = np.empty(regions, np.uint8), np.empty(regions, np.int64), np.empty(regions, np.int32)
+    is_settled, in_last_row = np.empty(regions, np.bool_), np.empty(regions, np.bool_)
+    at_side = np.empty(regions, np.bool_)
+    for r in range(regions):
+        area[r], first_row[r] = 0, -1
+        is_settled[r] = in_last_row[r] = at_side[r] = False
     for y in range(height):
         x = 0
         for run in range(offsets[y], offsets[y + 1]):
@@ -143,7 +130,8 @@ def label_rows(values: ClassValues, pixel_area: Int64Array, settled: Int32Array)
             run += 1
         if settled[x] >= 0:
             is_settled[region[run]] = True
-    in_last_row[region[offsets[height - 1] :]] = True
+    for run in range(offsets[height - 1], count):
+        in_last_row[region[run]] = True
     return Runs(offsets, ends, region), Regions(value, area, first_row, is_settled, in_last_row, at_side)
 
 
@@ -157,7 +145,7 @@ def find_contacts(runs: Runs, kind: ClassValues) -> Contacts:
     return contacts
 
 
-@njit
+@helper
 def _list_contacts(runs: Runs, kind: ClassValues, out: Contacts) -> int:
     """Count the contacts, and write them where ``out`` has room."""
     offsets, ends, region = runs
@@ -186,9 +174,11 @@ def _list_contacts(runs: Runs, kind: ClassValues, out: Contacts) -> int:
 @njit
 def find_clusters(kind: ClassValues, contacts: Contacts) -> Int32Array:
     """Number of each region's cluster: that of its first region; large regions are alone."""
-    cluster = np.arange(len(kind)).astype(np.int32)
+    cluster = np.empty(len(kind), np.int32)
+    for i in range(len(kind)):
+        cluster[i] = i
     for k in range(len(contacts.first)):
-        i, j = contacts.first[k], contacts.second[k]
+        i, j = np.int64(contacts.first[k]), np.int64(contacts.second[k])
         if kind[i] == SMALL and kind[j] == SMALL:
             join(cluster, i, j)
     for i in range(len(kind)):
@@ -235,7 +225,7 @@ def beside_large(kind: ClassValues, contacts: Contacts) -> BoolArray:
     return beside
 
 
-@njit
+@helper
 def _neighbours(contacts: Contacts, active: BoolArray) -> tuple[Int64Array, Int32Array, Int32Array]:
     """Contacts by region: those of i are entries ``begin[i]:begin[i + 1]`` of the other two, neighbour and length."""
     begin = np.zeros(len(active) + 1, np.int64)
@@ -280,74 +270,78 @@ def merge_clusters(
     n = len(active)
     begin, neighbour, length = _neighbours(contacts, active)
     # Nodes n … n + 255 are all large regions of one value.
-    parent = np.arange(n + 256).astype(np.int32)
-    value, area = np.empty(n + 256, np.uint8), np.full(n + 256, INFINITE, np.int64)
-    value[:n], area[:n] = regions.value, regions.area
-    for c in range(256):
-        value[n + c] = c
-    next_member, last_member = np.full(n, -1, np.int32), np.arange(n).astype(np.int32)  # of joined regions
-    border, touched = np.zeros(n + 256, np.int64), np.empty(n + 256, np.int32)
-    next_in_cluster, last_in_cluster = np.full(n, -1, np.int32), np.arange(n).astype(np.int32)
+    value, area = np.empty(n + 256, np.uint8), np.empty(n + 256, np.int64)
+    parent, border, touched = np.empty(n + 256, np.int32), np.empty(n + 256, np.int64), np.empty(n + 256, np.int32)
+    next_member, last_member = np.empty(n, np.int32), np.empty(n, np.int32)  # of joined regions
+    next_in_cluster, last_in_cluster = np.empty(n, np.int32), np.empty(n, np.int32)
+    heap, place = np.empty(n, np.int32), np.empty(n, np.int32)  # undecided regions, the smallest first
+    number = np.empty(n, np.int32)
+    for i in range(n + 256):
+        parent[i], border[i] = i, 0
+        value[i], area[i] = (regions.value[i], regions.area[i]) if i < n else (i - n, INFINITE)
+    for i in range(n):
+        place[i] = next_member[i] = next_in_cluster[i] = -1
+        last_member[i] = last_in_cluster[i] = number[i] = i
     for i in range(n):
         if active[i] and cluster[i] != i:
             _append(next_in_cluster, last_in_cluster, cluster[i], i)
-    heap = [(0, 0)]  # (area, region)
-    heap.pop()
     for first in range(n):
         if not active[first] or cluster[first] != first:
             continue
-        i = first
-        heap.append((int(area[first]), first))
-        while next_in_cluster[i] >= 0:
-            i = next_in_cluster[i]
-            heap.append((int(area[i]), int(i)))
-        heapq.heapify(heap)
-        while len(heap):
-            a, x = heapq.heappop(heap)
-            if parent[x] != x or area[x] != a:
-                continue  # it has been joined to others since
+        waiting, i = 0, first
+        while i >= 0:
+            waiting = put(i, area, number, heap, place, waiting)
+            i = np.int64(next_in_cluster[i])
+        while waiting > 0:
+            x = np.int64(heap[0])
+            waiting = take(x, area, number, heap, place, waiting)
             count, member = 0, x
             while member >= 0:
                 for k in range(begin[member], begin[member + 1]):
-                    i = neighbour[k]
+                    i = np.int64(neighbour[k])
                     node = find_root(parent, i) if active[i] else n + np.int64(value[i])
                     if node != x:
                         if border[node] == 0:
                             touched[count] = node
                             count += 1
                         border[node] += length[k]
-                member = next_member[member]
+                member = np.int64(next_member[member])
             if count == 0:
                 value[x] = nodata
                 continue
-            best = touched[0]
-            for node in touched[1:count]:
+            best = np.int64(touched[0])
+            for k in range(1, count):
+                node = np.int64(touched[k])
                 longer, larger = border[node] - border[best], area[node] - area[best]
                 if longer > 0 or (longer == 0 and (larger > 0 or (larger == 0 and node < best))):
                     best = node
             root = x  # of all that become one: the large regions, or the first in raster order
-            for node in touched[:count]:
+            for k in range(count):
+                node = np.int64(touched[k])
                 border[node] = 0
                 if value[node] == value[best] and (node >= n or (root < n and node < root)):
                     root = node
             value[root] = value[best]
             touched[count] = x
-            for node in touched[: count + 1]:
+            for k in range(count + 1):
+                node = np.int64(touched[k])
                 if node != root and (node == x or value[node] == value[best]):
                     parent[node] = root
+                    waiting = take(node, area, number, heap, place, waiting)
                     if root < n:
                         area[root] += area[node]
                         _append(next_member, last_member, root, node)
-            if area[root] < min_area:
-                heapq.heappush(heap, (int(area[root]), int(root)))
-    out = regions.value.copy()
+            if root < n:
+                waiting = take(root, area, number, heap, place, waiting)
+                if area[root] < min_area:
+                    waiting = put(root, area, number, heap, place, waiting)
+    out = np.empty(n, np.uint8)
     for i in range(n):
-        if active[i]:
-            out[i] = value[find_root(parent, i)]
+        out[i] = value[find_root(parent, i)] if active[i] else regions.value[i]
     return out
 
 
-@njit
+@helper
 def _append(following: Int32Array, last: Int32Array, i: int, j: int) -> None:
     """Put the chain that begins with j behind the one that begins with i."""
     following[last[i]] = j

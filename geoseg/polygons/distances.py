@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg._jit import helper, njit
-from geoseg.polygons.guard import precedes
+from geoseg.polygons.guard import scatter
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -63,7 +63,7 @@ def distance_keys(
             farthest, most = i + 1, -1.0
             for v in range(i + 1, j):
                 distance2 = _squared_distance(x, y, i, j, v)
-                if distance2 > most or (distance2 == most and precedes(x[v], y[v], x[farthest], y[farthest])):
+                if distance2 > most or (distance2 == most and scatter(x[v], y[v]) < scatter(x[farthest], y[farthest])):
                     farthest, most = v, distance2
             key[farthest] = min(most, key[i], key[j])
             stack[depth, 0], stack[depth, 1] = i, farthest
@@ -80,7 +80,7 @@ def _farthest(x: IntArray, y: IntArray, size: int, scale: int, x0: int, y0: int)
     for i in range(size):
         dx, dy = float(scale * x[i] - x0), float(scale * y[i] - y0)
         distance2 = dx * dx + dy * dy
-        if distance2 > most or (distance2 == most and precedes(x[i], y[i], x[best], y[best])):
+        if distance2 > most or (distance2 == most and scatter(x[i], y[i]) < scatter(x[best], y[best])):
             best, most = i, distance2
     return best
 

@@ -27,7 +27,8 @@ from geoseg._jit import helper, njit
 from geoseg.polygons.cracks import Cracks
 from geoseg.polygons.distances import distance_keys
 from geoseg.polygons.ground import fill_path, path_length, path_table_size, strays
-from geoseg.polygons.guard import GONE, LINEAR_SEARCH, fill_table, is_blocked, precedes, scatter
+from geoseg.polygons.guard import GONE, LINEAR_SEARCH, fill_table, is_blocked, scatter
+from geoseg.polygons.heap import put, settle, take
 
 Method = Literal["vw", "dp"]
 
@@ -150,7 +151,7 @@ def _simplify_arcs(
     x, y = np.empty(longest, np.int64), np.empty(longest, np.int64)
     previous, following = np.empty(longest, np.int64), np.empty(longest, np.int64)
     heap, place = np.empty(longest, np.int64), np.empty(longest, np.int64)
-    key = np.empty(longest, np.float64)
+    key, scattered = np.empty(longest, np.float64), np.empty(longest, np.int64)
     table_size = 4
     while table_size < 2 * longest:
         table_size *= 2
@@ -164,13 +165,14 @@ def _simplify_arcs(
             size -= 1
         for i in range(size):
             x[i], y[i] = points[start + i, 0], points[start + i, 1]
+            scattered[i] = scatter(x[i], y[i])
             previous[i], following[i], place[i] = i - 1, i + 1, -1
         used = 0  # size of the hash table; 0: too short an arc for one
         if size > LINEAR_SEARCH:
             used = 64
             while used < 2 * size:
                 used *= 2
-            fill_table(x, y, size, table, used)
+            fill_table(scattered, size, table, used)
         if ground is not None:
             corners = ground.corners[ground.offsets[arc] : ground.offsets[arc + 1]]
             passed = fill_path(corners, closed[arc], path)
@@ -180,14 +182,12 @@ def _simplify_arcs(
             first, end, left, fewest = 0, size, size, max(fewest, 3)
         waiting = 0
         for i in range(first, end):
-            key[i] = _area_key(x, y, previous[i], i, following[i]) if keys is None else keys[start + i]
+            key[i] = _area_key(x, y, scattered, previous[i], i, following[i]) if keys is None else keys[start + i]
             if key[i] < limit:
-                heap[waiting], place[i] = i, waiting
-                waiting += 1
-                _settle(place[i], x, y, key, heap, place, waiting)
+                waiting = put(i, key, scattered, heap, place, waiting)
         while waiting > 0 and left > fewest:
             v = heap[0]
-            waiting = _remove(v, x, y, key, heap, place, waiting)
+            waiting = take(v, key, scattered, heap, place, waiting)
             a, b = previous[v], following[v]
             if is_blocked(a, v, b, x, y, size, following, table, used, obstacles, first_row, clearance2):
                 continue  # until one of its neighbours goes
@@ -202,16 +202,13 @@ def _simplify_arcs(
                 if i < first or i >= end:
                     continue
                 if keys is None:
-                    key[i] = _area_key(x, y, previous[i], i, following[i])
+                    key[i] = _area_key(x, y, scattered, previous[i], i, following[i])
                 if key[i] >= limit:
-                    waiting = _remove(i, x, y, key, heap, place, waiting)
-                    continue
-                if place[i] < 0:
-                    heap[waiting], place[i] = i, waiting
-                    waiting += 1
-                elif keys is not None:
-                    continue  # its key is what it was
-                _settle(place[i], x, y, key, heap, place, waiting)
+                    waiting = take(i, key, scattered, heap, place, waiting)
+                elif place[i] < 0:
+                    waiting = put(i, key, scattered, heap, place, waiting)
+                elif keys is None:
+                    settle(i, place[i], key, scattered, heap, place, waiting)
         for i in range(size):
             keep[start + i] = following[i] != GONE
 
@@ -253,57 +250,11 @@ def _strays(
 
 
 @helper
-def _area_key(x: IntArray, y: IntArray, a: int, v: int, b: int) -> float:
+def _area_key(x: IntArray, y: IntArray, scattered: IntArray, a: int, v: int, b: int) -> float:
     """Twice the area of the triangle a, v, b, an integer, plus a fraction that decides between equal areas.
 
     The fraction is scattered, because an order along the arc would grow a single edge step by step, and each step would
     look at all that is beside it.
     """
     double_area = abs((x[v] - x[a]) * (y[b] - y[a]) - (y[v] - y[a]) * (x[b] - x[a]))
-    return float(double_area + ((scatter(x[v], y[v]) >> 32) & 0xFFFFFFFF) / 4294967296.0)
-
-
-@helper
-def _goes_before(x: IntArray, y: IntArray, key: FloatArray, i: int, j: int) -> bool:
-    return bool(key[i] < key[j]) if key[i] != key[j] else precedes(x[i], y[i], x[j], y[j])
-
-
-@helper
-def _remove(
-    i: int, x: IntArray, y: IntArray, key: FloatArray, heap: IntArray, place: IntArray, waiting: int
-) -> int:
-    """Take vertex i out of the heap if it is there; the new number of vertices in it."""
-    hole = place[i]
-    if hole < 0:
-        return waiting
-    waiting -= 1
-    place[i] = -1
-    if hole < waiting:
-        heap[hole] = heap[waiting]
-        place[heap[hole]] = hole
-        _settle(hole, x, y, key, heap, place, waiting)
-    return waiting
-
-
-@helper
-def _settle(at: int, x: IntArray, y: IntArray, key: FloatArray, heap: IntArray, place: IntArray, waiting: int) -> None:
-    """Move the vertex at a place of the heap up or down to where it belongs."""
-    i = heap[at]
-    while at > 0:
-        parent = (at - 1) >> 1
-        if not _goes_before(x, y, key, i, heap[parent]):
-            break
-        heap[at] = heap[parent]
-        place[heap[at]] = at
-        at = parent
-    while True:
-        child = 2 * at + 1
-        if child + 1 < waiting and _goes_before(x, y, key, heap[child + 1], heap[child]):
-            child += 1
-        if child >= waiting or not _goes_before(x, y, key, heap[child], i):
-            break
-        heap[at] = heap[child]
-        place[heap[at]] = at
-        at = child
-    heap[at] = i
-    place[i] = at
+    return float(double_area + ((scattered[v] >> 32) & 0xFFFFFFFF) / 4294967296.0)

@@ -59,25 +59,26 @@ def shift_right(plane: ByteArray) -> ByteArray:
 
 @helper
 def scatter(x: int, y: int) -> int:
-    """A number for a place that scatters neighbours: multiples of the golden ratio and of the plastic number."""
+    """A number for a place that scatters neighbours: multiples of the golden ratio and of the plastic number.
+
+    Places that have the same number are at least 4 · 10⁹ apart, so on a map each has its own.
+    """
     return int(x * -7046029254386353131 + y * -4521708957497675121)
 
 
 @helper
-def precedes(x0: int, y0: int, x1: int, y1: int) -> bool:
-    """Which of two equally important vertices comes first: a matter of their places, not of the arc's direction."""
-    first, second = scatter(x0, y0), scatter(x1, y1)
-    if first != second:
-        return first < second
-    return bool(y0 < y1 or (y0 == y1 and x0 < x1))
+def fill_table(scattered: IntArray, size: int, table: IntArray, used: int) -> None:
+    """Hash the places of an arc's vertices, so that a vertex found on the map is known as its own.
 
-
-@helper
-def fill_table(x: IntArray, y: IntArray, size: int, table: IntArray, used: int) -> None:
-    """Hash the places of an arc's vertices, so that a vertex found on the map is known as its own."""
+    Args:
+        scattered: `scatter` of each vertex.
+        size: Number of vertices.
+        table: The result: numbers of vertices, −1 in free places.
+        used: Part of the table in use, a power of 2 above ``size``.
+    """
     table[:used] = -1
     for i in range(size):
-        at = (scatter(x[i], y[i]) >> 20) & (used - 1)
+        at = (scattered[i] >> 20) & (used - 1)
         while table[at] >= 0:
             at = (at + 1) & (used - 1)
         table[at] = i
