@@ -13,13 +13,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geoseg._jit import njit
+from geoseg._jit import int64, njit
 from geoseg.polygons.cracks import ByteArray, Int32Array, Int64Array, ValueArray
-from geoseg.polygons.labels import EAST, NODE, NORTH, SEAM, SOUTH, BandRegions, label_regions, mark_corners
+from geoseg.polygons.labels import EAST, NODE, NORTH, SEAM, SOUTH, BandRegions, find_regions, mark_corners
 
 _USED = 64  # further bit of a corner of a seam
 _STEP_X = (1, 0, -1, 0)
 _STEP_Y = (0, 1, 0, -1)
+# A corner row lies between two rows of labels, and corner column x between their columns x and x + 1.
+_LEFT_ROW = (-1, 0, 0, -1)
+_LEFT_COLUMN = (1, 1, 0, 0)
 
 
 def _turns() -> ByteArray:
@@ -85,156 +88,146 @@ def trace_band(rows: ValueArray, confidence: ByteArray, *, first_row: int) -> tu
     Returns:
         Regions and arcs of the band.
     """
-    codes, label_bound, node_bound, loop_bound = mark_corners(rows)
-    regions, labels, compact, nodes, loops = label_regions(
-        rows, codes, label_bound, node_bound, loop_bound, confidence, first_row
+    codes = np.full((len(rows) + 1, rows.shape[1] - 1), SEAM, dtype=np.uint8)
+    *bounds, turns = mark_corners(rows, codes)
+    regions, labels, region, nodes, loops = find_regions(
+        rows, codes, (bounds[0], bounds[1], bounds[2]), confidence, first_row
     )
-    return regions, _follow_arcs(codes, labels, compact, nodes, loops, first_row)
+    starts, open_starts = _starts(codes, nodes, loops)
+    cracks = codes.reshape(-1)[nodes] & np.uint8(15)
+    node_at = np.empty(codes.size, dtype=np.int32)
+    node_at[nodes] = np.arange(len(nodes))
+    loop_starts = len(starts) - len(loops)
+    bound, stride = loop_starts // 2 + len(loops), codes.shape[1]
+    arcs = BandArcs(
+        points=np.empty((turns + len(starts), 2), dtype=np.int32),
+        offsets=np.zeros(bound + 1, dtype=np.int64),
+        sides=np.empty((bound, 2), dtype=np.int32),
+        nodes=np.full((bound, 2), -1, dtype=np.int32),
+        keys=np.full((bound, 2), -1, dtype=np.int64),
+        area=np.empty(bound, dtype=np.int64),
+        extent=np.empty((bound, 2), dtype=np.int32),
+        open_pieces=0,
+        top=np.full(stride, -1, dtype=np.int32),
+        bottom=np.full(stride, -1, dtype=np.int32),
+        cracks=cracks,
+    )
+    count, size, open_pieces = _follow_arcs(
+        codes.reshape(-1),
+        stride,
+        labels,
+        region,
+        node_at,
+        starts,
+        open_starts,
+        loop_starts,
+        first_row,
+        arcs.points,
+        arcs.offsets,
+        arcs.sides,
+        arcs.nodes,
+        arcs.keys,
+        arcs.area,
+        arcs.extent,
+        arcs.top,
+        arcs.bottom,
+    )
+    whole = {name: getattr(arcs, name)[:count] for name in ("sides", "nodes", "keys", "area", "extent")}
+    arcs = arcs._replace(points=arcs.points[:size], offsets=arcs.offsets[: count + 1], open_pieces=open_pieces, **whole)
+    return regions, arcs
+
+
+def _starts(codes: ByteArray, nodes: Int64Array, loops: Int64Array) -> tuple[Int64Array, int]:
+    """Where arcs may start as 4 · place + direction, at seams, nodes, and loops; and how many of these are at seams."""
+    upper = 4 * np.flatnonzero(codes[1] & NORTH) + 1
+    lower = 4 * ((len(codes) - 1) * codes.shape[1] + np.flatnonzero(codes[-2] & SOUTH)) + 3
+    node, direction = np.nonzero(codes.reshape(-1)[nodes][:, None] >> np.arange(4, dtype=np.uint8) & 1)
+    return np.concatenate([upper, lower, 4 * nodes[node] + direction, 4 * loops + 1]), len(upper) + len(lower)
 
 
 @njit
 def _follow_arcs(
-    codes: ByteArray, labels: Int32Array, compact: Int32Array, nodes: Int64Array, loops: Int64Array, first_row: int
-) -> BandArcs:
-    """Follow all cracks of a band; clears the bits of those it has followed in ``codes``."""
-    stride = codes.shape[1]
-    flat = codes.ravel()
-    starts, open_starts, cracks = _starts(codes, nodes, loops)
-    loop_starts = len(starts) - len(loops)
-    node_at = np.empty(flat.size, dtype=np.int32)
-    for k in range(len(nodes)):
-        node_at[nodes[k]] = k
-    turns = 0
-    for place in range(stride, flat.size - stride):
-        code = flat[place]
-        turns += (code & 5 != 0) & (code & 10 != 0) & (code < NODE)
-    points = np.empty((turns + len(starts), 2), dtype=np.int32)
-    bound = loop_starts // 2 + len(loops)
-    offsets = np.zeros(bound + 1, dtype=np.int64)
-    sides = np.empty((bound, 2), dtype=np.int32)
-    arc_nodes = np.full((bound, 2), np.int32(-1))
-    keys = np.full((bound, 2), np.int64(-1))
-    area = np.zeros(bound, dtype=np.int64)
-    extent = np.empty((bound, 2), dtype=np.int32)
-    top = np.full(stride, np.int32(-1))
-    bottom = np.full(stride, np.int32(-1))
+    codes: ByteArray,
+    stride: int,
+    labels: Int32Array,
+    region: Int32Array,
+    node_at: Int32Array,
+    starts: Int64Array,
+    open_starts: int,
+    loop_starts: int,
+    first_row: int,
+    points: Int32Array,
+    offsets: Int64Array,
+    sides: Int32Array,
+    nodes: Int32Array,
+    keys: Int64Array,
+    area: Int64Array,
+    extent: Int32Array,
+    top: Int32Array,
+    bottom: Int32Array,
+) -> tuple[int, int, int]:
+    """Fill the arrays of `BandArcs`, clearing bits of what was followed; numbers of arcs, points and open pieces."""
     arc, size, open_pieces = 0, 0, 0
     for s in range(len(starts)):
         if s == open_starts:
             open_pieces = arc
-        place, direction = starts[s] >> 2, starts[s] & 3
-        code = flat[place]
+        begin, first_direction = starts[s] >> 2, starts[s] & 3
+        code = codes[begin]
         if s >= loop_starts:
             if code != EAST | SOUTH:
                 continue
-            flat[place] |= NODE  # for the walk to end here
-        elif code & _USED or not code & (SEAM | 1 << direction):
+            codes[begin] |= NODE  # for the walk to end here
+        elif code & _USED or not code & (SEAM | 1 << first_direction):
             continue  # the other end of an earlier arc
-        row = place // stride
-        x, y = place - row * stride, first_row + row - 1
-        # A corner row lies between two rows of labels, and corner column x between their columns x and x + 1.
-        if direction == 0:
-            left, right = labels[row - 1, x + 1], labels[row, x + 1]
-        elif direction == 1:
-            left, right = labels[row, x + 1], labels[row, x]
-        elif direction == 2:
-            left, right = labels[row, x], labels[row - 1, x]
-        else:
-            left, right = labels[row - 1, x], labels[row - 1, x + 1]
-        sides[arc, 0], sides[arc, 1] = compact[left], compact[right]
-        high, low, twice = y, y, np.int64(0)
-        if code & SEAM:
-            flat[place] |= _USED
-            if row == 0:
-                top[x] = 2 * arc
-            else:
-                bottom[x] = 2 * arc
-        else:
-            flat[place] &= ~(1 << direction)
-            keys[arc, 0] = 4 * (np.int64(y) * stride + x) + direction
-            arc_nodes[arc, 0] = -1 if s >= loop_starts else node_at[place]
-            points[size, 0], points[size, 1] = x, y
+        row = begin // stride
+        begin_x, begin_y = begin - row * stride, first_row + row - 1
+        for side in range(2):  # what is on the right is on the left of whoever has turned right
+            hand = (first_direction + side) & 3
+            sides[arc, side] = region[labels[row + _LEFT_ROW[hand], begin_x + _LEFT_COLUMN[hand]]]
+        if not code & SEAM:
+            points[size, 0], points[size, 1] = begin_x, begin_y
             size += 1
-        last_x, last_y = x, y
+        place, x, y, direction = begin, begin_x, begin_y, first_direction
+        last_x, last_y, high, low, twice = x, y, y, y, 0
         while True:
             step_x, step_y = _STEP_X[direction], _STEP_Y[direction]
             place += step_y * stride + step_x
             x += step_x
             y += step_y
-            code = flat[place]
-            if code >= NODE:
-                break
-            turned = _TURNS[4 * code + direction]
-            if turned != direction:
+            code = codes[place]
+            turned = int64(_TURNS[4 * code + direction]) if code < NODE else direction
+            if code >= NODE or turned != direction:
+                twice += last_x * y - x * last_y
+                high, low = min(high, y), max(low, y)
+                if code >= NODE:
+                    break
                 direction = turned
                 if code == EAST | SOUTH:
-                    flat[place] = 0  # no loop starts here
+                    codes[place] = 0  # no loop starts here
                 points[size, 0], points[size, 1] = x, y
                 size += 1
-                twice += np.int64(last_x) * y - np.int64(x) * last_y
-                high, low = min(high, y), max(low, y)
                 last_x, last_y = x, y
-        area[arc] = twice + np.int64(last_x) * y - np.int64(x) * last_y
-        extent[arc, 0], extent[arc, 1] = min(high, y), max(low, y)
-        back = direction ^ 2
-        if code & SEAM:
-            flat[place] |= _USED
-            if place < stride:
-                top[x] = 2 * arc + 1
-            else:
-                bottom[x] = 2 * arc + 1
-        else:
-            flat[place] &= ~(1 << back)
-            keys[arc, 1] = 4 * (np.int64(y) * stride + x) + back
-            arc_nodes[arc, 1] = -1 if s >= loop_starts else node_at[place]
+        area[arc], extent[arc, 0], extent[arc, 1] = twice, high, low
+        if not code & SEAM:
             points[size, 0], points[size, 1] = x, y
             size += 1
+        for end in range(2):
+            leaving = first_direction
+            if end:
+                begin, begin_x, begin_y, leaving = place, x, y, direction ^ 2
+            if codes[begin] & SEAM:
+                codes[begin] |= _USED
+                seam = top if begin < stride else bottom
+                seam[begin_x] = 2 * arc + end
+            else:
+                codes[begin] &= ~(1 << leaving)
+                keys[arc, end] = 4 * (begin_y * stride + begin_x) + leaving
+                if s < loop_starts:
+                    nodes[arc, end] = node_at[begin]
         if s >= loop_starts:
-            flat[place] = 0
+            codes[place] = 0
         arc += 1
         offsets[arc] = size
     if open_starts == len(starts):
         open_pieces = arc
-    return BandArcs(
-        points[:size],
-        offsets[: arc + 1],
-        sides[:arc],
-        arc_nodes[:arc],
-        keys[:arc],
-        area[:arc],
-        extent[:arc],
-        open_pieces,
-        top,
-        bottom,
-        cracks,
-    )
-
-
-@njit
-def _starts(codes: ByteArray, nodes: Int64Array, loops: Int64Array) -> tuple[Int64Array, int, ByteArray]:
-    """Where arcs may start as 4 · place + direction: seams (how many), nodes, loops; and the bits of the nodes."""
-    height, stride = codes.shape[0] - 2, codes.shape[1]
-    flat = codes.ravel()
-    lower = (height + 1) * stride
-    starts = np.empty(2 * stride + 4 * len(nodes) + len(loops), dtype=np.int64)
-    cracks = np.empty(len(nodes), dtype=np.uint8)
-    count = 0
-    for x in range(stride):
-        if codes[1, x] & NORTH:
-            starts[count] = 4 * x + 1
-            count += 1
-    for x in range(stride):
-        if codes[height, x] & SOUTH:
-            starts[count] = 4 * (lower + x) + 3
-            count += 1
-    open_starts = count
-    for k in range(len(nodes)):
-        cracks[k] = flat[nodes[k]] & 15
-        for direction in range(4):
-            if cracks[k] >> direction & 1:
-                starts[count] = 4 * nodes[k] + direction
-                count += 1
-    for k in range(len(loops)):
-        starts[count] = 4 * loops[k] + 1
-        count += 1
-    return starts[:count], open_starts, cracks
+    return arc, size, open_pieces

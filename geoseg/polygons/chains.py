@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import njit
+from geoseg._jit import helper, int64, njit
 from geoseg.polygons.arcs import BandArcs
 from geoseg.polygons.cracks import Int32Array, Int64Array
 from geoseg.polygons.tables import Points, grown, row_bytes
@@ -69,7 +69,10 @@ class Chains:
             region_shift: What to add to the band's numbers of regions, except 0, the outside.
             node_shift: What to add to its numbers of nodes.
         """
-        _shift(arcs.sides, arcs.nodes, region_shift, node_shift)
+        np.add(arcs.sides, region_shift, out=arcs.sides, where=arcs.sides > 0)
+        np.add(arcs.nodes, node_shift, out=arcs.nodes, where=arcs.nodes >= 0)
+        if not arcs.open_pieces and not self._piece_count:  # a map of one band
+            return WholeArcs(arcs.points, arcs.offsets, arcs.sides, arcs.nodes, arcs.keys, arcs.area, arcs.extent)
         count, size = arcs.open_pieces, int(arcs.offsets[arcs.open_pieces])
         self._pieces = grown(self._pieces, self._piece_count, self._piece_count + count)
         self._points = grown(self._points, self._point_count, self._point_count + size)
@@ -108,17 +111,6 @@ class Chains:
 
 
 @njit
-def _shift(sides: Int32Array, nodes: Int32Array, region_shift: int, node_shift: int) -> None:
-    """Give a band's regions and nodes their numbers in the graph, in place."""
-    for k in range(len(sides)):
-        for side in range(2):
-            if sides[k, side] > 0:
-                sides[k, side] += region_shift
-            if nodes[k, side] >= 0:
-                nodes[k, side] += node_shift
-
-
-@njit
 def _link(pieces: _Pieces, waiting: Int32Array, arcs: BandArcs, count: int, size: int) -> Int64Array:
     """Append a band's open pieces and link them; the ends at which whole arcs begin, −1 − end for a loop."""
     for k in range(arcs.open_pieces):
@@ -137,10 +129,10 @@ def _link(pieces: _Pieces, waiting: Int32Array, arcs: BandArcs, count: int, size
     for x in range(len(waiting)):
         if arcs.top[x] < 0:
             continue
-        upper, lower = np.int64(waiting[x]), np.int64(arcs.top[x] + 2 * count)
+        upper, lower = int64(waiting[x]), int64(arcs.top[x] + 2 * count)
         pieces.link[upper >> 1, upper & 1] = lower
         pieces.link[lower >> 1, lower & 1] = upper
-        one, other = np.int64(pieces.far[upper >> 1, upper & 1]), np.int64(pieces.far[lower >> 1, lower & 1])
+        one, other = int64(pieces.far[upper >> 1, upper & 1]), int64(pieces.far[lower >> 1, lower & 1])
         if one == lower:
             starts[found] = -1 - upper
             found += 1
@@ -162,12 +154,12 @@ def _whole_arcs(pieces: _Pieces, xy: Int32Array, starts: Int64Array, stride: int
     offsets = np.zeros(count + 1, dtype=np.int64)
     for k in range(count):
         begin = starts[k] if starts[k] >= 0 else -1 - starts[k]
-        end, size = begin, np.int64(0)
+        end, size = begin, int64(0)
         while True:
             piece = end >> 1
             pieces.whole[piece] = True
             size += pieces.span[piece, 1] - pieces.span[piece, 0]
-            end = np.int64(pieces.link[piece, 1 - (end & 1)])
+            end = int64(pieces.link[piece, 1 - (end & 1)])
             if end < 0 or end == begin:
                 break
         offsets[k + 1] = offsets[k] + size + (starts[k] < 0)
@@ -190,7 +182,7 @@ def _whole_arcs(pieces: _Pieces, xy: Int32Array, starts: Int64Array, stride: int
                 points[size, 0], points[size, 1] = xy[source, 0], xy[source, 1]
                 size += 1
             last = 2 * piece + 1 - (end & 1)
-            end = np.int64(pieces.link[piece, 1 - (end & 1)])
+            end = int64(pieces.link[piece, 1 - (end & 1)])
             if end < 0 or end == begin:
                 break
         part = points[offsets[k] : offsets[k + 1]]
@@ -202,15 +194,15 @@ def _whole_arcs(pieces: _Pieces, xy: Int32Array, starts: Int64Array, stride: int
         else:
             if _turn_loop(part):
                 sides[k, 0], sides[k, 1] = sides[k, 1], sides[k, 0]
-            keys[k, 0] = keys[k, 1] = 4 * (np.int64(part[0, 1]) * stride + part[0, 0]) + 1
+            keys[k, 0] = keys[k, 1] = 4 * (int64(part[0, 1]) * stride + part[0, 0]) + 1
         extent[k, 0] = extent[k, 1] = part[0, 1]
         for i in range(1, len(part)):
             extent[k, 0], extent[k, 1] = min(extent[k, 0], part[i, 1]), max(extent[k, 1], part[i, 1])
-            area[k] += np.int64(part[i - 1, 0]) * part[i, 1] - np.int64(part[i, 0]) * part[i - 1, 1]
+            area[k] += int64(part[i - 1, 0]) * part[i, 1] - int64(part[i, 0]) * part[i - 1, 1]
     return WholeArcs(points, offsets, sides, nodes, keys, area, extent)
 
 
-@njit
+@helper
 def _turn_loop(points: Int32Array) -> bool:
     """Let a loop begin at its topmost, there leftmost corner and go south; the last row is free for the first point.
 
@@ -235,7 +227,7 @@ def _turn_loop(points: Int32Array) -> bool:
 def _compact(pieces: _Pieces, xy: Int32Array, waiting: Int32Array, count: int) -> tuple[int, int]:
     """Drop whole pieces and their points; the numbers of pieces and points left."""
     number = np.full(count, np.int32(-1))
-    left, size = 0, np.int64(0)
+    left, size = 0, int64(0)
     for piece in range(count):
         if pieces.whole[piece]:
             continue

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import helper, njit
+from geoseg._jit import helper, int64, njit
 from geoseg.polygons.forest import find_root, join
 from geoseg.polygons.heap import put, take
 
@@ -178,7 +178,7 @@ def find_clusters(kind: ClassValues, contacts: Contacts) -> Int32Array:
     for i in range(len(kind)):
         cluster[i] = i
     for k in range(len(contacts.first)):
-        i, j = np.int64(contacts.first[k]), np.int64(contacts.second[k])
+        i, j = int64(contacts.first[k]), int64(contacts.second[k])
         if kind[i] == SMALL and kind[j] == SMALL:
             join(cluster, i, j)
     for i in range(len(kind)):
@@ -291,50 +291,50 @@ def merge_clusters(
         waiting, i = 0, first
         while i >= 0:
             waiting = put(i, area, number, heap, place, waiting)
-            i = np.int64(next_in_cluster[i])
+            i = int64(next_in_cluster[i])
         while waiting > 0:
-            x = np.int64(heap[0])
+            x = int64(heap[0])
             waiting = take(x, area, number, heap, place, waiting)
             count, member = 0, x
             while member >= 0:
                 for k in range(begin[member], begin[member + 1]):
-                    i = np.int64(neighbour[k])
-                    node = find_root(parent, i) if active[i] else n + np.int64(value[i])
+                    i = int64(neighbour[k])
+                    node = find_root(parent, i) if active[i] else n + int64(value[i])
                     if node != x:
                         if border[node] == 0:
                             touched[count] = node
                             count += 1
                         border[node] += length[k]
-                member = np.int64(next_member[member])
+                member = int64(next_member[member])
             if count == 0:
                 value[x] = nodata
                 continue
-            best = np.int64(touched[0])
+            best = int64(touched[0])
             for k in range(1, count):
-                node = np.int64(touched[k])
+                node = int64(touched[k])
                 longer, larger = border[node] - border[best], area[node] - area[best]
                 if longer > 0 or (longer == 0 and (larger > 0 or (larger == 0 and node < best))):
                     best = node
             root = x  # of all that become one: the large regions, or the first in raster order
             for k in range(count):
-                node = np.int64(touched[k])
+                node = int64(touched[k])
                 border[node] = 0
                 if value[node] == value[best] and (node >= n or (root < n and node < root)):
                     root = node
             value[root] = value[best]
             touched[count] = x
             for k in range(count + 1):
-                node = np.int64(touched[k])
+                node = int64(touched[k])
                 if node != root and (node == x or value[node] == value[best]):
                     parent[node] = root
                     waiting = take(node, area, number, heap, place, waiting)
                     if root < n:
                         area[root] += area[node]
                         _append(next_member, last_member, root, node)
-            if root < n:
+            if area[root] < min_area:
+                waiting = put(root, area, number, heap, place, waiting)
+            elif root < n:
                 waiting = take(root, area, number, heap, place, waiting)
-                if area[root] < min_area:
-                    waiting = put(root, area, number, heap, place, waiting)
     out = np.empty(n, np.uint8)
     for i in range(n):
         out[i] = value[find_root(parent, i)] if active[i] else regions.value[i]
@@ -420,7 +420,6 @@ def paint(values: ClassValues, runs: Runs, old: ClassValues, new: ClassValues) -
             x = runs.ends[run]
 
 
-@njit
 def number_row(runs: Runs, row: int, region: Int32Array) -> Int32Array:
     """What `label_rows` takes as ``settled`` when this row is the first, (W,).
 
@@ -429,13 +428,7 @@ def number_row(runs: Runs, row: int, region: Int32Array) -> Int32Array:
         row: 0 … rows − 1.
         region: The region that each region has become part of.
     """
-    width = runs.ends[runs.offsets[1] - 1]
-    settled, number = np.empty(width, np.int32), np.full(len(region), -1, np.int32)
-    x = 0
-    for run in range(runs.offsets[row], runs.offsets[row + 1]):
-        r = region[runs.region[run]]
-        if number[r] < 0:
-            number[r] = x
-        settled[x : runs.ends[run]] = number[r]
-        x = runs.ends[run]
-    return settled
+    here = slice(runs.offsets[row], runs.offsets[row + 1])
+    widths = np.diff(runs.ends[here], prepend=0)
+    _, first, member = np.unique(region[runs.region[here]], return_index=True, return_inverse=True)
+    return np.asarray(np.repeat((runs.ends[here] - widths)[first[member]], widths), dtype=np.int32)

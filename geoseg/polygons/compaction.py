@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from geoseg._jit import njit
+from geoseg._jit import int64, njit
 from geoseg.polygons.cracks import Int32Array
-from geoseg.polygons.labels import find_root
+from geoseg.polygons.forest import find_root
 from geoseg.polygons.tables import DROPPED, UNFINISHED, Arcs, Nodes, Regions
 
 
@@ -42,15 +42,15 @@ def compact(
     arc_count, region_count, node_count = counts
     region_number = np.zeros(region_count, dtype=np.int32)
     for x in range(len(above)):
-        above[x] = find_root(regions.parent, above[x])
+        above[x] = find_root(regions.parent, int64(above[x]))
         region_number[above[x]] = 1
     # Pieces and arcs name any number of a region; turn them into roots while the forest stands.
     for piece in range(len(piece_sides)):
         for side in range(2):
-            piece_sides[piece, side] = find_root(regions.parent, piece_sides[piece, side])
+            piece_sides[piece, side] = find_root(regions.parent, int64(piece_sides[piece, side]))
     for arc in range(arc_count):
         for side in range(2):
-            arcs.sides[arc, side] = find_root(regions.parent, arcs.sides[arc, side])
+            arcs.sides[arc, side] = find_root(regions.parent, int64(arcs.sides[arc, side]))
     left_regions = 1
     for region in range(1, region_count):
         if region_number[region]:
@@ -113,10 +113,10 @@ def compact(
             continue
         node_number[node] = left_nodes
         for direction in range(4):
-            half = np.int64(nodes.halves[node, direction])
+            half = int64(nodes.halves[node, direction])
             if half >= 0:
                 arc = arc_number[half >> 1]
-                half = 2 * np.int64(arc) + (half & 1) if arc >= 0 else np.int64(DROPPED)
+                half = 2 * int64(arc) + (half & 1) if arc >= 0 else int64(DROPPED)
             nodes.halves[left_nodes, direction] = half
         left_nodes += 1
     for arc in range(left_arcs):
@@ -124,10 +124,10 @@ def compact(
             if arcs.nodes[arc, side] >= 0:
                 arcs.nodes[arc, side] = node_number[arcs.nodes[arc, side]]
             if not arcs.done[arc] >> side & 1:  # all in the list of an open region are still needed
-                half = np.int64(arcs.follower[arc, side])
+                half = int64(arcs.follower[arc, side])
                 arcs.follower[arc, side] = 2 * arc_number[half >> 1] + (half & 1)
     for region in range(1, left_regions):
-        half = np.int64(regions.tail[region])
+        half = int64(regions.tail[region])
         if half >= 0:
             regions.tail[region] = 2 * arc_number[half >> 1] + (half & 1)
     for piece in range(len(piece_nodes)):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import helper, njit
+from geoseg._jit import helper
 
 SUBPIXEL = 256
 """Finished points are integers in 1/256 px: lattice point x is 256 · x."""
@@ -135,7 +135,6 @@ def is_near(cracks: Cracks, x: int, y: int) -> bool:
     return bool((cracks.near[row, x >> 3] >> (x & 7)) & 1)
 
 
-@njit
 def pack_cracks(rows: ValueArray) -> tuple[ByteArray, ByteArray]:
     """The bit planes of the corner rows between consecutive pixel rows.
 
@@ -147,14 +146,6 @@ def pack_cracks(rows: ValueArray) -> tuple[ByteArray, ByteArray]:
         ``horizontal`` and ``vertical`` of `Cracks`, (h, ceil((W + 1) / 8)) uint8 each; corner row i lies between pixel
         rows i and i + 1 of ``rows``, and its vertical cracks stand below it.
     """
-    height, width = rows.shape[0] - 1, rows.shape[1] - 2
-    horizontal = np.zeros((height, (width + 8) // 8), dtype=np.uint8)
-    vertical = np.zeros((height, (width + 8) // 8), dtype=np.uint8)
-    for i in range(height):
-        for x in range(width + 1):
-            bit = 1 << (x & 7)
-            if rows[i, x + 1] != rows[i + 1, x + 1]:
-                horizontal[i, x >> 3] |= bit
-            if rows[i + 1, x] != rows[i + 1, x + 1]:
-                vertical[i, x >> 3] |= bit
-    return horizontal, vertical
+    horizontal = rows[:-1, 1:] != rows[1:, 1:]
+    vertical = rows[1:, :-1] != rows[1:, 1:]
+    return np.packbits(horizontal, axis=1, bitorder="little"), np.packbits(vertical, axis=1, bitorder="little")

@@ -28,7 +28,7 @@ from geoseg.polygons.cracks import Cracks
 from geoseg.polygons.distances import distance_keys
 from geoseg.polygons.ground import fill_path, path_length, path_table_size, strays
 from geoseg.polygons.guard import GONE, LINEAR_SEARCH, fill_table, is_blocked, scatter
-from geoseg.polygons.heap import put, settle, take
+from geoseg.polygons.heap import put, take
 
 Method = Literal["vw", "dp"]
 
@@ -205,10 +205,8 @@ def _simplify_arcs(
                     key[i] = _area_key(x, y, scattered, previous[i], i, following[i])
                 if key[i] >= limit:
                     waiting = take(i, key, scattered, heap, place, waiting)
-                elif place[i] < 0:
+                elif keys is None or place[i] < 0:
                     waiting = put(i, key, scattered, heap, place, waiting)
-                elif keys is None:
-                    settle(i, place[i], key, scattered, heap, place, waiting)
         for i in range(size):
             keep[start + i] = following[i] != GONE
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from geoseg._jit import njit
+from geoseg._jit import int64, njit
 from geoseg.polygons.chains import WholeArcs
 from geoseg.polygons.compaction import compact
-from geoseg.polygons.cracks import NODATA, OUTSIDE, ByteArray, Int32Array, Int64Array
-from geoseg.polygons.labels import BandRegions, find_root
+from geoseg.polygons.cracks import NODATA, OUTSIDE, ByteArray, Int32Array, Int64Array, ValueArray
+from geoseg.polygons.forest import find_root
+from geoseg.polygons.labels import BandRegions
 from geoseg.polygons.rings import keep_points
 from geoseg.polygons.tables import ABSENT, UNFINISHED, Arcs, Nodes, Points, Regions, grown, row_bytes
 
@@ -45,8 +46,15 @@ class Graph:
         """Add the regions of a band, joined with those over the seam; the number of its region 1."""
         before = self._region_count
         self._region_count += len(new.value) - 1
-        self.regions = grown(self.regions, before, self._region_count)
-        self._above = _add_regions(self.regions, self.arcs, new, before, self._above)
+        regions = self.regions = grown(self.regions, before, self._region_count)
+        added = slice(before, self._region_count)
+        for field in ("value", "pixels", "first", "last", "confidence_sum", "confidence_min"):
+            getattr(regions, field)[added] = getattr(new, field)[1:]
+        regions.parent[added] = np.arange(before, self._region_count)
+        regions.halves[added], regions.tail[added] = 0, -1
+        if new.top.any():
+            _join_over_seam(regions, self.arcs.follower, self._above, np.where(new.top, new.top + (before - 1), 0))
+        self._above = np.where(new.bottom, new.bottom + (before - 1), 0)
         return before
 
     def add_nodes(self, cracks: ByteArray) -> int:
@@ -62,8 +70,27 @@ class Graph:
         """Add whole arcs, without their points; the number of the first."""
         before = self._arc_count
         self._arc_count += len(new.area)
-        self.arcs = grown(self.arcs, before, self._arc_count)
-        _add_arcs(self.arcs, self.regions, self.nodes, new, before)
+        regions, arcs = self.regions, grown(self.arcs, before, self._arc_count)
+        self.arcs = arcs
+        added = slice(before, self._arc_count)
+        arcs.area[added], arcs.lowest[added] = new.area, new.extent[:, 1]
+        arcs.keys[added], arcs.nodes[added] = new.keys, new.nodes
+        arcs.done[added], arcs.span[added] = 0, 0
+        for end in range(2):
+            at_node = np.flatnonzero(new.nodes[:, end] >= 0)
+            place = new.nodes[at_node, end], new.keys[at_node, end] & 3
+            self.nodes.halves[place] = 2 * (before + at_node) + end
+        _list_arcs(
+            arcs.sides,
+            arcs.follower,
+            arcs.done,
+            regions.parent,
+            regions.value,
+            regions.tail,
+            regions.halves,
+            new.sides,
+            before,
+        )
         return before
 
     def keep_points(self, points: Int32Array, offsets: Int64Array, first_arc: int) -> None:
@@ -78,11 +105,14 @@ class Graph:
             first_new: Number of the first region of that band.
         """
         regions, older = self.regions, self._open
-        self._open = np.unique(_roots(regions, self._above)).astype(np.int64)
+        self._open = _roots(regions.parent, np.unique(self._above))
         older = older[(regions.parent[older] == older) & ~np.isin(older, self._open)]
         older = older[np.argsort(regions.first[older])]
         # New roots are numbered by their first pixel, and older regions have earlier ones.
-        closed = np.concatenate([older, _closed(regions, first_new, self._region_count, self._open)])
+        new = np.arange(first_new, self._region_count)
+        is_root = regions.parent[first_new : self._region_count] == new
+        is_root[self._open[self._open >= first_new] - first_new] = False
+        closed = np.concatenate([older, new[is_root]])
         closed = closed[(regions.value[closed] != NODATA) & (regions.value[closed] != OUTSIDE)]
         last = regions.last[closed]
         if len(last):
@@ -111,120 +141,76 @@ class Graph:
         self._open = np.unique(self._above).astype(np.int64)
 
 
+def _roots(parent: Int32Array, numbers: Int32Array) -> Int64Array:
+    """The different roots of some regions."""
+    while not np.array_equal(above := np.unique(parent[numbers]), numbers):
+        numbers = above
+    return numbers.astype(np.int64)
+
+
 @njit
-def _add_regions(regions: Regions, arcs: Arcs, new: BandRegions, count: int, above: Int32Array) -> Int32Array:
-    """Append a band's regions and join them with those of the last row above the seam.
-
-    Args:
-        regions: Table with room for them.
-        arcs: Arcs so far, whose lists are joined with the regions.
-        new: Regions of the band.
-        count: Number of regions in the table before.
-        above: Region of each pixel above the seam, (W,).
-
-    Returns:
-        Region of each pixel in the band's last row, (W,).
-    """
-    for k in range(1, len(new.value)):
-        region = count + k - 1
-        regions.parent[region] = region
-        regions.value[region] = new.value[k]
-        regions.pixels[region] = new.pixels[k]
-        regions.first[region] = new.first[k]
-        regions.last[region] = new.last[k]
-        regions.confidence_sum[region] = new.confidence_sum[k]
-        regions.confidence_min[region] = new.confidence_min[k]
-        regions.halves[region] = 0
-        regions.tail[region] = -1
-    bottom = np.empty(len(above), dtype=np.int32)
+def _join_over_seam(regions: Regions, follower: Int32Array, above: Int32Array, below: Int32Array) -> None:
+    """Join the regions of pixels over a seam with those below it, (W,) each; 0 where that is outside."""
     for x in range(len(above)):
-        bottom[x] = count + new.bottom[x] - 1 if new.bottom[x] else 0
-        if new.top[x] == 0 or (x and new.top[x] == new.top[x - 1] and above[x] == above[x - 1]):
+        if below[x] == 0 or (x and below[x] == below[x - 1] and above[x] == above[x - 1]):
             continue
-        a, b = find_root(regions.parent, above[x]), find_root(regions.parent, count + new.top[x] - 1)
-        if a != b:
-            _join_regions(regions, arcs, min(a, b), max(a, b))
-    return bottom
+        a, b = find_root(regions.parent, int64(above[x])), find_root(regions.parent, int64(below[x]))
+        if a == b:
+            continue
+        a, b = min(a, b), max(a, b)
+        regions.parent[b] = a
+        regions.pixels[a] += regions.pixels[b]
+        regions.first[a] = min(regions.first[a], regions.first[b])
+        regions.last[a] = max(regions.last[a], regions.last[b])
+        regions.confidence_sum[a] += regions.confidence_sum[b]
+        regions.confidence_min[a] = min(regions.confidence_min[a], regions.confidence_min[b])
+        regions.halves[a] += regions.halves[b]
+        one, other = int64(regions.tail[a]), int64(regions.tail[b])
+        if one < 0:
+            regions.tail[a] = other
+        elif other >= 0:  # two circles become one by exchanging where they go on
+            head = follower[one >> 1, one & 1]
+            follower[one >> 1, one & 1] = follower[other >> 1, other & 1]
+            follower[other >> 1, other & 1] = head
 
 
 @njit
-def _join_regions(regions: Regions, arcs: Arcs, a: int, b: int) -> None:
-    """Let region ``b`` become part of region ``a``, both roots."""
-    regions.parent[b] = a
-    regions.pixels[a] += regions.pixels[b]
-    regions.first[a] = min(regions.first[a], regions.first[b])
-    regions.last[a] = max(regions.last[a], regions.last[b])
-    regions.confidence_sum[a] += regions.confidence_sum[b]
-    regions.confidence_min[a] = min(regions.confidence_min[a], regions.confidence_min[b])
-    regions.halves[a] += regions.halves[b]
-    one, other = np.int64(regions.tail[a]), np.int64(regions.tail[b])
-    if one < 0:
-        regions.tail[a] = other
-    elif other >= 0:  # two circles become one by exchanging where they go on
-        head = arcs.follower[one >> 1, one & 1]
-        arcs.follower[one >> 1, one & 1] = arcs.follower[other >> 1, other & 1]
-        arcs.follower[other >> 1, other & 1] = head
-
-
-@njit
-def _add_arcs(arcs: Arcs, regions: Regions, nodes: Nodes, new: WholeArcs, count: int) -> None:
-    """Append whole arcs, enter them at their nodes and in the lists of the regions on both sides.
+def _list_arcs(
+    sides: Int32Array,
+    follower: Int32Array,
+    done: ByteArray,
+    parent: Int32Array,
+    value: ValueArray,
+    tail: Int32Array,
+    halves: Int32Array,
+    new_sides: Int32Array,
+    count: int,
+) -> None:
+    """Enter new arcs in the lists of the regions on both sides.
 
     Args:
-        arcs: Table with room for them.
-        regions: Regions so far.
-        nodes: Nodes so far.
-        new: Whole arcs.
-        count: Number of arcs in the table before.
+        sides: Columns of `Arcs`.
+        follower: The same.
+        done: The same.
+        parent: Columns of `Regions`.
+        value: The same.
+        tail: The same.
+        halves: The same.
+        new_sides: Sides of the new arcs, (n, 2).
+        count: Number of arcs before.
     """
-    for k in range(len(new.area)):
+    for k in range(len(new_sides)):
         arc = count + k
-        arcs.area[arc] = new.area[k]
-        arcs.lowest[arc] = new.extent[k, 1]
-        arcs.done[arc] = 0
-        for end in range(2):
-            arcs.keys[arc, end] = new.keys[k, end]
-            arcs.span[arc, end] = 0
-            node = np.int64(new.nodes[k, end])
-            if node >= 0:
-                nodes.halves[node, new.keys[k, end] & 3] = 2 * arc + end
-            arcs.nodes[arc, end] = node
         for side in range(2):
-            region = find_root(regions.parent, new.sides[k, side])
-            arcs.sides[arc, side] = region
-            if region == 0 or regions.value[region] == NODATA:  # never becomes a polygon
-                arcs.done[arc] |= 1 << side
+            region = find_root(parent, int64(new_sides[k, side]))
+            sides[arc, side] = region
+            if region == 0 or value[region] == NODATA:  # never becomes a polygon
+                done[arc] |= 1 << side
                 continue
-            tail = np.int64(regions.tail[region])
-            if tail < 0:
-                arcs.follower[arc, side] = 2 * arc + side
-            else:
-                arcs.follower[arc, side] = arcs.follower[tail >> 1, tail & 1]
-                arcs.follower[tail >> 1, tail & 1] = 2 * arc + side
-            regions.tail[region] = 2 * arc + side
-            regions.halves[region] += 1
-
-
-@njit
-def _roots(regions: Regions, numbers: Int32Array) -> Int32Array:
-    """Roots of some regions."""
-    roots = np.empty_like(numbers)
-    for k in range(len(numbers)):
-        roots[k] = find_root(regions.parent, numbers[k])
-    return roots
-
-
-@njit
-def _closed(regions: Regions, first: int, end: int, still_open: Int64Array) -> Int64Array:
-    """Roots among the numbers ``first`` … ``end − 1`` that are not open."""
-    is_open = np.zeros(end - first, dtype=np.bool_)
-    for k in range(len(still_open)):
-        if still_open[k] >= first:
-            is_open[still_open[k] - first] = True
-    closed = np.empty(end - first, dtype=np.int64)
-    count = 0
-    for region in range(first, end):
-        if regions.parent[region] == region and not is_open[region - first]:
-            closed[count] = region
-            count += 1
-    return closed[:count].copy()
+            half, last = 2 * arc + side, int64(tail[region])
+            follower[arc, side] = half
+            if last >= 0:
+                follower[arc, side] = follower[last >> 1, last & 1]
+                follower[last >> 1, last & 1] = half
+            tail[region] = half
+            halves[region] += 1

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geoseg._jit import njit
+from geoseg._jit import int64, njit
 from geoseg.polygons.cracks import ByteArray, Int32Array, Int64Array, ValueArray
+from geoseg.polygons.forest import join
 
 # Directions are numbered clockwise as seen on the map: east 0, south 1, west 2, north 3; direction d has bit 1 << d.
 EAST, SOUTH, WEST, NORTH = 1, 2, 4, 8
@@ -40,18 +41,18 @@ class BandRegions(NamedTuple):
 
 
 @njit
-def mark_corners(rows: ValueArray) -> tuple[ByteArray, int, int, int]:
-    """Bits of the cracks at each corner, (h + 2, W + 1), and upper bounds of labels, nodes and loops.
+def mark_corners(rows: ValueArray, codes: ByteArray) -> tuple[int, int, int, int]:
+    """Write the bits of the cracks at each corner; upper bounds of labels, nodes, loops and turning corners.
 
-    The first and last row of the result stand for the seams.
+    Args:
+        rows: Values of the pixels, see `trace_band`.
+        codes: The result, (h + 2, W + 1). Its first and last row stand for the seams, and are left as they are.
     """
     height, width = rows.shape[0] - 1, rows.shape[1] - 2
-    codes = np.empty((height + 2, width + 1), dtype=np.uint8)
-    codes[0] = SEAM
-    codes[height + 1] = SEAM
     labels = width + 1  # at most, in the overlap row
     nodes = 4
     loops = 0
+    turns = 0
     for i in range(height):
         above, below, out = rows[i], rows[i + 1], codes[i + 1]
         for x in range(width + 1):
@@ -66,44 +67,79 @@ def mark_corners(rows: ValueArray) -> tuple[ByteArray, int, int, int]:
                 labels += (code & 3) == 3
                 nodes += (code & (code - 1)) & ((code & (code - 1)) - 1) != 0
                 loops += code == 3
-    return codes, labels, nodes, loops
+                turns += (code & 5 != 0) & (code & 10 != 0)
+    return labels, nodes, loops, turns
 
 
-@njit
-def find_root(parent: Int32Array, label: int) -> int:
-    """The label that stands for all those joined with this one, in a forest of labels."""
-    while parent[label] != label:
-        parent[label] = parent[parent[label]]
-        label = parent[label]
-    return label
-
-
-@njit
-def label_regions(
-    rows: ValueArray,
-    codes: ByteArray,
-    label_bound: int,
-    node_bound: int,
-    loop_bound: int,
-    confidence: ByteArray,
-    first_row: int,
+def find_regions(
+    rows: ValueArray, codes: ByteArray, bounds: tuple[int, int, int], confidence: ByteArray, first_row: int
 ) -> tuple[BandRegions, Int32Array, Int32Array, Int64Array, Int64Array]:
     """Regions of a band, provisional labels (h + 1, W + 2), their region, and the corners of nodes and possible loops.
 
+    Args:
+        rows: Values of the pixels, see `trace_band`.
+        codes: Corners from `mark_corners`; the nodes are marked in it.
+        bounds: Upper bounds of labels, nodes and loops.
+        confidence: See `trace_band`.
+        first_row: Pixel row of ``rows[1]`` in the map.
+    """
+    labels, parent = np.zeros(rows.shape, dtype=np.int32), np.zeros(bounds[0], dtype=np.int32)
+    value, pixels = np.full(bounds[0], -1, dtype=np.int16), np.zeros(bounds[0], dtype=np.int64)
+    first, last = np.full(bounds[0], _NOWHERE, dtype=np.int64), np.full(bounds[0], -1, dtype=np.int32)
+    confidence_sum, confidence_min = np.zeros(bounds[0], dtype=np.int64), np.full(bounds[0], 255, dtype=np.uint8)
+    nodes, loops = np.empty(bounds[1], dtype=np.int64), np.empty(bounds[2], dtype=np.int64)
+    count, node_count, loop_count = _label_regions(
+        rows,
+        codes,
+        confidence,
+        first_row,
+        labels,
+        parent,
+        value,
+        pixels,
+        first,
+        last,
+        confidence_sum,
+        confidence_min,
+        nodes,
+        loops,
+    )
+    regions = BandRegions(
+        value[:count].copy(),
+        pixels[:count].copy(),
+        first[:count].copy(),
+        last[:count].copy(),
+        confidence_sum[:count].copy(),
+        confidence_min[:count].copy(),
+        top=parent[labels[0, 1:-1]],
+        bottom=parent[labels[-1, 1:-1]],
+    )
+    return regions, labels, parent, nodes[:node_count], loops[:loop_count]
+
+
+@njit
+def _label_regions(
+    rows: ValueArray,
+    codes: ByteArray,
+    confidence: ByteArray,
+    first_row: int,
+    labels: Int32Array,
+    parent: Int32Array,
+    value: ValueArray,
+    pixels: Int64Array,
+    first: Int64Array,
+    last: Int32Array,
+    confidence_sum: Int64Array,
+    confidence_min: ByteArray,
+    nodes: Int64Array,
+    loops: Int64Array,
+) -> tuple[int, int, int]:
+    """Fill the arrays of `find_regions`; ``parent`` becomes the region of each label. Numbers of regions, nodes, loops.
+
     A pixel takes the label of its left or else its upper neighbour of equal value; where it has both and they meet in
-    it for the first time, the labels are joined under the smaller one. Marks the nodes in ``codes``.
+    it for the first time, the labels are joined under the smaller one.
     """
     height, width = rows.shape[0] - 1, rows.shape[1] - 2
-    labels = np.zeros((height + 1, width + 2), dtype=np.int32)
-    parent = np.zeros(label_bound, dtype=np.int32)
-    value = np.full(label_bound, np.int16(-1))
-    pixels = np.zeros(label_bound, dtype=np.int64)
-    first = np.full(label_bound, np.int64(_NOWHERE))
-    last = np.full(label_bound, np.int32(-1))
-    confidence_sum = np.zeros(label_bound, dtype=np.int64)
-    confidence_min = np.full(label_bound, np.uint8(255))
-    nodes = np.empty(node_bound, dtype=np.int64)
-    loops = np.empty(loop_bound, dtype=np.int64)
     label_count, node_count, loop_count = 1, 0, 0
     for x in range(1, width + 1):
         if rows[0, x] < 0:
@@ -127,17 +163,13 @@ def label_regions(
                 continue
             if code & SOUTH == 0:
                 if code & EAST == 0 and code & (NORTH | WEST):
-                    a, b = find_root(parent, label), find_root(parent, int(above[x + 1]))
-                    if a < b:
-                        parent[b] = a
-                    else:
-                        parent[a] = b
+                    join(parent, label, int64(above[x + 1]))
             else:
                 if label:
                     pixels[label] += x - begin
                     last[label] = y
                     if confidence.size:
-                        total, least = np.int64(0), np.uint8(255)
+                        total, least = int64(0), np.uint8(255)
                         for k in range(begin, x):
                             total += confidence[i - 1, k]
                             least = min(least, confidence[i - 1, k])
@@ -145,25 +177,24 @@ def label_regions(
                         confidence_min[label] = min(confidence_min[label], least)
                 begin = x
                 if code & EAST == 0:
-                    label = int(above[x + 1])
+                    label = int64(above[x + 1])
                 else:
                     label = label_count
                     label_count += 1
                     parent[label] = label
                     value[label] = rows[i, x + 1]
-                    first[label] = np.int64(y) * width + x
+                    first[label] = int64(y) * width + x
             here[x + 1] = label
             fewer = code & (code - 1)  # without its lowest bit
             outer = (x == 0 or x == width) and (code & (NORTH | SOUTH)) != (NORTH | SOUTH)
             if fewer & (fewer - 1) or outer:
                 corners[x] = code | NODE
-                nodes[node_count] = np.int64(i) * (width + 1) + x
+                nodes[node_count] = int64(i) * (width + 1) + x
                 node_count += 1
             elif code == EAST | SOUTH:
-                loops[loop_count] = np.int64(i) * (width + 1) + x
+                loops[loop_count] = int64(i) * (width + 1) + x
                 loop_count += 1
     # Roots are the smallest labels of their regions, so numbers given in this order follow the first pixels.
-    compact = np.zeros(label_count, dtype=np.int32)
     count = 1
     for label in range(1, label_count):
         root = parent[label]
@@ -174,23 +205,11 @@ def label_regions(
             first[number], last[number] = first[label], last[label]
             confidence_sum[number], confidence_min[number] = confidence_sum[label], confidence_min[label]
         else:
-            number = compact[root]
+            number = int64(parent[root])  # a root comes before its labels, so this is its region's number
             pixels[number] += pixels[label]
             first[number] = min(first[number], first[label])
             last[number] = max(last[number], last[label])
             confidence_sum[number] += confidence_sum[label]
             confidence_min[number] = min(confidence_min[number], confidence_min[label])
-        compact[label] = number
-    top = compact[labels[0, 1 : width + 1]]
-    bottom = compact[labels[height, 1 : width + 1]]
-    regions = BandRegions(
-        value[:count].copy(),
-        pixels[:count].copy(),
-        first[:count].copy(),
-        last[:count].copy(),
-        confidence_sum[:count].copy(),
-        confidence_min[:count].copy(),
-        top,
-        bottom,
-    )
-    return regions, labels, compact, nodes[:node_count], loops[:loop_count]
+        parent[label] = number
+    return count, node_count, loop_count

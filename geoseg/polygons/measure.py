@@ -9,11 +9,13 @@ and interpolated with cubics, to 1e-8 of its value.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pyproj
 
-from geoseg._jit import njit
+from geoseg._jit import helper, njit
 from geoseg.georeference import Georeference, crs_georeference, pyproj_crs
 from geoseg.grid import Grid
 from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
@@ -139,24 +141,23 @@ def _integral_over_y(factor: FloatArray, height: float) -> FloatArray:
     return np.asarray(integral * height)
 
 
-@njit
-def _interpolate(values: FloatArray, lattice: FloatArray, place: FloatArray, x: float, y: float) -> None:
-    """The lattice's values at (x, y), into ``values``: cubics through the four nearest nodes in x and in y."""
+@helper
+def _interpolate(values: FloatArray, at: int, lattice: FloatArray, place: FloatArray, x: float, y: float) -> None:
+    """The lattice's values at (x, y), into ``values[at:]``: cubics through the four nearest nodes in x and in y."""
     u, v = (x - place[0]) / place[2], (y - place[1]) / place[3]
     column = min(max(int(u) - 1, 0), lattice.shape[1] - 4)
     row = min(max(int(v) - 1, 0), lattice.shape[0] - 4)
     u, v = u - column, v - row
-    for k in range(values.shape[0]):
-        values[k] = 0.0
-    for i in range(4):
-        wy = _weight(i, v)
-        for j in range(4):
-            weight = wy * _weight(j, u)
-            for k in range(values.shape[0]):
-                values[k] += weight * lattice[row + i, column + j, k]
+    for k in range(5):
+        values[at + k] = 0.0
+    for node in range(16):
+        i, j = node >> 2, node & 3
+        weight = _weight(i, v) * _weight(j, u)
+        for k in range(5):
+            values[at + k] += weight * lattice[row + i, column + j, k]
 
 
-@njit
+@helper
 def _weight(node: int, u: float) -> float:
     """Lagrange's polynomial of a node of 0, 1, 2, 3 at ``u``."""
     if node == 0:
@@ -179,43 +180,55 @@ def _measure_on_ground(
     place: FloatArray,
 ) -> None:
     """Area and perimeter of each polygon; small ones by a metric that is linear in x and y."""
-    here, east, north = np.empty(4), np.empty(4), np.empty(4)
-    scratch = np.empty(5)
-    small = place[4]
+    metric = np.empty(20)  # at three corners of the shell's box, and at its first vertex
     for i in range(len(area)):
-        ends = rings[polygons[i] : polygons[i + 1] + 1]
-        start, stop = ends[0], ends[1]
+        first, last = polygons[i], polygons[i + 1]
+        start, stop = rings[first], rings[first + 1]
         left = right = xy[start, 0]
         bottom = top = xy[start, 1]
         for k in range(start + 1, stop):
             left, right = min(left, xy[k, 0]), max(right, xy[k, 0])
             bottom, top = min(bottom, xy[k, 1]), max(top, xy[k, 1])
-        if right - left <= small and top - bottom <= small:
-            _interpolate(here, lattice, place, left, bottom)
-            _interpolate(east, lattice, place, right, bottom)
-            _interpolate(north, lattice, place, left, top)
+        small = right - left <= place[4] and top - bottom <= place[4]
+        _measure_corners(metric, small, lattice, place, left, bottom, right, top, xy[start, 0], xy[start, 1])
+        if small:
             for k in range(4):  # gradients
-                east[k] = (east[k] - here[k]) / (right - left) if right > left else 0.0
-                north[k] = (north[k] - here[k]) / (top - bottom) if top > bottom else 0.0
-            area[i], perimeter[i] = _measure_small(xy, ends, left, bottom, here, east, north)
+                metric[5 + k] = (metric[5 + k] - metric[k]) / (right - left) if right > left else 0.0
+                metric[10 + k] = (metric[10 + k] - metric[k]) / (top - bottom) if top > bottom else 0.0
+            area[i], perimeter[i] = _measure_small(xy, rings, first, last, left, bottom, metric)
         else:
-            area[i], perimeter[i] = _measure_large(xy, ends, lattice, place, scratch)
+            area[i], perimeter[i] = _measure_large(xy, rings, first, last, lattice, place, metric)
 
 
-@njit
-def _measure_small(
-    xy: FloatArray,
-    rings: IntArray,
+@helper
+def _measure_corners(
+    metric: FloatArray,
+    small: bool,
+    lattice: FloatArray,
+    place: FloatArray,
     left: float,
     bottom: float,
-    here: FloatArray,
-    east: FloatArray,
-    north: FloatArray,
+    right: float,
+    top: float,
+    first_x: float,
+    first_y: float,
+) -> None:
+    """The metric at three corners of a small polygon's box, or else at its first vertex."""
+    for corner in range(0 if small else 3, 3 if small else 4):
+        x, y = right if corner == 1 else left, top if corner == 2 else bottom
+        if corner == 3:
+            x, y = first_x, first_y
+        _interpolate(metric, 5 * corner, lattice, place, x, y)
+
+
+@helper
+def _measure_small(
+    xy: FloatArray, rings: IntArray, first: int, last: int, left: float, bottom: float, metric: FloatArray
 ) -> tuple[float, float]:
-    """Area and perimeter by the metric at (left, bottom) and its gradients."""
+    """Area and perimeter of rings by the metric at (left, bottom) and its gradients in x and y, five numbers each."""
     length = 0.0
     double, moment_x, moment_y = 0.0, 0.0, 0.0  # twice the area, six times its moments
-    for r in range(len(rings) - 1):
+    for r in range(first, last):
         x0, y0 = xy[rings[r], 0] - left, xy[rings[r], 1] - bottom
         for k in range(rings[r] + 1, rings[r + 1]):
             x1, y1 = xy[k, 0] - left, xy[k, 1] - bottom
@@ -225,27 +238,26 @@ def _measure_small(
             moment_y += (y0 + y1) * cross
             dx, dy = x1 - x0, y1 - y0
             x, y = (x0 + x1) / 2, (y0 + y1) / 2
-            e = here[0] + x * east[0] + y * north[0]
-            f = here[1] + x * east[1] + y * north[1]
-            g = here[2] + x * east[2] + y * north[2]
-            length += np.sqrt(e * dx * dx + 2 * f * dx * dy + g * dy * dy)
+            e = metric[0] + x * metric[5] + y * metric[10]
+            f = metric[1] + x * metric[6] + y * metric[11]
+            g = metric[2] + x * metric[7] + y * metric[12]
+            length += math.sqrt(e * dx * dx + 2 * f * dx * dy + g * dy * dy)
             x0, y0 = x1, y1
-    return here[3] * double / 2 + (east[3] * moment_x + north[3] * moment_y) / 6, length
+    return metric[3] * double / 2 + (metric[8] * moment_x + metric[13] * moment_y) / 6, length
 
 
-@njit
+@helper
 def _measure_large(
-    xy: FloatArray, rings: IntArray, lattice: FloatArray, place: FloatArray, metric: FloatArray
+    xy: FloatArray, rings: IntArray, first: int, last: int, lattice: FloatArray, place: FloatArray, metric: FloatArray
 ) -> tuple[float, float]:
-    """Area and perimeter edge by edge, of long ones at Gauss's two points of each quarter of a lattice cell.
+    """Area and perimeter of rings edge by edge, of long ones at Gauss's two points of each quarter of a lattice cell.
 
     The area is the line integral −∮ Q dx, where Q is the area factor's integral over y, from the shell's first
     vertex, so that what is far away does not cost digits.
     """
-    _interpolate(metric, lattice, place, xy[rings[0], 0], xy[rings[0], 1])
-    base = metric[4]
+    base = metric[19]
     area, length = 0.0, 0.0
-    for r in range(len(rings) - 1):
+    for r in range(first, last):
         for k in range(rings[r], rings[r + 1] - 1):
             dx, dy = xy[k + 1, 0] - xy[k, 0], xy[k + 1, 1] - xy[k, 1]
             # Along a slanted edge Q has a curve that one point does not see; 16 m are too short for it.
@@ -255,9 +267,9 @@ def _measure_large(
                 points = 2 + 2 * int(4 * max(abs(dx) / place[2], abs(dy) / place[3]))
             for p in range(points):
                 at = (p + 0.5 + (_GAUSS if p % 2 else -_GAUSS) * (points > 1)) / points
-                _interpolate(metric, lattice, place, xy[k, 0] + at * dx, xy[k, 1] + at * dy)
+                _interpolate(metric, 0, lattice, place, xy[k, 0] + at * dx, xy[k, 1] + at * dy)
                 squared = metric[0] * dx * dx + 2 * metric[1] * dx * dy + metric[2] * dy * dy
-                length += np.sqrt(max(squared, 0.0)) / points
+                length += math.sqrt(max(squared, 0.0)) / points
                 area -= (metric[4] - base) * dx / points
     return area, length
 
@@ -274,4 +286,4 @@ def _measure_on_map(
             for k in range(rings[r], rings[r + 1] - 1):
                 dx, dy = xy[k + 1, 0] - xy[k, 0], xy[k + 1, 1] - xy[k, 1]
                 area[i] += ((xy[k, 0] - x) * dy - (xy[k, 1] - y) * dx) / 2
-                perimeter[i] += np.sqrt(dx * dx + dy * dy)
+                perimeter[i] += math.sqrt(dx * dx + dy * dy)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geoseg._jit import njit
+from geoseg._jit import helper, int64, njit
 from geoseg.polygons.cracks import ByteArray, Int32Array, Int64Array
 from geoseg.polygons.tables import ABSENT, Arcs, Nodes, Regions
 
@@ -33,19 +33,6 @@ class RingBatch(NamedTuple):
     polygons: Int64Array
 
 
-@njit
-def _next_left(arcs: Arcs, nodes: Nodes, half: int) -> int:
-    """The half-arc that goes on as far to the left as possible; ``UNFINISHED`` or ``DROPPED`` where it is not there."""
-    arc, end = half >> 1, 1 - (half & 1)
-    node, away = arcs.nodes[arc, end], arcs.keys[arc, end] & 3
-    for turn in range(1, 4):
-        following = int(nodes.halves[node, (away + turn) & 3])
-        if following != ABSENT:
-            return following
-    return ABSENT
-
-
-@njit
 def least_points(arcs: Arcs, nodes: Nodes, offsets: Int64Array, count: int) -> ByteArray:
     """Interior points that new arcs have to keep for every ring to keep an area.
 
@@ -60,31 +47,54 @@ def least_points(arcs: Arcs, nodes: Nodes, offsets: Int64Array, count: int) -> B
         count: Number of arcs before the new ones.
     """
     least = np.zeros(len(offsets) - 1, dtype=np.uint8)
-    for k in range(len(least)):
-        arc = count + k
-        if arcs.nodes[arc, 0] < 0:
-            least[k] = 3
-            continue
-        if arcs.nodes[arc, 0] == arcs.nodes[arc, 1]:
-            least[k] = 2
-            continue
-        for side in range(2):
-            half = 2 * arc + side
-            back = _next_left(arcs, nodes, half)
-            if back < 0 or back >> 1 == arc or _next_left(arcs, nodes, back) != half:
-                continue
-            other = back >> 1
-            lower = arcs.lowest[arc] > arcs.lowest[other]
-            if arcs.lowest[arc] == arcs.lowest[other]:  # then both are new
-                bends = offsets[k + 1] - offsets[k] > 2
-                other_bends = offsets[other - count + 1] - offsets[other - count] > 2
-                lower = arcs.keys[arc, 0] > arcs.keys[other, 0] if bends == other_bends else bends
-            if lower:
-                least[k] = 1
+    _find_least_points(arcs.nodes, arcs.keys, arcs.lowest, nodes.halves, offsets, count, least)
     return least
 
 
 @njit
+def _find_least_points(
+    ends: Int32Array,
+    keys: Int64Array,
+    lowest: Int32Array,
+    leaving: Int32Array,
+    offsets: Int64Array,
+    count: int,
+    least: ByteArray,
+) -> None:
+    for k in range(len(least)):
+        arc = count + k
+        if ends[arc, 0] < 0:
+            least[k] = 3
+        elif ends[arc, 0] == ends[arc, 1]:
+            least[k] = 2
+        else:
+            for side in range(2):
+                half = 2 * arc + side
+                back = _next_left(ends, keys, leaving, half)
+                if back < 0 or back >> 1 == arc or _next_left(ends, keys, leaving, back) != half:
+                    continue
+                other = back >> 1
+                lower = lowest[arc] > lowest[other]
+                if lowest[arc] == lowest[other]:  # then both are new
+                    bends = offsets[k + 1] - offsets[k] > 2
+                    other_bends = offsets[other - count + 1] - offsets[other - count] > 2
+                    lower = keys[arc, 0] > keys[other, 0] if bends == other_bends else bends
+                if lower:
+                    least[k] = 1
+
+
+@helper
+def _next_left(ends: Int32Array, keys: Int64Array, leaving: Int32Array, half: int) -> int:
+    """The half-arc that goes on as far to the left as possible; ``UNFINISHED`` or ``DROPPED`` where it is not there."""
+    arc, end = half >> 1, 1 - (half & 1)
+    node, away = ends[arc, end], keys[arc, end] & 3
+    for turn in range(1, 4):
+        following = int64(leaving[node, (away + turn) & 3])
+        if following != ABSENT:
+            return following
+    return ABSENT
+
+
 def assemble(arcs: Arcs, regions: Regions, nodes: Nodes, closed: Int64Array) -> RingBatch:
     """Rings of closed regions; marks their sides of the arcs as done.
 
@@ -94,30 +104,84 @@ def assemble(arcs: Arcs, regions: Regions, nodes: Nodes, closed: Int64Array) -> 
         nodes: All nodes.
         closed: Roots of the regions, neither outside nor nodata, (n,).
     """
-    # Helpers called for each half-arc would count references to all arrays of the tables: three times the time.
-    keys, ends, sides, follower, done = arcs.keys, arcs.nodes, arcs.sides, arcs.follower, arcs.done
-    leaving, parent = nodes.halves, regions.parent
-    total = np.int64(0)
-    for k in range(len(closed)):
-        total += regions.halves[closed[k]]
-    halves = np.empty(total, dtype=np.int64)
-    rings = np.zeros(total + 1, dtype=np.int64)
-    first_keys = np.empty(total, dtype=np.int64)
-    polygons = np.zeros(len(closed) + 1, dtype=np.int64)
+    total = int(regions.halves[closed].sum(dtype=np.int64))
+    halves, rings = np.empty(total, dtype=np.int64), np.zeros(total + 1, dtype=np.int64)
+    first_keys, polygons = np.empty(total, dtype=np.int64), np.zeros(len(closed) + 1, dtype=np.int64)
+    count = _walk_rings(
+        arcs.keys,
+        arcs.nodes,
+        arcs.sides,
+        arcs.area,
+        arcs.follower,
+        arcs.done,
+        nodes.halves,
+        regions.parent,
+        regions.tail,
+        closed,
+        halves,
+        rings,
+        first_keys,
+        polygons,
+    )
+    batch = RingBatch(halves[: rings[count]], rings[: count + 1], polygons)
+    _sort_rings(batch, first_keys[:count])
+    return batch
+
+
+def _sort_rings(batch: RingBatch, first_keys: Int64Array) -> None:
+    """Sort the rings of each region by their first keys, in place; most regions have a single ring."""
+    disordered = np.flatnonzero(first_keys[1:] < first_keys[:-1]) + 1  # ring numbers, the first ones of regions too
+    region = np.searchsorted(batch.polygons, disordered, side="right") - 1
+    regions = np.unique(region[batch.polygons[region] != disordered])
+    if not len(regions):
+        return
+    rings, owner = _ranges(batch.polygons[regions], batch.polygons[regions + 1])
+    order = rings[np.lexsort((first_keys[rings], owner))]
+    place, _ = _ranges(batch.rings[rings], batch.rings[rings + 1])
+    source, _ = _ranges(batch.rings[order], batch.rings[order + 1])
+    sizes = batch.rings[order + 1] - batch.rings[order]
+    batch.halves[place] = batch.halves[source]
+    batch.rings[rings] = place[np.cumsum(sizes) - sizes]
+
+
+def _ranges(begin: Int64Array, end: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """The numbers of several ranges one after the other, and the number of the range that each is from."""
+    sizes = end - begin
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    return np.arange(len(owner)) + (begin - np.cumsum(sizes) + sizes)[owner], owner
+
+
+@njit
+def _walk_rings(
+    keys: Int64Array,
+    ends: Int32Array,
+    sides: Int32Array,
+    areas: Int64Array,
+    follower: Int32Array,
+    done: ByteArray,
+    leaving: Int32Array,
+    parent: Int32Array,
+    tails: Int32Array,
+    closed: Int64Array,
+    halves: Int64Array,
+    rings: Int64Array,
+    first_keys: Int64Array,
+    polygons: Int64Array,
+) -> int:
+    """Fill ``halves``, ``rings`` and ``polygons`` of `assemble`, and what rings are sorted by; the number of rings."""
     count, size = 0, 0
     for k in range(len(closed)):
-        region, region_size, region_rings = closed[k], size, count
-        tail = int(regions.tail[region])
+        region, tail = closed[k], int64(tails[closed[k]])
         listed = tail
         while True:
-            listed = int(follower[listed >> 1, listed & 1])
+            listed = int64(follower[listed >> 1, listed & 1])
             if not done[listed >> 1] >> (listed & 1) & 1:
-                begin, best, best_key, area = size, size, keys[listed >> 1, 0], np.int64(0)
+                begin, best, best_key, area = size, size, keys[listed >> 1, 0], int64(0)
                 half = listed
                 while True:
                     arc, back = half >> 1, half & 1
                     done[arc] |= 1 << back
-                    area += -arcs.area[arc] if back else arcs.area[arc]
+                    area += -areas[arc] if back else areas[arc]
                     halves[size] = half
                     if keys[arc, 0] < best_key:
                         best, best_key = size, keys[arc, 0]
@@ -127,7 +191,7 @@ def assemble(arcs: Arcs, regions: Regions, nodes: Nodes, closed: Int64Array) -> 
                         break
                     # Right first, if that side of the diagonal is the same region; otherwise as far left as possible.
                     away = keys[arc, 1 - back] & 3
-                    half = int(leaving[node, (away + 3) & 3])
+                    half = int64(leaving[node, (away + 3) & 3])
                     goes_right = half >= 0
                     if goes_right:
                         root = sides[half >> 1, half & 1]
@@ -138,44 +202,22 @@ def assemble(arcs: Arcs, regions: Regions, nodes: Nodes, closed: Int64Array) -> 
                         turn = 1
                         while leaving[node, (away + turn) & 3] == ABSENT:
                             turn += 1
-                        half = int(leaving[node, (away + turn) & 3])
+                        half = int64(leaving[node, (away + turn) & 3])
                     if half == listed:
                         break
                 first_keys[count] = best_key if area > 0 else -1  # the shell comes first
                 if best > begin:
                     ring = halves[begin:size].copy()
-                    for i in range(len(ring)):
-                        halves[begin + i] = ring[(best - begin + i) % len(ring)]
+                    for i in range(size - begin):
+                        halves[begin + i] = ring[(best - begin + i) % (size - begin)]
                 count += 1
                 rings[count] = size
             if listed == tail:
                 break
-        if count - region_rings > 1:
-            # The int() keeps numba from compiling it once more for the constants that these are at first.
-            _sort_rings(halves, rings, first_keys, int(region_size), int(region_rings), count)
         polygons[k + 1] = count
-    return RingBatch(halves[:size], rings[: count + 1], polygons)
+    return count
 
 
-@njit
-def _sort_rings(halves: Int64Array, rings: Int64Array, first_keys: Int64Array, size: int, begin: int, end: int) -> None:
-    """Sort the rings ``begin`` … ``end − 1`` of a region, whose half-arcs begin at ``size``, by their first keys."""
-    keys = first_keys[begin:end]
-    in_order = True
-    for i in range(1, len(keys)):
-        in_order &= keys[i - 1] < keys[i]
-    if in_order:
-        return
-    order = np.argsort(keys)
-    old_halves, old_rings = halves[size : rings[end]].copy(), rings[begin : end + 1].copy()
-    for i in range(len(order)):
-        for j in range(old_rings[order[i]], old_rings[order[i] + 1]):
-            halves[size] = old_halves[j - old_rings[0]]
-            size += 1
-        rings[begin + i + 1] = size
-
-
-@njit
 def gather(
     batch: RingBatch, arcs: Arcs, kept: Int32Array, new: Int32Array, new_offsets: Int64Array, count: int
 ) -> tuple[Int32Array, Int64Array]:
@@ -189,47 +231,63 @@ def gather(
         new_offsets: Where each new arc begins in ``new``.
         count: Number of arcs before the new ones.
     """
-    offsets = np.zeros(len(batch.rings), dtype=np.int64)
-    for ring in range(len(batch.rings) - 1):
-        size = np.int64(1)
-        for i in range(batch.rings[ring], batch.rings[ring + 1]):
-            arc = batch.halves[i] >> 1
-            if arc >= count:
-                size += new_offsets[arc - count + 1] - new_offsets[arc - count] - 1
-            else:
-                size += arcs.span[arc, 1] - arcs.span[arc, 0] - 1
-        offsets[ring + 1] = offsets[ring] + size
-    xy = np.empty((offsets[-1], 2), dtype=np.int32)
-    for ring in range(len(batch.rings) - 1):
-        size = offsets[ring]
-        for i in range(batch.rings[ring], batch.rings[ring + 1]):
-            arc, back = batch.halves[i] >> 1, batch.halves[i] & 1
-            if arc >= count:
-                low, high = new_offsets[arc - count], new_offsets[arc - count + 1]
-                for j in range(high - low - 1):
-                    source = high - 1 - j if back else low + j
-                    xy[size, 0], xy[size, 1] = new[source, 0], new[source, 1]
-                    size += 1
-            else:
-                low, high = arcs.span[arc, 0], arcs.span[arc, 1]
-                for j in range(high - low - 1):
-                    source = high - 1 - j if back else low + j
-                    xy[size, 0], xy[size, 1] = kept[source, 0], kept[source, 1]
-                    size += 1
-        xy[size, 0], xy[size, 1] = xy[offsets[ring], 0], xy[offsets[ring], 1]
-    return xy, offsets
+    xy, offsets = _gather(batch.halves, batch.rings, arcs.span, _pairs(kept), _pairs(new), new_offsets, count)
+    return xy.view(np.int32).reshape(-1, 2), offsets
+
+
+def keep_points(arcs: Arcs, kept: Int32Array, size: int, new: Int32Array, new_offsets: Int64Array, count: int) -> int:
+    """Copy the finished points of new arcs that are still needed behind the first ``size``; returns the new size."""
+    needed = np.flatnonzero(arcs.done[count : count + len(new_offsets) - 1] != 3)
+    source, _ = _ranges(new_offsets[needed], new_offsets[needed + 1])
+    kept[size : size + len(source)] = new[source]
+    ends = size + np.cumsum(new_offsets[needed + 1] - new_offsets[needed])
+    arcs.span[count + needed, 1] = ends
+    arcs.span[count + needed, 0] = ends - (new_offsets[needed + 1] - new_offsets[needed])
+    return size + len(source)
+
+
+def _pairs(points: Int32Array) -> Int64Array:
+    """Points x, y as one number each, which takes half the work to copy."""
+    return points.reshape(-1).view(np.int64)
 
 
 @njit
-def keep_points(arcs: Arcs, kept: Int32Array, size: int, new: Int32Array, new_offsets: Int64Array, count: int) -> int:
-    """Copy the finished points of new arcs that are still needed behind the first ``size``; returns the new size."""
-    for k in range(len(new_offsets) - 1):
-        arc = count + k
-        if arcs.done[arc] == 3:
-            continue
-        low, high = new_offsets[k], new_offsets[k + 1]
-        arcs.span[arc, 0], arcs.span[arc, 1] = size, size + high - low
-        for i in range(low, high):
-            kept[size, 0], kept[size, 1] = new[i, 0], new[i, 1]
-            size += 1
-    return size
+def _gather(
+    halves: Int64Array,
+    rings: Int64Array,
+    span: Int64Array,
+    kept: Int64Array,
+    new: Int64Array,
+    new_offsets: Int64Array,
+    count: int,
+) -> tuple[Int64Array, Int64Array]:
+    offsets = np.empty(len(rings), dtype=np.int64)
+    offsets[0] = 0
+    for ring in range(len(rings) - 1):
+        size = offsets[ring] + 1
+        for i in range(rings[ring], rings[ring + 1]):
+            arc = halves[i] >> 1
+            if arc >= count:
+                size += new_offsets[arc - count + 1] - new_offsets[arc - count] - 1
+            else:
+                size += span[arc, 1] - span[arc, 0] - 1
+        offsets[ring + 1] = size
+    xy = np.empty(offsets[-1], dtype=np.int64)
+    for ring in range(len(rings) - 1):
+        size = offsets[ring]
+        for i in range(rings[ring], rings[ring + 1]):
+            arc, back = halves[i] >> 1, halves[i] & 1
+            if arc >= count:
+                size = _append(new, new_offsets[arc - count], new_offsets[arc - count + 1], back, xy, size)
+            else:
+                size = _append(kept, span[arc, 0], span[arc, 1], back, xy, size)
+        xy[size] = xy[offsets[ring]]
+    return xy, offsets
+
+
+@helper
+def _append(points: Int64Array, low: int, high: int, back: int, xy: Int64Array, size: int) -> int:
+    """Copy all points of an arc but the one where the walk leaves it; the new size."""
+    for j in range(high - low - 1):
+        xy[size + j] = points[high - 1 - j if back else low + j]
+    return size + high - low - 1
