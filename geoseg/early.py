@@ -24,7 +24,7 @@ from geoseg.polygons import PolygonRules, class_rules
 from geoseg.pretrained import PRETRAINED, check_source
 
 RASTER_SUFFIXES = (".tif", ".tiff")
-VECTOR_SUFFIXES = (".gpkg", ".fgb", ".parquet", ".geojson", ".geojsonl", ".ndjson", ".shp")
+VECTOR_SUFFIXES = (".gpkg", ".fgb", ".parquet", ".geojson", ".geojsonl", ".ndjson", ".shp", ".pmtiles")
 """Those of `geoseg.export.EXPORTERS` (a test compares them)."""
 
 DEMO_FILES = (

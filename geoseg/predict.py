@@ -131,7 +131,7 @@ def predict(
     Args:
         scenes: A raster, or several that are read as one mosaic.
         model: Model folder, or the name of a shipped model.
-        output: ``.tif`` for a class map; ``.gpkg``, ``.geojson``, ``.shp``, ``.fgb`` or ``.parquet`` for polygons.
+        output: ``.tif`` for a class map; ``.gpkg`` or another suffix of `geoseg.export.EXPORTERS` for polygons.
         size: Window side, px; None takes the model's.
         overlap: Strip shared by neighbouring windows, px; None takes the model's, or a quarter of ``size``.
         batch_size: Windows at once; None takes one per processor on a CPU, 16 on a GPU. It changes nothing but speed

@@ -92,7 +92,7 @@ def vectorize(
         SceneError: The input is no class map, unreadable, holds nothing but nodata, or has control points in place of
             a transform; or a tolerance in metres, and
             the map has no CRS; or a CRS that is not the map's.
-        OutputError: Unknown suffix, the output exists, its folder cannot be written, or its format cannot hold the CRS.
+        OutputError: Unknown suffix, the output exists, its folder cannot be written, or its format cannot hold the map.
         LabelError: A value outside the map's class table.
         ConfigError: A class that the map does not have.
     """

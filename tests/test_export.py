@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import resource
 import xml.etree.ElementTree as ET
+from contextlib import contextmanager
 
 import geopandas
 import numpy as np
@@ -22,6 +24,18 @@ UTM = "EPSG:32633"
 NORTH_UP = Affine(0.3, 0, 500_000, 0, -0.3, 5_000_000)
 RAW = PolygonRules()
 JSON = (".geojson", ".geojsonl", ".ndjson")
+EXACT = [suffix for suffix in EXPORTERS if suffix != ".pmtiles"]  # whose coordinates are those of tiles
+
+
+@contextmanager
+def files_of_at_most(size):
+    """As a full disk would, the system refuses to write more than this into a file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def read(path):
@@ -32,7 +46,7 @@ def read(path):
     return geopandas.read_file(path, layer=path.stem)
 
 
-@pytest.mark.parametrize("suffix", EXPORTERS)
+@pytest.mark.parametrize("suffix", EXACT)
 def test_polygons_come_back_from_every_format(tmp_path, suffix):
     batch, layer = coverage()
     path = tmp_path / f"land cover{suffix}"
@@ -75,6 +89,34 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path, suffix):
     with pytest.raises(SceneError, match="has gone"):
         write_polygons(batches(), tmp_path / f"map{suffix}", layer)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", EXPORTERS)
+def test_ctrl_c_in_the_source_stays_ctrl_c(tmp_path, suffix):
+    batch, layer = coverage()
+
+    def batches():
+        yield batch
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_polygons(batches(), tmp_path / f"map{suffix}", layer)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", EXPORTERS)
+def test_a_full_disk_is_an_error_wherever_it_strikes(tmp_path, suffix):
+    batch, layer = coverage(blobs((200, 200)))
+    path = tmp_path / f"map{suffix}"
+    write_polygons([batch], path, layer)
+    sizes = sorted(p.stat().st_size for p in tmp_path.iterdir())
+    for file in tmp_path.iterdir():
+        file.unlink()
+    for limit in {size - less for size in sizes for less in (1, 100, 4_000, 10_000, size // 2) if size - less > 8_000}:
+        if limit < sizes[-1]:
+            with files_of_at_most(limit), pytest.raises(OutputError, match=rf"cannot write .*map\{suffix}: .+"):
+                write_polygons([batch], path, layer)
+            assert list(tmp_path.iterdir()) == []
 
 
 def test_the_style_has_a_category_and_a_fill_for_every_class():

@@ -98,7 +98,7 @@ def predict(
 ) -> None:
     """Map a scene with a model.
 
-    To a class GeoTIFF (-o map.tif), or straight on to polygons (-o map.gpkg, .geojson, .shp, .fgb, .parquet);
+    To a class GeoTIFF (-o map.tif), or straight on to polygons (-o map.gpkg, .geojson, .shp, .fgb, .parquet, .pmtiles);
     --simplify to --dissolve are for those. Interrupted, the same command goes on where it stopped.
     """
     from geoseg.early import check_prediction

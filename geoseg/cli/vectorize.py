@@ -27,7 +27,7 @@ def vectorize(
 ) -> None:
     """Turn a class map into polygons.
 
-    Neighbours share their borders exactly. OUT is a .gpkg, .geojson, .geojsonl, .shp, .fgb or .parquet.
+    Neighbours share their borders exactly. OUT is a .gpkg, .geojson, .geojsonl, .shp, .fgb, .parquet or .pmtiles.
     """
     from geoseg.early import check_vectorizing
 

@@ -13,11 +13,12 @@ from os import PathLike
 from pathlib import Path
 
 from geoseg.errors import OutputError, quoted
-from geoseg.export.flatgeobuf import write_flatgeobuf
+from geoseg.export.gdal import write_flatgeobuf
 from geoseg.export.geojson import write_geojson, write_geojson_lines
 from geoseg.export.geopackage import write_geopackage
 from geoseg.export.geoparquet import write_geoparquet
 from geoseg.export.layer import Layer
+from geoseg.export.pmtiles import write_pmtiles
 from geoseg.export.qml import style_qml
 from geoseg.export.shapefile import write_shapefile
 from geoseg.georeference import Georeference
@@ -37,9 +38,16 @@ EXPORTERS: dict[str, Exporter] = {
     ".geojsonl": write_geojson_lines,
     ".ndjson": write_geojson_lines,
     ".shp": write_shapefile,
+    ".pmtiles": write_pmtiles,
 }
 
-GEOJSON_SUFFIXES = (".geojson", ".geojsonl", ".ndjson")
+_ASTRAY = (Georeference.BODY, Georeference.LOCAL, Georeference.ASTRAY)
+# GeoJSON may hold coordinates of no known place; tiles are squares of the Earth.
+_WITHOUT_WGS84 = {
+    **dict.fromkeys((".geojson", ".geojsonl", ".ndjson"), ("GeoJSON", _ASTRAY)),
+    ".pmtiles": ("PMTiles", tuple(kind for kind in Georeference if kind is not Georeference.EARTH)),
+}
+"""Names of the formats in WGS 84, and the kinds of georeference that they cannot hold."""
 
 __all__ = ["EXPORTERS", "Exporter", "Layer", "check_format", "exporter_for", "style_qml", "write_polygons"]
 
@@ -69,13 +77,14 @@ def check_format(path: str | PathLike[str], grid: Grid) -> None:
         grid: Grid of the map.
 
     Raises:
-        OutputError: GeoJSON, and no way leads from the map's CRS to the longitude and latitude that it holds.
+        OutputError: GeoJSON or PMTiles, and no way leads from the map's CRS to the longitude and latitude that they
+            hold; PMTiles, and the map has no CRS.
     """
     path = Path(path)
-    lost = (Georeference.BODY, Georeference.LOCAL, Georeference.ASTRAY)
-    if path.suffix.lower() in GEOJSON_SUFFIXES and grid.georeference in lost:
+    name, refused = _WITHOUT_WGS84.get(path.suffix.lower(), ("", ()))
+    if grid.georeference in refused:
         raise OutputError(
-            f"{path} cannot be written: GeoJSON is WGS 84, and the map {grid.place_note}",
+            f"{path} cannot be written: {name} is WGS 84, and the map {grid.place_note}",
             hint=f"a GeoPackage keeps the map's CRS: -o {quoted(path.with_suffix('.gpkg'))}",
         )
 
@@ -94,9 +103,10 @@ def write_polygons(batches: Iterable[PolygonBatch], path: str | PathLike[str], l
         Number of polygons.
 
     Raises:
-        OutputError: Unknown suffix, a folder that cannot be written, or a disk that is full.
+        OutputError: Unknown suffix, a format that cannot hold the layer, a folder that cannot be written, a full disk.
     """
     exporter, path = exporter_for(path), Path(path)
+    check_format(path, layer.grid)
     with atomic_output(path) as scratch:
         count = exporter(batches, scratch, layer)
         parts = sorted(scratch.parent.glob(f"*{scratch.suffix}"))  # a large layer is several shapefiles

@@ -1,8 +1,10 @@
-"""Polygons across the antimeridian or around a pole, cut as RFC 7946 wants them (section 3.1.9)."""
+"""Polygons in WGS84; those across the antimeridian or around a pole are cut as RFC 7946 asks (section 3.1.9)."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,45 @@ import shapely
 from shapely import affinity
 
 from geoseg._jit import njit
-from geoseg.polygons.batch import IntArray
+from geoseg.errors import OutputError
+from geoseg.export.lonlat import LonLat
+from geoseg.polygons.batch import IntArray, PolygonBatch
 
 Shapes = npt.NDArray[Any]
+
+
+def to_wgs84(batch: PolygonBatch, lonlat: LonLat, path: Path) -> tuple[PolygonBatch, dict[int, Shapes]]:
+    """Polygons in degrees, rounded to the decimals of ``lonlat``; each vertex alike in every polygon that has it.
+
+    Args:
+        batch: Polygons in the map's CRS.
+        lonlat: The way to longitude and latitude.
+        path: File that an error names.
+
+    Returns:
+        The batch in degrees, and the polygons to be cut by row, each as its parts. Their rings in the batch run on
+        beyond ±180°.
+
+    Raises:
+        OutputError: A vertex has no longitude and latitude.
+    """
+    xy, rings = lonlat.split_long_edges(np.ascontiguousarray(batch.xy, dtype=np.float64), batch.rings)
+    placed = lonlat.place(xy)
+    if (lost := placed.min(axis=1, initial=0) == np.iinfo(np.int64).min).any():
+        x, y = xy[lost][0]
+        raise OutputError(
+            f"cannot write {path.name}: ({x}, {y}) of the map's CRS has no longitude and latitude",
+            hint=f"write for example -o {path.with_suffix('.gpkg').name}, which keeps the map's CRS",
+        )
+    scale = 10.0**lonlat.decimals
+    parts: dict[int, Shapes] = {}
+    if lonlat.is_geographic:
+        half = 180 * 10**lonlat.decimals
+        for row in np.flatnonzero(shift_or_cut(placed, rings, batch.polygons, half)).tolist():
+            borders = itertools.pairwise(rings[batch.polygons[row] : batch.polygons[row + 1] + 1].tolist())
+            pieces = cut_polygon([placed[a:b] for a, b in borders], half)
+            parts[row] = shapely.transform(pieces, lambda whole: np.rint(whole) / scale)
+    return dataclasses.replace(batch, xy=placed / scale, rings=rings), parts
 
 
 @njit

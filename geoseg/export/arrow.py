@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -23,11 +25,22 @@ MOST_FEATURES = 65_536
 MOST_BYTES = 64 << 20
 
 
-def with_first(batches: Iterable[PolygonBatch]) -> tuple[PolygonBatch, Iterator[PolygonBatch]]:
-    """The first batch, which tells the columns, and all batches; an empty one without columns where there is none."""
+def with_first(
+    batches: Iterable[PolygonBatch], *, importing: str | None = None
+) -> tuple[PolygonBatch, Iterator[PolygonBatch]]:
+    """The first batch, which tells the columns, and all batches; an empty one without columns where there is none.
+
+    Args:
+        batches: The batches.
+        importing: A module to import while the first batch is made. pyogrio takes a quarter of a second, most of it
+            for pandas.
+    """
     rest = iter(batches)
     nothing = np.zeros(1, dtype=np.int64)
-    first = next(rest, PolygonBatch(np.empty(0, np.uint8), np.empty((0, 2)), nothing, nothing))
+    with ThreadPoolExecutor(1) as thread:
+        if importing:
+            thread.submit(importlib.import_module, importing)
+        first = next(rest, PolygonBatch(np.empty(0, np.uint8), np.empty((0, 2)), nothing, nothing))
     return first, chain([first], rest)
 
 
@@ -41,10 +54,10 @@ def attribute_schema(batch: PolygonBatch, layer: Layer) -> pa.Schema:
 
 
 def attributes(batch: PolygonBatch, layer: Layer) -> list[pa.Array]:
-    """The columns of `attribute_schema`."""
-    names = pa.array(layer.classes.names, pa.string())
-    columns = [pa.array(batch.class_id.astype(np.int32)), names.take(pa.array(batch.class_id))]
-    columns += [pa.array(values) for values in batch.columns.values()]
+    """The columns of `attribute_schema`; NaN is null."""
+    names = np.array(layer.classes.names, dtype=object)[batch.class_id]
+    columns = [pa.array(batch.class_id.astype(np.int32)), pa.array(names, pa.string())]
+    columns += [pa.array(values, from_pandas=True) for values in batch.columns.values()]
     if layer.source is not None:
         columns.append(pa.repeat(pa.scalar(layer.source, pa.string()), len(batch)))
     return columns
@@ -85,7 +98,7 @@ def batch_slice(batch: PolygonBatch, start: int, stop: int) -> PolygonBatch:
 
 @contextmanager
 def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Errors of a library that writes ``path`` become an `OutputError`, our own pass.
+    """Errors of a library that writes ``path`` become an `OutputError`; our own pass.
 
     Args:
         path: The scratch path; only its name is told.
@@ -99,6 +112,6 @@ def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
         if not isinstance(error, (OSError, *errors)):
             raise
         number = getattr(error, "errno", None)
-        reason = os.strerror(number) if number else error
+        reason = os.strerror(number) if number else str(error).replace(str(path), path.name)
         hint = "free some space or choose another folder"
         raise OutputError(f"cannot write {path.name}: {reason}", hint=hint) from error

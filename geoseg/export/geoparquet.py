@@ -11,7 +11,6 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pyproj
 
 from geoseg._jit import njit
@@ -46,6 +45,8 @@ def write_geoparquet(batches: Iterable[PolygonBatch], path: Path, layer: Layer, 
     Raises:
         OutputError: The file cannot be written.
     """
+    import pyarrow.parquet as pq
+
     first, batches = with_first(batches)
     bbox = pa.struct([(name, pa.float64()) for name in _BBOX])
     schema = attribute_schema(first, layer)

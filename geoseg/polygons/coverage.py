@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import geopandas
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from affine import Affine
 from rasterio.crs import CRS
 
@@ -32,6 +30,9 @@ from geoseg.polygons.measure import Measure
 from geoseg.polygons.regions import filter_regions
 from geoseg.polygons.regularize import Regularize
 from geoseg.polygons.rules import ClassRules, PolygonRules, class_rules
+
+if TYPE_CHECKING:
+    import geopandas
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -169,6 +170,9 @@ def polygonize_rows(
 
 def to_frame(batches: Iterable[PolygonBatch], grid: Grid, classes: ClassTable) -> geopandas.GeoDataFrame:
     """Batches as one frame in the grid's CRS, with class names."""
+    import geopandas
+    import pandas as pd
+
     names = np.array([c.name for c in classes], dtype=object)
     ids = [np.zeros(0, dtype=np.uint8)]
     polygons = [np.empty(0, dtype=object)]
