@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ from geoseg.errors import ConfigError, LabelError, SceneError, quoted
 from geoseg.georeference import AnyCRS, Georeference, crs_georeference, pyproj_crs, transformer
 from geoseg.grid import Grid
 from geoseg.paths import VECTOR_SUFFIXES, exists, input_path, suffix
-from geoseg.plan import plan_prediction
+from geoseg.plan import MAX_CPU_WINDOWS, Plan, plan_prediction
+from geoseg.processors import processors
 from geoseg.scene import Pixels, Scene, Valid
 from geoseg.scene.advice import palette_hint
 from geoseg.windows import Window
@@ -29,6 +31,9 @@ from geoseg.words import count
 
 if TYPE_CHECKING:
     from geoseg.vector_files import VectorLayer
+
+STRIDE = 8
+"""Pixels per logit of SegNeXt."""
 
 _FEW_VALUES = 32
 _SQUARE = 0.01
@@ -42,8 +47,7 @@ def describe(path: str, *, model: str | None = None, crs: str | None = None) -> 
 
     Args:
         path: A raster, a vector file, a model folder, or the name of a model that is shipped.
-        model: Model to plan the prediction of a scene with; None plans SegNeXt's windows of 512 px
-            that overlap by 128.
+        model: Model to plan the prediction of a scene with; None takes the shipped ones that take the scene.
         crs: CRS of a raster that has a transform but no CRS.
 
     Raises:
@@ -169,30 +173,49 @@ def _validity(scene: Scene) -> str:
 
 
 def _prediction(scene: Scene, model: str | None) -> list[Fact]:
-    """Windows and memory of a prediction, and what the model has against the scene."""
-    if model is None:
-        window = WindowSettings()
-        plan = plan_prediction(
-            *scene.grid.shape,
-            size=window.size,
-            overlap=window.overlap,
-            stride=8,
-            classes=2,
-            pixel_bytes=len(scene.bands) * scene.dtype.itemsize,
-            batch_size=2,
-        )
-        return [("prediction", f"{plan} (SegNeXt of two classes; name a model with -m)")]
-    from geoseg.prediction.imagery import check_scene
-    from geoseg.prediction.predictor import Predictor
-    from geoseg.stored_model import open_model
+    """Windows and memory of a prediction on a CPU, and what the model has against the scene.
 
-    trained = open_model(model)
-    facts = [("prediction", f"{Predictor(trained).plan(scene)}, with {trained.contract.name}")]
-    try:
-        check_scene(trained.contract, scene)
-    except SceneError as error:
-        facts.append(("warning", f"{error.message}; {error.hint}"))
-    return facts
+    Without a model those that are shipped and take the scene; where none does, SegNeXt's usual windows.
+    """
+    from geoseg.prediction.imagery import check_scene
+
+    if model is not None:
+        from geoseg.stored_model import open_model
+
+        stored = open_model(model)
+        facts = [_planned(scene, stored.contract, stored.stride)]
+        try:
+            check_scene(stored.contract, scene)
+        except SceneError as error:
+            facts.append(("warning", f"{error.message}; {error.hint}"))
+        return facts
+    facts = []
+    for contract in (load_contract(find_model(name)) for name in shipped_models()):
+        with suppress(SceneError):
+            check_scene(contract, scene)
+            facts.append(_planned(scene, contract, contract.stride or STRIDE))
+    window = WindowSettings()
+    plan = _plan(scene, window, classes=2, stride=STRIDE)
+    return facts or [("prediction", f"{plan} (SegNeXt of two classes; name a model with -m)")]
+
+
+def _planned(scene: Scene, contract: Contract, stride: int) -> Fact:
+    plan = _plan(scene, contract.window, classes=len(contract.classes), stride=stride)
+    return "prediction", f"{plan}, with {contract.name}"
+
+
+def _plan(scene: Scene, window: WindowSettings, *, classes: int, stride: int) -> Plan:
+    """As `geoseg.prediction.predictor.Predictor.plan`, which would load numba."""
+    return plan_prediction(
+        *scene.grid.shape,
+        size=window.size,
+        overlap=window.overlap,
+        stride=stride,
+        classes=classes,
+        pixel_bytes=len(scene.bands) * scene.dtype.itemsize,
+        batch_size=min(processors(), MAX_CPU_WINDOWS),
+        chunk_rows=scene.block_shape[0],
+    )
 
 
 def _place_warnings(scene: Scene) -> Iterable[str]:

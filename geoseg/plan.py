@@ -37,6 +37,9 @@ PIECE_BYTES = 32 << 20
 STRIP_MEMORY_BYTES = 1_500_000_000
 """Above so much, the scene is cut into strips of columns."""
 
+MAX_CPU_WINDOWS = 16
+"""So many windows side by side at most on a CPU: more cost memory, and share one path to it."""
+
 WINDOWS_AHEAD = 3
 """So many times the windows that the network works on at once are on their way to it and from it."""
 

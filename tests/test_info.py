@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+from affine import Affine
 from conftest import MadeScene
 from rasterio.enums import ColorInterp
 
@@ -20,7 +21,9 @@ from geoseg.errors import ConfigError, LabelError, ModelError, SceneError
 from geoseg.info import describe
 from geoseg.map_rows import MapRows
 from geoseg.model_folder import build_network, save_model
+from geoseg.prediction.predictor import Predictor
 from geoseg.scene import Scene
+from geoseg.stored_model import open_model
 
 Make = Callable[..., MadeScene]
 
@@ -204,6 +207,23 @@ def test_a_prediction_is_planned_with_the_model_and_its_objections(make_scene: M
     assert fitting["prediction"].endswith("with roofs")
     coarse = make_scene(size=(300, 300), bands=1).path
     assert "trained on 0.15 m; add --gsd model" in facts(coarse, model=str(model_folder))["warning"]
+
+
+@pytest.mark.parametrize(("size_m", "models"), [(0.14, ["buildings-tiny"]), (0.5, ["landscape-tiny"]), (3, [])])
+def test_without_a_model_the_shipped_ones_that_fit_are_planned(
+    make_scene: Make, size_m: float, models: list[str]
+) -> None:
+    made = make_scene(size=(600, 900))
+    with rasterio.open(made.path, "r+") as file:
+        file.transform = made.transform @ Affine.scale(size_m / 0.5)
+    lines = [line.split(maxsplit=1)[1] for line in describe(str(made.path)) if line.startswith("prediction")]
+    with Scene(made.path) as scene:
+        planned = [f"{Predictor(open_model(name)).plan(scene)}, with {name}" for name in models]
+    if models:
+        assert lines == planned
+        assert facts(made.path, model=models[0])["prediction"] == planned[0]
+    else:
+        assert len(lines) == 1 and "name a model with -m" in lines[0]
 
 
 def test_a_shipped_model_goes_by_its_name(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from geoseg.inference.forward import Floats, Model
 from geoseg.plan import (
     GDAL_CACHE_BYTES,
     IN_PROCESS,
+    MAX_CPU_WINDOWS,
     MAX_GDAL_CACHE_BYTES,
     WINDOWS_AHEAD,
     Plan,
@@ -43,9 +44,6 @@ from geoseg.tta import augmented, find_tta
 from geoseg.windows import Window
 
 log = logging.getLogger(__name__)
-
-MAX_CPU_WINDOWS = 16
-"""More windows side by side cost memory, and share one path to it."""
 
 GPU_BATCH = 16
 

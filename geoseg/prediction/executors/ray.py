@@ -21,9 +21,9 @@ from typing import Any, TypeAlias
 
 import geoseg
 from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError, in_one_line
-from geoseg.plan import Task
+from geoseg.plan import MAX_CPU_WINDOWS, Task
 from geoseg.prediction.parts import JOURNAL
-from geoseg.prediction.predictor import MAX_CPU_WINDOWS, Predictor
+from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.stages import Stages
 from geoseg.prediction.tasks import Job, make_parts
 from geoseg.scene import Raster
