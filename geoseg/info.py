@@ -25,7 +25,7 @@ from geoseg.paths import VECTOR_SUFFIXES, exists, input_path, suffix
 from geoseg.plan import MAX_CPU_WINDOWS, Plan, plan_prediction
 from geoseg.processors import processors
 from geoseg.scene import Pixels, Scene, Valid
-from geoseg.scene.advice import palette_hint
+from geoseg.scene.advice import GDAL_TYPES, holds, palette_hint
 from geoseg.windows import Window
 from geoseg.words import count
 
@@ -249,8 +249,9 @@ def _warnings(scene: Scene, pixels: Pixels, valid: Valid) -> Iterable[str]:
         yield "its scale and offset tags are not applied: a model takes the pixels as stored, times its own scale"
     if scene.block_shape[1] == scene.grid.width > 2048:
         yield f"strips are slow to read in windows: gdal_translate -co TILED=YES -co COMPRESS=ZSTD {path} tiled.tif"
-    if scene.dtype.name not in ("uint8", "uint16", "int16", "float32"):
-        yield f"no model takes {scene.dtype}: gdal_translate -ot Float32 {path} float32.tif"
+    if scene.dtype.name not in GDAL_TYPES:
+        fits = next((name for name in GDAL_TYPES if holds(name, pixels[:, valid])), "float32")
+        yield f"no model takes {scene.dtype}: gdal_translate -ot {GDAL_TYPES[fits]} {path} {fits}.tif"
 
 
 def _is_class_raster(scene: Scene, pixels: Pixels, valid: Valid) -> bool:

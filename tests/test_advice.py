@@ -161,6 +161,20 @@ def test_deep_pixels_are_stretched_by_their_values(tmp_path: Path) -> None:
     assert 100 <= float(words[4]) < 200 and 1900 < float(words[5]) < 2000
 
 
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "fits"),
+    [
+        ("int32", 0, 256, "Byte"),
+        ("float64", 0, 3000, "UInt16"),
+        ("int32", -5, 9, "Int16"),
+        ("uint32", 0, 99999, "Float32"),
+    ],
+)
+def test_info_offers_the_smallest_type_that_fits(dtype: str, low: int, high: int, fits: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "scene.tif", shades(3, dtype, low, high))
+    assert any(f"no model takes {dtype}: gdal_translate -ot {fits} " in line for line in describe(str(path)))
+
+
 # Scale and offset
 
 

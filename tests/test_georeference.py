@@ -7,14 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
 from conftest import MadeScene
+from hints import commands_in, complaint, words_of
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
+from shapely.geometry import box
 
 from geoseg.classes import ClassTable
 from geoseg.datasets.layers import read_layer
@@ -198,8 +201,6 @@ def test_a_crs_without_a_transform_is_no_place(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "map.tif", "EPSG:32633", None)
     facts = "\n".join(describe(str(path)))
     assert "EPSG:32633, WGS 84 / UTM zone 33N, but no transform" in facts and "longitude" not in facts
-    import geopandas
-
     report = vectorize(path, tmp_path / "map.fgb")
     frame = geopandas.read_file(report.path)
     assert tuple(frame.total_bounds) == (0, -128, 128, 0) and frame.crs is None
@@ -260,9 +261,6 @@ def test_metres_are_refused_and_areas_named_without_a_crs(caplog: pytest.LogCapt
 
 
 def test_labels_with_a_crs_blame_the_scene_without(make_scene: Make, tmp_path: Path) -> None:
-    import geopandas
-    from shapely.geometry import box
-
     path = tmp_path / "labels.gpkg"
     geopandas.GeoDataFrame(geometry=[box(15, 46, 16, 47)], crs="EPSG:4326").to_file(path)
     assert read_layer(path, Grid(8, 8, FIELD, None)).empty
@@ -272,3 +270,29 @@ def test_labels_with_a_crs_blame_the_scene_without(make_scene: Make, tmp_path: P
     with pytest.raises(GeosegError, match="the scene has no CRS") as error:
         open_scene(write_raster(tmp_path / "bare.tif", None, FIELD), aoi=path)
     assert "--crs EPSG:…" in str(error.value.hint)
+
+
+def test_no_area_of_interest_leads_from_one_body_to_another(tmp_path: Path) -> None:
+    path = tmp_path / "area.gpkg"
+    geopandas.GeoDataFrame(geometry=[box(15, 46, 16, 47)], crs="EPSG:4326").to_file(path)
+    for name, crs in (("mars", MARS), ("site", SITE)):
+        with pytest.raises(SceneError, match="no way is known from the CRS of the area of interest, WGS 84, to"):
+            open_scene(write_raster(tmp_path / f"{name}.tif", crs, FIELD), aoi=path)
+
+
+def test_commands_in_the_warnings_of_info_can_be_pasted(make_scene: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "my files"
+    folder.mkdir()
+    striped = make_scene(name="my files/strips.tif", size=(16, 3000), tiled=False, blockysize=4, blockxsize=3000).path
+    whole = make_scene(name="my files/whole.tif", dtype="int32").path
+    shapes = folder / "no crs.shp"
+    geopandas.GeoDataFrame({"a": [1]}, geometry=[box(0, 0, 1, 1)]).to_file(shapes)
+    typed = 0
+    for path in (striped, whole, shapes, with_control_points(folder / "raw.tif")):
+        for line in describe(str(path)):
+            for command in commands_in(line.removeprefix("warning").strip()) if line.startswith("warning") else ():
+                words = words_of(command, {"EPSG:…": "EPSG:32633"})
+                assert words[0].startswith(("gdal", "ogr")) and str(path) in words
+                assert complaint(words, tmp_path) is None
+                typed += 1
+    assert typed == 4

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rasterio.enums import ColorInterp
 
 from geoseg.errors import quoted
@@ -106,16 +107,22 @@ def dtype_hint(scene: Raster, dtype: str) -> str:
         return f"apply its scale and offset: {command} -unscale {files}"
     if dtype == "float32" or not values.size:
         return f"convert it, if the values are those of the training: {command} {files}"
-    least, most = float(values.min()), float(values.max())
-    limits = np.iinfo(dtype)
-    if limits.min <= least and most <= limits.max and bool((values == np.rint(values)).all()):
-        return f"its values ({least:g} … {most:g} in a sample) fit as they are: {command} {files}"
+    if holds(dtype, values):
+        return f"its values ({values.min():g} … {values.max():g} in a sample) fit as they are: {command} {files}"
     low, high = (float(v) for v in np.percentile(values, (2, 98)))
     high = high if high > low else low + 1
     return (
         f"stretch it as the training imagery was; by a sample of its values: {command} "
-        f"-scale {low:.6g} {high:.6g} 0 {limits.max} {files}"
+        f"-scale {low:.6g} {high:.6g} 0 {np.iinfo(dtype).max} {files}"
     )
+
+
+def holds(dtype: str, values: npt.NDArray[Any]) -> bool:
+    """Whether pixels of an integer data type can have these values, as they are."""
+    if not values.size or np.dtype(dtype).kind not in "iu" or values.dtype.kind == "c":
+        return False
+    limits = np.iinfo(dtype)
+    return bool(((limits.min <= values) & (values <= limits.max) & (values == np.rint(values))).all())
 
 
 def scaling_hint(scene: Raster, dtype: str, scale: float) -> str:
