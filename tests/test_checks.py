@@ -635,7 +635,7 @@ def test_labels_of_one_class_are_refused(made: MadeScene, tmp_path: Path) -> Non
     problem = told(check_data(config(hidden)), "every labelled pixel of the training scenes is 'field'")
     assert problem.severity == "error"
     assert problem.hint is not None
-    assert problem.hint.startswith(f"gdal_edit.py -unsetnodata {hidden['labels']}, if 0 is other there")
+    assert problem.hint == f"where 0 is class 'other': gdal_edit.py -unsetnodata {hidden['labels']}"
     seen = {"scene": made.path, "labels": write_raster(tmp_path / "seen.tif", ids, made)}
     assert not errors(check_data(config(seen)))
 

@@ -25,7 +25,7 @@ from geoseg.datasets.labelled import LabelledScene
 from geoseg.datasets.labels import is_raster
 from geoseg.datasets.layers import whole_layers
 from geoseg.datasets.leakage import check_leakage, leakage_hint
-from geoseg.errors import GeosegError
+from geoseg.errors import GeosegError, quoted
 from geoseg.georeference import crs_name
 from geoseg.grid import Grid
 from geoseg.processors import processors
@@ -304,7 +304,7 @@ def _other_class(settings: TrainConfig, only: str, split: str = "train") -> str:
             nodata = labels.nodata
         if nodata is not None and first <= nodata < first + len(names):
             name = names[int(nodata) - first]
-            return f"gdal_edit.py -unsetnodata {entry.labels}, if {nodata:g} is {name} there and not nodata"
+            return f"where {nodata:g} is class {name!r}: gdal_edit.py -unsetnodata {quoted(entry.labels)}"
     return f"label some of {' or '.join(others)}"
 
 

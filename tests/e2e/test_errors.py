@@ -681,6 +681,23 @@ def labels_that_are_all_ignored(place: Place) -> list[object]:
     return place.train(labels="nothing.tif")
 
 
+def class_name_with_a_typo(place: Place) -> list[object]:
+    return place.train(labels="labels.gpkg", class_name="rooof", outside="grass")
+
+
+def blocks_smaller_than_windows(place: Place) -> list[object]:
+    path = place / "config.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["data"] = {"scenes": values["data"]["train"], "split": {"block": 64}}
+    path.write_text(yaml.safe_dump(values))
+    return place.train()
+
+
+def tabs_in_the_file(place: Place) -> list[object]:
+    (place / "config.yaml").write_text("train:\n\titerations: 1\n")
+    return place.train()
+
+
 def training_scene_of_another_dtype(place: Place) -> list[object]:
     write_scene(place / "deep.tif", dtype="uint16")
     return place.train(scene="deep.tif")
@@ -792,7 +809,10 @@ CASES: dict[Prepare, tuple[str, ...]] = {
     missing_configuration: ("nowhere.yaml",),
     typo: ("config.yaml", "train.iteratoins", "did you mean iterations?"),
     typo_in_the_file: ("config.yaml", "train.iteration", "did you mean iterations?"),
-    broken_yaml: ("config.yaml", "line 2"),
+    broken_yaml: ("config.yaml", "line 2", "close every bracket"),
+    tabs_in_the_file: ("config.yaml", "line 2", "not with tabs"),
+    class_name_with_a_typo: ("rooof", "class_name: roof"),
+    blocks_smaller_than_windows: ("64", "128 px", "data.split.block=128"),
     no_yaml: ("config.yaml",),
     empty_configuration: ("config.yaml",),
     override_without_value: ("train.iterations", "key=value"),
