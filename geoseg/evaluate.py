@@ -42,6 +42,7 @@ from geoseg.evaluation.tables import (
 from geoseg.metrics import Matrix, Scores
 from geoseg.outputs import atomic_output, check_output
 from geoseg.prediction.imagery import check_scene
+from geoseg.prediction.precision import record_precision
 from geoseg.prediction.predictor import Predictor
 from geoseg.stored_model import open_model
 
@@ -166,6 +167,13 @@ def evaluate(
             "geoseg": geoseg.__version__,
             "torch": torch.__version__,
         }
+        if protocol == SCENE and precision == "auto" and target.type == "cpu":
+            record = record_precision(trained, scenes, data=config.name, split=split, progress=progress)
+            if record is not None:
+                facts["bfloat16"] = (
+                    f"costs {record.loss_points:.2f} points of mIoU ({record.float32.miou:.4f} in float32), and "
+                    f"{100 * record.bfloat16.agreement:.2f} % of pixels keep their class (on {record.measured_on})"
+                )
         evaluation = dataclasses.replace(found, facts=facts)
         _write(evaluation)
     return evaluation

@@ -48,6 +48,8 @@ from geoseg.datasets.checks import check_data, refuse
 from geoseg.devices import resolve_device
 from geoseg.early import check_new_run
 from geoseg.model_folder import build_network, save_model
+from geoseg.prediction.precision import record_precision
+from geoseg.stored_model import open_model
 from geoseg.training.callbacks import Checkpoints, NormsOfFirst, StopSignal, interruptible, stopped
 from geoseg.training.ema import MovingAverage
 from geoseg.training.environment import add_environment, describe_environment
@@ -252,6 +254,8 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
             contract = contract.model_copy(update={"training": {**contract.training, **trained}})
             with writing_into(run):
                 save_model(run / "model", network, contract)
+            if config.train.measure_precision:
+                record_precision(open_model(run / "model"), val_scenes, data=config.name, progress=progress)
     return run / "model"
 
 

@@ -115,6 +115,7 @@ def experiment(folder: Path, *, dtype: str, bands: int, kind: Hole, under: float
             "size": 64,
             "learning_rate": 1e-3,
             "warmup_iterations": 0,
+            "measure_precision": False,
             "workers": 0,
             "val_every": 3,
             "precision": "32-true",

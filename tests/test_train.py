@@ -18,6 +18,7 @@ from training_cases import ITERATIONS, TINY, Recorder, experiment, write_scenes
 from geoseg.config import RunConfig, TrainConfig, load_config
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.errors import ConfigError, LabelError, ModelError, OutputError
+from geoseg.inference.backends.openvino import multiplies_bfloat16
 from geoseg.model_folder import Normalize, build_network, load_model, save_model
 from geoseg.predict import predict
 from geoseg.scene import Scene
@@ -133,9 +134,11 @@ def test_any_smp_architecture_trains(landscapes: Path, tmp_path: Path) -> None:
         landscapes,
         tmp_path / "run",
         model={"architecture": "fpn", "encoder": "resnet18"},
-        train={"iterations": 1, "val_every": 1},
+        train={"iterations": 1, "val_every": 1, "measure_precision": True},
     )
-    assert load_model(train(config, device="cpu")).contract.training["architecture"] == "fpn"
+    contract = load_model(train(config, device="cpu")).contract
+    assert contract.training["architecture"] == "fpn"
+    assert (contract.precision is not None) == multiplies_bfloat16()
 
 
 # --- what a run says of itself

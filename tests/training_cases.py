@@ -64,6 +64,7 @@ def settings(landscapes: Path, output: Path, **changes: Any) -> dict[str, Any]:
         "size": 64,
         "learning_rate": 1e-3,
         "warmup_iterations": 2,
+        "measure_precision": False,
         "workers": 0,
         "val_every": 3,
         "precision": "32-true",

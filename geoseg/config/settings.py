@@ -252,6 +252,8 @@ class RunConfig(Frozen, allow_inf_nan=False):
         class_weights: Weight of each class in cross_entropy, ohem and focal: "balanced" for those that
             `geoseg stats` suggests, or one number for each class.
         ema: Decay per step of a moving average of the weights, which is what is validated and saved; None for none.
+        measure_precision: At the end, on a CPU that multiplies bfloat16, record what it costs on the validation scenes;
+            see `geoseg.prediction.precision`.
         patience: Validations without a better mIoU after which training ends; None goes on.
         sync_norm: Batch norms count over all GPUs.
         checkpoint_every: Iterations between the checkpoints that ``--resume`` goes on from.
@@ -279,6 +281,7 @@ class RunConfig(Frozen, allow_inf_nan=False):
     loss: tuple[LossTerm, ...] = Field(default=(LossTerm(),), min_length=1)
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     ema: float | None = Field(default=None, gt=0, lt=1)
+    measure_precision: bool = True
     patience: int | None = Field(default=None, ge=1)
     sync_norm: bool = True
     checkpoint_every: int = Field(default=500, ge=1)

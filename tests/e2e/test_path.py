@@ -74,6 +74,7 @@ def write_config(folder: Path, **train: Any) -> Path:
             "learning_rate": 2e-2,
             "decoder_lr_factor": 1,
             "warmup_iterations": 5,
+            "measure_precision": False,
             "workers": 0,
             "val_every": ITERATIONS // 2,
             "class_weights": "balanced",

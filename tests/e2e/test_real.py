@@ -140,7 +140,14 @@ def test_a_training_on_real_labels(real_data: Path, tmp_path: Path) -> None:
             "leakage": "warn",  # the same pixels twice, with polygons and with their raster
         },
         "window": {"size": 256, "overlap": 64},
-        "train": {"iterations": 2, "batch_size": 2, "size": 128, "workers": 0, "val_every": 2},
+        "train": {
+            "iterations": 2,
+            "batch_size": 2,
+            "size": 128,
+            "workers": 0,
+            "val_every": 2,
+            "measure_precision": False,
+        },
     }
     config = tmp_path / "real.yaml"
     config.write_text(yaml.safe_dump(values), encoding="utf-8")

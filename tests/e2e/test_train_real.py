@@ -49,6 +49,7 @@ def overrides(name: str, real_data: Path, output: Path) -> list[str]:
         "output": str(output),
         "model.options": options,
         "train.iterations": 2,
+        "train.measure_precision": False,
         "train.val_every": 2,
         "train.batch_size": 2,
         "train.size": 64,

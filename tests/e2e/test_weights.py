@@ -157,7 +157,15 @@ def write_config(place: Place) -> None:
         "classes": [{"name": name, "color": f"#{40 * i:02x}0000"} for i, name in enumerate(NAMES)],
         "data": {"train": pair, "val": pair, "leakage": "warn"},
         "window": {"size": 64, "overlap": 32},
-        "train": {"iterations": 1, "batch_size": 2, "size": 64, "workers": 0, "val_every": 1, "warmup_iterations": 0},
+        "train": {
+            "iterations": 1,
+            "batch_size": 2,
+            "size": 64,
+            "workers": 0,
+            "val_every": 1,
+            "warmup_iterations": 0,
+            "measure_precision": False,
+        },
     }
     (place / "config.yaml").write_text(yaml.safe_dump(values))
 

@@ -1,0 +1,129 @@
+"""What reduced precision costs a model: both precisions over the same scenes, recorded in the contract."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from geoseg.classes import NODATA
+from geoseg.contract import SHIPPED, PrecisionRecord, PrecisionScore
+from geoseg.datasets import LabelledScene, labels_of
+from geoseg.errors import ModelError
+from geoseg.inference.backends import PRECISIONS
+from geoseg.inference.backends.openvino import multiplies_bfloat16
+from geoseg.metrics import Matrix, Scores
+from geoseg.prediction.bands import predicted_rows
+from geoseg.prediction.predictor import Predictor
+from geoseg.stored_model import StoredModel
+from geoseg.windows import Window
+
+log = logging.getLogger(__name__)
+
+MEASURED_PX = 64_000_000
+"""Of the scenes, the first are measured, until so many pixels are reached: more would not change the answer."""
+
+
+def record_precision(
+    model: StoredModel, scenes: Sequence[LabelledScene], *, data: str, split: str = "val", progress: bool = False
+) -> PrecisionRecord | None:
+    """Measure what bfloat16 costs a model on this CPU, and write it into the model's ``geoseg.json``.
+
+    Nothing is measured where the CPU does not multiply bfloat16, and nothing is written where the folder is read-only
+    or belongs to the package, whose models bring a record.
+
+    Args:
+        model: A model folder.
+        scenes: Labelled scenes that fit the model.
+        data: Name of the data set, for the record.
+        split: Which labels count where scenes are cut into blocks, "train" or "val".
+        progress: Draw a progress bar on standard error.
+
+    Returns:
+        The record, or None where there is none to be had.
+    """
+    if model.folder.is_relative_to(SHIPPED):
+        return model.contract.precision
+    record = measure_precision(model, scenes, data=data, split=split, progress=progress)
+    if record is None:
+        return None
+    try:
+        model.contract.model_copy(update={"precision": record}).save(model.folder)
+    except OSError as error:
+        log.warning("what bfloat16 costs cannot be recorded in %s: %s", model.folder, error.strerror)
+    log.info(
+        "bfloat16 costs this model %.2f points of mIoU; %.2f %% of pixels keep their class",
+        record.loss_points,
+        100 * record.bfloat16.agreement,
+    )
+    return record
+
+
+def measure_precision(
+    model: StoredModel, scenes: Sequence[LabelledScene], *, data: str, split: str = "val", progress: bool = False
+) -> PrecisionRecord | None:
+    """Scores of both precisions on the same scenes; None where this CPU or the network does not run in bfloat16, and
+    where fewer than two classes occur.
+
+    Args:
+        model: The model.
+        scenes: Labelled scenes that fit it.
+        data: Name of the data set, for the record.
+        split: Which labels count where scenes are cut into blocks, "train" or "val".
+        progress: Draw a progress bar on standard error.
+    """
+    if not multiplies_bfloat16():
+        return None
+    ways = [Predictor(model, backend="openvino", precision=precision) for precision in PRECISIONS]
+    count = len(model.contract.classes)
+    whole, reduced = np.zeros((2, count, count), dtype=np.int64)
+    equal = 0
+    measured = _first_scenes(scenes)
+    pixels = sum(scene.grid.height * scene.grid.width for scene in measured)
+    try:
+        with tqdm(total=pixels, unit="px", unit_scale=True, desc="bfloat16", disable=not progress) as bar:
+            for way in ways:
+                _ = way.forward  # a network without bfloat16 is found before anything is mapped
+            for labelled in measured:
+                labels, row = labels_of(labelled, split), 0
+                maps = [predicted_rows(way, labelled.scene, way.plan(labelled.scene)) for way in ways]
+                for a, b in zip(*maps, strict=True):
+                    truth = labels.read(Window(row, 0, len(a), labelled.grid.width))
+                    row += len(a)
+                    counted = (truth != NODATA) & (a.classes != NODATA)
+                    whole += _counts(truth[counted], a.classes[counted], count)
+                    reduced += _counts(truth[counted], b.classes[counted], count)
+                    equal += int((a.classes[counted] == b.classes[counted]).sum())
+                    bar.update(a.classes.size)
+    except ModelError as error:
+        log.info("this network is not measured in bfloat16: %s", error)
+        return None
+    scores = Scores(whole).miou, Scores(reduced).miou
+    if not np.isfinite(scores).all():
+        return None
+    return PrecisionRecord(
+        measured_on=data,
+        float32=PrecisionScore(miou=round(scores[0], 4), agreement=1),
+        bfloat16=PrecisionScore(miou=round(scores[1], 4), agreement=round(equal / int(whole.sum()), 5)),
+    )
+
+
+def _first_scenes(scenes: Sequence[LabelledScene]) -> list[LabelledScene]:
+    chosen: list[LabelledScene] = []
+    pixels = 0
+    for scene in scenes:
+        chosen.append(scene)
+        pixels += scene.grid.height * scene.grid.width
+        if pixels >= MEASURED_PX:
+            break
+    return chosen
+
+
+def _counts(truth: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8], classes: int) -> Matrix:
+    """Confusion matrix (K, K), rows = truth."""
+    index = truth.astype(np.int64) * classes + found
+    counts: Matrix = np.bincount(index, minlength=classes**2).reshape(classes, classes)
+    return counts

@@ -1,0 +1,166 @@
+"""Converted networks in the cache: the same bits from it as without it, never a damaged one, and no torch when warm."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import MadeScene
+
+import geoseg
+from geoseg.inference import converted
+from geoseg.inference.backends import load_backend
+from geoseg.stored_model import open_model
+
+from .commands import write_model
+
+SIZE = (64, 64)
+WINDOW = np.random.default_rng(0).standard_normal((1, 3, *SIZE), dtype=np.float32)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "geoseg" / "networks"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model")
+
+
+def logits(model: Path) -> np.ndarray:
+    found: np.ndarray = load_backend(open_model(model), backend="openvino", size=SIZE)(WINDOW)
+    return found
+
+
+def forbid_converting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("converted again")
+
+    monkeypatch.setattr(converted, "_convert", refuse)
+
+
+def test_a_second_load_gives_the_same_bits(cache: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = logits(model)
+    (entry,) = cache.iterdir()
+    assert {file.name for file in entry.iterdir()} == {"network.xml", "network.bin", "entry.json"}
+    forbid_converting(monkeypatch)
+    np.testing.assert_array_equal(logits(model), first)
+
+
+def test_other_weights_are_another_entry(cache: Path, model: Path, tmp_path: Path) -> None:
+    logits(model)
+    logits(write_model(tmp_path / "other", seed=1))
+    assert len(list(cache.iterdir())) == 2
+
+
+def flip(entry: Path) -> None:
+    content = bytearray((entry / "network.bin").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (entry / "network.bin").write_bytes(content)
+
+
+def truncate(entry: Path) -> None:
+    os.truncate(entry / "network.xml", 100)
+
+
+def spoil_list(entry: Path) -> None:
+    (entry / "entry.json").write_text("{")
+
+
+def lose_file(entry: Path) -> None:
+    (entry / "network.bin").unlink()
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, spoil_list, lose_file])
+def test_a_damaged_entry_is_made_anew(
+    cache: Path, model: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = logits(model)
+    (entry,) = cache.iterdir()
+    good = {file.name: file.read_bytes() for file in entry.iterdir()}
+    damage(entry)
+    np.testing.assert_array_equal(logits(model), first)
+    assert {file.name for file in entry.iterdir()} == set(good)
+    assert damage is lose_file or "is damaged and made anew" in caplog.text
+
+
+def test_an_unwritable_cache_costs_only_time(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    wanted = logits(model)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    np.testing.assert_array_equal(logits(model), wanted)
+    assert "cannot be kept in" in caplog.text
+
+
+def test_entries_unused_for_longest_go_first(cache: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits(model)
+    (first,) = cache.iterdir()
+    os.utime(first, (0, 0))
+    monkeypatch.setattr(converted, "KEPT_BYTES", 1)
+    load_backend(open_model(model), backend="openvino", size=(32, 64))
+    (left,) = cache.iterdir()
+    assert left != first
+
+
+def test_nothing_is_reported_to_the_vendor(tmp_path: Path, model: Path) -> None:
+    """OpenVINO's converter counts its uses under the home folder, and sends them, unless it is kept from it."""
+    code = (
+        "import sys; from geoseg.inference.backends import load_backend; from geoseg.stored_model import open_model\n"
+        f"load_backend(open_model({str(model)!r}), backend='openvino', size=(32, 32))\n"
+        "assert 'openvino_telemetry' not in sys.modules"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(geoseg.__file__).parents[1])
+    assert not (tmp_path / "intel").exists()
+
+
+def test_a_warm_prediction_loads_no_torch(
+    make_scene: Callable[..., MadeScene], model: Path, tmp_path: Path, cache: Path
+) -> None:
+    scene = make_scene(size=(96, 80)).path
+    words = [
+        "predict",
+        str(scene),
+        "-m",
+        str(model),
+        "-o",
+        str(tmp_path / "map.tif"),
+        "--size",
+        "64",
+        "--overlap",
+        "32",
+    ]
+    code = (
+        "import sys; from geoseg.cli import main\n"
+        f"sys.argv = {['geoseg', *words, '--device', 'cpu', '--overwrite']!r}\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(sorted({'torch', 'timm', 'segmentation_models_pytorch', 'lightning'} & sys.modules.keys()))"
+    )
+    loaded, maps = [], []
+    for _ in range(2):
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=Path(geoseg.__file__).parents[1],
+        )
+        loaded.append(ran.stdout.splitlines()[-1])
+        with rasterio.open(tmp_path / "map.tif") as file:
+            maps.append(file.read(1))
+    assert "torch" in loaded[0]
+    assert loaded[1] == "[]"
+    np.testing.assert_array_equal(*maps)
+    shutil.rmtree(cache)
