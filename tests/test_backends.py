@@ -413,7 +413,8 @@ def test_networks_that_hang_in_bfloat16_are_refused() -> None:
     with pytest.raises(ModelError, match="depthwise convolutions of 16 channels and 21 columns") as caught:
         load_backend(InMemory(narrow), backend="openvino", precision="bfloat16", bands=16, size=(32, 32))
     assert caught.value.hint == "--precision float32"
-    assert load_backend(InMemory(narrow), precision="bfloat16", bands=16, size=(32, 32)).backend == "torch"
+    with pytest.raises(ModelError):  # in plain torch it would hang as well
+        load_backend(InMemory(narrow), precision="bfloat16", bands=16, size=(32, 32))
 
 
 def test_a_runtime_that_cannot_be_imported_is_skipped(

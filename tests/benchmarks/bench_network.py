@@ -44,7 +44,6 @@ ON_CPU = (
     "geoseg-module",
     "geoseg-torch",
     "geoseg-compile",
-    "geoseg-onnx",
     "geoseg-openvino",
     "geoseg-torch-bf16",
     "geoseg-compile-bf16",

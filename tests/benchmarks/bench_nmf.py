@@ -23,7 +23,6 @@ import numpy as np
 import rasterio
 import torch
 import torch.nn.functional as F
-from geoseg.inference.cpu import CpuSegNeXt, runs_here
 from rasterio.windows import Window as Crop
 from torch import Tensor
 
@@ -139,7 +138,7 @@ def share(found: Mapped, wanted: Mapped) -> float:
 @torch.inference_mode()
 def times(network: FoldedSegNeXt, x: Tensor, rounds: int) -> dict[int, float]:
     """Processor time of a forward on one thread for each number of steps, s: medians over interleaved rounds."""
-    forward = CpuSegNeXt(network) if runs_here() else network.forward_logits
+    forward = network.forward_logits
     seconds: dict[int, list[float]] = {steps: [] for steps in STEPS}
     forward(x)
     for _ in range(rounds):

@@ -132,13 +132,14 @@ def ours(network: SegNeXt, request: dict[str, Any]) -> Network:
         network.to(device).to(memory_format=torch.channels_last)
         return eager(network.forward_logits, request)
     from geoseg.inference.backends import load_backend
+    from geoseg.inference.forward import InMemory
 
     streams = request["streams"]
     backend: Network = load_backend(
-        network,
+        InMemory(network),
         backend=request["backend"],
         precision={"bf16": "bfloat16"}.get(request["precision"], request["precision"]),
-        device=device,
+        device=request["device"],
         bands=BANDS,
         threads=request["threads"] // streams,
         at_once=streams,

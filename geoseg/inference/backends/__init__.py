@@ -60,6 +60,8 @@ def load_backend(
         ModelError: The backend cannot run the network.
     """
     names = choose_backends(backend, device)
+    if device == "cpu" and precision == "bfloat16" and backend == "auto":
+        names = names[:1]  # plain torch is slower in it than in float32, and hangs where OpenVINO is refused
     request = Request(precision, device, bands, threads, at_once, size)
     for name, following in zip(names, [*names[1:], None], strict=True):
         load = cast(Callable[[Model, Request], Forward], import_module(BACKENDS[name]).load)
