@@ -21,12 +21,14 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import CombinedLoader
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Sampler
 
 import geoseg
@@ -54,11 +56,11 @@ from geoseg.training.callbacks import Checkpoints, NormsOfFirst, StopSignal, int
 from geoseg.training.ema import MovingAverage
 from geoseg.training.environment import add_environment, describe_environment
 from geoseg.training.failures import explained
-from geoseg.training.launch import count_devices, launch, leaving_word, take_task
+from geoseg.training.launch import assignment, count_devices, launch
 from geoseg.training.optimizer import lr_factor as lr_factor
 from geoseg.training.optimizer import parameter_groups as parameter_groups
 from geoseg.training.preview import PROBE_PX, Preview, describe_run
-from geoseg.training.processes import Started, Team, find_place, joined
+from geoseg.training.processes import Team, find_place, joined
 from geoseg.training.progress import ProgressLine
 from geoseg.training.run_folder import (
     CONFIG,
@@ -132,8 +134,7 @@ def train(
 
 def take_part() -> None:
     """Be one of the processes that `train` has started."""
-    with leaving_word():
-        task = take_task()
+    with assignment() as task:
         config = parse_config(task.pop("config"), source="the run")
         progress = task.pop("progress")
         sys.argv = task.pop("command")
@@ -209,10 +210,11 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
 
     trains = resumed is None or not resumed.has_ended_early
     unused = team.size > 1 and leaves_unused(network, len(contract.bands), min(config.train.size, PROBE_PX))
-    syncs = team.size > 1 and config.train.sync_norm and team.device.type == "cuda"
+    wants = team.size > 1 and config.train.sync_norm and any(isinstance(m, _BatchNorm) for m in network.modules())
+    syncs = wants and team.device.type == "cuda"
     if syncs:
         convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # timm's knows its norms with activations
-    elif team.size > 1 and config.train.sync_norm and team.is_first:
+    elif wants and team.is_first:
         log.warning("batch norms are not synchronised on CPUs: each process normalises with its own windows")
     if config.train.compile:
         network.compile()
@@ -415,7 +417,7 @@ def _trainer(
         devices=gpus if device.type == "cuda" else local,
         num_nodes=team.size // local,
         strategy=strategy,
-        plugins=[Started(place)] if place is not None else None,
+        plugins=[TorchElasticEnvironment()] if place is not None else None,
         use_distributed_sampler=False,
         precision=precision,
         accumulate_grad_batches=recipe.accumulate,

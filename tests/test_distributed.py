@@ -91,13 +91,13 @@ def test_two_processes_train_what_one_does(landscapes: Path, tmp_path: Path) -> 
 
 
 KILLED = """
-import os, signal, time
-if os.environ["RANK"] == "1":
-    os.kill(os.getpid(), signal.SIGKILL)
-time.sleep(0.2)
-with open(os.path.join(os.environ["GEOSEG_FAILURES"], "000000.json"), "w") as file:
-    file.write('{"kind": "PeerEnded", "message": "another process is gone", "hint": null}')
-raise SystemExit(2)
+import os, signal
+from geoseg.training.launch import assignment
+from geoseg.training.processes import PeerEnded
+with assignment():
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise PeerEnded("another process is gone")
 """
 
 
@@ -124,18 +124,15 @@ def test_a_signal_before_the_first_step_is_no_failure(tmp_path: Path) -> None:
 FAILING = """
 import os, time
 from geoseg.errors import ConfigError
-from geoseg.training.callbacks import Checkpoints, NormsOfFirst
-from geoseg.training.launch import leaving_word, take_task
-with leaving_word():
-    task = take_task()
+from geoseg.training.launch import assignment
+with assignment() as task:
     if os.environ["RANK"] == "1":
         raise ConfigError(task["message"], hint="another one")
     time.sleep(600)
 """
 
 
-def test_what_one_process_fails_of_ends_all_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geoseg.training.launch.GRACE_S", 0.5)
+def test_what_one_process_fails_of_ends_all_and_is_told() -> None:
     begin = time.monotonic()
     with pytest.raises(ConfigError, match="no such thing") as caught:
         launch({"message": "no such thing"}, FAILING, devices=2)

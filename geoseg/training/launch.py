@@ -1,9 +1,7 @@
-"""Start the processes of a run on this machine, wait for them, and end all when one fails.
+"""The processes of a run on this machine, by torch's elastic launcher: all end when one fails, and its message is ours.
 
 Lightning would start the others by running the program again that is running: right for ``geoseg train``, wrong for a
-notebook, a test, or a script without a guard. And where one of its processes fails, the others wait for it. Here all
-processes are children of one that does nothing else: it passes signals on, and tells what the first of them that
-failed had to say.
+notebook, a test, or a script without a guard. And where one of its processes fails, the others wait for it.
 """
 
 from __future__ import annotations
@@ -12,36 +10,38 @@ import json
 import logging
 import os
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import geoseg.errors
 from geoseg.devices import resolve_device
 from geoseg.errors import ConfigError, DeviceError, GeosegError
 from geoseg.processors import processors
+from geoseg.training.callbacks import NOT_BEGUN
 from geoseg.training.failures import RunStopped
-from geoseg.training.processes import PeerEnded
+from geoseg.training.processes import PATIENCE, PeerEnded
 
-log = logging.getLogger(__name__)
+GRACE_S = 2.0
+"""How long a process whose peer has failed stays, so that the peer can say why before the launcher ends all."""
 
-GRACE_S = 5.0
-"""How long the others have to end by themselves after one has failed."""
-
-_STDIN = 0
-# Not sys.stdin: a thread that waits in it keeps a lock that the interpreter wants at its end.
-
-FAILURES = "GEOSEG_FAILURES"
-"""Environment variable: the folder where a process leaves what it failed of."""
+_OPTIONS: dict[str, Any] = {
+    "signals_to_handle": "SIGTERM,SIGINT",  # torch 2.9; before, SIGHUP ends a run in spite of nohup
+    "shutdown_timeout": int(PATIENCE.total_seconds()),  # torch 2.12; before, a checkpoint must be written in 30 s
+}
+_TASK = "task.json"
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 
 
 def count_devices(device: str, devices: int | str) -> int:
@@ -72,7 +72,7 @@ def launch(task: Mapping[str, Any], program: str, *, devices: int, nodes: int = 
     """Run a program in several processes, and wait.
 
     Args:
-        task: What each of them is to do, as JSON; they take it with `take_task`.
+        task: What each of them is to do, as JSON; `assignment` gives it.
         program: Python code that each runs.
         devices: Processes on this machine.
         nodes: Machines; with more than one, each runs this and MASTER_ADDR, MASTER_PORT and NODE_RANK tell which.
@@ -80,162 +80,114 @@ def launch(task: Mapping[str, Any], program: str, *, devices: int, nodes: int = 
     Raises:
         GeosegError: What the first process to fail failed of.
         RunStopped: The run was stopped by a signal, after a checkpoint.
+        KeyboardInterrupt: Ctrl-C.
         RuntimeError: A process ended with a bug of ours, whose traceback it has printed.
     """
-    places = _environments(devices, nodes)
-    with tempfile.TemporaryDirectory(prefix="geoseg-train-") as folder:
-        children: list[subprocess.Popen[bytes]] = []
-        message = json.dumps({**task, "log_level": logging.getLogger("geoseg").getEffectiveLevel()}).encode() + b"\n"
+    known = {field.name for field in fields(LaunchConfig)}
+    options = {key: value for key, value in _OPTIONS.items() if key in known} | _meeting(nodes)
+    level = logging.getLogger("geoseg").getEffectiveLevel()
+    with tempfile.TemporaryDirectory(prefix="geoseg-train-") as name, _as_before():
+        folder = Path(name)
+        (folder / _TASK).write_text(json.dumps({**task, "log_level": level, "launcher": os.getpid()}), encoding="utf-8")
+        config = LaunchConfig(
+            nodes, nodes, devices, run_id="geoseg", max_restarts=0, logs_specs=DefaultLogsSpecs(name), **options
+        )
         try:
-            for place in places:
-                child = subprocess.Popen(
-                    [sys.executable, "-c", program],
-                    env={**os.environ, **place, FAILURES: folder},
-                    stdin=subprocess.PIPE,
-                    stdout=sys.stderr.fileno() if _has_file(sys.stderr) else None,
-                )
-                children.append(child)
-                assert child.stdin is not None
-                # It stays open for as long as we live: that is how they know.
-                child.stdin.write(message)
-                child.stdin.flush()
-            with _passing_on(children) as passed_on:
-                _wait(children)
-            _tell(Path(folder), children, is_stopped=bool(passed_on))
-        finally:
-            for child in children:
-                if child.poll() is None:
-                    child.kill()
-                child.wait()
-                assert child.stdin is not None
-                child.stdin.close()
-
-
-def take_task() -> dict[str, Any]:
-    """What the launcher asks this process to do; it ends when the launcher is gone."""
-    message = b""
-    while not message.endswith(b"\n"):
-        part = os.read(_STDIN, 1 << 16)
-        if not part:
-            raise SystemExit("started without a task")
-        message += part
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    task: dict[str, Any] = json.loads(message)
-    level = task.pop("log_level")
-    logging.basicConfig(level=logging.CRITICAL, format="%(message)s")
-    logging.getLogger("geoseg").setLevel(level if os.environ["RANK"] == "0" else logging.ERROR)
-    return task
+            elastic_launch(config, sys.executable)("-c", program, name)
+        except ChildFailedError as error:
+            _report(folder, {rank: failure.exitcode for rank, failure in error.failures.items()})
+        except SignalException as error:
+            if error.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from error
+            _report(folder, {0: -signal.SIGTERM})
 
 
 @contextmanager
-def leaving_word() -> Iterator[None]:
-    """In a process of a launcher: an expected end is left for the launcher to tell."""
+def assignment() -> Iterator[dict[str, Any]]:
+    """In a process of `launch`: what it is to do. It ends with the launcher, which reports an expected end of it."""
+    folder = Path(sys.argv[1])
+    task: dict[str, Any] = json.loads((folder / _TASK).read_text(encoding="utf-8"))
+    threading.Thread(target=_end_with, args=(task.pop("launcher"),), daemon=True).start()
+    os.dup2(2, 1)  # standard output is the launcher's
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(processors() // int(os.environ["LOCAL_WORLD_SIZE"]), 1))
+    level = task.pop("log_level")
+    logging.basicConfig(level=logging.CRITICAL, format="%(message)s")
+    logging.getLogger("geoseg").setLevel(level if os.environ["RANK"] == "0" else logging.ERROR)
     try:
-        yield
+        yield task
     except (GeosegError, RunStopped) as error:
-        path = Path(os.environ[FAILURES]) / f"{int(os.environ['RANK']):06}.json"
+        if isinstance(error, PeerEnded):
+            time.sleep(GRACE_S)
         words = {"kind": type(error).__name__, "message": str(error), "hint": getattr(error, "hint", None)}
+        path = folder / f"{int(os.environ['RANK']):06}.word"
         path.with_suffix(".part").write_text(json.dumps(words), encoding="utf-8")
         path.with_suffix(".part").replace(path)
         raise SystemExit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        raise SystemExit(128 + signal.SIGINT) from error
 
 
-def _environments(devices: int, nodes: int) -> list[dict[str, str]]:
+def _meeting(nodes: int) -> dict[str, Any]:
+    """Where the launchers of all machines meet."""
     if nodes == 1:
-        address, port, node = "127.0.0.1", str(_free_port()), 0
-    else:
-        lacking = [key for key in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if key not in os.environ]
-        if lacking:
-            raise ConfigError(
-                f"--nodes {nodes} needs {', '.join(lacking)} in the environment",
-                hint="on each machine: MASTER_ADDR=FIRST_MACHINE MASTER_PORT=29500 NODE_RANK=0 geoseg train …",
-            )
-        address, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
-        node = int(os.environ["NODE_RANK"])
-    threads = max(processors() // devices, 1)
-    return [
-        {
-            "RANK": str(node * devices + local),
-            "LOCAL_RANK": str(local),
-            "WORLD_SIZE": str(devices * nodes),
-            "LOCAL_WORLD_SIZE": str(devices),
-            "MASTER_ADDR": address,
-            "MASTER_PORT": port,
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-        }
-        for local in range(devices)
-    ]
+        return {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
+    lacking = [key for key in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if key not in os.environ]
+    if lacking:
+        raise ConfigError(
+            f"--nodes {nodes} needs {', '.join(lacking)} in the environment",
+            hint="on each machine: MASTER_ADDR=FIRST_MACHINE MASTER_PORT=29500 NODE_RANK=0 geoseg train …",
+        )
+    endpoint = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    return {
+        "rdzv_backend": "static",
+        "rdzv_endpoint": endpoint,
+        "rdzv_configs": {"rank": int(os.environ["NODE_RANK"])},
+    }
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def _as_before() -> Iterator[None]:
+    """Keep torch's launcher from leaving its signal handlers behind, and from logging what we report."""
+    elastic = logging.getLogger("torch.distributed.elastic")
+    elastic.addHandler(logging.NullHandler())
+    elastic.propagate = False
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    handlers = [signal.getsignal(number) for number in numbers]
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in zip(numbers, handlers, strict=True):
+                signal.signal(number, handler)
 
 
-def _wait(children: list[subprocess.Popen[bytes]]) -> None:
-    """Until all have ended, or some seconds after one has failed."""
-    deadline = None
-    while any(child.poll() is None for child in children):
-        if deadline is None and any(child.poll() for child in children):
-            deadline = time.monotonic() + GRACE_S
-        if deadline is not None and time.monotonic() > deadline:
-            return
-        time.sleep(0.05)
+def _report(folder: Path, codes: Mapping[int, int]) -> None:
+    """Raise what the run ended of: the cause before what it led to.
 
-
-def _tell(folder: Path, children: list[subprocess.Popen[bytes]], *, is_stopped: bool) -> None:
-    """Raise what the run ended with, if anything: the cause before what it led to."""
-    words = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    for told in sorted(words, key=lambda told: told["kind"] == PeerEnded.__name__):
+    Args:
+        folder: Where processes leave words.
+        codes: Exit code of each process that failed, the first to fail first.
+    """
+    words = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.word"))]
+    for told in words:
         if told["kind"] == RunStopped.__name__:
             raise RunStopped(told["message"])
         if told["kind"] != PeerEnded.__name__:
             raise getattr(geoseg.errors, told["kind"], GeosegError)(told["message"], hint=told["hint"])
-    codes = [child.poll() for child in children]
-    if is_stopped and -signal.SIGTERM in codes:
-        raise RunStopped("stopped by a signal before the first iteration")
-    for rank, code in enumerate(codes):
-        if code is not None and code < 0:
+    if next(iter(codes.values())) == -signal.SIGTERM:
+        raise RunStopped(NOT_BEGUN)
+    for rank, code in codes.items():
+        if code < 0 and code != -signal.SIGTERM:  # which the launcher sends to the others
             raise DeviceError(
                 f"process {rank} of the run was killed by {signal.Signals(-code).name}",
                 hint="go on from the last checkpoint with --resume; if memory ran out, lower train.batch_size or "
                 "train.workers",
             )
-    if any(codes) or None in codes:
-        raise RuntimeError(f"the processes of the run ended with exit codes {codes}")
+    raise RuntimeError(f"the processes of the run ended with exit codes {dict(codes)}")
 
 
-@contextmanager
-def _passing_on(children: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """SIGTERM to us is SIGTERM to all, and noted in the list; Ctrl-C reaches them anyway."""
-    passed_on: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield passed_on
-        return
-
-    def pass_on(number: int, frame: Any) -> None:
-        passed_on.append(number)
-        for child in children:
-            if child.poll() is None:
-                child.send_signal(number)
-
-    before = signal.signal(signal.SIGTERM, pass_on)
-    try:
-        yield passed_on
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _end_with_parent() -> None:
-    while os.read(_STDIN, 1):
-        pass
+def _end_with(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(1)
     os._exit(1)
-
-
-def _has_file(stream: Any) -> bool:
-    try:
-        stream.fileno()
-    except (AttributeError, OSError, ValueError):
-        return False
-    return True

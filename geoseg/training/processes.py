@@ -8,7 +8,6 @@ over a second group on the CPU, which waits for as long as it takes and stops no
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from geoseg.devices import resolve_device
 from geoseg.errors import ConfigError, DeviceError, GeosegError, in_one_line
@@ -78,7 +77,7 @@ def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
         raise ConfigError(
             f"SLURM starts {size} processes on {nodes} machines", hint="give --ntasks-per-node, one for each GPU"
         )
-    first = _first_host(environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
+    first = SLURMEnvironment.resolve_root_node_address(environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
     port = 20_000 + int(environ.get("SLURM_JOB_ID", 0)) % 10_000
     return Place(
         int(environ["SLURM_PROCID"]),
@@ -88,12 +87,6 @@ def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
         environ.get("MASTER_ADDR", first),
         int(environ.get("MASTER_PORT", port)),
     )
-
-
-def _first_host(hosts: str) -> str:
-    """The first of SLURM's list of hosts, as ``gpu[03-05,9],other``."""
-    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,]*))?", hosts)
-    return "".join(part or "" for part in found.groups()) if found else hosts
 
 
 class Team:
@@ -176,7 +169,15 @@ def joined(device: str, place: Place | None) -> Iterator[Team]:
         yield Team(torch.device(resolve_device(device)))
         return
     target = local_device(device, place)
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place.address, str(place.port)
+    # As torchrun has it: Lightning reads it there.
+    os.environ |= {
+        "MASTER_ADDR": place.address,
+        "MASTER_PORT": str(place.port),
+        "WORLD_SIZE": str(place.size),
+        "RANK": str(place.rank),
+        "LOCAL_RANK": str(place.local_rank),
+        "GROUP_RANK": str(place.rank // place.local_size),
+    }
     backend = "gloo" if target.type == "cpu" else "nccl"
     dist.init_process_group(backend, init_method="env://", rank=place.rank, world_size=place.size)
     try:
@@ -203,53 +204,3 @@ def local_device(device: str, place: Place) -> torch.device:
         )
     torch.cuda.set_device(place.local_rank)
     return torch.device("cuda", place.local_rank)
-
-
-class Started(ClusterEnvironment):
-    """Tells Lightning that all processes are there and which is which."""
-
-    def __init__(self, place: Place) -> None:
-        super().__init__()
-        self._place = place
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        """Lightning has none to start."""
-        return True
-
-    @property
-    def main_address(self) -> str:
-        """Machine of the first process."""
-        return self._place.address
-
-    @property
-    def main_port(self) -> int:
-        """Port of the first process."""
-        return self._place.port
-
-    @staticmethod
-    def detect() -> bool:
-        """Never by itself: it is handed over."""
-        return False
-
-    def world_size(self) -> int:
-        """How many processes there are."""
-        return self._place.size
-
-    def set_world_size(self, size: int) -> None:
-        """What it is, it is."""
-
-    def global_rank(self) -> int:
-        """Number of this process."""
-        return self._place.rank
-
-    def set_global_rank(self, rank: int) -> None:
-        """What it is, it is."""
-
-    def local_rank(self) -> int:
-        """Number of this process on its machine."""
-        return self._place.local_rank
-
-    def node_rank(self) -> int:
-        """Number of its machine."""
-        return self._place.rank // self._place.local_size
