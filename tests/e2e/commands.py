@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def write_model(
     nodata: float | None = None,
     gsd_m: float | None = None,
     seed: int = 0,
+    options: Mapping[str, Any] = TINY,
 ) -> Path:
     """A model folder with random weights, balanced so that each class is about as likely as the others."""
     torch.manual_seed(seed)
@@ -80,7 +82,7 @@ def write_model(
         encoder_weights=None,
         in_channels=bands,
         classes=len(CLASSES),
-        **TINY,
+        **options,
     ).eval()
     scale = DEFAULT_SCALE[dtype]
     contract = Contract(

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import geopandas
 import pytest
-from conftest import write_scene
+from conftest import WIDE, write_scene
 
+from geoseg.inference.backends.openvino import multiplies_bfloat16
 from geoseg.prediction.parts import JOURNAL, parts_folder, was_publishing
 
 from .commands import files_in, succeed, write_model
@@ -66,6 +67,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("chaos")
     write_scene(folder / "scene.tif", size=(BANDS * 512 - 100, 500), blockxsize=256, blockysize=256, nodata="value")
     write_model(folder / "model")
+    write_model(folder / "wide", options=WIDE)  # OpenVINO runs no narrower one in bfloat16
     return Place(folder)
 
 
@@ -104,9 +106,21 @@ def kill_and_resume(place: Place, output: str, *options: object, parts: tuple[in
     assert "taken over from an earlier run" in said
 
 
-def test_a_map_is_the_same_to_the_byte_however_often_it_was_killed(place: Place) -> None:
-    succeed("-q", *place.words("calm.tif", "--confidence"))  # in one band, in this process
-    kill_and_resume(place, "map.tif", "--confidence", parts=(0, 2, BANDS), seed=11)
+@pytest.mark.parametrize(
+    ("precision", "parts"), [("float32", (0, 2, BANDS)), ("bfloat16", (3,))], ids=["float32", "bfloat16"]
+)
+def test_a_map_is_the_same_to_the_byte_however_often_it_was_killed(
+    place: Place, precision: str, parts: tuple[int, ...]
+) -> None:
+    reduced = precision == "bfloat16"
+    if reduced and not multiplies_bfloat16():
+        pytest.skip("this CPU does not multiply bfloat16")
+    way = ["--confidence", "--overwrite", "--backend", "openvino", "--precision", precision]
+    way += ["-m", place / "wide"] if reduced else []  # the last model named counts
+    succeed("-q", *place.words("calm.tif", *way))  # in one band, in this process
+    for left in place.folder.glob("map*.tif*"):
+        left.unlink()
+    kill_and_resume(place, "map.tif", *way, parts=parts, seed=11)
     for name in ("{}.tif", "{}_confidence.tif"):
         assert (place / name.format("map")).read_bytes() == (place / name.format("calm")).read_bytes()
     assert not [name for name in files_in(place.folder) if name.startswith(".")]
