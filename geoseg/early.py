@@ -11,17 +11,19 @@ import os
 from collections.abc import Iterable, Sequence
 from os import PathLike, fspath
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from geoseg.class_tables import read_class_table
 from geoseg.classes import nearest_name
-from geoseg.config import SceneConfig, TrainConfig
-from geoseg.contract import MODEL_FILES, Contract, find_model, load_contract
 from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.outputs import check_output, check_output_folder
 from geoseg.paths import exists, input_path
 from geoseg.plan import check_window, default_overlap
 from geoseg.polygons import PolygonRules, class_rules
 from geoseg.pretrained import PRETRAINED, check_source
+
+if TYPE_CHECKING:  # pydantic and yaml, which not every verb needs
+    from geoseg.config import SceneConfig, TrainConfig
+    from geoseg.contract import Contract
 
 RASTER_SUFFIXES = (".tif", ".tiff")
 VECTOR_SUFFIXES = (".gpkg", ".fgb", ".parquet", ".geojson", ".geojsonl", ".ndjson", ".shp", ".pmtiles")
@@ -88,7 +90,7 @@ def check_prediction(
     check_scenes(scenes)
     if aoi is not None and _is_missing(aoi):
         raise SceneError(f"no such area of interest: {aoi}", hint="check the path after --aoi")
-    contract = load_contract(find_model(model))
+    contract = _contract(model)
     _check_window(contract, size, overlap)
     if suffix not in RASTER_SUFFIXES:
         class_rules(rules, contract.class_table)
@@ -133,7 +135,7 @@ def check_training(config: TrainConfig, *, resume: bool, overwrite: bool, check:
             if near := difflib.get_close_matches(name, SEGNEXT_OPTIONS, n=1, cutoff=0.75):
                 raise ConfigError(f"model.options has an unknown key {name}", hint=f"did you mean {near[0]}?")
     if config.model.start_from is not None:
-        load_contract(find_model(config.model.start_from))
+        _contract(config.model.start_from)
     if check or "RANK" in os.environ or "SLURM_PROCID" in os.environ:
         return
     checkpoint = config.output / "checkpoints" / "last.ckpt"
@@ -194,7 +196,7 @@ def check_evaluation(
     if output.is_dir():
         for name in files:
             check_output(output / name, overwrite=overwrite)
-    contract = load_contract(find_model(model))
+    contract = _contract(model)
     names = contract.class_table.names
     if config.class_table.names != names:
         raise ConfigError(
@@ -227,7 +229,7 @@ def check_export(
     if opset is not None and opset not in OPSETS:
         raise ConfigError(f"opset {opset} is none of {OPSETS[0]} … {OPSETS[-1]}", hint="--opset 20")
     check_output(output, overwrite=overwrite)
-    _check_window(load_contract(find_model(model)), size, overlap)
+    _check_window(_contract(model), size, overlap)
 
 
 def check_import(checkpoint: AnyPath, output: Path, *, classes: AnyPath | None, overwrite: bool) -> None:
@@ -238,6 +240,9 @@ def check_import(checkpoint: AnyPath, output: Path, *, classes: AnyPath | None, 
         ConfigError: A file of classes that cannot be read.
         OutputError: The folder exists, holds other files, or cannot be written.
     """
+    from geoseg.class_tables import read_class_table
+    from geoseg.contract import MODEL_FILES
+
     check_source(checkpoint)
     check_output_folder(output, overwrite=overwrite, ours=MODEL_FILES, writer="geoseg weights import")
     if classes is not None:
@@ -301,6 +306,12 @@ def _check_suffix(output: Path, suffixes: Sequence[str], *, known: Sequence[str]
             f"output {output} has the unknown suffix {suffix or '(none)'}", hint=f"known: {', '.join(known)}"
         )
     return suffix
+
+
+def _contract(model: AnyPath) -> Contract:
+    from geoseg.contract import find_model, load_contract
+
+    return load_contract(find_model(model))
 
 
 def _check_window(contract: Contract, size: int | None, overlap: int | None) -> None:

@@ -68,6 +68,30 @@ def test_a_look_at_a_raster_loads_no_pandas_and_no_network(place: Path) -> None:
     assert found == [(code, ["rasterio", "pyproj"]) for code in (0, 2, 2)]
 
 
+def test_importing_vectorize_loads_no_pandas_and_no_writer() -> None:
+    unused = [
+        "pandas",
+        "geopandas",
+        "pyogrio",
+        "orjson",
+        "pyarrow.parquet",
+        "pyarrow.compute",
+        "matplotlib",
+        "pydantic",
+    ]
+    code = f"import sys, geoseg.vectorize; print(*[m for m in {unused + NETWORKS} if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == []
+
+
+def test_vectorizing_loads_what_its_format_needs(place: Path, tmp_path: Path) -> None:
+    suffixes = ("geojson", "parquet", "gpkg")
+    found = after_each(*(f"vectorize map.tif -o {tmp_path}/map.{suffix}" for suffix in suffixes), folder=place)
+    polygons = {"rasterio", "shapely", "pyproj", "pyarrow", "numba", "scipy"}  # numba loads scipy
+    pyogrio = {"pyogrio", "geopandas", "pandas"}  # pyogrio loads the others where they are installed
+    assert [(code, set(loaded)) for code, loaded in found] == [(0, polygons), (0, polygons), (0, polygons | pyogrio)]
+
+
 TO_MAP = "predict scene.tif -m buildings-tiny -o map.tif"
 TO_POLYGONS = "predict scene.tif -m buildings-tiny -o map.gpkg"
 TO_SCORES = "evaluate buildings-tiny good.yaml"

@@ -14,7 +14,15 @@ import pyarrow as pa
 import pyproj
 
 from geoseg._jit import njit
-from geoseg.export.arrow import GEOMETRY, attribute_schema, attributes, portions, with_first, writing
+from geoseg.export.arrow import (
+    GEOMETRY,
+    attribute_schema,
+    attributes,
+    number_array,
+    portions,
+    with_first,
+    writing,
+)
 from geoseg.export.layer import Layer
 from geoseg.export.wkb import ByteArray, copy_bytes, polygon_bounds, polygon_wkb
 from geoseg.grid import Grid
@@ -65,7 +73,7 @@ def write_geoparquet(batches: Iterable[PolygonBatch], path: Path, layer: Layer, 
             pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["class_id", *texts]) as writer,
         ):
             for attributes_only, wkb, bounds in spool.row_groups(row_group):
-                boxes = pa.StructArray.from_arrays(list(np.ascontiguousarray(bounds.T)), fields=list(bbox))
+                boxes = pa.StructArray.from_arrays([number_array(side) for side in bounds.T], fields=list(bbox))
                 columns = [*attributes(attributes_only, layer), wkb, boxes]
                 writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
     return spool.count

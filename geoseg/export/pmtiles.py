@@ -15,7 +15,7 @@ import shapely
 from geoseg.classes import format_color
 from geoseg.errors import OutputError
 from geoseg.export.antimeridian import Shapes, to_wgs84
-from geoseg.export.arrow import attribute_schema, attributes, portions, with_first, wkb_array, writing
+from geoseg.export.arrow import attribute_schema, attributes, portions, text_array, with_first, wkb_array, writing
 from geoseg.export.formats import MOST_LATITUDE, MOST_ZOOM, PMTILES, TILE_UNITS
 from geoseg.export.gdal import BATCH_FEATURES, WKB_FIELD, write_arrow
 from geoseg.export.layer import Layer
@@ -57,7 +57,7 @@ def write_pmtiles(batches: Iterable[PolygonBatch], path: Path, layer: Layer) -> 
         )
     low, high = zoom_levels(layer.grid)
     schema = attribute_schema(first, layer).append(pa.field("color", pa.string())).append(WKB_FIELD)
-    colors = np.array([format_color(c.color) for c in layer.classes], dtype=object)
+    colors = [format_color(c.color) for c in layer.classes]
 
     def records() -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -66,8 +66,9 @@ def write_pmtiles(batches: Iterable[PolygonBatch], path: Path, layer: Layer) -> 
             for portion in portions(placed, features=BATCH_FEATURES):
                 stop = start + len(portion)
                 cut = {row - start: pieces for row, pieces in parts.items() if start <= row < stop}
-                columns = [*attributes(portion, layer), pa.array(colors[portion.class_id], pa.string())]
-                yield pa.RecordBatch.from_arrays([*columns, _geometries(portion, cut)], schema=schema)
+                color = text_array(colors, portion.class_id)
+                columns = [*attributes(portion, layer), color, _geometries(portion, cut)]
+                yield pa.RecordBatch.from_arrays(columns, schema=schema)
                 start = stop
 
     table = [{"id": c.id, "name": c.name, "color": format_color(c.color)} for c in layer.classes]
