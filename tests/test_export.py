@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import geopandas
 import numpy as np
+import pyproj
 import pytest
 import shapely
 from affine import Affine
@@ -14,7 +15,7 @@ from rasterio.crs import CRS
 
 from geoseg.class_map.writing import MapFileWriter
 from geoseg.errors import OutputError, SceneError
-from geoseg.export import EXPORTERS, exporter_for, style_qml, write_polygons
+from geoseg.export import EXPORTERS, check_format, exporter_for, style_qml, write_polygons
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.polygons import PolygonRules, Tolerance
@@ -136,6 +137,50 @@ def test_an_unknown_suffix_lists_the_known_ones():
     with pytest.raises(OutputError, match="no suffix"):
         exporter_for("map")
     assert exporter_for("MAP.GPKG") is EXPORTERS[".gpkg"]
+
+
+TOWGS84 = "+proj=tmerc +lat_0=0 +lon_0=9 +x_0=3500000 +ellps=bessel +units=m +towgs84={} +type=crs"
+OBLIQUE = "+proj=omerc +lat_0=4 +lonc=102.25 +alpha=323.02 +gamma=330 +x_0=804671 +ellps=evrstSS +units=m +type=crs"
+ROTATED = "+proj=ob_tran +o_proj=longlat +o_lat_p=30 +o_lon_p=10 +lon_0=20 +ellps=WGS84 +type=crs"
+
+
+@pytest.mark.parametrize(
+    ("crs", "x", "y", "lost"),
+    [
+        (TOWGS84.format("598.1,73.7,418.2,0.202,0.045,-2.455,6.7"), 3.5e6, 5.5e6, r"lie 1\d\d m off"),
+        (OBLIQUE, 8e5, 4e5, r"lie [\d,]+ m off"),
+        (ROTATED, 5, 5, "have no known CRS"),
+    ],
+    ids=["datum", "oblique", "rotated pole"],
+)
+def test_a_shapefile_that_loses_the_crs_is_refused(class_map, tmp_path, crs, x, y, lost):
+    size = 0.3 if x > 180 else 1e-4
+    path = class_map(crs, Affine(size, 0, x, 0, -size, y))
+    with pytest.raises(OutputError, match=lost) as error:
+        vectorize(path, tmp_path / "out.shp", rules=RAW)
+    assert error.value.hint == f"a GeoPackage keeps the map's CRS: -o {tmp_path / 'out.gpkg'}"
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".parquet"])
+@pytest.mark.parametrize(("crs", "x", "y"), [(TOWGS84.format("598.1,73.7,418.2"), 3.5e6, 5.5e6), (OBLIQUE, 8e5, 4e5)])
+def test_other_formats_keep_a_crs_of_ones_own(class_map, tmp_path, suffix, crs, x, y):
+    path = class_map(crs, Affine(0.3, 0, x, 0, -0.3, y))
+    back = read(vectorize(path, tmp_path / f"out{suffix}", rules=RAW).path)
+    places = [
+        pyproj.Transformer.from_crs(known, 4326, always_xy=True).transform(x, y)
+        for known in (back.crs, pyproj.CRS.from_user_input(crs))
+    ]
+    np.testing.assert_allclose(*places, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:31467", "EPSG:25832+5783", "EPSG:4979", "EPSG:5514", "ESRI:54009"])
+def test_a_shapefile_holds_the_crs_of_registers(crs):
+    known = pyproj.CRS.from_user_input(crs)
+    west, south, east, north = known.area_of_use.bounds if known.area_of_use else (0, 0, 10, 10)
+    x, y = pyproj.Transformer.from_crs(4326, known, always_xy=True).transform((west + east) / 2, (south + north) / 2)
+    size = 1e-5 if known.is_geographic else 0.3
+    check_format("map.shp", Grid(200, 300, Affine(size, 0, x, 0, -size, y), CRS.from_user_input(crs)))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from math import isfinite
 from os import PathLike
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from geoseg.export.geoparquet import write_geoparquet
 from geoseg.export.layer import Layer
 from geoseg.export.pmtiles import write_pmtiles
 from geoseg.export.qml import style_qml
-from geoseg.export.shapefile import write_shapefile
-from geoseg.georeference import Georeference
+from geoseg.export.shapefile import shift_m, write_shapefile
+from geoseg.georeference import Georeference, crs_name
 from geoseg.grid import Grid
 from geoseg.outputs import atomic_output
 from geoseg.polygons.batch import PolygonBatch
@@ -48,6 +49,9 @@ _WITHOUT_WGS84 = {
     ".pmtiles": ("PMTiles", tuple(kind for kind in Georeference if kind is not Georeference.EARTH)),
 }
 """Names of the formats in WGS 84, and the kinds of georeference that they cannot hold."""
+
+_MOST_SHIFT_M = 1.0
+"""How far a ``.prj`` may move the polygons: ways from one datum to WGS 84 differ by some decimetres."""
 
 __all__ = ["EXPORTERS", "Exporter", "Layer", "check_format", "exporter_for", "style_qml", "write_polygons"]
 
@@ -78,13 +82,21 @@ def check_format(path: str | PathLike[str], grid: Grid) -> None:
 
     Raises:
         OutputError: GeoJSON or PMTiles, and no way leads from the map's CRS to the longitude and latitude that they
-            hold; PMTiles, and the map has no CRS.
+            hold; PMTiles, and the map has no CRS; a shapefile, and its ``.prj`` would place the map elsewhere.
     """
     path = Path(path)
     name, refused = _WITHOUT_WGS84.get(path.suffix.lower(), ("", ()))
     if grid.georeference in refused:
         raise OutputError(
             f"{path} cannot be written: {name} is WGS 84, and the map {grid.place_note}",
+            hint=f"a GeoPackage keeps the map's CRS: -o {quoted(path.with_suffix('.gpkg'))}",
+        )
+    if path.suffix.lower() == ".shp" and (shift := shift_m(grid)) > _MOST_SHIFT_M:
+        lost = (
+            f"the polygons would lie {shift:,.0f} m off" if isfinite(shift) else "the polygons would have no known CRS"
+        )
+        raise OutputError(
+            f"{path} cannot be written: a shapefile's .prj cannot hold the map's CRS, {crs_name(grid.crs)}, and {lost}",
             hint=f"a GeoPackage keeps the map's CRS: -o {quoted(path.with_suffix('.gpkg'))}",
         )
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyproj
 
 from geoseg.errors import OutputError
 from geoseg.export.arrow import (
+    GEOMETRY,
     attribute_schema,
     attributes,
     batch_slice,
@@ -30,6 +34,8 @@ from geoseg.export.formats import (
 )
 from geoseg.export.gdal import BATCH_FEATURES, WKB_FIELD, write_arrow
 from geoseg.export.layer import Layer
+from geoseg.georeference import Georeference
+from geoseg.grid import Grid
 from geoseg.polygons.batch import IntArray, PolygonBatch
 
 _SHP_HEADER = 100  # bytes
@@ -86,6 +92,49 @@ def write_shapefile(batches: Iterable[PolygonBatch], path: Path, layer: Layer, *
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         count += features
     return count
+
+
+def shift_m(grid: Grid) -> float:
+    """How far from its place a map lies on Earth after a shapefile's ``.prj``, m; infinite where no CRS is read back.
+
+    A ``.prj`` is WKT as ESRI writes it, which has no room for the shift of a datum (TOWGS84) nor for some parameters
+    of oblique projections. What is lost depends on the CRS and on GDAL, so one is written and read back.
+    """
+    if grid.crs is None or grid.georeference is not Georeference.EARTH:
+        return 0.0
+    corners = [(0, 0), (0, grid.height), (grid.width, 0), (grid.width, grid.height), (grid.width / 2, grid.height / 2)]
+    return _shift_m(grid.crs.to_wkt(), tuple(grid.transform @ corner for corner in corners))
+
+
+@lru_cache(maxsize=16)
+def _shift_m(wkt: str, points: tuple[tuple[float, float], ...]) -> float:
+    written = _read_back(wkt)
+    if written is None:
+        return float("inf")
+    x, y = np.array(points).T
+    (lon, lat), (new_lon, new_lat) = (
+        pyproj.Transformer.from_crs(crs, 4326, always_xy=True).transform(x, y)
+        for crs in (pyproj.CRS.from_wkt(wkt), written)
+    )
+    known = np.isfinite(lon) & np.isfinite(lat)
+    if not np.isfinite([new_lon[known], new_lat[known]]).all():
+        return float("inf")
+    shifts = pyproj.Geod(ellps="WGS84").inv(lon[known], lat[known], new_lon[known], new_lat[known])[2]
+    return float(np.max(shifts, initial=0.0))
+
+
+def _read_back(wkt: str) -> pyproj.CRS | None:
+    """The CRS that a shapefile has after it was written with this one."""
+    import pyogrio
+
+    nothing = pa.table({GEOMETRY: pa.array([], pa.binary())})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.shp"
+        pyogrio.write_arrow(
+            nothing, path, driver=SHAPEFILE.driver, geometry_name=GEOMETRY, geometry_type="Polygon", crs=wkt
+        )
+        text = pyogrio.read_info(path)["crs"]
+    return pyproj.CRS.from_user_input(text) if text else None
 
 
 def _parts(
