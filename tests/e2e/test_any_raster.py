@@ -33,7 +33,7 @@ from geoseg.contract import DType
 from .commands import BANDS, CLASSES, TINY, Ran, files_in, run, write_model
 
 SIZE = (40, 56)
-EXAMPLES = int(os.environ.get("GEOSEG_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("GEOSEG_EXAMPLES", "8"))
 
 # CRS, and a place and a pixel size that it can have.
 CRSS: dict[str, tuple[str | None, float, float, float]] = {
