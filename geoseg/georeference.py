@@ -27,7 +27,7 @@ class Georeference(Enum):
     ASTRAY = "has coordinates that its CRS, {crs}, does not have: coordinates and areas are in the transform's unit"
     TRANSFORM = "has a transform but no CRS: coordinates and areas are in its unknown unit (--crs EPSG:… assigns one)"
     CRS_ALONE = "has a CRS, {crs}, but no transform: coordinates and areas are in pixels"
-    NONE = "has no georeference (no CRS, no transform): coordinates and areas are in pixels"
+    NONE = "carries no georeference (no CRS, no transform): coordinates and areas are in pixels"
 
 
 def crs_georeference(crs: AnyCRS) -> Georeference:

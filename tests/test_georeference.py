@@ -111,7 +111,7 @@ def test_a_crs_says_what_kind_of_place_it_knows(crs: str) -> None:
         ("EPSG:4326", FIELD, Georeference.ASTRAY, "units²", "EPSG:4326, does not have"),
         (None, FIELD, Georeference.TRANSFORM, "units²", "has a transform but no CRS: coordinates and areas are in its"),
         ("EPSG:32633", Affine.identity(), Georeference.CRS_ALONE, "px", "has a CRS, EPSG:32633, but no transform"),
-        (None, Affine.identity(), Georeference.NONE, "px", "has no georeference"),
+        (None, Affine.identity(), Georeference.NONE, "px", "carries no georeference"),
     ],
 )
 def test_a_grid_knows_what_its_numbers_are(
