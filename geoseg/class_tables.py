@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -97,6 +97,10 @@ water-other, waterdrops, window-blind, window-other, wood
 """
 
 
+_BACKGROUND = {"background"}
+"""What lies around the objects of iSAID, Pascal VOC and Pascal Context."""
+
+
 def distinct_colors(count: int) -> list[Color]:
     """Colours that differ from each other: hues in steps of the golden ratio, light and dark in turn."""
     colors: dict[Color, None] = {}
@@ -124,12 +128,12 @@ def numbered_classes(count: int) -> ClassTable:
 def _named(text: str) -> ClassTable:
     """Classes named in a text, with commas between."""
     names = " ".join(text.split()).split(", ")
-    return ClassTable.from_names(names, distinct_colors(len(names)))
+    return ClassTable.from_names(names, distinct_colors(len(names)), _BACKGROUND)
 
 
 KNOWN: dict[str, ClassTable] = {
     **{
-        name: ClassTable.from_names(table, table.values())
+        name: ClassTable.from_names(table, table.values(), _BACKGROUND)
         for name, table in (("iSAID", _ISAID), ("Cityscapes", _CITYSCAPES))
     },
     **{
@@ -152,9 +156,9 @@ def read_class_table(path: str | PathLike[str]) -> ClassTable:
     """The class table in a YAML or JSON file.
 
     Args:
-        path: A list of names, or of entries with ``name``, ``color`` (``#rrggbb`` or three numbers) and ``id``, of
-            which the name alone is needed; alone or under the key ``classes``, as in a training's configuration.
-            Classes without a colour are given one.
+        path: A list of names, or of entries with ``name``, ``color`` (``#rrggbb`` or three numbers), ``id`` and
+            ``background``, of which the name alone is needed; alone or under the key ``classes``, as in a training's
+            configuration. Classes without a colour are given one.
 
     Raises:
         ConfigError: No such file, or none of these forms; ids that are not 0 … K−1; a name twice.
@@ -171,30 +175,41 @@ def read_class_table(path: str | PathLike[str]) -> ClassTable:
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{path} lists no classes", hint=HINT)
     rows = [_row(path, place, entry) for place, entry in enumerate(entries)]
-    ids = [number for number, _, _ in rows]
+    ids = [row.id for row in rows]
     if sorted(ids) != list(range(len(ids))):
         raise ConfigError(f"{path}: class ids must be 0 … {len(ids) - 1}, found {ids!s:.80}", hint=HINT)
-    rows.sort(key=lambda row: row[0])
-    spare = distinct_colors(len(rows))
+    rows.sort(key=lambda row: row.id)
+    spare, background = distinct_colors(len(rows)), {row.name for row in rows if row.background}
     try:
-        return ClassTable.from_names([name for _, name, _ in rows], [color or spare[i] for i, _, color in rows])
+        return ClassTable.from_names([r.name for r in rows], [r.color or spare[r.id] for r in rows], background)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}", hint=HINT) from error
 
 
-def _row(path: Path, place: int, entry: Any) -> tuple[int, str, Color | None]:
-    """Id, name and colour of one entry."""
+class _Row(NamedTuple):
+    """One entry of a file."""
+
+    id: int
+    name: str
+    color: Color | None
+    background: bool
+
+
+def _row(path: Path, place: int, entry: Any) -> _Row:
+    """One entry, checked."""
     values = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
         raise ConfigError(f"{path}: class {place} has no name, found {entry!r:.80}", hint=HINT)
-    unknown = sorted(str(key) for key in values.keys() - {"id", "name", "color"})
+    unknown = sorted(str(key) for key in values.keys() - {"id", "name", "color", "background"})
     if unknown:
         raise ConfigError(f"{path}: class {values['name']} has an unknown key {unknown[0]}", hint=HINT)
-    number, color = values.get("id", place), values.get("color")
+    number, color, background = values.get("id", place), values.get("color"), values.get("background", False)
     if not isinstance(number, int):
         raise ConfigError(f"{path}: class {values['name']} has the id {number!r:.40}, which is no number", hint=HINT)
+    if not isinstance(background, bool):
+        raise ConfigError(f"{path}: background of class {values['name']} is {background!r:.40}, not true", hint=HINT)
     try:
-        return number, values["name"], _color(color)
+        return _Row(number, values["name"], _color(color), background)
     except ValueError as error:
         raise ConfigError(f"{path}: class {values['name']}: {error}", hint=HINT) from error
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 NODATA = 255
 """Value of a class map where the scene is invalid, and of a label to be ignored."""
@@ -33,6 +34,8 @@ def format_color(color: Color) -> str:
 class MapClass:
     """One class of a map: its id (the pixel value and the logit channel), its name, its RGB colour in [0, 255].
 
+    A background is what lies around objects: it is in maps, and becomes no polygons unless it is asked for.
+
     Raises:
         ValueError: An empty name, or a colour channel outside [0, 255].
     """
@@ -40,6 +43,7 @@ class MapClass:
     id: int
     name: str
     color: Color
+    background: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -72,8 +76,12 @@ class ClassTable:
             raise ValueError(f"class names must differ, repeated: {', '.join(repeated)}")
 
     @classmethod
-    def from_names(cls, names: Iterable[str], colors: Iterable[str | Color]) -> ClassTable:
+    def from_names(
+        cls, names: Iterable[str], colors: Iterable[str | Color], background: Container[str] = ()
+    ) -> ClassTable:
         """Table of the names in order, ids from 0; colours as ``#rrggbb`` or as RGB in [0, 255].
+
+        Those in ``background`` are flagged as such.
 
         Raises:
             ValueError: More names than colours or the reverse, a colour that is none, or see `ClassTable`.
@@ -81,7 +89,8 @@ class ClassTable:
         names, rgb = list(names), [parse_color(c) if isinstance(c, str) else c for c in colors]
         if len(names) != len(rgb):
             raise ValueError(f"every class needs a color: found {len(names)} names and {len(rgb)} colors")
-        return cls(tuple(MapClass(i, n, c) for i, (n, c) in enumerate(zip(names, rgb, strict=True))))
+        entries = enumerate(zip(names, rgb, strict=True))
+        return cls(tuple(MapClass(i, name, color, name in background) for i, (name, color) in entries))
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -107,6 +116,12 @@ class ClassTable:
             if c.name == name:
                 return c.id
         raise KeyError(name)
+
+
+def class_entries(classes: ClassTable) -> list[dict[str, Any]]:
+    """A table as it is stored: name and colour (``#rrggbb``) of each class in order, and which is a background."""
+    flag = {True: {"background": True}, False: {}}
+    return [{"name": c.name, "color": format_color(c.color), **flag[c.background]} for c in classes]
 
 
 def nearest_name(name: str, names: Sequence[str]) -> str:

@@ -44,10 +44,17 @@ class Band(Frozen):
 
 
 class ClassEntry(Frozen):
-    """One class; its id is its place in the list."""
+    """One class; its id is its place in the list.
+
+    Attributes:
+        name: Its name.
+        color: ``#rrggbb``.
+        background: Whether it is what lies around objects; vector outputs leave it out unless it is asked for.
+    """
 
     name: str = Field(min_length=1)
     color: str
+    background: bool = False
 
     @field_validator("color")
     @classmethod
@@ -143,7 +150,8 @@ class Contract(Frozen):
 
 def class_table(entries: tuple[ClassEntry, ...]) -> ClassTable:
     """Class table of stored entries, ids from 0."""
-    return ClassTable.from_names([c.name for c in entries], [c.color for c in entries])
+    background = {c.name for c in entries if c.background}
+    return ClassTable.from_names([c.name for c in entries], [c.color for c in entries], background)
 
 
 def shipped_models() -> list[str]:

@@ -82,7 +82,7 @@ def evaluate(
         split: "val" or "train". Of scenes that are cut into blocks, those of the split count.
         protocol: "scene", or one of patches: "jseg", "mmseg", "whole", which measure pixels and nothing else.
         ms_flip: The paper's multi-scale testing: six scales, each also flipped.
-        objects: Classes whose regions are counted as objects; None for all but ``background``.
+        objects: Classes whose regions are counted as objects; None for all but the background.
         boundary_px: Width of the strips along borders, px.
         windows: How many of the worst windows, and of the best, are shown.
         size: Window side, px; None takes the model's.
@@ -183,7 +183,7 @@ def _object_ids(classes: ClassTable, names: Sequence[str] | None) -> tuple[int, 
     """Ids of the classes that are objects, None for all: those named, or all but a background beside others."""
     if names is not None:
         return tuple(sorted({classes.id_of(name) for name in names}))
-    ids = tuple(c.id for c in classes if c.name.casefold() != "background")
+    ids = tuple(c.id for c in classes if not c.background)
     return ids if 0 < len(ids) < len(classes) else None
 
 

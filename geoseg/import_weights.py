@@ -15,7 +15,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from geoseg.class_tables import KNOWN, distinct_colors, numbered_classes, read_class_table
-from geoseg.classes import NODATA, ClassTable, format_color
+from geoseg.classes import NODATA, ClassTable, class_entries
 from geoseg.contract import DEFAULT_SCALE, Band, ClassEntry, Contract, WindowSettings
 from geoseg.early import check_import
 from geoseg.errors import ConfigError, ModelError, OutputError
@@ -125,7 +125,7 @@ def _import_segnext(
         dtype="uint8",
         scale=DEFAULT_SCALE["uint8"],
         gsd_m=None,
-        classes=tuple(ClassEntry(name=c.name, color=format_color(c.color)) for c in table),
+        classes=tuple(ClassEntry.model_validate(entry) for entry in class_entries(table)),
         window=WindowSettings(size=512, overlap=128),
         training={
             "checkpoint": found.path.name,

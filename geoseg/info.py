@@ -16,7 +16,7 @@ import pyproj
 from rasterio.enums import MaskFlags
 
 from geoseg.class_map import read_class_map
-from geoseg.classes import NODATA
+from geoseg.classes import NODATA, format_color
 from geoseg.contract import CONTRACT_FILE, Contract, WindowSettings, find_model, load_contract, shipped_models
 from geoseg.errors import ConfigError, LabelError, SceneError, quoted
 from geoseg.georeference import AnyCRS, Georeference, crs_georeference, pyproj_crs, transformer
@@ -350,7 +350,10 @@ def model_facts(folder: Path) -> list[Fact]:
         ("GSD", f"{contract.gsd_m:.4g} m" if contract.gsd_m else "any: trained without georeference"),
         ("windows", f"{contract.window.size} px that overlap by {contract.window.overlap} px"),
     ]
-    facts += [("class", f"{c.id} {c.name} {contract.classes[c.id].color}") for c in contract.class_table]
+    facts += [
+        ("class", f"{c.id} {c.name} {format_color(c.color)}{', background' if c.background else ''}")
+        for c in contract.class_table
+    ]
     return facts + [("training", f"{_words(key)}: {_text(value)}") for key, value in contract.training.items()]
 
 

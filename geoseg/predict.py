@@ -42,7 +42,7 @@ from geoseg.prediction.stages import Stages
 from geoseg.prediction.tasks import Job, Source
 from geoseg.scene import Raster
 from geoseg.stored_model import StoredModel, open_model
-from geoseg.vectorize import DEFAULT_RULES, check_rules, write_vectors
+from geoseg.vectorize import DEFAULT_RULES, VectorReport, check_rules, write_vectors
 from geoseg.windows import Window
 from geoseg.words import count
 
@@ -453,7 +453,7 @@ def _run(ready: _Ready, *, progress: bool) -> PredictReport:
                 on_rows=advance,
                 on_part=arrivals.announce,
             )
-        facts, polygons = writing.result()
+        facts, vectors = writing.result()
     return PredictReport(
         path=ready.output,
         grid=grid,
@@ -465,12 +465,13 @@ def _run(ready: _Ready, *, progress: bool) -> PredictReport:
         seconds=time.perf_counter() - start,
         stages=stages.seconds,
         resumed=len(tasks) - len(left),
-        polygons=polygons,
+        polygons=None if vectors is None else vectors.polygons,
+        notes=() if vectors is None else vectors.notes,
     )
 
 
-def _write_output(ready: _Ready, arrivals: Arrivals, stages: Stages) -> tuple[BandFacts, int | None]:
-    """Write the output from rows as they arrive; facts of the map, and the number of polygons where it has any."""
+def _write_output(ready: _Ready, arrivals: Arrivals, stages: Stages) -> tuple[BandFacts, VectorReport | None]:
+    """Write the output from rows as they arrive; facts of the map, and what was written where it is a vector file."""
     job, grid, source = ready.job, ready.scene.grid, Path(ready.job.source.scenes[0]).name
 
     def facts() -> BandFacts:
@@ -480,7 +481,7 @@ def _write_output(ready: _Ready, arrivals: Arrivals, stages: Stages) -> tuple[Ba
         report = write_vectors(
             arrivals.rows(), grid, ready.classes, ready.output, rules=ready.options.rules, source=source
         )
-        return facts(), report.polygons
+        return facts(), report
     layers = ["classes", *(name for name in LAYERS[1:] if getattr(job.parts.layers, name))]
     with MapFileWriter(ready.output, grid, ready.classes, layers=layers, tags=ready.tags()) as writer:
         for rows in arrivals.rows():

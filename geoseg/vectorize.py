@@ -21,6 +21,7 @@ from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.outputs import check_output
 from geoseg.polygons import PolygonBatch, PolygonRules, Tolerance, class_rules, polygonize_rows
+from geoseg.polygons.regularize import Outlines
 from geoseg.words import count
 
 # Looked at on generated scenes: 1 px leaves the stairs of shallow slopes, 2 px starts to cut corners of small houses.
@@ -49,12 +50,14 @@ class VectorReport:
         polygons: Number of polygons.
         classes: Polygons and areas of the classes that have any, in the order of their ids.
         grid: Grid of the map.
+        notes: What else there is to say: outlines that were regularized, a background left out.
     """
 
     path: Path
     polygons: int
     classes: tuple[ClassArea, ...]
     grid: Grid
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The report for people, the output's path first."""
@@ -65,7 +68,7 @@ class VectorReport:
             for c in self.classes
         ]
         extra = [] if self.grid.is_metric else [f"the map {self.grid.place_note}"]
-        return [str(self.path), *table, *extra]
+        return [str(self.path), *table, *self.notes, *extra]
 
 
 def vectorize(
@@ -161,14 +164,20 @@ def write_vectors(
     drawn = grid.as_drawn()
     resolved = class_rules(rules, classes)
     tally = _Tally(len(classes))
-    batches = ahead(tally.counted(polygonize_rows(rows, drawn, classes, rules=rules)), name="geoseg-polygons")
+    outlines = Outlines()
+    polygons = polygonize_rows(rows, drawn, classes, rules=rules, outlines=outlines)
+    batches = ahead(tally.counted(polygons), name="geoseg-polygons")
     write_polygons(batches, output, Layer(output.stem, drawn, resolved.classes, source))
     areas = tuple(
         ClassArea(c.name, int(tally.polygons[c.id]), float(tally.areas[c.id]))
         for c in resolved.classes
         if tally.polygons[c.id]
     )
-    return VectorReport(output, int(tally.polygons.sum()), areas, grid)
+    notes = [str(outlines)] if rules.regularize else []
+    if not rules.keep and resolved.left_out is not None:
+        left_out = ", ".join(c.name for c in resolved.classes if c.background)
+        notes.append(f"{left_out} left out as background; --keep CLASS (repeatable) says which classes become polygons")
+    return VectorReport(output, int(tally.polygons.sum()), areas, grid, tuple(notes))
 
 
 def _not_empty(rows: Iterable[MapRows], map_path: str | PathLike[str]) -> Iterator[MapRows]:

@@ -225,7 +225,8 @@ def _class_table(file: Any) -> ClassTable:
     if text is not None:
         try:
             entries = json.loads(text)
-            return ClassTable.from_names([e["name"] for e in entries], [e["color"] for e in entries])
+            background = {e["name"] for e in entries if e.get("background")}
+            return ClassTable.from_names([e["name"] for e in entries], [e["color"] for e in entries], background)
         except (ValueError, TypeError, KeyError) as error:
             raise SceneError(
                 f"{file.name} has a damaged tag {CLASSES_TAG}: {error}",

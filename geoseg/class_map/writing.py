@@ -27,7 +27,7 @@ import numpy.typing as npt
 from geoseg.class_map.cog import CogWriter
 from geoseg.class_map.overviews import count_values, halve_by_mean, halve_by_mode
 from geoseg.class_map.reading import CLASSES_TAG, DIGEST_TAG, layer_path
-from geoseg.classes import ClassTable, Color, format_color
+from geoseg.classes import ClassTable, Color, class_entries
 from geoseg.export.qml import ramp_qml, style_qml
 from geoseg.grid import Grid
 from geoseg.map_rows import CONFIDENCE_SCALE, ByteArray, MapRows
@@ -165,7 +165,7 @@ def _table(layer: str, classes: ClassTable) -> ClassTable | None:
 
 
 def _to_json(classes: ClassTable) -> str:
-    return json.dumps([{"id": c.id, "name": c.name, "color": format_color(c.color)} for c in classes])
+    return json.dumps([{"id": i, **entry} for i, entry in enumerate(class_entries(classes))])
 
 
 def _write_sidecar(path: Path, classes: ClassTable, counts: npt.NDArray[np.int64]) -> None:

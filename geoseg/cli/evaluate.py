@@ -49,7 +49,7 @@ def evaluate(
             "--objects",
             metavar="CLASS",
             help="Count regions of this class alone as objects; repeatable.",
-            show_default="all classes but background",
+            show_default="all but the background",
         ),
     ] = None,
     boundary: Annotated[

@@ -189,7 +189,11 @@ SimplifyMethod = Annotated[
 Smooth = Annotated[bool, typer.Option("--smooth", help="Cut the corners of the pixels, so that slopes have no stairs.")]
 Regularize = Annotated[
     list[str] | None,
-    typer.Option("--regularize", metavar="CLASS", help="Straight walls and right angles for a class; repeatable."),
+    typer.Option(
+        "--regularize",
+        metavar="CLASS",
+        help="Straight, square walls for a class where outlines lie within 1.5 px of them; repeatable.",
+    ),
 ]
 MinArea = Annotated[
     float,
@@ -209,7 +213,13 @@ FillHoles = Annotated[
     typer.Option("--fill-holes", metavar="M2", min=0, help="Holes below this area, m², join the polygon around them."),
 ]
 Keep = Annotated[
-    list[str] | None, typer.Option("--keep", metavar="CLASS", help="Classes that become polygons; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--keep",
+        metavar="CLASS",
+        help="Class that becomes polygons; repeatable.",
+        show_default="all but the background",
+    ),
 ]
 Dissolve = Annotated[
     list[str] | None,

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from geoseg.class_tables import KNOWN
-from geoseg.classes import format_color
+from geoseg.classes import class_entries
 from geoseg.config.scenes import expand_scenes
 from geoseg.config.settings import TrainConfig
 from geoseg.contract import shipped_models
@@ -111,7 +111,7 @@ def _write_out_classes(values: dict[str, Any], source: str) -> None:
         raise ConfigError(
             f"{source}: there is no class table {name!r}", hint=f"list the classes, or take one of {', '.join(KNOWN)}"
         )
-    values["classes"] = [{"name": c.name, "color": format_color(c.color)} for c in table]
+    values["classes"] = class_entries(table)
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -28,7 +28,7 @@ from geoseg.polygons.finish import arc_finisher, rows_around
 from geoseg.polygons.joining import ClosedPolygons, Tracer
 from geoseg.polygons.measure import Measure
 from geoseg.polygons.regions import filter_regions
-from geoseg.polygons.regularize import Regularize
+from geoseg.polygons.regularize import Outlines, Regularize
 from geoseg.polygons.rules import ClassRules, PolygonRules, class_rules
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def polygonize_rows(
     classes: ClassTable,
     *,
     rules: PolygonRules | None = None,
+    outlines: Outlines | None = None,
     threads: int = 2,
     band_rows: int | None = None,
 ) -> Iterator[PolygonBatch]:
@@ -115,6 +116,7 @@ def polygonize_rows(
         grid: Grid of the whole map.
         classes: Names of the ids.
         rules: See `polygonize`.
+        outlines: Counts what becomes of the outlines to regularize.
         threads: Bands that are traced at once.
         band_rows: Rows of a band, of which memory holds a few; None takes bands of some 4 Mpx.
 
@@ -133,26 +135,34 @@ def polygonize_rows(
     finish = None
     if tolerance_px > 0 or rules.smooth or regularize:
         finish = arc_finisher(
-            tolerance_px=tolerance_px, method=rules.method, smooth=rules.smooth, regularize=regularize, threads=threads
+            tolerance_px=tolerance_px,
+            method=rules.method,
+            smooth=rules.smooth,
+            regularize=regularize,
+            outlines=outlines,
+            threads=threads,
         )
     tracer = Tracer(
         grid.width,
         finish=finish,
         lookahead=rows_around(smooth=rules.smooth, regularize=regularize),
         near_classes=resolved.regularized,
+        left_out=resolved.left_out,
         threads=threads,
         band_rows=band_rows,
     )
     measure = Measure(grid)
     mapped = _mapped(rows, classes, resolved)
-    if rules.min_area_m2 > 0 or rules.fill_holes_m2 > 0:
+    fill_holes = rules.fill_holes_m2 if resolved.left_out is None else max(rules.fill_holes_m2, rules.min_area_m2)
+    if rules.min_area_m2 > 0 or fill_holes > 0:
         mapped = filter_regions(
             mapped,
             width=grid.width,
             row_areas=grid.pixel_area_m2(),
             min_area=rules.min_area_m2,
             small=rules.small,
-            fill_holes=rules.fill_holes_m2,
+            fill_holes=fill_holes,
+            left_out=resolved.left_out,
         )
     with tracer:
         has_confidence, batches = False, 0

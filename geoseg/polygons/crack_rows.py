@@ -90,7 +90,7 @@ def near_pixel_rows(rows: ValueArray, wanted: npt.NDArray[np.bool_]) -> ByteArra
 
     Args:
         rows: Values of pixels framed by one column on either side, (h, W + 2).
-        wanted: Whether a value 0 … 255 is wanted, (256,).
+        wanted: Whether a value from 0 on is wanted.
     """
     height, width = rows.shape[0], rows.shape[1] - 2
     out = np.zeros((height, (width + 8) // 8), dtype=np.uint8)

@@ -25,6 +25,9 @@ OUTSIDE = -1
 NODATA = 255
 """The value of pixels that belong to no class."""
 
+LEFT_OUT = 256
+"""The value, in int16 rows, of pixels whose class is to become no polygon. To all else they are ground like any."""
+
 NEAR_PX = 4
 """How far `Cracks.near` reaches from a pixel of the classes asked for, px."""
 

@@ -12,7 +12,7 @@ from geoseg.polygons.cracks import SUBPIXEL, ArcBatch, Cracks
 from geoseg.polygons.generalize import Ground, Method, Surroundings, remaining_vertices
 from geoseg.polygons.ground import ROWS_AROUND
 from geoseg.polygons.guard import CLEARANCE_PX, vertex_plane
-from geoseg.polygons.regularize import Regularize, regular_arcs
+from geoseg.polygons.regularize import Outlines, Regularize, regular_arcs
 from geoseg.polygons.smooth import cut_corners, smoothed_vertex_plane
 from geoseg.polygons.tolerance import LARGEST_PX
 
@@ -38,6 +38,7 @@ def arc_finisher(
     method: Method = "vw",
     smooth: bool = False,
     regularize: Regularize | None = None,
+    outlines: Outlines | None = None,
     threads: int = 1,
 ) -> Finisher:
     """The function that simplifies, smooths and regularizes the arcs of a map.
@@ -53,6 +54,7 @@ def arc_finisher(
         smooth: Cut the corners of pixel steps first, see `cut_corners`.
         regularize: Give some classes straight walls and right angles; needs `Cracks.near` for these classes. Their arcs
             that two directions do not explain are simplified by ``dp`` with 1 px at most.
+        outlines: Counts what becomes of these arcs.
         threads: Number of threads that share large batches.
 
     Raises:
@@ -100,6 +102,9 @@ def arc_finisher(
                 walls = regularize.concerns(batch)
                 regular = regular_arcs(batch, cracks, regularize)
                 others = ~walls
+                if outlines is not None:
+                    outlines.total += int(np.count_nonzero(walls))
+                    outlines.regular += int(np.count_nonzero(regular[1]))
                 simplify(walls & (regular[1] == 0), min(tolerance_px or _WALL_TOLERANCE, _WALL_TOLERANCE), "dp")
             if tolerance_px > 0 or smooth:
                 simplify(others, tolerance_px, method)

@@ -99,7 +99,7 @@ class Graph:
         self._point_count = keep_points(self.arcs, self.points.xy, self._point_count, points, offsets, first_arc)
 
     def take_closed(self, first_new: int) -> Int64Array:
-        """Roots of the regions that the last band has closed, by (last row, first pixel); outside and nodata are none.
+        """Roots of the regions that the last band has closed, by (last row, first pixel) of those that become polygons.
 
         Args:
             first_new: Number of the first region of that band.
@@ -113,7 +113,7 @@ class Graph:
         is_root = regions.parent[first_new : self._region_count] == new
         is_root[self._open[self._open >= first_new] - first_new] = False
         closed = np.concatenate([older, new[is_root]])
-        closed = closed[(regions.value[closed] != NODATA) & (regions.value[closed] != OUTSIDE)]
+        closed = closed[(regions.value[closed] != OUTSIDE) & (regions.value[closed] < NODATA)]
         last = regions.last[closed]
         if len(last):
             last = last - last.min()
@@ -204,7 +204,7 @@ def _list_arcs(
         for side in range(2):
             region = find_root(parent, int64(new_sides[k, side]))
             sides[arc, side] = region
-            if region == 0 or value[region] == NODATA:  # never becomes a polygon
+            if region == 0 or value[region] >= NODATA:  # never becomes a polygon
                 done[arc] |= 1 << side
                 continue
             half, last = 2 * arc + side, int64(tail[region])

@@ -21,6 +21,7 @@ from geoseg.polygons.arcs import BandArcs, trace_band
 from geoseg.polygons.chains import Chains, WholeArcs
 from geoseg.polygons.crack_rows import CrackRows, near_pixel_rows
 from geoseg.polygons.cracks import (
+    LEFT_OUT,
     NEAR_PX,
     OUTSIDE,
     SUBPIXEL,
@@ -110,6 +111,7 @@ class Tracer:
             complete only once so many further rows are known.
         near_classes: Classes whose surroundings ``finish`` finds in `Cracks.near`; needs a lookahead of at least
             `NEAR_PX` rows.
+        left_out: Value of pixels that are traced like any class and become no polygon; None for none.
         threads: Threads that trace bands beside the caller's own; 0 traces in the caller's thread.
         band_rows: Height of a band, px; by default about 4 Mpx.
 
@@ -124,6 +126,7 @@ class Tracer:
         finish: Finisher | None = None,
         lookahead: int = 0,
         near_classes: Sequence[int] = (),
+        left_out: int | None = None,
         threads: int = 1,
         band_rows: int | None = None,
     ) -> None:
@@ -132,7 +135,8 @@ class Tracer:
         if len(near_classes) and lookahead < NEAR_PX:
             raise ValueError(f"near_classes need a lookahead of {NEAR_PX} rows, found {lookahead}")
         self._width, self._finish, self._lookahead = width, finish, lookahead
-        self._near = np.isin(np.arange(256), near_classes) if len(near_classes) else None
+        self._near = np.isin(np.arange(LEFT_OUT + 1), near_classes) if len(near_classes) else None
+        self._left_out = left_out
         self._band_rows = band_rows or max(16, _BAND_PIXELS // width)
         self._executor = ThreadPoolExecutor(threads, "geoseg-trace") if threads else None
         self._threads = threads
@@ -237,6 +241,8 @@ class Tracer:
         for part in band.rows:
             rows[at : at + len(part), 1:-1] = part
             at += len(part)
+        if self._left_out is not None:
+            rows[rows == self._left_out] = LEFT_OUT
         horizontal = vertical = near = _NO_BYTES
         if self._finish is not None:
             horizontal, vertical = pack_cracks(rows)

@@ -51,6 +51,7 @@ def filter_regions(
     min_area: float = 0.0,
     small: Literal["merge", "drop"] = "merge",
     fill_holes: float = 0.0,
+    left_out: int | None = None,
     nodata: int = 255,
 ) -> Iterator[Rows]:
     """Rows of a class map with holes filled, then small regions merged or dropped; all rows, in order, some later.
@@ -63,15 +64,20 @@ def filter_regions(
         min_area: Smallest area of a region that stays, same unit; 0 keeps all.
         small: What becomes of smaller ones: "merge" into the neighbour with the longest border, or "drop" to nodata.
         fill_holes: Area from which on a hole stays, same unit; 0 keeps all.
+        left_out: Value whose regions become no polygons: what they surround is no hole to fill, and regions that are
+            dropped become part of them. None where all become polygons.
         nodata: Value that is no class.
 
     Raises:
         ValueError: The rows are not as many as ``row_areas``.
     """
     if fill_holes > 0:
-        rows = _through(RegionFilter(width, row_areas, rule="fill", limit=fill_holes, nodata=nodata), rows)
+        fill = RegionFilter(width, row_areas, rule="fill", limit=fill_holes, left_out=left_out, nodata=nodata)
+        rows = _through(fill, rows)
     if min_area > 0:
-        rows = _through(RegionFilter(width, row_areas, rule=small, limit=min_area, nodata=nodata), rows)
+        rows = _through(
+            RegionFilter(width, row_areas, rule=small, limit=min_area, left_out=left_out, nodata=nodata), rows
+        )
     yield from rows
 
 
@@ -96,10 +102,11 @@ class RegionFilter:
     A region that has nothing but nodata and the map's outside around it becomes nodata. Large regions never change;
     that an absorbed region may connect two of them has no influence on others.
 
-    ``drop``: regions below the limit become nodata.
+    ``drop``: regions below the limit become nodata, or what is left out.
 
     ``fill``: a hole (interior ring) of a region goes to the region if its area, with everything in it, is below the
-    limit; of holes within holes the outermost such one decides. Nodata is filled like any value, and has no holes.
+    limit; of holes within holes the outermost such one decides. Nodata is filled like any value, and has no holes;
+    nor has what is left out.
 
     The result does not depend on how many rows come at once. Memory: the rows that wait, a byte a pixel, and some 30 to
     120 bytes for each pixel of them that is a run of its own while they are looked at. Rows wait for the clusters in
@@ -114,6 +121,7 @@ class RegionFilter:
         *,
         rule: Literal["merge", "drop", "fill"],
         limit: float,
+        left_out: int | None = None,
         nodata: int = 255,
         band_rows: int = 64,
     ) -> None:
@@ -124,11 +132,12 @@ class RegionFilter:
             row_areas: Area of a pixel in each row of the whole map, (H,), any unit; `Grid.pixel_area_m2`.
             rule: What is done, see above.
             limit: Area below which it is done, same unit; an area that equals it up to rounding is not below.
+            left_out: Value whose regions become no polygons; see `filter_regions`.
             nodata: Value that is no class.
             band_rows: New rows to look at together.
         """
         self._rule = rule
-        self._nodata = nodata
+        self._nodata, self._left_out = nodata, nodata if left_out is None else left_out
         self._band_rows = band_rows
         self._pixel_area, self._limit = _fixed_point(row_areas, width, limit)
         self._first_row = 0  # of the rows that wait, in the map
@@ -205,7 +214,7 @@ class RegionFilter:
         elif self._rule == "merge":
             new, undecided = self._merge(runs, regions, small & (regions.value != self._nodata), is_open)
         else:
-            new, undecided = np.where(small & ~is_open, np.uint8(self._nodata), regions.value), small & is_open
+            new, undecided = np.where(small & ~is_open, np.uint8(self._left_out), regions.value), small & is_open
         paint(values, runs, regions.value, new)
         # The newest row waits for the next, to be joined to it, and one row above the undecided regions as a neighbour.
         waiting = int(regions.first_row[undecided].min(initial=len(values))) - 1
@@ -233,6 +242,10 @@ class RegionFilter:
         kind = np.where(small, SMALL, LARGE).astype(np.uint8)
         contacts = find_contacts(runs, kind)
         cluster = find_clusters(kind, contacts)
+        # What is left out has no holes, as nodata has none.
+        regions = regions._replace(
+            value=np.where(regions.value == self._left_out, np.uint8(self._nodata), regions.value)
+        )
         at_exterior = regions.at_side | (regions.in_last_row & ~is_open)
         if self._first_row == 0:
             at_exterior |= regions.first_row == 0

@@ -35,6 +35,25 @@ _WAYS = 1 + 2 * _WAY
 _NODE_PULL = 0.75  # px up to which a wall is moved to pass the node that it ends at
 
 
+@dataclass(slots=True)
+class Outlines:
+    """What became of the borders of the classes to regularize, counted as they are finished.
+
+    A border runs from junction to junction: the outline of a house that touches one other class alone is one of them.
+
+    Attributes:
+        regular: Those with straight walls and right angles.
+        total: All of them; the others are simplified.
+    """
+
+    regular: int = 0
+    total: int = 0
+
+    def __str__(self) -> str:
+        rest = self.total - self.regular
+        return f"{self.regular} of {self.total} outlines regularized, {rest} of {self.total} simplified"
+
+
 @dataclass(frozen=True, slots=True)
 class Regularize:
     """Which arcs get straight walls and right angles, and how far these may be from the raster.

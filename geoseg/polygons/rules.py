@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.classes import NODATA, ClassTable, MapClass
+from geoseg.classes import ClassTable, MapClass
 from geoseg.errors import ConfigError
 from geoseg.polygons.tolerance import Tolerance
 
@@ -27,10 +27,12 @@ class PolygonRules:
 
     Attributes:
         dissolve: New classes by name, each with the names of the classes that become it.
-        keep: Names of the classes that become polygons, after dissolving; empty for all.
+        keep: Names of the classes that become polygons, after dissolving; empty for all but the background. Those left
+            out are one class until all other rules have acted, and then none.
         fill_holes_m2: Holes below this area become part of the polygon around them, whatever lies in them; m², square
             units of the coordinates without a CRS.
-        min_area_m2: Smallest region that stays a polygon of its own; m², or square units.
+        min_area_m2: Smallest region that stays a polygon of its own; m², or square units. Where classes are left out,
+            holes below it are filled too.
         small: What becomes of smaller ones: "merge" gives them to the neighbour with the longest common border, "drop"
             leaves a hole.
         smooth: Cut the corners of the pixels before simplifying, so that slopes have no stairs.
@@ -49,6 +51,18 @@ class PolygonRules:
     method: Method = "vw"
     regularize: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse rules without effect.
+
+        Raises:
+            ConfigError: A way of treating small regions and no size that they are below, or a method without tolerance.
+        """
+        if self.small != SMALL[0] and not self.min_area_m2:
+            raise ConfigError(f"--small {self.small} has no effect without --min-area", hint="--min-area 10")
+        if self.method != METHODS[0] and self.simplify is None:
+            hint = "--simplify 1.5px, or leave out --simplify-method"
+            raise ConfigError(f"--simplify-method {self.method} has no effect with --simplify none", hint=hint)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassRules:
@@ -59,19 +73,21 @@ class ClassRules:
         classes: The class table after dissolving. A group has the id and the colour of its first class; the ids of its
             other classes do not occur any more.
         regularized: Ids of the classes to regularize.
+        left_out: Id that all classes have which are to become no polygons; None where all become some.
     """
 
     table: npt.NDArray[np.uint8]
     classes: ClassTable
     regularized: tuple[int, ...]
+    left_out: int | None = None
 
 
 def class_rules(rules: PolygonRules, classes: ClassTable) -> ClassRules:
     """The rules for the classes of a map.
 
     Raises:
-        ConfigError: A class that the table does not have, one that is in two groups, or a group with the name of a
-            class outside it.
+        ConfigError: A class that the table does not have, one that is in two groups, a group with the name of a class
+            outside it, or a rule for a class that is left out.
     """
     table = np.arange(256, dtype=np.uint8)
     entries = list(classes)
@@ -91,7 +107,8 @@ def class_rules(rules: PolygonRules, classes: ClassTable) -> ClassRules:
                 f"the group {group} has the name of a class outside it", hint=f"--dissolve {group}={group},…"
             )
         table[ids] = ids[0]
-        entries[ids[0]] = MapClass(ids[0], group, classes[ids[0]].color)
+        background = all(classes[i].background for i in ids)
+        entries[ids[0]] = MapClass(ids[0], group, classes[ids[0]].color, background)
     # Names of swallowed classes are free again only after all groups are known.
     swallowed = {i for i in grouped if table[i] != i}
     names = {entry.name for entry in entries if entry.id not in swallowed}
@@ -99,13 +116,20 @@ def class_rules(rules: PolygonRules, classes: ClassTable) -> ClassRules:
         entries[i] = MapClass(i, _unused(entries[i].name, names), entries[i].color)
         names.add(entries[i].name)
     dissolved = ClassTable(tuple(entries))
-    if rules.keep:
-        kept = {_id_of(dissolved, name, "--keep") for name in rules.keep}
-        for value in range(256):
-            if table[value] not in kept:
-                table[value] = NODATA
-    regularized = {_id_of(dissolved, name, "--regularize") for name in rules.regularize}
-    return ClassRules(table, dissolved, tuple(sorted(regularized)))
+    regularized = {_id_of(dissolved, name, "--regularize"): name for name in rules.regularize}
+    present = set(table[: len(classes)].tolist())
+    kept = {_id_of(dissolved, name, "--keep") for name in rules.keep}
+    kept = kept or {i for i in present if not dissolved[i].background} or present
+    groups = {int(table[i]): group for i, group in grouped.items()}
+    for option, named in (("--regularize", regularized), ("--dissolve", groups)):
+        for i, name in named.items():
+            if i not in kept:
+                keep = " ".join(f"--keep {each}" for each in (*rules.keep, name))
+                raise ConfigError(f"{option} has no effect on {name}, which becomes no polygons", hint=keep)
+    left_out = min(present - kept, default=None)
+    if left_out is not None:
+        table[: len(classes)][~np.isin(table[: len(classes)], list(kept))] = left_out
+    return ClassRules(table, dissolved, tuple(sorted(regularized)), left_out)
 
 
 def _id_of(classes: ClassTable, name: str, option: str) -> int:

@@ -31,6 +31,7 @@ class PredictReport:
         stages: Seconds of work per stage, which run side by side: read, network, stitch, write.
         resumed: Parts that an earlier run had finished.
         polygons: Number of polygons, where the output is a vector file.
+        notes: What else there is to say of the polygons.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class PredictReport:
     stages: dict[str, float] = field(default_factory=dict)
     resumed: int = 0
     polygons: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def mpx_per_s(self) -> float:
@@ -77,7 +79,7 @@ class PredictReport:
         if self.seams.border + self.seams.inside:
             extra.append(seam_text(self.seams))
         if self.polygons is not None:
-            extra.append(count(self.polygons, "polygon"))
+            extra += [count(self.polygons, "polygon"), *self.notes]
         if not self.grid.is_metric:
             extra.append(f"the map {self.grid.place_note}")
         return [str(self.path), *table, done, *filter(None, extra)]
