@@ -335,8 +335,9 @@ def test_classes_named_are_objects(model: Path, cases: tuple[Path, dict[str, Cas
 def test_background_is_no_object_unless_named(model: Path, cases: tuple[Path, dict[str, Case]], tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "model")
     contract = tmp_path / "model/geoseg.json"
-    grass, background = '"name": "grass"', '"background": true, "name": "Background"'
-    contract.write_text(contract.read_text(encoding="utf-8").replace(grass, background), encoding="utf-8")
+    values = json.loads(contract.read_text(encoding="utf-8"))
+    values["classes"][0] |= {"name": "Background", "background": True}
+    contract.write_text(json.dumps(values), encoding="utf-8")
     classes = [{"name": name, "color": "#000000"} for name in ("Background", "roof", "road")]
     config = configuration(cases[0], "0", classes=classes)
 
