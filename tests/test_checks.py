@@ -15,6 +15,7 @@ import rasterio
 from affine import Affine
 from conftest import MadeScene
 from hints import commands_in, complaint, misplaced_commands, words_of
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from shapely.geometry import LineString, Point, Polygon, box
 
@@ -338,6 +339,17 @@ def test_pixels_that_are_others_than_they_seem(make_scene: MakeScene, tmp_path: 
     assert "gdalwarp -tr 0.125 0.125" in str(told(found, "2 m wide and 0.125 m high, far from square").hint)
     assert "gdal_translate -ot Byte " in str(told(found, f"{wide.path} is int16").hint)
     assert "-scale" not in str(told(found, f"{wide.path} is int16").hint)
+
+
+def test_control_points_are_told_with_the_command_that_applies_them(made: MadeScene, tmp_path: Path) -> None:
+    raw = write_raster(tmp_path / "raw.tif", made.pixels, made, crs=None, transform=Affine.identity())
+    with rasterio.open(raw, "r+") as file:
+        points = [GroundControlPoint(r, c, 15 + c * 5e-6, 47 - r * 5e-6) for r in (0, 96) for c in (0, 80)]
+        file.gcps = points, CRS.from_epsg(4326)
+    labels = write_raster(tmp_path / "l.tif", stripes(), made, crs=None, transform=Affine.identity())
+    found = check_data(config({"scene": raw, "labels": labels}))
+    problem = told(found, "has control points but no transform: its labels count in pixels")
+    assert problem.severity == "warning" and str(problem.hint).startswith("gdalwarp ")
 
 
 # --- labels from a raster
