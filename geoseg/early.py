@@ -86,7 +86,7 @@ def check_prediction(
     suffix = _check_suffix(output, (*RASTER_SUFFIXES, *VECTOR_SUFFIXES), known=(".tif", *VECTOR_SUFFIXES))
     # What is there may be an interrupted run's own.
     is_ours = output.with_name(f".{output.name}.parts").exists()
-    check_output(output, overwrite=overwrite or is_ours, inputs=scenes)
+    check_output(output, overwrite=overwrite or is_ours, inputs=scenes, styled=True)
     check_scenes(scenes)
     if aoi is not None and _is_missing(aoi):
         raise SceneError(f"no such area of interest: {aoi}", hint="check the path after --aoi")
@@ -104,7 +104,7 @@ def check_vectorizing(class_map: AnyPath, output: Path, *, overwrite: bool) -> N
         SceneError: A map that is not there.
     """
     _check_suffix(output, VECTOR_SUFFIXES, known=VECTOR_SUFFIXES)
-    check_output(output, overwrite=overwrite, inputs=[class_map])
+    check_output(output, overwrite=overwrite, inputs=[class_map], styled=True)
     if _is_missing(class_map):
         raise SceneError(f"no such class map: {class_map}", hint="check the path")
 

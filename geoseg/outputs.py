@@ -21,13 +21,23 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _DERIVED = (".ovr", ".aux.xml", ".msk", "-wal", "-shm", "-journal")
 _DERIVED_OF_SHAPEFILE = (".qix", ".sbn", ".sbx", ".idm", ".ind", ".cpg", ".prj", ".qpj")
 
+# What makes up a shapefile beside its .shp; a table or a raster of the same name may have some of these too.
+_PARTS_OF_SHAPEFILE = (".dbf", ".shx", ".prj", ".cpg", ".fields.txt")
+
+STYLE_MARK = "written by geoseg, which replaces it together with its layer"
+"""Comment in the styles (``.qml``) that are ours; QGIS drops it when it saves a style anew."""
+
 # A GeoPackage's layer has the file's name, and these names belong to SQLite, the format, and QGIS.
 _LONG_FOR_SQLITE = 480
 _RESERVED = re.compile(r"(sqlite|gpkg|rtree)_.*|layer_styles", re.IGNORECASE)
 
 
 def check_output(
-    path: str | os.PathLike[str], *, overwrite: bool, inputs: Iterable[str | os.PathLike[str]] = ()
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+    styled: bool = False,
 ) -> Path:
     """The output path, once it is known that it may be written; to be called before any work.
 
@@ -35,11 +45,13 @@ def check_output(
         path: File that will be written.
         overwrite: Whether an existing file may be replaced.
         inputs: Files the work reads, none of which may be replaced, whatever ``overwrite`` says.
+        styled: Whether a style is written beside the file.
 
     Raises:
         OutputError: The file exists and ``overwrite`` is False, it is a folder, an input or a symbolic link, another
             program is changing it (GeoPackage), its name is reserved (GeoPackage) or too long, or its folder is missing
-            or not writable.
+            or not writable; or ``overwrite`` is False, and beside it lies a style that is not ours, or part of another
+            shapefile.
     """
     path = Path(path)
     try:
@@ -65,6 +77,11 @@ def check_output(
                 f"{part} exists, where {path.name} goes on if it gets too large",
                 hint="add --overwrite, or choose another name with -o",
             )
+        if not overwrite and (other := _not_ours(path, styled=styled)) is not None:
+            raise OutputError(
+                f"{other} exists, and {path.name} would replace it",
+                hint="add --overwrite, or choose another name with -o",
+            )
         if exists and path.suffix.lower() == ".gpkg" and _is_locked(path):
             raise OutputError(
                 f"output {path} is being written by another program", hint="close it there, or choose another name"
@@ -83,6 +100,23 @@ def check_output(
         hint = "choose a shorter name with -o" if error.errno == errno.ENAMETOOLONG else "choose another name with -o"
         raise OutputError(f"cannot write {path}: {error.strerror}", hint=hint) from error
     return path
+
+
+def has_style(path: Path) -> bool:
+    """Whether a style file comes beside an output; a GeoPackage holds its own."""
+    return path.suffix.lower() != ".gpkg"
+
+
+def _not_ours(path: Path, *, styled: bool) -> Path | None:
+    """A file beside a new output that would be replaced, and that neither belongs to an older output nor is ours."""
+    if path.suffix.lower() == ".shp" and not path.exists():
+        for part in (path.with_suffix(end) for end in _PARTS_OF_SHAPEFILE):
+            if part.exists():
+                return part
+    style = path.with_suffix(".qml")
+    if styled and has_style(path) and style.exists() and STYLE_MARK not in style.read_text("utf-8", errors="replace"):
+        return style
+    return None
 
 
 def _try_names(file: Path) -> None:

@@ -356,7 +356,7 @@ def _prepared(
         raise ConfigError("probabilities and disagreement are rasters", hint="write them beside a map: -o MAP.tif")
     layers = () if suffix not in RASTER_SUFFIXES else tuple(n for n in LAYERS[1:] if getattr(options, n))
     for file in (path, *(layer_path(path, layer) for layer in layers)):
-        check_output(file, overwrite=overwrite or was_publishing(path), inputs=names)
+        check_output(file, overwrite=overwrite or was_publishing(path), inputs=names, styled=True)
     connect = find_executor(options.executor)
     trained = open_model(model)
     contract = trained.contract

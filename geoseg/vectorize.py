@@ -100,7 +100,7 @@ def vectorize(
         ConfigError: A class that the map does not have.
     """
     exporter_for(output)
-    path = check_output(output, overwrite=overwrite, inputs=[map_path])
+    path = check_output(output, overwrite=overwrite, inputs=[map_path], styled=True)
     with open_class_map(map_path, crs=crs) as reader:
         if reader.warp_command is not None:
             raise unwarped(os.fspath(map_path), reader.warp_command)

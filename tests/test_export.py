@@ -14,8 +14,10 @@ from polygon_coverage import TABLE, blobs, coverage
 from rasterio.crs import CRS
 
 from geoseg.class_map.writing import MapFileWriter
+from geoseg.classes import ClassTable
 from geoseg.errors import OutputError, SceneError
 from geoseg.export import EXPORTERS, check_format, exporter_for, style_qml, write_polygons
+from geoseg.export.layer import Layer
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.polygons import PolygonRules, Tolerance
@@ -63,7 +65,8 @@ def test_polygons_come_back_from_every_format(tmp_path, suffix):
     np.testing.assert_array_equal(counts, np.bincount(batch.class_id, minlength=len(TABLE)))
     assert shapely.is_valid(back.geometry.to_numpy()).all()
     assert shapely.coverage_is_valid(back.geometry.to_numpy())
-    assert (tmp_path / "land cover.qml").read_text(encoding="utf-8") == style_qml(TABLE)
+    style = tmp_path / "land cover.qml"
+    assert not style.exists() if suffix == ".gpkg" else style.read_text(encoding="utf-8") == style_qml(TABLE)
 
 
 @pytest.mark.parametrize("suffix", EXPORTERS)
@@ -205,11 +208,69 @@ def test_vectorize_writes_the_map_in_every_format(class_map, tmp_path, suffix):
     np.testing.assert_allclose([c.area_m2 for c in report.classes], pixels[:3] * 0.09, rtol=1e-3)
 
 
-def test_map_and_polygons_of_one_name_share_one_style(class_map, tmp_path):
+@pytest.mark.parametrize("suffix", EXPORTERS)
+def test_map_and_polygons_of_one_name_share_one_style(class_map, tmp_path, suffix):
     path = class_map()
     before = (tmp_path / "map.qml").read_text()
-    vectorize(path, tmp_path / "map.gpkg")
+    vectorize(path, tmp_path / f"map{suffix}")
     assert (tmp_path / "map.qml").read_text() == before
+
+
+def legend(style):
+    """Labels of a style for rasters and for polygons."""
+    root = ET.parse(style)
+    return [
+        [entry.get("label") for entry in root.findall(path)]
+        for path in ("pipe/rasterrenderer/colorPalette/paletteEntry", "renderer-v2/categories/category")
+    ]
+
+
+OTHER = ClassTable.from_names(["a", "b", "c"], ["#010101", "#020202", "#030303"])
+
+
+def test_polygons_keep_the_legend_of_the_raster_beside(class_map, tmp_path):
+    class_map()
+    polygons, layer = coverage()
+    write_polygons([polygons], tmp_path / "map.shp", Layer("map", layer.grid, OTHER))
+    assert legend(tmp_path / "map.qml") == [list(TABLE.names), list(OTHER.names)]
+    class_map()  # and the other way round
+    assert legend(tmp_path / "map.qml") == [list(TABLE.names), list(OTHER.names)]
+
+
+def test_polygons_give_no_legend_to_a_raster_without_one(class_map, tmp_path):
+    class_map()
+    (tmp_path / "map.qml").unlink()
+    vectorize(tmp_path / "map.tif", tmp_path / "map.shp")
+    assert legend(tmp_path / "map.qml") == [[], list(TABLE.names)]
+
+
+@pytest.mark.parametrize("suffix", EXPORTERS)
+def test_a_style_saved_by_a_person_is_kept(class_map, tmp_path, suffix):
+    path, style = class_map(), tmp_path / "out.qml"
+    style.write_text("<qgis><renderer-v2/></qgis>")
+    if suffix == ".gpkg":
+        vectorize(path, tmp_path / "out.gpkg")
+    else:
+        with pytest.raises(OutputError, match=rf"out\.qml exists, and out\{suffix} would replace it") as error:
+            vectorize(path, tmp_path / f"out{suffix}")
+        assert "--overwrite" in error.value.hint
+        assert not (tmp_path / f"out{suffix}").exists()
+    assert style.read_text() == "<qgis><renderer-v2/></qgis>"
+    if suffix != ".gpkg":
+        vectorize(path, tmp_path / f"out{suffix}", overwrite=True)
+        assert legend(style)[1] == list(TABLE.names)
+        (tmp_path / f"out{suffix}").unlink()
+        if suffix != ".shp":
+            vectorize(path, tmp_path / f"out{suffix}")  # a style of ours is replaced without a word
+
+
+@pytest.mark.parametrize("end", ["dbf", "prj", "cpg"])
+def test_a_table_of_that_name_is_not_taken_for_a_shapefile(class_map, tmp_path, end):
+    path, table = class_map(), tmp_path / f"out.{end}"
+    table.write_text("mine")
+    with pytest.raises(OutputError, match=rf"out\.{end} exists, and out\.shp would replace it"):
+        vectorize(path, tmp_path / "out.shp")
+    assert table.read_text() == "mine"
 
 
 def test_vectorize_puts_a_map_without_georeference_where_qgis_draws_it(class_map, tmp_path):

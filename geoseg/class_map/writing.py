@@ -28,7 +28,7 @@ from geoseg.class_map.cog import CogWriter
 from geoseg.class_map.overviews import count_values, halve_by_mean, halve_by_mode
 from geoseg.class_map.reading import CLASSES_TAG, DIGEST_TAG, layer_path
 from geoseg.classes import ClassTable, Color, class_entries
-from geoseg.export.qml import ramp_qml, style_qml
+from geoseg.export.qml import ramp_qml, style_qml, write_style
 from geoseg.grid import Grid
 from geoseg.map_rows import CONFIDENCE_SCALE, ByteArray, MapRows
 from geoseg.outputs import atomic_output
@@ -147,7 +147,7 @@ class MapFileWriter:
             if table is not None:
                 _write_sidecar(file.path, table, self._counts[name])
             style = ramp_qml(_SHARE_COLORS) if table is None else style_qml(table)
-            file.path.with_suffix(".qml").write_text(style, encoding="utf-8")
+            write_style(style, file.path, layer_path(self.path, name))
 
 
 def _create(path: Path, final: Path, grid: Grid, classes: ClassTable, layer: str) -> CogWriter:

@@ -20,11 +20,11 @@ from geoseg.export.geopackage import write_geopackage
 from geoseg.export.geoparquet import write_geoparquet
 from geoseg.export.layer import Layer
 from geoseg.export.pmtiles import write_pmtiles
-from geoseg.export.qml import style_qml
+from geoseg.export.qml import style_qml, write_style
 from geoseg.export.shapefile import shift_m, write_shapefile
 from geoseg.georeference import Georeference, crs_name
 from geoseg.grid import Grid
-from geoseg.outputs import atomic_output
+from geoseg.outputs import atomic_output, has_style
 from geoseg.polygons.batch import PolygonBatch
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,9 @@ def check_format(path: str | PathLike[str], grid: Grid) -> None:
 
 
 def write_polygons(batches: Iterable[PolygonBatch], path: str | PathLike[str], layer: Layer) -> int:
-    """Write polygons in the format of the suffix, with a QGIS style ``.qml`` beside; all of it or nothing.
+    """Write polygons in the format of the suffix, with a QGIS style ``.qml`` beside it; all of it or nothing.
+
+    A GeoPackage holds its style, and gets no ``.qml``.
 
     What is there under that name is replaced (call `geoseg.outputs.check_output` before the work).
 
@@ -123,7 +125,8 @@ def write_polygons(batches: Iterable[PolygonBatch], path: str | PathLike[str], l
         count = exporter(batches, scratch, layer)
         parts = sorted(scratch.parent.glob(f"*{scratch.suffix}"))  # a large layer is several shapefiles
         for part in parts:
-            part.with_suffix(".qml").write_text(style_qml(layer.classes), encoding="utf-8")
+            if has_style(part):
+                write_style(style_qml(layer.classes), part, path.with_name(part.name))
     stale = path.with_name(f"{path.stem}_{len(parts) + 1}{path.suffix}")
     if path.suffix.lower() == ".shp" and stale.exists():
         log.warning("%s is not part of this layer; it may be left over from a larger one", stale)

@@ -1,18 +1,22 @@
 """QGIS styles: of a class table, for class maps and for their polygons, and of a ramp, for rasters of shares.
 
-QGIS applies a ``.qml`` that lies beside a layer's file and has its name. ``landcover.tif`` and ``landcover.gpkg``
+QGIS applies a ``.qml`` that lies beside a layer's file and has its name. ``landcover.tif`` and ``landcover.shp``
 share ``landcover.qml``, so the one document holds both: ``<pipe>``, which only raster layers read, and
-``<renderer-v2>``, which only vector layers read.
+``<renderer-v2>``, which only vector layers read. `write_style` keeps the part of the other layer.
 """
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
+from pathlib import Path
 
 from geoseg.classes import ClassTable, Color, format_color
+from geoseg.outputs import STYLE_MARK
 
-_DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+_HEAD = f"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n<!-- {STYLE_MARK} -->\n"
+_RASTERS = (".tif", ".tiff", ".vrt", ".img", ".jp2", ".jpg", ".png", ".asc")
+_VECTORS = (".shp", ".fgb", ".parquet", ".geojson", ".geojsonl", ".ndjson", ".pmtiles")
 
 
 def style_qml(classes: ClassTable, *, attribute: str = "class_id") -> str:
@@ -63,6 +67,35 @@ def ramp_qml(colors: Mapping[float, Color]) -> str:
     return _document(root)
 
 
+def write_style(style: str, file: Path, final: Path) -> None:
+    """Write a style beside a layer's file, with what is there for the other kind of layer of that name.
+
+    Polygons beside a raster leave the raster's legend as it is, and give it none where it has none; so does a raster
+    beside polygons.
+
+    Args:
+        style: The style.
+        file: The layer's file, in a scratch folder.
+        final: Where it will lie.
+    """
+    part, others = ("renderer-v2", _VECTORS) if final.suffix.lower() in _RASTERS else ("pipe", _RASTERS)
+    if any(final.with_suffix(suffix).exists() for suffix in others):
+        root = ET.fromstring(style)
+        kept = _part(final.with_suffix(".qml"), part)
+        parts = [own for own in root if own.tag != part] + ([] if kept is None else [kept])
+        root[:] = sorted(parts, key=lambda element: element.tag)
+        style = _document(root)
+    file.with_suffix(".qml").write_text(style, encoding="utf-8")
+
+
+def _part(style: Path, name: str) -> ET.Element | None:
+    """An element of a style; None where there is no style, no such element, or no XML."""
+    try:
+        return ET.parse(style).find(name)
+    except (OSError, ET.ParseError):
+        return None
+
+
 def darker(color: Color) -> Color:
     """The same hue for outlines."""
     red, green, blue = color
@@ -75,7 +108,7 @@ def _new_style() -> ET.Element:
 
 def _document(root: ET.Element) -> str:
     ET.indent(root)
-    return _DOCTYPE + ET.tostring(root, encoding="unicode") + "\n"
+    return _HEAD + ET.tostring(root, encoding="unicode") + "\n"
 
 
 def _add_raster_renderer(root: ET.Element, classes: ClassTable) -> None:

@@ -271,7 +271,7 @@ def test_predict_to_polygons_is_predict_then_vectorize(trained: Trained, tmp_pat
     assert one.geometry.geom_equals_exact(two.geometry, tolerance=0).all()
     assert one.area_m2.min() >= 3
     assert f"{len(one)} polygon" in said
-    assert files_in(tmp_path) == ["by_hand.gpkg", "by_hand.qml", "direct.gpkg", "direct.qml"]
+    assert files_in(tmp_path) == ["by_hand.gpkg", "direct.gpkg"]
 
 
 # evaluate
