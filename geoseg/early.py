@@ -96,17 +96,24 @@ def check_prediction(
         class_rules(rules, contract.class_table)
 
 
-def check_vectorizing(class_map: AnyPath, output: Path, *, overwrite: bool) -> None:
+def check_vectorizing(
+    class_map: AnyPath, output: Path, *, rules: PolygonRules, classes: AnyPath | None, overwrite: bool
+) -> None:
     """What ``geoseg vectorize`` can refuse by names alone.
 
     Raises:
         OutputError: An unknown suffix, or an output that may not be written.
         SceneError: A map that is not there.
+        ConfigError: A file of classes that cannot be read, or rules that do not fit them.
     """
     _check_suffix(output, VECTOR_SUFFIXES, known=VECTOR_SUFFIXES)
     check_output(output, overwrite=overwrite, inputs=[class_map], styled=True)
     if _is_missing(class_map):
         raise SceneError(f"no such class map: {class_map}", hint="check the path")
+    if classes is not None:
+        from geoseg.class_tables import read_class_table
+
+        class_rules(rules, read_class_table(classes))
 
 
 def check_training(config: TrainConfig, *, resume: bool, overwrite: bool, check: bool, devices: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from geoseg.ahead import ahead
 from geoseg.class_map import open_class_map
+from geoseg.class_tables import read_class_table
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import LabelError, SceneError, quoted
 from geoseg.export import Layer, check_format, exporter_for, write_polygons
@@ -77,6 +78,7 @@ def vectorize(
     *,
     rules: PolygonRules = DEFAULT_RULES,
     crs: str | None = None,
+    classes: str | PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> VectorReport:
     """Write the polygons of a class map as a GIS file, in the format of the output's suffix.
@@ -89,6 +91,7 @@ def vectorize(
         output: See `geoseg.export.EXPORTERS` for the suffixes; a ``.qml`` style comes beside it.
         rules: What becomes of small regions and of borders.
         crs: CRS of a map that has a transform but no CRS.
+        classes: File with the names of the classes, see `geoseg.class_tables.read_class_table`; None takes the map's.
         overwrite: Replace what is there.
 
     Raises:
@@ -97,21 +100,24 @@ def vectorize(
             the map has no CRS; or a CRS that is not the map's.
         OutputError: Unknown suffix, the output exists, its folder cannot be written, or its format cannot hold the map.
         LabelError: A value outside the map's class table.
-        ConfigError: A class that the map does not have.
+        ConfigError: A class that the map does not have, or a file of classes that cannot be read.
     """
     exporter_for(output)
     path = check_output(output, overwrite=overwrite, inputs=[map_path], styled=True)
-    with open_class_map(map_path, crs=crs) as reader:
+    table = None if classes is None else read_class_table(classes)
+    with open_class_map(map_path, crs=crs, classes=table) as reader:
         if reader.warp_command is not None:
             raise unwarped(os.fspath(map_path), reader.warp_command)
         check_format(path, reader.grid)
         check_rules(rules, reader.grid, reader.classes, path=map_path)
+        if not reader.is_named:
+            log.warning("%s does not name its classes: --classes FILE.yaml gives them names", map_path)
         height = max(_ROWS_PX // reader.grid.width // 512 * 512, 512)
         try:
             rows = ahead(_not_empty(reader.rows(height), map_path), name="geoseg-read")
             return write_vectors(rows, reader.grid, reader.classes, path, rules=rules, source=reader.source)
         except LabelError as error:
-            hint = f"see what it holds with: geoseg info {quoted(map_path)}"
+            hint = f"see what it holds with: geoseg info {quoted(map_path)}; --classes FILE.yaml names all of it"
             raise LabelError(f"{map_path}: {error.message}", hint=hint) from error
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ET
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
@@ -16,9 +17,10 @@ import geoseg.class_map
 from geoseg.class_map import CLASSES_TAG, open_class_map, read_class_map
 from geoseg.class_map.writing import MapFileWriter
 from geoseg.classes import ClassTable
-from geoseg.errors import OutputError, SceneError
+from geoseg.errors import LabelError, OutputError, SceneError
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
+from geoseg.vectorize import vectorize
 from geoseg.windows import Window
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -203,6 +205,72 @@ def test_foreign_maps_nodata_names_and_colours(tmp_path):
     assert named.classes.names == ("none", "tree", "class_2", "tree (3)")
     assert (named.classes[0].color, named.classes[3].color) == ((1, 2, 3), (9, 8, 7))
     np.testing.assert_array_equal(named.values, values)
+
+
+QML = """<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
+<qgis version="3.40.5-Bratislava"><pipe><rasterrenderer type="paletted" band="1"><colorPalette>
+<paletteEntry value="0" label="water" color="#0000ff" alpha="255"/>
+<paletteEntry value="1" label="1" color="#00ff00" alpha="255"/>
+<paletteEntry value="2" label="roof &amp; yard" color="#ff0000" alpha="255"/>
+</colorPalette></rasterrenderer></pipe></qgis>"""
+RAT = """<PAMDataset><PAMRasterBand band="1"><GDALRasterAttributeTable tableType="thematic">
+<FieldDefn index="0"><Name>OID</Name><Type>0</Type><Usage>0</Usage></FieldDefn>
+<FieldDefn index="1"><Name>Value</Name><Type>0</Type><Usage>0</Usage></FieldDefn>
+<FieldDefn index="2"><Name>ClassName</Name><Type>2</Type><Usage>0</Usage></FieldDefn>
+<FieldDefn index="3"><Name>R</Name><Type>0</Type><Usage>6</Usage></FieldDefn>
+<FieldDefn index="4"><Name>G</Name><Type>0</Type><Usage>7</Usage></FieldDefn>
+<FieldDefn index="5"><Name>B</Name><Type>0</Type><Usage>8</Usage></FieldDefn>
+<Row index="0"><F>7</F><F>0</F><F>water</F><F>0</F><F>0</F><F>255</F></Row>
+<Row index="1"><F>8</F><F>2</F><F>roof &amp; yard</F><F>255</F><F>0</F><F>0</F></Row>
+</GDALRasterAttributeTable></PAMRasterBand></PAMDataset>"""
+
+
+@pytest.mark.parametrize("kept", ["qml", "rat", "metadata", "tag of the band"])
+def test_names_are_found_where_another_program_kept_them(tmp_path, kept):
+    """QGIS saves a raster anew without the tags of the old one: the style, or an attribute table, is what is left."""
+    path = foreign(tmp_path / "again.tif", np.array([[0, 1], [2, 2]]))
+    wanted = ("water", "class_1", "roof & yard")
+    if kept == "qml":
+        (tmp_path / "again.qml").write_text(QML)
+    elif kept == "rat":
+        (tmp_path / "again.tif.aux.xml").write_text(RAT)
+    else:
+        with rasterio.open(path, "r+") as file:
+            if kept == "metadata":
+                file.update_tags(1, class_0="water", class_2="roof & yard")
+            else:
+                wanted = TABLE.names
+                entries = [{"name": c.name, "color": "#ff0000"} for c in TABLE]
+                file.update_tags(1, **{CLASSES_TAG: json.dumps(entries)})
+    found = read_class_map(path).classes
+    assert found.names == wanted
+    if kept in ("qml", "rat"):
+        assert found[2].color == (255, 0, 0) and found[0].color == (0, 0, 255)
+
+
+def test_the_raster_itself_goes_before_a_style_beside_it(tmp_path):
+    path = write(tmp_path / "again.tif", random_map((40, 30)))
+    (tmp_path / "again.qml").write_text(QML)
+    assert read_class_map(path).classes == TABLE
+    named = foreign(tmp_path / "named.tif", np.array([[0, 1], [2, 2]]))
+    (tmp_path / "named.tif.aux.xml").write_text(RAT.replace("water", "lake"))
+    (tmp_path / "named.qml").write_text(QML)
+    assert read_class_map(named).classes.names == ("lake", "class_1", "roof & yard")
+    (tmp_path / "named.qml").write_text("no XML")
+    assert read_class_map(named).classes.names == ("lake", "class_1", "roof & yard")
+
+
+def test_a_file_of_classes_names_a_map_outright(tmp_path, caplog):
+    path = foreign(tmp_path / "again.tif", np.array([[0, 1], [2, 2]]), crs="EPSG:32633", transform=NORTH_UP)
+    vectorize(path, tmp_path / "plain.gpkg")
+    assert "--classes FILE.yaml" in caplog.text
+    (tmp_path / "names.yaml").write_text("[{name: sea, background: true}, beach, hotel]")
+    vectorize(path, tmp_path / "named.gpkg", classes=tmp_path / "names.yaml")
+    assert list(geopandas.read_file(tmp_path / "named.gpkg", layer="named")["class_name"]) == ["beach", "hotel"]
+    (tmp_path / "few.yaml").write_text("[sea, beach]")
+    with pytest.raises(LabelError, match="holds the value 2") as caught:
+        vectorize(path, tmp_path / "few.gpkg", classes=tmp_path / "few.yaml")
+    assert "--classes" in str(caught.value.hint)
 
 
 def test_what_is_no_class_map_is_refused(tmp_path):

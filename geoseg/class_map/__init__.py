@@ -1,7 +1,7 @@
 """Class maps as rasters: one uint8 band, 255 = nodata, with names and colours; read here, written by `writing`."""
 
+from geoseg.class_map.names import CLASSES_TAG
 from geoseg.class_map.reading import (
-    CLASSES_TAG,
     DIGEST_TAG,
     SCENE_TAG,
     ClassMap,

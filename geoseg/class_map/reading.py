@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import colorsys
-import json
 import logging
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
-import rasterio.shutil
 from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from geoseg.classes import NODATA, ClassTable, Color, MapClass
+from geoseg.class_map.names import class_table
+from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import SceneError, quoted
 from geoseg.georeference import warp_command
 from geoseg.grid import Grid, grid_of
@@ -34,9 +31,6 @@ from geoseg.windows import Window
 log = logging.getLogger(__name__)
 
 ClassValues = npt.NDArray[np.uint8]
-
-CLASSES_TAG = "GEOSEG_CLASSES"
-"""TIFF tag with the class table as JSON."""
 
 SCENE_TAG = "GEOSEG_SCENE"
 """TIFF tag with the name of the imagery that was mapped."""
@@ -66,20 +60,21 @@ class ClassMap:
 class ClassMapReader:
     """An open class map that gives its rows from top to bottom; a context manager.
 
-    Names and colours come from geoseg's tag, else from the file's category names and colour table, else the classes
-    are called ``class_0``, ``class_1``, … up to the highest value there is; only for this last case is the whole
-    raster read beforehand. Pixels that the file's nodata value or mask calls invalid become 255, and 255 is nodata
-    where the file says nothing.
+    Names and colours come from the file and what lies beside it, see `geoseg.class_map.names`. Where they do not say
+    how many classes there are, the whole raster is read beforehand. Pixels that the file's nodata value or mask calls
+    invalid become 255, and 255 is nodata where the file says nothing.
 
     Args:
         path: The file.
         crs: CRS of a file that has a transform but no CRS; None takes the file's.
+        classes: Names and colours of the ids; None takes the file's.
 
     Attributes:
         path: The file.
         grid: Size, transform and CRS.
         warp_command: What to type for a file with control points in place of a transform, else None.
         classes: Ids, names and colours.
+        is_named: Whether any class has a name of its own.
         source: Name of the imagery that was mapped, else of the map.
         confidence_path: The confidence raster that was written with this very map (`MapFileWriter`), or None.
 
@@ -87,7 +82,7 @@ class ClassMapReader:
         SceneError: See `open_class_map`.
     """
 
-    def __init__(self, path: str | PathLike[str], *, crs: str | None = None) -> None:
+    def __init__(self, path: str | PathLike[str], *, crs: str | None = None, classes: ClassTable | None = None) -> None:
         name = opened_name(path, RASTER_SUFFIXES, SceneError)
         self.path = input_path(name)
         with _as_scene_error(self.path):
@@ -97,7 +92,9 @@ class ClassMapReader:
                 _check_class_map(name, self._file)
                 self.grid = grid_of(self._file, crs)
                 self.warp_command = warp_command(self._file)
-                self.classes = _class_table(self._file)
+                self.classes, self.is_named = (
+                    (classes, True) if classes is not None else class_table(self._file, lambda: _highest(self._file))
+                )
             except BaseException:
                 self._file.close()
                 raise
@@ -166,13 +163,15 @@ class ClassMapReader:
         self._file.close()
 
 
-def open_class_map(path: str | PathLike[str], *, crs: str | None = None) -> ClassMapReader:
+def open_class_map(
+    path: str | PathLike[str], *, crs: str | None = None, classes: ClassTable | None = None
+) -> ClassMapReader:
     """A class map to be read row by row; see `ClassMapReader`.
 
     Raises:
         SceneError: No such file, unreadable, more than one band, or not uint8; or a CRS that is not the file's.
     """
-    return ClassMapReader(path, crs=crs)
+    return ClassMapReader(path, crs=crs, classes=classes)
 
 
 def read_class_map(path: str | PathLike[str], *, window: Window | None = None) -> ClassMap:
@@ -220,54 +219,12 @@ def _read(path: InputPath, file: Any, window: Window) -> ClassValues:
     return values
 
 
-def _class_table(file: Any) -> ClassTable:
-    text = file.tags().get(CLASSES_TAG)
-    if text is not None:
-        try:
-            entries = json.loads(text)
-            background = {e["name"] for e in entries if e.get("background")}
-            return ClassTable.from_names([e["name"] for e in entries], [e["color"] for e in entries], background)
-        except (ValueError, TypeError, KeyError) as error:
-            raise SceneError(
-                f"{file.name} has a damaged tag {CLASSES_TAG}: {error}",
-                hint=f"remove it: gdal_edit.py -unsetmd {quoted(file.name)}",
-            ) from error
-    try:
-        colors: dict[int, Any] = file.colormap(1)
-    except ValueError:
-        colors = {}
-    names = _category_names(file)
-    count = len(names) if names and colors else max(_highest_value(file) + 1, len(names))
-    classes: list[MapClass] = []
-    for i in range(min(count, NODATA)):
-        name = names[i] if i < len(names) and names[i].strip() else f"class_{i}"
-        if name in (c.name for c in classes):
-            name = f"{name} ({i})"
-        color = tuple(colors[i][:3]) if i in colors else _generic_color(i)
-        classes.append(MapClass(i, name, color))
-    return ClassTable(tuple(classes))
-
-
-def _category_names(file: Any) -> list[str]:
-    # rasterio has no getter. GDAL writes the names of any driver into the XML of a VRT that refers to the file.
-    with rasterio.MemoryFile(ext=".vrt") as memory:
-        rasterio.shutil.copy(file, memory.name, driver="VRT")
-        root = ET.fromstring(memory.read())
-    return [c.text or "" for c in root.findall("VRTRasterBand/CategoryNames/Category")]
-
-
-def _highest_value(file: Any) -> int:
+def _highest(file: Any) -> int:
     highest = 0
     for top in range(0, file.height, _ROWS):
         values = _read(Path(file.name), file, Window(top, 0, min(_ROWS, file.height - top), file.width))
         highest = max(highest, int(values.max(where=values != NODATA, initial=0)))
     return highest
-
-
-def _generic_color(class_id: int) -> Color:
-    # Hues a golden angle apart stay different from all before.
-    red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618034 % 1, 0.6, 0.85)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 @contextmanager

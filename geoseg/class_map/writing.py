@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.class_map.cog import CogWriter
+from geoseg.class_map.names import CLASSES_TAG
 from geoseg.class_map.overviews import count_values, halve_by_mean, halve_by_mode
-from geoseg.class_map.reading import CLASSES_TAG, DIGEST_TAG, layer_path
+from geoseg.class_map.reading import DIGEST_TAG, layer_path
 from geoseg.classes import ClassTable, Color, class_entries
 from geoseg.export.qml import ramp_qml, style_qml, write_style
 from geoseg.grid import Grid

@@ -14,6 +14,15 @@ def vectorize(
     class_map: Annotated[str, typer.Argument(metavar="MAP", help="Class raster, as geoseg predict writes it.")],
     output: options.Output,
     crs: options.Crs = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes",
+            metavar="FILE",
+            help="YAML or JSON with the names of the classes.",
+            show_default="the map's own",
+        ),
+    ] = None,
     simplify: options.Simplify = "1.5px",
     simplify_method: options.SimplifyMethod = "vw",
     smooth: options.Smooth = False,
@@ -42,8 +51,8 @@ def vectorize(
         keep=keep,
         dissolve=dissolve,
     )
-    check_vectorizing(class_map, output, overwrite=overwrite)
+    check_vectorizing(class_map, output, rules=rules, classes=classes, overwrite=overwrite)
     from geoseg.vectorize import vectorize as run
 
-    report = run(class_map, output, rules=rules, crs=crs, overwrite=overwrite)
+    report = run(class_map, output, rules=rules, crs=crs, classes=classes, overwrite=overwrite)
     ctx.obj.report(report.lines(), report.path)
