@@ -50,7 +50,7 @@ class Grid:
     def georeference(self) -> Georeference:
         """What is known of where the raster lies."""
         if self.crs is None:
-            # Polygons of a raster without georeference have their y run up from its top edge.
+            # Polygons of a raster without georeference have y = -row (`as_drawn`).
             is_pixels = self.transform in (Affine.identity(), Affine.scale(1, -1))
             return Georeference.NONE if is_pixels else Georeference.TRANSFORM
         if not self.has_transform:
@@ -89,7 +89,7 @@ class Grid:
         return None if kind is Georeference.EARTH else kind.value.format(crs=crs_name(self.crs))
 
     def as_drawn(self) -> Grid:
-        """The grid in whose coordinates GIS programs draw the raster: without a transform, rows run down from y = 0."""
+        """The grid in whose coordinates GIS programs draw the raster: without a transform, y is -row from 0 down."""
         if self.has_transform:
             return self
         return dataclasses.replace(self, transform=Affine.scale(1, -1), crs=None)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import resource
+import sqlite3
 import xml.etree.ElementTree as ET
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import geopandas
 import numpy as np
+import pyogrio
 import pyproj
 import pytest
 import shapely
@@ -14,7 +16,7 @@ from polygon_coverage import TABLE, blobs, coverage
 from rasterio.crs import CRS
 
 from geoseg.class_map.writing import MapFileWriter
-from geoseg.classes import ClassTable
+from geoseg.classes import ClassTable, format_color
 from geoseg.errors import OutputError, SceneError
 from geoseg.export import EXPORTERS, check_format, exporter_for, style_qml, write_polygons
 from geoseg.export.layer import Layer
@@ -131,6 +133,64 @@ def test_the_style_has_a_category_and_a_fill_for_every_class():
     ]
     fills = [o.get("value") for o in renderer.findall(".//Option[@name='color']")]
     assert [tuple(int(v) for v in f.split(",")[:3]) for f in fills] == [c.color for c in TABLE]
+
+
+def test_neighbours_share_the_colour_of_their_border():
+    root = ET.fromstring(style_qml(TABLE))
+    outlines = {o.get("value") for o in root.findall(".//Option[@name='outline_color']")}
+    assert len(outlines) == 1
+    red, green, blue, _ = next(iter(outlines)).split(",")
+    assert red == green == blue
+
+
+@pytest.mark.parametrize("suffix", EXPORTERS)
+def test_the_legend_has_the_classes_that_are_present(tmp_path, suffix):
+    polygons, layer = coverage(np.kron([[2, 0], [0, 2]], np.ones((5, 5), np.uint8)).astype(np.uint8))
+    path = tmp_path / f"map{suffix}"
+    write_polygons([polygons], path, layer)
+    wanted = style_qml(TABLE, present=[0, 2])
+    if suffix == ".gpkg":
+        ((style, sld),) = closing_rows(path, "SELECT styleQML, styleSLD FROM layer_styles")
+        assert [n.text for n in ET.fromstring(sld).iter("{http://www.opengis.net/se}Name")][2:] == ["ground", "水"]
+    else:
+        style = (tmp_path / "map.qml").read_text(encoding="utf-8")
+    assert style == wanted
+    labels = [c.get("label") for c in ET.fromstring(wanted).findall("renderer-v2/categories/category")]
+    assert labels == ["ground", "水"]
+
+
+def closing_rows(path, query):
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(query).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "area", "length"),
+    [
+        (UTM, NORTH_UP, "Area (m²)", "Perimeter (m)"),
+        (None, NORTH_UP, "Area (units²)", "Perimeter (units)"),
+        (None, Affine.scale(1, -1), "Area (px)", "Perimeter (px)"),
+    ],
+)
+def test_fields_are_shown_with_their_units(tmp_path, crs, transform, area, length):
+    polygons, layer = coverage(crs=crs, transform=transform)
+    write_polygons([polygons], tmp_path / "map.fgb", layer)
+    aliases = {a.get("field"): a.get("name") for a in ET.parse(tmp_path / "map.qml").findall("aliases/alias")}
+    assert (aliases["area_m2"], aliases["perim_m"]) == (area, length)
+    assert set(pyogrio.read_info(tmp_path / "map.fgb")["fields"]) == set(aliases)
+
+
+def test_map_servers_get_the_colours_as_sld(tmp_path):
+    polygons, layer = coverage()
+    write_polygons([polygons], tmp_path / "map.gpkg", layer)
+    ((text,),) = closing_rows(tmp_path / "map.gpkg", "SELECT styleSLD FROM layer_styles")
+    names = {"se": "http://www.opengis.net/se", "ogc": "http://www.opengis.net/ogc"}
+    rules = ET.fromstring(text).findall(".//se:Rule", names)
+    found = [
+        [rule.findtext(tag, None, names) for tag in ("se:Name", ".//ogc:Literal", ".//se:SvgParameter[@name='fill']")]
+        for rule in rules
+    ]
+    assert found == [[c.name, str(c.id), format_color(c.color)] for c in TABLE]
 
 
 def test_an_unknown_suffix_lists_the_known_ones():

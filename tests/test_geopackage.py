@@ -134,7 +134,8 @@ def test_the_crs_is_read_back(tmp_path, crs, stored):
 
 def test_the_file_says_what_it_is(tmp_path):
     path = tmp_path / "map.gpkg"
-    write_geopackage([many_squares(3)], path, layer_of())
+    polygons = many_squares(3)
+    write_geopackage([polygons], path, layer_of())
     assert path.read_bytes()[68:72] == b"GPKG"
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (10400,)
@@ -149,7 +150,7 @@ def test_the_file_says_what_it_is(tmp_path):
     assert {
         index + end for end in ("insert", "update2", "update4", "update5", "update6", "update7", "delete")
     } < triggers
-    assert style == [("land cover", "geom", 1, style_qml(TABLE))]
+    assert style == [("land cover", "geom", 1, style_qml(TABLE, present=set(polygons.class_id), units=("px", "px")))]
     assert dict(pyogrio.list_layers(path)) == {"land cover": "Polygon", "layer_styles": None}
 
 

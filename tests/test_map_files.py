@@ -173,6 +173,28 @@ def test_styles_colour_classes_and_shares(made: tuple[Path, MapRows]) -> None:
         assert (values[0], values[-1]) == (0, 1)
 
 
+def test_the_legend_has_the_classes_that_are_present(tmp_path: Path) -> None:
+    table = ClassTable.from_names(["a", "b", "c"], ["#010101", "#020202", "#030303"])
+    with MapFileWriter(tmp_path / "m.tif", grid_of(2, 2), table) as out:
+        for row in ([[2, 0]], [[255, 0]]):
+            out.write(MapRows(np.array(row, dtype=np.uint8)))
+    labels = [e.get("label") for e in ET.parse(tmp_path / "m.qml").findall(".//paletteEntry")]
+    assert labels == ["a", "c"]
+
+
+def test_probabilities_open_with_the_first_class_that_is_an_object(tmp_path: Path) -> None:
+    table = ClassTable.from_names(["ground", "roof"], ["#010101", "#020202"], ["ground"])
+    layers = ["classes", "probabilities"]
+    values = np.zeros((2, 2, 2), dtype=np.uint8)
+    with MapFileWriter(tmp_path / "m.tif", grid_of(2, 2), table, layers=layers) as out:
+        out.write(MapRows(values[0], probabilities=values))
+    root = ET.parse(tmp_path / "m_probabilities.qml")
+    renderer, legend = root.find("pipe/rasterrenderer"), root.find(".//rampLegendSettings")
+    assert renderer is not None and legend is not None
+    assert renderer.get("band") == "2"
+    assert (legend.get("minimumLabel"), legend.get("maximumLabel")) == ("0 % roof", "100 % roof")
+
+
 def halved(values: Bytes, layer: str) -> Bytes:
     """An overview by the definition: of each 2 × 2 pixels the first commonest valid value, or the mean."""
     height, width = values.shape

@@ -291,6 +291,12 @@ def test_the_keys_of_deepness() -> None:
     assert "resolution" not in deepness_entries(contract(), "pixel / 255", size=512, overlap=0)
 
 
+@pytest.mark.parametrize(("gsd_m", "resolution"), [(0.5002, 50.0), (0.1, 10.0), (0.125, 12.5), (10.003, 1000.0)])
+def test_the_resolution_of_deepness_is_a_round_figure(gsd_m: float, resolution: float) -> None:
+    keys = deepness_entries(contract(gsd_m=gsd_m), "pixel / 255", size=512, overlap=0)
+    assert json.loads(keys["resolution"]) == resolution
+
+
 def test_what_deepness_would_misread() -> None:
     assert why_not(contract(), "probabilities") is None
     assert "uint16" in str(why_not(contract(dtype="uint16", scale=1e-4), "probabilities"))

@@ -147,7 +147,10 @@ class MapFileWriter:
             table = _table(name, self.classes)
             if table is not None:
                 _write_sidecar(file.path, table, self._counts[name])
-            style = ramp_qml(_SHARE_COLORS) if table is None else style_qml(table)
+            if table is None:
+                style = _share_style(name, self.classes)
+            else:
+                style = style_qml(table, present=np.flatnonzero(self._counts[name]).tolist())
             write_style(style, file.path, layer_path(self.path, name))
 
 
@@ -158,6 +161,15 @@ def _create(path: Path, final: Path, grid: Grid, classes: ClassTable, layer: str
         return CogWriter(path, final, grid, halve=halve_by_mode, bands=[layer], palette=palette)
     bands = classes.names if layer == "probabilities" else (layer,)
     return CogWriter(path, final, grid, halve=halve_by_mean, bands=bands, scale=1 / CONFIDENCE_SCALE, smooth=True)
+
+
+def _share_style(layer: str, classes: ClassTable) -> str:
+    """The style of confidence, or of the probability of the first class that is no background."""
+    if layer == "confidence":
+        return ramp_qml(_SHARE_COLORS, labels=("0 % sure", "100 % sure"))
+    first = next((c for c in classes if not c.background), classes[0])
+    labels = f"0 % {first.name}", f"100 % {first.name}"
+    return ramp_qml(_SHARE_COLORS, band=first.id + 1, labels=labels)
 
 
 def _table(layer: str, classes: ClassTable) -> ClassTable | None:

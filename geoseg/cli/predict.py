@@ -64,7 +64,12 @@ def predict(
         bool, typer.Option("--probabilities", help="Write OUT_probabilities.tif too: of every class.")
     ] = False,
     disagreement: Annotated[
-        bool, typer.Option("--disagreement", help="Write OUT_disagreement.tif too: where windows differ.")
+        bool,
+        typer.Option(
+            "--disagreement",
+            help="Write OUT_disagreement.tif too: where overlapping windows see different classes, in cells of the "
+            "network's stride (8 px for SegNeXt).",
+        ),
     ] = False,
     simplify: options.Simplify = "1.5px",
     simplify_method: options.SimplifyMethod = "vw",

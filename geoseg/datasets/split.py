@@ -173,7 +173,7 @@ def write_split(path: Path, train: Sequence[LabelledScene], val: Sequence[Labell
 
     Its polygons are the blocks of scenes that are cut, and the outlines of scenes that are not. Fields: ``scene``,
     ``split`` (train, val, unused), ``block_row`` and ``block_col`` (missing for whole scenes). Scenes without CRS have
-    pixel coordinates, with rows running down from 0.
+    pixel coordinates, y = -row.
 
     Args:
         path: The GeoPackage; one that is there is replaced.

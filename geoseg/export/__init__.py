@@ -18,7 +18,7 @@ from geoseg.export.gdal import write_flatgeobuf
 from geoseg.export.geojson import write_geojson, write_geojson_lines
 from geoseg.export.geopackage import write_geopackage
 from geoseg.export.geoparquet import write_geoparquet
-from geoseg.export.layer import Layer
+from geoseg.export.layer import Layer, noting
 from geoseg.export.pmtiles import write_pmtiles
 from geoseg.export.qml import style_qml, write_style
 from geoseg.export.shapefile import shift_m, write_shapefile
@@ -122,11 +122,14 @@ def write_polygons(batches: Iterable[PolygonBatch], path: str | PathLike[str], l
     exporter, path = exporter_for(path), Path(path)
     check_format(path, layer.grid)
     with atomic_output(path) as scratch:
-        count = exporter(batches, scratch, layer)
+        present: set[int] = set()
+        count = exporter(noting(batches, present), scratch, layer)
         parts = sorted(scratch.parent.glob(f"*{scratch.suffix}"))  # a large layer is several shapefiles
         for part in parts:
             if has_style(part):
-                write_style(style_qml(layer.classes), part, path.with_name(part.name))
+                write_style(
+                    style_qml(layer.classes, present=present, units=layer.units), part, path.with_name(part.name)
+                )
     stale = path.with_name(f"{path.stem}_{len(parts) + 1}{path.suffix}")
     if path.suffix.lower() == ".shp" and stale.exists():
         log.warning("%s is not part of this layer; it may be left over from a larger one", stale)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
+from geoseg.polygons.batch import PolygonBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +27,18 @@ class Layer:
     grid: Grid
     classes: ClassTable
     source: str | None = None
+
+    @property
+    def units(self) -> tuple[str, str]:
+        """Units of the fields for areas and for lengths."""
+        if self.grid.is_metric:
+            return "m²", "m"
+        unit = self.grid.area_unit[0]
+        return unit, unit.removesuffix("²")
+
+
+def noting(batches: Iterable[PolygonBatch], present: set[int]) -> Iterator[PolygonBatch]:
+    """The batches as they come; ``present`` collects the ids of the classes in them."""
+    for batch in batches:
+        present.update(np.flatnonzero(np.bincount(batch.class_id)).tolist())
+        yield batch

@@ -8,36 +8,59 @@ share ``landcover.qml``, so the one document holds both: ``<pipe>``, which only 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from geoseg.classes import ClassTable, Color, format_color
+from geoseg.classes import ClassTable, Color, MapClass, format_color
 from geoseg.outputs import STYLE_MARK
 
 _HEAD = f"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n<!-- {STYLE_MARK} -->\n"
+FILL_ALPHA = 150
+OUTLINE: Color = (70, 70, 70)
+"""One colour for all: neighbours share their borders, which would take the colour of whichever is drawn last."""
+
 _RASTERS = (".tif", ".tiff", ".vrt", ".img", ".jp2", ".jpg", ".png", ".asc")
 _VECTORS = (".shp", ".fgb", ".parquet", ".geojson", ".geojsonl", ".ndjson", ".pmtiles")
 
 
-def style_qml(classes: ClassTable, *, attribute: str = "class_id") -> str:
+def style_qml(
+    classes: ClassTable,
+    *,
+    present: Collection[int] | None = None,
+    attribute: str = "class_id",
+    units: tuple[str, str] = ("m²", "m"),
+) -> str:
     """A QGIS style: paletted raster and categorised fills, in the colours and with the names of the classes.
 
     Args:
         classes: Ids, names and colours.
+        present: Ids of the classes that the layer has, for the legend; None takes all.
         attribute: Field of the polygons that holds the class id.
+        units: Units of areas and lengths, for the names that fields are shown with.
     """
+    entries = shown(classes, present)
     root = _new_style()
-    _add_raster_renderer(root, classes)
-    _add_vector_renderer(root, classes, attribute)
+    aliases = ET.SubElement(root, "aliases")
+    for field, name in _aliases(*units).items():
+        ET.SubElement(aliases, "alias", field=field, name=name)
+    _add_raster_renderer(root, entries)
+    _add_vector_renderer(root, entries, attribute)
     return _document(root)
 
 
-def ramp_qml(colors: Mapping[float, Color]) -> str:
-    """A QGIS style of a raster's first band: colours between the values given, linearly.
+def shown(classes: ClassTable, present: Collection[int] | None) -> list[MapClass]:
+    """The classes of a legend: those that are present; all where that is not known, or none is."""
+    return [c for c in classes if present and c.id in present] or list(classes)
+
+
+def ramp_qml(colors: Mapping[float, Color], *, band: int = 1, labels: tuple[str, str] | None = None) -> str:
+    """A QGIS style of one band of a raster: colours between the values given, linearly.
 
     Args:
         colors: Colour at each value, in rising order. The values are the real ones, since QGIS multiplies what a
             file holds with the file's scale.
+        band: The band, from 1.
+        labels: What the legend says at the ends of the ramp; None gives their values.
     """
     root = _new_style()
     low, high = min(colors), max(colors)
@@ -45,7 +68,7 @@ def ramp_qml(colors: Mapping[float, Color]) -> str:
         ET.SubElement(root, "pipe"),
         "rasterrenderer",
         type="singlebandpseudocolor",
-        band="1",
+        band=str(band),
         opacity="1",
         alphaBand="-1",
         nodataColor="",
@@ -62,6 +85,9 @@ def ramp_qml(colors: Mapping[float, Color]) -> str:
         minimumValue=f"{low:g}",
         maximumValue=f"{high:g}",
     )
+    if labels is not None:
+        legend = {"minimumLabel": labels[0], "maximumLabel": labels[1], "useContinuousLegend": "1", "orientation": "2"}
+        ET.SubElement(ramp, "rampLegendSettings", legend)
     for value, color in colors.items():
         ET.SubElement(ramp, "item", value=f"{value:g}", label=f"{value:g}", color=format_color(color), alpha="255")
     return _document(root)
@@ -103,7 +129,7 @@ def darker(color: Color) -> Color:
 
 
 def _new_style() -> ET.Element:
-    return ET.Element("qgis", version="3.28.0", styleCategories="Symbology")
+    return ET.Element("qgis", version="3.28.0", styleCategories="Symbology|Fields")
 
 
 def _document(root: ET.Element) -> str:
@@ -111,7 +137,19 @@ def _document(root: ET.Element) -> str:
     return _HEAD + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _add_raster_renderer(root: ET.Element, classes: ClassTable) -> None:
+def _aliases(area: str, length: str) -> dict[str, str]:
+    return {
+        "class_id": "Class number",
+        "class_name": "Class",
+        "area_m2": f"Area ({area})",
+        "perim_m": f"Perimeter ({length})",
+        "conf_mean": "Mean confidence",
+        "conf_min": "Lowest confidence",
+        "source": "Imagery",
+    }
+
+
+def _add_raster_renderer(root: ET.Element, classes: Iterable[MapClass]) -> None:
     pipe = ET.SubElement(root, "pipe")
     renderer = ET.SubElement(
         pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1", nodataColor=""
@@ -122,7 +160,7 @@ def _add_raster_renderer(root: ET.Element, classes: ClassTable) -> None:
         ET.SubElement(palette, "paletteEntry", value=str(c.id), color=format_color(c.color), alpha="255", label=c.name)
 
 
-def _add_vector_renderer(root: ET.Element, classes: ClassTable, attribute: str) -> None:
+def _add_vector_renderer(root: ET.Element, classes: Iterable[MapClass], attribute: str) -> None:
     renderer = ET.SubElement(
         root,
         "renderer-v2",
@@ -150,9 +188,9 @@ def _fill(color: Color) -> dict[str, str]:
 
     return {
         "style": "solid",
-        "color": rgba(color, 150),
+        "color": rgba(color, FILL_ALPHA),
         "outline_style": "solid",
-        "outline_color": rgba(darker(color), 255),
+        "outline_color": rgba(OUTLINE, 255),
         "outline_width": "0.26",
         "outline_width_unit": "MM",
         "joinstyle": "miter",

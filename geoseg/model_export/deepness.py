@@ -8,6 +8,9 @@ Read in the plugin's source (Apache-2.0), versions 0.6.3 to 0.7:
 - It sets values below ``seg_thresh`` to 0 and takes the largest channel. Even the threshold 0 turns negative logits
   into 0, so it must be given probabilities. A single channel is taken for a sigmoid.
 - It takes the tile's side from the input's shape, which must be fixed and square; the batch may be free.
+- Its ``resolution`` counts in hundredths of a map unit, cm where that is a ground metre. It is rounded to three
+  digits: a figure that is not quite the layer's own, such as the median of a training's scenes, makes it resample every
+  tile.
 - It pins ONNX Runtime to 1.12.1 … 1.17.0.
 """
 
@@ -56,5 +59,5 @@ def deepness_entries(contract: Contract, feed: Feed, *, size: int, overlap: int)
         "seg_small_segment": 0,  # no median filter
     }
     if contract.gsd_m is not None:
-        values["resolution"] = round(100 * contract.gsd_m, 6)  # cm
+        values["resolution"] = float(f"{100 * contract.gsd_m:.3g}")
     return {key: json.dumps(value) for key, value in values.items()}
