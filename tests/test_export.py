@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import resource
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ET
 from contextlib import closing, contextmanager
 
@@ -331,6 +335,28 @@ def test_a_table_of_that_name_is_not_taken_for_a_shapefile(class_map, tmp_path, 
     with pytest.raises(OutputError, match=rf"out\.{end} exists, and out\.shp would replace it"):
         vectorize(path, tmp_path / "out.shp")
     assert table.read_text() == "mine"
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson"])
+def test_ctrl_c_ends_the_command_without_a_trace(tmp_path, suffix):
+    values = blobs((1500, 1500))
+    with MapFileWriter(tmp_path / "map.tif", Grid(*values.shape, NORTH_UP, CRS.from_user_input(UTM)), TABLE) as out:
+        out.write(MapRows(values))
+    before = sorted(tmp_path.iterdir())
+    words = ["vectorize", tmp_path / "map.tif", "-o", tmp_path / f"polygons{suffix}", "--simplify", "none"]
+    command = subprocess.Popen(
+        [sys.executable, "-m", "geoseg", *map(str, words)],
+        stderr=subprocess.PIPE,
+        # Started in the background of a shell, the tests ignore Ctrl-C, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not any(file.stat().st_size > 1 << 20 for file in tmp_path.glob(f".polygons{suffix}.*/*")):
+        assert command.poll() is None, "the command ended before it could be stopped"
+        time.sleep(0.01)
+    command.send_signal(signal.SIGINT)
+    _, stderr = command.communicate(timeout=60)
+    assert (command.returncode, stderr.decode()) == (130, "interrupted\n")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_vectorize_puts_a_map_without_georeference_where_qgis_draws_it(class_map, tmp_path):

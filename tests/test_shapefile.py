@@ -187,12 +187,13 @@ def test_a_layer_without_polygons_has_its_fields(tmp_path, crs):
         assert (list(info["fields"]), info["features"], info["geometry_type"]) == (fields, 0, "Polygon")
 
 
-def test_long_names_are_cut_between_characters(tmp_path):
+def test_long_names_are_cut_between_characters(tmp_path, caplog):
     names = ["é" * 126 + "x水", "b", "c"]
     classes = ClassTable.from_names(names, ["#000000", "#ffffff", "#ff0000"])
     polygons, layer = coverage()
     write_shapefile([polygons], tmp_path / "map.shp", layer_like(layer, classes=classes))
     assert set(pyogrio.read_dataframe(tmp_path / "map.shp").class_name) == {"é" * 126 + "x", "b", "c"}
+    assert "field class_name has been truncated" in caplog.text
 
 
 def test_long_field_names_are_cut_and_listed(tmp_path):

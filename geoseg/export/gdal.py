@@ -105,7 +105,8 @@ def write_arrow(
     stream = _Stream(records)
     options = {**format.layer_options, **({} if crs else format.unreferenced), **(layer_options or {})}
     with warnings.catch_warnings(record=True) as told, writing(path, *failures):
-        warnings.simplefilter("always")
+        warnings.filterwarnings("always", module="pyogrio")
+        warnings.filterwarnings("ignore", "'crs' was not provided")  # a map without georeference is no mistake
         try:
             pyogrio.write_arrow(
                 pa.RecordBatchReader.from_batches(schema, iter(stream)),
@@ -125,9 +126,8 @@ def write_arrow(
             raise
         if format.is_exact:
             _read_back(path, stream)
-    for message in dict.fromkeys(str(warning.message) for warning in told):
-        if not message.startswith("'crs' was not provided"):  # a map without georeference is no mistake
-            _log.warning("%s: %s", path.name, message)
+    for message in dict.fromkeys(str(warning.message) for warning in told if "pyogrio" in warning.filename):
+        _log.warning("%s: %s", path.name, message)
     return stream.count
 
 

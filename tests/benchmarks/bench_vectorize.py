@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_vectorize.py --side 4096
     python tests/benchmarks/bench_vectorize.py --map landcover.tif
 
-Two things are timed, each in every round, ours and the rivals' in turn:
+Three things are timed, each in every round, ours and the rivals' in turn:
 
 - raw polygons in memory, nothing simplified: rows of the map → shapely polygons. Rivals: rasterio.features.shapes with
   shapely.geometry.shape, and xarray-spatial's polygonize where it is installed (gdal_polygonize is the same GDAL
@@ -11,6 +11,7 @@ Two things are timed, each in every round, ours and the rivals' in turn:
 - the chain, file to file: class GeoTIFF → polygons simplified by 1.5 px → GeoPackage. Rival: rasterio.features.shapes,
   shapely.coverage_simplify, pyogrio. Ours measures true areas and perimeters and writes a style meanwhile; the rival
   does not. Whether the result is a valid coverage is printed for both.
+- whole commands: `geoseg vectorize` and a script with the same rival (`usual_vectorize.py`), each a process of its own.
 
 Kernels are compiled before the first round.
 """
@@ -18,20 +19,21 @@ Kernels are compiled before the first round.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import geopandas
 import numpy as np
-import pyogrio
 import rasterio
 import shapely
-from maps import CLASSES, write_class_map
-from rasterio import features
+import usual_vectorize
+from maps import write_class_map
 
 from geoseg.ahead import ahead
 from geoseg.class_map import open_class_map
@@ -45,7 +47,7 @@ try:
 except ImportError:
     xrspatial_polygonize = None
 
-Polygons = Any
+ROOT = Path(__file__).parents[2]
 
 
 def ours_raw(path: Path) -> int:
@@ -55,7 +57,7 @@ def ours_raw(path: Path) -> int:
 
 
 def shapes_raw(path: Path) -> int:
-    return len(_shapes(path)[0])
+    return len(usual_vectorize.shapes(path)[0])
 
 
 def xrspatial_raw(path: Path) -> int:
@@ -65,44 +67,37 @@ def xrspatial_raw(path: Path) -> int:
     return sum(shapely.Polygon(r[0], r[1:]) is not None for r, i in zip(rings, ids, strict=True) if i != NODATA)
 
 
-def shapes_chain(path: Path, output: Path, tolerance_px: float) -> None:
-    polygons, ids, transform, crs = _shapes(path)
-    polygons = shapely.coverage_simplify(polygons, tolerance_px * abs(transform.a))
-    names = [CLASSES[i].name if i < len(CLASSES) else str(i) for i in ids]
-    frame = geopandas.GeoDataFrame({"class_id": ids, "class_name": names}, geometry=polygons, crs=crs)
-    pyogrio.write_dataframe(frame, output)
-
-
-def _shapes(path: Path) -> tuple[Polygons, list[int], Any, Any]:
-    with rasterio.open(path) as source:
-        values, transform, crs = source.read(1), source.transform, source.crs
-    traced = features.shapes(values, mask=values != NODATA, connectivity=4, transform=transform)
-    polygons, ids = [], []
-    for geometry, value in traced:
-        polygons.append(shapely.geometry.shape(geometry))
-        ids.append(int(value))
-    return np.array(polygons, dtype=object), ids, transform, crs
+def command(*words: object) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run([sys.executable, *map(str, words)], check=True, capture_output=True, env=environment)
 
 
 def compare(title: str, ways: dict[str, Callable[[], object]], rounds: int, mpx: float) -> None:
-    """Time the ways in turn; print medians and, for the rivals, the median of the ratios to the first way."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    """Time the ways in turn; print medians and, for the rivals, the median of the ratios to the first way.
+
+    Beside the time on the clock stands that of the processors, of child processes too: it says more on a busy machine.
+    """
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, run in ways.items():
-            start = time.perf_counter()
+            start, processor = time.perf_counter(), sum(os.times()[:4])
             run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append((time.perf_counter() - start, sum(os.times()[:4]) - processor))
     ours = next(iter(seconds.values()))
     print(title)
     for name, times in seconds.items():
-        ratio = statistics.median(t / o for t, o in zip(times, ours, strict=True))
-        median = statistics.median(times)
-        print(f"  {name:44} {median:8.2f} s  {mpx / median:7.2f} Mpx/s  {ratio:6.1f} × our time")
+        clock, cpu = (statistics.median(t[i] for t in times) for i in (0, 1))
+        ratio, cpu_ratio = (statistics.median(t[i] / o[i] for t, o in zip(times, ours, strict=True)) for i in (0, 1))
+        print(
+            f"  {name:38} {clock:7.2f} s {mpx / clock:7.2f} Mpx/s {ratio:6.1f} × our time; "
+            f"processors {cpu:7.2f} s {cpu_ratio:6.1f} ×",
+            flush=True,
+        )
 
 
 def verdict(path: Path) -> str:
     """Number of polygons of a file, and whether they are valid polygons and a valid coverage."""
-    polygons = geopandas.read_file(path).geometry.to_numpy()
+    polygons = geopandas.read_file(path, layer=path.stem).geometry.to_numpy()
     valid = "all valid" if shapely.is_valid(polygons).all() else f"{(~shapely.is_valid(polygons)).sum()} invalid"
     coverage = "a valid coverage" if shapely.coverage_is_valid(polygons) else "not a valid coverage"
     return f"{len(polygons)} polygons, {valid}, {coverage}"
@@ -123,15 +118,19 @@ def run(path: Path, folder: Path, *, name: str, rounds: int, tolerance_px: float
     rules = PolygonRules(simplify=Tolerance(tolerance_px, "px"))
     our_file, their_file = folder / "ours.gpkg", folder / "theirs.gpkg"
 
-    def theirs() -> None:
-        their_file.unlink(missing_ok=True)
-        shapes_chain(path, their_file, tolerance_px)
-
     chain: dict[str, Callable[[], object]] = {
         "geoseg vectorize": lambda: vectorize(path, our_file, rules=rules, overwrite=True),
-        "shapes + coverage_simplify + pyogrio": theirs,
+        "shapes + coverage_simplify + pyogrio": lambda: usual_vectorize.vectorize(path, their_file, tolerance_px),
     }
     compare(f"{name}: class map to GeoPackage, simplified by {tolerance_px:g} px", chain, rounds, mpx)
+    simplify = ["--simplify", f"{tolerance_px:g}px"]
+    commands: dict[str, Callable[[], object]] = {
+        "geoseg vectorize": lambda: command(
+            "-m", "geoseg", "vectorize", path, "-o", our_file, "--overwrite", *simplify
+        ),
+        "script": lambda: command(usual_vectorize.__file__, path, their_file, tolerance_px),
+    }
+    compare(f"{name}: the same as whole commands", commands, rounds, mpx)
     if check:
         print(f"  ours:   {verdict(our_file)}")
         print(f"  theirs: {verdict(their_file)}")
