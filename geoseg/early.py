@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from geoseg.classes import nearest_name
 from geoseg.errors import ConfigError, OutputError, SceneError
-from geoseg.outputs import check_output, check_output_folder
-from geoseg.paths import exists, input_path
+from geoseg.outputs import check_output, check_output_folder, name_outputs, output_pattern
+from geoseg.paths import exists, input_path, scene_names
 from geoseg.plan import check_window, default_overlap
 from geoseg.polygons import PolygonRules, class_rules
 from geoseg.pretrained import PRETRAINED, check_source
@@ -67,15 +67,18 @@ AnyPath = str | PathLike[str]
 def check_prediction(
     scenes: Sequence[AnyPath],
     model: AnyPath,
-    output: Path,
+    output: str,
     *,
     size: int | None,
     overlap: int | None,
     aoi: AnyPath | None,
     rules: PolygonRules,
     overwrite: bool,
-) -> None:
+) -> bool:
     """What ``geoseg predict`` can refuse by names alone.
+
+    Returns:
+        Whether each scene gets an output of its own.
 
     Raises:
         OutputError: An unknown suffix, or an output that may not be written.
@@ -83,17 +86,26 @@ def check_prediction(
         ModelError: No such model, or one without a valid contract.
         ConfigError: A window off the network's grid, or a class that the model does not have.
     """
-    suffix = _check_suffix(output, (*RASTER_SUFFIXES, *VECTOR_SUFFIXES), known=(".tif", *VECTOR_SUFFIXES))
-    # What is there may be an interrupted run's own.
-    is_ours = output.with_name(f".{output.name}.parts").exists()
-    check_output(output, overwrite=overwrite or is_ours, inputs=scenes, styled=True)
-    check_scenes(scenes)
+    pattern = output_pattern(output)
+    path = Path(output) if pattern is None else pattern
+    suffix = _check_suffix(path, (*RASTER_SUFFIXES, *VECTOR_SUFFIXES), known=(".tif", *VECTOR_SUFFIXES))
+    names = scene_names(scenes)
+    if pattern is None:
+        # What is there may be an interrupted run's own.
+        is_ours = path.with_name(f".{path.name}.parts").exists()
+        check_output(path, overwrite=overwrite or is_ours, inputs=names, styled=True)
+        check_scenes(names)
+    else:
+        name_outputs(pattern, names)
+        if all(_is_missing(name) for name in names):
+            check_scenes(names)
     if aoi is not None and _is_missing(aoi):
         raise SceneError(f"no such area of interest: {aoi}", hint="check the path after --aoi")
     contract = _contract(model)
     _check_window(contract, size, overlap)
     if suffix not in RASTER_SUFFIXES:
         class_rules(rules, contract.class_table)
+    return pattern is not None
 
 
 def check_vectorizing(

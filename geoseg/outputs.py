@@ -8,9 +8,9 @@ import re
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from geoseg.errors import OutputError, quoted
 
@@ -27,8 +27,10 @@ _PARTS_OF_SHAPEFILE = (".dbf", ".shx", ".prj", ".cpg", ".fields.txt")
 STYLE_MARK = "written by geoseg, which replaces it together with its layer"
 """Comment in the styles (``.qml``) that are ours; QGIS drops it when it saves a style anew."""
 
-# A GeoPackage's layer has the file's name, and these names belong to SQLite, the format, and QGIS.
+_PLACEHOLDER = re.compile(r"{(\w+)}")
 _LONG_FOR_SQLITE = 480
+
+# A GeoPackage's layer has the file's name, and these names belong to SQLite, the format, and QGIS.
 _RESERVED = re.compile(r"(sqlite|gpkg|rtree)_.*|layer_styles", re.IGNORECASE)
 
 
@@ -171,6 +173,50 @@ def atomic_output(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def output_pattern(output: str | os.PathLike[str]) -> Path | None:
+    """The pattern of one output for each scene; None where one file is named.
+
+    Args:
+        output: A folder, which exists or ends with a slash and stands for ``FOLDER/{stem}.tif``, or a file's name with
+            ``{stem}`` and perhaps ``{parent}``: names of the scene without its ending, and of its folder.
+
+    Raises:
+        OutputError: Another word in braces.
+    """
+    path = Path(output)
+    words = _PLACEHOLDER.findall(path.name)
+    if unknown := [word for word in words if word not in ("stem", "parent")]:
+        raise OutputError(
+            f"output {path} has {{{unknown[0]}}}, which stands for nothing",
+            hint="{stem} is the scene's file name without its ending, {parent} that of its folder",
+        )
+    if words:
+        return path
+    is_folder = os.fspath(output).endswith(("/", os.sep)) or (path.is_dir() and not path.suffix)
+    return path / "{stem}.tif" if is_folder else None
+
+
+def name_outputs(pattern: Path, scenes: Sequence[str]) -> list[Path]:
+    """The output of each scene.
+
+    Raises:
+        OutputError: Two scenes have the same.
+    """
+    found: dict[Path, str] = {}
+    for scene in scenes:
+        source = PurePath(scene.partition("?")[0])
+        name = pattern.name.replace("{stem}", source.stem).replace("{parent}", source.parent.name)
+        path = pattern.with_name(name)
+        if path in found:
+            longer = pattern.with_name(f"{{parent}}_{pattern.name}")
+            raise OutputError(
+                f"{found[path]} and {scene} would both be written to {path}",
+                hint="map them in two runs" if "{parent}" in pattern.name else f"-o '{longer}'",
+            )
+        found[path] = scene
+    return list(found)
 
 
 def check_output_folder(folder: Path, *, overwrite: bool, ours: Collection[str], writer: str) -> None:

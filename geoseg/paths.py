@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from os import PathLike, fspath
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +20,7 @@ InputPath = Path | str
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt", ".png", ".img", ".jp2", ".bmp", ".gif", ".jpg", ".jpeg"})
 VECTOR_SUFFIXES = frozenset({".geojson", ".geojsonl", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".kml", ".gml"})
 
+_FOLDERS_OF_GDAL = frozenset({".safe", ".zarr", ".gdb"})
 _VIRTUAL = re.compile(r"/vsi\w+[/?]|[\w.+-]{2,}:|\s*<")
 """How names begin that only GDAL understands: virtual files, URLs, subdatasets, XML."""
 
@@ -79,6 +80,23 @@ def opened_name(
             hint=f"name one of them: {quoted(f'/vsizip/{archive}/{members[0]}')}",
         )
     return f"/vsizip/{archive}/{members[0]}" if members else f"/vsizip/{archive}"
+
+
+def scene_names(names: Iterable[str | PathLike[str]]) -> list[str]:
+    """Names of scenes, a folder written out as the rasters in it, each once.
+
+    A folder that GDAL opens as a whole, as a Zarr or a Sentinel-2 product, stays as it is; so does one without rasters,
+    which opening refuses.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        path = input_path(name)
+        rasters: list[str] = []
+        if isinstance(path, Path) and path.is_dir() and path.suffix.lower() not in _FOLDERS_OF_GDAL:
+            files = (file for file in path.iterdir() if file.suffix.lower() in RASTER_SUFFIXES and file.is_file())
+            rasters = sorted(str(file) for file in files if not file.name.startswith("."))
+        found.update(dict.fromkeys(rasters or [fspath(name)]))
+    return list(found)
 
 
 def suffix(path: InputPath) -> str:

@@ -11,12 +11,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 from tqdm import tqdm
 
@@ -28,7 +29,7 @@ from geoseg.contract import Contract
 from geoseg.errors import ConfigError, GeosegError, OutputError
 from geoseg.export import EXPORTERS, check_format
 from geoseg.outputs import check_output
-from geoseg.paths import input_path
+from geoseg.paths import input_path, scene_names
 from geoseg.plan import IN_PROCESS, Plan, Taper
 from geoseg.polygons import PolygonRules
 from geoseg.prediction.arrivals import Arrivals
@@ -38,6 +39,7 @@ from geoseg.prediction.imagery import check_scene, model_nodata
 from geoseg.prediction.parts import Parts, parts_folder, remove_scratch, was_publishing
 from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.prediction.report import PredictReport, seam_text
+from geoseg.prediction.room import check_room
 from geoseg.prediction.stages import Stages
 from geoseg.prediction.tasks import Job, Source
 from geoseg.scene import Raster
@@ -52,6 +54,7 @@ RASTER_SUFFIXES = (".tif", ".tiff")
 TIMED_WINDOWS = 3
 
 AnyPath = str | os.PathLike[str]
+Bar: TypeAlias = "tqdm[Any]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +132,7 @@ def predict(
     bytes as if nothing had happened.
 
     Args:
-        scenes: A raster, or several that are read as one mosaic.
+        scenes: A raster, or several that are read as one mosaic; of a folder the rasters in it.
         model: Model folder, or the name of a shipped model.
         output: ``.tif`` for a class map; ``.gpkg`` or another suffix of `geoseg.export.EXPORTERS` for polygons.
         size: Window side, px; None takes the model's.
@@ -213,14 +216,96 @@ def run_prediction(
     progress: bool = False,
 ) -> PredictReport:
     """`predict` with its options as one value."""
-    with (
-        _prepared(scenes, model, output, options, overwrite=overwrite) as ready,
-        ready.job.parts.opened(ready.fingerprint(), restart=restart),
-        _kept(ready),
-    ):
-        for name in ("classes", *LAYERS[1:]):
-            remove_scratch(layer_path(ready.output, name))
-        return _run(ready, progress=progress)
+    with Session(model, options) as session:
+        return session.predict(scenes, output, overwrite=overwrite, restart=restart, progress=progress)
+
+
+class Session:
+    """A model and where it runs, for one prediction or for many: opened, connected and loaded once.
+
+    Args:
+        model: Model folder, or the name of a shipped model.
+        options: How to predict.
+
+    Raises:
+        ConfigError: No such executor.
+        ModelError: No such model, or a broken one.
+    """
+
+    def __init__(self, model: AnyPath, options: PredictOptions) -> None:
+        self.model, self.options = os.fspath(model), options
+        self._connect = find_executor(options.executor)
+        self.stored = open_model(model)
+        self._predictors: dict[str, Predictor] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._open.close()
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Where the work is done."""
+        return self._open.enter_context(self._connect(self.options.device, self.options.address))
+
+    def predictor(self, precision: str) -> Predictor:
+        """The model in a precision, or "auto"."""
+        options = self.options
+        made = Predictor(
+            self.stored,
+            self.executor.device,
+            tta=options.tta,
+            batched=self.executor.batched,
+            backend=options.backend,
+            precision=precision,
+        )
+        return self._predictors.setdefault(made.precision, made)  # the first has the network
+
+    def source(self, scenes: AnyPath | Sequence[AnyPath]) -> Source:
+        """What is read of scenes, and how."""
+        options, contract = self.options, self.stored.contract
+        return Source(
+            tuple(scene_names([scenes] if isinstance(scenes, str | os.PathLike) else scenes)),
+            bands=None if options.bands is None else tuple(options.bands),
+            nodata=model_nodata(contract, options.nodata),
+            alpha=options.alpha,
+            crs=options.crs,
+            aoi=None if options.aoi is None else str(input_path(options.aoi)),
+            gsd_m=_gsd_m(options.gsd, contract),
+        )
+
+    def predict(
+        self,
+        scenes: AnyPath | Sequence[AnyPath],
+        output: AnyPath,
+        *,
+        overwrite: bool = False,
+        restart: bool = False,
+        progress: bool | Bar = False,
+    ) -> PredictReport:
+        """Map scenes; see `predict`. ``progress`` may be a bar that counts the pixels of several predictions."""
+        with _prepared(self, scenes, Path(output), overwrite=overwrite) as ready:
+            parts = ready.job.parts
+            check_room(ready.job.plan, ready.scene, ready.output.parent, there_bytes=parts.size_bytes)
+            with parts.opened(ready.fingerprint(), restart=restart), _kept(ready):
+                for name in ("classes", *LAYERS[1:]):
+                    remove_scratch(layer_path(ready.output, name))
+                return _run(ready, progress)
+
+    def dry_run(
+        self, scenes: AnyPath | Sequence[AnyPath], output: AnyPath, *, overwrite: bool = False, timed: bool = True
+    ) -> DryRun:
+        """The plan of a prediction; see `dry_run`. Nothing is computed unless ``timed``."""
+        with _prepared(self, scenes, Path(output), overwrite=overwrite) as ready:
+            plan, folder = ready.job.plan, ready.output.parent
+            free = shutil.disk_usage(folder).free
+            try:
+                check_room(plan, ready.scene, folder, there_bytes=ready.job.parts.size_bytes)
+            except GeosegError as error:
+                return DryRun(plan, None, free, error)
+            return DryRun(plan, _time_windows(ready) if timed and plan.executor == IN_PROCESS else None, free)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,11 +317,13 @@ class DryRun:
         window_seconds: Time per window on this machine, several at once as in the run; None where the windows that
             were tried hold nothing to be mapped, or where other machines do the work.
         free_bytes: Free space in the output's folder.
+        refusal: Why it would not be begun, or None.
     """
 
     plan: Plan
     window_seconds: float | None
     free_bytes: int
+    refusal: GeosegError | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -246,6 +333,8 @@ class DryRun:
     def lines(self) -> list[str]:
         """The plan for people."""
         free = f"free       {self.free_bytes / 2**20:.0f} MiB in the output's folder"
+        if self.refusal is not None:
+            return [*self.plan.lines(), free, f"refused    {self.refusal.message}; {self.refusal.hint}"]
         if self.seconds is None:
             here = self.plan.executor == IN_PROCESS
             why = "the windows tried hold nothing to map" if here else "it depends on the cluster"
@@ -272,10 +361,8 @@ def dry_run(
     Raises:
         GeosegError: As `predict` does before its first window.
     """
-    with _prepared(scenes, model, output, options, overwrite=overwrite) as ready:
-        plan = ready.job.plan
-        free = shutil.disk_usage(ready.output.parent).free
-        return DryRun(plan, _time_windows(ready) if plan.executor == IN_PROCESS else None, free)
+    with Session(model, options) as session:
+        return session.dry_run(scenes, output, overwrite=overwrite)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,46 +430,24 @@ class _Ready:
 
 @contextmanager
 def _prepared(
-    scenes: AnyPath | Sequence[AnyPath], model: AnyPath, output: AnyPath, options: PredictOptions, *, overwrite: bool
+    session: Session, scenes: AnyPath | Sequence[AnyPath], path: Path, *, overwrite: bool
 ) -> Iterator[_Ready]:
     """Check all that can be wrong; the scene is open inside."""
-    names = tuple(os.fspath(s) for s in ([scenes] if isinstance(scenes, str | os.PathLike) else scenes))
-    path = Path(output)
+    options, contract = session.options, session.stored.contract
+    source = session.source(scenes)
+    check_kind(path, options)
     suffix = path.suffix.lower()
-    if suffix not in (*RASTER_SUFFIXES, *EXPORTERS):
-        known = ", ".join((".tif", *EXPORTERS))
-        raise OutputError(f"output {path} has the unknown suffix {suffix or '(none)'}", hint=f"known: {known}")
-    if suffix not in RASTER_SUFFIXES and (options.probabilities or options.disagreement):
-        raise ConfigError("probabilities and disagreement are rasters", hint="write them beside a map: -o MAP.tif")
     layers = () if suffix not in RASTER_SUFFIXES else tuple(n for n in LAYERS[1:] if getattr(options, n))
     for file in (path, *(layer_path(path, layer) for layer in layers)):
-        check_output(file, overwrite=overwrite or was_publishing(path), inputs=names, styled=True)
-    connect = find_executor(options.executor)
-    trained = open_model(model)
-    contract = trained.contract
-    source = Source(
-        names,
-        bands=None if options.bands is None else tuple(options.bands),
-        nodata=model_nodata(contract, options.nodata),
-        alpha=options.alpha,
-        crs=options.crs,
-        aoi=None if options.aoi is None else str(input_path(options.aoi)),
-        gsd_m=_gsd_m(options.gsd, contract),
-    )
-    with source.open() as scene, connect(options.device, options.address) as executor:
+        check_output(file, overwrite=overwrite or was_publishing(path), inputs=source.scenes, styled=True)
+    with source.open() as scene:
+        executor = session.executor
         check_scene(contract, scene, ignore_gsd=options.ignore_gsd)
         parts = Parts(parts_folder(path).absolute(), options.layers, len(contract.classes))
         precision = options.precision
         if precision == "auto":  # an interrupted run continues in what it began with, whatever was recorded since
             precision = parts.journal().get("the precision", precision)
-        predictor = Predictor(
-            trained,
-            executor.device,
-            tta=options.tta,
-            batched=executor.batched,
-            backend=options.backend,
-            precision=precision,
-        )
+        predictor = session.predictor(precision)
         plan = predictor.plan(
             scene,
             size=options.size,
@@ -402,7 +467,7 @@ def _prepared(
             log.warning("%s %s", scene.path, scene.grid.place_note)
         job = Job(
             source,
-            os.fspath(model),
+            session.model,
             options.tta,
             plan,
             parts,
@@ -410,7 +475,22 @@ def _prepared(
             options.backend,
             predictor.precision,
         )
-        yield _Ready(path, options, trained, predictor, scene, executor, job)
+        yield _Ready(path, options, session.stored, predictor, scene, executor, job)
+
+
+def check_kind(output: Path, options: PredictOptions) -> None:
+    """Refuse an output of a kind that cannot be written.
+
+    Raises:
+        OutputError: An unknown suffix.
+        ConfigError: Polygons, and layers that only a raster has.
+    """
+    suffix = output.suffix.lower()
+    if suffix not in (*RASTER_SUFFIXES, *EXPORTERS):
+        known = ", ".join((".tif", *EXPORTERS))
+        raise OutputError(f"output {output} has the unknown suffix {suffix or '(none)'}", hint=f"known: {known}")
+    if suffix not in RASTER_SUFFIXES and (options.probabilities or options.disagreement):
+        raise ConfigError("probabilities and disagreement are rasters", hint="write them beside a map: -o MAP.tif")
 
 
 def _gsd_m(gsd: str | float | None, contract: Contract) -> float | None:
@@ -424,7 +504,7 @@ def _gsd_m(gsd: str | float | None, contract: Contract) -> float | None:
     return contract.gsd_m
 
 
-def _run(ready: _Ready, *, progress: bool) -> PredictReport:
+def _run(ready: _Ready, progress: bool | Bar) -> PredictReport:
     """Do what is left of the tasks; the output grows in a thread as their parts get ready in order."""
     start = time.perf_counter()
     job, grid = ready.job, ready.scene.grid
@@ -436,12 +516,17 @@ def _run(ready: _Ready, *, progress: bool) -> PredictReport:
     arrivals = Arrivals(job, grid)
     total = grid.height * grid.width
     there = total - sum(task.window.height * task.window.width for task in left)
-    bar = tqdm(total=total, initial=there, unit="px", unit_scale=True, desc="predict", disable=not progress)
+    own: AbstractContextManager[object] = nullcontext()
+    if isinstance(progress, bool):
+        own = bar = progress_bar(total, there, shown=progress)
+    else:
+        bar = progress
+        bar.update(there)
 
     def advance(pixels: int) -> None:
         bar.update(pixels)
 
-    with bar, ThreadPoolExecutor(1, "geoseg-output") as thread:
+    with own, ThreadPoolExecutor(1, "geoseg-output") as thread:
         writing = arrivals.taker = thread.submit(_write_output, ready, arrivals, stages)
         with arrivals:
             ready.executor.run(
@@ -468,6 +553,11 @@ def _run(ready: _Ready, *, progress: bool) -> PredictReport:
         polygons=None if vectors is None else vectors.polygons,
         notes=() if vectors is None else vectors.notes,
     )
+
+
+def progress_bar(total: int, initial: int = 0, *, shown: bool) -> Bar:
+    """A bar on standard error that counts pixels."""
+    return tqdm(total=total, initial=initial, unit="px", unit_scale=True, desc="predict", disable=not shown)
 
 
 def _write_output(ready: _Ready, arrivals: Arrivals, stages: Stages) -> tuple[BandFacts, VectorReport | None]:

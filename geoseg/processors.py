@@ -1,10 +1,25 @@
-"""How many processors there are to use."""
+"""How many processors and how much memory there are to use."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 def processors() -> int:
     """Processors that this process may use, at least 1; not every system tells of less than all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Memory of this machine, or of the container that this process runs in; None where the system does not tell."""
+    try:
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+    try:
+        return min(found, int(_CONTAINER.read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return found

@@ -105,7 +105,12 @@ MISTAKES = [
     "predict scene.tif -m buildings-tiny -o map.dwg",
     "predict scene.tif -m buildings-tiny -o there.tif",
     "predict scene.tif -m buildings-tiny -o scene.tif --overwrite",
-    "predict scene.tif -m buildings-tiny -o folder",
+    "predict scene.tif -m buildings-tiny -o folder.tif",
+    "predict scene.tif -m buildings-tiny -o maps",
+    "predict scene.tif -m buildings-tiny -o maps/{name}.tif",
+    "predict scene.tif shown -m buildings-tiny -o maps/",
+    "predict nowhere.tif -m buildings-tiny -o maps/",
+    "predict scene.tif -m nowhere -o maps/",
     "predict scene.tif -m buildings-tiny -o no/map.tif",
     f"{TO_MAP} --blend sinus",
     f"{TO_MAP} --tta d5",
@@ -195,7 +200,15 @@ data:
     (folder / "good.yaml").write_text(good)
     (folder / "typo.yaml").write_text(good.replace("output:", "ouput:"))
     (folder / "no_labels.yaml").write_text(good.replace("labels.tif", "nowhere.tif"))
-    for name in ("folder/keep", "shown/scene.tif", "evaluated/scores.csv", "notes.txt", "there.tif", "there.gpkg"):
+    for name in (
+        "folder/keep",
+        "folder.tif/keep",
+        "shown/scene.tif",
+        "evaluated/scores.csv",
+        "notes.txt",
+        "there.tif",
+        "there.gpkg",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("mine")
     return folder

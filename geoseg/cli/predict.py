@@ -11,9 +11,20 @@ from geoseg.cli import options
 
 def predict(
     ctx: typer.Context,
-    scenes: Annotated[list[str], typer.Argument(metavar="SCENE", help="Rasters; several are read as one mosaic.")],
+    scenes: Annotated[
+        list[str],
+        typer.Argument(metavar="SCENE", help="Rasters, or a folder of them. Several become one mosaic; or see -o."),
+    ],
     model: options.Model,
-    output: options.Output,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="File to write; its suffix is its format. FOLDER/ or 'FOLDER/{stem}.gpkg' maps each scene on its own.",
+        ),
+    ],
     size: options.Size = None,
     overlap: options.Overlap = None,
     blend: Annotated[
@@ -104,7 +115,8 @@ def predict(
     """Map a scene with a model.
 
     To a class GeoTIFF (-o map.tif), or straight on to polygons (-o map.gpkg, .geojson, .shp, .fgb, .parquet, .pmtiles);
-    --simplify to --dissolve are for those. Interrupted, the same command goes on where it stopped.
+    --simplify to --dissolve are for those. Interrupted, the same command goes on where it stopped. With several
+    scenes and -o FOLDER/ each is mapped on its own; those that fail are listed at the end (exit code 1).
     """
     from geoseg.early import check_prediction
 
@@ -119,7 +131,9 @@ def predict(
         keep=keep,
         dissolve=dissolve,
     )
-    check_prediction(scenes, model, output, size=size, overlap=overlap, aoi=aoi, rules=rules, overwrite=overwrite)
+    is_each = check_prediction(
+        scenes, model, output, size=size, overlap=overlap, aoi=aoi, rules=rules, overwrite=overwrite
+    )
     from geoseg.predict import PredictOptions, run_prediction
     from geoseg.predict import dry_run as run_dry
 
@@ -146,10 +160,27 @@ def predict(
         executor=executor,
         address=address,
     )
-    if dry_run:
-        for line in run_dry(scenes, model, output, how, overwrite=overwrite).lines():
-            typer.echo(line)
-        return
     progress = ctx.obj.progress
-    report = run_prediction(scenes, model, output, how, overwrite=overwrite, restart=restart, progress=progress)
-    ctx.obj.report(report.lines(), report.path)
+    if not is_each:
+        if dry_run:
+            _print(run_dry(scenes, model, output, how, overwrite=overwrite).lines())
+            return
+        report = run_prediction(scenes, model, output, how, overwrite=overwrite, restart=restart, progress=progress)
+        ctx.obj.report(report.lines(), report.path)
+        return
+    from geoseg.predict_each import dry_run_each, predict_each
+
+    if dry_run:
+        _print(dry_run_each(scenes, model, output, how))
+        return
+    each = predict_each(scenes, model, output, how, overwrite=overwrite, restart=restart, progress=progress)
+    ctx.obj.report(each.lines(), each.folder)
+    for _, error in each.failed:
+        typer.echo(f"error: {error.message}" + (f"\nhint:  {error.hint}" if error.hint else ""), err=True)
+    if each.failed:
+        raise typer.Exit(1)
+
+
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        typer.echo(line)

@@ -111,6 +111,11 @@ class Parts:
             found = json.loads(file.read(length))
         return BandFacts(found["skipped"], SeamCounts(*found["seams"]))
 
+    @property
+    def size_bytes(self) -> int:
+        """What finished parts take on the disk."""
+        return sum(part.stat().st_size for part in self.folder.glob("*.part"))
+
     def journal(self) -> dict[str, Any]:
         """What the parts of an interrupted run depend on; empty where there is none, or none that can be read."""
         return (_load(self.folder / JOURNAL) or {}) if any(self.folder.glob("*.part")) else {}

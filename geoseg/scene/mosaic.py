@@ -55,6 +55,7 @@ class Mosaic(Raster):
         height, width = max(w.row_stop for w in places) - top, max(w.col_stop for w in places) - left
         self.grid = first.grid.crop(Window(top, left, height, width))
         self._places = [Window(w.row - top, w.col - left, w.height, w.width) for w in places]
+        self.covered_share = min(sum(w.height * w.width for w in places) / (height * width), 1.0)
         self._edges = np.array([(w.row, w.row_stop, w.col, w.col_stop) for w in self._places]).T  # (4, scenes)
 
     def close(self) -> None:
@@ -125,12 +126,12 @@ def _place(scene: Raster, first: Raster) -> Window:
         raise SceneError(
             f"{scene.path} has {count(len(scene.bands), 'band')} of {scene.dtype}, "
             f"but {first.path} has {len(first.bands)} of {first.dtype}",
-            hint="choose bands with --bands, or predict the scenes one by one",
+            hint="choose bands with --bands, or map each scene on its own: -o FOLDER/",
         )
     if first.grid.georeference in (Georeference.NONE, Georeference.CRS_ALONE) and scene is not first:
         raise SceneError(
             f"{scene.path} and {first.path} have no transform, so how they lie to each other is not known",
-            hint="predict the scenes one by one",
+            hint="map each scene on its own: -o FOLDER/",
         )
     height, width = scene.grid.shape
     to_first: Affine = ~first.grid.transform @ scene.grid.transform

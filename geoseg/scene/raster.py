@@ -45,6 +45,7 @@ class Raster(ABC):
         file_bands: How many bands the file has.
         block_shape: (rows, columns) of the file's blocks, px: the unit in which it is decoded.
         aoi: Area outside which nothing is valid, or None.
+        covered_share: Share of the grid that its files cover, at most 1.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Raster(ABC):
     file_bands: int
     block_shape: tuple[int, int]
     aoi: Aoi | None = None
+    covered_share: float = 1.0
 
     def __enter__(self) -> Self:
         return self

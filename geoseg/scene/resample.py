@@ -70,7 +70,7 @@ class Resampled(Raster):
                 hint="give --gsd in metres, at most 64 times the scene's own or a 64th of it",
             )
         self.source, self.gsd_m = source, gsd_m
-        self.path, self.paths = source.path, source.paths
+        self.path, self.paths, self.covered_share = source.path, source.paths, source.covered_share
         self.bands, self.band_names, self.dtype = source.bands, source.band_names, source.dtype
         self.nodata, self.scaling = source.nodata, source.scaling
         self.alpha_band, self.file_bands = source.alpha_band, source.file_bands

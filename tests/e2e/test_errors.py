@@ -213,6 +213,21 @@ def scenes_of_two_crs(place: Place) -> list[object]:
     return ["predict", place / "scene.tif", place / "mercator.tif", "-m", place.model, "-o", place / "out.tif"]
 
 
+def scenes_far_apart(place: Place) -> list[object]:
+    far = write_scene(place / "far.tif", shift=(18_000_000, 0)).path
+    return ["predict", place / "scene.tif", far, "-m", place.model, "-o", place / "out.tif"]
+
+
+def two_scenes_of_one_output(place: Place) -> list[object]:
+    (place / "north").mkdir()
+    shutil.copy(place / "scene.tif", place / "north")
+    return ["predict", place / "scene.tif", place / "north", "-m", place.model, "-o", f"{place / 'maps'}/"]
+
+
+def strange_word_in_an_output(place: Place) -> list[object]:
+    return place.predict(out="{name}.tif")
+
+
 def other_crs_than_the_files(place: Place) -> list[object]:
     return place.predict("--crs", "EPSG:32634")
 
@@ -747,6 +762,9 @@ CASES: dict[Prepare, tuple[str, ...]] = {
     nodata_that_does_not_fit: ("scene.tif", "-9999", "uint8"),
     alpha_that_is_not_there: ("scene.tif", "no alpha"),
     scenes_of_two_crs: ("mercator.tif", "3857"),
+    scenes_far_apart: ("2 scenes", "of the mosaic", "-o FOLDER/"),
+    two_scenes_of_one_output: ("scene.tif", "would both be written to", "{parent}_{stem}.tif"),
+    strange_word_in_an_output: ("{name}", "stands for nothing", "{stem}"),
     other_crs_than_the_files: ("scene.tif", "EPSG:32633", "EPSG:32634"),
     crs_that_is_not_known: ("scene.tif", "EPSG:999999"),
     crs_of_a_photograph: ("photo.tif", "no transform"),

@@ -1,0 +1,63 @@
+"""Whether a prediction can be carried out: its disk, its memory, and scenes that lie far from each other."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from geoseg.errors import ConfigError, OutputError, SceneError
+from geoseg.plan import IN_PROCESS, Plan
+from geoseg.processors import memory_bytes
+from geoseg.scene import Raster
+from geoseg.words import count
+
+LARGE_PX = 1 << 30
+LEAST_COVERED = 1e-3
+"""A mosaic of more than `LARGE_PX` of which the scenes cover less than this share is not meant: they lie far apart."""
+
+MOST_COMPRESSED, MOST_COMPRESSED_NODATA = 200, 2000
+"""No class map shrinks by more than these factors: where scenes are, and where nothing is."""
+
+EACH = "map each scene on its own: -o FOLDER/"
+
+
+def check_room(plan: Plan, scene: Raster, folder: Path, *, there_bytes: int = 0) -> None:
+    """Refuse a prediction that cannot be finished.
+
+    Args:
+        plan: What it would do.
+        scene: What it would read.
+        folder: Where the output goes.
+        there_bytes: What an interrupted run has left on the disk already.
+
+    Raises:
+        SceneError: A mosaic that the scenes cover next to nothing of.
+        OutputError: A disk that cannot hold the output, however well it is compressed.
+        ConfigError: More memory needed than the machine has.
+    """
+    several = len(scene.paths) > 1
+    if scene.covered_share < LEAST_COVERED and plan.height * plan.width > LARGE_PX:
+        number = count(len(scene.paths), "scene")
+        raise SceneError(
+            f"the {number} cover {100 * scene.covered_share:.2g} % of the mosaic that they would become, "
+            f"{plan.height} × {plan.width} px",
+            hint=EACH,
+        )
+    least = plan.disk_bytes * (scene.covered_share / MOST_COMPRESSED + 1 / MOST_COMPRESSED_NODATA) - there_bytes
+    free = shutil.disk_usage(folder).free
+    if least > free:
+        raise OutputError(
+            f"a map of {plan.height} × {plan.width} px takes {_size(least)} on the disk at the very least, "
+            f"{folder} has {_size(free)} left",
+            hint=EACH if several else "choose another folder with -o, or cut the scene with gdal_translate -srcwin",
+        )
+    memory = memory_bytes()
+    if plan.executor == IN_PROCESS and memory is not None and plan.memory_bytes > memory:
+        raise ConfigError(
+            f"{plan.width} columns take {_size(plan.memory_bytes)} of memory, this machine has {_size(memory)}",
+            hint=EACH if several else "cut the scene into narrower ones with gdal_translate -srcwin",
+        )
+
+
+def _size(number: float) -> str:
+    return f"{number / 2**30:,.1f} GiB" if number >= 1 << 30 else f"{number / 2**20:,.1f} MiB"

@@ -1,0 +1,320 @@
+"""Many scenes, one output for each: the same maps as one by one, resumable, and no failure stops the others."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rasterio
+from affine import Affine
+from conftest import TINY, MadeScene, write_scene
+from typer.testing import CliRunner
+
+from geoseg.cli import app
+from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
+from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError, SceneError
+from geoseg.inference import backends
+from geoseg.model_folder import build_network, save_model
+from geoseg.outputs import name_outputs, output_pattern
+from geoseg.paths import scene_names
+from geoseg.predict import PredictOptions, Session, dry_run, predict
+from geoseg.predict_each import JOURNAL, dry_run_each, predict_each
+from geoseg.prediction import predictor as predictor_module
+from geoseg.prediction import room
+
+HOW = PredictOptions(device="cpu", backend="torch")
+MakeScene = Callable[..., MadeScene]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    network = build_network("segnext", "tu-mscan_tiny", encoder_weights=None, in_channels=3, classes=2, **TINY)
+    contract = Contract(
+        name="tiny",
+        bands=tuple(Band(name=name, mean=0.5, std=0.2) for name in ("red", "green", "blue")),
+        dtype="uint8",
+        scale=1 / 255,
+        gsd_m=0.5,
+        classes=(ClassEntry(name="ground", color="#000000"), ClassEntry(name="roof", color="#ff0000")),
+        window=WindowSettings(size=64, overlap=32),
+        stride=8,
+    )
+    save_model(folder, network, contract)
+    return folder
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """A folder of three scenes of different places and sizes."""
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    for n, name in enumerate(("a", "b", "c")):
+        write_scene(folder / f"{name}.tif", size=(96 + 32 * n, 80), shift=(0, 10_000 * n), seed=n)
+    (folder / "notes.txt").write_text("no raster")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".tif"}
+
+
+def test_each_map_is_that_of_its_scene_alone(model: Path, scenes: Path, tmp_path: Path) -> None:
+    report = predict_each(scenes, model, f"{tmp_path / 'maps'}/", HOW)
+    assert [written.path.name for written in report.written] == ["a.tif", "b.tif", "c.tif"]
+    assert not report.failed and not report.there
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("a", "b", "c"):
+        predict(scenes / f"{name}.tif", model, alone / f"{name}.tif", device="cpu", backend="torch")
+    assert contents(tmp_path / "maps") == contents(alone)
+
+
+def test_the_model_is_loaded_once(model: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
+    def load(*args: Any, **options: Any) -> Any:
+        loaded.append(args)
+        return backends.load_backend(*args, **options)
+
+    monkeypatch.setattr(predictor_module, "load_backend", load)
+    assert len(predict_each(scenes, model, tmp_path / "maps" / "{stem}.gpkg", HOW).written) == 3
+    assert len(loaded) == 1
+
+
+def test_a_scene_that_fails_keeps_no_other_from_being_mapped(model: Path, scenes: Path, tmp_path: Path) -> None:
+    write_scene(scenes / "four.tif", bands=4)
+    (scenes / "broken.tif").write_text("no raster")
+    words = ["-q", "predict", str(scenes), "missing.tif", "-m", str(model), "-o", f"{tmp_path / 'maps'}/"]
+    ran = CliRunner().invoke(app, [*words, "--device", "cpu", "--backend", "torch"])
+    assert (ran.exit_code, ran.stdout) == (1, f"{tmp_path / 'maps'}\n")
+    said = ran.stderr.splitlines()
+    assert [line.partition(":")[0] for line in said] == ["error", "hint"] * 3
+    for name in ("four.tif has 4 bands", "broken.tif is not a raster", "no such scene: missing.tif"):
+        assert name in ran.stderr
+    assert contents(tmp_path / "maps").keys() == {"a.tif", "b.tif", "c.tif"}
+
+
+def test_what_is_finished_is_not_mapped_again(
+    model: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, wanted = tmp_path / "maps", tmp_path / "wanted"
+    predict_each(scenes, model, f"{wanted}/", HOW)
+    mapped = Session.predict
+
+    def interrupted(session: Session, scene: str, *args: Any, **options: Any) -> Any:
+        if scene.endswith("b.tif"):
+            raise KeyboardInterrupt("interrupted")
+        return mapped(session, scene, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "predict", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="interrupted; 1 of 3 scenes are done"):
+            predict_each(scenes, model, f"{output}/", HOW)
+    assert contents(output).keys() == {"a.tif"}
+    report = predict_each(scenes, model, output, HOW)
+    assert [path.name for path in report.there] == ["a.tif"]
+    assert [written.path.name for written in report.written] == ["b.tif", "c.tif"]
+    assert contents(output) == contents(wanted)
+    write_scene(scenes / "d.tif", seed=9)
+    report = predict_each(scenes, model, output, HOW)
+    assert ([w.path.name for w in report.written], len(report.there)) == (["d.tif"], 3)
+
+
+def test_what_another_model_or_person_made_is_replaced_only_on_request(
+    model: Path, scenes: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "maps"
+    predict_each(scenes, model, f"{output}/", HOW)
+    before = contents(output)
+    other = PredictOptions(device="cpu", backend="torch", blend="flat")
+    with pytest.raises(OutputError, match=r"a\.tif, and 2 more, exists and was not made from the same") as caught:
+        predict_each(scenes, model, output, other)
+    assert "--overwrite" in str(caught.value.hint)
+    (output / "b.tif").write_text("mine")
+    for restart in (False, True):
+        with pytest.raises(OutputError, match=r"b\.tif exists and was not made"):
+            predict_each(scenes, model, output, HOW, restart=restart)
+    report = predict_each(scenes, model, output, HOW, overwrite=True)
+    assert ([w.path.name for w in report.written], len(report.there)) == (["b.tif"], 2)
+    assert contents(output) == before
+    assert len(predict_each(scenes, model, output, HOW, restart=True).written) == 3
+
+
+def test_a_style_of_a_persons_own_is_kept(model: Path, scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "b.qml").write_text("my colours")
+    report = predict_each(scenes, model, tmp_path / "maps", HOW)
+    [(scene, error)] = report.failed
+    assert scene == str(scenes / "b.tif") and "b.qml" in error.message and "--overwrite" in str(error.hint)
+    assert (tmp_path / "maps" / "b.qml").read_text() == "my colours"
+
+
+def test_a_bug_in_one_scene_is_told_and_the_others_are_mapped(
+    model: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mapped = Session.predict
+
+    def buggy(session: Session, scene: str, *args: Any, **options: Any) -> Any:
+        return 1 / 0 if scene.endswith("b.tif") else mapped(session, scene, *args, **options)
+
+    monkeypatch.setattr(Session, "predict", buggy)
+    report = predict_each(scenes, model, f"{tmp_path / 'maps'}/", HOW)
+    assert [written.path.name for written in report.written] == ["a.tif", "c.tif"]
+    [(scene, error)] = report.failed
+    assert scene == str(scenes / "b.tif") and "ZeroDivisionError" in error.message
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["full disk", "device"])
+def test_what_would_stop_every_scene_stops_at_once(
+    kind: str, model: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fail(session: Session, scene: str, *args: Any, **options: Any) -> Any:
+        asked.append(scene)
+        if kind == "device":
+            raise DeviceError("device cpu is out of memory")
+        raise OutputError("cannot write") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Session, "predict", fail)
+    with pytest.raises(GeosegError, match="0 of 3 scenes are done"):
+        predict_each(scenes, model, f"{tmp_path / 'maps'}/", HOW)
+    assert len(asked) == 1
+    assert not (tmp_path / "maps").exists(), "made for nothing"
+
+
+def test_a_device_that_is_not_there_is_told_once(model: Path, scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError):
+        predict_each(scenes, model, f"{tmp_path / 'maps'}/", PredictOptions(device="tpu"))
+    assert not (tmp_path / "maps").exists()
+
+
+def test_the_plan_of_many_writes_nothing(model: Path, scenes: Path, tmp_path: Path) -> None:
+    lines = dry_run_each(scenes, model, f"{tmp_path / 'maps'}/", HOW)
+    assert [line.partition(":")[0] for line in lines[:-1]] == [
+        f"{scenes / name}.tif → {tmp_path / 'maps' / name}.tif" for name in ("a", "b", "c")
+    ]
+    assert lines[-1].startswith("3 scenes, ") and lines[-1].endswith(" s")
+    assert not (tmp_path / "maps").exists()
+
+
+# --- names
+
+
+def test_a_folder_of_scenes_is_its_rasters(scenes: Path, tmp_path: Path) -> None:
+    (scenes / ".hidden.tif").write_text("")
+    (scenes / "a.tif.aux.xml").write_text("")
+    files = [str(scenes / f"{name}.tif") for name in ("a", "b", "c")]
+    assert scene_names([scenes]) == files
+    assert scene_names([files[1], scenes]) == [files[1], files[0], files[2]]
+    (tmp_path / "product.zarr").mkdir()
+    shutil.copy(files[0], tmp_path / "product.zarr")
+    (tmp_path / "empty").mkdir()
+    whole = [str(tmp_path / "product.zarr"), str(tmp_path / "empty"), "https://server/a.tif"]
+    assert scene_names(whole) == whole
+
+
+def test_a_folder_is_one_mosaic_where_one_output_is_named(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    for n in range(2):
+        write_scene(folder / f"{n}.tif", shift=(0, 80 * n))
+    report = predict(folder, model, tmp_path / "map.tif", device="cpu", backend="torch")
+    assert report.grid.shape == (96, 160)
+
+
+def test_outputs_are_named_after_their_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "map.tif").mkdir()
+    assert output_pattern("maps/") == output_pattern("maps/{stem}.tif") == Path("maps/{stem}.tif")
+    assert output_pattern("there") == Path("there/{stem}.tif")
+    assert output_pattern("map.tif") is output_pattern("maps") is output_pattern("maps/map.gpkg") is None
+    scenes = ["x/a.tif", "y/b.v2.jp2", "https://server/z/c.tif?key=1"]
+    assert name_outputs(Path("maps/{stem}.gpkg"), scenes) == [Path(f"maps/{n}.gpkg") for n in ("a", "b.v2", "c")]
+    pattern = Path("maps/{parent}_{stem}.tif")
+    assert name_outputs(pattern, scenes) == [Path(f"maps/{n}.tif") for n in ("x_a", "y_b.v2", "z_c")]
+    with pytest.raises(OutputError, match="which stands for nothing"):
+        output_pattern("maps/{name}.tif")
+
+
+def test_two_scenes_of_one_output_are_refused() -> None:
+    with pytest.raises(OutputError, match=r"x/a\.tif and y/a\.tif would both be written to maps/a\.tif") as caught:
+        name_outputs(Path("maps/{stem}.tif"), ["x/a.tif", "y/a.tif"])
+    assert caught.value.hint == "-o 'maps/{parent}_{stem}.tif'"
+
+
+# --- room
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> list[Path]:
+    """Two scenes 9,000 km apart, on one pixel grid."""
+    return [write_scene(tmp_path / f"{n}.tif", shift=(18_000_000 * n, 0)).path for n in range(2)]
+
+
+def test_scenes_far_apart_are_no_mosaic(model: Path, far: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(SceneError, match=r"the 2 scenes cover 0\.0011 % of the mosaic") as caught:
+        predict(far, model, tmp_path / "mosaic.tif", device="cpu", backend="torch")
+    assert caught.value.hint == "map each scene on its own: -o FOLDER/"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.tif", "1.tif"]
+    planned = dry_run(far, model, tmp_path / "mosaic.tif", HOW)
+    assert planned.refusal is not None and planned.lines()[-1].startswith("refused    the 2 scenes cover")
+    assert len(predict_each(far, model, f"{tmp_path / 'FOLDER'}/", HOW).written) == 2
+
+
+def test_scenes_near_each_other_are_one(model: Path, tmp_path: Path) -> None:
+    scenes = [write_scene(tmp_path / f"{n}.tif", shift=(0, 800 * n)).path for n in range(2)]
+    assert predict(scenes, model, tmp_path / "map.tif", device="cpu", backend="torch").grid.shape == (96, 880)
+
+
+def test_a_disk_that_cannot_hold_the_map_is_refused(
+    model: Path, make_scene: MakeScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_scene()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage._replace(free=50))
+    with pytest.raises(OutputError, match=r"on the disk at the very least, .* left") as caught:
+        predict(made.path, model, tmp_path / "map.tif", device="cpu", backend="torch")
+    assert "another folder" in str(caught.value.hint)
+    assert [path.name for path in tmp_path.iterdir()] == [made.path.name]
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage._replace(free=1 << 20))
+    predict(made.path, model, tmp_path / "map.tif", device="cpu", backend="torch")
+
+
+def test_a_machine_that_cannot_hold_the_plan_is_refused(
+    model: Path, make_scene: MakeScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_scene()
+    monkeypatch.setattr(room, "memory_bytes", lambda: 1 << 20)
+    with pytest.raises(ConfigError, match=r"columns take .* of memory, this machine has 1\.0 MiB"):
+        predict(made.path, model, tmp_path / "map.tif", device="cpu", backend="torch")
+    monkeypatch.setattr(room, "memory_bytes", lambda: None)
+    predict(made.path, model, tmp_path / "map.tif", device="cpu", backend="torch")
+
+
+def test_a_mosaic_knows_how_much_its_scenes_cover(tmp_path: Path) -> None:
+    from geoseg.scene import open_scene
+
+    made = [write_scene(tmp_path / f"{n}.tif", shift=(0, 160 * n)).path for n in range(2)]
+    with open_scene(made) as mosaic, open_scene(made[0]) as scene, open_scene(made, gsd_m=1.0) as coarse:
+        assert (scene.covered_share, mosaic.covered_share) == (1, pytest.approx(2 / 3))
+        assert coarse.covered_share == mosaic.covered_share
+    with rasterio.open(made[1], "r+") as file:
+        file.transform = file.transform @ Affine.translation(-160, 0)
+    with open_scene(made) as both:
+        assert both.covered_share == 1
+
+
+def test_the_journal_is_all_that_is_left_beside_the_outputs(model: Path, scenes: Path, tmp_path: Path) -> None:
+    predict_each(scenes, model, tmp_path / "maps" / "{stem}.geojson", HOW)
+    names = {path.name for path in (tmp_path / "maps").iterdir()}
+    assert {name for name in names if name.startswith(".")} == {JOURNAL}
+    assert {name for name in names if name.endswith(".geojson")} == {"a.geojson", "b.geojson", "c.geojson"}
