@@ -196,6 +196,13 @@ def test_long_names_are_cut_between_characters(tmp_path, caplog):
     assert "field class_name has been truncated" in caplog.text
 
 
+@pytest.mark.parametrize(("length", "warned"), [(254, False), (255, True)])
+def test_a_text_that_is_cut_is_reported(tmp_path, caplog, length, warned):
+    polygons, layer = coverage()
+    write_shapefile([polygons], tmp_path / "map.shp", layer_like(layer, source="x" * length))
+    assert ("cut to the 254 bytes" in caplog.text) is warned
+
+
 def test_long_field_names_are_cut_and_listed(tmp_path):
     polygons, layer = coverage()
     confidence = np.full(len(polygons), 0.5)

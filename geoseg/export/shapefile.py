@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyproj
 
-from geoseg.errors import OutputError
+from geoseg.errors import OutputError, quoted
 from geoseg.export.arrow import (
     GEOMETRY,
     attribute_schema,
@@ -38,6 +39,8 @@ from geoseg.georeference import Georeference
 from geoseg.grid import Grid
 from geoseg.polygons.batch import IntArray, PolygonBatch
 
+_log = logging.getLogger(__name__)
+
 _SHP_HEADER = 100  # bytes
 
 
@@ -46,7 +49,7 @@ def write_shapefile(batches: Iterable[PolygonBatch], path: Path, layer: Layer, *
 
     Each part is complete: ``.shp``, ``.shx``, ``.dbf``, a ``.cpg`` that says UTF-8, and a ``.prj`` where there is a
     CRS. Field names longer than ten characters are shortened, and ``name.fields.txt`` tells which. Texts longer than
-    254 bytes are cut.
+    254 bytes are cut, with a warning.
 
     Args:
         batches: The polygons; all batches have the columns of the first.
@@ -68,6 +71,15 @@ def write_shapefile(batches: Iterable[PolygonBatch], path: Path, layer: Layer, *
         with writing(path):
             path.with_suffix(".fields.txt").write_text(renamed, encoding="utf-8")
     widths = _widths(first, layer)
+    longest = max((layer.source or "", *layer.classes.names), key=_bytes)
+    if _bytes(longest) > FIELD_TEXT_BYTES:
+        _log.warning(
+            "%s: %s… is cut to the %d bytes that a shapefile's text may have; a GeoPackage keeps it whole (-o %s)",
+            path.name,
+            longest[:20],
+            FIELD_TEXT_BYTES,
+            quoted(path.with_suffix(".gpkg").name),
+        )
     schema = pa.schema(
         [
             field.with_name(short[field.name]).with_metadata({"GDAL:OGR:width": str(widths[field.name])})
@@ -204,4 +216,8 @@ def _widths(first: PolygonBatch, layer: Layer) -> dict[str, int]:
 
 
 def _text_width(texts: Iterable[str]) -> int:
-    return min(FIELD_TEXT_BYTES, max(1, *(len(text.encode()) for text in texts)))
+    return min(FIELD_TEXT_BYTES, max(1, *map(_bytes, texts)))
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode())
