@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from bench_network import CLASSES
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.inference.backends import load_backend
 from geoseg.inference.folding import deployed
+from geoseg.inference.forward import InMemory
 from geoseg.inference.logits import Logits
 from geoseg.landscape import Landscape, write_landscape
 from geoseg.model_folder import save_model
@@ -64,12 +66,12 @@ def seconds_of(run: Run, x: Tensor, forwards: int) -> float:
 
 def forms(network: nn.Module, x: Tensor, *, rounds: int, forwards: int) -> dict[str, float]:
     """Seconds of a batch in each form, medians of the rounds."""
-    size = x.shape[2], x.shape[3]
-    loaded = {
-        name: load_backend(network, backend=backend, device=x.device, bands=BANDS, at_once=len(x), size=size)
+    how: dict[str, Any] = {"device": str(x.device), "at_once": len(x), "size": (x.shape[2], x.shape[3])}
+    runs: dict[str, Run] = {
+        name: load_backend(InMemory(network), backend=backend, precision="bfloat16", bands=BANDS, **how)
         for name, backend in (("eager", "torch"), ("compile", "compile"))
     }
-    runs: dict[str, Run] = {**loaded, "compile, graphs": with_graphs(network, x.device)}
+    runs["compile, graphs"] = with_graphs(network, x.device)
     for run in runs.values():
         seconds_of(run, x, 3)  # compiles, and records graphs
     found: dict[str, list[float]] = {name: [] for name in runs}
@@ -79,7 +81,7 @@ def forms(network: nn.Module, x: Tensor, *, rounds: int, forwards: int) -> dict[
     return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
-def end_to_end(network: nn.Module, *, side: int, size: int, batch: int) -> float:
+def end_to_end(network: nn.Module, *, side: int, size: int, batch: int, device: str = "cuda") -> float:
     """Seconds of `predict` on a scene of side² px."""
     contract = Contract(
         name="bench",
@@ -92,7 +94,7 @@ def end_to_end(network: nn.Module, *, side: int, size: int, batch: int) -> float
         scene, model = Path(folder, "scene.tif"), Path(folder, "model")
         write_landscape(Landscape(side, side), scene)
         save_model(model, network, contract)
-        options = {"device": "cuda", "size": size, "overlap": 0, "batch_size": batch, "overwrite": True}
+        options = {"device": device, "size": size, "overlap": 0, "batch_size": batch, "overwrite": True}
         for _ in range(2):
             report = predict(scene, model, Path(folder, "map.tif"), **options)
     return report.seconds
