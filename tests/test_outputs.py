@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from geoseg.errors import OutputError, SceneError
-from geoseg.outputs import atomic_output, check_output, check_output_folder
+from geoseg.outputs import STYLE_MARK, atomic_output, check_output, check_output_folder
 
 
 def names(folder: Path) -> set[str]:
@@ -175,3 +175,17 @@ def test_a_folder_behind_a_symbolic_link_is_not_replaced(tmp_path: Path) -> None
     (tmp_path / "run").symlink_to("big")
     with pytest.raises(OutputError, match="is a symbolic link"):
         check_output_folder(tmp_path / "run", overwrite=True, ours=set(), writer="a test")
+
+
+@pytest.mark.parametrize("name", ["map.tif", "map_confidence.tif", "map.shp"])
+def test_a_style_that_is_not_ours_is_replaced_on_request(tmp_path: Path, name: str) -> None:
+    output = tmp_path / name
+    style = output.with_suffix(".qml")
+    style.write_bytes(b"<qgis/>\xff")
+    with pytest.raises(OutputError, match=rf"{style.name} exists, and {name} would replace it") as error:
+        check_output(output, overwrite=False, styled=True)
+    assert "--overwrite" in error.value.hint
+    check_output(output, overwrite=True, styled=True)
+    check_output(output, overwrite=False)  # of outputs without a style it is no concern
+    style.write_text(f"<!-- {STYLE_MARK} --><qgis/>")
+    check_output(output, overwrite=False, styled=True)
