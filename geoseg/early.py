@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from geoseg.classes import nearest_name
 from geoseg.errors import ConfigError, OutputError, SceneError
-from geoseg.outputs import check_output, check_output_folder, name_outputs, output_pattern
+from geoseg.outputs import check_folder, check_output, check_output_folder, name_outputs, output_pattern
 from geoseg.paths import exists, input_path, scene_names
 from geoseg.plan import check_window, default_overlap
 from geoseg.polygons import PolygonRules, class_rules
@@ -160,6 +160,7 @@ def check_training(config: TrainConfig, *, resume: bool, overwrite: bool, check:
     checkpoint = config.output / "checkpoints" / "last.ckpt"
     if not resume:
         check_new_run(config.output, overwrite=overwrite)
+        check_folder(config.output, hint="choose another output=…")
     elif not checkpoint.is_file():
         raise ConfigError(f"nothing to resume: {checkpoint} does not exist", hint="leave out --resume")
     check_files(config, ("train", "val"))
@@ -215,6 +216,8 @@ def check_evaluation(
     if output.is_dir():
         for name in files:
             check_output(output / name, overwrite=overwrite)
+    else:
+        check_folder(output)
     contract = _contract(model)
     names = contract.class_table.names
     if config.class_table.names != names:
@@ -279,6 +282,7 @@ def check_demo(output: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{output / existing[0]} exists", hint="add --overwrite, or choose another folder with -o")
     if output.exists() and not output.is_dir():
         raise OutputError(f"output {output} is a file", hint="name a folder with -o")
+    check_folder(output)
 
 
 def check_scenes(scenes: Iterable[AnyPath]) -> None:

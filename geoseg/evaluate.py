@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from geoseg.config import TrainConfig
 from geoseg.datasets import open_scenes
 from geoseg.devices import resolve_device
 from geoseg.early import check_evaluation
-from geoseg.errors import ConfigError, OutputError
+from geoseg.errors import ConfigError
 from geoseg.evaluation import (
     CONFUSION_CSV,
     CONFUSION_PNG,
@@ -40,7 +40,7 @@ from geoseg.evaluation.tables import (
     write_scores,
 )
 from geoseg.metrics import Matrix, Scores
-from geoseg.outputs import atomic_output, check_output
+from geoseg.outputs import atomic_output, check_output, made_folder
 from geoseg.prediction.imagery import check_scene
 from geoseg.prediction.precision import record_precision
 from geoseg.prediction.predictor import Predictor
@@ -207,21 +207,11 @@ def _of_matrices(classes: ClassTable, matrices: dict[str, Matrix], folder: Path)
 
 @contextmanager
 def _folder(path: Path, *, overwrite: bool) -> Iterator[None]:
-    """The folder for all files, made where it is missing and removed again if it was made for nothing."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make folder {path}: {error.strerror}", hint="choose another with -o") from error
-    try:
+    """The folder for all files, none of which may be in the way."""
+    with made_folder(path):
         for name in FILES:
             check_output(path / name, overwrite=overwrite)
         yield
-    except BaseException:
-        for folder in missing:
-            with suppress(OSError):  # others may have put something there
-                folder.rmdir()
-        raise
 
 
 def _write(evaluation: Evaluation) -> None:

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path, PurePath
 
 from geoseg.errors import OutputError, quoted
@@ -173,6 +173,40 @@ def atomic_output(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def made_folder(path: Path, *, hint: str = "choose another with -o") -> Iterator[None]:
+    """A folder for outputs, made where it is missing and removed again if it was made for nothing.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make folder {path}: {error.strerror}", hint=hint) from error
+    try:
+        yield
+    finally:
+        for folder in missing:
+            with suppress(OSError):  # there is something in it
+                folder.rmdir()
+
+
+def check_folder(path: Path, *, hint: str = "choose another with -o") -> None:
+    """Whether a folder can be made, or written where it is there.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    with made_folder(path, hint=hint):
+        try:
+            with _scratch(path / "trial"):
+                pass
+        except OSError as error:
+            raise OutputError(f"cannot write into folder {path}: {error.strerror}", hint=hint) from error
 
 
 def output_pattern(output: str | os.PathLike[str]) -> Path | None:

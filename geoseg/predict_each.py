@@ -13,16 +13,16 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import geoseg
 from geoseg.errors import DeviceError, GeosegError, ModelError, OutputError, SceneError, in_one_line
-from geoseg.outputs import name_outputs, output_pattern
+from geoseg.outputs import made_folder, name_outputs, output_pattern
 from geoseg.paths import scene_names
 from geoseg.predict import AnyPath, Bar, DryRun, PredictOptions, Session, check_kind, progress_bar
 from geoseg.prediction.parts import was_publishing
@@ -121,7 +121,7 @@ def predict_each(
     pattern, names = _names(scenes, output, options)
     outputs = name_outputs(pattern, names)
     written: list[PredictReport] = []
-    with _folder(pattern.parent), Session(model, options) as session:
+    with made_folder(pattern.parent), Session(model, options) as session:
         _ = session.executor  # a device that is not there is no scene's fault
         items, failed = _look(session, names, outputs)
         journal = _Journal(pattern.parent)
@@ -167,7 +167,7 @@ def dry_run_each(
     pattern, names = _names(scenes, output, options)
     lines: list[str] = []
     plans: list[DryRun] = []
-    with _folder(pattern.parent), Session(model, options) as session:
+    with made_folder(pattern.parent), Session(model, options) as session:
         for name, path in zip(names, name_outputs(pattern, names), strict=True):
             found = session.dry_run(name, path, overwrite=True, timed=not plans)
             lines.append(f"{name} → {path}: {found.plan}")
@@ -186,22 +186,6 @@ def _names(scenes: AnyPath | Sequence[AnyPath], output: AnyPath, options: Predic
         raise OutputError(f"output {output} is one file for several scenes", hint=f"name a folder: -o {output}/")
     check_kind(pattern, options)
     return pattern, scene_names([scenes] if isinstance(scenes, str | os.PathLike) else scenes)
-
-
-@contextmanager
-def _folder(path: Path) -> Iterator[None]:
-    """The folder for all outputs, made where it is missing and removed again if it was made for nothing."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make folder {path}: {error.strerror}", hint="choose another with -o") from error
-    try:
-        yield
-    finally:
-        for folder in missing:
-            with suppress(OSError):  # there is something in it
-                folder.rmdir()
 
 
 def _look(

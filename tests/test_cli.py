@@ -173,6 +173,9 @@ MISTAKES = [
     "weights import mscan_tiny -o folder",
     "weights import mscan_tiny -o out --classes nowhere.yaml",
     "demo -o notes.txt",
+    "demo -o notes.txt/shown",
+    "train good.yaml output=notes.txt/run",
+    f"{TO_SCORES} -o notes.txt/scores",
     "demo -o shown",
     "demo --device gpu",
 ]

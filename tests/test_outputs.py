@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from geoseg.errors import OutputError, SceneError
-from geoseg.outputs import STYLE_MARK, atomic_output, check_output, check_output_folder
+from geoseg.outputs import STYLE_MARK, atomic_output, check_folder, check_output, check_output_folder, made_folder
 
 
 def names(folder: Path) -> set[str]:
@@ -189,3 +189,23 @@ def test_a_style_that_is_not_ours_is_replaced_on_request(tmp_path: Path, name: s
     check_output(output, overwrite=False)  # of outputs without a style it is no concern
     style.write_text(f"<!-- {STYLE_MARK} --><qgis/>")
     check_output(output, overwrite=False, styled=True)
+
+
+def test_whether_a_folder_can_be_made_is_tried_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    check_folder(tmp_path / "a" / "b")
+    check_folder(tmp_path)
+    assert names(tmp_path) == {"notes.txt"}
+    for folder in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "a"):
+        with pytest.raises(OutputError, match="cannot make folder"):
+            check_folder(folder)
+
+
+def test_a_folder_made_for_nothing_goes_again(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), made_folder(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b").is_dir()
+        raise KeyboardInterrupt
+    assert names(tmp_path) == set()
+    with made_folder(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "map.tif").write_text("kept")
+    assert names(tmp_path) == {"a"} and names(tmp_path / "a") == {"map.tif"}
