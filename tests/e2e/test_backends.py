@@ -268,7 +268,7 @@ def test_a_run_continues_in_the_precision_it_began_with(
     record = PrecisionRecord(measured_on="made up", float32=score, bfloat16=score)
     load_contract(own).model_copy(update={"precision": record}).save(own)
     monkeypatch.setattr("geoseg.plan.TASK_PX", 1)
-    assert f"of {BANDS} parts taken over from an earlier run" in succeed("-q", *arguments)
+    assert f"of {BANDS} parts taken over from an earlier run" in succeed(*arguments)
     assert tags(tmp_path / "map.tif")["GEOSEG_NETWORK"].endswith("float32")
     fresh = [tmp_path / "fresh.tif" if word == tmp_path / "map.tif" else word for word in arguments]
     succeed("-q", *fresh)
