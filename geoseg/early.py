@@ -163,7 +163,9 @@ def check_training(config: TrainConfig, *, resume: bool, overwrite: bool, check:
         check_folder(config.output, hint="choose another output=…")
     elif not checkpoint.is_file():
         raise ConfigError(f"nothing to resume: {checkpoint} does not exist", hint="leave out --resume")
-    check_files(config, ("train", "val"))
+    entries = [entry for split in ("train", "val") for entry in config.data.entries(split)]
+    if all(_missing(entry) for entry in entries):  # else the check of the data lists them beside all other errors
+        check_files(config, ("train", "val"))
 
 
 def check_new_run(run: Path, *, overwrite: bool) -> None:
