@@ -18,7 +18,9 @@ InputPath = Path | str
 """A path of the file system, or the text of what only GDAL can open."""
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt", ".png", ".img", ".jp2", ".bmp", ".gif", ".jpg", ".jpeg"})
-VECTOR_SUFFIXES = frozenset({".geojson", ".geojsonl", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".kml", ".gml"})
+VECTOR_SUFFIXES = frozenset(
+    {".geojson", ".geojsonl", ".ndjson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".pmtiles", ".kml", ".gml"}
+)
 
 _FOLDERS_OF_GDAL = frozenset({".safe", ".zarr", ".gdb"})
 _VIRTUAL = re.compile(r"/vsi\w+[/?]|[\w.+-]{2,}:|\s*<")

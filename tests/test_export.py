@@ -25,6 +25,7 @@ from geoseg.errors import OutputError, SceneError
 from geoseg.export import EXPORTERS, check_format, exporter_for, style_qml, write_polygons
 from geoseg.export.layer import Layer
 from geoseg.grid import Grid
+from geoseg.info import describe
 from geoseg.map_rows import MapRows
 from geoseg.polygons import PolygonRules, Tolerance
 from geoseg.vectorize import vectorize
@@ -270,6 +271,8 @@ def test_vectorize_writes_the_map_in_every_format(class_map, tmp_path, suffix):
     assert len(back) == report.polygons == sum(c.polygons for c in report.classes)
     assert [c.name for c in report.classes] == list(TABLE.names)
     np.testing.assert_allclose([c.area_m2 for c in report.classes], pixels[:3] * 0.09, rtol=1e-3)
+    described = "\n".join(describe(str(report.path)))
+    assert f"map: {len(back)} features" in described and "class_name: text" in described
 
 
 @pytest.mark.parametrize("suffix", EXPORTERS)

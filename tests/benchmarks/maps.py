@@ -63,6 +63,7 @@ def write_class_map(path: Path, height: int, width: int, *, noisy: bool) -> None
         "bigtiff": "if_safer",
     }
     with rasterio.open(path, "w", **profile) as file:
+        file.update_tags(**{f"class_{c.id}": c.name for c in CLASSES})
         file.write_colormap(1, {c.id: (*c.color, 255) for c in CLASSES})
         for row in range(0, height, side):
             for col in range(0, width, side):
