@@ -177,7 +177,7 @@ def _prediction(scene: Scene, model: str | None) -> list[Fact]:
 
     Without a model those that are shipped and take the scene; where none does, SegNeXt's usual windows.
     """
-    from geoseg.prediction.imagery import check_scene
+    from geoseg.prediction.imagery import check_scene, doubts
 
     if model is not None:
         from geoseg.stored_model import open_model
@@ -186,6 +186,7 @@ def _prediction(scene: Scene, model: str | None) -> list[Fact]:
         facts = [_planned(scene, stored.contract, stored.stride)]
         try:
             check_scene(stored.contract, scene)
+            facts += [("warning", doubt) for doubt in doubts(stored.contract, scene)]
         except SceneError as error:
             facts.append(("warning", f"{error.message}; {error.hint}"))
         return facts

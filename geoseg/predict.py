@@ -35,7 +35,7 @@ from geoseg.polygons import PolygonRules
 from geoseg.prediction.arrivals import Arrivals
 from geoseg.prediction.bands import BandFacts, Layers
 from geoseg.prediction.executors import Executor, find_executor
-from geoseg.prediction.imagery import check_scene, model_nodata
+from geoseg.prediction.imagery import check_scene, doubts, low_confidence, model_nodata
 from geoseg.prediction.parts import Parts, parts_folder, remove_scratch, was_publishing
 from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.prediction.report import PredictReport, seam_text
@@ -370,6 +370,7 @@ class _Ready:
     """Everything checked and open.
 
     Attributes:
+        doubts: What speaks against the scene.
         hardware: Of whoever does the work, once `fingerprint` has asked.
     """
 
@@ -380,6 +381,7 @@ class _Ready:
     scene: Raster
     executor: Executor
     job: Job
+    doubts: tuple[str, ...]
     hardware: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -465,6 +467,9 @@ def _prepared(
             check_rules(options.rules, scene.grid, contract.class_table, path=scene.path)
         if not scene.grid.is_metric:
             log.warning("%s %s", scene.path, scene.grid.place_note)
+        against = doubts(contract, scene)
+        for doubt in against:
+            log.warning("%s", doubt)
         job = Job(
             source,
             session.model,
@@ -475,7 +480,7 @@ def _prepared(
             options.backend,
             predictor.precision,
         )
-        yield _Ready(path, options, session.stored, predictor, scene, executor, job)
+        yield _Ready(path, options, session.stored, predictor, scene, executor, job, against)
 
 
 def check_kind(output: Path, options: PredictOptions) -> None:
@@ -539,6 +544,10 @@ def _run(ready: _Ready, progress: bool | Bar) -> PredictReport:
                 on_part=arrivals.announce,
             )
         facts, vectors = writing.result()
+    unsure = low_confidence(facts.mean_confidence, len(ready.classes))
+    if unsure is not None:
+        log.warning("%s", unsure)
+    notes = () if vectors is None else vectors.notes
     return PredictReport(
         path=ready.output,
         grid=grid,
@@ -551,7 +560,8 @@ def _run(ready: _Ready, progress: bool | Bar) -> PredictReport:
         stages=stages.seconds,
         resumed=len(tasks) - len(left),
         polygons=None if vectors is None else vectors.polygons,
-        notes=() if vectors is None else vectors.notes,
+        mean_confidence=facts.mean_confidence,
+        notes=(*notes, *ready.doubts),
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from geoseg.classes import NODATA
-from geoseg.map_rows import MapRows, join_rows
+from geoseg.map_rows import CONFIDENCE_SCALE, MapRows, join_rows
 from geoseg.plan import Plan
 from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.prediction.reading import read_rows
@@ -39,13 +39,27 @@ class BandFacts:
     Attributes:
         skipped: Windows starting in it without a pixel to be mapped, which never reached the network.
         seams: Where overlapping windows differ.
+        confidence: Sum over the pixels where it was measured of the probability of their class, times 254.
+        measured: Number of these pixels: some of the rows, or all where confidence is wanted.
     """
 
     skipped: int = 0
     seams: SeamCounts = field(default_factory=SeamCounts)
+    confidence: int = 0
+    measured: int = 0
+
+    @property
+    def mean_confidence(self) -> float | None:
+        """Mean probability of the class, 0 … 1; None where none was measured."""
+        return self.confidence / self.measured / CONFIDENCE_SCALE if self.measured else None
 
     def __add__(self, other: BandFacts) -> BandFacts:
-        return BandFacts(self.skipped + other.skipped, self.seams + other.seams)
+        return BandFacts(
+            self.skipped + other.skipped,
+            self.seams + other.seams,
+            self.confidence + other.confidence,
+            self.measured + other.measured,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +114,8 @@ def rows_of_bands(
         disagreement=layers.disagreement,
     )
     skipped: Counter[int] = Counter()
+    confidence: Counter[int] = Counter()
+    measured: Counter[int] = Counter()
 
     def windows() -> Iterator[WindowPixels | _RowEnd]:
         left = cols.starts[0]
@@ -137,9 +153,13 @@ def rows_of_bands(
             band = row // plan.band_rows
             here = piece[: min((band + 1) * plan.band_rows, rows.stop) - row]
             row, piece = row + len(here), piece[len(here) :]
-            yield here
+            if here.confidence is not None:
+                sure = here.confidence[here.classes != NODATA]
+                confidence[band] += int(sure.sum(dtype=np.int64))
+                measured[band] += sure.size
+            yield here if layers.confidence else replace(here, confidence=None)
             if row % plan.band_rows == 0 or row == plan.height:
-                yield BandFacts(skipped[band], stitcher.seams(band))
+                yield BandFacts(skipped[band], stitcher.seams(band), confidence[band], measured[band])
 
 
 def predicted_rows(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from os import PathLike
 
 import numpy as np
+import numpy.typing as npt
 
 from geoseg.contract import GSD_TOLERANCE, Contract
 from geoseg.errors import SceneError
@@ -15,6 +16,14 @@ from geoseg.scene.advice import band_hint, dtype_hint, order_of, scaling_hint
 from geoseg.words import count
 
 log = logging.getLogger(__name__)
+
+_MOST_OFFSET, _MOST_SPREAD = 1.0, 3.0
+"""A scene of the kind that a model was trained on has bands whose means lie within so many of the training's standard
+deviations (of held-out scenes of the shipped model 0.5), and whose own deviation is at most so many times another."""
+
+_FEWEST = 4096  # valid pixels that say something of a scene
+_MOST_UPSAMPLING = 2.0
+_LEAST_CONFIDENCE = 2 / 3  # of the way from chance to certainty
 
 _FAR = 2.0
 """Standard deviations from the training's mean, from which on a scene's own mean is not a matter of what it shows."""
@@ -108,3 +117,64 @@ def _check_scaling(contract: Contract, scene: Raster) -> None:
                 hint=f"apply the tags: {hint}",
             )
     log.warning("%s; if the training imagery had them applied: %s", message, hint)
+
+
+def doubts(contract: Contract, scene: Raster) -> tuple[str, ...]:
+    """What speaks against mapping a scene with a model though it fits the contract; one sentence each.
+
+    Args:
+        contract: The model's.
+        scene: An open scene that `check_scene` lets pass.
+
+    """
+    found = [_size_doubt(contract, scene)]
+    try:
+        pixels, valid = scene.sample()
+    except SceneError:  # of which whoever reads that place will tell
+        return tuple(doubt for doubt in found if doubt is not None)
+    if np.count_nonzero(valid) >= _FEWEST:
+        values = pixels[:, valid].astype(np.float64) * contract.scale
+        usual, spread = np.array([(band.mean, band.std) for band in contract.bands]).T
+        told = []
+        offsets = (values.mean(axis=1) - usual) / spread
+        if np.abs(offsets).max() > _MOST_OFFSET:
+            told.append(f"mean of {_by_band(contract, offsets, '+.1f')} standard deviations")
+        ratios = values.std(axis=1) / spread
+        if not (ratios.min() >= 1 / _MOST_SPREAD and ratios.max() <= _MOST_SPREAD):
+            told.append(f"contrast of {_by_band(contract, ratios, '.2g')} times the usual")
+        if told:
+            found.append(
+                f"scene {scene.path} is unlike the imagery that the model was trained on ({'; '.join(told)}): "
+                "look at the map before relying on it"
+            )
+    return tuple(doubt for doubt in found if doubt is not None)
+
+
+def _size_doubt(contract: Contract, scene: Raster) -> str | None:
+    """Whether the model is to see details that the imagery does not have, or objects far from their usual size."""
+    own, seen = (raster.grid.pixel_size_m() for raster in (getattr(scene, "source", scene), scene))
+    if own is None or seen is None:
+        return None
+    if max(own) > _MOST_UPSAMPLING * max(seen):
+        return (
+            f"the pixels of scene {scene.path} are {max(own):.2g} m, {max(own) / max(seen):.1f} times what they are "
+            f"resampled to: details of {max(seen):.2g} m, which the model was trained on, are not in the imagery"
+        )
+    factor = max(seen) / contract.gsd_m if contract.gsd_m is not None else 1.0
+    if 1 / _MOST_UPSAMPLING <= factor <= _MOST_UPSAMPLING:
+        return None
+    return (
+        f"the model sees scene {scene.path} at pixels of {max(seen):.2g} m, but was trained on {contract.gsd_m:.2g} m: "
+        "objects have another size than it knows"
+    )
+
+
+def _by_band(contract: Contract, values: npt.NDArray[np.float64], form: str) -> str:
+    return ", ".join(f"{value:{form}} ({band.name})" for value, band in zip(values, contract.bands, strict=True))
+
+
+def low_confidence(mean: float | None, classes: int) -> str | None:
+    """A sentence about a map whose mean confidence is low for so many classes; None where it is not."""
+    if mean is None or classes < 2 or (mean - 1 / classes) / (1 - 1 / classes) >= _LEAST_CONFIDENCE:
+        return None
+    return f"the model was unsure of its map (mean confidence {mean:.2f}): the imagery may be unlike its training's"

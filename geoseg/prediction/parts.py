@@ -109,7 +109,8 @@ class Parts:
             (length,) = _LENGTH.unpack(file.read())
             file.seek(-_LENGTH.size - length, os.SEEK_END)
             found = json.loads(file.read(length))
-        return BandFacts(found["skipped"], SeamCounts(*found["seams"]))
+        skipped, *counts = found
+        return BandFacts(skipped, SeamCounts(*counts[:4]), *counts[4:])
 
     @property
     def size_bytes(self) -> int:
@@ -214,9 +215,9 @@ class PartWriter:
 
     def finish(self) -> None:
         """Close the list of rows and put the facts behind it."""
-        seams = self.facts.seams
+        seams, known = self.facts.seams, self.facts
         counts = seams.border, seams.border_differs, seams.inside, seams.inside_differs
-        facts = json.dumps({"skipped": self.facts.skipped, "seams": counts}).encode()
+        facts = json.dumps([known.skipped, *counts, known.confidence, known.measured]).encode()
         self._file.write(_LENGTH.pack(0) + facts + _LENGTH.pack(len(facts)))
 
 

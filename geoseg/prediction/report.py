@@ -31,7 +31,8 @@ class PredictReport:
         stages: Seconds of work per stage, which run side by side: read, network, stitch, write.
         resumed: Parts that an earlier run had finished.
         polygons: Number of polygons, where the output is a vector file.
-        notes: What else there is to say of the polygons.
+        mean_confidence: Mean probability of the class, 0 … 1, measured on some of the rows; None where none is valid.
+        notes: What else there is to say: of the polygons, and whether the scene is unlike the training's.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class PredictReport:
     stages: dict[str, float] = field(default_factory=dict)
     resumed: int = 0
     polygons: int | None = None
+    mean_confidence: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -79,7 +81,10 @@ class PredictReport:
         if self.seams.border + self.seams.inside:
             extra.append(seam_text(self.seams))
         if self.polygons is not None:
-            extra += [count(self.polygons, "polygon"), *self.notes]
+            extra.append(count(self.polygons, "polygon"))
+        if self.mean_confidence is not None:
+            extra.append(f"mean confidence {self.mean_confidence:.2f}")
+        extra += self.notes
         if not self.grid.is_metric:
             extra.append(f"the map {self.grid.place_note}")
         return [str(self.path), *table, done, *filter(None, extra)]

@@ -15,7 +15,7 @@ logits for the same window.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,10 @@ FINEST_STEP = 1 << 14
 FULL_WEIGHT = 256
 SMALLEST_FULL_WEIGHT = 16
 MAX_SUM = 2**31 - 1
+
+_MEASURED, _SMALL_PX = 8, 1 << 24
+"""Of so many pieces one has its confidence though it is not wanted, for the mean over the map to be known; of a map of
+so few pixels all have it."""
 
 SEAM_PX = 16
 """Windows' borders are so wide where seams are counted."""
@@ -77,7 +81,7 @@ class Stitcher:
         rows: Rows of the output; see `Plan.band_span`.
         cols: Columns of the output; see `Plan.strip_span`.
         device: Where the logits are: "cpu", or a GPU by torch's name.
-        confidence: Give the probability of the class too.
+        confidence: Give the probability of the class too; else some pieces have it all the same, see `_MEASURED`.
         probabilities: Give the probabilities of all classes too.
         disagreement: Give where overlapping windows differ too.
         compiled: Whether to use the compiled code; None uses it on a CPU. The result is the same.
@@ -108,6 +112,7 @@ class Stitcher:
         self._first = rows.starts[0] // plan.stride
         self._above: Block | None = None
         self._rows_out = rows.first
+        self._pieces, self._every = 0, _MEASURED if plan.height * plan.width > _SMALL_PX else 1
         self._seams = _SeamCounter(plan, rows, cols, self._arrays)
 
     def seams(self, band: int) -> SeamCounts:
@@ -181,7 +186,9 @@ class Stitcher:
             step=self._step,
         )
         self._rows_out = y
-        return [self._arrays.finish(block, place, self._wanted)]
+        wanted = self._wanted if self._pieces % self._every else replace(self._wanted, confidence=True)
+        self._pieces += 1
+        return [self._arrays.finish(block, place, wanted)]
 
     def _mean(self, rows: slice) -> Block:
         low, high = self._low[rows], self._high[rows]
