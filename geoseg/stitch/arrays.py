@@ -110,11 +110,16 @@ class Arrays(Protocol):
     def counts(self, masks: list[Array]) -> Array:
         """How many are true in each mask, int64."""
 
-    def add_logits(self, logits: Array, taper: Array, state: tuple[Array, Array, Array, Array], step: int) -> None:
-        """See `geoseg.stitch.kernels.add_logits`; ``state`` are sums, weights, low and high."""
+    def add_logits(
+        self, logits: Array, taper: Array, state: tuple[Array, Array, Array, Array], own: slice, here: slice, step: int
+    ) -> None:
+        """Add columns ``own`` of logits (K, h, w), any float type, to columns ``here`` of sums, weights, low and high.
 
-    def mean_logits(self, sums: Array, weights: Array) -> tuple[Array, Array]:
-        """See `geoseg.stitch.kernels.mean_logits`; the means and where there are any."""
+        See `geoseg.stitch.kernels.add_logits`.
+        """
+
+    def mean_logits(self, sums: Array, weights: Array, rows: slice) -> tuple[Array, Array]:
+        """See `geoseg.stitch.kernels.mean_logits`; the means of some rows and where there are any."""
 
     def finish(self, block: Block, place: Placement, wanted: Wanted) -> Pending:
         """Rows of the output from a block; see `geoseg.stitch.kernels.upsample`."""

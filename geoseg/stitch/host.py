@@ -55,24 +55,30 @@ class HostArrays:
         """How many are true in each mask."""
         return np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
 
-    def add_logits(self, logits: Array, taper: Array, state: tuple[Array, Array, Array, Array], step: int) -> None:
-        """Add a window's logits (K, h, w), any float type."""
+    def add_logits(
+        self, logits: Array, taper: Array, state: tuple[Array, Array, Array, Array], own: slice, here: slice, step: int
+    ) -> None:
+        """Add columns of a window's logits (K, h, w), any float type."""
         values = np.ascontiguousarray(logits, dtype=np.float32)
-        kernels.add_logits(values, taper, *state, np.float32(LOGIT_LIMIT), np.float32(step))
+        width = own.stop - own.start
+        kernels.add_logits(
+            values, taper, own.start, *state, here.start, width, np.float32(LOGIT_LIMIT), np.float32(step)
+        )
 
-    def mean_logits(self, sums: Array, weights: Array) -> tuple[Array, Array]:
+    def mean_logits(self, sums: Array, weights: Array, rows: slice) -> tuple[Array, Array]:
         """Weighted means, and where there are any."""
-        block = np.empty(sums.shape, dtype=np.float32)
-        covered = np.empty(weights.shape, dtype=np.uint8)
-        kernels.mean_logits(sums, weights, block, covered)
+        height, width = rows.stop - rows.start, weights.shape[1]
+        block = np.empty((len(sums), height, width), dtype=np.float32)
+        covered = np.empty((height, width), dtype=np.uint8)
+        kernels.mean_logits(sums, weights, rows.start, block, covered)
         return block, covered
 
     def finish(self, block: Block, place: Placement, wanted: Wanted) -> Ready:
         """Rows of the output."""
         shape = place.height, place.width
         classes = np.empty(shape, dtype=np.uint8)
-        confidence = np.empty(shape if wanted.confidence else (0, 0), dtype=np.uint8)
-        every = np.empty((len(block.logits), *shape) if wanted.probabilities else (0, 0, 0), dtype=np.uint8)
+        confidence = np.empty(shape, dtype=np.uint8) if wanted.confidence else None
+        every = np.empty((len(block.logits), *shape), dtype=np.uint8) if wanted.probabilities else None
         kernels.upsample(
             block.logits,
             block.covered,
@@ -87,14 +93,14 @@ class HostArrays:
             classes,
             confidence,
             every,
-            EXPONENTIALS,
+            EXPONENTIALS if wanted.confidence or wanted.probabilities else None,
             np.float32(256 / place.step),
         )
         return Ready(
             MapRows(
                 classes,
-                confidence if wanted.confidence else None,
-                every if wanted.probabilities else None,
+                confidence,
+                every,
                 block.differs[np.ix_(*cells_of_pixels(place))] if wanted.disagreement else None,
             )
         )

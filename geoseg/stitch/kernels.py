@@ -6,78 +6,106 @@ is a single rounded one in a fixed order. Nothing depends on how rows or columns
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
-F = TypeVar("F", bound=Callable[..., Any])
+from geoseg._jit import helper, njit
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
 TILE_PX = 2048
+NO_LOGIT = -(2**31)  # less than any in fixed point
 
 
-def _njit(function: F) -> F:
-    return cast(F, numba.njit(cache=True, nogil=True)(function))
-
-
-@_njit
+@njit
 def add_logits(
-    logits: Floats, taper: Ints, sums: Ints, weights: Ints, low: Bytes, high: Bytes, limit: np.float32, step: np.float32
+    logits: Floats,
+    taper: Ints,
+    first: int,
+    sums: Ints,
+    weights: Ints,
+    low: Bytes,
+    high: Bytes,
+    left: int,
+    width: int,
+    limit: np.float32,
+    step: np.float32,
 ) -> None:
-    """Add a window's logits (K, h, w) in fixed point times its taper (h, w); all others are views of the same cells.
+    """Add some columns of a window's logits in fixed point times its taper.
 
     What is added is how far each class lies below the window's best, at most ``limit``, in steps of 1/``step``.
-    ``low`` and ``high`` (h, w) keep the smallest and the greatest of the windows' own classes.
+
+    Args:
+        logits: (K, h, w).
+        taper: (h, w).
+        first: First of the columns.
+        sums: What is added to, (K, h, C).
+        weights: Sum of the tapers, (h, C).
+        low: The smallest of the windows' own classes, (h, C).
+        high: The greatest of them, (h, C).
+        left: Column of the sums that the first one belongs to.
+        width: Number of columns.
+        limit: See above.
+        step: See above.
     """
-    classes, height, width = logits.shape
+    classes, height, _ = logits.shape
     best = np.empty(width, dtype=np.float32)
     nearest = np.empty(width, dtype=np.int32)
-    own = np.empty(width, dtype=np.uint8)
+    own = np.empty(width, dtype=np.int32)
+    # Sums of signed numbers could be negative and count from the end, for which loops would not be vectorized.
+    begin, place, columns = np.uint64(first), np.uint64(left), range(np.uint64(width))
     for row in range(height):
-        best[:] = -np.inf
+        for col in columns:
+            best[col] = -np.inf
+            nearest[col] = NO_LOGIT
+            own[col] = 0
         for k in range(classes):
-            for col in range(width):
-                if logits[k, row, col] > best[col]:
-                    best[col] = logits[k, row, col]
+            for col in columns:
+                if logits[k, row, begin + col] > best[col]:
+                    best[col] = logits[k, row, begin + col]
         for k in range(classes):
-            for col in range(width):
-                value = logits[k, row, col]
+            for col in columns:
+                value = logits[k, row, begin + col]
                 below = value - best[col]
                 if value >= best[col]:  # where both are infinite there is no difference
                     below = np.float32(0)
                 if not below > -limit:  # NaN too: a class without a score is the least likely one
                     below = -limit
                 fixed = np.int32(np.rint(below * step))
-                sums[k, row, col] += fixed * taper[row, col]
-                if k == 0 or fixed > nearest[col]:
+                sums[k, row, place + col] += fixed * taper[row, begin + col]
+                if fixed > nearest[col]:
                     nearest[col] = fixed
                     own[col] = k
-        for col in range(width):
-            weights[row, col] += taper[row, col]
-            low[row, col] = min(low[row, col], own[col])
-            high[row, col] = max(high[row, col], own[col])
+        for col in columns:
+            weights[row, place + col] += taper[row, begin + col]
+            low[row, place + col] = min(low[row, place + col], own[col])
+            high[row, place + col] = max(high[row, place + col], own[col])
 
 
-@_njit
-def mean_logits(sums: Ints, weights: Ints, block: Floats, covered: Bytes) -> None:
-    """Weighted means (K, n, C) of the sums, in fixed-point units; 0 and not covered where no window was."""
-    classes, height, width = sums.shape
+@njit
+def mean_logits(sums: Ints, weights: Ints, first: int, block: Floats, covered: Bytes) -> None:
+    """Weighted means (K, n, C) of the sums' rows from ``first`` on, in fixed-point units; 0, not covered, without any.
+
+    Args:
+        sums: (K, h, C).
+        weights: (h, C).
+        first: First row.
+        block: The means, (K, n, C).
+        covered: Whether any window was there, (n, C).
+    """
+    classes, height, width = block.shape
     for row in range(height):
         for col in range(width):
-            covered[row, col] = weights[row, col] > 0
+            covered[row, col] = weights[first + row, col] > 0
         for k in range(classes):
             for col in range(width):
-                weight = max(weights[row, col], np.int32(1))
-                block[k, row, col] = np.float32(sums[k, row, col]) / np.float32(weight)
+                weight = max(weights[first + row, col], np.int32(1))
+                block[k, row, col] = np.float32(sums[k, first + row, col]) / np.float32(weight)
 
 
-@_njit
+@njit
 def upsample(
     block: Floats,
     covered: Bytes,
@@ -90,9 +118,9 @@ def upsample(
     first_row: int,
     first_col: int,
     classes: Bytes,
-    confidence: Bytes,
-    probabilities: Bytes,
-    exponentials: Floats,
+    confidence: Bytes | None,
+    probabilities: Bytes | None,
+    exponentials: Floats | None,
     scale: np.float32,
 ) -> None:
     """Classes (h, w) of the pixels from (first_row, first_col) on, by bilinear interpolation of mean logits.
@@ -109,9 +137,9 @@ def upsample(
         first_row: First row of the output, px.
         first_col: First column of the output, px.
         classes: Output.
-        confidence: Output (h, w), or empty.
-        probabilities: Output (K, h, w), or empty.
-        exponentials: exp(-i / 256), and 0 at its end.
+        confidence: Output (h, w), or None.
+        probabilities: Output (K, h, w), or None.
+        exponentials: exp(-i / 256), and 0 at its end; None where neither confidence nor probabilities are wanted.
         scale: 256 over the fixed-point units of one logit.
     """
     number = block.shape[0]
@@ -122,12 +150,12 @@ def upsample(
     line = np.empty(longest, dtype=np.float32)
     seen = np.empty(longest, dtype=np.bool_)
     left_end = np.empty(longest, dtype=np.float32)
-    difference = np.zeros(longest, dtype=np.float32)
+    difference = np.empty(longest, dtype=np.float32)
     # Pixels that lie equally far between two logits stand side by side, so that all loops run over neighbours.
     best = np.empty((stride, longest), dtype=np.float32)
     winner = np.empty((stride, longest), dtype=np.int32)
-    keep = confidence.size > 0 or probabilities.size > 0
-    values = np.empty((number, stride, longest if keep else 0), dtype=np.float32)
+    if exponentials is not None:
+        values = np.empty((number, stride, longest), dtype=np.float32)
     for i in range(height):
         y = first_row + i
         row = (y - half) // stride
@@ -149,6 +177,10 @@ def upsample(
                 up, low = covered[above, inner - left + j], covered[below, inner - left + j]
                 seen[shift + j] = up or low
                 whole = whole and up and low
+            for p in range(stride):
+                for j in range(cells):
+                    best[p, j] = -np.inf
+                    winner[p, j] = 0
             for k in range(number):
                 first, second = block[k, above], block[k, below]
                 for j in range(outer - inner):
@@ -177,44 +209,31 @@ def upsample(
                     left_end[j] = a
                     difference[j] = b - a
                 for p in range(stride):
-                    _keep_best(left_end, difference, fractions[p], k, cells, best[p], winner[p])
-                    if keep:
-                        kept = values[k, p]
-                        for j in range(cells):
-                            kept[j] = left_end[j] + difference[j] * fractions[p]
+                    fraction = fractions[p]
+                    for j in range(cells):
+                        value = left_end[j] + difference[j] * fraction
+                        winner[p, j] = k if value > best[p, j] else winner[p, j]
+                        best[p, j] = value if value > best[p, j] else best[p, j]
+                        if exponentials is not None:
+                            values[k, p, j] = value
             for p in range(stride):
-                found = winner[p]
                 for j in range(1 if p < offset else 0, min(cells, (count + offset - 1 - p) // stride + 1)):
-                    classes[i, start + j * stride + p - offset] = found[j]
-            if keep:
+                    place = start + j * stride + p - offset
+                    classes[i, place] = winner[p, j]
+            if exponentials is not None:
                 _shares(values, best, cells, exponentials, scale)
                 for p in range(stride):
                     for j in range(1 if p < offset else 0, min(cells, (count + offset - 1 - p) // stride + 1)):
                         place = start + j * stride + p - offset
-                        if confidence.size:
+                        if confidence is not None:
                             confidence[i, place] = np.uint8(np.rint(np.float32(254) / best[p, j]))
-                        for k in range(number if probabilities.size else 0):
-                            share = values[k, p, j] * np.float32(254)
-                            probabilities[k, i, place] = np.uint8(np.rint(share / best[p, j]))
+                        if probabilities is not None:
+                            for k in range(number):
+                                share = values[k, p, j] * np.float32(254)
+                                probabilities[k, i, place] = np.uint8(np.rint(share / best[p, j]))
 
 
-@_njit
-def _keep_best(
-    left: Floats, difference: Floats, fraction: np.float32, k: int, count: int, best: Floats, winner: Ints
-) -> None:
-    """Interpolate class ``k`` and keep the greatest value so far with its class."""
-    if k == 0:
-        for j in range(count):
-            best[j] = left[j] + difference[j] * fraction
-            winner[j] = 0
-    else:
-        for j in range(count):
-            value = left[j] + difference[j] * fraction
-            winner[j] = k if value > best[j] else winner[j]
-            best[j] = value if value > best[j] else best[j]
-
-
-@_njit
+@helper
 def _shares(values: Floats, best: Floats, count: int, exponentials: Floats, scale: np.float32) -> None:
     """Exponentials of values (K, s, n) below the best (s, n) in place of the values, and their sum of the best."""
     last = exponentials.shape[0] - 1

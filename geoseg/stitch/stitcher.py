@@ -132,8 +132,8 @@ class Stitcher:
         first, stop = max(window.col // s, self._cols.cell_first), min(window.col_stop // s, self._cols.cell_stop)
         own = slice(first - window.col // s, stop - window.col // s)
         here = slice(first - self._cols.cell_first, stop - self._cols.cell_first)
-        state = self._sums[:, :, here], self._weights[:, here], self._low[:, here], self._high[:, here]
-        self._arrays.add_logits(logits[:, :, own], self._tapers.of(window)[:, own], state, self._step)
+        state = self._sums, self._weights, self._low, self._high
+        self._arrays.add_logits(logits, self._tapers.of(window), state, own, here, self._step)
 
     def finish(self, next_row: int | None) -> list[Pending]:
         """The rows that no further window touches.
@@ -194,7 +194,7 @@ class Stitcher:
         low, high = self._low[rows], self._high[rows]
         differs = self._arrays.flags(high > low)  # no window: 0 < 255
         self._seams.add(self._first + rows.start, differs, low)
-        return Block(*self._arrays.mean_logits(self._sums[:, rows], self._weights[rows]), differs)
+        return Block(*self._arrays.mean_logits(self._sums, self._weights, rows), differs)
 
 
 def _arrays(device: str, compiled: bool | None) -> Arrays:

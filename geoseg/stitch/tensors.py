@@ -52,23 +52,26 @@ class TensorArrays:
         """How many are true in each mask."""
         return torch.stack([mask.count_nonzero() for mask in masks])
 
-    def add_logits(self, logits: Array, taper: Array, state: tuple[Array, Array, Array, Array], step: int) -> None:
-        """Add a window's logits (K, h, w), any float type."""
-        sums, weights, low, high = state
-        logits = logits.float()
+    def add_logits(
+        self, logits: Array, taper: Array, state: tuple[Array, Array, Array, Array], own: slice, here: slice, step: int
+    ) -> None:
+        """Add columns of a window's logits (K, h, w), any float type."""
+        sums, weights, low, high = (array[..., here] for array in state)
+        logits, taper = logits[..., own].float(), taper[:, own]
         best = torch.where(logits.isnan(), -torch.inf, logits).amax(0)
         below = torch.where(logits >= best, 0.0, logits - best)
         below = torch.where(below > -LOGIT_LIMIT, below, -LOGIT_LIMIT)
         fixed = (below * step).round().to(torch.int32)
         sums += fixed * taper
         weights += taper
-        own = fixed.argmax(0).to(torch.uint8)
-        torch.minimum(low, own, out=low)
-        torch.maximum(high, own, out=high)
+        winner = fixed.argmax(0).to(torch.uint8)
+        torch.minimum(low, winner, out=low)
+        torch.maximum(high, winner, out=high)
 
-    def mean_logits(self, sums: Array, weights: Array) -> tuple[Tensor, Tensor]:
+    def mean_logits(self, sums: Array, weights: Array, rows: slice) -> tuple[Tensor, Tensor]:
         """Weighted means, and where there are any."""
-        return sums.float() / weights.clamp(min=1).float(), weights > 0
+        weights = weights[rows]
+        return sums[:, rows].float() / weights.clamp(min=1).float(), weights > 0
 
     def finish(self, block: Block, place: Placement, wanted: Wanted) -> OnItsWay:
         """Rows of the output."""
