@@ -9,27 +9,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import geopandas
-import numpy as np
-import torch
 from affine import Affine
 
 from geoseg.class_map import read_class_map
 from geoseg.classes import ClassTable, format_color
-from geoseg.config import TrainConfig, parse_config
+from geoseg.config import parse_config
 from geoseg.early import DEMO_FILES, check_demo
 from geoseg.errors import OutputError
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
-from geoseg.metrics import Scores, confusion_matrix
+from geoseg.metrics import Scores, count_pixels
 from geoseg.overlay import write_overlay
 from geoseg.predict import predict
 from geoseg.prediction.report import PredictReport
 from geoseg.scene import Scene
-from geoseg.train import train as run_training
 from geoseg.vectorize import DEFAULT_RULES, vectorize
 from geoseg.windows import Window
+
+if TYPE_CHECKING:
+    from geoseg.config import TrainConfig
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +123,8 @@ def run_demo(
         write_landscape(landscape, scene, labels_path=truth, truth_path=truth_gpkg, overwrite=True)
     model = MODEL
     if train:
+        from geoseg.train import train as run_training  # loads torch and Lightning, without which the rest runs
+
         with clock.step("training"):
             config = training_config(output / "training", iterations=FEW_MINUTES)
             model = str(run_training(config, overwrite=overwrite, device=device, progress=progress))
@@ -205,5 +207,4 @@ def _draw(scene: Path, landcover: Path, polygons: Path, overlay: Path) -> None:
 
 def _score(truth: Path, landcover: Path) -> Scores:
     labels, values = read_class_map(truth).values, read_class_map(landcover).values
-    matrix = confusion_matrix(torch.from_numpy(labels), torch.from_numpy(values), len(LANDSCAPE_CLASSES))
-    return Scores(np.asarray(matrix))
+    return Scores(count_pixels(labels, values, len(LANDSCAPE_CLASSES)))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from geoseg.classes import NODATA
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Matrix = npt.NDArray[np.int64]
 
@@ -27,7 +29,14 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tenso
     labels, predictions = labels.flatten().long(), predictions.flatten().long()
     counted = (labels != NODATA) & (predictions != NODATA)
     index = labels[counted] * classes + predictions[counted]
-    return torch.bincount(index, minlength=classes**2).view(classes, classes)
+    return index.bincount(minlength=classes**2).view(classes, classes)
+
+
+def count_pixels(truth: npt.NDArray[np.uint8], mapped: npt.NDArray[np.uint8], classes: int) -> Matrix:
+    """`confusion_matrix` of arrays."""
+    counted = (truth != NODATA) & (mapped != NODATA)
+    index = truth[counted] * np.int64(classes) + mapped[counted]
+    return np.bincount(index, minlength=classes**2).reshape(classes, classes)
 
 
 @dataclass(frozen=True, slots=True)

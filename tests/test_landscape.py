@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import geopandas as gpd
@@ -168,6 +169,22 @@ def test_files_hold_the_landscape(tmp_path, bands, dtype, nodata, crs) -> None:
     with rasterio.open(files.labels) as opened:
         assert np.array_equal(opened.read(1), labels)
         assert opened.nodata == NODATA
+
+
+def test_files_have_overviews_down_to_one_tile(tmp_path) -> None:
+    scene = Landscape(200, 260, seed=9)
+    files = write_landscape(scene, tmp_path / "s.tif", labels_path=tmp_path / "y.tif", block=64)
+    pixels, labels = scene.read(whole(scene))
+    for path, level in itertools.product((files.scene, files.labels), range(3)):
+        with rasterio.open(path, overview_level=level) as opened:
+            assert opened.shape == (-(-200 // 2 ** (level + 1)), -(-260 // 2 ** (level + 1)))
+    with pytest.raises(rasterio.errors.RasterioIOError), rasterio.open(files.scene, overview_level=3):
+        pass
+    with rasterio.open(files.scene, overview_level=0) as opened:
+        mean = pixels.reshape(3, 100, 2, 130, 2).mean(axis=(2, 4))
+        assert np.abs(opened.read() - mean).max() <= 0.5
+    with rasterio.open(files.labels, overview_level=2) as opened:
+        assert set(np.unique(opened.read(1))) <= set(np.unique(labels))
 
 
 def test_infrared_is_no_alpha_and_tells_plants_from_water(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import rasterio
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterWindow
 
@@ -51,8 +52,8 @@ def write_landscape(
 
     Args:
         landscape: What to write.
-        scene_path: GeoTIFF of the pixels, tiled, deflate, BigTIFF where needed, bands named.
-        labels_path: GeoTIFF of the class ids, uint8, nodata 255, with the classes' colours.
+        scene_path: GeoTIFF of the pixels, tiled, deflate, BigTIFF where needed, bands named, with overviews.
+        labels_path: GeoTIFF of the class ids, uint8, nodata 255, with the classes' colours and overviews.
         truth_path: GeoPackage of the polygons. Scenes above 4096 px are done in squares of that side, so their
             polygons are cut at multiples of 4096 px.
         block: Side of the TIFF's tiles, px; a multiple of 16.
@@ -142,6 +143,17 @@ def _write_rasters(
             scene.write(pixels, window=target)
             if truth is not None:
                 truth.write(ids, 1, window=target)
+        files.close()
+        _add_overviews(scene_path, Resampling.average, block)
+        if labels_path is not None:
+            _add_overviews(labels_path, Resampling.mode, block)
+
+
+def _add_overviews(path: Path, resampling: Resampling, block: int) -> None:
+    """Smaller copies of a raster in the same file, each half the last, down to one tile; viewers open those first."""
+    with rasterio.open(path, "r+") as file:
+        levels = math.ceil(math.log2(max(*file.shape, block) / block))
+        file.build_overviews([2**level for level in range(1, levels + 1)], resampling)
 
 
 def _plain(index: int) -> ColorInterp:

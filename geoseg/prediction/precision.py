@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from geoseg.classes import NODATA
@@ -15,7 +14,7 @@ from geoseg.datasets import LabelledScene, labels_of
 from geoseg.errors import ModelError
 from geoseg.inference.backends import PRECISIONS
 from geoseg.inference.backends.openvino import multiplies_bfloat16
-from geoseg.metrics import Matrix, Scores
+from geoseg.metrics import Scores, count_pixels
 from geoseg.prediction.bands import predicted_rows
 from geoseg.prediction.predictor import Predictor
 from geoseg.stored_model import StoredModel
@@ -94,8 +93,8 @@ def measure_precision(
                     truth = labels.read(Window(row, 0, len(a), labelled.grid.width))
                     row += len(a)
                     counted = (truth != NODATA) & (a.classes != NODATA)
-                    whole += _counts(truth[counted], a.classes[counted], count)
-                    reduced += _counts(truth[counted], b.classes[counted], count)
+                    whole += count_pixels(truth, a.classes, count)
+                    reduced += count_pixels(truth, b.classes, count)
                     equal += int((a.classes[counted] == b.classes[counted]).sum())
                     bar.update(a.classes.size)
     except ModelError as error:
@@ -120,10 +119,3 @@ def _first_scenes(scenes: Sequence[LabelledScene]) -> list[LabelledScene]:
         if pixels >= MEASURED_PX:
             break
     return chosen
-
-
-def _counts(truth: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8], classes: int) -> Matrix:
-    """Confusion matrix (K, K), rows = truth."""
-    index = truth.astype(np.int64) * classes + found
-    counts: Matrix = np.bincount(index, minlength=classes**2).reshape(classes, classes)
-    return counts
