@@ -178,7 +178,7 @@ def test_bfloat16_is_near(backend: str, network: nn.Module, load: Callable[..., 
     found = forward(x)
     assert found.dtype == torch.float32
     assert not torch.equal(found, exact(x))
-    assert difference(found, wanted(network, x)) < 3e-2
+    assert difference(found, wanted(network, x)) < 4e-2  # autocast rounds the residuals too
 
 
 @pytest.mark.parametrize("backend", QUICK)
