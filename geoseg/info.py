@@ -21,7 +21,7 @@ from geoseg.contract import CONTRACT_FILE, Contract, WindowSettings, find_model,
 from geoseg.errors import ConfigError, LabelError, SceneError, quoted
 from geoseg.georeference import AnyCRS, Georeference, crs_georeference, pyproj_crs, transformer
 from geoseg.grid import Grid
-from geoseg.paths import VECTOR_SUFFIXES, exists, input_path, suffix
+from geoseg.paths import VECTOR_SUFFIXES, exists, input_path, opened_name, suffix
 from geoseg.plan import MAX_CPU_WINDOWS, Plan, plan_prediction
 from geoseg.processors import processors
 from geoseg.scene import Pixels, Scene, Valid
@@ -68,6 +68,7 @@ def _facts(path: str, model: str | None, crs: str | None) -> tuple[str, list[Fac
     folder = _model_folder(path)
     if folder is not None:
         return "model", model_facts(folder)
+    path = opened_name(path, kind=SceneError)
     if suffix(input_path(path)) in VECTOR_SUFFIXES and exists(input_path(path)):
         return "vector file", vector_facts(path)
     with Scene(path, crs=crs) as scene:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.classes import ClassTable, MapClass
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, quoted
 from geoseg.polygons.tolerance import Tolerance
 
 Small = Literal["merge", "drop"]
@@ -124,8 +124,9 @@ def class_rules(rules: PolygonRules, classes: ClassTable) -> ClassRules:
     for option, named in (("--regularize", regularized), ("--dissolve", groups)):
         for i, name in named.items():
             if i not in kept:
-                keep = " ".join(f"--keep {each}" for each in (*rules.keep, name))
-                raise ConfigError(f"{option} has no effect on {name}, which becomes no polygons", hint=keep)
+                raise ConfigError(
+                    f"{option} has no effect on {name}, which becomes no polygons", hint=f"add --keep {quoted(name)}"
+                )
     left_out = min(present - kept, default=None)
     if left_out is not None:
         table[: len(classes)][~np.isin(table[: len(classes)], list(kept))] = left_out

@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -441,6 +442,31 @@ def unknown_fate_of_small_ones(place: Place) -> list[object]:
     return place.vectorize("--small", "eat")
 
 
+def small_ones_of_no_size(place: Place) -> list[object]:
+    return place.vectorize("--small", "drop")
+
+
+def method_without_tolerance(place: Place) -> list[object]:
+    return place.vectorize("--simplify", "none", "--simplify-method", "dp")
+
+
+def class_regularized_and_left_out(place: Place) -> list[object]:
+    return place.vectorize("--keep", "grass", "--regularize", "roof")
+
+
+def group_left_out(place: Place) -> list[object]:
+    return place.vectorize("--keep", "grass", "--dissolve", "built=roof")
+
+
+def missing_names(place: Place) -> list[object]:
+    return place.vectorize("--classes", place / "nowhere.yaml")
+
+
+def names_for_few_classes(place: Place) -> list[object]:
+    (place / "few.yaml").write_text("[grass]")
+    return place.vectorize("--classes", place / "few.yaml")
+
+
 def unknown_class_to_keep(place: Place) -> list[object]:
     return place.vectorize("--keep", "hose")
 
@@ -696,6 +722,30 @@ def labels_that_are_all_ignored(place: Place) -> list[object]:
     return place.train(labels="nothing.tif")
 
 
+def names_and_numbers(place: Place) -> list[object]:
+    twice = geopandas.read_file(place / "labels.gpkg").iloc[[0, 0]]
+    moved = [twice.geometry.iloc[0], twice.geometry.iloc[1].buffer(-1)]
+    twice.assign(kind=["1", "roof"]).set_geometry(moved, crs=twice.crs).to_file(place / "mixed.gpkg")
+    return place.train(labels="mixed.gpkg", attribute="kind", outside="grass")
+
+
+def no_features_and_nothing_outside(place: Place) -> list[object]:
+    geopandas.read_file(place / "labels.gpkg")[:0].to_file(place / "none.gpkg")
+    return place.train(labels="none.gpkg", attribute="kind", outside="ignore")
+
+
+def zip_of_several_layers(place: Place) -> list[object]:
+    with zipfile.ZipFile(place / "all.zip", "w") as file:
+        for name in ("a b.gpkg", "b.gpkg"):
+            file.write(place / "labels.gpkg", f"town/{name}")
+    return ["info", place / "all.zip"]
+
+
+def broken_geoparquet(place: Place) -> list[object]:
+    (place / "labels.parquet").write_bytes(b"PAR1")
+    return place.train(labels="labels.parquet", attribute="kind", outside="grass")
+
+
 def class_name_with_a_typo(place: Place) -> list[object]:
     return place.train(labels="labels.gpkg", class_name="rooof", outside="grass")
 
@@ -803,6 +853,12 @@ CASES: dict[Prepare, tuple[str, ...]] = {
     bad_tolerance_of_a_prediction: ("a lot", "--simplify"),
     unknown_method: ("chaikin", "--simplify-method vw"),
     unknown_fate_of_small_ones: ("eat", "--small merge"),
+    small_ones_of_no_size: ("--small drop", "--min-area"),
+    method_without_tolerance: ("--simplify-method dp", "--simplify none"),
+    class_regularized_and_left_out: ("--regularize", "roof", "--keep roof"),
+    group_left_out: ("--dissolve", "built", "--keep built"),
+    missing_names: ("nowhere.yaml",),
+    names_for_few_classes: ("map.tif", "its class table ends at 0", "--classes"),
     unknown_class_to_keep: ("hose", "--keep", "the classes are"),
     unknown_class_to_regularize: ("chimney", "--regularize"),
     nonsense_group: ("green", "NAME=CLASS", "--dissolve"),
@@ -852,6 +908,10 @@ CASES: dict[Prepare, tuple[str, ...]] = {
     attribute_not_said: ("labels.gpkg", "attribute"),
     outside_not_said: ("labels.gpkg", "outside"),
     unreadable_labels: ("labels.geojson",),
+    names_and_numbers: ("mixed.gpkg", "roof", "1"),
+    no_features_and_nothing_outside: ("none.gpkg", "outside: grass"),
+    zip_of_several_layers: ("all.zip", "town/a b.gpkg", "/vsizip/"),
+    broken_geoparquet: ("labels.parquet", "geoseg info"),
     imagery_as_labels: ("scene.tif", "3 bands"),
     labels_that_are_all_ignored: ("nothing.tif",),
     training_scene_of_another_dtype: ("deep.tif", "uint16", "imagery.dtype=uint16"),
