@@ -145,6 +145,30 @@ def test_row_groups_far_from_the_scene_are_not_read(make_scene: Make, tmp_path: 
         geopandas.read_parquet(path)
 
 
+def test_a_catalogue_may_be_geoparquet_or_lie_in_an_archive(make_scene: Make, tmp_path: Path) -> None:
+    from geoseg.config import load_config
+
+    made = make_scene()
+    write(tmp_path / "roofs.gpkg", made, [box(10, 10, 40, 30)])
+    frame = geopandas.GeoDataFrame(
+        {"scene": [made.path.name], "labels": ["roofs.gpkg"]},
+        geometry=[on_ground(made, box(0, 0, 80, 96))],
+        crs=made.crs,
+    )
+    frame.to_parquet(tmp_path / "scenes.parquet", write_covering_bbox=True)
+    frame.to_file(tmp_path / "scenes.gpkg")
+    with zipfile.ZipFile(tmp_path / "scenes.zip", "w") as file:
+        file.write(tmp_path / "scenes.gpkg", "scenes.gpkg")
+    text = (
+        "name: t\noutput: r\nclasses: [{name: other, color: '#000000'}, {name: roof, color: '#ff0000'}]\n"
+        "data: {train: [{catalogue: NAME, class_name: roof, outside: other}], val: [{scene: v, labels: v}]}\n"
+    )
+    for name in ("scenes.parquet", "scenes.zip"):
+        (tmp_path / "c.yaml").write_text(text.replace("NAME", name))
+        (entry,) = load_config(tmp_path / "c.yaml").data.train
+        assert (entry.scene, entry.labels) == (made.path, tmp_path / "roofs.gpkg")
+
+
 # --- archives and other names that only GDAL understands
 
 

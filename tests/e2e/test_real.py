@@ -73,7 +73,7 @@ def test_buildings_of_a_scene_never_seen(name: str, real_data: Path, tmp_path: P
 
     for suffix in (".geojson", ".shp"):
         polygons = tmp_path / f"buildings{suffix}"
-        succeed("vectorize", out, "-o", polygons, "--min-area", "4")
+        succeed("vectorize", out, "-o", polygons, "--min-area", "4", "--keep", "background", "--keep", "building")
         frame = geopandas.read_file(polygons)
         buildings = frame[frame.class_name == "building"]
         assert frame.geometry.is_valid.all() and len(buildings) > 20 and buildings.area_m2.min() >= 0.9 * 4
