@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import njit
+from geoseg._jit import helper, njit
 from geoseg.classes import NODATA
 from geoseg.evaluation.boundary import both_known
 from geoseg.evaluation.result import ObjectScores
@@ -188,7 +188,7 @@ def _summed(true: Int64Array, found: Int64Array, shared: Int64Array) -> _Pairs:
     return _Pairs(keys // width, keys % width, total)
 
 
-@njit
+@helper
 def _root(parent: Int32Array, label: int) -> int:
     while parent[label] != label:
         parent[label] = parent[parent[label]]

@@ -9,7 +9,7 @@ import numpy as np
 import pyproj
 from affine import Affine
 
-from geoseg._jit import njit
+from geoseg._jit import helper, njit
 from geoseg.grid import Grid
 from geoseg.polygons.batch import FloatArray, IntArray
 
@@ -198,7 +198,7 @@ def _interpolate(
     return placed
 
 
-@njit
+@helper
 def _cubic_weights(t: float, weights: FloatArray) -> None:
     """Lagrange weights at ``t`` of the points 0, 1, 2, 3."""
     a, b, c = t - 1, t - 2, t - 3

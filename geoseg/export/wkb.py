@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import njit
+from geoseg._jit import helper, njit
 from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
 
 ByteArray = npt.NDArray[np.uint8]
@@ -46,7 +46,7 @@ def polygon_bounds(batch: PolygonBatch) -> FloatArray:
     return bounds
 
 
-@njit
+@helper
 def copy_bytes(out: ByteArray, at: int, source: ByteArray, begin: int, size: int) -> int:
     """Copy ``size`` bytes and give the position behind them; three times faster than a loop over both arrays."""
     to, of = out[at : at + size], source[begin : begin + size]  # from 0 on, no index is checked for being negative
@@ -74,7 +74,7 @@ def _fill(
             at = copy_bytes(out, at, xy, 16 * start, 16 * (stop - start))
 
 
-@njit
+@helper
 def _put_uint32(out: ByteArray, at: int, value: int) -> None:
     """Write a number as four bytes, the lowest first."""
     for k in range(4):

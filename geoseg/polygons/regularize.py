@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import njit
+from geoseg._jit import helper, njit
 from geoseg.polygons.cracks import NODATA, OUTSIDE, SUBPIXEL, ArcBatch, Cracks
 from geoseg.polygons.ground import fill_path, path_length, path_table_size, strays
 from geoseg.polygons.walls import Frame, fit_walls, to_frame, to_map
@@ -156,13 +156,13 @@ def _regularize(
                 break
 
 
-@njit
+@helper
 def _put(walls: IntArray, at: int, u: float, v: float, frame: Frame) -> None:
     x, y = to_map(u, v, frame)
     walls[at, 0], walls[at, 1] = round(x * SUBPIXEL), round(y * SUBPIXEL)
 
 
-@njit
+@helper
 def _put_corner(walls: IntArray, at: int, line: float, next_line: float, label: int, frame: Frame) -> None:
     """Where a line with a label meets the next one."""
     if label == 0:
@@ -171,7 +171,7 @@ def _put_corner(walls: IntArray, at: int, line: float, next_line: float, label: 
         _put(walls, at, line, next_line, frame)
 
 
-@njit
+@helper
 def _ring(
     lines: FloatArray,
     label: int,
@@ -200,7 +200,7 @@ def _ring(
     return count + 1 if abs(area / SUBPIXEL**2 / raster_area - 1) <= _MOST_AREA_CHANGE else 0
 
 
-@njit
+@helper
 def _between_nodes(
     uv: FloatArray,
     bounds: IntArray,
@@ -220,9 +220,8 @@ def _between_nodes(
     its ground, and the cracks before that one stay as they are if need be.
     """
     last = len(lines) - 1
-    from_end = (closed, not closed)  # variables, as numba would compile `_ways` for either constant
-    starts = _ways(uv, bounds[1], lines[0], label, frame, corners, from_end[0])
-    ends = _ways(uv, bounds[last + 1] - bounds[last], lines[last], (label + last) % 2, frame, corners, from_end[1])
+    starts = _ways(uv, bounds[1], lines[0], label, frame, corners, False)
+    ends = _ways(uv, bounds[last + 1] - bounds[last], lines[last], (label + last) % 2, frame, corners, True)
     for i in range(_WAYS):
         for j in range(_WAYS):
             if starts.sizes[i] == 0 or ends.sizes[j] == 0:
@@ -245,7 +244,7 @@ def _between_nodes(
     return 0
 
 
-@njit
+@helper
 def _ways(uv: FloatArray, run: int, line: float, label: int, frame: Frame, corners: PointArray, from_end: bool) -> _Way:
     """Ways to the line of the run that is the first one of an arc, or the last one seen from the arc's end."""
     sizes, lines = np.zeros(_WAYS, dtype=np.int64), np.full(_WAYS, line)
@@ -281,7 +280,7 @@ def _ways(uv: FloatArray, run: int, line: float, label: int, frame: Frame, corne
     return _Way(sizes, lines, points)
 
 
-@njit
+@helper
 def _has_short_wall(walls: IntArray, begin: int, end: int) -> bool:
     """Whether two consecutive points of ``walls[begin:end]`` are too near to each other."""
     for i in range(begin, end - 1):
@@ -291,7 +290,7 @@ def _has_short_wall(walls: IntArray, begin: int, end: int) -> bool:
     return False
 
 
-@njit
+@helper
 def _keep_their_ground(
     walls: IntArray, count: int, corners: PointArray, closed: bool, cracks: Cracks, table: IntArray, used: int
 ) -> bool:
@@ -317,7 +316,7 @@ def _keep_their_ground(
     return True
 
 
-@njit
+@helper
 def _is_simple(walls: IntArray, count: int) -> bool:
     """Whether edges that are no neighbours keep a quarter of a pixel between them."""
     closed = walls[0, 0] == walls[count - 1, 0] and walls[0, 1] == walls[count - 1, 1]
@@ -334,14 +333,14 @@ def _is_simple(walls: IntArray, count: int) -> bool:
     return True
 
 
-@njit
+@helper
 def _side(walls: IntArray, a: int, b: int, p: int) -> float:
     """Twice the area of the triangle a, b, p; its sign says on which side of a–b p is."""
     dx, dy = walls[b, 0] - walls[a, 0], walls[b, 1] - walls[a, 1]
     return float(dx * (walls[p, 1] - walls[a, 1]) - dy * (walls[p, 0] - walls[a, 0]))
 
 
-@njit
+@helper
 def _is_beside(walls: IntArray, p: int, a: int, b: int) -> bool:
     """Whether point p is within a quarter of a pixel of the segment a–b."""
     dx, dy = float(walls[b, 0] - walls[a, 0]), float(walls[b, 1] - walls[a, 1])

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import njit
+from geoseg._jit import helper
 from geoseg.polygons.ground import path_length
 
 FloatArray = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ class Frame(NamedTuple):
     y: float
 
 
-@njit
+@helper
 def fit_walls(
     corners: PointArray, closed: bool, price: float, max_shift: float
 ) -> tuple[Frame, FloatArray, IntArray, FloatArray, int]:
@@ -60,11 +60,10 @@ def fit_walls(
     frame = Frame(0.0, *_mean(middles))
     uv = _in_frame(middles, frame, 0)
     no_lines, bounds = np.empty(0), np.zeros(1, np.int64)
-    label = len(no_lines)  # 0, but numba would compile all that takes a label for the constant as well
     reach = max(2, min(_CHORD, len(uv) // 6))
     angle, agreement = _main_direction(uv, closed, reach)
     if agreement < _LEAST_AGREEMENT:
-        return frame, uv, bounds, no_lines, label
+        return frame, uv, bounds, no_lines, 0
     begin = _straightest(uv, angle, reach) if closed else 0
     for _ in range(3):
         frame = Frame(angle, frame.x, frame.y)
@@ -79,14 +78,14 @@ def fit_walls(
     return frame, uv, bounds, lines, label
 
 
-@njit
+@helper
 def to_map(u: float, v: float, frame: Frame) -> tuple[float, float]:
     """A point of the frame as x, y of the map, px."""
     cosine, sine = math.cos(frame.angle), math.sin(frame.angle)
     return u * cosine - v * sine + frame.x, v * cosine + u * sine + frame.y
 
 
-@njit
+@helper
 def to_frame(x: float, y: float, frame: Frame) -> tuple[float, float]:
     """A point of the map, px, as u, v of the frame."""
     cosine, sine = math.cos(frame.angle), math.sin(frame.angle)
@@ -94,7 +93,7 @@ def to_frame(x: float, y: float, frame: Frame) -> tuple[float, float]:
     return x * cosine + y * sine, y * cosine - x * sine
 
 
-@njit
+@helper
 def _middles(corners: PointArray) -> FloatArray:
     """The middles of an arc's cracks, (m, 2)."""
     middles = np.empty((path_length(corners, 0, len(corners)), 2))
@@ -108,7 +107,7 @@ def _middles(corners: PointArray) -> FloatArray:
     return middles
 
 
-@njit
+@helper
 def _mean(points: FloatArray) -> tuple[float, float]:
     x, y = 0.0, 0.0
     for i in range(len(points)):
@@ -117,7 +116,7 @@ def _mean(points: FloatArray) -> tuple[float, float]:
     return x / len(points), y / len(points)
 
 
-@njit
+@helper
 def _in_frame(points: FloatArray, frame: Frame, begin: int) -> FloatArray:
     """Points of the map, px, in a frame, those from ``begin`` on first."""
     turned = np.empty_like(points)
@@ -127,7 +126,7 @@ def _in_frame(points: FloatArray, frame: Frame, begin: int) -> FloatArray:
     return turned
 
 
-@njit
+@helper
 def _main_direction(points: FloatArray, closed: bool, reach: int) -> tuple[float, float]:
     """Angle of the chords modulo 90°, radians, and how well they agree about it, 0 … 1."""
     n = len(points)
@@ -147,7 +146,7 @@ def _main_direction(points: FloatArray, closed: bool, reach: int) -> tuple[float
     return math.atan2(sine, cosine) / 4, math.hypot(cosine, sine) / weight
 
 
-@njit
+@helper
 def _straightest(points: FloatArray, angle: float, reach: int) -> int:
     """The crack of a loop around which it runs straightest in one of the two directions."""
     n = len(points)
@@ -163,7 +162,7 @@ def _straightest(points: FloatArray, angle: float, reach: int) -> int:
     return best
 
 
-@njit
+@helper
 def _level(angle: float, points: FloatArray) -> float:
     """The angle, or 0 if the raster cannot tell: the arc's ends would be less than half a pixel off a row or column."""
     left, right, top, bottom = np.inf, -np.inf, np.inf, -np.inf
@@ -173,7 +172,7 @@ def _level(angle: float, points: FloatArray) -> float:
     return 0.0 if abs(math.sin(angle)) * max(right - left, bottom - top) < 0.5 else angle
 
 
-@njit
+@helper
 def _runs(uv: FloatArray, closed: bool, reach: int, price: float) -> tuple[IntArray, int]:
     """Where each run begins, the end last, and the label of the first one; a single bound if there is no solution."""
     n = len(uv)
@@ -216,7 +215,7 @@ def _runs(uv: FloatArray, closed: bool, reach: int, price: float) -> tuple[IntAr
     return bounds, 1 - label
 
 
-@njit
+@helper
 def _turn(uv: FloatArray, bounds: IntArray, label: int) -> float:
     """Small angle by which the two directions fit the runs better, radians."""
     products, squares = 0.0, 0.0
@@ -228,7 +227,7 @@ def _turn(uv: FloatArray, bounds: IntArray, label: int) -> float:
     return math.atan2(products, squares)
 
 
-@njit
+@helper
 def _lines(uv: FloatArray, bounds: IntArray, label: int, closed: bool) -> FloatArray:
     """The constant coordinate of each run's line; of a loop, whose last run goes on with the first, one less."""
     count = len(bounds) - 2 if closed else len(bounds) - 1
@@ -244,7 +243,7 @@ def _lines(uv: FloatArray, bounds: IntArray, label: int, closed: bool) -> FloatA
     return lines
 
 
-@njit
+@helper
 def _explain(uv: FloatArray, bounds: IntArray, label: int, lines: FloatArray, max_shift: float) -> bool:
     """Whether lines and the corners between them are near enough to the middles of the cracks."""
     squares = 0.0
@@ -266,7 +265,7 @@ def _explain(uv: FloatArray, bounds: IntArray, label: int, lines: FloatArray, ma
     return squares <= _MOST_VARIANCE * len(uv)
 
 
-@njit
+@helper
 def _is_a_stair(uv: FloatArray, bounds: IntArray, label: int, price: float) -> bool:
     """Whether one slanting line explains four runs in a row better than their own lines, which are three more."""
     for k in range(len(bounds) - 4):
@@ -281,7 +280,7 @@ def _is_a_stair(uv: FloatArray, bounds: IntArray, label: int, price: float) -> b
     return False
 
 
-@njit
+@helper
 def _scatter(uv: FloatArray, begin: int, end: int) -> tuple[float, float, float]:
     """Sums of squares of u and of v around their means, and of their products."""
     mean_u, mean_v = _mean(uv[begin:end])
