@@ -24,6 +24,7 @@ from geoseg.metrics import Scores, count_pixels
 from geoseg.overlay import write_overlay
 from geoseg.predict import predict
 from geoseg.prediction.report import PredictReport
+from geoseg.rehearsal import rehearsing, stitching, vectorizing
 from geoseg.scene import Scene
 from geoseg.vectorize import DEFAULT_RULES, vectorize
 from geoseg.windows import Window
@@ -118,18 +119,19 @@ def run_demo(
         raise OutputError(f"cannot make folder {output}: {error.strerror}", hint="choose another with -o") from error
     scene, truth, truth_gpkg, landcover, gpkg, geojson, overlay = (output / name for name in DEMO_FILES)
     clock = _Clock()
-    with clock.step("landscape"):
-        landscape = Landscape(SIDE, SIDE, seed=SEED, gsd_m=GSD_M)
-        write_landscape(landscape, scene, labels_path=truth, truth_path=truth_gpkg, overwrite=True)
-    model = MODEL
-    if train:
-        from geoseg.train import train as run_training  # loads torch and Lightning, without which the rest runs
+    with rehearsing(*stitching(), *vectorizing(RULES, gpkg.suffix, geojson.suffix)):
+        with clock.step("landscape"):
+            landscape = Landscape(SIDE, SIDE, seed=SEED, gsd_m=GSD_M)
+            write_landscape(landscape, scene, labels_path=truth, truth_path=truth_gpkg, overwrite=True)
+        model = MODEL
+        if train:
+            from geoseg.train import train as run_training  # loads torch and Lightning, without which the rest runs
 
-        with clock.step("training"):
-            config = training_config(output / "training", iterations=FEW_MINUTES)
-            model = str(run_training(config, overwrite=overwrite, device=device, progress=progress))
-    with clock.step("predict"):
-        prediction = predict([str(scene)], model, landcover, device=device, overwrite=True, progress=progress)
+            with clock.step("training"):
+                config = training_config(output / "training", iterations=FEW_MINUTES)
+                model = str(run_training(config, overwrite=overwrite, device=device, progress=progress))
+        with clock.step("predict"):
+            prediction = predict([str(scene)], model, landcover, device=device, overwrite=True, progress=progress)
     with clock.step("polygons"):
         for file in gpkg, geojson:
             vectorize(landcover, file, rules=RULES, overwrite=True)

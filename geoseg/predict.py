@@ -42,6 +42,7 @@ from geoseg.prediction.report import PredictReport, seam_text
 from geoseg.prediction.room import check_room
 from geoseg.prediction.stages import Stages
 from geoseg.prediction.tasks import Job, Source
+from geoseg.rehearsal import Part, rehearsing, stitching, vectorizing
 from geoseg.scene import Raster
 from geoseg.stored_model import StoredModel, open_model
 from geoseg.vectorize import DEFAULT_RULES, VectorReport, check_rules, write_vectors
@@ -238,6 +239,7 @@ class Session:
         self.stored = open_model(model)
         self._predictors: dict[str, Predictor] = {}
         self._open = ExitStack()
+        self._rehearsed = False
 
     def __enter__(self) -> Self:
         return self
@@ -289,10 +291,24 @@ class Session:
         with _prepared(self, scenes, Path(output), overwrite=overwrite) as ready:
             parts = ready.job.parts
             check_room(ready.job.plan, ready.scene, ready.output.parent, there_bytes=parts.size_bytes)
-            with parts.opened(ready.fingerprint(), restart=restart), _kept(ready):
+            with (
+                rehearsing(*self._rehearsals(ready)),
+                parts.opened(ready.fingerprint(), restart=restart),
+                _kept(ready),
+            ):
                 for name in ("classes", *LAYERS[1:]):
                     remove_scratch(layer_path(ready.output, name))
                 return _run(ready, progress)
+
+    def _rehearsals(self, ready: _Ready) -> list[Part]:
+        """What this process does with logits, once for all predictions; the network is read or converted meanwhile."""
+        options, parts = self.options, []
+        if not self._rehearsed and ready.predictor.device == "cpu" and options.executor == IN_PROCESS:
+            parts += stitching(confidence=options.confidence, probabilities=options.probabilities)
+        if not self._rehearsed and ready.output.suffix.lower() not in RASTER_SUFFIXES:
+            parts += vectorizing(options.rules, ready.output.suffix)
+        self._rehearsed = True
+        return parts
 
     def dry_run(
         self, scenes: AnyPath | Sequence[AnyPath], output: AnyPath, *, overwrite: bool = False, timed: bool = True

@@ -116,6 +116,8 @@ def _set_up_logging(talk: Talk) -> None:
     root.addHandler(handler)
     root.setLevel(logging.INFO if talk.level > 1 else logging.CRITICAL)
     logging.getLogger("geoseg").setLevel(ours)
+    # That a first run takes longer is told to all who read anything.
+    logging.getLogger("geoseg._jit").setLevel(min(ours, logging.INFO) if talk.level >= 0 else ours)
     logging.captureWarnings(True)
     if talk.level < 2:
         warnings.simplefilter("ignore")
