@@ -510,3 +510,27 @@ def test_signals_are_survived_after_openvino_was_used() -> None:
     folder = str(Path(geoseg.__file__).parents[1])
     ran = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True, cwd=folder, check=False)
     assert ran.returncode == 0, ran.stderr
+
+
+FIRST_ARRAY = """
+import numpy as np
+from numpy.lib import NumpyVersion
+from geoseg.inference.backends.openvino import core
+
+seen, make = [], NumpyVersion.__init__
+
+def noted(self, version):
+    seen.append(version)
+    make(self, version)
+
+NumpyVersion.__init__ = noted
+core()
+assert seen, "numpy is looked up later, by whichever threads bring the first arrays"
+"""
+
+
+def test_openvino_meets_numpy_before_threads_do() -> None:
+    """Where two threads brought the first arrays at once, they were seen to wait for each other for ever."""
+    folder = str(Path(geoseg.__file__).parents[1])
+    ran = subprocess.run([sys.executable, "-c", FIRST_ARRAY], capture_output=True, text=True, cwd=folder, check=False)
+    assert ran.returncode == 0, ran.stderr

@@ -60,6 +60,8 @@ def core() -> Any:
     finally:
         if hidden:
             sys.modules.pop(_TELEMETRY, None)
+    # The bindings look numpy up at the first array. Two threads that bring it at once wait for each other for ever.
+    ov.Tensor(np.zeros(1, dtype=np.float32))
     return ov.Core()
 
 
