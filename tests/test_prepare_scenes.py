@@ -214,6 +214,6 @@ def test_the_verb_copies_and_tells(make_scene: MakeScene, tmp_path: Path) -> Non
     command = ["prepare", "scenes", str(made.path), "-o", str(tmp_path / "new/out")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
-    assert "1 copied" in done.output and done.output.splitlines()[-1] == str(tmp_path / "new/out")
+    assert "1 copied" in done.stdout and done.stdout.splitlines()[-1] == str(tmp_path / "new/out")
     with rasterio.open(tmp_path / "new/out/a.tif") as file:
         np.testing.assert_array_equal(file.read(), made.pixels)

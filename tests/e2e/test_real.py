@@ -182,7 +182,7 @@ def test_eight_bands_of_16_bit(real_data: Path, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model", bands=4, dtype="uint16")
     out = tmp_path / "map.tif"
     refused = run("predict", scene, "-m", model, "-o", out)
-    assert refused.exit_code == 2 and "8 bands" in refused.stderr and "--bands 1,2,3,4" in refused.stderr
+    assert refused.exit_code == 2 and "8 bands" in refused.stderr and "--bands" in refused.stderr
     succeed("-q", "predict", scene, "-m", model, "-o", out, "--bands", "5,6,7,8")
     values, profile = read_map(out)
     with rasterio.open(scene) as file:
