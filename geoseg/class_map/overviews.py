@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import njit
+from geoseg._jit import int64, njit
 from geoseg.classes import NODATA
 
 ByteArray = npt.NDArray[np.uint8]
@@ -49,7 +49,7 @@ def halve_by_mode(rows: ByteArray) -> ByteArray:
                     continue
                 winner, most = np.uint8(NODATA), 0
                 for value in (a, b, c, d):
-                    votes = int(value == a) + int(value == b) + int(value == c) + int(value == d)
+                    votes = int64(value == a) + int64(value == b) + int64(value == c) + int64(value == d)
                     if value != NODATA and votes > most:
                         winner, most = value, votes
                 halved[band, row, col] = winner

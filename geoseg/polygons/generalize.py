@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import helper, njit
+from geoseg._jit import helper, int64, njit
 from geoseg.polygons.cracks import Cracks
 from geoseg.polygons.distances import distance_keys
 from geoseg.polygons.ground import fill_path, path_length, path_table_size, strays
@@ -176,7 +176,7 @@ def _simplify_arcs(
         if ground is not None:
             corners = ground.corners[ground.offsets[arc] : ground.offsets[arc + 1]]
             passed = fill_path(corners, closed[arc], path)
-        first, end, left, fewest = 1, size - 1, size - 2, int(least[arc])  # open arcs keep their ends
+        first, end, left, fewest = 1, size - 1, size - 2, int64(least[arc])  # open arcs keep their ends
         if closed[arc]:
             previous[0], following[size - 1] = size - 1, 0
             first, end, left, fewest = 0, size, size, max(fewest, 3)

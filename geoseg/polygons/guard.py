@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import helper
+from geoseg._jit import helper, int64
 from geoseg.polygons.cracks import Cracks
 
 CLEARANCE_PX = 0.25
@@ -63,7 +63,7 @@ def scatter(x: int, y: int) -> int:
 
     Places that have the same number are at least 4 · 10⁹ apart, so on a map each has its own.
     """
-    return int(x * -7046029254386353131 + y * -4521708957497675121)
+    return x * -7046029254386353131 + y * -4521708957497675121
 
 
 @helper
@@ -153,7 +153,7 @@ def is_blocked(
                     low, high = min(low, float(bx)), max(high, float(bx))
             begin, end = max(math.ceil(low - 1e-6), left), min(math.floor(high + 1e-6), right)
         for byte in range(begin >> 3, (end >> 3) + 1):
-            bits = int(obstacles[row - first_row, byte])
+            bits = int64(obstacles[row - first_row, byte])
             column = byte << 3
             if column < begin:
                 bits &= 0xFF << (begin - column)

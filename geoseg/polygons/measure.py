@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyproj
 
-from geoseg._jit import helper, njit
+from geoseg._jit import helper, int64, njit
 from geoseg.georeference import Georeference, crs_georeference, pyproj_crs
 from geoseg.grid import Grid
 from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
@@ -58,7 +58,9 @@ class Measure:
         area, perimeter = np.empty(len(batch)), np.empty(len(batch))
         xy = np.ascontiguousarray(batch.xy)
         if self._lattice.size:
-            _measure_on_ground(area, perimeter, xy, batch.rings, batch.polygons, self._lattice, self._place)
+            polygons = area, perimeter, xy, batch.rings, batch.polygons
+            if _measure_small(*polygons, self._lattice, self._place):
+                _measure_large(*polygons, self._lattice, self._place)
         else:
             _measure_on_map(area, perimeter, xy, batch.rings, batch.polygons)
             area *= self._unit**2
@@ -145,8 +147,8 @@ def _integral_over_y(factor: FloatArray, height: float) -> FloatArray:
 def _interpolate(values: FloatArray, at: int, lattice: FloatArray, place: FloatArray, x: float, y: float) -> None:
     """The lattice's values at (x, y), into ``values[at:]``: cubics through the four nearest nodes in x and in y."""
     u, v = (x - place[0]) / place[2], (y - place[1]) / place[3]
-    column = min(max(int(u) - 1, 0), lattice.shape[1] - 4)
-    row = min(max(int(v) - 1, 0), lattice.shape[0] - 4)
+    column = min(max(int64(u) - 1, 0), lattice.shape[1] - 4)
+    row = min(max(int64(v) - 1, 0), lattice.shape[0] - 4)
     u, v = u - column, v - row
     for k in range(5):
         values[at + k] = 0.0
@@ -170,7 +172,63 @@ def _weight(node: int, u: float) -> float:
 
 
 @njit
-def _measure_on_ground(
+def _measure_small(
+    area: FloatArray,
+    perimeter: FloatArray,
+    xy: FloatArray,
+    rings: IntArray,
+    polygons: IntArray,
+    lattice: FloatArray,
+    place: FloatArray,
+) -> int:
+    """Area and perimeter of small polygons, by a metric that is linear in x and y; how many others there are.
+
+    Others get a NaN for their area.
+    """
+    metric = np.empty(15)  # at the lower left corner of the shell's box, and its gradients in x and y
+    others = 0
+    for i in range(len(area)):
+        start, stop = rings[polygons[i]], rings[polygons[i] + 1]
+        left = right = xy[start, 0]
+        bottom = top = xy[start, 1]
+        for k in range(start + 1, stop):
+            left, right = min(left, xy[k, 0]), max(right, xy[k, 0])
+            bottom, top = min(bottom, xy[k, 1]), max(top, xy[k, 1])
+        if right - left > place[4] or top - bottom > place[4]:
+            area[i] = np.nan
+            others += 1
+            continue
+        for corner in range(3):
+            _interpolate(
+                metric, 5 * corner, lattice, place, right if corner == 1 else left, top if corner == 2 else bottom
+            )
+        for k in range(4):
+            metric[5 + k] = (metric[5 + k] - metric[k]) / (right - left) if right > left else 0.0
+            metric[10 + k] = (metric[10 + k] - metric[k]) / (top - bottom) if top > bottom else 0.0
+        length = 0.0
+        double, moment_x, moment_y = 0.0, 0.0, 0.0  # twice the area, six times its moments
+        for r in range(polygons[i], polygons[i + 1]):
+            x0, y0 = xy[rings[r], 0] - left, xy[rings[r], 1] - bottom
+            for k in range(rings[r] + 1, rings[r + 1]):
+                x1, y1 = xy[k, 0] - left, xy[k, 1] - bottom
+                cross = x0 * y1 - x1 * y0
+                double += cross
+                moment_x += (x0 + x1) * cross
+                moment_y += (y0 + y1) * cross
+                dx, dy = x1 - x0, y1 - y0
+                x, y = (x0 + x1) / 2, (y0 + y1) / 2
+                e = metric[0] + x * metric[5] + y * metric[10]
+                f = metric[1] + x * metric[6] + y * metric[11]
+                g = metric[2] + x * metric[7] + y * metric[12]
+                length += math.sqrt(e * dx * dx + 2 * f * dx * dy + g * dy * dy)
+                x0, y0 = x1, y1
+        area[i] = metric[3] * double / 2 + (metric[8] * moment_x + metric[13] * moment_y) / 6
+        perimeter[i] = length
+    return others
+
+
+@njit
+def _measure_large(
     area: FloatArray,
     perimeter: FloatArray,
     xy: FloatArray,
@@ -179,99 +237,34 @@ def _measure_on_ground(
     lattice: FloatArray,
     place: FloatArray,
 ) -> None:
-    """Area and perimeter of each polygon; small ones by a metric that is linear in x and y."""
-    metric = np.empty(20)  # at three corners of the shell's box, and at its first vertex
-    for i in range(len(area)):
-        first, last = polygons[i], polygons[i + 1]
-        start, stop = rings[first], rings[first + 1]
-        left = right = xy[start, 0]
-        bottom = top = xy[start, 1]
-        for k in range(start + 1, stop):
-            left, right = min(left, xy[k, 0]), max(right, xy[k, 0])
-            bottom, top = min(bottom, xy[k, 1]), max(top, xy[k, 1])
-        small = right - left <= place[4] and top - bottom <= place[4]
-        _measure_corners(metric, small, lattice, place, left, bottom, right, top, xy[start, 0], xy[start, 1])
-        if small:
-            for k in range(4):  # gradients
-                metric[5 + k] = (metric[5 + k] - metric[k]) / (right - left) if right > left else 0.0
-                metric[10 + k] = (metric[10 + k] - metric[k]) / (top - bottom) if top > bottom else 0.0
-            area[i], perimeter[i] = _measure_small(xy, rings, first, last, left, bottom, metric)
-        else:
-            area[i], perimeter[i] = _measure_large(xy, rings, first, last, lattice, place, metric)
+    """Area and perimeter of polygons whose area is NaN, edge by edge.
 
-
-@helper
-def _measure_corners(
-    metric: FloatArray,
-    small: bool,
-    lattice: FloatArray,
-    place: FloatArray,
-    left: float,
-    bottom: float,
-    right: float,
-    top: float,
-    first_x: float,
-    first_y: float,
-) -> None:
-    """The metric at three corners of a small polygon's box, or else at its first vertex."""
-    for corner in range(0 if small else 3, 3 if small else 4):
-        x, y = right if corner == 1 else left, top if corner == 2 else bottom
-        if corner == 3:
-            x, y = first_x, first_y
-        _interpolate(metric, 5 * corner, lattice, place, x, y)
-
-
-@helper
-def _measure_small(
-    xy: FloatArray, rings: IntArray, first: int, last: int, left: float, bottom: float, metric: FloatArray
-) -> tuple[float, float]:
-    """Area and perimeter of rings by the metric at (left, bottom) and its gradients in x and y, five numbers each."""
-    length = 0.0
-    double, moment_x, moment_y = 0.0, 0.0, 0.0  # twice the area, six times its moments
-    for r in range(first, last):
-        x0, y0 = xy[rings[r], 0] - left, xy[rings[r], 1] - bottom
-        for k in range(rings[r] + 1, rings[r + 1]):
-            x1, y1 = xy[k, 0] - left, xy[k, 1] - bottom
-            cross = x0 * y1 - x1 * y0
-            double += cross
-            moment_x += (x0 + x1) * cross
-            moment_y += (y0 + y1) * cross
-            dx, dy = x1 - x0, y1 - y0
-            x, y = (x0 + x1) / 2, (y0 + y1) / 2
-            e = metric[0] + x * metric[5] + y * metric[10]
-            f = metric[1] + x * metric[6] + y * metric[11]
-            g = metric[2] + x * metric[7] + y * metric[12]
-            length += math.sqrt(e * dx * dx + 2 * f * dx * dy + g * dy * dy)
-            x0, y0 = x1, y1
-    return metric[3] * double / 2 + (metric[8] * moment_x + metric[13] * moment_y) / 6, length
-
-
-@helper
-def _measure_large(
-    xy: FloatArray, rings: IntArray, first: int, last: int, lattice: FloatArray, place: FloatArray, metric: FloatArray
-) -> tuple[float, float]:
-    """Area and perimeter of rings edge by edge, of long ones at Gauss's two points of each quarter of a lattice cell.
-
-    The area is the line integral −∮ Q dx, where Q is the area factor's integral over y, from the shell's first
-    vertex, so that what is far away does not cost digits.
+    Long edges are measured at Gauss's two points of each quarter of a lattice cell. The area is the line integral
+    −∮ Q dx, where Q is the area factor's integral over y, from the shell's first vertex, so that what is far away does
+    not cost digits.
     """
-    base = metric[19]
-    area, length = 0.0, 0.0
-    for r in range(first, last):
-        for k in range(rings[r], rings[r + 1] - 1):
-            dx, dy = xy[k + 1, 0] - xy[k, 0], xy[k + 1, 1] - xy[k, 1]
-            # Along a slanted edge Q has a curve that one point does not see; 16 m are too short for it.
-            short = place[4] if dx == 0 or dy == 0 else place[4] / 64
-            points = 1
-            if abs(dx) > short or abs(dy) > short:
-                points = 2 + 2 * int(4 * max(abs(dx) / place[2], abs(dy) / place[3]))
-            for p in range(points):
-                at = (p + 0.5 + (_GAUSS if p % 2 else -_GAUSS) * (points > 1)) / points
-                _interpolate(metric, 0, lattice, place, xy[k, 0] + at * dx, xy[k, 1] + at * dy)
-                squared = metric[0] * dx * dx + 2 * metric[1] * dx * dy + metric[2] * dy * dy
-                length += math.sqrt(max(squared, 0.0)) / points
-                area -= (metric[4] - base) * dx / points
-    return area, length
+    metric = np.empty(5)
+    for i in range(len(area)):
+        if not np.isnan(area[i]):
+            continue
+        start = rings[polygons[i]]
+        _interpolate(metric, 0, lattice, place, xy[start, 0], xy[start, 1])
+        base, total, length = metric[4], 0.0, 0.0
+        for r in range(polygons[i], polygons[i + 1]):
+            for k in range(rings[r], rings[r + 1] - 1):
+                dx, dy = xy[k + 1, 0] - xy[k, 0], xy[k + 1, 1] - xy[k, 1]
+                # Along a slanted edge Q has a curve that one point does not see; 16 m are too short for it.
+                short = place[4] if dx == 0 or dy == 0 else place[4] / 64
+                points = 1
+                if abs(dx) > short or abs(dy) > short:
+                    points = 2 + 2 * int64(4 * max(abs(dx) / place[2], abs(dy) / place[3]))
+                for p in range(points):
+                    at = (p + 0.5 + (_GAUSS if p % 2 else -_GAUSS) * (points > 1)) / points
+                    _interpolate(metric, 0, lattice, place, xy[k, 0] + at * dx, xy[k, 1] + at * dy)
+                    squared = metric[0] * dx * dx + 2 * metric[1] * dx * dy + metric[2] * dy * dy
+                    length += math.sqrt(max(squared, 0.0)) / points
+                    total -= (metric[4] - base) * dx / points
+        area[i], perimeter[i] = total, length
 
 
 @njit
