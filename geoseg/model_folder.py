@@ -24,7 +24,7 @@ from geoseg.errors import ConfigError, GeosegError, in_one_line
 from geoseg.models.hub import from_disk_or_hub
 from geoseg.stored_model import CONFIG_FILE as CONFIG_FILE
 from geoseg.stored_model import WEIGHTS_FILE as WEIGHTS_FILE
-from geoseg.stored_model import open_model
+from geoseg.stored_model import logits_stride, open_model
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TrainedModel:
     @property
     def stride(self) -> int:
         """Pixels per logit."""
-        return int(getattr(self.network, "logits_stride", 1))
+        return logits_stride(self.network)
 
 
 def build_network(
@@ -132,8 +132,7 @@ def save_model(folder: Path, network: nn.Module, contract: Contract, *, half: bo
         (scratch / "README.md").unlink(missing_ok=True)
         if half:
             _store_half(scratch / WEIGHTS_FILE)
-        stride = int(getattr(network, "logits_stride", 1))
-        contract.model_copy(update={"stride": stride}).save(scratch)
+        contract.model_copy(update={"stride": logits_stride(network)}).save(scratch)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from geoseg.class_map import SCENE_TAG, layer_path
 from geoseg.class_map.writing import LAYERS, MapFileWriter
 from geoseg.classes import ClassTable
 from geoseg.contract import Contract
+from geoseg.early import RASTER_SUFFIXES
 from geoseg.errors import ConfigError, GeosegError, OutputError
 from geoseg.export import EXPORTERS, check_format
 from geoseg.outputs import check_output
@@ -51,7 +52,6 @@ from geoseg.words import count
 
 log = logging.getLogger(__name__)
 
-RASTER_SUFFIXES = (".tif", ".tiff")
 TIMED_WINDOWS = 3
 
 AnyPath = str | os.PathLike[str]

@@ -56,7 +56,12 @@ class StoredModel:
         """Pixels per logit, from the contract or, in folders of older versions, from the network."""
         if self.contract.stride is not None:
             return self.contract.stride
-        return int(getattr(self.network, "logits_stride", 1))
+        return logits_stride(self.network)
+
+
+def logits_stride(network: nn.Module) -> int:
+    """Pixels per logit: what the network says, or 1 where it knows of none."""
+    return int(getattr(network, "logits_stride", 1))
 
 
 def open_model(name: str | PathLike[str]) -> StoredModel:

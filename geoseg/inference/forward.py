@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.errors import ModelError, in_one_line
+from geoseg.stored_model import logits_stride
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +39,7 @@ class InMemory:
     @property
     def stride(self) -> int:
         """Pixels per logit."""
-        return int(getattr(self.network, "logits_stride", 1))
+        return logits_stride(self.network)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-
-def logits_stride(network: nn.Module) -> int:
-    """Pixels per logit: what the network says, or 1 where it knows of none."""
-    return int(getattr(network, "logits_stride", 1))
+from geoseg.stored_model import logits_stride
 
 
 def logits_of(network: nn.Module, x: Tensor) -> Tensor:
