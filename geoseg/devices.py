@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from pathlib import Path
 
 from geoseg.errors import DeviceError
 
-_HINT = "--device auto, cpu, cuda or cuda:0"
+
+def check_device(name: str) -> str:
+    """Refuse a name that no device can have; whether the device is there, only torch knows.
+
+    Raises:
+        DeviceError: Such a name.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise DeviceError(f"unknown device {name!r}", hint="--device auto, cpu, cuda or cuda:0")
+    return name
 
 
 def resolve_device(name: str) -> str:
@@ -19,10 +29,8 @@ def resolve_device(name: str) -> str:
     Raises:
         DeviceError: Another name, or a GPU that is not there.
     """
-    if name == "cpu" or (name == "auto" and not _may_have_gpu()):
+    if check_device(name) == "cpu" or (name == "auto" and not _may_have_gpu()):
         return "cpu"
-    if name != "auto" and name != "cuda" and not (name.startswith("cuda:") and name[5:].isdecimal()):
-        raise DeviceError(f"unknown device {name!r}", hint=_HINT)
     import torch
 
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from geoseg.errors import ConfigError, DeviceError
+from geoseg.devices import check_device
+from geoseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from geoseg.polygons import PolygonRules
@@ -42,17 +42,6 @@ def one_of(name: str, words: tuple[str, ...]) -> Callable[[str], str]:
         return word
 
     return check
-
-
-def check_device(name: str) -> str:
-    """A callback that refuses what can be no device; whether it is there, only torch knows.
-
-    Raises:
-        DeviceError: Such a name.
-    """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise DeviceError(f"unknown device {name!r}", hint="--device auto, cpu, cuda or cuda:0")
-    return name
 
 
 def check_batch_size(number: int | None) -> int | None:
