@@ -192,11 +192,12 @@ def _look(
     session: Session, names: Sequence[str], outputs: Sequence[Path]
 ) -> tuple[list[_Item], list[tuple[str, GeosegError]]]:
     """Headers of all scenes, and what cannot be opened."""
+    common = _facts(session)
 
     def look(name: str, output: Path) -> _Item | SceneError:
         try:
             with session.source(name).open() as scene:
-                facts = _digest({"scene": scene.fingerprint(), **_facts(session)})
+                facts = _digest({"scene": scene.fingerprint(), **common})
                 return _Item(name, output, scene.grid.height * scene.grid.width, facts)
         except SceneError as error:
             return error

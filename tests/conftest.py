@@ -44,16 +44,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def unchanged_logging() -> Iterator[None]:
     """The command line sets up logging for the whole process; other tests must not see it."""
-    root = logging.getLogger()
-    _set_log_levels()  # fixtures of a whole file run the command line, too
-    handlers = root.handlers[:]
+    _reset_logging()  # fixtures of a whole file run the command line, too
     yield
-    root.handlers[:] = handlers
-    _set_log_levels()
+    _reset_logging()
     logging.captureWarnings(False)
 
 
-def _set_log_levels() -> None:
+def _reset_logging() -> None:
+    root = logging.getLogger()
+    # pytest's own handlers are subclasses.
+    root.handlers[:] = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
     for logger, level in LOG_LEVELS.items():
         logger.setLevel(level)
 

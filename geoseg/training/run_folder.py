@@ -123,7 +123,8 @@ def load_best(task: SegmentationTask, run: Path) -> dict[str, Any]:
     checkpoint = _load(run / "checkpoints" / BEST)
     task.load_state_dict(checkpoint["state_dict"])
     scores, before = checkpoint["val_scores"], starting_miou(checkpoint)
-    miou = float(scores["val_miou"])
+    miou = round(float(scores["val_miou"]), 4)
+    before = None if before is None else round(before, 4)
     if before is not None and miou < before:
         log.warning(
             "the best network of the run, of iteration %d, has mIoU %.4f; the model it started from had %.4f: "
@@ -134,8 +135,8 @@ def load_best(task: SegmentationTask, run: Path) -> dict[str, Any]:
         )
     return {
         "best_iteration": int(checkpoint["global_step"]),
-        "val_miou": round(miou, 4),
-        **({"val_miou_at_start": round(before, 4)} if before is not None else {}),
+        "val_miou": miou,
+        **({"val_miou_at_start": before} if before is not None else {}),
         "val_iou": {
             key.removeprefix("val_iou_"): round(float(value), 4)
             for key, value in scores.items()
