@@ -1,8 +1,7 @@
 """From aerial and satellite GeoTIFFs to clean polygons in a GIS.
 
-``import geoseg`` makes ``smp.create_model("segnext", …)`` and ``timm.create_model("mscan_tiny", …)`` work, without
-importing torch itself: the models register when SMP or timm is imported, or at once where one already is. So the
-command line answers quickly, and a GIS user never waits for torch.
+What is named here is loaded when it is first used, so that ``import geoseg`` costs milliseconds and making polygons
+never loads torch. ``import geoseg.models`` registers SegNeXt in SMP and MSCAN in timm.
 """
 
 from __future__ import annotations
@@ -10,24 +9,29 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from geoseg import _register
+from geoseg.version import __version__
 
 if TYPE_CHECKING:
     from geoseg.landscape import Landscape as Landscape
-    from geoseg.model_folder import load_model as load_model
+    from geoseg.models import create_model as create_model
+    from geoseg.network.model_folder import load_model as load_model
     from geoseg.polygons import polygonize as polygonize
-    from geoseg.predict import predict as predict
+    from geoseg.programs.evaluate import evaluate as evaluate
+    from geoseg.programs.predict import predict as predict
+    from geoseg.programs.train import train as train
+    from geoseg.programs.vectorize import vectorize as vectorize
     from geoseg.scene import Scene as Scene
 
-__version__ = "0.1.0"
-
-# Not train and the like: importing geoseg.train binds that name to the module. That of predict can be called.
 _PUBLIC = {
     "Landscape": "geoseg.landscape",
     "Scene": "geoseg.scene",
-    "load_model": "geoseg.model_folder",
+    "create_model": "geoseg.models",
+    "evaluate": "geoseg.programs.evaluate",
+    "load_model": "geoseg.network.model_folder",
     "polygonize": "geoseg.polygons",
-    "predict": "geoseg.predict",
+    "predict": "geoseg.programs.predict",
+    "train": "geoseg.programs.train",
+    "vectorize": "geoseg.programs.vectorize",
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]
@@ -39,4 +43,5 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'geoseg' has no attribute {name!r}")
 
 
-_register.register_models()
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
-from geoseg.polygons.cracks import OUTSIDE, SUBPIXEL, ArcBatch, Cracks
+from geoseg.polygons.trace.cracks import OUTSIDE, SUBPIXEL, ArcBatch, Cracks
 
 STEPS = {"E": (1, 0), "S": (0, 1), "W": (-1, 0), "N": (0, -1)}
 

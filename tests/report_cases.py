@@ -21,7 +21,7 @@ from geoseg.evaluation.result import (
     WindowCase,
 )
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape
-from geoseg.metrics import Scores, confusion_matrix
+from geoseg.network.metrics import Scores, confusion_matrix
 from geoseg.windows import Window
 
 SIZE = 512

@@ -18,8 +18,8 @@ from rasterio.enums import ColorInterp
 
 from geoseg.contract import Band, ClassEntry, Contract, DType, WindowSettings
 from geoseg.errors import SceneError
-from geoseg.info import describe
 from geoseg.prediction.imagery import check_scene
+from geoseg.programs.info import describe
 from geoseg.scene import open_scene
 from geoseg.scene.advice import bands_named, order_of
 

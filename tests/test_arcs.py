@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from geoseg.polygons.arcs import BandArcs, trace_band
-from geoseg.polygons.cracks import (
+from geoseg.polygons.trace.arcs import BandArcs, trace_band
+from geoseg.polygons.trace.cracks import (
     Cracks,
     crack_count,
     has_horizontal,
@@ -20,7 +20,7 @@ from geoseg.polygons.cracks import (
     is_vertex,
     pack_cracks,
 )
-from geoseg.polygons.labels import BandRegions
+from geoseg.polygons.trace.labels import BandRegions
 
 NO_CONFIDENCE = np.empty((0, 0), np.uint8)
 

@@ -15,10 +15,10 @@ import pytest
 from conftest import MadeScene
 
 import geoseg
-from geoseg.augment import Augmenter, Photometric, resize_window
-from geoseg.augment.distortion import Changes, distort, draw_changes
 from geoseg.config import AugmentConfig, SceneConfig, parse_config
-from geoseg.datasets import LabelledScene
+from geoseg.data import LabelledScene
+from geoseg.data.augment import Augmenter, Photometric, resize_window
+from geoseg.data.augment.distortion import Changes, distort, draw_changes
 from geoseg.errors import ConfigError
 from geoseg.windows import Window
 
@@ -471,7 +471,7 @@ def test_the_distortion_of_other_imagery_is_refused() -> None:
 FORK = """
 import cv2, numpy as np
 from torch.utils.data import DataLoader
-from geoseg.augment import one_thread_each
+from geoseg.data.augment import one_thread_each
 
 def work(_):
     one_thread_each()

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 import geoseg
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
 from geoseg.errors import ConfigError, ModelError
-from geoseg.inference import backends
-from geoseg.inference.backends import BACKENDS, Forward, choose_backends, choose_precision, compiled, load_backend
-from geoseg.inference.backends import openvino as openvino_backend
-from geoseg.inference.backends.openvino import multiplies_bfloat16
-from geoseg.inference.forward import InMemory
-from geoseg.model_folder import TrainedModel
+from geoseg.network import backends
+from geoseg.network.backends import BACKENDS, Forward, choose_backends, choose_precision, compiled, load_backend
+from geoseg.network.backends import openvino as openvino_backend
+from geoseg.network.backends.openvino import multiplies_bfloat16
+from geoseg.network.forward import InMemory
+from geoseg.network.model_folder import TrainedModel
+from geoseg.network.tta import TTA, augmented
 from geoseg.prediction.predictor import Predictor, WindowPixels
-from geoseg.tta import TTA, augmented
 from geoseg.windows import Window
 
 CPU, CUDA = "cpu", "cuda:0"
@@ -482,8 +482,8 @@ SIGNALS = """
 import gc, os, signal, threading
 import torch
 from torch import nn
-from geoseg.inference.backends import load_backend
-from geoseg.inference.forward import InMemory
+from geoseg.network.backends import load_backend
+from geoseg.network.forward import InMemory
 
 found = []
 signal.signal(signal.SIGUSR1, lambda *_: found.append(1))
@@ -515,7 +515,7 @@ def test_signals_are_survived_after_openvino_was_used() -> None:
 FIRST_ARRAY = """
 import numpy as np
 from numpy.lib import NumpyVersion
-from geoseg.inference.backends.openvino import core
+from geoseg.network.backends.openvino import core
 
 seen, make = [], NumpyVersion.__init__
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import DEFAULT_SCALE
-from geoseg.datasets import CoveringWindows, LabelledScene, RandomWindows, band_statistics
+from geoseg.data import CoveringWindows, LabelledScene, RandomWindows, band_statistics
 from geoseg.landscape import BANDS, LANDSCAPE_CLASSES, Landscape
-from geoseg.model_folder import load_model
-from geoseg.train import train
+from geoseg.network.model_folder import load_model
+from geoseg.programs.train import train
 from geoseg.windows import Window
 
 SIZE = 128

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 import geoseg.models
 from geoseg.class_tables import KNOWN, distinct_colors, numbered_classes, read_class_table
 from geoseg.errors import ConfigError, GeosegError, ModelError
-from geoseg.model_folder import build_network
 from geoseg.models.checkpoints import read_checkpoint
 from geoseg.models.recognition import BASES, Design, build_encoder, build_segnext, find_rank, recognize
+from geoseg.network.model_folder import build_network
 from geoseg.pretrained import PRETRAINED, Pretrained, check_digest, fetch, sha256_of
 
 GOLDEN = Path(__file__).parent / "golden"

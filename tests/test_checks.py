@@ -21,8 +21,8 @@ from shapely.geometry import LineString, Point, Polygon, box
 
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig, parse_config
-from geoseg.datasets import RandomWindows, checks, open_scenes
-from geoseg.datasets.checks import Problem, problem_lines, refuse
+from geoseg.data import RandomWindows, checks, open_scenes
+from geoseg.data.checks.every import Problem, problem_lines, refuse
 from geoseg.errors import ConfigError, LabelError
 
 NAMES = ("other", "field", "house")
@@ -534,7 +534,7 @@ def test_geometries_that_are_no_good_polygons(made: MadeScene, tmp_path: Path) -
 
 
 def test_invalid_polygons_are_burnt_as_the_message_says(made: MadeScene, tmp_path: Path) -> None:
-    from geoseg.datasets import LabelledScene
+    from geoseg.data import LabelledScene
     from geoseg.windows import Window
 
     left, bottom, right, top = ground(made, 10, 10, 20, 20).bounds

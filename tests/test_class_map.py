@@ -20,7 +20,7 @@ from geoseg.classes import ClassTable
 from geoseg.errors import LabelError, OutputError, SceneError
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
-from geoseg.vectorize import vectorize
+from geoseg.programs.vectorize import vectorize
 from geoseg.windows import Window
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

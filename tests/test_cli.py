@@ -14,12 +14,12 @@ import rasterio
 from conftest import write_scene
 from typer.testing import CliRunner
 
-import geoseg.info
-from geoseg import early
+import geoseg.programs.info
 from geoseg.cli import app, options
 from geoseg.cli.options import parse_bands
 from geoseg.errors import ConfigError, GeosegError
 from geoseg.pretrained import PRETRAINED
+from geoseg.programs import early
 
 # Verbs that need none of it, and mistakes that are refused before any of it is loaded.
 NETWORKS = ["torch", "timm", "segmentation_models_pytorch", "lightning", "albumentations", "cv2", "openvino"]
@@ -79,7 +79,7 @@ def test_importing_vectorize_loads_no_pandas_and_no_writer() -> None:
         "matplotlib",
         "pydantic",
     ]
-    code = f"import sys, geoseg.vectorize; print(*[m for m in {unused + NETWORKS} if m in sys.modules])"
+    code = f"import sys, geoseg.programs.vectorize; print(*[m for m in {unused + NETWORKS} if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []
 
@@ -226,12 +226,12 @@ def test_mistakes_are_refused_before_anything_heavy(place: Path) -> None:
 
 
 def test_words_of_options_are_those_of_the_programs() -> None:
-    from geoseg.evaluation.patches import PROTOCOLS
-    from geoseg.inference.backends import BACKENDS, PRECISIONS
-    from geoseg.plan import BLENDS
+    from geoseg.network.backends import BACKENDS, PRECISIONS
+    from geoseg.network.tta import TTA
+    from geoseg.paper.patches import PROTOCOLS
     from geoseg.polygons import PolygonRules
     from geoseg.prediction.executors import EXECUTORS
-    from geoseg.tta import TTA
+    from geoseg.tiling.plan import BLENDS
 
     assert tuple(BLENDS) == options.BLENDS
     assert tuple(TTA) == options.TTA
@@ -249,7 +249,7 @@ def test_names_that_are_refused_early_are_those_of_the_programs() -> None:
     import geoseg.models
     from geoseg.export import EXPORTERS
     from geoseg.model_export.onnx_graph import OPSETS
-    from geoseg.predict import RASTER_SUFFIXES
+    from geoseg.programs.predict import RASTER_SUFFIXES
 
     assert set(early.ARCHITECTURES) == set(smp.MODEL_ARCHITECTURES_MAPPING)
     assert tuple(EXPORTERS) == early.VECTOR_SUFFIXES
@@ -313,7 +313,7 @@ def test_failures_end_in_one_message(
     def fail(*_: object, **__: object) -> None:
         raise failure
 
-    monkeypatch.setattr(geoseg.info, "describe", fail)
+    monkeypatch.setattr(geoseg.programs.info, "describe", fail)
     result = CliRunner().invoke(app, ["info", "a.tif"])
     assert (result.exit_code, result.stderr, result.stdout) == (exit_code, stderr, "")
 
@@ -358,9 +358,9 @@ def test_a_name_that_no_disk_takes_is_refused(arguments: str, place: Path, monke
 
 def test_our_own_bugs_keep_their_traceback() -> None:
     code = (
-        "import sys, geoseg.cli, geoseg.info\n"
+        "import sys, geoseg.cli, geoseg.programs.info\n"
         "def fail(*_, **__): raise ZeroDivisionError('ours')\n"
-        "geoseg.info.describe = fail\n"
+        "geoseg.programs.info.describe = fail\n"
         "sys.argv = ['geoseg', 'info', 'a.tif']\n"
         "geoseg.cli.main()"
     )
@@ -378,7 +378,7 @@ def test_how_much_is_said_is_the_users_choice(monkeypatch: pytest.MonkeyPatch) -
         logging.getLogger("rasterio._env").error("CPLE_AppDefined")
         return ["result"]
 
-    monkeypatch.setattr(geoseg.info, "describe", talk)
+    monkeypatch.setattr(geoseg.programs.info, "describe", talk)
     for given, said in [
         ([], "warning: a doubt\n"),
         (["-q"], ""),

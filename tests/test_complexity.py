@@ -17,8 +17,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from geoseg.cli.models import models
-from geoseg.models.catalogue import VARIANTS, Row, Variant, as_csv, build, measure
-from geoseg.models.complexity import Cost, cost, parameters
+from geoseg.paper.catalogue import VARIANTS, Row, Variant, as_csv, build, measure
+from geoseg.paper.complexity import Cost, cost, parameters
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "models.md"
 BY_NAME = {variant.name: variant for variant in VARIANTS}

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig, TrainConfig, parse_config
-from geoseg.datasets import CoveringWindows, LabelledScene, RandomWindows, band_statistics, open_labels, open_scenes
+from geoseg.data import CoveringWindows, LabelledScene, RandomWindows, band_statistics, open_labels, open_scenes
 from geoseg.errors import LabelError, SceneError
 from geoseg.grid import Grid
 from geoseg.scene import Scene

@@ -27,7 +27,7 @@ from training_cases import experiment, settings, write_config, write_scenes
 from geoseg.config import RunConfig
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.errors import ConfigError, DeviceError
-from geoseg.train import _build, _Share, train
+from geoseg.programs.train import _build, _Share, train
 from geoseg.training.callbacks import Checkpoints, NormsOfFirst
 from geoseg.training.failures import RunStopped
 from geoseg.training.launch import count_devices, launch

@@ -16,10 +16,10 @@ from test_predict import make_model
 from torch import nn
 
 from geoseg.contract import find_model, load_contract
-from geoseg.info import describe
-from geoseg.model_folder import load_model, save_model
-from geoseg.predict import predict
+from geoseg.network.model_folder import load_model, save_model
 from geoseg.prediction.imagery import doubts, low_confidence
+from geoseg.programs.info import describe
+from geoseg.programs.predict import predict
 from geoseg.scene import open_scene
 
 

@@ -25,20 +25,20 @@ from geoseg.cli import app
 from geoseg.cli import evaluate as cli
 from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
-from geoseg.datasets import open_scenes
+from geoseg.data import open_scenes
 from geoseg.errors import ConfigError, OutputError, SceneError
-from geoseg.evaluate import FILES, evaluate
 from geoseg.evaluation import tables
 from geoseg.evaluation.blocks import CaseFinder
 from geoseg.evaluation.calibration import Temper
-from geoseg.evaluation.patches import evaluate_patches
 from geoseg.evaluation.result import Evaluation, SceneResult
 from geoseg.evaluation.scenes import measure_scene, picture
 from geoseg.evaluation.stitched import CASES, Asked
 from geoseg.evaluation.tables import summary_lines
-from geoseg.model_folder import Normalize, build_network, load_model, save_model
-from geoseg.predict import predict
+from geoseg.network.model_folder import Normalize, build_network, load_model, save_model
+from geoseg.paper.patches import evaluate_patches
 from geoseg.prediction.predictor import Predictor
+from geoseg.programs.evaluate import FILES, evaluate
+from geoseg.programs.predict import predict
 
 Ids = npt.NDArray[np.uint8]
 CLASSES = ("grass", "roof", "road")

@@ -25,10 +25,10 @@ from geoseg.errors import OutputError, SceneError
 from geoseg.export import EXPORTERS, check_format, exporter_for, style_qml, write_polygons
 from geoseg.export.layer import Layer
 from geoseg.grid import Grid
-from geoseg.info import describe
 from geoseg.map_rows import MapRows
 from geoseg.polygons import PolygonRules, Tolerance
-from geoseg.vectorize import vectorize
+from geoseg.programs.info import describe
+from geoseg.programs.vectorize import vectorize
 
 UTM = "EPSG:32633"
 NORTH_UP = Affine(0.3, 0, 500_000, 0, -0.3, 5_000_000)

@@ -15,9 +15,9 @@ from test_models import MSCAN_SMALL, golden, official_tiny, segnext
 from torch import Tensor, nn
 from torch.export import Dim
 
-from geoseg.inference.folding import FoldedSegNeXt, deployed, fold, is_main_path
 from geoseg.models import SegNeXt
 from geoseg.models.hamburger import NMF_EPS, joined
+from geoseg.network.folding import FoldedSegNeXt, deployed, fold, is_main_path
 
 # One block a stage (two in stage 3): what differs beyond is how often it is repeated.
 WIDTHS: dict[str, dict[str, Any]] = {

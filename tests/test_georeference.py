@@ -20,15 +20,15 @@ from rasterio.errors import NotGeoreferencedWarning
 from shapely.geometry import box
 
 from geoseg.classes import ClassTable
-from geoseg.datasets.layers import read_layer
+from geoseg.data.layers import read_layer
 from geoseg.errors import GeosegError, LabelError, OutputError, SceneError
 from geoseg.export import check_format
 from geoseg.georeference import Georeference, are_apart, crs_georeference, crs_name, transformer, warp_command
 from geoseg.grid import Grid, grid_of
-from geoseg.info import describe
 from geoseg.polygons import PolygonRules
+from geoseg.programs.info import describe
+from geoseg.programs.vectorize import check_rules, vectorize
 from geoseg.scene import Mosaic, Scene, open_scene
-from geoseg.vectorize import check_rules, vectorize
 
 Make = Callable[..., MadeScene]
 

@@ -18,10 +18,10 @@ from shapely.geometry import box
 
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig, parse_config
-from geoseg.datasets import LabelledScene, class_histogram, class_histograms, suggested_weights
-from geoseg.datasets import histogram as module
-from geoseg.datasets.histogram import BLOCK, Histogram, count_blocks
-from geoseg.datasets.labels import process_files
+from geoseg.data import LabelledScene, class_histogram, class_histograms, suggested_weights
+from geoseg.data import histogram as module
+from geoseg.data.histogram import BLOCK, Histogram, count_blocks
+from geoseg.data.labels import process_files
 from geoseg.windows import Window
 
 MakeScene = Callable[..., MadeScene]

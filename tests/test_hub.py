@@ -21,8 +21,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from geoseg.errors import ConfigError
-from geoseg.model_folder import build_network
 from geoseg.models.hub import answers, from_disk_or_hub
+from geoseg.network.model_folder import build_network
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -113,7 +113,9 @@ def test_a_server_answers_with_anything_or_not_at_all(server: str) -> None:
 
 def test_importing_the_augmentations_asks_no_server() -> None:
     """albumentations would look for a newer version of itself."""
-    code = "import urllib.request as u; u.OpenerDirector.open = lambda *a, **k: print('asked'); import geoseg.augment"
+    code = (
+        "import urllib.request as u; u.OpenerDirector.open = lambda *a, **k: print('asked')\nimport geoseg.data.augment"
+    )
     env = {key: value for key, value in os.environ.items() if key != "NO_ALBUMENTATIONS_UPDATE"}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert ran.stdout == ""

@@ -18,12 +18,12 @@ from geoseg.class_map.writing import MapFileWriter
 from geoseg.classes import ClassTable
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings, load_contract
 from geoseg.errors import ConfigError, LabelError, ModelError, SceneError
-from geoseg.info import describe
 from geoseg.map_rows import MapRows
-from geoseg.model_folder import build_network, save_model
+from geoseg.network.model_folder import build_network, save_model
+from geoseg.network.stored_model import open_model
 from geoseg.prediction.predictor import Predictor
+from geoseg.programs.info import describe
 from geoseg.scene import Scene
-from geoseg.stored_model import open_model
 
 Make = Callable[..., MadeScene]
 

@@ -17,9 +17,9 @@ from PIL import Image
 
 from geoseg.classes import ClassTable
 from geoseg.errors import LabelError, OutputError
-from geoseg.prepare import isaid
-from geoseg.prepare.isaid import CLASSES, prepare_isaid
-from geoseg.prepare.palette import PaletteReader
+from geoseg.paper import isaid
+from geoseg.paper.isaid import CLASSES, prepare_isaid
+from geoseg.paper.palette import PaletteReader
 
 MASK = "_instance_color_RGB"
 Ids = npt.NDArray[np.uint8]

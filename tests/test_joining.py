@@ -14,8 +14,8 @@ from rasterio import features
 from scipy import ndimage
 from test_arcs import framed, maps
 
-from geoseg.polygons.cracks import NEAR_PX, SUBPIXEL, ArcBatch, Cracks, has_horizontal, has_vertical, is_near
-from geoseg.polygons.joining import ClosedPolygons, Tracer
+from geoseg.polygons.trace.cracks import NEAR_PX, SUBPIXEL, ArcBatch, Cracks, has_horizontal, has_vertical, is_near
+from geoseg.polygons.trace.joining import ClosedPolygons, Tracer
 
 Values = npt.NDArray[np.uint8]
 
@@ -202,7 +202,7 @@ def whole_pixels(arcs: ArcBatch, cracks: Cracks) -> tuple[npt.NDArray[np.int32],
 def test_compacting_all_the_time_changes_nothing(values: Values, band_rows: int) -> None:
     expected = trace(values)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geoseg.polygons.joining._SLACK_BYTES", -(1 << 40))
+        patch.setattr("geoseg.polygons.trace.joining._SLACK_BYTES", -(1 << 40))
         assert_same(trace(values, band_rows=band_rows), expected)
 
 
@@ -294,7 +294,7 @@ def test_memory_follows_what_is_open() -> None:
     tracer = Tracer(256, threads=0, band_rows=64)
     sizes = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geoseg.polygons.joining._SLACK_BYTES", 0)
+        patch.setattr("geoseg.polygons.trace.joining._SLACK_BYTES", 0)
         for _ in range(40):
             values = generator.integers(0, 3, (64, 256)).astype(np.uint8)
             tracer.feed(values)

@@ -14,7 +14,7 @@ import numba
 import pytest
 from numba.core import event
 
-from geoseg import _jit
+from geoseg.runtime import jit
 
 MOST_KERNELS = 24
 """Kernels of a map and its polygons by the default rules; each costs a new user some tenths of a second."""
@@ -27,11 +27,11 @@ from rasterio.crs import CRS
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
-from geoseg.plan import plan_prediction
+from geoseg.tiling.plan import plan_prediction
 from geoseg.polygons import PolygonRules, Tolerance, polygonize_rows
-from geoseg.rehearsal import stitching, vectorizing
-from geoseg.stitch import Stitcher
-from geoseg.vectorize import DEFAULT_RULES
+from geoseg.programs.rehearsal import stitching, vectorizing
+from geoseg.tiling.stitcher import Stitcher
+from geoseg.programs.vectorize import DEFAULT_RULES
 from geoseg.windows import Window
 
 rules = dataclasses.replace(DEFAULT_RULES, min_area_m2=3)
@@ -108,19 +108,20 @@ def test_usual_runs_need_no_kernel_beyond_the_rehearsal(signatures: list[dict[st
 
 def test_a_kernel_is_compiled_for_one_set_of_types(signatures: list[dict[str, int]]) -> None:
     *_, every = signatures
-    chosen = every.pop("geoseg.polygons.generalize._simplify_arcs")
+    chosen = every.pop("geoseg.polygons.simplify.generalize._simplify_arcs")
     assert chosen == 2  # by area, and by distance
     assert set(every.values()) == {1}
 
 
 def test_a_kernel_follows_helpers_that_change_in_other_files(tmp_path: Path) -> None:
     (tmp_path / "kernels.py").write_text(
-        "from geoseg._jit import njit\nfrom helpers import answer\n\n@njit\ndef ask() -> int:\n    return answer()\n"
+        "from geoseg.runtime.jit import njit\nfrom helpers import answer\n\n"
+        "@njit\ndef ask() -> int:\n    return answer()\n"
     )
     said = []
     for number in (1, 2, 1):
         (tmp_path / "helpers.py").write_text(
-            f"from geoseg._jit import helper\n\n@helper\ndef answer() -> int:\n    return {number}\n"
+            f"from geoseg.runtime.jit import helper\n\n@helper\ndef answer() -> int:\n    return {number}\n"
         )
         code = "from kernels import ask; print(ask(), sum(ask.stats.cache_hits.values()))"
         path = os.pathsep.join([str(tmp_path), *sys.path])
@@ -132,9 +133,11 @@ def test_a_kernel_follows_helpers_that_change_in_other_files(tmp_path: Path) -> 
 
 
 def test_helpers_live_in_the_package_of_their_kernels() -> None:
-    sources = {path: path.read_text(encoding="utf-8") for path in Path(_jit.__file__).parent.glob("*/*.py")}
+    """Or beside `jit`: what lies elsewhere could change without the kernel being compiled anew."""
+    package = Path(jit.__file__).parents[1]
+    sources = {path.relative_to(package): path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
     helpers = {
-        (path.parent.name, path.stem, name)
+        (".".join(("geoseg", *path.with_suffix("").parts)), name)
         for path, source in sources.items()
         for name in re.findall(r"^@helper\ndef (\w+)", source, re.MULTILINE)
     }
@@ -142,9 +145,9 @@ def test_helpers_live_in_the_package_of_their_kernels() -> None:
     elsewhere = [
         (str(path), name)
         for path, source in sources.items()
-        for package, module, names in re.findall(r"from geoseg\.(\w+)\.(\w+) import (\([^)]*\)|.*)", source)
+        for module, names in re.findall(r"from (geoseg[\w.]+) import (\([^)]*\)|.*)", source)
         for name in re.findall(r"\w+", names)
-        if (package, module, name) in helpers and package != path.parent.name
+        if (module, name) in helpers and module.split(".")[1] not in (path.parts[0], "runtime")
     ]
     assert elsewhere == []
 
@@ -157,15 +160,15 @@ def test_kernels_run_where_no_folder_can_keep_them(monkeypatch: pytest.MonkeyPat
     exec(compile("def double(x):\n    return 2 * x\n", "/proc/version", "exec"), names)
     with pytest.raises(RuntimeError, match="no locator"):
         numba.njit(cache=True)(names["double"])
-    assert _jit.njit(names["double"])(21) == 42  # type: ignore[arg-type]
+    assert jit.njit(names["double"])(21) == 42  # type: ignore[arg-type]
 
 
 def test_whoever_waits_for_kernels_is_told_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_jit, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(_jit._watch, "_told", True)  # of this process
-    with caplog.at_level(logging.INFO, "geoseg._jit"), event.install_listener("numba:compile", _jit._Watch()):
+    monkeypatch.setattr(jit, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(jit._watch, "_told", True)  # of this process
+    with caplog.at_level(logging.INFO, "geoseg.runtime.jit"), event.install_listener("numba:compile", jit._Watch()):
         for _ in range(3):
             numba.njit(lambda x: x + 1)(1)
     assert [record.message for record in caplog.records] == ["compiling kernels, once; about 10 s"]

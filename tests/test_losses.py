@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from geoseg.config import LossTerm
 from geoseg.errors import ConfigError
-from geoseg.losses import LOSSES, OHEM_MIN_KEPT, build_loss, cross_entropy, dice, focal, lovasz, ohem
-from geoseg.metrics import Scores
+from geoseg.network.losses import LOSSES, OHEM_MIN_KEPT, build_loss, cross_entropy, dice, focal, lovasz, ohem
+from geoseg.network.metrics import Scores
 
 WEIGHTED = ("cross_entropy", "ohem", "focal")
 CLASSES = 4

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geoseg.metrics import Scores, confusion_matrix
+from geoseg.network.metrics import Scores, confusion_matrix
 
 Ids = npt.NDArray[np.uint8]
 CLASSES = 4

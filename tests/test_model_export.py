@@ -26,13 +26,13 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from geoseg.contract import DEFAULT_SCALE, Band, ClassEntry, Contract  # noqa: E402
 from geoseg.errors import ConfigError, ModelError  # noqa: E402
-from geoseg.inference.folding import deployed  # noqa: E402
 from geoseg.model_export.check import check_file, reference, sample_windows  # noqa: E402
 from geoseg.model_export.deepness import deepness_entries, why_not  # noqa: E402
 from geoseg.model_export.host import Feed, HostModel, feed_values, find_feed  # noqa: E402
 from geoseg.model_export.onnx_graph import onnx_bytes  # noqa: E402
 from geoseg.model_export.stac import slug, value_scaling  # noqa: E402
-from geoseg.model_folder import TrainedModel, build_network  # noqa: E402
+from geoseg.network.folding import deployed  # noqa: E402
+from geoseg.network.model_folder import TrainedModel, build_network  # noqa: E402
 
 SIZE = (96, 160)
 ON_SHAPES = {"Shape", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze"}

@@ -10,10 +10,10 @@ import torch
 from conftest import TINY
 from torch import nn
 
-import geoseg.model_folder
+import geoseg.network.model_folder
 from geoseg.contract import CONTRACT_FILE, Band, ClassEntry, Contract, find_model, shipped_models
 from geoseg.errors import ConfigError, ModelError
-from geoseg.model_folder import (
+from geoseg.network.model_folder import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Normalize,
@@ -112,7 +112,7 @@ def test_what_fails_in_the_middle_leaves_the_old_folder_and_no_scratch(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(geoseg.model_folder, "_store_half", full)
+    monkeypatch.setattr(geoseg.network.model_folder, "_store_half", full)
     with pytest.raises(OSError, match="No space left"):
         save_model(folder, network(), contract(), half=True)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before

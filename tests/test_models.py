@@ -427,10 +427,12 @@ def python(code: str) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        f"import geoseg; import segmentation_models_pytorch as smp; {CREATE_SMP}",
-        f"import segmentation_models_pytorch as smp; import geoseg; {CREATE_SMP}",
+        f"import geoseg.models; import segmentation_models_pytorch as smp; {CREATE_SMP}",
+        f"import segmentation_models_pytorch as smp; import geoseg.models; {CREATE_SMP}",
+        f"import timm, geoseg.models; {CREATE_TIMM}",
+        "import geoseg; geoseg.create_model(encoder_name='tu-mscan_tiny', encoder_weights=None)",
     ],
-    ids=["geoseg, smp", "smp, geoseg"],
+    ids=["geoseg, smp", "smp, geoseg", "timm", "geoseg alone"],
 )
 def test_models_register_in_any_import_order(code: str) -> None:
     python(code)
@@ -441,17 +443,6 @@ def test_importing_geoseg_imports_neither_torch_nor_gdal() -> None:
         "import sys, geoseg\n"
         "heavy = {'torch', 'timm', 'segmentation_models_pytorch', 'rasterio', 'geopandas', 'lightning'}\n"
         "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
-    )
-
-
-def test_timm_alone_gets_the_models_and_keeps_its_own_loader() -> None:
-    python(
-        "import inspect, importlib.resources, geoseg, timm\n"
-        f"{CREATE_TIMM}\n"
-        "assert type(timm.__spec__.loader).__module__ == '_frozen_importlib_external'\n"
-        "assert timm.__loader__ is timm.__spec__.loader\n"
-        "assert 'create_model' in inspect.getsource(timm)\n"
-        "assert importlib.resources.files('timm').joinpath('__init__.py').is_file()"
     )
 
 

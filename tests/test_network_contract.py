@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from geoseg.models import SegNeXt
-from geoseg.models.catalogue import VARIANTS
+from geoseg.paper.catalogue import VARIANTS
 
 NETWORKS = {v.name: dict(v.options) for v in VARIANTS if v.encoder == "mscan_tiny" and not v.classifier}
 

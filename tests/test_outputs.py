@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from geoseg.errors import OutputError, SceneError
-from geoseg.outputs import STYLE_MARK, atomic_output, check_folder, check_output, check_output_folder, made_folder
+from geoseg.files import STYLE_MARK, atomic_output, check_folder, check_output, check_output_folder, made_folder
 
 
 def names(folder: Path) -> set[str]:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from geoseg.classes import ClassTable
 from geoseg.errors import OutputError
-from geoseg.overlay import write_overlay
+from geoseg.export.overlay import write_overlay
 from geoseg.polygons import polygonize
 
 TABLE = ClassTable.from_names(["ground", "house"], ["#c0c0c0", "#ff0000"])

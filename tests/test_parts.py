@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from geoseg.errors import GeosegError, OutputError, SceneError
 from geoseg.map_rows import MapRows
-from geoseg.plan import Plan, Task, plan_prediction
-from geoseg.predict import predict
 from geoseg.prediction.bands import BandFacts, Layers
 from geoseg.prediction.parts import JOURNAL, Parts, PartWriter, parts_folder, rows_in_order
-from geoseg.stitch import SeamCounts
+from geoseg.programs.predict import predict
+from geoseg.tiling.plan import Plan, Task, plan_prediction
+from geoseg.tiling.stitcher import SeamCounts
 
 ROOT = Path(__file__).parents[1]
 WAY: dict[str, Any] = {"device": "cpu", "size": 256, "overlap": 32, "band_rows": 512}
@@ -269,8 +269,8 @@ def test_ctrl_c_keeps_what_is_finished(
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ there")
 def test_the_command_line_tells_in_one_line_what_ctrl_c_keeps(scene: MadeScene, model: Path, tmp_path: Path) -> None:
     program = (
-        "import time, geoseg.plan\n"
-        "geoseg.plan.TASK_PX = 1\n"
+        "import time, geoseg.tiling.plan\n"
+        "geoseg.tiling.plan.TASK_PX = 1\n"
         "from geoseg.prediction.predictor import Predictor\n"
         "forward = Predictor.logits\n"
         "Predictor.logits = lambda self, *x: (time.sleep(0.3), forward(self, *x))[1]\n"
@@ -368,7 +368,7 @@ def test_kill_9_at_any_moment_then_the_same_command(
     output = tmp_path / "map.tif"
     program = (
         "import sys, time, torch\n"
-        "from geoseg.predict import predict\n"
+        "from geoseg.programs.predict import predict\n"
         "from geoseg.prediction.predictor import Predictor\n"
         "forward = Predictor.logits\n"
         "Predictor.logits = lambda self, *x: (time.sleep(0.03), forward(self, *x))[1]\n"
@@ -402,16 +402,16 @@ def test_killed_while_the_files_get_their_names(
     scene: MadeScene, model: Path, wanted: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of map and confidence one is there, under its name; the same call must not take it for somebody else's."""
-    import geoseg.outputs
+    import geoseg.files
 
-    publish, calls = geoseg.outputs._publish, iter(range(9))
+    publish, calls = geoseg.files._publish, iter(range(9))
 
     def failing(scratch: Path, path: Path) -> None:
         if next(calls) == 1:
             raise KeyboardInterrupt
         publish(scratch, path)
 
-    monkeypatch.setattr(geoseg.outputs, "_publish", failing)
+    monkeypatch.setattr(geoseg.files, "_publish", failing)
     with pytest.raises(KeyboardInterrupt):
         predict(scene.path, model, tmp_path / "map.tif", confidence=True, **WAY)
     monkeypatch.undo()

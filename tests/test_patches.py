@@ -23,15 +23,15 @@ from typer.testing import CliRunner
 from geoseg.cli import app
 from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import Band, ClassEntry, Contract
-from geoseg.datasets import LabelledScene
+from geoseg.data import LabelledScene
 from geoseg.errors import ConfigError
-from geoseg.evaluation import patches
-from geoseg.evaluation.patches import PROTOCOLS, PatchProtocol, evaluate_patches, isaid_windows, scene_names
-from geoseg.metrics import Scores
-from geoseg.model_folder import TrainedModel, build_network, load_model
 from geoseg.models.official import official_key
 from geoseg.models.recognition import BASES
-from geoseg.prepare.isaid import CLASSES as CLASSES_OF_ISAID
+from geoseg.network.metrics import Scores
+from geoseg.network.model_folder import TrainedModel, build_network, load_model
+from geoseg.paper import patches
+from geoseg.paper.isaid import CLASSES as CLASSES_OF_ISAID
+from geoseg.paper.patches import PROTOCOLS, PatchProtocol, evaluate_patches, isaid_windows, scene_names
 from geoseg.windows import Window
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.errors import ConfigError
-from geoseg.plan import BLENDS, Plan, plan_prediction
+from geoseg.tiling.plan import BLENDS, Plan, plan_prediction
 from geoseg.windows import window_grid
 
 

@@ -25,12 +25,12 @@ import geoseg
 from geoseg.classes import NODATA
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
 from geoseg.errors import ConfigError, DeviceError, GeosegError, ModelError, OutputError, SceneError
-from geoseg.model_folder import TrainedModel, build_network, load_model, save_model
+from geoseg.network.model_folder import TrainedModel, build_network, load_model, save_model
 from geoseg.polygons import PolygonRules, Tolerance
-from geoseg.predict import PredictOptions, dry_run, predict
 from geoseg.prediction.bands import predicted_rows
 from geoseg.prediction.imagery import check_scene, open_model_scene
 from geoseg.prediction.predictor import Predictor
+from geoseg.programs.predict import PredictOptions, dry_run, predict
 from geoseg.scene import Scene, open_scene
 from geoseg.windows import Window
 
@@ -356,7 +356,7 @@ def test_rows_do_not_depend_on_their_chunks(
     with Scene(made.path) as scene:
         plan = predictor.plan(scene)
         at_once = [r.classes for r in predicted_rows(predictor, scene, plan)]
-        monkeypatch.setattr("geoseg.stitch.stitcher.PIECE_BYTES", 1)
+        monkeypatch.setattr("geoseg.tiling.stitcher.PIECE_BYTES", 1)
         in_chunks = [r.classes for r in predicted_rows(predictor, scene, plan)]
     assert len(in_chunks) > len(at_once)
     np.testing.assert_array_equal(np.concatenate(in_chunks), np.concatenate(at_once))
@@ -624,7 +624,7 @@ def test_memory_does_not_grow_with_the_height(models: Models, tmp_path: Path) ->
 
 PEAK = """
 import resource, sys
-from geoseg.predict import predict
+from geoseg.programs.predict import predict
 report = predict(*sys.argv[1:4], device="cpu", size=256, overlap=64, **eval(sys.argv[4]))
 unit = 1 if sys.platform == "darwin" else 1024
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, report.plan.memory_bytes)

@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 from geoseg.cli import app
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
 from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError, SceneError
-from geoseg.inference import backends
-from geoseg.model_folder import build_network, save_model
-from geoseg.outputs import name_outputs, output_pattern
+from geoseg.files import name_outputs, output_pattern
+from geoseg.network import backends
+from geoseg.network.model_folder import build_network, save_model
 from geoseg.paths import scene_names
-from geoseg.predict import PredictOptions, Session, dry_run, predict
-from geoseg.predict_each import JOURNAL, dry_run_each, predict_each
 from geoseg.prediction import predictor as predictor_module
 from geoseg.prediction import room
+from geoseg.programs.predict import PredictOptions, Session, dry_run, predict
+from geoseg.programs.predict_each import JOURNAL, dry_run_each, predict_each
 
 HOW = PredictOptions(device="cpu", backend="torch")
 MakeScene = Callable[..., MadeScene]

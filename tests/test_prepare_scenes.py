@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from geoseg.cli import app
 from geoseg.errors import OutputError, SceneError
-from geoseg.prepare.scenes import prepare_scenes
+from geoseg.programs.prepare_scenes import prepare_scenes
 from geoseg.scene import Scene
 from geoseg.windows import Window
 

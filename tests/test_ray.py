@@ -16,8 +16,8 @@ from conftest import write_scene
 from e2e.commands import run, write_model
 
 from geoseg.errors import ConfigError, DeviceError, SceneError
-from geoseg.predict import predict
 from geoseg.prediction.executors import find_executor
+from geoseg.programs.predict import predict
 
 # Read when Ray is imported: a cluster on the loopback needs no token, and none is to be left in the home folder.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")

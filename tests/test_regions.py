@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from rasterio import features
 from scipy import ndimage
 
-from geoseg.polygons.regions import RegionFilter, filter_regions
+from geoseg.polygons.rules.regions import RegionFilter, filter_regions
 
 NODATA = 255
 RULES = ["merge", "drop", "fill"]

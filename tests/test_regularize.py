@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from reference_arcs import assert_coverage, crack_planes_of, split, trace
 from test_simplify_arcs import as_sets
 
-from geoseg.polygons.cracks import NEAR_PX, SUBPIXEL
-from geoseg.polygons.finish import arc_finisher, rows_around
-from geoseg.polygons.joining import Tracer
-from geoseg.polygons.regularize import Regularize, regular_arcs
+from geoseg.polygons.simplify.finish import arc_finisher, rows_around
+from geoseg.polygons.simplify.regularize import Regularize, regular_arcs
+from geoseg.polygons.trace.cracks import NEAR_PX, SUBPIXEL
+from geoseg.polygons.trace.joining import Tracer
 
 BUILDING, FIELD, ROAD, SHED = 1, 2, 3, 4
 

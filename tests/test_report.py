@@ -22,7 +22,7 @@ from geoseg.errors import OutputError
 from geoseg.evaluation.report import report_page, write_report
 from geoseg.evaluation.result import AreaEstimate, Calibration, Evaluation, SceneResult, WindowCase
 from geoseg.evaluation.tables import summary_lines, write_scores
-from geoseg.metrics import Scores
+from geoseg.network.metrics import Scores
 from geoseg.windows import Window
 
 VOID = {"br", "col", "img", "link", "meta"}

@@ -19,7 +19,7 @@ from training_cases import Recorder, experiment, settings, write_config, write_s
 
 from geoseg.config import parse_config
 from geoseg.errors import ConfigError, OutputError
-from geoseg.train import train
+from geoseg.programs.train import train
 from geoseg.training.callbacks import _link
 from geoseg.training.table import MetricsTable
 

@@ -21,7 +21,7 @@ from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.polygons import PolygonRules, Tolerance, class_rules, polygonize
-from geoseg.vectorize import vectorize
+from geoseg.programs.vectorize import vectorize
 
 GROUND, HOUSE, SHED, TREE = 0, 1, 2, 3
 PLACE, UTM = Affine(1, 0, 500_000, 0, -1, 5_200_000), CRS.from_epsg(32633)

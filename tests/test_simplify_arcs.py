@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from reference_arcs import assert_coverage, crack_planes_of, reverse, rotate_loops, split, trace
 
-from geoseg.polygons import finish
-from geoseg.polygons.cracks import SUBPIXEL
-from geoseg.polygons.finish import arc_finisher
+from geoseg.polygons.simplify import finish
+from geoseg.polygons.simplify.finish import arc_finisher
+from geoseg.polygons.trace.cracks import SUBPIXEL
 
 maps = arrays.arrays(
     np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 1, 255]), fill=st.just(0)

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from reference_arcs import assert_coverage, crack_planes_of, split, trace
 from test_simplify_arcs import blobs, finished, maps, methods, stairs
 
-from geoseg.polygons.cracks import SUBPIXEL
-from geoseg.polygons.smooth import cut_corners, smoothed_vertex_plane
+from geoseg.polygons.simplify.smooth import cut_corners, smoothed_vertex_plane
+from geoseg.polygons.trace.cracks import SUBPIXEL
 
 
 def vertices_in(plane):

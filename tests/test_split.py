@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from geoseg.classes import NODATA
 from geoseg.config import SplitConfig, TrainConfig, parse_config
-from geoseg.datasets import (
+from geoseg.data import (
     CoveringWindows,
     LabelledScene,
     RandomWindows,
@@ -31,7 +31,7 @@ from geoseg.datasets import (
     scene_split,
     write_split,
 )
-from geoseg.datasets.split import TRAIN, UNUSED, VAL, block_edges
+from geoseg.data.split import TRAIN, UNUSED, VAL, block_edges
 from geoseg.errors import ConfigError, LabelError, SceneError
 from geoseg.grid import Grid
 from geoseg.windows import Window

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 from geoseg.classes import NODATA
 from geoseg.cli import app
 from geoseg.config import TrainConfig, load_config, parse_config
-from geoseg.datasets import LabelledScene, band_statistics, suggested_weights
-from geoseg.datasets import statistics as module
-from geoseg.datasets.statistics import Moments, ValueCounts
+from geoseg.data import LabelledScene, band_statistics, suggested_weights
+from geoseg.data import statistics as module
+from geoseg.data.statistics import Moments, ValueCounts
 from geoseg.errors import ConfigError, SceneError
+from geoseg.programs.stats import scene_stats
 from geoseg.scene import Scene
-from geoseg.stats import scene_stats
 
 MakeScene = Callable[..., MadeScene]
 CLASSES = ("other", "field", "house", "none")

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import geoseg.stitch
+import geoseg.tiling.stitcher
 from geoseg.map_rows import MapRows
-from geoseg.plan import BLENDS, Plan, Span, plan_prediction
-from geoseg.stitch import FINEST_STEP, Stitcher
+from geoseg.tiling.plan import BLENDS, Plan, Span, plan_prediction
+from geoseg.tiling.stitcher import FINEST_STEP, Stitcher
 from geoseg.windows import Window
 
 
@@ -177,7 +177,7 @@ def test_the_order_of_windows_and_the_size_of_pieces_do_not_matter(case: Case, b
     wanted = stitch_windows(plan, logits)
     rows, cols = plan.band_span(0, plan.bands - 1), plan.strip_span(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(geoseg.stitch.stitcher, "PIECE_BYTES", 1)
+        patch.setattr(geoseg.tiling.stitcher, "PIECE_BYTES", 1)
         state, out = stitcher(plan, **LAYERS), []
         for i, row in enumerate(rows.starts):
             for col in random.sample(cols.starts, len(cols.starts)):

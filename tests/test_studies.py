@@ -22,12 +22,12 @@ from torch import Tensor, nn
 import geoseg
 from geoseg.config import parse_config
 from geoseg.errors import ConfigError
-from geoseg.model_folder import Normalize, build_network, load_model, save_model
-from geoseg.models.contexts import CONTEXTS, EM_STEPS, CrissCross, ExpectationMaximization, NonLocal
-from geoseg.models.decoders import RATES, ConvDecoder, JoinedDecoder, MlpDecoder
 from geoseg.models.hamburger import Hamburger, HamburgerDecoder
 from geoseg.models.mscan import MSCAN, MultiScaleGate
-from geoseg.models.studies import STRIPS, MultiScaleGateStudy
+from geoseg.models.studies.contexts import CONTEXTS, EM_STEPS, CrissCross, ExpectationMaximization, NonLocal
+from geoseg.models.studies.decoders import RATES, ConvDecoder, JoinedDecoder, MlpDecoder
+from geoseg.models.studies.gates import STRIPS, MultiScaleGateStudy
+from geoseg.network.model_folder import Normalize, build_network, load_model, save_model
 
 MakeScene = Callable[..., MadeScene]
 

@@ -18,11 +18,11 @@ from training_cases import ITERATIONS, TINY, Recorder, experiment, write_scenes
 from geoseg.config import RunConfig, TrainConfig, load_config
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.errors import ConfigError, LabelError, ModelError, OutputError
-from geoseg.inference.backends.openvino import multiplies_bfloat16
-from geoseg.model_folder import Normalize, build_network, load_model, save_model
-from geoseg.predict import predict
+from geoseg.network.backends.openvino import multiplies_bfloat16
+from geoseg.network.model_folder import Normalize, build_network, load_model, save_model
+from geoseg.programs.predict import predict
+from geoseg.programs.train import SegmentationTask, check, lr_factor, parameter_groups, train
 from geoseg.scene import Scene
-from geoseg.train import SegmentationTask, check, lr_factor, parameter_groups, train
 from geoseg.windows import Window
 
 
@@ -343,7 +343,7 @@ def test_an_impossible_network_is_told_before_the_data_is_read(
     begin: Callable[..., object], landscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading all labels of a large data set takes minutes, after which weights would be missing."""
-    monkeypatch.setattr("geoseg.train.check_data", lambda config: pytest.fail("the data was read"))
+    monkeypatch.setattr("geoseg.programs.train.check_data", lambda config: pytest.fail("the data was read"))
     config = experiment(landscapes, tmp_path / "run", model={"options": TINY, "start_from": "/nowhere/model"})
     with pytest.raises(ModelError, match="no model folder"):
         begin(config, device="cpu")

@@ -21,10 +21,10 @@ from geoseg.classes import ClassTable
 from geoseg.cli import app
 from geoseg.config import RunConfig
 from geoseg.contract import Band, ClassEntry, Contract
-from geoseg.datasets import CoveringWindows, open_both
+from geoseg.data import CoveringWindows, open_both
 from geoseg.errors import ConfigError, DeviceError, SceneError
-from geoseg.model_folder import build_network, load_model, save_model
-from geoseg.train import class_weights, parameter_groups, train
+from geoseg.network.model_folder import build_network, load_model, save_model
+from geoseg.programs.train import class_weights, parameter_groups, train
 from geoseg.training.ema import MovingAverage
 from geoseg.training.environment import git_state
 from geoseg.training.failures import LossWatch, explained
@@ -239,7 +239,7 @@ def test_every_loss_and_precision_trains(
 
 
 def test_balanced_weights_are_those_of_the_training_scenes(landscapes: Path, tmp_path: Path) -> None:
-    from geoseg.datasets import open_scenes
+    from geoseg.data import open_scenes
     from geoseg.scene import Scene
 
     config = experiment(landscapes, tmp_path / "run", train={"class_weights": "balanced"})

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from geoseg.errors import ConfigError
-from geoseg.model_folder import load_model
-from geoseg.tta import D4, FLIPS, IDENTITY, TTA, Symmetry, Tta, augmented, find_tta
+from geoseg.network.model_folder import load_model
+from geoseg.network.tta import D4, FLIPS, IDENTITY, TTA, Symmetry, Tta, augmented, find_tta
 
 
 def windows(n: int = 2, bands: int = 3, height: int = 64, width: int = 96, seed: int = 0) -> Tensor:

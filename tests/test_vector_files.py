@@ -19,13 +19,13 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.classes import ClassTable
 from geoseg.config import SceneConfig, parse_config
-from geoseg.datasets import open_labels
-from geoseg.datasets.checks import check_data
+from geoseg.data import open_labels
+from geoseg.data.checks.every import check_data
 from geoseg.errors import GeosegError, LabelError, SceneError
 from geoseg.grid import Grid
-from geoseg.info import describe
+from geoseg.programs.info import describe
 from geoseg.scene import open_scene
-from geoseg.vector_files import polygons_of, single_polygons
+from geoseg.scene.vector_files import polygons_of, single_polygons
 from geoseg.windows import Window
 
 CLASSES = ClassTable.from_names(["other", "roof"], ["#000000", "#ff0000"])
@@ -244,7 +244,7 @@ def test_archives_of_a_configuration_count_from_its_folder(archive: tuple[MadeSc
 def test_a_class_map_in_an_archive_is_vectorized_with_its_confidence(tmp_path: Path) -> None:
     from geoseg.class_map.writing import MapFileWriter
     from geoseg.map_rows import MapRows
-    from geoseg.vectorize import vectorize
+    from geoseg.programs.vectorize import vectorize
 
     grid = Grid(64, 64, Affine(0.5, 0, 500_000, 0, -0.5, 5_200_000), CRS.from_epsg(32633))
     with MapFileWriter(tmp_path / "map.tif", grid, CLASSES, layers=("classes", "confidence")) as writer:

@@ -11,7 +11,7 @@ from affine import Affine
 
 from geoseg.classes import format_color
 from geoseg.config import TrainConfig, parse_config
-from geoseg.datasets import RandomWindows
+from geoseg.data import RandomWindows
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 
 TINY: dict[str, Any] = {

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geoseg.model_folder import load_model
+from geoseg.network.model_folder import load_model
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from geoseg.contract import SHIPPED
-from geoseg.model_folder import load_model, save_model
+from geoseg.network.model_folder import load_model, save_model
 
 
 def main(folder: str, card: str) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from geoseg.demo import training_config
-from geoseg.train import train
+from geoseg.programs.demo import training_config
+from geoseg.programs.train import train
 
 ITERATIONS = 700
 

@@ -28,8 +28,8 @@ from rasterio.windows import Window as RasterWindow
 from geoseg.class_map.overviews import ByteArray, Halve, add_checksum
 from geoseg.classes import NODATA, Color
 from geoseg.errors import OutputError
+from geoseg.files import quiet
 from geoseg.grid import Grid
-from geoseg.quiet import quiet
 
 BLOCK = 512
 """Side of a block of the finished file, px; also what the longer side of the coarsest overview stays below."""
@@ -50,7 +50,7 @@ class CogWriter:
 
     Args:
         path: File to write, in a folder of its own that also takes the temporary files: what
-            `geoseg.outputs.atomic_output` gives.
+            `geoseg.files.atomic_output` gives.
         final: The name it gets in the end; what messages speak of.
         grid: Size, transform and CRS.
         halve: How overviews are made: `halve_by_mode` or `halve_by_mean` of `geoseg.class_map.overviews`.

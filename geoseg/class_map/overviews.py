@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import int64, njit
 from geoseg.classes import NODATA
+from geoseg.runtime.jit import int64, njit
 
 ByteArray = npt.NDArray[np.uint8]
 Halve = Callable[[ByteArray], ByteArray]

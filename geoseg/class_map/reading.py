@@ -21,11 +21,11 @@ from rasterio.windows import Window as RasterWindow
 from geoseg.class_map.names import class_table
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import SceneError, quoted
+from geoseg.files import quiet
 from geoseg.georeference import warp_command
 from geoseg.grid import Grid, grid_of
 from geoseg.map_rows import MapRows
 from geoseg.paths import RASTER_SUFFIXES, InputPath, exists, input_path, opened_name
-from geoseg.quiet import quiet
 from geoseg.windows import Window
 
 log = logging.getLogger(__name__)

@@ -30,9 +30,9 @@ from geoseg.class_map.overviews import count_values, halve_by_mean, halve_by_mod
 from geoseg.class_map.reading import DIGEST_TAG, layer_path
 from geoseg.classes import ClassTable, Color, class_entries
 from geoseg.export.qml import ramp_qml, style_qml, write_style
+from geoseg.files import atomic_output
 from geoseg.grid import Grid
 from geoseg.map_rows import CONFIDENCE_SCALE, ByteArray, MapRows
-from geoseg.outputs import atomic_output
 
 LAYERS = ("classes", "confidence", "probabilities", "disagreement")
 """What `MapFileWriter` can write; the names are `geoseg.map_rows.MapRows`' own."""
@@ -53,7 +53,7 @@ class MapFileWriter:
 
     Args:
         path: The class map; the names of the other layers come from it (`geoseg.class_map.layer_path`). What is
-            there is replaced (call `geoseg.outputs.check_output` before the work).
+            there is replaced (call `geoseg.files.check_output` before the work).
         grid: Size, transform and CRS of the map; without a CRS the map has no georeference but its transform.
         classes: Ids, names and colours.
         layers: Names out of `LAYERS`; "classes" is always among them.

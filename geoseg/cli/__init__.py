@@ -17,10 +17,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from geoseg import __version__
 from geoseg.cli import demo, evaluate, export, info, models, predict, prepare, stats, train, vectorize, weights
 from geoseg.cli.options import Talk
 from geoseg.errors import GeosegError
+from geoseg.version import __version__
 
 
 class _Verbs(TyperGroup):
@@ -117,7 +117,7 @@ def _set_up_logging(talk: Talk) -> None:
     root.setLevel(logging.INFO if talk.level > 1 else logging.CRITICAL)
     logging.getLogger("geoseg").setLevel(ours)
     # That a first run takes longer is told to all who read anything.
-    logging.getLogger("geoseg._jit").setLevel(min(ours, logging.INFO) if talk.level >= 0 else ours)
+    logging.getLogger("geoseg.runtime.jit").setLevel(min(ours, logging.INFO) if talk.level >= 0 else ours)
     logging.captureWarnings(True)
     if talk.level < 2:
         warnings.simplefilter("ignore")

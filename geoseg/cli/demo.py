@@ -23,10 +23,10 @@ def demo(
 
     Makes a landscape, maps it, turns the map into polygons, draws both and compares them with the truth.
     """
-    from geoseg.early import check_demo
+    from geoseg.programs.early import check_demo
 
     check_demo(output, overwrite=overwrite)
-    from geoseg.demo import run_demo
+    from geoseg.programs.demo import run_demo
 
     report = run_demo(output, train=train, device=device, overwrite=overwrite, progress=ctx.obj.progress)
     ctx.obj.report(report.lines(), output)

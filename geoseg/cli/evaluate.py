@@ -71,8 +71,8 @@ def evaluate(
     Scores of pixels, borders, objects, confidence and areas over whole stitched scenes, as tables and as report.html.
     """
     from geoseg.config import load_config
-    from geoseg.early import check_evaluation, check_files
     from geoseg.evaluation import FILES
+    from geoseg.programs.early import check_evaluation, check_files
 
     settings = load_config(config, overrides or [])
     how: dict[str, Any] = {
@@ -88,8 +88,8 @@ def evaluate(
     }
     check_evaluation(model, settings, files=FILES, **how)
     check_files(settings, [split])
-    from geoseg.evaluate import evaluate as run
     from geoseg.evaluation.tables import summary_lines
+    from geoseg.programs.evaluate import evaluate as run
 
     evaluation = run(
         model,

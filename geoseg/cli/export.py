@@ -46,7 +46,7 @@ def export(
 
     For QGIS (plugin Deepness), ONNX Runtime and others, checked against torch. A STAC item beside it describes it.
     """
-    from geoseg.early import check_export
+    from geoseg.programs.early import check_export
 
     check_export(model, output, size=size, overlap=overlap, opset=opset, overwrite=overwrite)
     from geoseg.model_export.export import ExportOptions, export_model

@@ -21,7 +21,7 @@ def info(
 
     Size, CRS, pixel on the ground, bands, nodata, tiling, classes; of a scene, what a prediction would take.
     """
-    from geoseg.info import describe
+    from geoseg.programs.info import describe
 
     for line in describe(path, model=model, crs=crs):
         typer.echo(line)

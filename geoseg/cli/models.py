@@ -14,7 +14,7 @@ def models(
 
     Sizes T, S, B and L, the ImageNet classifiers, and the design studies of the paper's Tables 5, 6 and 7 on T.
     """
-    from geoseg.variants import as_csv, as_text
+    from geoseg.paper.variants import as_csv, as_text
 
     if csv:
         typer.echo(as_csv(), nl=False)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from geoseg.devices import check_device
 from geoseg.errors import ConfigError
+from geoseg.runtime.devices import check_device
 
 if TYPE_CHECKING:
     from geoseg.polygons import PolygonRules

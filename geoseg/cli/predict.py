@@ -118,7 +118,7 @@ def predict(
     --simplify to --dissolve are for those. Interrupted, the same command goes on where it stopped. With several
     scenes and -o FOLDER/ each is mapped on its own; those that fail are listed at the end (exit code 1).
     """
-    from geoseg.early import check_prediction
+    from geoseg.programs.early import check_prediction
 
     rules = options.polygon_rules(
         simplify=simplify,
@@ -134,8 +134,8 @@ def predict(
     is_each = check_prediction(
         scenes, model, output, size=size, overlap=overlap, aoi=aoi, rules=rules, overwrite=overwrite
     )
-    from geoseg.predict import PredictOptions, run_prediction
-    from geoseg.predict import dry_run as run_dry
+    from geoseg.programs.predict import PredictOptions, run_prediction
+    from geoseg.programs.predict import dry_run as run_dry
 
     how = PredictOptions(
         size=size,
@@ -168,7 +168,7 @@ def predict(
         report = run_prediction(scenes, model, output, how, overwrite=overwrite, restart=restart, progress=progress)
         ctx.obj.report(report.lines(), report.path)
         return
-    from geoseg.predict_each import dry_run_each, predict_each
+    from geoseg.programs.predict_each import dry_run_each, predict_each
 
     if dry_run:
         _print(dry_run_each(scenes, model, output, how))

@@ -22,7 +22,7 @@ def isaid(
 
     iSAID and DOTA may be used for academic purposes only; any commercial use is prohibited by their authors.
     """
-    from geoseg.prepare.isaid import prepare_isaid
+    from geoseg.paper.isaid import prepare_isaid
 
     report = prepare_isaid(source, output, overwrite=overwrite, progress=ctx.obj.progress)
     ctx.obj.report(report.lines(), output)

@@ -17,7 +17,7 @@ def scenes(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Copy rasters into tiled, zstd-compressed GeoTIFFs, pixel for pixel, which training reads many times faster."""
-    from geoseg.prepare.scenes import prepare_scenes
+    from geoseg.programs.prepare_scenes import prepare_scenes
 
     report = prepare_scenes(sources, output, overwrite=overwrite, progress=ctx.obj.progress)
     ctx.obj.report(report.lines(), output)

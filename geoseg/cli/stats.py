@@ -24,11 +24,11 @@ def stats(
 ) -> None:
     """Count classes, bands and nodata of the labelled scenes, and suggest class weights."""
     from geoseg.config import load_config
-    from geoseg.early import check_files
+    from geoseg.programs.early import check_files
 
     settings = load_config(config, overrides or [])
     check_files(settings, [split])
-    from geoseg.stats import scene_stats
+    from geoseg.programs.stats import scene_stats
 
     for line in scene_stats(settings, split=split).lines():
         typer.echo(line)

@@ -29,12 +29,12 @@ def train(
     Prints the model folder at the end. Under torchrun and SLURM's srun these say how many processes there are.
     """
     from geoseg.config import load_config
-    from geoseg.early import check_training
+    from geoseg.programs.early import check_training
 
     settings = load_config(config, overrides or [])
     check_training(settings, resume=resume, overwrite=overwrite, check=check, devices=devices)
-    from geoseg.train import check as look
-    from geoseg.train import train as run
+    from geoseg.programs.train import check as look
+    from geoseg.programs.train import train as run
     from geoseg.training.failures import RunStopped
     from geoseg.training.processes import PeerEnded, find_place
 

@@ -38,7 +38,7 @@ def vectorize(
 
     Neighbours share their borders exactly. OUT is a .gpkg, .geojson, .geojsonl, .shp, .fgb, .parquet or .pmtiles.
     """
-    from geoseg.early import check_vectorizing
+    from geoseg.programs.early import check_vectorizing
 
     rules = options.polygon_rules(
         simplify=simplify,
@@ -52,7 +52,7 @@ def vectorize(
         dissolve=dissolve,
     )
     check_vectorizing(class_map, output, rules=rules, classes=classes, overwrite=overwrite)
-    from geoseg.vectorize import vectorize as run
+    from geoseg.programs.vectorize import vectorize as run
 
     report = run(class_map, output, rules=rules, crs=crs, classes=classes, overwrite=overwrite)
     ctx.obj.report(report.lines(), report.path)

@@ -45,10 +45,10 @@ def import_(
     Takes files of the official repository and of mmsegmentation, whatever their number of classes. Nothing in them is
     run, and a tensor that is missing or one too many is an error.
     """
-    from geoseg.early import check_import
+    from geoseg.programs.early import check_import
 
     check_import(checkpoint, output, classes=classes, overwrite=overwrite)
-    from geoseg.import_weights import import_weights
+    from geoseg.programs.import_weights import import_weights
 
     report = import_weights(
         checkpoint,

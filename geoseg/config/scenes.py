@@ -275,7 +275,7 @@ def _read_csv(path: Path) -> list[tuple[int, Entry]]:
 
 def _read_vector(path: InputPath) -> list[tuple[int, Entry]]:
     """Attributes of the features of a GeoPackage, GeoJSON, GeoParquet, …, numbered from 1."""
-    from geoseg.vector_files import (  # take longer to load than all of the configuration
+    from geoseg.scene.vector_files import (  # take longer to load than all of the configuration
         STYLES,
         layer_names,
         open_layer,

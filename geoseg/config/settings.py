@@ -176,7 +176,7 @@ class DataConfig(Frozen):
 
 
 class AugmentConfig(Frozen, allow_inf_nan=False):
-    """Random changes of the training windows; see `geoseg.augment`.
+    """Random changes of the training windows; see `geoseg.data.augment`.
 
     Attributes:
         scale: Range of the zoom; 0.5 sees twice the ground at half the detail.
@@ -220,7 +220,7 @@ class AugmentConfig(Frozen, allow_inf_nan=False):
 
 
 class LossTerm(Frozen, allow_inf_nan=False):
-    """One summand of the loss; see `geoseg.losses`."""
+    """One summand of the loss; see `geoseg.network.losses`."""
 
     name: Literal["cross_entropy", "ohem", "dice", "lovasz", "focal"] = "cross_entropy"
     weight: float = Field(default=1.0, gt=0)

@@ -9,7 +9,7 @@ import numpy as np
 
 from geoseg.evaluation.blocks import Blocks
 from geoseg.evaluation.result import AreaEstimate, Values
-from geoseg.metrics import ratio
+from geoseg.network.metrics import ratio
 
 CONFIDENCE = 0.95
 M2_PER_HA = 1e4

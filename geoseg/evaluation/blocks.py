@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import njit
 from geoseg.classes import NODATA
 from geoseg.evaluation.result import Counts, Values
 from geoseg.map_rows import ByteArray
+from geoseg.runtime.jit import njit
 from geoseg.windows import Window
 
 BLOCK_PX = 256

@@ -10,15 +10,15 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from geoseg._jit import njit
 from geoseg.classes import NODATA
-from geoseg.datasets import Labels
+from geoseg.data import Labels
 from geoseg.evaluation.blocks import BLOCK_PX, Blocks
 from geoseg.evaluation.result import Calibration, Counts
 from geoseg.map_rows import CONFIDENCE_SCALE, ByteArray
-from geoseg.plan import Plan
 from geoseg.prediction.predictor import Predictor, WindowPixels
+from geoseg.runtime.jit import njit
 from geoseg.scene import Raster
+from geoseg.tiling.plan import Plan
 from geoseg.windows import Window
 
 BINS = 20

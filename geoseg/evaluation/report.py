@@ -16,8 +16,8 @@ from geoseg.evaluation.report_pictures import ERROR_COLOR, window_pictures
 from geoseg.evaluation.report_plots import bar_plot, reliability_diagram
 from geoseg.evaluation.result import AreaEstimate, Evaluation, SceneResult, Values
 from geoseg.evaluation.tables import reliability_rows
-from geoseg.metrics import ratio
-from geoseg.outputs import atomic_output
+from geoseg.files import atomic_output
+from geoseg.network.metrics import ratio
 
 _LISTED = 6  # entries of a list among the facts; a data set may have hundreds of scenes
 _NOTHING = "–"  # a number that does not exist: a class in neither truth nor map has no IoU

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from geoseg.classes import MapClass, format_color
 from geoseg.evaluation.result import Calibration, Values
-from geoseg.metrics import ratio
+from geoseg.network.metrics import ratio
 
 _STYLE: Any = {"svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 13, "axes.axisbelow": True}
 _WIDTH, _ROW, _AXIS = 420, 24, 34  # px: a plot, the row of a class, the labels of the axis

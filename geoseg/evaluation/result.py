@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geoseg.classes import ClassTable
-from geoseg.metrics import Scores, ratio
+from geoseg.network.metrics import Scores, ratio
 from geoseg.windows import Window
 
 Counts = npt.NDArray[np.int64]

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.ahead import ahead
 from geoseg.classes import NODATA
-from geoseg.datasets import LabelledScene, Labels, labels_of
-from geoseg.datasets.labelled import SplitLabels
+from geoseg.data import LabelledScene, Labels, labels_of
+from geoseg.data.labelled import SplitLabels
 from geoseg.evaluation.areas import estimate_areas
 from geoseg.evaluation.blocks import BlockMeasure, Blocks, Candidate, CaseFinder, join_blocks
 from geoseg.evaluation.boundary import BoundaryMeasure
@@ -20,11 +19,12 @@ from geoseg.evaluation.calibration import Reliability, Temper
 from geoseg.evaluation.objects import ObjectMeasure
 from geoseg.evaluation.result import BoundaryScores, ObjectScores, SceneResult, Values, WindowCase
 from geoseg.map_rows import ByteArray, MapRows
-from geoseg.metrics import Scores
-from geoseg.plan import Plan
+from geoseg.network.metrics import Scores
 from geoseg.prediction.bands import Layers, predicted_rows
 from geoseg.prediction.predictor import Predictor
+from geoseg.runtime.ahead import ahead
 from geoseg.scene import Pixels, Valid
+from geoseg.tiling.plan import Plan
 from geoseg.windows import Window
 
 LAYERS = Layers(confidence=True)

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from geoseg.datasets import LabelledScene, labels_of
+from geoseg.data import LabelledScene, labels_of
 from geoseg.errors import ConfigError
 from geoseg.evaluation.blocks import CaseFinder
 from geoseg.evaluation.boundary import DISTANCE_PX
 from geoseg.evaluation.calibration import choose_blocks, find_temper, sample_logits
 from geoseg.evaluation.result import Evaluation
 from geoseg.evaluation.scenes import LAYERS, join_counts, measure_scene, window_case
-from geoseg.plan import Plan
 from geoseg.prediction.predictor import Predictor
 from geoseg.scene import Raster
+from geoseg.tiling.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Asked:
         """The plan of a scene.
 
         Raises:
-            ConfigError: See `geoseg.plan.plan_prediction`.
+            ConfigError: See `geoseg.tiling.plan.plan_prediction`.
         """
         return predictor.plan(
             scene,

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from geoseg.classes import ClassTable
 from geoseg.evaluation import SCORES_CSV
 from geoseg.evaluation.result import Calibration, Counts, Evaluation, SceneResult, Values
-from geoseg.metrics import ratio
+from geoseg.network.metrics import ratio
 
 ALL, MEAN, OVERALL = "all", "mean", "overall"
 

@@ -22,9 +22,9 @@ from geoseg.export.layer import Layer, noting
 from geoseg.export.pmtiles import write_pmtiles
 from geoseg.export.qml import style_qml, write_style
 from geoseg.export.shapefile import shift_m, write_shapefile
+from geoseg.files import atomic_output, has_style
 from geoseg.georeference import Georeference, crs_name
 from geoseg.grid import Grid
-from geoseg.outputs import atomic_output, has_style
 from geoseg.polygons.batch import PolygonBatch
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def write_polygons(batches: Iterable[PolygonBatch], path: str | PathLike[str], l
 
     A GeoPackage holds its style, and gets no ``.qml``.
 
-    What is there under that name is replaced (call `geoseg.outputs.check_output` before the work).
+    What is there under that name is replaced (call `geoseg.files.check_output` before the work).
 
     Args:
         batches: Polygons in the layer's CRS, all batches with the same columns.

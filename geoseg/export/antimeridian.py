@@ -12,10 +12,10 @@ import numpy.typing as npt
 import shapely
 from shapely import affinity
 
-from geoseg._jit import njit
 from geoseg.errors import OutputError
 from geoseg.export.lonlat import LonLat
 from geoseg.polygons.batch import IntArray, PolygonBatch
+from geoseg.runtime.jit import njit
 
 Shapes = npt.NDArray[Any]
 

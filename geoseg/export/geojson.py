@@ -34,7 +34,7 @@ def write_geojson(batches: Iterable[PolygonBatch], path: Path, layer: Layer) -> 
 
     Args:
         batches: Polygons in the map's CRS, with columns of numbers. None at all gives an empty collection.
-        path: File to create. It may be partial after an error, so it is a scratch path (`geoseg.outputs`).
+        path: File to create. It may be partial after an error, so it is a scratch path (`geoseg.files`).
         layer: Grid, classes and source.
 
     Returns:

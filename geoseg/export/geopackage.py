@@ -30,7 +30,7 @@ def write_geopackage(batches: Iterable[PolygonBatch], path: Path, layer: Layer) 
     Args:
         batches: Polygons in the map's CRS, all batches with the same columns. No batch at all, or only empty ones,
             give a layer without features.
-        path: File to create. It may be partial after an error, so it is a scratch path (`geoseg.outputs`).
+        path: File to create. It may be partial after an error, so it is a scratch path (`geoseg.files`).
         layer: Name, grid, classes and source. Without a CRS the layer is in undefined Cartesian coordinates.
 
     Returns:

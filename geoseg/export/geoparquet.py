@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyproj
 
-from geoseg._jit import njit
 from geoseg.export.arrow import (
     GEOMETRY,
     attribute_schema,
@@ -27,6 +26,7 @@ from geoseg.export.layer import Layer
 from geoseg.export.wkb import ByteArray, copy_bytes, polygon_bounds, polygon_wkb
 from geoseg.grid import Grid
 from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
+from geoseg.runtime.jit import njit
 
 ROW_GROUP = 65_536
 _ROW_GROUP_BYTES = 128 << 20

@@ -9,9 +9,9 @@ import numpy as np
 import pyproj
 from affine import Affine
 
-from geoseg._jit import helper, njit
 from geoseg.grid import Grid
 from geoseg.polygons.batch import FloatArray, IntArray
+from geoseg.runtime.jit import helper, njit
 
 RFC7946_DECIMALS = 7
 """What RFC 7946 calls reasonable for longitudes and latitudes: about a centimetre."""

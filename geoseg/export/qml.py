@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from geoseg.classes import ClassTable, Color, MapClass, format_color
-from geoseg.outputs import STYLE_MARK
+from geoseg.files import STYLE_MARK
 
 _HEAD = f"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n<!-- {STYLE_MARK} -->\n"
 FILL_ALPHA = 150

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from geoseg._jit import helper, njit
 from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
+from geoseg.runtime.jit import helper, njit
 
 ByteArray = npt.NDArray[np.uint8]
 

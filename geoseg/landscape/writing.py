@@ -17,9 +17,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterWindow
 
 from geoseg.classes import NODATA
+from geoseg.files import atomic_output, check_output
 from geoseg.landscape.features import LANDSCAPE_CLASSES
 from geoseg.landscape.scenery import Landscape
-from geoseg.outputs import atomic_output, check_output
 from geoseg.windows import Window
 
 Progress = Callable[[Iterable[Window]], Iterable[Window]]

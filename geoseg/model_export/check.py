@@ -14,10 +14,10 @@ import torch.nn.functional as F
 
 from geoseg.contract import Contract
 from geoseg.errors import ModelError, in_one_line
-from geoseg.inference.logits import logits_of
 from geoseg.landscape import Landscape
 from geoseg.model_export.host import Feed, Result, feed_values
-from geoseg.model_folder import Normalize, TrainedModel
+from geoseg.network.logits import logits_of
+from geoseg.network.model_folder import Normalize, TrainedModel
 from geoseg.windows import Window
 
 TOLERANCE = 1e-3

@@ -8,18 +8,18 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from geoseg import __version__
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError, ModelError, OutputError
-from geoseg.inference.folding import deployed
+from geoseg.files import atomic_output, check_output
 from geoseg.model_export.check import Agreement, check_file
 from geoseg.model_export.deepness import deepness_entries, why_not
 from geoseg.model_export.host import Feed, HostModel, Result, find_feed
 from geoseg.model_export.onnx_graph import OPSET, check_opset, import_onnx, onnx_model
 from geoseg.model_export.stac import import_pystac, stac_item
-from geoseg.model_folder import load_model
-from geoseg.outputs import atomic_output, check_output
-from geoseg.plan import check_window, default_overlap
+from geoseg.network.folding import deployed
+from geoseg.network.model_folder import load_model
+from geoseg.tiling.plan import check_window, default_overlap
+from geoseg.version import __version__
 from geoseg.windows import round_up
 
 INPUT = "pixels"

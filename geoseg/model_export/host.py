@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geoseg.contract import Contract
-from geoseg.inference.logits import logits_of
-from geoseg.stored_model import logits_stride
+from geoseg.network.logits import logits_of
+from geoseg.network.stored_model import logits_stride
 
 Feed: TypeAlias = Literal["pixel / 255", "pixel", "(pixel * scale - mean) / std"]
 Result: TypeAlias = Literal["probabilities", "logits", "classes"]

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from geoseg import __version__
 from geoseg.errors import ConfigError, ModelError, in_one_line
+from geoseg.version import __version__
 
 OPSET = 20
 """First with Gelu as one operation. As a chain of five it costs ONNX Runtime a half more time: 0.12 s instead of 0.08 s

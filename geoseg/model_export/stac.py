@@ -15,11 +15,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from geoseg import __version__
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError
 from geoseg.model_export.host import BYTE, Feed, Result
-from geoseg.model_folder import TrainedModel
+from geoseg.network.model_folder import TrainedModel
+from geoseg.version import __version__
 
 _ANYWHERE = [-180.0, -90.0, 180.0, 90.0]
 _ALWAYS = {"start_datetime": "1900-01-01T00:00:00Z", "end_datetime": "9999-12-31T23:59:59Z"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import segmentation_models_pytorch as smp
 
 from geoseg.models import mscan
@@ -13,4 +15,18 @@ smp.MODEL_ARCHITECTURES_MAPPING["segnext"] = SegNeXt
 # from_pretrained looks the class up by its name in SMP's own namespace
 smp.SegNeXt = SegNeXt
 
-__all__ = ["MSCAN", "RECIPES", "SegNeXt", "convert_official_state_dict", "mscan"]
+__all__ = ["MSCAN", "RECIPES", "SegNeXt", "convert_official_state_dict", "create_model", "mscan"]
+
+
+def create_model(arch: str = "segnext", *args: Any, **options: Any) -> smp.base.SegmentationModel:
+    """``smp.create_model`` with SegNeXt among its architectures and MSCAN among its encoders.
+
+    Args:
+        arch: Architecture, ``segnext`` or one of SMP's.
+        args: As SMP takes them.
+        options: As SMP takes them: ``encoder_name="tu-mscan_tiny"``, ``classes=5``, ``in_channels=4``.
+
+    Raises:
+        KeyError: There is no such architecture.
+    """
+    return smp.create_model(arch, *args, **options)

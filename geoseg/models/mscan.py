@@ -26,7 +26,7 @@ from timm.models._registry import generate_default_cfgs
 from torch import Tensor, nn
 
 from geoseg.models.checkpoints import encoder_state, load_encoder
-from geoseg.models.studies import STRIPS, MultiScaleGateStudy, check_branches
+from geoseg.models.studies.gates import STRIPS, MultiScaleGateStudy, check_branches
 from geoseg.pretrained import PRETRAINED, encoder_file
 
 __all__ = ["MSCAN"]
@@ -181,7 +181,7 @@ class MSCAN(nn.Module):
 
     References:
         Table 2 of the paper for the variants; Table 3 for the classification results; Table 6 for the last three
-        arguments, whose defaults are the paper's final design (`geoseg.models.studies` has the others).
+        arguments, whose defaults are the paper's final design (`geoseg.models.studies.gates` has the others).
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """SegNeXt as an SMP model: MSCAN (or any other encoder), the light Hamburger decoder, logits at stride 8.
 
-The paper's design studies are options of the same model: `geoseg.models.decoders`, `…contexts` and `…studies`.
+The paper's design studies are options of the same model: `geoseg.models.studies.decoders`, `…contexts` and `…studies`.
 
 Paper: Guo et al., NeurIPS 2022, arXiv 2209.08575. Original code Apache-2.0; independent implementation.
 """
@@ -18,7 +18,7 @@ from segmentation_models_pytorch.base.modules import Activation
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
-from geoseg.models.decoders import build_decoder
+from geoseg.models.studies.decoders import build_decoder
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Class map → polygons: a valid coverage, streamed from rows to batches, or as one frame.
 
 The borders between regions are cut into arcs from junction to junction, each of which is simplified once and used by
-both its neighbours (see `geoseg.polygons.joining`). So neighbours have the same vertices along a common border before
-and after every step: simplified, smoothed, reprojected, rounded.
+both its neighbours (see `geoseg.polygons.trace.joining`). So neighbours have the same vertices along a common border
+before and after every step: simplified, smoothed, reprojected, rounded.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import numpy.typing as npt
 from affine import Affine
 from rasterio.crs import CRS
 
-from geoseg._jit import njit
-from geoseg.ahead import ahead
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import LabelError
 from geoseg.grid import Grid
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
 from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
-from geoseg.polygons.cracks import SUBPIXEL
-from geoseg.polygons.finish import arc_finisher, rows_around
-from geoseg.polygons.joining import ClosedPolygons, Tracer
 from geoseg.polygons.measure import Measure
-from geoseg.polygons.regions import filter_regions
-from geoseg.polygons.regularize import Outlines, Regularize
-from geoseg.polygons.rules import ClassRules, PolygonRules, class_rules
+from geoseg.polygons.rules.options import ClassRules, PolygonRules, class_rules
+from geoseg.polygons.rules.regions import filter_regions
+from geoseg.polygons.simplify.finish import arc_finisher, rows_around
+from geoseg.polygons.simplify.regularize import Outlines, Regularize
+from geoseg.polygons.trace.cracks import SUBPIXEL
+from geoseg.polygons.trace.joining import ClosedPolygons, Tracer
+from geoseg.runtime.ahead import ahead
+from geoseg.runtime.jit import njit
 
 if TYPE_CHECKING:
     import geopandas

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyproj
 
-from geoseg._jit import helper, int64, njit
 from geoseg.georeference import Georeference, crs_georeference, pyproj_crs
 from geoseg.grid import Grid
 from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
+from geoseg.runtime.jit import helper, int64, njit
 
 # Fractions of the Earth's radius.
 _CELL = 1 / 128  # lattice cells of at most 50 km

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geoseg._jit import helper, int64, njit
-from geoseg.polygons.cracks import ByteArray, Int32Array, Int64Array
-from geoseg.polygons.tables import ABSENT, Arcs, Nodes, Regions
+from geoseg.polygons.trace.cracks import ByteArray, Int32Array, Int64Array
+from geoseg.polygons.trace.tables import ABSENT, Arcs, Nodes, Regions
+from geoseg.runtime.jit import helper, int64, njit
 
 
 class RingBatch(NamedTuple):

@@ -12,9 +12,9 @@ import numpy as np
 from geoseg.class_map.overviews import count_values
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
-from geoseg.plan import Task
 from geoseg.prediction.parts import rows_in_order
 from geoseg.prediction.tasks import Job
+from geoseg.tiling.plan import Task
 
 
 class Abandoned(Exception):

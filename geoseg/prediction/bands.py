@@ -10,12 +10,13 @@ import numpy as np
 
 from geoseg.classes import NODATA
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows, join_rows
-from geoseg.plan import Plan
 from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.prediction.reading import read_rows
 from geoseg.prediction.stages import Stages
 from geoseg.scene import Raster, Valid
-from geoseg.stitch import Pending, SeamCounts, Stitcher
+from geoseg.tiling.arrays import Pending
+from geoseg.tiling.plan import Plan
+from geoseg.tiling.stitcher import SeamCounts, Stitcher
 from geoseg.windows import Window
 
 

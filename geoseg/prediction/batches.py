@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from geoseg.model_folder import Normalize
+from geoseg.network.model_folder import Normalize
+from geoseg.network.tta import augmented
 from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.prediction.stages import Stages
-from geoseg.tta import augmented
 from geoseg.windows import Window
 
 T = TypeVar("T")

@@ -25,9 +25,9 @@ import numpy as np
 
 from geoseg.errors import GeosegError, OutputError
 from geoseg.map_rows import MapRows, join_rows
-from geoseg.plan import Plan, Task
 from geoseg.prediction.bands import BandFacts, Layers
-from geoseg.stitch import SeamCounts
+from geoseg.tiling.plan import Plan, Task
+from geoseg.tiling.stitcher import SeamCounts
 
 try:
     import fcntl

@@ -10,14 +10,14 @@ from tqdm import tqdm
 
 from geoseg.classes import NODATA
 from geoseg.contract import SHIPPED, PrecisionRecord, PrecisionScore
-from geoseg.datasets import LabelledScene, labels_of
+from geoseg.data import LabelledScene, labels_of
 from geoseg.errors import ModelError
-from geoseg.inference.backends import PRECISIONS
-from geoseg.inference.backends.openvino import multiplies_bfloat16
-from geoseg.metrics import Scores, count_pixels
+from geoseg.network.backends import PRECISIONS
+from geoseg.network.backends.openvino import multiplies_bfloat16
+from geoseg.network.metrics import Scores, count_pixels
+from geoseg.network.stored_model import StoredModel
 from geoseg.prediction.bands import predicted_rows
 from geoseg.prediction.predictor import Predictor
-from geoseg.stored_model import StoredModel
 from geoseg.windows import Window
 
 log = logging.getLogger(__name__)

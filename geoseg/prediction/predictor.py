@@ -23,9 +23,14 @@ from llvmlite.binding import get_host_cpu_name
 
 from geoseg.contract import Contract
 from geoseg.errors import DeviceError
-from geoseg.inference.backends import Forward, choose_backends, choose_precision, load_backend
-from geoseg.inference.forward import Floats, Model
-from geoseg.plan import (
+from geoseg.network.backends import Forward, choose_backends, choose_precision, load_backend
+from geoseg.network.forward import Floats, Model
+from geoseg.network.tta import augmented, find_tta
+from geoseg.prediction.stages import Stages
+from geoseg.runtime.processors import processors
+from geoseg.scene import Pixels, Raster, Scene, Valid
+from geoseg.tiling.arrays import Array
+from geoseg.tiling.plan import (
     GDAL_CACHE_BYTES,
     IN_PROCESS,
     MAX_CPU_WINDOWS,
@@ -36,11 +41,6 @@ from geoseg.plan import (
     default_overlap,
     plan_prediction,
 )
-from geoseg.prediction.stages import Stages
-from geoseg.processors import processors
-from geoseg.scene import Pixels, Raster, Scene, Valid
-from geoseg.stitch.arrays import Array
-from geoseg.tta import augmented, find_tta
 from geoseg.windows import Window
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class WindowPixels:
 
 
 class PredictingModel(Model, Protocol):
-    """What a predictor needs to know of a model; `geoseg.stored_model.StoredModel` for one."""
+    """What a predictor needs to know of a model; `geoseg.network.stored_model.StoredModel` for one."""
 
     @property
     def contract(self) -> Contract:
@@ -77,9 +77,9 @@ class Predictor:
     Args:
         model: The model.
         device: Where it runs, by torch's name.
-        tta: Name of a test-time augmentation; see `geoseg.tta.TTA`.
+        tta: Name of a test-time augmentation; see `geoseg.network.tta.TTA`.
         batched: Whether windows go in batches; None does so on a GPU.
-        backend: What runs the network; see `geoseg.inference.backends.load_backend`.
+        backend: What runs the network; see `geoseg.network.backends.load_backend`.
         precision: In which data type; likewise.
 
     Raises:
@@ -160,7 +160,7 @@ class Predictor:
         """Windows, bands and memory for a scene; what is not given comes from the model's contract and the device.
 
         Raises:
-            ConfigError: See `geoseg.plan.plan_prediction`.
+            ConfigError: See `geoseg.tiling.plan.plan_prediction`.
         """
         window = self.contract.window
         if overlap is None:
@@ -284,7 +284,7 @@ class Predictor:
 def normalized(contract: Contract, pixels: Pixels, valid: Valid | None) -> Floats:
     """What a network sees of pixels (N, B, H, W) as read: ``(pixel · scale − mean) / std``, and 0 where invalid.
 
-    The values are those of `geoseg.model_folder.Normalize`, bit for bit.
+    The values are those of `geoseg.network.model_folder.Normalize`, bit for bit.
     """
     mean, std = (
         np.array([getattr(band, name) for band in contract.bands], dtype=np.float32)[:, None, None]

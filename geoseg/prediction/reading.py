@@ -9,10 +9,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from geoseg.ahead import ahead
-from geoseg.plan import Plan, Span
 from geoseg.prediction.stages import Stages
+from geoseg.runtime.ahead import ahead
 from geoseg.scene import Pixels, Raster, Valid
+from geoseg.tiling.plan import Plan, Span
 from geoseg.windows import Window, round_up
 
 PIECE_BYTES = 16 << 20

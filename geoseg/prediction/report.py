@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
-from geoseg.plan import Plan
-from geoseg.stitch import SeamCounts
+from geoseg.tiling.plan import Plan
+from geoseg.tiling.stitcher import SeamCounts
 from geoseg.words import count
 
 
 @dataclass(frozen=True, slots=True)
 class PredictReport:
-    """What `geoseg.predict` wrote and how it went.
+    """What `geoseg.programs.predict` wrote and how it went.
 
     Attributes:
         path: The output.

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 from geoseg.errors import ConfigError, OutputError, SceneError
-from geoseg.plan import IN_PROCESS, Plan
-from geoseg.processors import memory_bytes
+from geoseg.runtime.processors import memory_bytes
 from geoseg.scene import Raster
+from geoseg.tiling.plan import IN_PROCESS, Plan
 from geoseg.words import count
 
 LARGE_PX = 1 << 30

@@ -13,13 +13,13 @@ from typing import Any
 import rasterio
 
 from geoseg.map_rows import MapRows
-from geoseg.plan import Plan, Task
+from geoseg.network.stored_model import open_model
 from geoseg.prediction.bands import BandFacts, rows_of_bands
 from geoseg.prediction.parts import Parts, PartWriter
 from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.stages import Stages
 from geoseg.scene import Raster, open_scene
-from geoseg.stored_model import open_model
+from geoseg.tiling.plan import Plan, Task
 
 QUEUED_PIECES = 4
 """Finished rows that may wait for being written."""
@@ -82,7 +82,7 @@ class Job:
         """The model on a device.
 
         Raises:
-            ModelError: See `geoseg.stored_model.open_model`.
+            ModelError: See `geoseg.network.stored_model.open_model`.
         """
         return Predictor(open_model(self.model), device, tta=self.tta, backend=self.backend, precision=self.precision)
 

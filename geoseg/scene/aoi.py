@@ -21,7 +21,7 @@ from geoseg.errors import GeosegError, SceneError, quoted
 from geoseg.georeference import pyproj_crs, transformer
 from geoseg.grid import Grid, crs_hint
 from geoseg.paths import input_path
-from geoseg.vector_files import bounds_in, polygon_layer, reading, single_polygons
+from geoseg.scene.vector_files import bounds_in, polygon_layer, reading, single_polygons
 from geoseg.windows import Window
 
 Polygons = npt.NDArray[Any]  # of shapely geometries

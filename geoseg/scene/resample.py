@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from affine import Affine
 
-from geoseg._jit import njit
 from geoseg.errors import SceneError
 from geoseg.grid import Grid, crs_hint
+from geoseg.runtime.jit import njit
 from geoseg.scene.raster import Pixels, Raster, Valid
 from geoseg.windows import Window
 

@@ -1,1 +1,1 @@
-"""What a training run is made of; `geoseg.train` puts it together."""
+"""What a training run is made of; `geoseg.programs.train` puts it together."""

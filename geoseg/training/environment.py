@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-import geoseg
 from geoseg.training.processes import Team
+from geoseg.version import __version__
 
 PACKAGES = (
     "torch",
@@ -46,9 +46,9 @@ def describe_environment(team: Team, seed: int) -> dict[str, Any]:
         "gpus": gpus,
         "processes": team.size,
         "threads": torch.get_num_threads(),
-        "geoseg": geoseg.__version__,
+        "geoseg": __version__,
         "versions": {name: _version(name) for name in PACKAGES},
-        "git": {"folder": git_state(Path.cwd()), "geoseg": git_state(Path(geoseg.__file__).parent)},
+        "git": {"folder": git_state(Path.cwd()), "geoseg": git_state(Path(__file__).parents[1])},
     }
 
 

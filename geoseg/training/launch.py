@@ -26,9 +26,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import geoseg.errors
-from geoseg.devices import resolve_device
 from geoseg.errors import ConfigError, DeviceError, GeosegError
-from geoseg.processors import processors
+from geoseg.runtime.devices import resolve_device
+from geoseg.runtime.processors import processors
 from geoseg.training.callbacks import NOT_BEGUN
 from geoseg.training.failures import RunStopped
 from geoseg.training.processes import PATIENCE, PeerEnded

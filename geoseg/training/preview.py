@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.config import TrainConfig
-from geoseg.datasets import LabelledScene
+from geoseg.data import LabelledScene
 from geoseg.training.task import windows_per_step
 
 PROBE_PX = 128

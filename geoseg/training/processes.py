@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-from geoseg.devices import resolve_device
 from geoseg.errors import ConfigError, DeviceError, GeosegError, in_one_line
+from geoseg.runtime.devices import resolve_device
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from geoseg.classes import ClassTable
 from geoseg.errors import ConfigError
-from geoseg.model_folder import load_model
+from geoseg.network.model_folder import load_model
 from geoseg.training.task import SegmentationTask
 from geoseg.words import count
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from geoseg.config import RunConfig
 from geoseg.contract import Contract
-from geoseg.losses import build_loss
-from geoseg.metrics import Scores, confusion_matrix
-from geoseg.model_folder import Normalize
+from geoseg.network.losses import build_loss
+from geoseg.network.metrics import Scores, confusion_matrix
+from geoseg.network.model_folder import Normalize
 from geoseg.training.failures import LossWatch
 from geoseg.training.optimizer import lr_factor, parameter_groups
 

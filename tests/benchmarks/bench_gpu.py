@@ -29,13 +29,13 @@ from official_form import VARIANTS
 from torch import Tensor, nn
 
 from geoseg.contract import Band, ClassEntry, Contract
-from geoseg.inference.backends import load_backend
-from geoseg.inference.folding import deployed
-from geoseg.inference.forward import InMemory
-from geoseg.inference.logits import Logits
 from geoseg.landscape import Landscape, write_landscape
-from geoseg.model_folder import save_model
-from geoseg.predict import predict
+from geoseg.network.backends import load_backend
+from geoseg.network.folding import deployed
+from geoseg.network.forward import InMemory
+from geoseg.network.logits import Logits
+from geoseg.network.model_folder import save_model
+from geoseg.programs.predict import predict
 
 Run = Callable[[Tensor], Tensor]
 

@@ -41,10 +41,10 @@ from torch.utils.data import DataLoader, default_collate
 from geoseg.classes import format_color
 from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import Band, ClassEntry, Contract
-from geoseg.datasets import LabelledScene, RandomWindows
+from geoseg.data import LabelledScene, RandomWindows
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape
-from geoseg.losses import cross_entropy
-from geoseg.model_folder import Normalize, build_network
+from geoseg.network.losses import cross_entropy
+from geoseg.network.model_folder import Normalize, build_network
 from geoseg.windows import Window
 
 SIZE, BATCH, GPU_BATCH = 512, 8, 16

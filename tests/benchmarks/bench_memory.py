@@ -57,7 +57,7 @@ def make_small(folder: Path, classes: int, bands: int) -> Path:
     """A SegNeXt that runs in milliseconds, with random weights."""
     import torch
 
-    from geoseg.model_folder import build_network, save_model
+    from geoseg.network.model_folder import build_network, save_model
 
     torch.manual_seed(0)
     options = {"decoder_channels": 32, "nmf_rank": 4, "norm_groups": 8, "embed_dims": (8, 16, 24, 32)}

@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from rasterio.windows import Window as Crop
 from torch import Tensor
 
-from geoseg.inference.folding import FoldedSegNeXt, deployed
 from geoseg.landscape import Landscape
-from geoseg.metrics import Scores, confusion_matrix
-from geoseg.model_folder import Normalize, TrainedModel, load_model
 from geoseg.models.hamburger import EVAL_STEPS
+from geoseg.network.folding import FoldedSegNeXt, deployed
+from geoseg.network.metrics import Scores, confusion_matrix
+from geoseg.network.model_folder import Normalize, TrainedModel, load_model
 from geoseg.windows import Window
 
 STEPS = (0, 1, 2, 3, 4, 5, 6, 7, 10, 20)

@@ -38,13 +38,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geoseg.contract import find_model, load_contract
-from geoseg.devices import resolve_device
 from geoseg.landscape import Landscape, write_landscape
-from geoseg.model_folder import Normalize, load_model
-from geoseg.plan import Plan
-from geoseg.predict import predict
+from geoseg.network.model_folder import Normalize, load_model
 from geoseg.prediction.predictor import Predictor
+from geoseg.programs.predict import predict
+from geoseg.runtime.devices import resolve_device
 from geoseg.scene import Scene
+from geoseg.tiling.plan import Plan
 from geoseg.windows import Window
 
 BATCH = {"cpu": 1, "cuda": 16}  # of the bare loop in torch's threads: on a CPU the fastest of 1, 2 and 4

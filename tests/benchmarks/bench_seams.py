@@ -19,8 +19,8 @@ import numpy.typing as npt
 import rasterio
 from rasterio.windows import Window
 
-from geoseg.predict import predict
 from geoseg.prediction.report import PredictReport
+from geoseg.programs.predict import predict
 
 Ids = npt.NDArray[np.uint8]
 

@@ -35,11 +35,11 @@ import shapely
 import usual_vectorize
 from maps import write_class_map
 
-from geoseg.ahead import ahead
 from geoseg.class_map import open_class_map
 from geoseg.classes import NODATA
 from geoseg.polygons import PolygonRules, Tolerance, polygonize_rows
-from geoseg.vectorize import vectorize
+from geoseg.programs.vectorize import vectorize
+from geoseg.runtime.ahead import ahead
 
 try:
     import xarray

@@ -131,8 +131,8 @@ def ours(network: SegNeXt, request: dict[str, Any]) -> Network:
         # the network as it was trained, without any inference form
         network.to(device).to(memory_format=torch.channels_last)
         return eager(network.forward_logits, request)
-    from geoseg.inference.backends import load_backend
-    from geoseg.inference.forward import InMemory
+    from geoseg.network.backends import load_backend
+    from geoseg.network.forward import InMemory
 
     streams = request["streams"]
     backend: Network = load_backend(

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import geoseg.models  # noqa: F401  registers SegNeXt
 from geoseg.cli import app
 from geoseg.contract import DEFAULT_SCALE, Band, ClassEntry, Contract, DType, WindowSettings
-from geoseg.model_folder import Normalize, save_model
+from geoseg.network.model_folder import Normalize, save_model
 
 TINY = {
     "embed_dims": (8, 16, 24, 32),

@@ -21,10 +21,10 @@ from test_models import segnext
 from test_predict import make_model
 
 from geoseg.contract import PrecisionRecord, PrecisionScore, load_contract, shipped_models
-from geoseg.inference.backends.openvino import core, multiplies_bfloat16
 from geoseg.landscape import Landscape, write_landscape
 from geoseg.map_rows import MapRows
-from geoseg.model_folder import build_network, save_model
+from geoseg.network.backends.openvino import core, multiplies_bfloat16
+from geoseg.network.model_folder import build_network, save_model
 from geoseg.prediction.parts import PartWriter
 
 from .commands import CLASSES, files_in, read_map, run, succeed, write_model
@@ -66,7 +66,7 @@ def words(scene: MadeScene, model: Path, tmp_path: Path) -> Callable[..., list[o
 def interrupt(monkeypatch: pytest.MonkeyPatch, words: list[object]) -> None:
     """Run a command that finds the disk full when one or two of its bands are finished."""
     with monkeypatch.context() as patch:
-        patch.setattr("geoseg.plan.TASK_PX", 1)  # such a small scene is one band otherwise
+        patch.setattr("geoseg.tiling.plan.TASK_PX", 1)  # such a small scene is one band otherwise
         write, seen = PartWriter.write, []
 
         def failing(self: PartWriter, rows: MapRows) -> None:
@@ -105,7 +105,7 @@ def test_same_bytes_for_any_batch_and_after_a_stop(
     assert (tmp_path / "three.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
     late = words("late.tif", *way)
     interrupt(monkeypatch, late)
-    monkeypatch.setattr("geoseg.plan.TASK_PX", 1)
+    monkeypatch.setattr("geoseg.tiling.plan.TASK_PX", 1)
     assert f"of {BANDS} parts taken over from an earlier run" in succeed(*late)
     assert (tmp_path / "late.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
     values, _ = read_map(tmp_path / "one.tif")
@@ -125,7 +125,7 @@ def test_another_backend_starts_anew_and_says_so(
 ) -> None:
     if change[-1] == "bfloat16" and not multiplies_bfloat16():
         pytest.skip("this CPU does not multiply bfloat16")
-    monkeypatch.setattr("geoseg.plan.TASK_PX", 1)
+    monkeypatch.setattr("geoseg.tiling.plan.TASK_PX", 1)
     interrupt(monkeypatch, words("map.tif", "--backend", "torch"))
     ran = run(*words("map.tif", *change))
     assert ran.exit_code == 0, ran.stderr
@@ -267,7 +267,7 @@ def test_a_run_continues_in_the_precision_it_began_with(
     score = PrecisionScore(miou=0.8, agreement=1)
     record = PrecisionRecord(measured_on="made up", float32=score, bfloat16=score)
     load_contract(own).model_copy(update={"precision": record}).save(own)
-    monkeypatch.setattr("geoseg.plan.TASK_PX", 1)
+    monkeypatch.setattr("geoseg.tiling.plan.TASK_PX", 1)
     assert f"of {BANDS} parts taken over from an earlier run" in succeed(*arguments)
     assert tags(tmp_path / "map.tif")["GEOSEG_NETWORK"].endswith("float32")
     fresh = [tmp_path / "fresh.tif" if word == tmp_path / "map.tif" else word for word in arguments]
@@ -334,7 +334,7 @@ def plain_profile(scene: Path) -> dict[str, Any]:
 def test_bfloat16_on_a_cpu_that_does_not_multiply_it(
     words: Callable[..., list[object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("geoseg.inference.backends.multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr("geoseg.network.backends.multiplies_bfloat16", lambda: False)
     ran = run("-q", *words("map.tif", "--precision", "bfloat16"))
     assert ran.exit_code == 2
     assert ran.stderr.splitlines() == ["error: this CPU does not multiply bfloat16", "hint:  --precision float32"]

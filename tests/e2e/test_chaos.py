@@ -16,7 +16,7 @@ import geopandas
 import pytest
 from conftest import WIDE, write_scene
 
-from geoseg.inference.backends.openvino import multiplies_bfloat16
+from geoseg.network.backends.openvino import multiplies_bfloat16
 from geoseg.prediction.parts import JOURNAL, parts_folder, was_publishing
 
 from .commands import files_in, succeed, write_model
@@ -24,7 +24,7 @@ from .commands import files_in, succeed, write_model
 pytestmark = pytest.mark.slow
 
 # The command itself, but with bands of 512 rows, where it would take such a small scene as one band.
-PROGRAM = "import geoseg.plan; geoseg.plan.TASK_PX = 1; from geoseg.cli import main; main()"
+PROGRAM = "import geoseg.tiling.plan; geoseg.tiling.plan.TASK_PX = 1; from geoseg.cli import main; main()"
 BANDS = 6
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from geoseg.contract import shipped_models
-from geoseg.demo import MODEL
 from geoseg.landscape import LANDSCAPE_CLASSES
+from geoseg.programs.demo import MODEL
 
 from .commands import files_in, read_map, run, succeed
 

@@ -15,9 +15,9 @@ import rasterio
 from conftest import MadeScene
 
 import geoseg
-from geoseg.inference import converted
-from geoseg.inference.backends import load_backend
-from geoseg.stored_model import open_model
+from geoseg.network import converted
+from geoseg.network.backends import load_backend
+from geoseg.network.stored_model import open_model
 
 from .commands import write_model
 
@@ -116,7 +116,8 @@ def test_entries_unused_for_longest_go_first(cache: Path, model: Path, monkeypat
 def test_nothing_is_reported_to_the_vendor(tmp_path: Path, model: Path) -> None:
     """OpenVINO's converter counts its uses under the home folder, and sends them, unless it is kept from it."""
     code = (
-        "import sys; from geoseg.inference.backends import load_backend; from geoseg.stored_model import open_model\n"
+        "import sys\n"
+        "from geoseg.network.backends import load_backend; from geoseg.network.stored_model import open_model\n"
         f"load_backend(open_model({str(model)!r}), backend='openvino', size=(32, 32))\n"
         "assert 'openvino_telemetry' not in sys.modules"
     )

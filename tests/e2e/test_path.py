@@ -24,7 +24,7 @@ from rasterio.crs import CRS
 
 from geoseg.classes import NODATA, format_color
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
-from geoseg.model_folder import load_model
+from geoseg.network.model_folder import load_model
 
 from .commands import TINY, burn, files_in, read_map, run, succeed
 
@@ -322,7 +322,8 @@ def test_every_file_of_the_path_is_described(trained: Trained, tmp_path: Path) -
 
 def test_a_model_is_described_without_torch(trained: Trained) -> None:
     code = (
-        f"import sys; from geoseg.info import describe\ndescribe({str(trained.model)!r})\nprint('torch' in sys.modules)"
+        "import sys; from geoseg.programs.info import describe\n"
+        f"describe({str(trained.model)!r})\nprint('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

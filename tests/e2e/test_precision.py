@@ -12,13 +12,13 @@ import yaml
 
 from geoseg.config import load_config
 from geoseg.contract import SHIPPED, load_contract
-from geoseg.datasets import open_scenes
-from geoseg.inference.backends.openvino import multiplies_bfloat16
+from geoseg.data import open_scenes
 from geoseg.landscape import Landscape, write_landscape
-from geoseg.metrics import Scores
+from geoseg.network.backends.openvino import multiplies_bfloat16
+from geoseg.network.metrics import Scores
+from geoseg.network.stored_model import open_model
 from geoseg.prediction import precision
 from geoseg.prediction.precision import measure_precision, record_precision
-from geoseg.stored_model import open_model
 
 from .commands import read_map, succeed, write_model
 

@@ -18,7 +18,7 @@ from rasterio.windows import Window as RasterWindow
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig
 from geoseg.contract import shipped_models
-from geoseg.datasets import open_labels
+from geoseg.data import open_labels
 from geoseg.scene import Scene
 from geoseg.windows import Window
 

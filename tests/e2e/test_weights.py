@@ -22,9 +22,9 @@ from torch import Tensor
 from geoseg.class_tables import KNOWN
 from geoseg.cli import app, weights
 from geoseg.contract import load_contract
-from geoseg.model_folder import build_network, load_model
 from geoseg.models.official import official_key
 from geoseg.models.recognition import BASES
+from geoseg.network.model_folder import build_network, load_model
 from geoseg.pretrained import OFFICIAL_FOLDER, PRETRAINED, Pretrained, sha256_of
 
 from .commands import Ran, files_in, read_map, run, succeed

@@ -8,11 +8,11 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from geoseg.errors import ConfigError
-from geoseg.plan import IN_PROCESS, Task
 from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.stages import Stages
 from geoseg.prediction.tasks import Job
 from geoseg.scene import Raster
+from geoseg.tiling.plan import IN_PROCESS, Task
 
 
 class Executor(Protocol):

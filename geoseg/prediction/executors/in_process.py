@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from geoseg.devices import resolve_device
 from geoseg.errors import ConfigError
-from geoseg.plan import Task
 from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.stages import Stages
 from geoseg.prediction.tasks import Job, make_parts
-from geoseg.processors import processors
+from geoseg.runtime.devices import resolve_device
+from geoseg.runtime.processors import processors
 from geoseg.scene import Raster
+from geoseg.tiling.plan import Task
 
 
 class InProcess:
@@ -49,7 +49,7 @@ def connect(device: str, address: str | None) -> Iterator[InProcess]:
 
     Raises:
         ConfigError: An address was given.
-        DeviceError: See `geoseg.devices.resolve_device`.
+        DeviceError: See `geoseg.runtime.devices.resolve_device`.
     """
     if address is not None:
         raise ConfigError(f"the address {address} is of no use in-process", hint=f"--executor ray --address {address}")

@@ -19,14 +19,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import geoseg
 from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError, in_one_line
-from geoseg.plan import MAX_CPU_WINDOWS, Task
 from geoseg.prediction.parts import JOURNAL
 from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.stages import Stages
 from geoseg.prediction.tasks import Job, make_parts
 from geoseg.scene import Raster
+from geoseg.tiling.plan import MAX_CPU_WINDOWS, Task
+from geoseg.version import __version__
 from geoseg.words import count
 
 try:
@@ -72,7 +72,7 @@ class Worker:
         except GeosegError as error:
             return _here(error)
         return {
-            "geoseg": geoseg.__version__,
+            "geoseg": __version__,
             "torch": version("torch"),
             "model": self._predictor.digest,
             **self._predictor.hardware,
@@ -165,7 +165,7 @@ class RayExecutor:
             GeosegError: A worker cannot open the scene or the model.
         """
         self._job = job
-        self._own = {"geoseg": geoseg.__version__, "torch": version("torch"), "model": predictor.digest}
+        self._own = {"geoseg": __version__, "torch": version("torch"), "model": predictor.digest}
         for _ in range(min(self._crew.workers, len(job.plan.tasks))):
             self._hire()
         since, told = time.monotonic(), False
@@ -236,7 +236,7 @@ class RayExecutor:
 
     def _hire(self) -> None:
         options: dict[str, Any] = {"num_cpus": self._crew.cpus, "num_gpus": self._crew.gpus}
-        checkout = Path(geoseg.__file__).parents[1]
+        checkout = Path(__file__).parents[3]
         if checkout.name not in ("site-packages", "dist-packages"):
             path = os.pathsep.join(filter(None, (str(checkout), os.environ.get("PYTHONPATH"))))
             options["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}

@@ -1,0 +1,295 @@
+"""Where training windows lie: anywhere, or where a class is; each a function of a random generator alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg.classes import NODATA
+from geoseg.config import AugmentConfig, TrainConfig
+from geoseg.data.histogram import BLOCK, Histogram, class_histograms, read_labels
+from geoseg.data.labelled import LabelledScene
+from geoseg.data.labels import LabelArray
+from geoseg.errors import ConfigError
+from geoseg.grid import Grid
+from geoseg.windows import Window
+
+DRAWS = 10
+"""How often a window ruled by one class is redrawn, as in SegNeXt's training (mmsegmentation's cat_max_ratio)."""
+
+_TRIES = 1000
+"""So many places and zooms are tried for one that a split allows."""
+
+_PLACES = 20
+"""So many places are tried around one pixel before another pixel is taken."""
+
+LABELLED = -1
+"""Stands for all classes together: a pixel that has any."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Blocks:
+    """Blocks of all scenes that hold a class, with the running sum of their weights."""
+
+    scene: npt.NDArray[np.int32]
+    row: npt.NDArray[np.int32]
+    col: npt.NDArray[np.int32]
+    ends: npt.NDArray[np.float64]
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, Window]:
+        """A scene and a block of it, by weight; the block may reach past the scene."""
+        i = min(int(np.searchsorted(self.ends, rng.random() * self.ends[-1], side="right")), len(self.ends) - 1)
+        return int(self.scene[i]), Window(int(self.row[i]) * BLOCK, int(self.col[i]) * BLOCK, BLOCK, BLOCK)
+
+
+class Sampler:
+    """Draws the places of training windows.
+
+    A window is first given a class by ``train.class_shares``, or none. With a class, it lies around a pixel of that
+    class, every such pixel of all scenes equally likely, which comes to lie in the window's middle half along each
+    axis where the scene goes on that far. Without, it lies anywhere; where only areas are labelled (``labelled_area``,
+    or ``outside: ignore``), around any labelled pixel.
+
+    Args:
+        scenes: Training scenes.
+        settings: The experiment.
+
+    Raises:
+        ConfigError: A class is asked for that occurs nowhere; a split leaves no room for a window, or none for one
+            with a class that is asked for.
+        LabelError: Labels that cannot be read.
+        SceneError: Imagery that cannot be read.
+    """
+
+    def __init__(self, scenes: Sequence[LabelledScene], settings: TrainConfig) -> None:
+        self.scenes = scenes
+        self._size = settings.train.size
+        self._augment = settings.augment
+        self._align = settings.train.align_blocks
+        self._max_share = settings.train.max_class_share
+        self._ends = np.cumsum(_scene_weights(scenes, settings))
+        self._ends /= self._ends[-1]
+        shares = _class_shares(settings)
+        self._classes = np.array(list(shares), dtype=np.int64)
+        self._class_ends = np.cumsum(list(shares.values()))
+        self._rest: int | None = LABELLED if any(_is_part_labelled(scene) for scene in scenes) else None
+        self._blocks: dict[int, _Blocks] = {}
+        if shares or self._rest is not None:
+            self._blocks = _blocks(class_histograms(scenes, settings), [*shares, LABELLED], settings)
+            if LABELLED not in self._blocks:
+                raise ConfigError(
+                    "no training scene holds a valid pixel with a class",
+                    hint="see what the scenes hold with: geoseg stats CONFIG",
+                )
+            self._check_classes(settings)
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, Window, LabelArray]:
+        """A scene, a window of it, and the window's labels (H, W).
+
+        A window is redrawn, its class kept, while one class has more than ``train.max_class_share`` of it.
+        """
+        wanted = self._choose_class(rng)
+        for _ in range(DRAWS):
+            scene, window = self._place(wanted, rng)
+            labels = self.scenes[scene].labels.read(window)
+            if self._is_mixed(labels):
+                break
+        return scene, window, labels
+
+    def _choose_class(self, rng: np.random.Generator) -> int | None:
+        if not len(self._classes):
+            return self._rest
+        i = int(np.searchsorted(self._class_ends, rng.random(), side="right"))
+        if i < len(self._classes):
+            return int(self._classes[i])
+        # Shares of thirds and the like add up to a little less than 1.
+        return self._rest if self._class_ends[-1] < 1 - 1e-9 else int(self._classes[-1])
+
+    def _place(self, wanted: int | None, rng: np.random.Generator) -> tuple[int, Window]:
+        if wanted is not None:
+            found = self._around(wanted, rng)
+            if found is not None:
+                return found
+        return self._anywhere(rng)
+
+    def _anywhere(self, rng: np.random.Generator) -> tuple[int, Window]:
+        """A window anywhere, at a random zoom; inside the scene where it fits."""
+        for _ in range(_TRIES):
+            i = int(np.searchsorted(self._ends, rng.random(), side="right"))
+            scene = self.scenes[i]
+            side = self._side(scene.grid, rng)
+            if scene.split is None:
+                starts = [int(rng.integers(min(0, n - side), max(0, n - side) + 1)) for n in scene.grid.shape]
+                return i, self._aligned(scene, Window(starts[0], starts[1], side, side))
+            window = scene.split.draw(rng, side, side)
+            if window is not None:
+                return i, self._aligned(scene, window)
+        raise ConfigError(
+            f"no training window of {self._size} px fits between the validation blocks",
+            hint="lower data.split.val_share or data.split.buffer, or enlarge data.split.block",
+        )
+
+    def _around(self, wanted: int, rng: np.random.Generator) -> tuple[int, Window] | None:
+        """A window with a pixel of a class in its middle; None where the tried ones cannot lie there."""
+        for _ in range(_TRIES // _PLACES):
+            i, block = self._blocks[wanted].draw(rng)
+            scene = self.scenes[i]
+            pixel = _pixel(scene, block, wanted, rng)
+            if pixel is None:  # labels brought here from another grid can differ at the edges of windows
+                continue
+            for attempt in range(1 if scene.split is None else _PLACES):
+                side = self._side(scene.grid, rng)
+                # Beside a validation block, a pixel may only be seen near the edge of a window.
+                starts = [
+                    _start(n, p, side, rng, middle=attempt < _PLACES // 2)
+                    for n, p in zip(scene.grid.shape, pixel, strict=True)
+                ]
+                window = Window(starts[0], starts[1], side, side)
+                if scene.split is None or scene.split.allows(window):
+                    return i, self._aligned(scene, window, pixel)
+        return None
+
+    def _side(self, grid: Grid, rng: np.random.Generator) -> int:
+        """Side of a window, px: the training size over a random zoom and the fit into the base size."""
+        low, high = self._augment.scale
+        if self._augment.scale_sampling == "log":
+            zoom = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        else:
+            zoom = float(rng.uniform(low, high))
+        return max(round(self._size / (zoom * base_factor(grid, self._augment))), 1)
+
+    def _aligned(self, scene: LabelledScene, window: Window, pixel: tuple[int, int] | None = None) -> Window:
+        """The window begun where the nearest block of the file begins, if blocks are small and nothing forbids it."""
+        if not self._align:
+            return window
+        row, col = (
+            _snapped(start, window.height, n, block)
+            for start, n, block in zip((window.row, window.col), scene.grid.shape, scene.scene.block_shape, strict=True)
+        )
+        moved = Window(row, col, window.height, window.width)
+        if scene.split is not None and not scene.split.allows(moved):
+            return window
+        return moved if pixel is None or _holds(moved, pixel) else window
+
+    def _is_mixed(self, labels: LabelArray) -> bool:
+        if self._max_share == 1:
+            return True
+        counts = np.bincount(labels.ravel(), minlength=NODATA + 1)[:NODATA]
+        return bool((counts > 0).sum() > 1 and counts.max() < self._max_share * counts.sum())
+
+    def _check_classes(self, settings: TrainConfig) -> None:
+        names = settings.class_table.names
+        asked = self._classes.tolist()
+        absent = [names[c] for c in asked if c not in self._blocks]
+        if absent:
+            here = ", ".join(names[c] for c in asked if c in self._blocks)
+            raise ConfigError(
+                f"train.class_shares asks for {', '.join(absent)}, of which no training scene holds a pixel",
+                hint=f"give shares to classes that occur: train.class_shares={{NAME: SHARE}} of {here or 'none'}",
+            )
+        rng = np.random.default_rng(settings.seed)
+        for c in asked if any(scene.split is not None for scene in self.scenes) else ():
+            if self._around(c, rng) is None:
+                raise ConfigError(
+                    f"no training window of {self._size} px that holds class {names[c]} fits between the validation "
+                    "blocks",
+                    hint="lower data.split.buffer or data.split.val_share, or leave the class out of class_shares",
+                )
+
+
+def base_factor(grid: Grid, config: AugmentConfig) -> float:
+    """The zoom that a scene's random ones count from: its fit into ``augment.base_size``, if any, times ``base_zoom``.
+
+    References:
+        mmsegmentation's Resize with keep_ratio.
+    """
+    if config.base_size is None:
+        return config.base_zoom
+    long, short = max(config.base_size), min(config.base_size)
+    return config.base_zoom * min(long / max(grid.shape), short / min(grid.shape))
+
+
+def _class_shares(settings: TrainConfig) -> dict[int, float]:
+    """Share of the windows by class id."""
+    shares, table = settings.train.class_shares, settings.class_table
+    if shares is None:
+        return {}
+    if isinstance(shares, Mapping):
+        return {table.id_of(name): share for name, share in shares.items()}
+    return {c.id: 1 / len(table) for c in table}
+
+
+def _scene_weights(scenes: Sequence[LabelledScene], settings: TrainConfig) -> npt.NDArray[np.float64]:
+    if settings.train.draw == "scenes":
+        weights = np.ones(len(scenes))
+    else:
+        weights = np.array([float(s.grid.height) * s.grid.width for s in scenes])
+    side = settings.train.size
+    room = [1.0 if s.split is None else s.split.fraction(side, side) for s in scenes]
+    # Where no window of the middle zoom fits, smaller ones may: such scenes come as often as the rest allow.
+    return weights * np.maximum(room, 1e-3)
+
+
+def _is_part_labelled(scene: LabelledScene) -> bool:
+    return scene.config.labelled_area is not None or scene.config.outside == "ignore"
+
+
+def _blocks(histograms: Sequence[Histogram], classes: Sequence[int], settings: TrainConfig) -> dict[int, _Blocks]:
+    """Blocks that hold each class; classes without any are left out."""
+    places, parts = [], []
+    for i, histogram in enumerate(histograms):
+        rows, cols = np.nonzero(histogram.counts.any(axis=2))
+        places.append(np.stack([np.full(len(rows), i), rows, cols]).astype(np.int32))
+        parts.append(histogram.counts[rows, cols])
+    place, counts = np.concatenate(places, axis=1), np.concatenate(parts)
+    found = {}
+    for c in classes:
+        weights = (counts.sum(axis=1) if c == LABELLED else counts[:, c]).astype(np.float64)
+        held = np.flatnonzero(weights)
+        if not len(held):
+            continue
+        scene, row, col = place[:, held]
+        weights = weights[held]
+        if settings.train.draw == "scenes":
+            weights /= np.bincount(scene, weights)[scene]
+        found[c] = _Blocks(scene, row, col, np.cumsum(weights))
+    return found
+
+
+def _pixel(scene: LabelledScene, block: Window, wanted: int, rng: np.random.Generator) -> tuple[int, int] | None:
+    """Row and column of a random pixel of a class in a block, px of the scene; None where it holds none."""
+    height, width = scene.grid.shape
+    inside = Window(block.row, block.col, min(BLOCK, height - block.row), min(BLOCK, width - block.col))
+    labels, valid = read_labels(scene, inside)
+    is_wanted = labels != NODATA if wanted == LABELLED else labels == wanted
+    places = np.flatnonzero(is_wanted if valid is None else is_wanted & valid)
+    if not len(places):
+        return None
+    row, col = divmod(int(places[rng.integers(len(places))]), inside.width)
+    return inside.row + row, inside.col + col
+
+
+def _start(length: int, pixel: int, side: int, rng: np.random.Generator, *, middle: bool) -> int:
+    """Start of a window along an axis that holds a pixel, in its middle half if wanted and the scene allows."""
+    low, high = min(0, length - side), max(0, length - side)
+    margin = side // 4 if middle else 0
+    first = min(max(pixel - side + 1 + margin, low), high)
+    last = min(max(pixel - margin, low), high)
+    return int(rng.integers(first, max(first, last) + 1))
+
+
+def _snapped(start: int, side: int, length: int, block: int) -> int:
+    """The nearest start of a block, or the last start there is; as it is where blocks exceed half a window."""
+    last = length - side
+    if last <= 0 or 2 * block > side:
+        return start
+    below = start // block * block
+    above = min(below + block, last)
+    return below if start - below <= above - start else above
+
+
+def _holds(window: Window, pixel: tuple[int, int]) -> bool:
+    return window.row <= pixel[0] < window.row_stop and window.col <= pixel[1] < window.col_stop

@@ -1,0 +1,27 @@
+"""Backend "torch": the plain installation, folded and channels-last, for what no other backend runs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from geoseg.network.folding import FoldedSegNeXt, deployed
+from geoseg.network.forward import Forward, Model, Request
+from geoseg.network.logits import Logits
+
+
+def load(model: Model, request: Request) -> Forward:
+    """The network in torch's own operations, under autocast where the precision is reduced."""
+    module = deployed(model.network)
+    form = "folded" if isinstance(module, FoldedSegNeXt) else "as trained"
+    logits = Logits(module).to(device=request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    kind = torch.device(request.device).type
+
+    def run(x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=request.reduced):
+            out: Tensor = logits(x).float()
+        return out
+
+    identity = f"torch {torch.__version__}, {form}, {request.precision}"
+    return Forward(run, "torch", identity, model.stride)

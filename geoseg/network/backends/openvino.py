@@ -1,0 +1,139 @@
+"""Backend "openvino": every network on a CPU, in float32 or bfloat16. It needs no torch where the network is cached."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from geoseg.errors import ConfigError, ModelError
+from geoseg.network.converted import converted
+from geoseg.network.forward import Floats, Forward, Model, Request, does_not_run
+
+_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+_TELEMETRY = "openvino_telemetry"
+_NARROW, _LONGEST_NARROW_ROW = 16, 11
+
+
+def is_installed() -> bool:
+    """Whether OpenVINO is there; it has no wheel for some systems."""
+    try:
+        return find_spec("openvino") is not None
+    except ValueError:  # a module without a spec stands in for it
+        return False
+
+
+def require() -> None:
+    """Refuse where OpenVINO is missing or broken.
+
+    Raises:
+        ConfigError: With what to install.
+    """
+    core()
+
+
+@cache
+def core() -> Any:
+    """OpenVINO's core, one for the life of the process.
+
+    With the core goes its CPU plugin, and with that the stack for signals that it gave to the thread that loaded it
+    (seen in OpenVINO 2026.4). Where another thread drops the core, the first thread keeps a stack that is no longer
+    there, and the next signal, Ctrl-C for one, ends the process.
+
+    Raises:
+        ConfigError: OpenVINO is missing, or a library of the system's that it needs.
+    """
+    if not is_installed():
+        raise ConfigError("backend openvino needs OpenVINO", hint="pip install openvino, or --backend torch")
+    # OpenVINO's converter reports its use to the vendor over the network, unless the package that does so is missing.
+    hidden = _TELEMETRY not in sys.modules
+    if hidden:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+    try:
+        import openvino as ov
+    except ImportError as error:
+        raise ConfigError(f"OpenVINO cannot be imported: {error}", hint="--backend torch") from error
+    finally:
+        if hidden:
+            sys.modules.pop(_TELEMETRY, None)
+    # The bindings look numpy up at the first array. Two threads that bring it at once wait for each other for ever.
+    ov.Tensor(np.zeros(1, dtype=np.float32))
+    return ov.Core()
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16, as far as OpenVINO can tell; False where it is not installed."""
+    return is_installed() and "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _refuse_endless(graph: Any) -> None:
+    """Refuse what OpenVINO 2026.4 never finishes in bfloat16: long depthwise rows of up to 16 channels.
+
+    The narrowest published SegNeXt has 32.
+
+    Raises:
+        ModelError: The network has such a convolution.
+    """
+    for operation in graph.get_ops():
+        if operation.get_type_name() == "GroupConvolution":
+            shape = operation.input(1).get_shape()
+            if shape[0] <= _NARROW and shape[-1] > _LONGEST_NARROW_ROW:
+                raise ModelError(
+                    f"OpenVINO does not run depthwise convolutions of {shape[0]} channels and {shape[-1]} columns in "
+                    "bfloat16",
+                    hint="--precision float32",
+                )
+
+
+def load(model: Model, request: Request) -> Forward:
+    """The network in OpenVINO; made ready for each shape of windows, when the first one comes or beforehand.
+
+    Windows run side by side in streams of one thread each (``request.at_once`` × ``request.threads``), so what is
+    computed beside a window does not change its bits.
+
+    Raises:
+        ConfigError: OpenVINO is missing or broken.
+        ModelError: OpenVINO cannot run the network.
+    """
+    runtime = core()
+    import openvino as ov
+
+    config = {
+        "INFERENCE_PRECISION_HINT": _HINTS[request.precision],
+        "NUM_STREAMS": str(request.at_once),
+        "INFERENCE_NUM_THREADS": str(request.at_once * request.threads),
+    }
+    models: dict[tuple[int, ...], Any] = {}
+    making = threading.Lock()
+    requests = threading.local()  # an infer request serves one thread at a time
+
+    def infer_request(shape: tuple[int, ...]) -> Any:
+        own: dict[tuple[int, ...], Any] = vars(requests).setdefault("by_shape", {})
+        if shape not in own:
+            with making:
+                if shape not in models:
+                    graph = converted(model, shape, runtime)
+                    if request.reduced:
+                        _refuse_endless(graph)
+                    try:
+                        models[shape] = runtime.compile_model(graph, "CPU", config)
+                    except RuntimeError as error:
+                        raise does_not_run("OpenVINO", error) from error
+            own[shape] = models[shape].create_infer_request()
+        return own[shape]
+
+    if request.size is not None:
+        infer_request((1, request.bands, *request.size))
+
+    def run(x: Floats) -> Floats:
+        found = infer_request(x.shape)
+        found.infer({0: np.ascontiguousarray(x)}, share_inputs=True)
+        return np.array(found.get_output_tensor(0).data, dtype=np.float32)
+
+    version = ov.__version__.split("-")[0]
+    identity = f"openvino {version}, {request.precision}"
+    return Forward(run, "openvino", identity, model.stride, takes_arrays=True)

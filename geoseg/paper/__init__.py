@@ -1,0 +1,1 @@
+"""What belongs to the SegNeXt paper and its data sets, off the main path: costs, iSAID, published protocols."""

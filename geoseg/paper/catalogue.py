@@ -1,0 +1,171 @@
+"""Every variant of SegNeXt with its measured cost beside the paper's numbers.
+
+Networks are built on the meta device: no weights are made, loaded or downloaded. The verb ``geoseg models`` prints what
+was counted here once, see `geoseg.paper.variants`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from geoseg.paper.complexity import cost, parameters
+
+ADE20K_CLASSES = 150
+CITYSCAPES_CLASSES = 19
+
+NOT_FOUND = "the paper's number at 2048×1024 is not what its released configuration gives, at 512×512 it is"
+RANK_16 = "as mmsegmentation 1.x trains it; the paper's GFLOPs are those of rank 64"
+NO_CODE = "no code of it was published, so widths inside are ours, and the paper's cost of it was not checked"
+NO_COST = "a cost of it in the paper was not found to compare with"
+AT_224 = "counted at 224×224, where it is trained"
+BASELINE = "a baseline of ours, not of the paper"
+
+
+class Published(NamedTuple):
+    """The paper's numbers: parameters in millions, GFLOPs at 512 × 512 and at 2048 × 1024; None where not compared."""
+
+    parameters: float | None = None
+    gflops_512: float | None = None
+    gflops_2048: float | None = None
+
+
+NOTHING = Published()
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One network.
+
+    Attributes:
+        name: What it is called in the paper, or what differs from SegNeXt-T.
+        table: Tables of the paper it stands in.
+        encoder: Name of the encoder in timm.
+        options: Keyword arguments beside the encoder, as they go into ``model.options`` of a configuration.
+        published: The paper's numbers.
+        classifier: Encoder with the head for 1000 classes in place of the whole network.
+        why_not: Why a number of the paper is missing, or is another one.
+    """
+
+    name: str
+    table: str
+    encoder: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    published: Published = NOTHING
+    classifier: bool = False
+    why_not: str = ""
+
+    @property
+    def options_text(self) -> str:
+        """The options as they are written in Python."""
+        return ", ".join(f"{key}={value!r}" for key, value in self.options.items())
+
+
+class Row(NamedTuple):
+    """A variant and what was counted: parameters, multiply-accumulates of an image at three sizes."""
+
+    variant: Variant
+    parameters: int
+    macs_512: int | None
+    macs_2048: int | None
+    macs_224: int | None
+
+
+def _study(name: str, table: str, why_not: str, **options: Any) -> Variant:
+    return Variant(name, table, "mscan_tiny", options, why_not=why_not)
+
+
+VARIANTS = (
+    Variant("SegNeXt-T", "2, 8", "mscan_tiny", {}, Published(4.3, 6.6, 50.5)),
+    Variant("SegNeXt-S", "2, 8", "mscan_small", {}, Published(13.9, 15.9, 124.6)),
+    Variant("SegNeXt-B", "2, 8", "mscan_base", {}, Published(27.6, 34.9, 275.7)),
+    Variant("SegNeXt-L", "2, 8", "mscan_large", {}, Published(48.9, 70.0, 577.5), why_not=NOT_FOUND),
+    Variant("SegNeXt-B, rank 16", "-", "mscan_base", {"nmf_rank": 16}, Published(27.6), why_not=RANK_16),
+    Variant("SegNeXt-L, rank 16", "-", "mscan_large", {"nmf_rank": 16}, Published(48.9), why_not=RANK_16),
+    _study("T with EMA", "5", NO_CODE, context="ema"),
+    _study("T with non-local", "5", NO_CODE, context="non_local"),
+    _study("T with CC", "5", NO_CODE, context="cc"),
+    _study("T without context", "-", BASELINE, context="none"),
+    _study("T without 7×7 branch", "6", NO_COST, branches=(11, 21)),
+    _study("T without 11×11 branch", "6", NO_COST, branches=(7, 21)),
+    _study("T without 21×21 branch", "6", NO_COST, branches=(7, 11)),
+    _study("T without 1×1", "6", NO_COST, channel_mixing=False),
+    _study("T without attention", "6", NO_COST, attention=False),
+    _study("T, decoder (a)", "7", NO_CODE, decoder="mlp"),
+    _study("T, decoder (b)", "7", NO_CODE, decoder="conv"),
+    _study("T, (c) with stage 1", "7", NO_CODE, stage1=True),
+    Variant("MSCAN-T", "3", "mscan_tiny", {}, Published(4.2), classifier=True, why_not=AT_224),
+    Variant("MSCAN-S", "3", "mscan_small", {}, Published(14.0), classifier=True, why_not=AT_224),
+    Variant("MSCAN-B", "3", "mscan_base", {}, Published(26.8), classifier=True, why_not=AT_224),
+    Variant("MSCAN-L", "3", "mscan_large", {}, Published(45.2), classifier=True, why_not=AT_224),
+)
+
+
+def build(variant: Variant, *, classes: int = ADE20K_CLASSES) -> nn.Module:
+    """The network of a variant on the meta device, in evaluation mode."""
+    with torch.device("meta"), _Uninitialised():
+        if variant.classifier:
+            network: nn.Module = timm.create_model(variant.encoder, **variant.options)
+        else:
+            network = smp.create_model(
+                "segnext",
+                encoder_name=f"tu-{variant.encoder}",
+                encoder_weights=None,
+                classes=classes,
+                **variant.options,
+            )
+    return network.eval()
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out torch.nn.init, which on the meta device takes longer than all the rest and sets nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def measure(variant: Variant) -> Row:
+    """Count a variant: at 512 × 512 with the classes of ADE20K, at 2048 × 1024 with those of Cityscapes.
+
+    Classifiers are counted at 224 × 224, the size they are trained at.
+    """
+    network = build(variant)
+    if variant.classifier:
+        return Row(variant, parameters(network), None, None, cost(network, 224, 224).total)
+    size, macs = parameters(network), cost(network, 512, 512).total
+    head = network.segmentation_head
+    network.segmentation_head = nn.Conv2d(head.in_channels, CITYSCAPES_CLASSES, 1, device="meta")  # type: ignore[arg-type,union-attr]
+    return Row(variant, size, macs, cost(network, 1024, 2048).total, None)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """The rows as CSV with a header; numbers in full, the paper's as printed there."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        [
+            *("variant", "table", "encoder", "options", "parameters", "paper_parameters_m"),
+            *("macs_512", "paper_gflops_512", "macs_2048x1024", "paper_gflops_2048x1024", "macs_224", "not_compared"),
+        ]
+    )
+    for variant, size, macs_512, macs_2048, macs_224 in rows:
+        paper = variant.published
+        writer.writerow(
+            [
+                *(variant.name, variant.table, variant.encoder, variant.options_text, size, paper.parameters),
+                *(macs_512, paper.gflops_512, macs_2048, paper.gflops_2048, macs_224, variant.why_not),
+            ]
+        )
+    return text.getvalue()

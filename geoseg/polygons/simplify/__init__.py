@@ -1,0 +1,1 @@
+"""An arc, once it is whole → the arc that both of its neighbours use."""

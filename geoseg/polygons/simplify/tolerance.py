@@ -1,0 +1,82 @@
+"""How much detail simplification may take from outlines: a size in pixels or in metres.
+
+What it means is the method's (see `geoseg.polygons.simplify.generalize`). After Visvalingam and Whyatt a tolerance of
+t px is a square's side, not a distance: what is smaller than t² px² goes. The steps of a 45° stair (0.5 px² each) go
+from 0.71 px on, a step of one pixel every n pixels goes where n / 2 < t². After Douglas and Peucker it is a distance.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from geoseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from geoseg.grid import Grid
+
+LARGEST_PX = 10_000
+"""Largest tolerance, px."""
+
+_TOLERANCE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(px|m)")
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Simplification tolerance: a positive value in pixels of the map or in metres on the ground."""
+
+    value: float
+    unit: Literal["px", "m"]
+
+    def __post_init__(self) -> None:
+        if not (self.value > 0 and math.isfinite(self.value)):
+            raise ValueError(f"a tolerance is a positive number, found {self.value}")
+
+    def __str__(self) -> str:
+        return f"{self.value:g}{self.unit}"
+
+    def in_pixels(self, grid: Grid) -> float:
+        """The tolerance in pixels of a map.
+
+        Raises:
+            ConfigError: Metres, and the map has no CRS; or more than 10,000 pixels.
+        """
+        value = self.value if self.unit == "px" else self._in_pixels_of(grid)
+        if value > LARGEST_PX:
+            raise ConfigError(
+                f"a tolerance of {self} is {value:,.0f} pixels, at most {LARGEST_PX:,} are meant",
+                hint="--simplify 1.5px",
+            )
+        return value
+
+    def _in_pixels_of(self, grid: Grid) -> float:
+        gsd = grid.gsd_m()
+        if gsd is None:
+            raise ConfigError(
+                f"a tolerance of {self} needs a georeferenced map, but this one has no CRS",
+                hint="give the tolerance in pixels: --simplify 1px",
+            )
+        return self.value / gsd
+
+
+def parse_tolerance(text: str) -> Tolerance | None:
+    """The tolerance written as ``2px`` or ``0.5m``; None for ``none`` (and for zero).
+
+    Raises:
+        ConfigError: Anything else.
+    """
+    text = text.strip().lower()
+    if text == "none":
+        return None
+    match = _TOLERANCE.fullmatch(text)
+    if match is None:
+        raise ConfigError(
+            f"tolerance {text!r} is neither pixels, nor metres, nor none",
+            hint="write for example --simplify 2px, --simplify 0.5m or --simplify none",
+        )
+    value = float(match[1])
+    if value == 0:
+        return None
+    return Tolerance(value, "px" if match[2] == "px" else "m")

@@ -1,0 +1,214 @@
+"""The whole path on a landscape the package makes itself: the program behind ``geoseg demo``."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import geopandas
+from affine import Affine
+
+from geoseg.class_map import read_class_map
+from geoseg.classes import ClassTable, format_color
+from geoseg.config import parse_config
+from geoseg.errors import OutputError
+from geoseg.export.overlay import write_overlay
+from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
+from geoseg.network.metrics import Scores, count_pixels
+from geoseg.prediction.report import PredictReport
+from geoseg.programs.early import DEMO_FILES, check_demo
+from geoseg.programs.predict import predict
+from geoseg.programs.rehearsal import rehearsing, stitching, vectorizing
+from geoseg.programs.vectorize import DEFAULT_RULES, vectorize
+from geoseg.scene import Scene
+from geoseg.windows import Window
+
+if TYPE_CHECKING:
+    from geoseg.config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+MODEL = "landscape-tiny"
+SIDE, SEED, GSD_M = 1536, 2026, 0.5
+RULES = dataclasses.replace(DEFAULT_RULES, min_area_m2=4.0)
+
+TRAIN_SEEDS, VAL_SEED = (1, 2, 3, 4), 100
+"""Landscapes to train on; neither they nor the one to validate on is the demo's."""
+
+FEW_MINUTES = 300
+"""Iterations of ``geoseg demo --train``."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoReport:
+    """What the demo wrote, how long each step took, and how good the map is.
+
+    Attributes:
+        files: Output files with what they are.
+        seconds: Time of each step.
+        prediction: Report of the prediction, with the class areas.
+        scores: Scores of the map against the landscape's truth.
+        classes: The class table.
+    """
+
+    files: dict[str, Path]
+    seconds: dict[str, float]
+    prediction: PredictReport
+    scores: Scores
+    classes: ClassTable
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        wide = max(len(name) for name in self.files)
+        lines = ["", "files"]
+        lines += [f"  {what:{wide}}  {path}" for what, path in self.files.items()]
+        lines += ["", f"{'class':12}  {'area':>10}   IoU against the truth"]
+        for c in self.classes:
+            area = self.prediction.areas_m2[c.id] * 1e-4
+            lines.append(f"{c.name:12}  {area:7.2f} ha   {self.scores.iou[c.id]:.3f}")
+        lines.append(f"mIoU {self.scores.miou:.3f}, accuracy {self.scores.accuracy:.3f}")
+        steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
+        return [
+            *lines,
+            "",
+            f"{steps}; in all {sum(self.seconds.values()):.1f} s",
+            "open overlay.png, or the .gpkg in QGIS",
+        ]
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Time of the steps, by name."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        log.info("%s …", name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+
+def run_demo(
+    output: Path, *, train: bool = False, device: str = "auto", overwrite: bool = False, progress: bool = False
+) -> DemoReport:
+    """Make a landscape, map it, turn the map into polygons, draw both, and compare with the truth.
+
+    Args:
+        output: Folder for all files; made where it is missing.
+        train: First train a model from scratch, for some minutes, instead of taking the shipped one.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        overwrite: Replace the files of an earlier demo.
+        progress: Draw progress bars on standard error.
+
+    Raises:
+        OutputError: The folder holds an earlier demo, or cannot be written.
+        DeviceError: A device that is not there.
+    """
+    check_demo(output, overwrite=overwrite)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make folder {output}: {error.strerror}", hint="choose another with -o") from error
+    scene, truth, truth_gpkg, landcover, gpkg, geojson, overlay = (output / name for name in DEMO_FILES)
+    clock = _Clock()
+    with rehearsing(*stitching(), *vectorizing(RULES, gpkg.suffix, geojson.suffix)):
+        with clock.step("landscape"):
+            landscape = Landscape(SIDE, SIDE, seed=SEED, gsd_m=GSD_M)
+            write_landscape(landscape, scene, labels_path=truth, truth_path=truth_gpkg, overwrite=True)
+        model = MODEL
+        if train:
+            from geoseg.programs.train import (
+                train as run_training,  # loads torch and Lightning, without which the rest runs
+            )
+
+            with clock.step("training"):
+                config = training_config(output / "training", iterations=FEW_MINUTES)
+                model = str(run_training(config, overwrite=overwrite, device=device, progress=progress))
+        with clock.step("predict"):
+            prediction = predict([str(scene)], model, landcover, device=device, overwrite=True, progress=progress)
+    with clock.step("polygons"):
+        for file in gpkg, geojson:
+            vectorize(landcover, file, rules=RULES, overwrite=True)
+    with clock.step("overlay"):
+        _draw(scene, landcover, gpkg, overlay)
+    with clock.step("scores"):
+        scores = _score(truth, landcover)
+    files = {
+        "imagery": scene,
+        "truth, raster": truth,
+        "truth, polygons": truth_gpkg,
+        "class map": landcover,
+        "polygons": gpkg,
+        "polygons, WGS84": geojson,
+        "picture": overlay,
+    }
+    return DemoReport(files, clock.seconds, prediction, scores, LANDSCAPE_CLASSES)
+
+
+def training_config(
+    folder: Path, *, iterations: int, side: int = SIDE, train_seeds: tuple[int, ...] = TRAIN_SEEDS
+) -> TrainConfig:
+    """Write landscapes into ``folder/scenes`` and give the experiment that trains on them.
+
+    It is how the shipped model ``landscape-tiny`` was trained, with more iterations.
+    """
+    scenes = folder / "scenes"
+    scenes.mkdir(parents=True, exist_ok=True)
+    entries: list[dict[str, str]] = []
+    for place, seed in enumerate((*train_seeds, VAL_SEED)):
+        entry = {"scene": str(scenes / f"{seed}.tif"), "labels": str(scenes / f"{seed}_labels.tif")}
+        landscape = Landscape(side, side, seed=seed, gsd_m=GSD_M)
+        # Each at a place of its own: training and validation scenes must not touch.
+        apart = landscape.grid.transform @ Affine.translation(2 * side * place, 0)
+        landscape = dataclasses.replace(landscape, transform=apart)
+        write_landscape(landscape, entry["scene"], labels_path=entry["labels"], overwrite=True)
+        entries.append(entry)
+    values: dict[str, Any] = {
+        "name": MODEL,
+        "output": str(folder / "run"),
+        "classes": [{"name": c.name, "color": format_color(c.color)} for c in LANDSCAPE_CLASSES],
+        "data": {"train": entries[:-1], "val": entries[-1:]},
+        "augment": {"scale": [0.8, 1.25]},
+        "train": {
+            "iterations": iterations,
+            "batch_size": 8,
+            "size": 256,
+            "max_class_share": 0.9,
+            "learning_rate": 1e-3,
+            "decoder_lr_factor": 1,
+            "weight_decay": 0.05,
+            "warmup_iterations": min(50, iterations // 4),
+            "workers": 1,
+            "val_every": min(100, iterations),
+        },
+        "card": {"data": "landscapes generated by geoseg.landscape", "licence": "Apache-2.0"},
+    }
+    return parse_config(values, source="the demo's configuration")
+
+
+def _draw(scene: Path, landcover: Path, polygons: Path, overlay: Path) -> None:
+    class_map = read_class_map(landcover)
+    with Scene(scene) as opened:
+        pixels, _ = opened.read(Window(0, 0, *opened.grid.shape))
+    write_overlay(
+        overlay,
+        pixels,
+        class_map.values,
+        class_map.classes,
+        geopandas.read_file(polygons, layer=polygons.stem),
+        transform=class_map.grid.transform,
+        title="geoseg demo: generated landscape, class map, polygons",
+    )
+
+
+def _score(truth: Path, landcover: Path) -> Scores:
+    labels, values = read_class_map(truth).values, read_class_map(landcover).values
+    return Scores(count_pixels(labels, values, len(LANDSCAPE_CLASSES)))

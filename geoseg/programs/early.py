@@ -1,0 +1,346 @@
+"""What a verb refuses before anything heavy is loaded: paths, names, models, configurations.
+
+torch and what comes with it take seconds to load, and GDAL with pandas another one, so the command line calls these
+functions first. The programs behind the verbs check all of it, and more, themselves.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geoseg.classes import nearest_name
+from geoseg.errors import ConfigError, OutputError, SceneError
+from geoseg.files import check_folder, check_output, check_output_folder, name_outputs, output_pattern
+from geoseg.paths import exists, input_path, scene_names
+from geoseg.polygons import PolygonRules, class_rules
+from geoseg.pretrained import PRETRAINED, check_source
+from geoseg.tiling.plan import check_window, default_overlap
+
+if TYPE_CHECKING:  # pydantic and yaml, which not every verb needs
+    from geoseg.config import SceneConfig, TrainConfig
+    from geoseg.contract import Contract
+
+RASTER_SUFFIXES = (".tif", ".tiff")
+VECTOR_SUFFIXES = (".gpkg", ".fgb", ".parquet", ".geojson", ".geojsonl", ".ndjson", ".shp", ".pmtiles")
+"""Those of `geoseg.export.EXPORTERS` (a test compares them)."""
+
+DEMO_FILES = (
+    *("scene.tif", "truth.tif", "truth.gpkg"),
+    *("landcover.tif", "landcover.gpkg", "landcover.geojson", "overlay.png"),
+)
+"""What ``geoseg demo`` writes."""
+
+ARCHITECTURES = (
+    *("deeplabv3", "deeplabv3plus", "dpt", "fpn", "linknet", "manet", "pan", "pspnet", "segformer", "segnext", "unet"),
+    *("unetplusplus", "upernet"),
+)
+"""Those of SMP and ours (a test compares them)."""
+
+SEGNEXT_OPTIONS = (
+    *(
+        "decoder_channels",
+        "nmf_rank",
+        "drop_path_rate",
+        "norm_groups",
+        "decoder_dropout",
+        "decoder",
+        "stage1",
+        "context",
+    ),
+    *("embed_dims", "depths", "mlp_ratios", "branches", "channel_mixing", "attention"),
+)
+"""What ``model.options`` may hold for SegNeXt with MSCAN (a test compares them)."""
+
+OPSETS = range(18, 24)
+"""Versions of ONNX's operations that torch's exporter writes."""
+
+_MOST_NAMED = 20
+
+AnyPath = str | PathLike[str]
+
+
+def check_prediction(
+    scenes: Sequence[AnyPath],
+    model: AnyPath,
+    output: str,
+    *,
+    size: int | None,
+    overlap: int | None,
+    aoi: AnyPath | None,
+    rules: PolygonRules,
+    overwrite: bool,
+) -> bool:
+    """What ``geoseg predict`` can refuse by names alone.
+
+    Returns:
+        Whether each scene gets an output of its own.
+
+    Raises:
+        OutputError: An unknown suffix, or an output that may not be written.
+        SceneError: A scene or an area of interest that is not there.
+        ModelError: No such model, or one without a valid contract.
+        ConfigError: A window off the network's grid, or a class that the model does not have.
+    """
+    pattern = output_pattern(output)
+    path = Path(output) if pattern is None else pattern
+    suffix = _check_suffix(path, (*RASTER_SUFFIXES, *VECTOR_SUFFIXES), known=(".tif", *VECTOR_SUFFIXES))
+    names = scene_names(scenes)
+    if pattern is None:
+        # What is there may be an interrupted run's own.
+        is_ours = path.with_name(f".{path.name}.parts").exists()
+        check_output(path, overwrite=overwrite or is_ours, inputs=names, styled=True)
+        check_scenes(names)
+    else:
+        name_outputs(pattern, names)
+        if all(_is_missing(name) for name in names):
+            check_scenes(names)
+    if aoi is not None and _is_missing(aoi):
+        raise SceneError(f"no such area of interest: {aoi}", hint="check the path after --aoi")
+    contract = _contract(model)
+    _check_window(contract, size, overlap)
+    if suffix not in RASTER_SUFFIXES:
+        class_rules(rules, contract.class_table)
+    return pattern is not None
+
+
+def check_vectorizing(
+    class_map: AnyPath, output: Path, *, rules: PolygonRules, classes: AnyPath | None, overwrite: bool
+) -> None:
+    """What ``geoseg vectorize`` can refuse by names alone.
+
+    Raises:
+        OutputError: An unknown suffix, or an output that may not be written.
+        SceneError: A map that is not there.
+        ConfigError: A file of classes that cannot be read, or rules that do not fit them.
+    """
+    _check_suffix(output, VECTOR_SUFFIXES, known=VECTOR_SUFFIXES)
+    check_output(output, overwrite=overwrite, inputs=[class_map], styled=True)
+    if _is_missing(class_map):
+        raise SceneError(f"no such class map: {class_map}", hint="check the path")
+    if classes is not None:
+        from geoseg.class_tables import read_class_table
+
+        class_rules(rules, read_class_table(classes))
+
+
+def check_training(config: TrainConfig, *, resume: bool, overwrite: bool, check: bool, devices: str) -> None:
+    """What ``geoseg train`` can refuse without reading data or building a network.
+
+    Of several processes that torchrun or SLURM has started, the first one may have made the run folder already. And a
+    check of the data lists what is missing beside all else that is wrong.
+
+    Raises:
+        OutputError: The run folder exists, and is neither to be resumed nor to be replaced.
+        ConfigError: Nothing to resume, an unknown network, a file of the scenes that is not there, or a wrong number
+            of devices.
+        ModelError: No such model to start from.
+    """
+    if devices != "auto" and not (devices.isdecimal() and int(devices) > 0):
+        raise ConfigError(f"--devices {devices} is not a number of devices", hint="--devices 2, or auto for all GPUs")
+    architecture, encoder = config.model.architecture, config.model.encoder
+    if architecture.lower() not in ARCHITECTURES:
+        raise ConfigError(f"model.architecture {architecture!r} is unknown", hint=f"known: {', '.join(ARCHITECTURES)}")
+    ours = [f"tu-{name}" for name, entry in PRETRAINED.items() if entry.is_encoder]
+    if encoder.startswith("tu-mscan") and encoder.partition(".")[0] not in ours:
+        raise ConfigError(f"model.encoder {encoder!r} is unknown", hint=f"SegNeXt's encoders: {', '.join(ours)}")
+    if architecture == "segnext" and encoder.startswith("tu-mscan"):
+        for name in config.model.options.keys() - set(SEGNEXT_OPTIONS):
+            # timm takes more, so only what looks like a typo is one.
+            if near := difflib.get_close_matches(name, SEGNEXT_OPTIONS, n=1, cutoff=0.75):
+                raise ConfigError(f"model.options has an unknown key {name}", hint=f"did you mean {near[0]}?")
+    if config.model.start_from is not None:
+        _contract(config.model.start_from)
+    if check or "RANK" in os.environ or "SLURM_PROCID" in os.environ:
+        return
+    checkpoint = config.output / "checkpoints" / "last.ckpt"
+    if not resume:
+        check_new_run(config.output, overwrite=overwrite)
+        check_folder(config.output, hint="choose another output=…")
+    elif not checkpoint.is_file():
+        raise ConfigError(f"nothing to resume: {checkpoint} does not exist", hint="leave out --resume")
+    entries = [entry for split in ("train", "val") for entry in config.data.entries(split)]
+    if all(_missing(entry) for entry in entries):  # else the check of the data lists them beside all other errors
+        check_files(config, ("train", "val"))
+
+
+def check_new_run(run: Path, *, overwrite: bool) -> None:
+    """Refuse to put a new run where something else is.
+
+    Raises:
+        OutputError: It exists and is not to be replaced, or is no run folder.
+    """
+    if not run.exists():
+        return
+    if not overwrite:
+        raise OutputError(
+            f"run folder {run} exists", hint="add --resume to go on, --overwrite to start anew, or output=OTHER"
+        )
+    if not (run / "config.yaml").exists():
+        raise OutputError(f"{run} exists and is no run folder, so it is not replaced", hint="choose another output=…")
+
+
+def check_evaluation(
+    model: AnyPath,
+    config: TrainConfig,
+    *,
+    output: Path,
+    files: Iterable[str],
+    protocol: str,
+    objects: Sequence[str] | None,
+    size: int | None,
+    overlap: int | None,
+    batch_size: int | None,
+    backend: str,
+    precision: str,
+    overwrite: bool,
+) -> None:
+    """What `geoseg.programs.evaluate.evaluate` can refuse without loading the model; ``files`` are what it writes.
+
+    Raises:
+        OutputError: A file exists.
+        ModelError: No such model, or one without a valid contract.
+        ConfigError: Classes other than the model's, a window off the network's grid, or an option that the protocol
+            does not have.
+    """
+    given = {"size": size, "overlap": overlap, "batch-size": batch_size, "objects": objects}
+    given |= {k: None if v == "auto" else v for k, v in (("backend", backend), ("precision", precision))}
+    of_scenes = [name for name, value in given.items() if value is not None]
+    if of_scenes and protocol != "scene":
+        raise ConfigError(
+            f"protocol {protocol} says itself how scenes are cut and computed, and counts pixels only",
+            hint=f"leave out --{of_scenes[0]}, or --protocol",
+        )
+    if output.is_dir():
+        for name in files:
+            check_output(output / name, overwrite=overwrite)
+    else:
+        check_folder(output)
+    contract = _contract(model)
+    names = contract.class_table.names
+    if config.class_table.names != names:
+        raise ConfigError(
+            f"the model maps {', '.join(names)}, the configuration has {', '.join(config.class_table.names)}",
+            hint="evaluate with the configuration of the same classes",
+        )
+    for name in objects or ():
+        if name not in names:
+            raise ConfigError(
+                f"class {name!r} of --objects is none of {', '.join(names)}",
+                hint=f"--objects {nearest_name(name, names)}",
+            )
+    _check_window(contract, size, overlap)
+
+
+def check_export(
+    model: AnyPath, output: Path, *, size: int | None, overlap: int | None, opset: int | None, overwrite: bool
+) -> None:
+    """What ``geoseg export`` can refuse without loading the model.
+
+    Raises:
+        OutputError: Another suffix, or an output that may not be written.
+        ModelError: No such model, or one without a valid contract.
+        ConfigError: A window off the network's grid, or an opset that torch does not write.
+    """
+    if output.suffix.lower() != ".onnx":
+        raise OutputError(
+            f"output {output} has the suffix {output.suffix or '(none)'}, wanted .onnx", hint=f"-o {output.stem}.onnx"
+        )
+    if opset is not None and opset not in OPSETS:
+        raise ConfigError(f"opset {opset} is none of {OPSETS[0]} … {OPSETS[-1]}", hint="--opset 20")
+    check_output(output, overwrite=overwrite)
+    _check_window(_contract(model), size, overlap)
+
+
+def check_import(checkpoint: AnyPath, output: Path, *, classes: AnyPath | None, overwrite: bool) -> None:
+    """What ``geoseg weights import`` can refuse without reading the checkpoint.
+
+    Raises:
+        ModelError: No such file, or one with another suffix.
+        ConfigError: A file of classes that cannot be read.
+        OutputError: The folder exists, holds other files, or cannot be written.
+    """
+    from geoseg.class_tables import read_class_table
+    from geoseg.contract import MODEL_FILES
+
+    check_source(checkpoint)
+    check_output_folder(output, overwrite=overwrite, ours=MODEL_FILES, writer="geoseg weights import")
+    if classes is not None:
+        read_class_table(classes)
+
+
+def check_demo(output: Path, *, overwrite: bool) -> None:
+    """What ``geoseg demo`` can refuse by names alone.
+
+    Raises:
+        OutputError: The folder holds an earlier demo, or is a file.
+    """
+    existing = [name for name in DEMO_FILES if (output / name).exists()]
+    if existing and not overwrite:
+        raise OutputError(f"{output / existing[0]} exists", hint="add --overwrite, or choose another folder with -o")
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"output {output} is a file", hint="name a folder with -o")
+    check_folder(output)
+
+
+def check_scenes(scenes: Iterable[AnyPath]) -> None:
+    """Refuse scenes that are not there, all of them in one message; what only GDAL can look for is left to it.
+
+    Raises:
+        SceneError: Such scenes.
+    """
+    missing = [fspath(scene) for scene in scenes if _is_missing(scene)]
+    if missing:
+        raise SceneError("; ".join(f"no such scene: {path}" for path in _first(missing)), hint="check the path")
+
+
+def check_files(config: TrainConfig, splits: Iterable[str]) -> None:
+    """Refuse scenes, labels and labelled areas of a configuration that are not there, all of them in one message.
+
+    Raises:
+        ConfigError: Such files.
+    """
+    entries = dict.fromkeys(entry for split in splits for entry in config.data.entries(split))
+    missing = [text for entry in entries for text in _missing(entry)]
+    if missing:
+        raise ConfigError("; ".join(_first(missing)), hint="check data.root and the path in the configuration")
+
+
+def _missing(entry: SceneConfig) -> list[str]:
+    files = {"scene": entry.scene, "labels": entry.labels, "labelled area": entry.labelled_area}
+    return [f"no such {what}: {path}" for what, path in files.items() if path is not None and _is_missing(path)]
+
+
+def _first(texts: Sequence[str]) -> list[str]:
+    more = len(texts) - _MOST_NAMED
+    return [*texts[:_MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
+
+
+def _is_missing(path: AnyPath) -> bool:
+    return bool(fspath(path)) and not exists(input_path(path))
+
+
+def _check_suffix(output: Path, suffixes: Sequence[str], *, known: Sequence[str]) -> str:
+    suffix = output.suffix.lower()
+    if suffix not in suffixes:
+        raise OutputError(
+            f"output {output} has the unknown suffix {suffix or '(none)'}", hint=f"known: {', '.join(known)}"
+        )
+    return suffix
+
+
+def _contract(model: AnyPath) -> Contract:
+    from geoseg.contract import find_model, load_contract
+
+    return load_contract(find_model(model))
+
+
+def _check_window(contract: Contract, size: int | None, overlap: int | None) -> None:
+    window = contract.window
+    if overlap is None:
+        overlap = window.overlap if size is None else default_overlap(size)
+    check_window(window.size if size is None else size, overlap)

@@ -1,0 +1,93 @@
+"""The path on next to nothing, in a thread: kernels are compiled, or loaded, by the time they are needed.
+
+Compiling holds up whoever needs a kernel first. Here it is done while something else runs that leaves a processor free:
+a network is converted, a scene is made. Each part runs the code itself on a few pixels, so that nothing has to know
+which kernels there are, and for what types.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from affine import Affine
+from rasterio.crs import CRS
+
+from geoseg.class_map.overviews import add_checksum, count_values, halve_by_mode
+from geoseg.classes import ClassTable
+from geoseg.grid import Grid
+from geoseg.map_rows import MapRows
+from geoseg.polygons import PolygonRules
+from geoseg.programs.vectorize import write_vectors
+from geoseg.tiling.plan import plan_prediction
+from geoseg.tiling.stitcher import Stitcher
+from geoseg.windows import Window
+
+log = logging.getLogger(__name__)
+
+Part = Callable[[], None]
+
+_CLASSES = ClassTable.from_names(("a", "b"), ("#000000", "#ffffff"))
+_SIDE = 32  # px, the smallest window
+
+
+@contextmanager
+def rehearsing(*parts: Part) -> Iterator[None]:
+    """Run parts one after the other in a thread; those that have not begun at the end of the context are left out.
+
+    What a part raises the real run will raise as well, where it can be told.
+    """
+    with ThreadPoolExecutor(1, "geoseg-rehearsal") as thread:
+        for part in parts:
+            thread.submit(_quietly, part)
+        try:
+            yield
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _quietly(part: Part) -> None:
+    try:
+        part()
+    except Exception:
+        log.debug("a rehearsal failed", exc_info=True)
+
+
+def stitching(*, confidence: bool = False, probabilities: bool = False) -> list[Part]:
+    """Stitch windows to rows with the layers asked for, and do what is done with rows on their way to a map's file."""
+
+    def stitch() -> None:
+        plan = plan_prediction(_SIDE, _SIDE, size=_SIDE, overlap=0, stride=4, classes=2, pixel_bytes=3, batch_size=1)
+        span = plan.band_span(0, plan.bands - 1)
+        stitcher = Stitcher(plan, span, plan.strip_span(0), confidence=confidence, probabilities=probabilities)
+        stitcher.add(Window(0, 0, _SIDE, _SIDE), np.zeros((2, _SIDE // 4, _SIDE // 4), dtype=np.float32))
+        for pending in stitcher.finish(None):
+            classes = pending.rows().classes
+            halve_by_mode(classes[None])
+            add_checksum(classes[None], 0, 0, np.zeros(1, dtype=np.uint64))
+            count_values(classes, np.zeros(256, dtype=np.int64))
+
+    return [stitch]
+
+
+def vectorizing(rules: PolygonRules, *suffixes: str) -> list[Part]:
+    """Make polygons, and files of them: at first by no rules, then by some, then by all, so that each part is short."""
+    rules = dataclasses.replace(rules, dissolve={}, keep=(), regularize=("a",) if rules.regularize else ())
+    some = dataclasses.replace(rules, min_area_m2=0, fill_holes_m2=0)
+    grid = Grid(_SIDE, _SIDE, Affine.translation(500_000, 5_000_000) @ Affine.scale(1, -1), CRS.from_epsg(32633))
+    rows = MapRows((np.indices(grid.shape).sum(axis=0) // 7 % 2).astype(np.uint8))
+
+    def vectorize(rules: PolygonRules, suffix: str) -> None:
+        with TemporaryDirectory(prefix="geoseg-") as folder:
+            write_vectors([rows], grid, _CLASSES, Path(folder, "rehearsal").with_suffix(suffix), rules=rules)
+
+    first, *others = suffixes
+    steps = [(PolygonRules(), first), (some, first), (rules, first), *((rules, suffix) for suffix in others)]
+    return [partial(vectorize, *step) for step in steps]

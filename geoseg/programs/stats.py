@@ -1,0 +1,298 @@
+"""What the labelled scenes of a configuration hold: ``geoseg stats``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+
+from geoseg.classes import NODATA
+from geoseg.config import TrainConfig
+from geoseg.data import LabelledScene, open_scenes, suggested_weights
+from geoseg.data.histogram import BLOCK, chunks, count_blocks
+from geoseg.data.labelled import SplitLabels
+from geoseg.data.statistics import Moments, ValueCounts, chosen, finite_moments, nothing_valid, scaled_std
+from geoseg.errors import ConfigError
+from geoseg.runtime.processors import processors
+from geoseg.scene import Valid
+from geoseg.windows import Window
+
+LOW, HIGH = 0.02, 0.98
+"""Shares of the pixels between which imagery is usually stretched."""
+
+_THREADS = 4
+_CACHE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ClassStats:
+    """One class in the labels.
+
+    Attributes:
+        name: Of the class.
+        pixels: How many are valid and labelled so.
+        share: Of all pixels that are valid and have a class, in [0, 1].
+        hectares: True area on the ellipsoid in the georeferenced scenes; None where no scene is.
+        blocks: Blocks of 256 px that hold a pixel of it.
+        scenes: Scenes that hold a pixel of it.
+        weight: What `geoseg.data.suggested_weights` suggests for the loss.
+    """
+
+    name: str
+    pixels: int
+    share: float
+    hectares: float | None
+    blocks: int
+    scenes: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class BandStats:
+    """One band, over valid pixels; values as in the files.
+
+    Attributes:
+        name: Of the band.
+        minimum: Smallest value.
+        low: The smallest value that at least 2 % of the pixels do not exceed.
+        high: The same for 98 %.
+        maximum: Largest value.
+        mean: Mean value.
+        std: Standard deviation.
+    """
+
+    name: str
+    minimum: float
+    low: float
+    high: float
+    maximum: float
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
+class SceneStats:
+    """What scenes hold.
+
+    Attributes:
+        split: "train" or "val".
+        scenes: How many there are.
+        pixels: Pixels of the split, valid or not.
+        blocks: Blocks of 256 px that any of them lies in.
+        nodata: Share of the pixels that mean nothing, in [0, 1].
+        ignored: Share of the pixels that are valid and have no class, in [0, 1].
+        classes: Of each class, by id.
+        bands: Of each band, in the configured order.
+        scale: Factor on pixel values that the mean and standard deviation of a model count with.
+    """
+
+    split: str
+    scenes: int
+    pixels: int
+    blocks: int
+    nodata: float
+    ignored: float
+    classes: tuple[ClassStats, ...]
+    bands: tuple[BandStats, ...]
+    scale: float
+
+    @property
+    def overrides(self) -> list[str]:
+        """What to add to ``geoseg train CONFIG`` to fix class weights, mean and standard deviation."""
+        weights = [c.weight for c in self.classes]
+        mean, std = [b.mean * self.scale for b in self.bands], scaled_std([b.std for b in self.bands], self.scale)
+        lists = ("train.class_weights", weights), ("imagery.mean", mean), ("imagery.std", std)
+        return [f"{key}=[{','.join(f'{v:.5g}' for v in values)}]" for key, values in lists if any(values)]
+
+    def lines(self) -> list[str]:
+        """Tables for people, and the settings to go on with."""
+        scenes = f"{self.scenes} scene{'s' if self.scenes != 1 else ''}"
+        head = f"{self.split}: {scenes}, {self.pixels / 1e6:.4g} Mpx, {self.blocks} blocks of {BLOCK} px"
+        classes = [["class", "pixels", "share", "hectares", "blocks", "scenes", "weight"]]
+        for i, c in enumerate(self.classes):
+            area = "" if c.hectares is None else f"{c.hectares:,.4g}"
+            figures = [f"{c.pixels:,}", f"{c.share:.3%}", area, f"{c.blocks}", f"{c.scenes}", f"{c.weight:.4g}"]
+            classes.append([f"{i} {c.name}", *figures])
+        bands = [["band", "min", "2 %", "98 %", "max", "mean", "std"]]
+        for b in self.bands:
+            figures = [f"{v:.6g}" for v in (b.minimum, b.low, b.high, b.maximum, b.mean, b.std)]
+            bands.append([b.name, *figures])
+        return [
+            f"{head}; {self.nodata:.2%} nodata, {self.ignored:.2%} without a class",
+            "",
+            *_table(classes),
+            "",
+            *_table(bands),
+            *(["", "to train with these:", shlex.join(self.overrides)] if self.split == "train" else []),
+        ]
+
+
+@dataclass(slots=True, eq=False)
+class _Sums:
+    """What one scene holds."""
+
+    pixels: int
+    blocks: int
+    invalid: int
+    ignored: int
+    classes: npt.NDArray[np.int64]
+    class_blocks: npt.NDArray[np.int64]
+    hectares: npt.NDArray[np.float64]
+    minimum: npt.NDArray[np.float64]
+    maximum: npt.NDArray[np.float64]
+    moments: Moments
+
+
+def scene_stats(settings: TrainConfig, split: str = "train") -> SceneStats:
+    """Count classes, bands and nodata of the scenes of a split.
+
+    Everything is read once, imagery of float32 twice; memory does not grow with the scenes. Of scenes that are cut
+    into blocks, only those pixels count that the split may see.
+
+    Args:
+        settings: The experiment.
+        split: "train" or "val".
+
+    Raises:
+        ConfigError: Another split.
+        LabelError: Labels that cannot be read.
+        SceneError: A scene that cannot be read, or that holds infinite values where it is valid; or no valid pixel.
+    """
+    if split not in ("train", "val"):
+        raise ConfigError(f"there is no split {split!r}", hint="--split train or --split val")
+    scenes = open_scenes(settings, split)
+    dtype, bands = np.dtype(settings.imagery.dtype), len(settings.imagery.bands)
+    values = ValueCounts(dtype, bands)
+    with (
+        rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES),
+        ThreadPoolExecutor(min(_THREADS, processors()), thread_name_prefix="geoseg-stats") as threads,
+    ):
+        sums = list(threads.map(lambda scene: _sum(scene, split, len(settings.classes), values), scenes))
+        if not any(s.moments.count for s in sums):
+            raise nothing_valid(scenes)
+        if not values.is_exact:
+            values.refine((LOW, HIGH))
+            list(threads.map(lambda scene: _count_again(scene, split, values), scenes))
+    return _put_together(settings, split, scenes, sums, values)
+
+
+def _put_together(
+    settings: TrainConfig, split: str, scenes: Sequence[LabelledScene], sums: Sequence[_Sums], values: ValueCounts
+) -> SceneStats:
+    counts = np.sum([s.classes for s in sums], axis=0)
+    known = any(scene.grid.is_metric for scene in scenes)
+    hectares = np.sum([s.hectares for s in sums], axis=0)
+    class_blocks = np.sum([s.class_blocks for s in sums], axis=0)
+    held = np.sum([s.classes > 0 for s in sums], axis=0)
+    weights = suggested_weights(counts)
+    classes = [
+        ClassStats(
+            c.name,
+            int(counts[c.id]),
+            float(counts[c.id] / max(counts.sum(), 1)),
+            float(hectares[c.id]) if known else None,
+            int(class_blocks[c.id]),
+            int(held[c.id]),
+            float(weights[c.id]),
+        )
+        for c in settings.class_table
+    ]
+    moments = Moments.none(len(settings.imagery.bands))
+    for s in sums:
+        moments += s.moments
+    minimum, maximum = np.min([s.minimum for s in sums], axis=0), np.max([s.maximum for s in sums], axis=0)
+    low, high = values.percentile(LOW), values.percentile(HIGH)
+    columns = minimum, low, high, maximum, moments.mean, moments.std
+    bands = [
+        BandStats(name, *(float(column[i]) for column in columns)) for i, name in enumerate(settings.imagery.bands)
+    ]
+    pixels = sum(s.pixels for s in sums)
+    return SceneStats(
+        split=split,
+        scenes=len(scenes),
+        pixels=pixels,
+        blocks=sum(s.blocks for s in sums),
+        nodata=sum(s.invalid for s in sums) / max(pixels, 1),
+        ignored=sum(s.ignored for s in sums) / max(pixels, 1),
+        classes=tuple(classes),
+        bands=tuple(bands),
+        scale=settings.imagery.effective_scale,
+    )
+
+
+def _sum(scene: LabelledScene, split: str, classes: int, values: ValueCounts) -> _Sums:
+    bands = len(scene.scene.bands)
+    row_area = scene.grid.pixel_area_m2() / 1e4
+    sums = _Sums(
+        pixels=0,
+        blocks=0,
+        invalid=0,
+        ignored=0,
+        classes=np.zeros(classes, dtype=np.int64),
+        class_blocks=np.zeros(classes, dtype=np.int64),
+        hectares=np.zeros(classes),
+        minimum=np.full(bands, np.inf),
+        maximum=np.full(bands, -np.inf),
+        moments=Moments.none(bands),
+    )
+    for window, also in _parts(scene, split):
+        pixels, valid = scene.scene.read(window)
+        labels = scene.labels.read(window)
+        use = valid if also is None else valid & also
+        labels = np.where(use, labels, np.uint8(NODATA))
+        size = labels.size if also is None else int(np.count_nonzero(also))
+        used = int(np.count_nonzero(use))
+        sums.pixels += size
+        sums.invalid += size - used
+        sums.ignored += used - int(np.count_nonzero(labels != NODATA))
+        sums.blocks += _blocks_with(np.ones(labels.shape, dtype=bool) if also is None else also)
+        counts = count_blocks(labels, None, classes).counts
+        sums.classes += counts.sum(axis=(0, 1))
+        sums.class_blocks += (counts > 0).sum(axis=(0, 1))
+        if scene.grid.is_metric:
+            place = labels + np.arange(window.height)[:, None] * (NODATA + 1)
+            per_row = np.bincount(place.ravel(), minlength=window.height * (NODATA + 1)).reshape(window.height, -1)
+            sums.hectares += row_area[window.row : window.row_stop] @ per_row[:, :classes]
+        of_bands = chosen(pixels, use)
+        if of_bands.shape[1]:
+            sums.minimum = np.minimum(sums.minimum, of_bands.min(axis=1))
+            sums.maximum = np.maximum(sums.maximum, of_bands.max(axis=1))
+            sums.moments += finite_moments(scene, of_bands)
+            values.add(of_bands)
+    return sums
+
+
+def _count_again(scene: LabelledScene, split: str, values: ValueCounts) -> None:
+    for window, also in _parts(scene, split):
+        values.add_fine(chosen(*scene.scene.read(window), also))
+
+
+def _parts(scene: LabelledScene, split: str) -> Iterator[tuple[Window, Valid | None]]:
+    """Windows that cover a scene, and which of their pixels belong to a split; None for all of them."""
+    part = SplitLabels(scene.labels, scene.split, split) if scene.split is not None else None
+    for window in chunks(*scene.grid.shape):
+        also = part.covers(window) if part is not None else None
+        if also is None or also.any():
+            yield window, also
+
+
+def _blocks_with(wanted: Valid) -> int:
+    """Blocks of a window that hold any wanted pixel."""
+    rows, cols = (np.arange(0, n, BLOCK) for n in wanted.shape)
+    return int(np.add.reduceat(np.add.reduceat(wanted, rows, axis=0, dtype=np.int64), cols, axis=1).astype(bool).sum())
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, figures to the right; columns without any are left out."""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    widths = [max(len(text) for text in column) for column in columns]
+    lines = []
+    for row in zip(*columns, strict=True):
+        first, *rest = (f"{text:>{width}}" for text, width in zip(row, widths, strict=True))
+        lines.append("  ".join([f"{row[0]:<{widths[0]}}", *rest]).rstrip() if first else "")
+    return lines

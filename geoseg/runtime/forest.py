@@ -1,0 +1,29 @@
+"""Sets that are joined, as a forest: each member knows its parent, and the root stands for all."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg.runtime.jit import helper, int64
+
+Int32Array = npt.NDArray[np.int32]
+
+
+@helper
+def find_root(parent: Int32Array, i: int) -> int:
+    """The member that stands for all those joined with this one; shortens the way for the next time."""
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = int64(parent[i])
+    return i
+
+
+@helper
+def join(parent: Int32Array, i: int, j: int) -> None:
+    """Make one set of two; its root is the lower of the two roots."""
+    i, j = find_root(parent, i), find_root(parent, j)
+    if i < j:
+        parent[j] = i
+    else:
+        parent[i] = j

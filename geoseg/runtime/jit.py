@@ -1,0 +1,90 @@
+"""numba as this package uses it: kernels that Python calls, and helpers that only kernels call.
+
+Compiling takes most of a new user's first minute. A third of the time of a small function goes into its wrapper for
+calls from Python, which helpers go without. A function is compiled anew for every combination of argument types, so
+helpers are called with int64 numbers, and what few users need is None to the others, a type whose branches go away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import ParamSpec, SupportsInt, TypeVar, cast
+
+import numba
+import numpy as np
+from numba.core import event
+from numba.extending import register_jitable
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 2.0
+"""How long kernels are compiled before the user is told."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_HERE = Path(__file__).parent
+
+int64 = cast(Callable[[SupportsInt], int], np.int64)
+"""A number of an array of int32 as helpers take it."""
+
+
+def njit(function: Callable[P, R]) -> Callable[P, R]:
+    """A kernel: compiled at first use, kept on disk, and run without the GIL; type checkers see its own signature.
+
+    Helpers of a kernel must lie in its own package (``geoseg/polygons``, say) or beside this module.
+    """
+    # numba keeps machine code under the qualified name, until the kernel's own file changes; helpers lie in others.
+    function.__qualname__ += f"_{_digest(_package(Path(function.__code__.co_filename)))}"
+    try:
+        return cast(Callable[P, R], numba.njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # there is no folder to keep it in
+        return cast(Callable[P, R], numba.njit(nogil=True)(function))
+
+
+def helper(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that kernels may call; compiled as a part of them, and plain Python to everyone else."""
+    return register_jitable(function)
+
+
+def _package(module: Path) -> Path:
+    """The folder of ``geoseg/`` that holds a module; that of a module elsewhere."""
+    return next((folder for folder in module.parents if folder.parent == _HERE.parent), module.parent)
+
+
+@cache
+def _digest(package: Path) -> str:
+    """Of the modules that kernels of a package may be compiled from."""
+    modules = sorted({*package.rglob("*.py"), *_HERE.glob("*.py")})
+    return hashlib.sha256(b"\0".join(module.read_bytes() for module in modules)).hexdigest()[:8]
+
+
+class _Watch(event.Listener):
+    """Tells the user once what a first run waits for."""
+
+    def __init__(self) -> None:
+        self._depth, self._begin, self._seconds, self._told = 0, 0.0, 0.0, False
+
+    def on_start(self, event: event.Event) -> None:
+        """Note when a kernel's turn begins: numba compiles one at a time, and its helpers within."""
+        if self._depth == 0:
+            self._begin = time.perf_counter()
+            if self._seconds > PATIENCE_S and not self._told:
+                self._told = True
+                log.info("compiling kernels, once; about 10 s")
+        self._depth += 1
+
+    def on_end(self, event: event.Event) -> None:
+        """Add up the kernels' times."""
+        self._depth -= 1
+        if self._depth == 0:
+            self._seconds += time.perf_counter() - self._begin
+
+
+_watch = _Watch()
+event.register("numba:compile", _watch)  # type: ignore[no-untyped-call]

@@ -1,0 +1,106 @@
+"""The stitcher's arrays in numpy, changed by compiled kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg.map_rows import MapRows
+from geoseg.tiling import kernels
+from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, Placement, Wanted, cells_of_pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Finished rows that nobody waits for; see `geoseg.tiling.arrays.Pending`."""
+
+    finished: MapRows
+
+    def rows(self) -> MapRows:
+        """The rows."""
+        return self.finished
+
+
+class HostArrays:
+    """See `geoseg.tiling.arrays.Arrays`."""
+
+    def zeros(self, shape: tuple[int, ...]) -> Array:
+        """Zeros, int32."""
+        return np.zeros(shape, dtype=np.int32)
+
+    def filled(self, shape: tuple[int, ...], value: int) -> Array:
+        """One value everywhere, uint8."""
+        return np.full(shape, value, dtype=np.uint8)
+
+    def constant(self, values: npt.NDArray[Any]) -> Array:
+        """The values themselves."""
+        return values
+
+    def copy(self, array: Array) -> Array:
+        """A copy."""
+        return array.copy()
+
+    def join(self, above: Array, below: Array) -> Array:
+        """Rows below other rows."""
+        return np.concatenate([above, below], axis=-2)
+
+    def flags(self, mask: Array) -> Array:
+        """A mask as uint8."""
+        return mask.astype(np.uint8)
+
+    def counts(self, masks: list[Array]) -> Array:
+        """How many are true in each mask."""
+        return np.array([np.count_nonzero(mask) for mask in masks], dtype=np.int64)
+
+    def add_logits(
+        self, logits: Array, taper: Array, state: tuple[Array, Array, Array, Array], own: slice, here: slice, step: int
+    ) -> None:
+        """Add columns of a window's logits (K, h, w), any float type."""
+        values = np.ascontiguousarray(logits, dtype=np.float32)
+        width = own.stop - own.start
+        kernels.add_logits(
+            values, taper, own.start, *state, here.start, width, np.float32(LOGIT_LIMIT), np.float32(step)
+        )
+
+    def mean_logits(self, sums: Array, weights: Array, rows: slice) -> tuple[Array, Array]:
+        """Weighted means, and where there are any."""
+        height, width = rows.stop - rows.start, weights.shape[1]
+        block = np.empty((len(sums), height, width), dtype=np.float32)
+        covered = np.empty((height, width), dtype=np.uint8)
+        kernels.mean_logits(sums, weights, rows.start, block, covered)
+        return block, covered
+
+    def finish(self, block: Block, place: Placement, wanted: Wanted) -> Ready:
+        """Rows of the output."""
+        shape = place.height, place.width
+        classes = np.empty(shape, dtype=np.uint8)
+        confidence = np.empty(shape, dtype=np.uint8) if wanted.confidence else None
+        every = np.empty((len(block.logits), *shape), dtype=np.uint8) if wanted.probabilities else None
+        kernels.upsample(
+            block.logits,
+            block.covered,
+            place.top,
+            place.grid_rows,
+            place.left,
+            place.grid_cols,
+            place.stride,
+            place.fractions,
+            place.first_row,
+            place.first_col,
+            classes,
+            confidence,
+            every,
+            EXPONENTIALS if wanted.confidence or wanted.probabilities else None,
+            np.float32(256 / place.step),
+        )
+        return Ready(
+            MapRows(
+                classes,
+                confidence,
+                every,
+                block.differs[np.ix_(*cells_of_pixels(place))] if wanted.disagreement else None,
+            )
+        )

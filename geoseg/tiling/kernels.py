@@ -1,0 +1,247 @@
+"""What `geoseg.tiling` does with numbers on a CPU, compiled: one pass over the logits each, in blocks that fit a cache.
+
+`geoseg.tiling.tensors` is the same arithmetic on a GPU, bit for bit: integers are added, and every float32 operation
+is a single rounded one in a fixed order. Nothing depends on how rows or columns are grouped.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg.runtime.jit import helper, njit
+
+Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+TILE_PX = 2048
+NO_LOGIT = -(2**31)  # less than any in fixed point
+
+
+@njit
+def add_logits(
+    logits: Floats,
+    taper: Ints,
+    first: int,
+    sums: Ints,
+    weights: Ints,
+    low: Bytes,
+    high: Bytes,
+    left: int,
+    width: int,
+    limit: np.float32,
+    step: np.float32,
+) -> None:
+    """Add some columns of a window's logits in fixed point times its taper.
+
+    What is added is how far each class lies below the window's best, at most ``limit``, in steps of 1/``step``.
+
+    Args:
+        logits: (K, h, w).
+        taper: (h, w).
+        first: First of the columns.
+        sums: What is added to, (K, h, C).
+        weights: Sum of the tapers, (h, C).
+        low: The smallest of the windows' own classes, (h, C).
+        high: The greatest of them, (h, C).
+        left: Column of the sums that the first one belongs to.
+        width: Number of columns.
+        limit: See above.
+        step: See above.
+    """
+    classes, height, _ = logits.shape
+    best = np.empty(width, dtype=np.float32)
+    nearest = np.empty(width, dtype=np.int32)
+    own = np.empty(width, dtype=np.int32)
+    # Sums of signed numbers could be negative and count from the end, for which loops would not be vectorized.
+    begin, place, columns = np.uint64(first), np.uint64(left), range(np.uint64(width))
+    for row in range(height):
+        for col in columns:
+            best[col] = -np.inf
+            nearest[col] = NO_LOGIT
+            own[col] = 0
+        for k in range(classes):
+            for col in columns:
+                if logits[k, row, begin + col] > best[col]:
+                    best[col] = logits[k, row, begin + col]
+        for k in range(classes):
+            for col in columns:
+                value = logits[k, row, begin + col]
+                below = value - best[col]
+                if value >= best[col]:  # where both are infinite there is no difference
+                    below = np.float32(0)
+                if not below > -limit:  # NaN too: a class without a score is the least likely one
+                    below = -limit
+                fixed = np.int32(np.rint(below * step))
+                sums[k, row, place + col] += fixed * taper[row, begin + col]
+                if fixed > nearest[col]:
+                    nearest[col] = fixed
+                    own[col] = k
+        for col in columns:
+            weights[row, place + col] += taper[row, begin + col]
+            low[row, place + col] = min(low[row, place + col], own[col])
+            high[row, place + col] = max(high[row, place + col], own[col])
+
+
+@njit
+def mean_logits(sums: Ints, weights: Ints, first: int, block: Floats, covered: Bytes) -> None:
+    """Weighted means (K, n, C) of the sums' rows from ``first`` on, in fixed-point units; 0, not covered, without any.
+
+    Args:
+        sums: (K, h, C).
+        weights: (h, C).
+        first: First row.
+        block: The means, (K, n, C).
+        covered: Whether any window was there, (n, C).
+    """
+    classes, height, width = block.shape
+    for row in range(height):
+        for col in range(width):
+            covered[row, col] = weights[first + row, col] > 0
+        for k in range(classes):
+            for col in range(width):
+                weight = max(weights[first + row, col], np.int32(1))
+                block[k, row, col] = np.float32(sums[k, first + row, col]) / np.float32(weight)
+
+
+@njit
+def upsample(
+    block: Floats,
+    covered: Bytes,
+    top: int,
+    cell_rows: int,
+    left: int,
+    cell_cols: int,
+    stride: int,
+    fractions: Floats,
+    first_row: int,
+    first_col: int,
+    classes: Bytes,
+    confidence: Bytes | None,
+    probabilities: Bytes | None,
+    exponentials: Floats | None,
+    scale: np.float32,
+) -> None:
+    """Classes (h, w) of the pixels from (first_row, first_col) on, by bilinear interpolation of mean logits.
+
+    Args:
+        block: Means (K, n, C) of the rows of logits from ``top`` and the columns from ``left`` on.
+        covered: Whether any window covered them, (n, C); a cell that none did takes its neighbour's value.
+        top: Place of the block on the scene's grid of logits.
+        cell_rows: Rows of that grid.
+        left: See ``top``.
+        cell_cols: Columns of that grid.
+        stride: Pixels per logit.
+        fractions: Place of a pixel between two logits, (stride,).
+        first_row: First row of the output, px.
+        first_col: First column of the output, px.
+        classes: Output.
+        confidence: Output (h, w), or None.
+        probabilities: Output (K, h, w), or None.
+        exponentials: exp(-i / 256), and 0 at its end; None where neither confidence nor probabilities are wanted.
+        scale: 256 over the fixed-point units of one logit.
+    """
+    number = block.shape[0]
+    height, width = classes.shape
+    half = stride // 2
+    reach = 0 if stride == 1 else 1
+    longest = TILE_PX // stride + 3
+    line = np.empty(longest, dtype=np.float32)
+    seen = np.empty(longest, dtype=np.bool_)
+    left_end = np.empty(longest, dtype=np.float32)
+    difference = np.empty(longest, dtype=np.float32)
+    # Pixels that lie equally far between two logits stand side by side, so that all loops run over neighbours.
+    best = np.empty((stride, longest), dtype=np.float32)
+    winner = np.empty((stride, longest), dtype=np.int32)
+    if exponentials is not None:
+        values = np.empty((number, stride, longest), dtype=np.float32)
+    for i in range(height):
+        y = first_row + i
+        row = (y - half) // stride
+        down = fractions[y - half - row * stride]
+        above = min(max(row, 0), cell_rows - 1) - top
+        below = min(max(row + reach, 0), cell_rows - 1) - top
+        for start in range(0, width, TILE_PX):
+            count = min(width - start, TILE_PX)
+            x = first_col + start
+            col = (x - half) // stride
+            cells = (x + count - 1 - half) // stride - col + 1  # each with its right neighbour
+            offset = x - half - col * stride
+            # Columns col … col + cells of the grid; the first and the last of them may lie outside and are repeated.
+            inner = max(col, 0)
+            outer = min(col + cells + reach, cell_cols)
+            shift = inner - col
+            whole = True
+            for j in range(outer - inner):
+                up, low = covered[above, inner - left + j], covered[below, inner - left + j]
+                seen[shift + j] = up or low
+                whole = whole and up and low
+            for p in range(stride):
+                for j in range(cells):
+                    best[p, j] = -np.inf
+                    winner[p, j] = 0
+            for k in range(number):
+                first, second = block[k, above], block[k, below]
+                for j in range(outer - inner):
+                    a = first[inner - left + j]
+                    b = second[inner - left + j]
+                    if not whole:
+                        if not covered[above, inner - left + j]:
+                            a = b
+                        if not covered[below, inner - left + j]:
+                            b = a
+                    line[shift + j] = a + (b - a) * down
+                if shift:
+                    line[0] = line[1]
+                    seen[0] = seen[1]
+                if outer < col + cells + reach:
+                    line[cells] = line[cells - 1]
+                    seen[cells] = seen[cells - 1]
+                for j in range(cells):
+                    a = line[j]
+                    b = line[j + reach]
+                    if not whole:
+                        if not seen[j]:
+                            a = b
+                        if not seen[j + reach]:
+                            b = a
+                    left_end[j] = a
+                    difference[j] = b - a
+                for p in range(stride):
+                    fraction = fractions[p]
+                    for j in range(cells):
+                        value = left_end[j] + difference[j] * fraction
+                        winner[p, j] = k if value > best[p, j] else winner[p, j]
+                        best[p, j] = value if value > best[p, j] else best[p, j]
+                        if exponentials is not None:
+                            values[k, p, j] = value
+            for p in range(stride):
+                for j in range(1 if p < offset else 0, min(cells, (count + offset - 1 - p) // stride + 1)):
+                    place = start + j * stride + p - offset
+                    classes[i, place] = winner[p, j]
+            if exponentials is not None:
+                _shares(values, best, cells, exponentials, scale)
+                for p in range(stride):
+                    for j in range(1 if p < offset else 0, min(cells, (count + offset - 1 - p) // stride + 1)):
+                        place = start + j * stride + p - offset
+                        if confidence is not None:
+                            confidence[i, place] = np.uint8(np.rint(np.float32(254) / best[p, j]))
+                        if probabilities is not None:
+                            for k in range(number):
+                                share = values[k, p, j] * np.float32(254)
+                                probabilities[k, i, place] = np.uint8(np.rint(share / best[p, j]))
+
+
+@helper
+def _shares(values: Floats, best: Floats, count: int, exponentials: Floats, scale: np.float32) -> None:
+    """Exponentials of values (K, s, n) below the best (s, n) in place of the values, and their sum of the best."""
+    last = exponentials.shape[0] - 1
+    for p in range(best.shape[0]):
+        for j in range(count):
+            total = np.float32(0)
+            for k in range(values.shape[0]):
+                place = min(np.int32((best[p, j] - values[k, p, j]) * scale + np.float32(0.5)), last)
+                values[k, p, j] = exponentials[place]
+                total += exponentials[place]
+            best[p, j] = total

@@ -1,0 +1,312 @@
+"""Overlapping logits to finished rows of one class map, in memory that does not grow with the scene's height.
+
+Logits are added up on the network's own stride (1/8 for SegNeXt: 64 times fewer than at full resolution). Windows
+start on multiples of that stride, so their logits fall on one scene-wide grid; each is weighted by a taper that fades
+towards the window's border, where a network knows least, but not towards the scene's own. When no later window can
+touch a row any more, it is divided by the sum of its weights, upsampled bilinearly as the network itself does on a
+whole image, and reduced to class ids.
+
+The sums are exact. What is added is how far each class lies below the window's best one, which for the winner and its
+probability is the same as the logits themselves and needs a smaller range of numbers. It is rounded to 1/16384 and
+weights to integers, and both are added as integers, which may be done in any order and grouping. So a map has the same
+bytes whether it is made in one go or in bands and strips, here or elsewhere, as long as the network gives the same
+logits for the same window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from geoseg.tiling.arrays import LOGIT_LIMIT, Array, Arrays, Block, Pending, Placement, Wanted
+from geoseg.tiling.host import HostArrays
+from geoseg.tiling.plan import PIECE_BYTES, Plan, Span
+from geoseg.windows import Window
+
+FINEST_STEP = 1 << 14
+FULL_WEIGHT = 256
+SMALLEST_FULL_WEIGHT = 16
+MAX_SUM = 2**31 - 1
+
+_MEASURED, _SMALL_PX = 8, 1 << 24
+"""Of so many pieces one has its confidence though it is not wanted, for the mean over the map to be known; of a map of
+so few pixels all have it."""
+
+SEAM_PX = 16
+"""Windows' borders are so wide where seams are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeamCounts:
+    """Logits that at least two windows saw, and those of them where the windows' own classes differ.
+
+    Attributes:
+        border: Within 16 px of a window's border.
+        border_differs: Of these, where the windows differ.
+        inside: The others.
+        inside_differs: Of these, where the windows differ.
+    """
+
+    border: int = 0
+    border_differs: int = 0
+    inside: int = 0
+    inside_differs: int = 0
+
+    def __add__(self, other: SeamCounts) -> SeamCounts:
+        return SeamCounts(
+            self.border + other.border,
+            self.border_differs + other.border_differs,
+            self.inside + other.inside,
+            self.inside_differs + other.inside_differs,
+        )
+
+    @property
+    def border_share(self) -> float:
+        """Share of the logits near windows' borders where the windows differ; 0 where there are none."""
+        return self.border_differs / max(self.border, 1)
+
+    @property
+    def inside_share(self) -> float:
+        """The same of the other logits that several windows saw."""
+        return self.inside_differs / max(self.inside, 1)
+
+
+class Stitcher:
+    """Running state of one strip of a scene: give it windows row by row, get finished rows.
+
+    Args:
+        plan: Of the scene.
+        rows: Rows of the output; see `Plan.band_span`.
+        cols: Columns of the output; see `Plan.strip_span`.
+        device: Where the logits are: "cpu", or a GPU by torch's name.
+        confidence: Give the probability of the class too; else some pieces have it all the same, see `_MEASURED`.
+        probabilities: Give the probabilities of all classes too.
+        disagreement: Give where overlapping windows differ too.
+        compiled: Whether to use the compiled code; None uses it on a CPU. The result is the same.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        rows: Span,
+        cols: Span,
+        *,
+        device: object = "cpu",
+        confidence: bool = False,
+        probabilities: bool = False,
+        disagreement: bool = False,
+        compiled: bool | None = None,
+    ) -> None:
+        self._plan, self._rows, self._cols = plan, rows, cols
+        self._wanted = Wanted(confidence, probabilities, disagreement)
+        self._arrays = _arrays(str(device), compiled)
+        self._tapers = _Tapers(plan, self._arrays)
+        self._step = self._tapers.step
+        cells = plan.window_height // plan.stride, cols.cell_stop - cols.cell_first
+        # Rows self._first … of the scene-wide grid of logits.
+        self._sums = self._arrays.zeros((plan.classes, *cells))
+        self._weights = self._arrays.zeros(cells)
+        self._low, self._high = self._arrays.filled(cells, 255), self._arrays.filled(cells, 0)
+        self._first = rows.starts[0] // plan.stride
+        self._above: Block | None = None
+        self._rows_out = rows.first
+        self._pieces, self._every = 0, _MEASURED if plan.height * plan.width > _SMALL_PX else 1
+        self._seams = _SeamCounter(plan, rows, cols, self._arrays)
+
+    def seams(self, band: int) -> SeamCounts:
+        """Where windows differ in a band, once all its rows were given."""
+        return self._seams.of(band)
+
+    def add(self, window: Window, logits: Array) -> None:
+        """Add the logits of a window.
+
+        Args:
+            window: A window of the row of windows being worked on; see `finish`.
+            logits: (K, window height / stride, window width / stride), any float type: an array on a CPU, a tensor
+                on a GPU.
+        """
+        s = self._plan.stride
+        assert window.row // s == self._first, "windows come row by row, each row after finish()"
+        first, stop = max(window.col // s, self._cols.cell_first), min(window.col_stop // s, self._cols.cell_stop)
+        own = slice(first - window.col // s, stop - window.col // s)
+        here = slice(first - self._cols.cell_first, stop - self._cols.cell_first)
+        state = self._sums, self._weights, self._low, self._high
+        self._arrays.add_logits(logits, self._tapers.of(window), state, own, here, self._step)
+
+    def finish(self, next_row: int | None) -> list[Pending]:
+        """The rows that no further window touches.
+
+        Args:
+            next_row: First row of the next row of windows, px; None after the last one.
+
+        Returns:
+            Pieces of rows from top to bottom, which continue those returned before.
+        """
+        total = self._sums.shape[1]
+        done = total if next_row is None else next_row // self._plan.stride - self._first
+        low, high = (min(max(i - self._first, 0), done) for i in (self._rows.cell_first, self._rows.cell_stop))
+        piece = max(PIECE_BYTES // (4 * self._sums.shape[0] * self._sums.shape[2]), 1)
+        out = []
+        for first in range(low, high, piece):
+            out += self._upsample(slice(first, min(first + piece, high)))
+        for state, empty in ((self._sums, 0), (self._weights, 0), (self._low, 255), (self._high, 0)):
+            kept = self._arrays.copy(state[..., done:, :])
+            state[..., : total - done, :] = kept
+            state[..., total - done :, :] = empty
+        self._first += done
+        return out
+
+    def _upsample(self, rows: slice) -> list[Pending]:
+        """Pixels from the middle of the row of logits before these to that of the last; to the scene's own ends."""
+        plan, s = self._plan, self._plan.stride
+        block = self._mean(rows)
+        # The last row waits for the row after it, to be interpolated with. A copy, so that the block is let go.
+        last = Block(*(self._arrays.copy(part[..., -1:, :]) for part in block.parts))
+        if self._above is not None:
+            pairs = zip(self._above.parts, block.parts, strict=True)
+            block = Block(*(self._arrays.join(*pair) for pair in pairs))
+        self._above = last
+        top, stop = self._first + rows.stop - len(block.covered), self._first + rows.stop
+        at_end = stop == plan.padded_height // s
+        y = self._rows.stop if at_end else min(stop * s - s // 2, self._rows.stop)
+        if y <= self._rows_out:
+            return []
+        place = Placement(
+            top=top,
+            left=self._cols.cell_first,
+            grid_rows=plan.padded_height // s,
+            grid_cols=plan.padded_width // s,
+            stride=s,
+            first_row=self._rows_out,
+            first_col=self._cols.first,
+            height=y - self._rows_out,
+            width=self._cols.stop - self._cols.first,
+            step=self._step,
+        )
+        self._rows_out = y
+        wanted = self._wanted if self._pieces % self._every else replace(self._wanted, confidence=True)
+        self._pieces += 1
+        return [self._arrays.finish(block, place, wanted)]
+
+    def _mean(self, rows: slice) -> Block:
+        low, high = self._low[rows], self._high[rows]
+        differs = self._arrays.flags(high > low)  # no window: 0 < 255
+        self._seams.add(self._first + rows.start, differs, low)
+        return Block(*self._arrays.mean_logits(self._sums, self._weights, rows), differs)
+
+
+def _arrays(device: str, compiled: bool | None) -> Arrays:
+    if device == "cpu" and compiled is not False:
+        return HostArrays()
+    from geoseg.tiling.tensors import TensorArrays  # loads torch, which a CPU can do without
+
+    return TensorArrays(device)
+
+
+class _Tapers:
+    """Integer weights of windows: fading towards other windows, full at the scene's own edges.
+
+    They are never 0, so that a window beside a skipped one leaves no hole; with `step`, the fixed-point units of one
+    logit, the sums of all windows stay in 32 bits.
+    """
+
+    def __init__(self, plan: Plan, arrays: Arrays) -> None:
+        self._plan, self._arrays = plan, arrays
+        (rows, row_sum, row_count), (cols, col_sum, col_count) = (
+            _axis(taper, starts, plan.stride) for taper, starts in zip(plan.tapers, (plan.rows, plan.cols), strict=True)
+        )
+        self._axes = rows, cols
+        most = MAX_SUM / (LOGIT_LIMIT + 1) / FINEST_STEP
+        every = row_count * col_count  # a window adds at most 1 by rounding up
+        self._full = max(min(FULL_WEIGHT, int((most - every) / (row_sum * col_sum))), SMALLEST_FULL_WEIGHT)
+        self.step = FINEST_STEP
+        while (LOGIT_LIMIT + 1) * self.step * (self._full * row_sum * col_sum + every) > MAX_SUM:
+            self.step //= 2
+        self._made: dict[tuple[bool, ...], Array] = {}
+
+    def of(self, window: Window) -> Array:
+        """Weights (h, w) int32 of a window of the grid."""
+        plan = self._plan
+        ends = (
+            window.row == 0,
+            window.row == plan.rows[-1],
+            window.col == 0,
+            window.col == plan.cols[-1],
+        )
+        if ends not in self._made:
+            rows, cols = self._axes[0][ends[:2]], self._axes[1][ends[2:]]
+            weights = np.maximum(np.rint(self._full * rows[:, None] * cols), 1).astype(np.int32)
+            self._made[ends] = self._arrays.constant(weights)
+        return self._made[ends]
+
+
+def _axis(
+    taper: npt.NDArray[np.float64], starts: tuple[int, ...], stride: int
+) -> tuple[dict[tuple[bool, ...], npt.NDArray[np.float64]], float, int]:
+    """Tapers of first, middle and last windows along an axis; the greatest sum of weights, and number of windows."""
+    half = len(taper) // 2
+    tapers: dict[tuple[bool, ...], npt.NDArray[np.float64]] = {}
+    for first in (False, True):
+        for last in (False, True):
+            weights = taper.copy()
+            if first:
+                weights[:half] = weights.max()
+            if last:
+                weights[len(taper) - half :] = weights.max()
+            tapers[first, last] = weights
+    length = starts[-1] // stride + len(taper)
+    total, number = np.zeros(length), np.zeros(length, dtype=np.int64)
+    for start in starts:
+        own = slice(start // stride, start // stride + len(taper))
+        total[own] += tapers[start == 0, start == starts[-1]]
+        number[own] += 1
+    return tapers, float(total.max()), int(number.max())
+
+
+class _SeamCounter:
+    """Counts logits where windows differ, near windows' borders and elsewhere, by band; each in one task."""
+
+    def __init__(self, plan: Plan, rows: Span, cols: Span, arrays: Arrays) -> None:
+        s = plan.stride
+        self._arrays = arrays
+        self._band_cells = -(-plan.band_rows // s)
+        # A logit belongs to the output that holds its first pixel, so that tasks count each once.
+        self._first, self._stop = -(-rows.first // s), -(-rows.stop // s)
+        first, stop = -(-cols.first // s), -(-cols.stop // s)
+        self._own = slice(first - cols.cell_first, stop - cols.cell_first)
+        self._looks_row, self._near_row = map(arrays.constant, _looks(plan.rows, plan.window_height, s))
+        looks, near = _looks(plan.cols, plan.window_width, s)
+        self._looks_col, self._near_col = arrays.constant(looks[first:stop]), arrays.constant(near[first:stop])
+        self._counts: dict[int, Array] = {}
+
+    def add(self, first: int, differs: Array, low: Array) -> None:
+        """Count rows of logits from ``first`` on: whether windows differ, and the lowest class, 255 for no window."""
+        row, stop = max(first, self._first), min(first + len(differs), self._stop)
+        while row < stop:
+            band = row // self._band_cells
+            end = min((band + 1) * self._band_cells, stop)
+            here = slice(row - first, end - first)
+            several = self._looks_row[row:end, None] * self._looks_col > 1
+            several &= low[here, self._own] < 255
+            near = self._near_row[row:end, None] | self._near_col
+            border, inside, different = several & near, several & ~near, differs[here, self._own] > 0
+            found = self._arrays.counts([border, border & different, inside, inside & different])
+            self._counts[band] = found + self._counts[band] if band in self._counts else found
+            row = end
+
+    def of(self, band: int) -> SeamCounts:
+        return SeamCounts(*(int(n) for n in self._counts[band].tolist())) if band in self._counts else SeamCounts()
+
+
+def _looks(starts: tuple[int, ...], size: int, stride: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """How many windows see each row of logits, and whether it lies near a border that is not the scene's own."""
+    length, stop = (starts[-1] + size) // stride, starts[-1] + size
+    looks, near = np.zeros(length, dtype=np.int32), np.zeros(length, dtype=bool)
+    margin = max(SEAM_PX // stride, 1)
+    for start in starts:
+        looks[start // stride : (start + size) // stride] += 1
+        for border in {start, start + size} - {0, stop}:
+            near[max(border // stride - margin, 0) : border // stride + margin] = True
+    return looks, near

@@ -1,0 +1,154 @@
+"""The stitcher's arrays on a GPU: the arithmetic of `geoseg.tiling.kernels` in tensor operations.
+
+Each float32 operation is one eager call, so that no compiler joins a product and a sum into one rounding: both files
+give the same bits, which a test checks on a CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
+from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, Placement, Wanted, cells_of_pixels
+
+
+class TensorArrays:
+    """See `geoseg.tiling.arrays.Arrays`."""
+
+    def __init__(self, device: str) -> None:
+        self._device = torch.device(device)
+        self._exponentials = torch.from_numpy(EXPONENTIALS).to(self._device)
+
+    def zeros(self, shape: tuple[int, ...]) -> Tensor:
+        """Zeros, int32."""
+        return torch.zeros(shape, dtype=torch.int32, device=self._device)
+
+    def filled(self, shape: tuple[int, ...], value: int) -> Tensor:
+        """One value everywhere, uint8."""
+        return torch.full(shape, value, dtype=torch.uint8, device=self._device)
+
+    def constant(self, values: npt.NDArray[Any]) -> Tensor:
+        """The values on the device."""
+        return torch.from_numpy(values).to(self._device)
+
+    def copy(self, array: Array) -> Tensor:
+        """A copy."""
+        return torch.clone(array)
+
+    def join(self, above: Array, below: Array) -> Tensor:
+        """Rows below other rows."""
+        return torch.cat([above, below], dim=-2)
+
+    def flags(self, mask: Array) -> Tensor:
+        """A mask as uint8."""
+        flags: Tensor = mask.to(torch.uint8)
+        return flags
+
+    def counts(self, masks: list[Array]) -> Tensor:
+        """How many are true in each mask."""
+        return torch.stack([mask.count_nonzero() for mask in masks])
+
+    def add_logits(
+        self, logits: Array, taper: Array, state: tuple[Array, Array, Array, Array], own: slice, here: slice, step: int
+    ) -> None:
+        """Add columns of a window's logits (K, h, w), any float type."""
+        sums, weights, low, high = (array[..., here] for array in state)
+        logits, taper = logits[..., own].float(), taper[:, own]
+        best = torch.where(logits.isnan(), -torch.inf, logits).amax(0)
+        below = torch.where(logits >= best, 0.0, logits - best)
+        below = torch.where(below > -LOGIT_LIMIT, below, -LOGIT_LIMIT)
+        fixed = (below * step).round().to(torch.int32)
+        sums += fixed * taper
+        weights += taper
+        winner = fixed.argmax(0).to(torch.uint8)
+        torch.minimum(low, winner, out=low)
+        torch.maximum(high, winner, out=high)
+
+    def mean_logits(self, sums: Array, weights: Array, rows: slice) -> tuple[Tensor, Tensor]:
+        """Weighted means, and where there are any."""
+        weights = weights[rows]
+        return sums[:, rows].float() / weights.clamp(min=1).float(), weights > 0
+
+    def finish(self, block: Block, place: Placement, wanted: Wanted) -> OnItsWay:
+        """Rows of the output."""
+        logits = self._upsample(block.logits, block.covered.bool(), place)
+        confidence = every = differs = None
+        if wanted.confidence or wanted.probabilities:
+            parts, total = self._shares(logits, 256 / place.step)
+            if wanted.confidence:
+                # Not the number over a tensor: torch would multiply by its reciprocal.
+                confidence = (torch.full_like(total, CONFIDENCE_SCALE) / total).round().to(torch.uint8)
+            if wanted.probabilities:
+                every = (parts * CONFIDENCE_SCALE / total).round().to(torch.uint8)
+        if wanted.disagreement:
+            rows, cols = (self.constant(cells) for cells in cells_of_pixels(place))
+            differs = block.differs[rows[:, None], cols]
+        return OnItsWay(logits.argmax(0).to(torch.uint8), confidence, every, differs)
+
+    def _upsample(self, block: Tensor, covered: Tensor, place: Placement) -> Tensor:
+        """Interpolated logits (K, height, width)."""
+        if place.stride == 1:
+            row, col = place.first_row - place.top, place.first_col - place.left
+            return block[:, row : row + place.height, col : col + place.width]
+        fractions = self.constant(place.fractions)
+        cell_row, down = _places(place.first_row, place.height, place.stride, fractions)
+        cell_col, right = _places(place.first_col, place.width, place.stride, fractions)
+        last_row, last_col = place.grid_rows - 1, place.grid_cols - 1
+        above, below = ((cell_row + i).clamp(0, last_row) - place.top for i in (0, 1))
+        first, second = ((cell_col + i).clamp(0, last_col) - place.left for i in (0, 1))
+        there_above, there_below = covered[above], covered[below]
+        line = _between(block[:, above], block[:, below], there_above, there_below, down[:, None])
+        seen = there_above | there_below
+        return _between(line[:, :, first], line[:, :, second], seen[:, first], seen[:, second], right)
+
+    def _shares(self, logits: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Exponentials (K, h, w) of the logits below the greatest, and their sum (h, w), as the kernels add them."""
+        places = ((logits.amax(0) - logits) * scale + 0.5).to(torch.int32).clamp(max=len(self._exponentials) - 1)
+        parts = self._exponentials[places]
+        total = torch.zeros_like(parts[0])
+        for part in parts:  # in the order of the classes: a sum of many floats depends on it
+            total = total + part
+        return parts, total
+
+
+class OnItsWay:
+    """Rows being copied to the host; see `geoseg.tiling.arrays.Pending`."""
+
+    def __init__(self, *layers: Tensor | None) -> None:
+        self._layers = [_to_host(layer) for layer in layers]
+        self._arrived = None
+        if any(layer is not None and layer.is_pinned() for layer in self._layers):
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def rows(self) -> MapRows:
+        """Wait for the rows."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        classes, *others = (None if layer is None else layer.numpy() for layer in self._layers)
+        assert classes is not None
+        return MapRows(classes, *others)
+
+
+def _to_host(layer: Tensor | None) -> Tensor | None:
+    if layer is None or layer.device.type == "cpu":
+        return layer
+    host = torch.empty(layer.shape, dtype=layer.dtype, pin_memory=True)
+    host.copy_(layer, non_blocking=True)
+    return host
+
+
+def _places(first: int, count: int, stride: int, fractions: Tensor) -> tuple[Tensor, Tensor]:
+    moved = torch.arange(first, first + count, device=fractions.device) - stride // 2
+    cell = torch.div(moved, stride, rounding_mode="floor")
+    return cell, fractions[moved - cell * stride]
+
+
+def _between(a: Tensor, b: Tensor, there_a: Tensor, there_b: Tensor, fraction: Tensor) -> Tensor:
+    a = torch.where(there_a, a, b)
+    b = torch.where(there_b, b, a)
+    return a + (b - a) * fraction
