@@ -13,17 +13,15 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyproj
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
+from geoseg.arrays import FloatArray
 from geoseg.errors import SceneError, quoted
 from geoseg.georeference import Georeference, crs_georeference, crs_name, pyproj_crs
 from geoseg.windows import Window
-
-FloatArray = npt.NDArray[np.float64]
 
 _MOST_LATITUDE, _MOST_LONGITUDE = 180, 720
 """Degrees that a raster's centre may have: some run on past the antimeridian or a pole; metres are far more."""

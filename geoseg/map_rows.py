@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 
-ByteArray = npt.NDArray[np.uint8]
+from geoseg.arrays import ByteArray
 
 CONFIDENCE_SCALE = 254
 """Confidence and probabilities are stored as ``round(254 · p)``; 255 is nodata."""

@@ -25,7 +25,8 @@ from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy raises; it
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from geoseg.class_map.overviews import ByteArray, Halve, add_checksum
+from geoseg.arrays import ByteArray
+from geoseg.class_map.overviews import Halve, add_checksum
 from geoseg.classes import NODATA, Color
 from geoseg.errors import OutputError
 from geoseg.files import quiet

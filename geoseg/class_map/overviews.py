@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.arrays import ByteArray, IntArray
 from geoseg.classes import NODATA
 from geoseg.runtime.jit import int64, njit
 
-ByteArray = npt.NDArray[np.uint8]
 Halve = Callable[[ByteArray], ByteArray]
 
 
@@ -102,7 +102,7 @@ def add_checksum(rows: ByteArray, first_row: int, first_col: int, total: npt.NDA
 
 
 @njit
-def count_values(rows: ByteArray, counts: npt.NDArray[np.int64]) -> None:
+def count_values(rows: ByteArray, counts: IntArray) -> None:
     """Add to ``counts``, (256,) int64, how often every value occurs in (h, W) uint8.
 
     `numpy.bincount` first makes 8-byte integers of all pixels: 30 times slower, and 8 times the memory.

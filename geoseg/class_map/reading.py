@@ -11,13 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import rasterio
 from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
+from geoseg.arrays import ByteArray
 from geoseg.class_map.names import class_table
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import SceneError, quoted
@@ -30,7 +29,6 @@ from geoseg.windows import Window
 
 log = logging.getLogger(__name__)
 
-ClassValues = npt.NDArray[np.uint8]
 
 SCENE_TAG = "GEOSEG_SCENE"
 """TIFF tag with the name of the imagery that was mapped."""
@@ -52,7 +50,7 @@ def layer_path(path: str | PathLike[str], layer: str) -> Path:
 class ClassMap:
     """A class map in memory: values (H, W) uint8 with 255 = nodata, where they lie, and what they mean."""
 
-    values: ClassValues
+    values: ByteArray
     grid: Grid
     classes: ClassTable
 
@@ -142,7 +140,7 @@ class ClassMapReader:
             for window in windows:
                 yield MapRows(self.read(window), _read(self.confidence_path, confidence, window))
 
-    def read(self, window: Window) -> ClassValues:
+    def read(self, window: Window) -> ByteArray:
         """Class ids of a window, (height, width) uint8, 255 where invalid.
 
         Raises:
@@ -201,11 +199,11 @@ def _check_class_map(path: str | PathLike[str], file: Any) -> None:
     raise SceneError(f"{path} is no class map: found {found}, wanted 1 band of uint8", hint=hint)
 
 
-def _read(path: InputPath, file: Any, window: Window) -> ClassValues:
+def _read(path: InputPath, file: Any, window: Window) -> ByteArray:
     part = RasterWindow(window.col, window.row, window.width, window.height)
     # GDAL's cache is a share of the machine's memory by default, and would fill up with the whole map.
     with _as_scene_error(path), rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
-        values: ClassValues = file.read(1, window=part)
+        values: ByteArray = file.read(1, window=part)
         flags = file.mask_flag_enums[0]
         if MaskFlags.all_valid in flags or (flags == [MaskFlags.nodata] and file.nodata == NODATA):
             return values

@@ -22,8 +22,8 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import ByteArray, IntArray
 from geoseg.class_map.cog import CogWriter
 from geoseg.class_map.names import CLASSES_TAG
 from geoseg.class_map.overviews import count_values, halve_by_mean, halve_by_mode
@@ -32,7 +32,7 @@ from geoseg.classes import ClassTable, Color, class_entries
 from geoseg.export.qml import ramp_qml, style_qml, write_style
 from geoseg.files import atomic_output
 from geoseg.grid import Grid
-from geoseg.map_rows import CONFIDENCE_SCALE, ByteArray, MapRows
+from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
 
 LAYERS = ("classes", "confidence", "probabilities", "disagreement")
 """What `MapFileWriter` can write; the names are `geoseg.map_rows.MapRows`' own."""
@@ -181,7 +181,7 @@ def _to_json(classes: ClassTable) -> str:
     return json.dumps([{"id": i, **entry} for i, entry in enumerate(class_entries(classes))])
 
 
-def _write_sidecar(path: Path, classes: ClassTable, counts: npt.NDArray[np.int64]) -> None:
+def _write_sidecar(path: Path, classes: ClassTable, counts: IntArray) -> None:
     """Category names and attribute table as GDAL's PAM file, beside what GDAL may have put there itself."""
     sidecar = path.with_name(path.name + ".aux.xml")
     root = ET.parse(sidecar).getroot() if sidecar.exists() else ET.Element("PAMDataset")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.arrays import ByteArray
 from geoseg.classes import NODATA
 from geoseg.evaluation.result import Counts, Values
-from geoseg.map_rows import ByteArray
 from geoseg.runtime.jit import njit
 from geoseg.windows import Window
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.arrays import ByteArray
 from geoseg.classes import NODATA
 from geoseg.evaluation.result import BoundaryScores
-from geoseg.map_rows import ByteArray
 
 DISTANCE_PX = 3
 """Width of the strips. Cheng et al. take 2 % of the diagonal of photographs; scenes have any size."""

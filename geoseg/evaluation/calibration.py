@@ -10,11 +10,12 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from geoseg.arrays import ByteArray
 from geoseg.classes import NODATA
 from geoseg.data import Labels
 from geoseg.evaluation.blocks import BLOCK_PX, Blocks
 from geoseg.evaluation.result import Calibration, Counts
-from geoseg.map_rows import CONFIDENCE_SCALE, ByteArray
+from geoseg.map_rows import CONFIDENCE_SCALE
 from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.runtime.jit import njit
 from geoseg.scene import Raster

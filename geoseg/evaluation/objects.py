@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.arrays import ByteArray
 from geoseg.classes import NODATA
 from geoseg.evaluation.boundary import both_known
 from geoseg.evaluation.result import ObjectScores
-from geoseg.map_rows import ByteArray
 from geoseg.runtime.jit import helper, njit
 
 Int32Array = npt.NDArray[np.int32]

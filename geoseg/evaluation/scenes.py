@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.arrays import ByteArray
 from geoseg.classes import NODATA
 from geoseg.data import LabelledScene, Labels, labels_of
 from geoseg.data.labelled import SplitLabels
@@ -18,7 +19,7 @@ from geoseg.evaluation.boundary import BoundaryMeasure
 from geoseg.evaluation.calibration import Reliability, Temper
 from geoseg.evaluation.objects import ObjectMeasure
 from geoseg.evaluation.result import BoundaryScores, ObjectScores, SceneResult, Values, WindowCase
-from geoseg.map_rows import ByteArray, MapRows
+from geoseg.map_rows import MapRows
 from geoseg.network.metrics import Scores
 from geoseg.prediction.bands import Layers, predicted_rows
 from geoseg.prediction.predictor import Predictor

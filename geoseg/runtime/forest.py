@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
+from geoseg.arrays import Int32Array
 from geoseg.runtime.jit import helper, int64
-
-Int32Array = npt.NDArray[np.int32]
 
 
 @helper

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from rasterio.enums import ColorInterp
 
+from geoseg.arrays import AnyArray
 from geoseg.errors import quoted
 from geoseg.scene.mosaic import Mosaic
 from geoseg.scene.open_files import open_dataset
@@ -117,7 +117,7 @@ def dtype_hint(scene: Raster, dtype: str) -> str:
     )
 
 
-def holds(dtype: str, values: npt.NDArray[Any]) -> bool:
+def holds(dtype: str, values: AnyArray) -> bool:
     """Whether pixels of an integer data type can have these values, as they are."""
     if not values.size or np.dtype(dtype).kind not in "iu" or values.dtype.kind == "c":
         return False

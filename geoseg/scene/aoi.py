@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import hashlib
 from os import PathLike
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyproj
 import shapely
 
+from geoseg.arrays import BoolArray, Geometries, Int32Array
 from geoseg.errors import GeosegError, SceneError, quoted
 from geoseg.georeference import pyproj_crs, transformer
 from geoseg.grid import Grid, crs_hint
 from geoseg.paths import input_path
 from geoseg.scene.vector_files import bounds_in, polygon_layer, reading, single_polygons
 from geoseg.windows import Window
-
-Polygons = npt.NDArray[Any]  # of shapely geometries
 
 _EDGE_SHARE = 256
 """Edges are cut to at most this share of the scene before they change CRS: a straight line seldom stays one there.
@@ -41,7 +38,7 @@ class Aoi:
         digest: What changes when the polygons do.
     """
 
-    def __init__(self, polygons: Polygons, digest: str) -> None:
+    def __init__(self, polygons: Geometries, digest: str) -> None:
         self.digest = digest
         self._tree = shapely.STRtree(polygons)
         # Exteriors turn one way and holes the other: the sum of turns is 0 outside, and not 0 in overlaps.
@@ -65,7 +62,7 @@ class Aoi:
         outline = shapely.box(window.col, window.row, window.col_stop, window.row_stop)
         return len(self._tree.query(outline, predicate="intersects")) > 0
 
-    def mask(self, window: Window) -> npt.NDArray[np.bool_]:
+    def mask(self, window: Window) -> BoolArray:
         """Pixels (H, W) of a window whose centre lies in a polygon."""
         inside = np.zeros((window.height, window.width), dtype=bool)
         if self.touches(window):
@@ -75,7 +72,7 @@ class Aoi:
                 part[:] = self._winding(Window(window.row + top, window.col, len(part), window.width)) != 0
         return inside
 
-    def _winding(self, window: Window) -> npt.NDArray[np.int32]:
+    def _winding(self, window: Window) -> Int32Array:
         """How often polygons turn around each pixel's centre, (H, W)."""
         # Edges right of the window do not matter; those left of it do.
         met = (self._first < window.row_stop) & (self._stop > window.row) & (self._left < window.col_stop)
@@ -141,7 +138,7 @@ def load_aoi(
     return Aoi(polygons[near], digest)
 
 
-def _to_crs(polygons: Polygons, crs: pyproj.CRS, grid: Grid, what: str, kind: type[GeosegError]) -> Polygons:
+def _to_crs(polygons: Geometries, crs: pyproj.CRS, grid: Grid, what: str, kind: type[GeosegError]) -> Geometries:
     """Polygons near a grid in its CRS; straight edges stay where they were on the ground."""
     wanted = pyproj_crs(grid.crs)
     if crs == wanted:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
+from geoseg.arrays import Pixels, Valid
 from geoseg.errors import SceneError, quoted
 from geoseg.georeference import Georeference, crs_name
-from geoseg.scene.raster import Pixels, Raster, Valid, intersection
+from geoseg.scene.raster import Raster, intersection
 from geoseg.windows import Window
 from geoseg.words import count
 

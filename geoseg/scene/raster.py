@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.arrays import Pixels, Valid
 from geoseg.grid import Grid
 from geoseg.windows import Window
 
 if TYPE_CHECKING:
     from geoseg.scene.aoi import Aoi
 
-Pixels = npt.NDArray[Any]
-Valid = npt.NDArray[np.bool_]
 
 _SAMPLES, _SAMPLE_PX = 5, 64
 """Windows along each side of a scene that `Raster.sample` reads, and their side, px."""

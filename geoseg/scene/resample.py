@@ -13,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from affine import Affine
 
+from geoseg.arrays import IntArray, Pixels, Valid
 from geoseg.errors import SceneError
 from geoseg.grid import Grid, crs_hint
 from geoseg.runtime.jit import njit
-from geoseg.scene.raster import Pixels, Raster, Valid
+from geoseg.scene.raster import Raster
 from geoseg.windows import Window
 
 Floats = npt.NDArray[np.floating[Any]]
-Taps = tuple[npt.NDArray[np.int64], Floats]
+Taps = tuple[IntArray, Floats]
 
 _SOURCE_BYTES = 1 << 26
 """Source pixels read at once; more only where a row of the file's blocks is more."""
@@ -177,7 +178,7 @@ def _parts(taps: Taps, source_length: int) -> list[slice]:
     return parts
 
 
-def _span(rows: npt.NDArray[np.int64], cols: npt.NDArray[np.int64]) -> Window:
+def _span(rows: IntArray, cols: IntArray) -> Window:
     """Window of the source that holds all indices."""
     row, col = int(rows.min()), int(cols.min())
     return Window(row, col, int(rows.max()) - row + 1, int(cols.max()) - col + 1)
@@ -191,9 +192,9 @@ def _cut(taps: Taps, part: slice, origin: int) -> Taps:
 @njit
 def _weighted(
     values: Floats,
-    row_index: npt.NDArray[np.int64],
+    row_index: IntArray,
     row_weight: Floats,
-    col_index: npt.NDArray[np.int64],
+    col_index: IntArray,
     col_weight: Floats,
 ) -> Floats:
     """Weighted sums (B, n, m) of values (B, h, w), rows before columns and tap by tap: one order for every pixel."""

@@ -17,13 +17,14 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
+from geoseg.arrays import Pixels, Valid
 from geoseg.errors import SceneError, quoted
 from geoseg.georeference import unwarped, warp_command
 from geoseg.grid import grid_of
 from geoseg.paths import RASTER_SUFFIXES, file_behind, input_path, opened_name
 from geoseg.scene.mosaic import Mosaic, as_one_error
 from geoseg.scene.open_files import OpenFiles, open_dataset, reason
-from geoseg.scene.raster import Pixels, Raster, Valid, can_hold
+from geoseg.scene.raster import Raster, can_hold
 from geoseg.scene.remote import is_remote, remote_facts, server_complaint
 from geoseg.windows import Window
 

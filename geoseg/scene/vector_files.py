@@ -16,20 +16,19 @@ from typing import Any
 
 import geopandas
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyogrio
 import pyproj
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 
+from geoseg.arrays import BoolArray, Geometries
 from geoseg.errors import GeosegError, quoted
 from geoseg.georeference import pyproj_crs, transformer
 from geoseg.grid import Grid
 from geoseg.paths import VECTOR_SUFFIXES, InputPath, exists, opened_name
 
 Bounds = tuple[float, float, float, float]
-Geometries = npt.NDArray[Any]  # of shapely geometries
 
 _PARQUET = (".parquet", ".geoparquet", ".pq")
 STYLES = "layer_styles"
@@ -192,7 +191,7 @@ def bounds_in(crs: str | None, grid: Grid) -> Bounds | None:
     return left - margin, bottom - margin, right + margin, top + margin
 
 
-def meets(geometries: Geometries, bounds: Bounds) -> npt.NDArray[np.bool_]:
+def meets(geometries: Geometries, bounds: Bounds) -> BoolArray:
     """Which geometries have bounds that meet others, (n,); missing and empty ones have none."""
     left, bottom, right, top = shapely.bounds(geometries).T
     return np.asarray((left <= bounds[2]) & (right >= bounds[0]) & (bottom <= bounds[3]) & (top >= bounds[1]))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import AnyArray, Float32Array, IntArray
 from geoseg.map_rows import MapRows
 
 Array: TypeAlias = Any
@@ -16,7 +16,7 @@ Array: TypeAlias = Any
 LOGIT_LIMIT = 64.0
 """Logits further below a window's best one count as this: e^-64 is as good as 0."""
 
-EXPONENTIALS: npt.NDArray[np.float32] = np.append(np.exp(-np.arange(16 * 256) / 256), 0).astype(np.float32)
+EXPONENTIALS: Float32Array = np.append(np.exp(-np.arange(16 * 256) / 256), 0).astype(np.float32)
 """exp(-i / 256); a table, since libraries' exponentials differ in their last bit."""
 
 
@@ -63,7 +63,7 @@ class Placement:
     step: int
 
     @property
-    def fractions(self) -> npt.NDArray[np.float32]:
+    def fractions(self) -> Float32Array:
         """Place of a pixel between two logits, (stride,)."""
         if self.stride == 1:
             return np.zeros(1, dtype=np.float32)
@@ -95,7 +95,7 @@ class Arrays(Protocol):
     def filled(self, shape: tuple[int, ...], value: int) -> Array:
         """One value everywhere, uint8."""
 
-    def constant(self, values: npt.NDArray[Any]) -> Array:
+    def constant(self, values: AnyArray) -> Array:
         """The values on this device."""
 
     def copy(self, array: Array) -> Array:
@@ -125,7 +125,7 @@ class Arrays(Protocol):
         """Rows of the output from a block; see `geoseg.tiling.kernels.upsample`."""
 
 
-def cells_of_pixels(place: Placement) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def cells_of_pixels(place: Placement) -> tuple[IntArray, IntArray]:
     """Rows and columns of a block that the output's pixels belong to, (height,) and (width,)."""
     rows = np.arange(place.first_row, place.first_row + place.height) // place.stride - place.top
     cols = np.arange(place.first_col, place.first_col + place.width) // place.stride - place.left

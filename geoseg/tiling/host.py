@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import AnyArray
 from geoseg.map_rows import MapRows
 from geoseg.tiling import kernels
 from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, Placement, Wanted, cells_of_pixels
@@ -35,7 +34,7 @@ class HostArrays:
         """One value everywhere, uint8."""
         return np.full(shape, value, dtype=np.uint8)
 
-    def constant(self, values: npt.NDArray[Any]) -> Array:
+    def constant(self, values: AnyArray) -> Array:
         """The values themselves."""
         return values
 

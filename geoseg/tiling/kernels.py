@@ -7,13 +7,9 @@ is a single rounded one in a fixed order. Nothing depends on how rows or columns
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import ByteArray, Float32Array, Int32Array
 from geoseg.runtime.jit import helper, njit
-
-Ints = npt.NDArray[np.int32]
-Floats = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
 
 TILE_PX = 2048
 NO_LOGIT = -(2**31)  # less than any in fixed point
@@ -21,13 +17,13 @@ NO_LOGIT = -(2**31)  # less than any in fixed point
 
 @njit
 def add_logits(
-    logits: Floats,
-    taper: Ints,
+    logits: Float32Array,
+    taper: Int32Array,
     first: int,
-    sums: Ints,
-    weights: Ints,
-    low: Bytes,
-    high: Bytes,
+    sums: Int32Array,
+    weights: Int32Array,
+    low: ByteArray,
+    high: ByteArray,
     left: int,
     width: int,
     limit: np.float32,
@@ -85,7 +81,7 @@ def add_logits(
 
 
 @njit
-def mean_logits(sums: Ints, weights: Ints, first: int, block: Floats, covered: Bytes) -> None:
+def mean_logits(sums: Int32Array, weights: Int32Array, first: int, block: Float32Array, covered: ByteArray) -> None:
     """Weighted means (K, n, C) of the sums' rows from ``first`` on, in fixed-point units; 0, not covered, without any.
 
     Args:
@@ -107,20 +103,20 @@ def mean_logits(sums: Ints, weights: Ints, first: int, block: Floats, covered: B
 
 @njit
 def upsample(
-    block: Floats,
-    covered: Bytes,
+    block: Float32Array,
+    covered: ByteArray,
     top: int,
     cell_rows: int,
     left: int,
     cell_cols: int,
     stride: int,
-    fractions: Floats,
+    fractions: Float32Array,
     first_row: int,
     first_col: int,
-    classes: Bytes,
-    confidence: Bytes | None,
-    probabilities: Bytes | None,
-    exponentials: Floats | None,
+    classes: ByteArray,
+    confidence: ByteArray | None,
+    probabilities: ByteArray | None,
+    exponentials: Float32Array | None,
     scale: np.float32,
 ) -> None:
     """Classes (h, w) of the pixels from (first_row, first_col) on, by bilinear interpolation of mean logits.
@@ -234,7 +230,9 @@ def upsample(
 
 
 @helper
-def _shares(values: Floats, best: Floats, count: int, exponentials: Floats, scale: np.float32) -> None:
+def _shares(
+    values: Float32Array, best: Float32Array, count: int, exponentials: Float32Array, scale: np.float32
+) -> None:
     """Exponentials of values (K, s, n) below the best (s, n) in place of the values, and their sum of the best."""
     last = exponentials.shape[0] - 1
     for p in range(best.shape[0]):

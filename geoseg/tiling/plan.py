@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.arrays import FloatArray
 from geoseg.errors import ConfigError
 from geoseg.windows import Window, round_up, window_starts
 from geoseg.words import count
@@ -49,23 +50,23 @@ Taper: TypeAlias = Callable[[int, int], npt.ArrayLike]
 """Weights of a window along one axis from its length and its overlap, both in logits: (length,), each in [0, 1]."""
 
 
-def sine(length: int, overlap: int) -> npt.NDArray[np.float64]:
+def sine(length: int, overlap: int) -> FloatArray:
     """sin²(π(i + ½) / n): halves overlap to a constant sum, and the half sample keeps every weight above 0."""
     return np.asarray(np.sin(np.pi * (np.arange(length) + 0.5) / length)) ** 2
 
 
-def linear(length: int, overlap: int) -> npt.NDArray[np.float64]:
+def linear(length: int, overlap: int) -> FloatArray:
     """A triangle over the window."""
     place = np.arange(length, dtype=np.float64) + 0.5
     return np.asarray(np.minimum(place, length - place) / (length / 2))
 
 
-def flat(length: int, overlap: int) -> npt.NDArray[np.float64]:
+def flat(length: int, overlap: int) -> FloatArray:
     """The plain mean of all windows that see a pixel."""
     return np.ones(length)
 
 
-def crop(length: int, overlap: int) -> npt.NDArray[np.float64]:
+def crop(length: int, overlap: int) -> FloatArray:
     """Nothing but the centre of each window: neighbours meet in the middle of their overlap."""
     weights, margin = np.zeros(length), overlap // 2
     weights[margin : length - margin] = 1
@@ -198,7 +199,7 @@ class Plan:
         return sum(len(self.band_span(i).starts) for i in range(self.bands)) * self.forwards // len(self.rows)
 
     @cached_property
-    def tapers(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def tapers(self) -> tuple[FloatArray, FloatArray]:
         """Weights of a window's rows and columns of logits, the greatest 1, before the scene's edges are considered."""
         function = BLENDS[self.blend] if isinstance(self.blend, str) else self.blend
         both = []

@@ -18,8 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import BoolArray, FloatArray, Int32Array
 from geoseg.tiling.arrays import LOGIT_LIMIT, Array, Arrays, Block, Pending, Placement, Wanted
 from geoseg.tiling.host import HostArrays
 from geoseg.tiling.plan import PIECE_BYTES, Plan, Span
@@ -243,11 +243,11 @@ class _Tapers:
 
 
 def _axis(
-    taper: npt.NDArray[np.float64], starts: tuple[int, ...], stride: int
-) -> tuple[dict[tuple[bool, ...], npt.NDArray[np.float64]], float, int]:
+    taper: FloatArray, starts: tuple[int, ...], stride: int
+) -> tuple[dict[tuple[bool, ...], FloatArray], float, int]:
     """Tapers of first, middle and last windows along an axis; the greatest sum of weights, and number of windows."""
     half = len(taper) // 2
-    tapers: dict[tuple[bool, ...], npt.NDArray[np.float64]] = {}
+    tapers: dict[tuple[bool, ...], FloatArray] = {}
     for first in (False, True):
         for last in (False, True):
             weights = taper.copy()
@@ -300,7 +300,7 @@ class _SeamCounter:
         return SeamCounts(*(int(n) for n in self._counts[band].tolist())) if band in self._counts else SeamCounts()
 
 
-def _looks(starts: tuple[int, ...], size: int, stride: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+def _looks(starts: tuple[int, ...], size: int, stride: int) -> tuple[Int32Array, BoolArray]:
     """How many windows see each row of logits, and whether it lies near a border that is not the scene's own."""
     length, stop = (starts[-1] + size) // stride, starts[-1] + size
     looks, near = np.zeros(length, dtype=np.int32), np.zeros(length, dtype=bool)

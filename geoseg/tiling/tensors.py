@@ -6,12 +6,10 @@ give the same bits, which a test checks on a CPU.
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from geoseg.arrays import AnyArray
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
 from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, Placement, Wanted, cells_of_pixels
 
@@ -31,7 +29,7 @@ class TensorArrays:
         """One value everywhere, uint8."""
         return torch.full(shape, value, dtype=torch.uint8, device=self._device)
 
-    def constant(self, values: npt.NDArray[Any]) -> Tensor:
+    def constant(self, values: AnyArray) -> Tensor:
         """The values on the device."""
         return torch.from_numpy(values).to(self._device)
 
