@@ -13,45 +13,17 @@ import numpy.typing as npt
 import pytest
 import rasterio
 from affine import Affine
-from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
-from geoseg.contract import Band, ClassEntry, Contract, DType, WindowSettings
+from geoseg.contract import Contract
 from geoseg.errors import SceneError
 from geoseg.prediction.imagery import check_scene
 from geoseg.programs.info import describe
 from geoseg.scene import open_scene
 from geoseg.scene.advice import bands_named, order_of
+from support.imagery import RGB, contract, write
 
-RGB = ("red", "green", "blue")
 needs_gdal = pytest.mark.skipif(shutil.which("gdal_translate") is None, reason="needs GDAL's programs")
-
-
-def contract(
-    *names: str, dtype: DType = "uint8", scale: float = 1 / 255, mean: float = 0.5, gsd_m: float | None = None
-) -> Contract:
-    return Contract(
-        name="any",
-        bands=tuple(Band(name=name, mean=mean, std=0.1) for name in names or RGB),
-        dtype=dtype,
-        scale=scale,
-        nodata="file",
-        gsd_m=gsd_m,
-        classes=(ClassEntry(name="a", color="#112233"), ClassEntry(name="b", color="#445566")),
-        window=WindowSettings(size=64, overlap=32),
-    )
-
-
-def write(path: Path, pixels: npt.NDArray[Any], *, descriptions: tuple[str, ...] = (), **options: Any) -> Path:
-    bands, height, width = pixels.shape
-    options = {"crs": CRS.from_epsg(32633), "transform": Affine(0.5, 0, 5e5, 0, -0.5, 5e6), **options}
-    with rasterio.open(
-        path, "w", driver="GTiff", height=height, width=width, count=bands, dtype=pixels.dtype, **options
-    ) as file:
-        file.write(pixels)
-        for band, text in enumerate(descriptions, start=1):
-            file.set_band_description(band, text)
-    return path
 
 
 def shades(bands: int, dtype: str = "uint8", low: int = 0, high: int = 256) -> npt.NDArray[Any]:

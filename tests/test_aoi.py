@@ -9,7 +9,6 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from conftest import PLACES, MadeScene, Orientation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
@@ -22,6 +21,7 @@ from geoseg.grid import Grid
 from geoseg.scene import open_scene
 from geoseg.scene.aoi import Aoi, load_aoi
 from geoseg.windows import Window
+from support.scenes import PLACES, MadeScene, Orientation
 
 Make = Callable[..., MadeScene]
 

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import MadeScene
 
 import geoseg
 from geoseg.config import AugmentConfig, SceneConfig, parse_config
@@ -21,6 +20,7 @@ from geoseg.data.augment import Augmenter, Photometric, resize_window
 from geoseg.data.augment.distortion import Changes, distort, draw_changes
 from geoseg.errors import ConfigError
 from geoseg.windows import Window
+from support.scenes import MadeScene
 
 STILL = AugmentConfig(dihedral=False, brightness=0, contrast=0, hue=0, saturation=0)
 DIHEDRAL = STILL.model_copy(update={"dihedral": True})

@@ -16,9 +16,6 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from conftest import WIDE
-from test_folding import difference, images, visible
-from test_models import segnext
 from torch import Tensor, nn
 
 import geoseg
@@ -33,6 +30,7 @@ from geoseg.network.model_folder import TrainedModel
 from geoseg.network.tta import TTA, augmented
 from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.windows import Window
+from support.networks import WIDE, difference, images, segnext, visible
 
 CPU, CUDA = "cpu", "cuda:0"
 SIZE = (64, 96)

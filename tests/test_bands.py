@@ -12,7 +12,6 @@ import rasterio
 import timm
 import torch
 from affine import Affine
-from conftest import TINY
 from rasterio.enums import ColorInterp
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from geoseg.landscape import BANDS, LANDSCAPE_CLASSES, Landscape
 from geoseg.network.model_folder import load_model
 from geoseg.programs.train import train
 from geoseg.windows import Window
+from support.networks import TINY
 
 SIZE = 128
 Hole = Literal["nodata", "alpha", "mask", "nan"]
@@ -104,7 +104,7 @@ def experiment(folder: Path, *, dtype: str, bands: int, kind: Hole, under: float
         "name": "bands",
         "output": str(folder / "run"),
         "classes": [{"name": c.name, "color": "#000000"} for c in LANDSCAPE_CLASSES],
-        "model": {"options": {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}},
+        "model": {"options": TINY},
         "imagery": {"bands": [f"b{i}" for i in range(bands)], "dtype": dtype, "alpha": kind == "alpha"},
         "data": {"train": entries[:1], "val": entries[1:]},
         "window": {"size": 64, "overlap": 0},
@@ -184,8 +184,7 @@ def test_training_starts_from_the_pretrained_stem_of_other_bands(tmp_path: Path,
     encoder = {"embed_dims": TINY["embed_dims"], "depths": TINY["depths"]}
     pretrained = timm.create_model("mscan_tiny", **encoder).state_dict()
     torch.save({"state_dict": pretrained}, tmp_path / "mscan.pth")
-    options = {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}
-    options["pretrained_cfg_overlay"] = {"file": str(tmp_path / "mscan.pth")}
+    options = TINY | {"pretrained_cfg_overlay": {"file": str(tmp_path / "mscan.pth")}}
     settings = experiment(
         tmp_path / "x",
         dtype="uint16",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
-from test_models import segnext
+
+from support.networks import TINY, segnext
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 

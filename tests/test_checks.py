@@ -13,8 +13,6 @@ import numpy.typing as npt
 import pytest
 import rasterio
 from affine import Affine
-from conftest import MadeScene
-from hints import commands_in, complaint, misplaced_commands, words_of
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from shapely.geometry import LineString, Point, Polygon, box
@@ -24,6 +22,8 @@ from geoseg.config import TrainConfig, parse_config
 from geoseg.data import RandomWindows, checks, open_scenes
 from geoseg.data.checks.every import Problem, problem_lines, refuse
 from geoseg.errors import ConfigError, LabelError
+from support.hints import commands_in, complaint, misplaced_commands, words_of
+from support.scenes import MadeScene
 
 NAMES = ("other", "field", "house")
 SHAPE = (96, 80)  # of `write_scene`

@@ -11,7 +11,6 @@ from typing import get_args, get_type_hints
 
 import pytest
 import rasterio
-from conftest import write_scene
 from typer.testing import CliRunner
 
 import geoseg.programs.info
@@ -20,6 +19,7 @@ from geoseg.cli.options import parse_bands
 from geoseg.errors import ConfigError, GeosegError
 from geoseg.pretrained import PRETRAINED
 from geoseg.programs import early
+from support.scenes import write_scene
 
 # Verbs that need none of it, and mistakes that are refused before any of it is loaded.
 NETWORKS = ["torch", "timm", "segmentation_models_pytorch", "lightning", "albumentations", "cv2", "openvino"]

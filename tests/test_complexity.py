@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from conftest import TINY
-from test_models import segnext
 from torch import nn
 from typer.testing import CliRunner
 
 from geoseg.cli.models import models
 from geoseg.paper.catalogue import VARIANTS, Row, Variant, as_csv, build, measure
 from geoseg.paper.complexity import Cost, cost, parameters
+from support.networks import TINY, segnext
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "models.md"
 BY_NAME = {variant.name: variant for variant in VARIANTS}

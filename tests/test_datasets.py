@@ -14,7 +14,6 @@ import rasterio
 import rasterio.warp
 import torch
 from affine import Affine
-from conftest import MadeScene
 from rasterio.features import rasterize
 from rasterio.warp import reproject
 from shapely.geometry import Polygon, box
@@ -27,6 +26,7 @@ from geoseg.errors import LabelError, SceneError
 from geoseg.grid import Grid
 from geoseg.scene import Scene
 from geoseg.windows import Window
+from support.scenes import MadeScene
 
 CLASSES = ClassTable.from_names(["other", "field", "house"], ["#000000", "#00ff00", "#ff0000"])
 MakeScene = Callable[..., MadeScene]

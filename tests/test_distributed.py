@@ -22,7 +22,6 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
 from torch import Tensor, nn
-from training_cases import experiment, settings, write_config, write_scenes
 
 from geoseg.config import RunConfig
 from geoseg.contract import Band, ClassEntry, Contract
@@ -33,6 +32,7 @@ from geoseg.training.failures import RunStopped
 from geoseg.training.launch import count_devices, launch
 from geoseg.training.processes import PeerEnded, Place, Team, find_place
 from geoseg.training.task import SegmentationTask
+from support.training import experiment, settings, write_config, write_scenes
 
 NO_BATCH_NORMS = {
     "architecture": "unet",

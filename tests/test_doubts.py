@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 import torch
 from affine import Affine
-from conftest import write_scene
-from test_advice import contract, write
-from test_predict import make_model
 from torch import nn
 
 from geoseg.contract import find_model, load_contract
@@ -21,6 +18,9 @@ from geoseg.prediction.imagery import doubts, low_confidence
 from geoseg.programs.info import describe
 from geoseg.programs.predict import predict
 from geoseg.scene import open_scene
+from support.imagery import contract, write
+from support.model_folders import make_model
+from support.scenes import write_scene
 
 
 def normal(mean: float, std: float, size: int = 128, bands: int = 3) -> Any:

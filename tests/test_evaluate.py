@@ -15,7 +15,6 @@ import pytest
 import rasterio
 import torch
 import yaml
-from conftest import TINY, MadeScene, write_scene
 from PIL import Image
 from scipy import ndimage
 from torch import nn
@@ -39,6 +38,8 @@ from geoseg.paper.patches import evaluate_patches
 from geoseg.prediction.predictor import Predictor
 from geoseg.programs.evaluate import FILES, evaluate
 from geoseg.programs.predict import predict
+from support.networks import TINY
+from support.scenes import MadeScene, write_scene
 
 Ids = npt.NDArray[np.uint8]
 CLASSES = ("grass", "roof", "road")

@@ -16,7 +16,6 @@ import pyproj
 import pytest
 import shapely
 from affine import Affine
-from polygon_coverage import TABLE, blobs, coverage
 from rasterio.crs import CRS
 
 from geoseg.class_map.writing import MapFileWriter
@@ -29,6 +28,7 @@ from geoseg.map_rows import MapRows
 from geoseg.polygons import PolygonRules, Tolerance
 from geoseg.programs.info import describe
 from geoseg.programs.vectorize import vectorize
+from support.coverages import TABLE, blobs, coverage
 
 UTM = "EPSG:32633"
 NORTH_UP = Affine(0.3, 0, 500_000, 0, -0.3, 5_000_000)

@@ -5,13 +5,13 @@ import pyogrio
 import pytest
 import shapely
 from affine import Affine
-from polygon_coverage import TABLE, UTM, batch, coverage, pieces
 
 from geoseg.errors import OutputError, SceneError
 from geoseg.export.arrow import portions
 from geoseg.export.gdal import write_flatgeobuf
 from geoseg.export.wkb import polygon_wkb
 from geoseg.polygons.batch import PolygonBatch
+from support.coverages import TABLE, UTM, batch, coverage, pieces
 
 FIELDS = ["class_id", "class_name", "area_m2", "perim_m", "conf_mean", "conf_min", "source"]
 PLACES = [

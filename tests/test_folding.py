@@ -11,13 +11,12 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
-from test_models import MSCAN_SMALL, golden, official_tiny, segnext
 from torch import Tensor, nn
 from torch.export import Dim
 
-from geoseg.models import SegNeXt
 from geoseg.models.hamburger import NMF_EPS, joined
 from geoseg.network.folding import FoldedSegNeXt, deployed, fold, is_main_path
+from support.networks import MSCAN_SMALL, difference, golden, images, official_tiny, segnext, visible
 
 # One block a stage (two in stage 3): what differs beyond is how often it is repeated.
 WIDTHS: dict[str, dict[str, Any]] = {
@@ -27,46 +26,6 @@ WIDTHS: dict[str, dict[str, Any]] = {
     "L": {"embed_dims": (64, 128, 320, 512), "decoder_channels": 1024, "nmf_rank": 64},
 }
 SHALLOW: dict[str, Any] = {"depths": (1, 1, 2, 1), "norm_groups": 32, "drop_path_rate": 0.0}
-
-
-def images(*size: int, seed: int = 1) -> Tensor:
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
-
-
-@torch.no_grad()
-def visible(network: SegNeXt, *, seed: int = 1) -> SegNeXt:
-    """A network in which every parameter shows: all moved, then batch norms calibrated and their statistics moved."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def uniform(like: Tensor, low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(like.shape, generator=generator)
-
-    for name, parameter in network.named_parameters():
-        if "layer_scale" in name:
-            parameter.copy_(uniform(parameter, 0.1, 0.5) * uniform(parameter, -1, 1).sign())
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
-            module.weight.copy_(uniform(module.weight, 0.5, 1.5))
-            module.bias.copy_(uniform(module.bias, -0.5, 0.5))
-        if isinstance(module, nn.Conv2d) and module.bias is not None:
-            module.bias += uniform(module.bias, -0.3, 0.3)
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = None  # the statistics of one batch
-        norm.reset_running_stats()
-    network.train()(images(2, network.encoder._in_channels, 64, 96, seed=seed))
-    for norm in norms:
-        assert norm.running_mean is not None and norm.running_var is not None
-        norm.running_mean += norm.running_var.sqrt() * uniform(norm.running_mean, -0.3, 0.3)
-        norm.running_var *= uniform(norm.running_var, 0.7, 1.4)
-    return network.eval()
-
-
-def difference(found: Tensor, wanted: Tensor) -> float:
-    """Largest difference over the largest value."""
-    assert found.shape == wanted.shape
-    assert torch.isfinite(wanted).all()
-    return float((found - wanted).abs().max() / wanted.abs().max())
 
 
 def folded(network: nn.Module) -> FoldedSegNeXt:

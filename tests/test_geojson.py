@@ -10,7 +10,6 @@ import pyproj
 import pytest
 import shapely
 from affine import Affine
-from polygon_coverage import NORTH_UP, TABLE, UTM, batch, coverage, pieces
 from rasterio.crs import CRS
 
 from geoseg.errors import OutputError
@@ -19,6 +18,7 @@ from geoseg.export.layer import Layer
 from geoseg.export.lonlat import lonlat_of
 from geoseg.grid import Grid
 from geoseg.polygons.batch import PolygonBatch
+from support.coverages import NORTH_UP, TABLE, UTM, batch, coverage, pieces
 
 
 def written(tmp_path, polygons, layer, writer=write_geojson):

@@ -8,7 +8,6 @@ import pyogrio
 import pytest
 import shapely
 from affine import Affine
-from polygon_coverage import TABLE, UTM, batch, coverage, pieces
 from rasterio.crs import CRS
 
 from geoseg.errors import OutputError
@@ -16,6 +15,7 @@ from geoseg.export.geopackage import write_geopackage
 from geoseg.export.layer import Layer
 from geoseg.export.qml import style_qml
 from geoseg.grid import Grid
+from support.coverages import TABLE, UTM, batch, coverage, pieces
 
 FIELDS = ["class_id", "class_name", "area_m2", "perim_m", "conf_mean", "conf_min", "source"]
 

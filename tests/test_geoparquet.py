@@ -9,12 +9,12 @@ import pyproj
 import pytest
 import shapely
 from affine import Affine
-from polygon_coverage import NORTH_UP, TABLE, UTM, batch, blobs, coverage, pieces
 
 from geoseg.errors import OutputError, SceneError
 from geoseg.export import geoparquet
 from geoseg.export.geoparquet import hilbert_keys, write_geoparquet
 from geoseg.grid import Grid
+from support.coverages import NORTH_UP, TABLE, UTM, batch, blobs, coverage, pieces
 
 FIELDS = ["class_id", "class_name", "area_m2", "perim_m", "conf_mean", "conf_min", "source"]
 PLACES = [(UTM, NORTH_UP), ("EPSG:4326", Affine(1e-4, 0, 15, 0, -1e-4, 47)), (None, Affine.identity())]

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import MadeScene
-from hints import commands_in, complaint, words_of
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
@@ -29,6 +27,8 @@ from geoseg.polygons import PolygonRules
 from geoseg.programs.info import describe
 from geoseg.programs.vectorize import check_rules, vectorize
 from geoseg.scene import Mosaic, Scene, open_scene
+from support.hints import commands_in, complaint, words_of
+from support.scenes import MadeScene
 
 Make = Callable[..., MadeScene]
 

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
-from conftest import MadeScene
 from shapely.geometry import box
 
 from geoseg.classes import NODATA
@@ -23,6 +22,7 @@ from geoseg.data import histogram as module
 from geoseg.data.histogram import BLOCK, Histogram, count_blocks
 from geoseg.data.labels import process_files
 from geoseg.windows import Window
+from support.scenes import MadeScene
 
 MakeScene = Callable[..., MadeScene]
 SIZE = (700, 530)  # three blocks by three, the last ones smaller

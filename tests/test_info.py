@@ -11,7 +11,6 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from conftest import MadeScene
 from rasterio.enums import ColorInterp
 
 from geoseg.class_map.writing import MapFileWriter
@@ -24,6 +23,7 @@ from geoseg.network.stored_model import open_model
 from geoseg.prediction.predictor import Predictor
 from geoseg.programs.info import describe
 from geoseg.scene import Scene
+from support.scenes import MadeScene
 
 Make = Callable[..., MadeScene]
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio import features
 from scipy import ndimage
-from test_arcs import framed, maps
 
 from geoseg.polygons.trace.cracks import NEAR_PX, SUBPIXEL, ArcBatch, Cracks, has_horizontal, has_vertical, is_near
 from geoseg.polygons.trace.joining import ClosedPolygons, Tracer
+from support.class_maps import framed, maps
 
 Values = npt.NDArray[np.uint8]
 

@@ -8,16 +8,14 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
-from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rasterio.crs import CRS
 
 import geoseg.class_map.cog
 from geoseg.class_map import DIGEST_TAG, SCENE_TAG, layer_path, open_class_map
@@ -27,43 +25,9 @@ from geoseg.classes import ClassTable
 from geoseg.errors import OutputError
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
+from support.map_files import TABLE, grid_of, random_rows, write
 
-TABLE = ClassTable.from_names(["ground", "Gebäude & <Dächer>", "水"], ["#aabbcc", "#ff0000", "#0000ff"])
 Bytes = npt.NDArray[np.uint8]
-
-
-def grid_of(height: int, width: int) -> Grid:
-    return Grid(height, width, Affine(0.3, 0, 500_000, 0, -0.3, 5_000_000), CRS.from_epsg(32633))
-
-
-def random_rows(height: int, width: int, seed: int = 0) -> MapRows:
-    """Every layer: blobs of 8 px with noise, a triangle of nodata."""
-    rng = np.random.default_rng(seed)
-    shares = np.kron(rng.random((3, -(-height // 8), -(-width // 8))), np.ones((8, 8)))[:, :height, :width]
-    shares = shares + 0.3 * rng.random((3, height, width))
-    shares /= shares.sum(axis=0)
-    probabilities = np.round(shares * 254).astype(np.uint8)
-    classes = shares.argmax(axis=0).astype(np.uint8)
-    disagreement = (probabilities.max(axis=0) < 100).astype(np.uint8)
-    invalid = np.add.outer(np.arange(height), np.arange(width)) < min(height, width) // 3
-    for layer in (classes, probabilities, disagreement):
-        layer[..., invalid] = 255
-    confidence = np.where(invalid, 255, probabilities.max(axis=0)).astype(np.uint8)
-    return MapRows(classes, confidence, probabilities, disagreement)
-
-
-def part(rows: MapRows, top: int, bottom: int) -> MapRows:
-    cut = (None if a is None else a[..., top:bottom, :] for a in (getattr(rows, name) for name in LAYERS))
-    return MapRows(*cut)
-
-
-def write(path: Path, rows: MapRows, *, heights: list[int] | None = None, layers: Any = LAYERS, **options: Any) -> Path:
-    with MapFileWriter(path, grid_of(*rows.classes.shape), TABLE, layers=layers, **options) as out:
-        top = 0
-        for height in [*(heights or []), len(rows)]:
-            out.write(part(rows, top, min(top + height, len(rows))))
-            top = min(top + height, len(rows))
-    return path
 
 
 class Directory(NamedTuple):
@@ -349,7 +313,8 @@ _FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_map_files import *
+from geoseg.errors import OutputError
+from support.map_files import random_rows, write
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 rows = random_rows(900, 1100)
 # A file may grow to so many bytes and no more, which GDAL takes for a full disk.
@@ -462,7 +427,10 @@ def test_peak_memory_does_not_grow_with_the_height(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_map_files import *
+import rasterio
+from geoseg.class_map import open_class_map
+from geoseg.class_map.writing import MapFileWriter
+from support.map_files import TABLE, grid_of, random_rows
 def cycle(height):
     rows = random_rows(512, 3000)
     with rasterio.Env(GDAL_CACHEMAX=16 << 20):

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+
+from support.networks import TINY
 
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")

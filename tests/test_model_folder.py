@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
 from torch import nn
 
 import geoseg.network.model_folder
-from geoseg.contract import CONTRACT_FILE, Band, ClassEntry, Contract, find_model, shipped_models
+from geoseg.contract import CONTRACT_FILE, find_model, shipped_models
 from geoseg.errors import ConfigError, ModelError
 from geoseg.network.model_folder import (
     CONFIG_FILE,
@@ -21,17 +20,8 @@ from geoseg.network.model_folder import (
     load_model,
     save_model,
 )
-
-
-def contract(bands: int = 3, classes: int = 3, **changes: Any) -> Contract:
-    values = {
-        "name": "tiny",
-        "bands": tuple(Band(name=f"b{i}", mean=0.4 + 0.05 * i, std=0.2 + 0.02 * i) for i in range(bands)),
-        "dtype": "uint8",
-        "scale": 1 / 255,
-        "classes": tuple(ClassEntry(name=f"c{i}", color=f"#{i:02x}0000") for i in range(classes)),
-    }
-    return Contract(**(values | changes))
+from support.model_folders import contract
+from support.networks import TINY
 
 
 def network(architecture: str = "segnext", encoder: str = "tu-mscan_tiny", **options: Any) -> nn.Module:

@@ -6,53 +6,19 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from conftest import TINY
 from torch import Tensor, nn
 
 from geoseg.models import SegNeXt, convert_official_state_dict
-
-GOLDEN = Path(__file__).parent / "golden"
-SIZES = ("tiny", "small", "base", "large")
+from support.networks import GOLDEN, MSCAN_SMALL, SIZES, TINY, golden, load, official_tiny, segnext
 
 # float32 against the official float32 run; both are within 1e-5 of the float64 one.
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-
-
-def segnext(**options: Any) -> SegNeXt:
-    """A small SegNeXt with seeded random weights, in evaluation mode; its classes differ visibly."""
-    torch.manual_seed(0)
-    network = smp.create_model("segnext", encoder_name="tu-mscan_tiny", encoder_weights=None, **(TINY | options))
-    assert isinstance(network, SegNeXt)
-    nn.init.normal_(network.segmentation_head.weight)
-    return network.eval()
-
-
-def load(name: str) -> dict[str, npt.NDArray[Any]]:
-    with np.load(GOLDEN / name) as file:
-        return dict(file)
-
-
-@cache
-def golden() -> dict[str, npt.NDArray[Any]]:
-    return load("tiny_reference.npz")
-
-
-def official_tiny() -> SegNeXt:
-    """The network of the golden files with the official weights, loaded strictly."""
-    network = segnext(classes=6, nmf_rank=8, depths=(1, 1, 2, 1), drop_path_rate=0.0)
-    official = {k.removeprefix("sd/"): torch.from_numpy(v) for k, v in golden().items() if k.startswith("sd/")}
-    state = convert_official_state_dict(official)
-    state["decoder.hamburger.ham.bases"] = torch.from_numpy(golden()["bases"])
-    network.load_state_dict(state, strict=True)
-    return network
 
 
 def assert_golden(found: Tensor, name: str) -> None:
@@ -205,8 +171,6 @@ def test_stochastic_depth_grows_from_none_over_all_blocks() -> None:
 
 
 # --- in timm
-
-MSCAN_SMALL: dict[str, Any] = {"embed_dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1)}
 
 
 def test_timm_lists_the_four_sizes() -> None:

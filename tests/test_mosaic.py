@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import MadeScene
 
 from geoseg.errors import SceneError
 from geoseg.scene import Scene, open_scene
@@ -15,6 +14,7 @@ from geoseg.scene.mosaic import Mosaic
 from geoseg.scene.open_files import OpenFiles
 from geoseg.scene.raster import Raster
 from geoseg.windows import Window, window_grid
+from support.scenes import MadeScene
 
 Make = Callable[..., MadeScene]
 

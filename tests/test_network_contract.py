@@ -18,13 +18,12 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from conftest import TINY
-from test_models import MSCAN_SMALL, SIZES, segnext
 from torch import Tensor, nn
 from torch.export import Dim
 
 from geoseg.models import SegNeXt
 from geoseg.paper.catalogue import VARIANTS
+from support.networks import MSCAN_SMALL, SIZES, TINY, segnext
 
 NETWORKS = {v.name: dict(v.options) for v in VARIANTS if v.encoder == "mscan_tiny" and not v.classifier}
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MadeScene, write_scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +24,7 @@ from geoseg.prediction.parts import JOURNAL, Parts, PartWriter, parts_folder, ro
 from geoseg.programs.predict import predict
 from geoseg.tiling.plan import Plan, Task, plan_prediction
 from geoseg.tiling.stitcher import SeamCounts
+from support.scenes import MadeScene, write_scene
 
 ROOT = Path(__file__).parents[1]
 WAY: dict[str, Any] = {"device": "cpu", "size": 256, "overlap": 32, "band_rows": 512}

@@ -16,8 +16,6 @@ import numpy.typing as npt
 import pytest
 import rasterio
 import torch
-from conftest import TINY
-from test_isaid import Made, colors, made
 from typer.testing import CliRunner
 
 from geoseg.cli import app
@@ -33,6 +31,8 @@ from geoseg.paper import patches
 from geoseg.paper.isaid import CLASSES as CLASSES_OF_ISAID
 from geoseg.paper.patches import PROTOCOLS, PatchProtocol, evaluate_patches, isaid_windows, scene_names
 from geoseg.windows import Window
+from support.isaid import Made, colors, made
+from support.networks import TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

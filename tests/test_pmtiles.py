@@ -11,7 +11,6 @@ import shapely
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
-from polygon_coverage import NORTH_UP, TABLE, UTM, batch, coverage, pieces
 from rasterio.crs import CRS
 
 from geoseg.errors import OutputError
@@ -19,6 +18,7 @@ from geoseg.export import write_polygons
 from geoseg.export.layer import Layer
 from geoseg.export.pmtiles import write_pmtiles, zoom_levels
 from geoseg.grid import Grid
+from support.coverages import NORTH_UP, TABLE, UTM, batch, coverage, pieces
 
 WORLD_M = 2 * np.pi * 6378137
 MAPS = {

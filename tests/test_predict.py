@@ -18,14 +18,12 @@ import rasterio
 import shapely
 import torch
 import torch.nn.functional as F
-from conftest import MadeScene, NodataKind, Orientation, write_scene
 from torch import nn
 
 import geoseg
 from geoseg.classes import NODATA
-from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
 from geoseg.errors import ConfigError, DeviceError, GeosegError, ModelError, OutputError, SceneError
-from geoseg.network.model_folder import TrainedModel, build_network, load_model, save_model
+from geoseg.network.model_folder import TrainedModel, load_model
 from geoseg.polygons import PolygonRules, Tolerance
 from geoseg.prediction.bands import predicted_rows
 from geoseg.prediction.imagery import check_scene, open_model_scene
@@ -33,49 +31,12 @@ from geoseg.prediction.predictor import Predictor
 from geoseg.programs.predict import PredictOptions, dry_run, predict
 from geoseg.scene import Scene, open_scene
 from geoseg.windows import Window
+from support.model_folders import make_model
+from support.scenes import MadeScene, NodataKind, Orientation, write_scene
 
-TINY: dict[str, Any] = {
-    "decoder_channels": 32,
-    "nmf_rank": 4,
-    "norm_groups": 8,
-    "embed_dims": (8, 16, 24, 32),
-    "depths": (1, 1, 1, 1),
-}
-SCALE = {"uint8": 1 / 255, "uint16": 1 / 65535, "int16": 1 / 32767, "float32": 1.0}
 CPU = torch.device("cpu")
 MakeScene = Callable[..., MadeScene]
 Ids = npt.NDArray[np.uint8]
-
-
-def make_model(
-    folder: Path, *, bands: int = 3, dtype: str = "uint8", architecture: str = "segnext", **changes: Any
-) -> Path:
-    """A small network with random weights whose four classes all occur on the made scenes, and its contract."""
-    torch.manual_seed(1)
-    if architecture == "segnext":
-        network = build_network(
-            "segnext", "tu-mscan_tiny", encoder_weights=None, in_channels=bands, classes=4, drop_path_rate=0.0, **TINY
-        )
-        head: Any = network.segmentation_head
-        nn.init.normal_(head.weight)
-    else:
-        options = {"decoder_channels": (32, 16, 16, 8, 8)} if architecture == "unet" else {}
-        network = build_network(architecture, "resnet18", encoder_weights=None, in_channels=bands, classes=4, **options)
-    for module in network.modules():  # layers that scale by 0.01 would leave nothing but the stem
-        for name, parameter in module.named_parameters(recurse=False):
-            if name.startswith("layer_scale"):
-                nn.init.constant_(parameter, 0.5)
-    values: dict[str, Any] = {
-        "name": "tiny",
-        "bands": tuple(Band(name=f"b{i}", mean=0.5, std=0.2) for i in range(bands)),
-        "dtype": dtype,
-        "scale": SCALE[dtype],
-        "gsd_m": 0.5,
-        "classes": tuple(ClassEntry(name=f"class {i}", color=f"#{60 * i:02x}8000") for i in range(4)),
-        "window": WindowSettings(size=64, overlap=32),
-    }
-    save_model(folder, network, Contract(**(values | changes)))
-    return folder
 
 
 @pytest.fixture(scope="module")

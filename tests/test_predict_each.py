@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import rasterio
 from affine import Affine
-from conftest import TINY, MadeScene, write_scene
 from typer.testing import CliRunner
 
 from geoseg.cli import app
@@ -26,6 +25,8 @@ from geoseg.prediction import predictor as predictor_module
 from geoseg.prediction import room
 from geoseg.programs.predict import PredictOptions, Session, dry_run, predict
 from geoseg.programs.predict_each import JOURNAL, dry_run_each, predict_each
+from support.networks import TINY
+from support.scenes import MadeScene, write_scene
 
 HOW = PredictOptions(device="cpu", backend="torch")
 MakeScene = Callable[..., MadeScene]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import MadeScene
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from typer.testing import CliRunner
@@ -19,6 +18,7 @@ from geoseg.errors import OutputError, SceneError
 from geoseg.programs.prepare_scenes import prepare_scenes
 from geoseg.scene import Scene
 from geoseg.windows import Window
+from support.scenes import MadeScene
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import TINY
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -19,6 +18,7 @@ from geoseg.class_tables import KNOWN
 from geoseg.cli import app
 from geoseg.config import TrainConfig, load_config
 from geoseg.models import RECIPES
+from support.networks import TINY
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SETS = ("isaid", "ade20k", "cityscapes", "voc12aug", "pascal_context", "coco_stuff")

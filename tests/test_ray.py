@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_scene
-from e2e.commands import run, write_model
 
 from geoseg.errors import ConfigError, DeviceError, SceneError
 from geoseg.prediction.executors import find_executor
 from geoseg.programs.predict import predict
+from support.commands import run
+from support.model_folders import write_model
+from support.scenes import write_scene
 
 # Read when Ray is imported: a cluster on the loopback needs no token, and none is to be left in the home folder.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")

@@ -3,13 +3,12 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_arcs import assert_coverage, crack_planes_of, split, trace
-from test_simplify_arcs import as_sets
 
 from geoseg.polygons.simplify.finish import arc_finisher, rows_around
 from geoseg.polygons.simplify.regularize import Regularize, regular_arcs
 from geoseg.polygons.trace.cracks import NEAR_PX, SUBPIXEL
 from geoseg.polygons.trace.joining import Tracer
+from support.arcs import as_sets, assert_coverage, crack_planes_of, rectangle, split, trace
 
 BUILDING, FIELD, ROAD, SHED = 1, 2, 3, 4
 
@@ -19,18 +18,6 @@ def near_corners(values, classes):
     wanted = np.pad(np.isin(values, classes), NEAR_PX)
     windows = np.lib.stride_tricks.sliding_window_view(wanted, (2 * NEAR_PX, 2 * NEAR_PX))
     return windows.any(axis=(2, 3))
-
-
-def rectangle(values, x, y, length, width, degrees, value=BUILDING, notch=(0, 0)):
-    """Paint the pixels whose centres are in a rotated rectangle, less a notch at one corner."""
-    angle = np.radians(degrees)
-    rows, columns = np.mgrid[: values.shape[0], : values.shape[1]] + 0.5
-    along = (columns - x) * np.cos(angle) + (rows - y) * np.sin(angle)
-    across = (rows - y) * np.cos(angle) - (columns - x) * np.sin(angle)
-    inside = (abs(along) < length / 2) & (abs(across) < width / 2)
-    inside &= ~((along > length / 2 - notch[0]) & (across > width / 2 - notch[1]))
-    values[inside] = value
-    return values
 
 
 def town(seed, size=48):

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import MadeScene, write_scene
 from rasterio.shutil import copy as rasterio_copy
 
 from geoseg.errors import SceneError
 from geoseg.scene import open_scene
 from geoseg.scene.raster import Raster
 from geoseg.windows import Window, window_grid
+from support.scenes import MadeScene, write_scene
 
 Make = Callable[..., MadeScene]
 

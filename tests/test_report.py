@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from report_cases import made_evaluation
 
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import OutputError
@@ -24,6 +23,7 @@ from geoseg.evaluation.result import AreaEstimate, Calibration, Evaluation, Scen
 from geoseg.evaluation.tables import summary_lines, write_scores
 from geoseg.network.metrics import Scores
 from geoseg.windows import Window
+from support.evaluations import made_evaluation
 
 VOID = {"br", "col", "img", "link", "meta"}
 EN_DASH = "–"

@@ -8,7 +8,6 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
-from conftest import PLACES, MadeScene, NodataKind, Orientation, write_scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import box
@@ -18,6 +17,7 @@ from geoseg.scene import Scene, open_scene
 from geoseg.scene.raster import Raster
 from geoseg.scene.resample import Resampled
 from geoseg.windows import Window
+from support.scenes import PLACES, MadeScene, NodataKind, Orientation, write_scene
 
 Make = Callable[..., MadeScene]
 

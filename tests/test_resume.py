@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_cases import Recorder, experiment, settings, write_config, write_scenes
 
 from geoseg.config import parse_config
 from geoseg.errors import ConfigError, OutputError
 from geoseg.programs.train import train
 from geoseg.training.callbacks import _link
 from geoseg.training.table import MetricsTable
+from support.training import Recorder, experiment, settings, write_config, write_scenes
 
 TRAIN = [sys.executable, "-m", "geoseg", "train", "--device", "cpu"]
 RECIPE = {"iterations": 14, "val_every": 7, "checkpoint_every": 2, "workers": 1, "ema": 0.9, "patience": 5}

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pytest
 from affine import Affine
 from rasterio.crs import CRS
-from test_regularize import rectangle
 
 from geoseg.class_map import open_class_map
 from geoseg.class_map.writing import MapFileWriter
@@ -22,6 +21,7 @@ from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.polygons import PolygonRules, Tolerance, class_rules, polygonize
 from geoseg.programs.vectorize import vectorize
+from support.arcs import rectangle
 
 GROUND, HOUSE, SHED, TREE = 0, 1, 2, 3
 PLACE, UTM = Affine(1, 0, 500_000, 0, -1, 5_200_000), CRS.from_epsg(32633)

@@ -12,7 +12,6 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
-from conftest import MadeScene
 from rasterio._env import get_gdal_config
 from torch.utils.data import DataLoader
 
@@ -26,6 +25,7 @@ from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 from geoseg.windows import Window
+from support.scenes import MadeScene
 
 MakeScene = Callable[..., MadeScene]
 STILL = {"scale": [1, 1], "brightness": 0, "contrast": 0, "hue": 0, "saturation": 0}

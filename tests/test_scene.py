@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import PLACES, MadeScene, NodataKind, Orientation, write_scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
@@ -26,6 +25,7 @@ from geoseg.scene import Scene, open_scene
 from geoseg.scene.open_files import OpenFiles
 from geoseg.scene.raster import Raster
 from geoseg.windows import Window, window_grid
+from support.scenes import PLACES, MadeScene, NodataKind, Orientation, write_scene
 
 Make = Callable[..., MadeScene]
 

@@ -10,13 +10,13 @@ import shapely
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
-from polygon_coverage import TABLE, UTM, batch, coverage, pieces
 
 from geoseg.classes import ClassTable
 from geoseg.errors import OutputError
 from geoseg.export.layer import Layer
 from geoseg.export.shapefile import short_names, write_shapefile
 from geoseg.polygons.batch import PolygonBatch
+from support.coverages import TABLE, UTM, batch, coverage, pieces
 
 FIELDS = ["class_id", "class_name", "area_m2", "perim_m", "conf_mean", "conf_min", "source"]
 PLACES = [

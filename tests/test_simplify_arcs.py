@@ -1,41 +1,28 @@
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
-from reference_arcs import assert_coverage, crack_planes_of, reverse, rotate_loops, split, trace
 
 from geoseg.polygons.simplify import finish
 from geoseg.polygons.simplify.finish import arc_finisher
 from geoseg.polygons.trace.cracks import SUBPIXEL
-
-maps = arrays.arrays(
-    np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 1, 255]), fill=st.just(0)
+from support.arcs import (
+    as_sets,
+    assert_coverage,
+    blobs,
+    crack_planes_of,
+    finished,
+    maps,
+    methods,
+    reverse,
+    rotate_loops,
+    split,
+    stairs,
+    trace,
 )
-methods = st.sampled_from(["vw", "dp"])
+
 tolerances = st.sampled_from([0.75, 1.0, 1.6, 4.0, 20.0])
-
-
-def blobs(seed=0, size=60, classes=3):
-    """A map of smooth regions: sums of waves, cut at levels."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size]
-    field = sum(np.sin(x * a + y * b + c) for a, b, c in rng.normal(size=(8, 3)) * [0.25, 0.25, 3] for _ in range(1))
-    return np.digitize(field, np.quantile(field, np.linspace(0, 1, classes + 1)[1:-1])).astype(np.uint8)
-
-
-def finished(values, **options):
-    batch = trace(values)
-    return batch, *arc_finisher(**options)(batch, crack_planes_of(values)[0])
-
-
-def as_sets(points, offsets):
-    """Each arc as the set of its edges, whatever its direction and start."""
-    arcs = split(points, offsets)
-    return [{frozenset([tuple(a), tuple(b)]) for a, b in pairwise(p)} for p in arcs]
 
 
 @given(maps, methods, tolerances, st.integers(0, 2**32))
@@ -86,13 +73,6 @@ def test_a_larger_tolerance_keeps_fewer_of_the_same_vertices(method, smooth):
         if kept is not None:
             assert all(a <= b for a, b in zip(now, kept, strict=True))
         kept = now
-
-
-def stairs(step, count=6, margin=30):
-    """A wall that rises by one pixel every ``step`` pixels."""
-    heights = np.repeat(np.arange(count), step)
-    y = np.arange(count + margin)[:, None]
-    return (y >= heights[None, :]).astype(np.uint8)
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 7])

@@ -3,11 +3,10 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_arcs import assert_coverage, crack_planes_of, split, trace
-from test_simplify_arcs import blobs, finished, maps, methods, stairs
 
 from geoseg.polygons.simplify.smooth import cut_corners, smoothed_vertex_plane
 from geoseg.polygons.trace.cracks import SUBPIXEL
+from support.arcs import assert_coverage, blobs, crack_planes_of, finished, maps, methods, split, stairs, trace
 
 
 def vertices_in(plane):

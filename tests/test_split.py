@@ -12,7 +12,6 @@ import pyogrio
 import pytest
 import rasterio
 from affine import Affine
-from conftest import write_scene
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +34,7 @@ from geoseg.data.split import TRAIN, UNUSED, VAL, block_edges
 from geoseg.errors import ConfigError, LabelError, SceneError
 from geoseg.grid import Grid
 from geoseg.windows import Window
+from support.scenes import write_scene
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

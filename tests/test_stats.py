@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pytest
 import rasterio
 import yaml
-from conftest import MadeScene
 from typer.testing import CliRunner
 
 from geoseg.classes import NODATA
@@ -22,6 +21,7 @@ from geoseg.data.statistics import Moments, ValueCounts
 from geoseg.errors import ConfigError, SceneError
 from geoseg.programs.stats import scene_stats
 from geoseg.scene import Scene
+from support.scenes import MadeScene
 
 MakeScene = Callable[..., MadeScene]
 CLASSES = ("other", "field", "house", "none")

@@ -14,9 +14,6 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
-from conftest import TINY, MadeScene
-from test_model_folder import contract
-from test_models import MSCAN_SMALL, segnext
 from torch import Tensor, nn
 
 import geoseg
@@ -28,6 +25,9 @@ from geoseg.models.studies.contexts import CONTEXTS, EM_STEPS, CrissCross, Expec
 from geoseg.models.studies.decoders import RATES, ConvDecoder, JoinedDecoder, MlpDecoder
 from geoseg.models.studies.gates import STRIPS, MultiScaleGateStudy
 from geoseg.network.model_folder import Normalize, build_network, load_model, save_model
+from support.model_folders import contract
+from support.networks import MSCAN_SMALL, TINY, segnext
+from support.scenes import MadeScene
 
 MakeScene = Callable[..., MadeScene]
 

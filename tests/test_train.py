@@ -13,7 +13,6 @@ import pytest
 import rasterio
 import torch
 from torch import nn
-from training_cases import ITERATIONS, TINY, Recorder, experiment, write_scenes
 
 from geoseg.config import RunConfig, TrainConfig, load_config
 from geoseg.contract import Band, ClassEntry, Contract
@@ -24,6 +23,8 @@ from geoseg.programs.predict import predict
 from geoseg.programs.train import SegmentationTask, check, lr_factor, parameter_groups, train
 from geoseg.scene import Scene
 from geoseg.windows import Window
+from support.networks import TINY
+from support.training import ITERATIONS, Recorder, experiment, write_scenes
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from training_cases import TINY, UNET, Recorder, experiment, settings, write_config, write_scenes
 from typer.testing import CliRunner
 
 from geoseg.classes import ClassTable
@@ -33,6 +32,8 @@ from geoseg.training.run_folder import load_best
 from geoseg.training.samples import draw_sample, stretched
 from geoseg.training.start import freeze, leaves_unused, start_from
 from geoseg.training.task import SegmentationTask
+from support.networks import TINY
+from support.training import UNET, Recorder, experiment, settings, write_config, write_scenes
 
 
 @pytest.fixture(scope="module")

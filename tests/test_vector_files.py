@@ -12,7 +12,6 @@ import pyarrow.parquet
 import pytest
 import shapely
 from affine import Affine
-from conftest import MadeScene
 from rasterio.crs import CRS
 from shapely.geometry import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box
 from shapely.geometry.base import BaseGeometry
@@ -27,6 +26,7 @@ from geoseg.programs.info import describe
 from geoseg.scene import open_scene
 from geoseg.scene.vector_files import polygons_of, single_polygons
 from geoseg.windows import Window
+from support.scenes import MadeScene
 
 CLASSES = ClassTable.from_names(["other", "roof"], ["#000000", "#ff0000"])
 Make = Callable[..., MadeScene]

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from geoseg.contract import DType
-
-from .commands import write_model
+from support.model_folders import write_model
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,9 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
 from geoseg.contract import DType
-
-from .commands import BANDS, CLASSES, TINY, Ran, files_in, run, write_model
+from support.commands import Ran, files_in, run
+from support.model_folders import BANDS, CLASSES, write_model
+from support.networks import TINY
 
 SIZE = (40, 56)
 EXAMPLES = int(os.environ.get("GEOSEG_EXAMPLES", "8"))
@@ -228,7 +229,7 @@ def check_training(folder: Path, drawn: Drawn) -> None:
         "name": "any",
         "output": "run",
         "classes": [{"name": name, "color": color} for name, color in CLASSES],
-        "model": {"options": {key: list(v) if isinstance(v, tuple) else v for key, v in TINY.items()}},
+        "model": {"options": TINY},
         "imagery": {"bands": list(BANDS[: drawn.bands]), "dtype": drawn.dtype, "alpha": drawn.nodata == "alpha"},
         "data": {"train": [entry], "val": [entry], "leakage": "warn"},
         "window": {"size": 64, "overlap": 32},

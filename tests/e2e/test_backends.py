@@ -15,10 +15,6 @@ import pytest
 import rasterio
 import torch
 import yaml
-from conftest import WIDE, MadeScene, write_scene
-from test_folding import visible
-from test_models import segnext
-from test_predict import make_model
 
 from geoseg.contract import PrecisionRecord, PrecisionScore, load_contract, shipped_models
 from geoseg.landscape import Landscape, write_landscape
@@ -26,8 +22,10 @@ from geoseg.map_rows import MapRows
 from geoseg.network.backends.openvino import core, multiplies_bfloat16
 from geoseg.network.model_folder import build_network, save_model
 from geoseg.prediction.parts import PartWriter
-
-from .commands import CLASSES, files_in, read_map, run, succeed, write_model
+from support.commands import files_in, read_map, run, succeed
+from support.model_folders import CLASSES, make_model, write_model
+from support.networks import WIDE, segnext, visible
+from support.scenes import MadeScene, write_scene
 
 QUICK = ("torch", "openvino")
 BANDS = 3

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import geopandas
 import pytest
-from conftest import WIDE, write_scene
 
 from geoseg.network.backends.openvino import multiplies_bfloat16
 from geoseg.prediction.parts import JOURNAL, parts_folder, was_publishing
-
-from .commands import files_in, succeed, write_model
+from support.commands import files_in, succeed
+from support.model_folders import write_model
+from support.networks import WIDE
+from support.scenes import write_scene
 
 pytestmark = pytest.mark.slow
 

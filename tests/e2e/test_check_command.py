@@ -12,12 +12,13 @@ import pytest
 import rasterio
 import yaml
 from affine import Affine
-from conftest import MadeScene, write_scene
 from shapely.geometry import Polygon, box
 
 from geoseg.landscape import Landscape, write_landscape
-
-from .commands import CLASSES, TINY, files_in, run
+from support.commands import files_in, run
+from support.model_folders import CLASSES
+from support.networks import TINY
+from support.scenes import MadeScene, write_scene
 
 SHAPE = (96, 80)
 
@@ -33,7 +34,7 @@ def write_config(folder: Path, train: list[dict[str, Any]], val: list[dict[str, 
         "name": "checks",
         "output": "run",
         "classes": [{"name": name, "color": color} for name, color in CLASSES],
-        "model": {"options": {key: list(v) if isinstance(v, tuple) else v for key, v in TINY.items()}},
+        "model": {"options": TINY},
         "data": {"train": train, "val": val},
         "window": {"size": 64, "overlap": 32},
         "train": {"iterations": 1, "batch_size": 1, "size": 64, "workers": 0, "val_every": 1},

@@ -13,8 +13,7 @@ from PIL import Image
 from geoseg.contract import shipped_models
 from geoseg.landscape import LANDSCAPE_CLASSES
 from geoseg.programs.demo import MODEL
-
-from .commands import files_in, read_map, run, succeed
+from support.commands import files_in, read_map, run, succeed
 
 pytestmark = pytest.mark.skipif(MODEL not in shipped_models(), reason=f"the model {MODEL} is not shipped yet")
 

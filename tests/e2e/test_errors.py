@@ -18,14 +18,16 @@ import pytest
 import rasterio
 import torch
 import yaml
-from conftest import MadeScene, write_scene
-from hints import commands_in, complaint, misplaced_commands, options_in, with_option, words_of
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from shapely.geometry import box
 
-from .commands import CLASSES, TINY, Ran, files_in, run, succeed, write_model
+from support.commands import Ran, files_in, run, succeed
+from support.hints import commands_in, complaint, misplaced_commands, options_in, with_option, words_of
+from support.model_folders import CLASSES, write_model
+from support.networks import TINY
+from support.scenes import MadeScene, write_scene
 
 Prepare = Callable[["Place"], list[object]]
 
@@ -78,7 +80,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "name": "errors",
         "output": "run",
         "classes": [{"name": name, "color": color} for name, color in CLASSES],
-        "model": {"options": {key: list(v) if isinstance(v, tuple) else v for key, v in TINY.items()}},
+        "model": {"options": TINY},
         "data": {
             "train": [{"scene": "scene.tif", "labels": "labels.tif"}],
             "val": [{"scene": "val.tif", "labels": "val_labels.tif"}],

@@ -19,8 +19,8 @@ from rasterio.windows import Window as RasterWindow
 import geoseg
 from geoseg.contract import Contract, load_contract, shipped_models
 from geoseg.landscape import Landscape, write_landscape
-
-from .commands import CLASSES, files_in, read_map, run, succeed
+from support.commands import files_in, read_map, run, succeed
+from support.model_folders import CLASSES
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")

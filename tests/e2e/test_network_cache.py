@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from conftest import MadeScene
 
 import geoseg
 from geoseg.network import converted
 from geoseg.network.backends import load_backend
 from geoseg.network.stored_model import open_model
-
-from .commands import write_model
+from support.model_folders import write_model
+from support.scenes import MadeScene
 
 SIZE = (64, 64)
 WINDOW = np.random.default_rng(0).standard_normal((1, 3, *SIZE), dtype=np.float32)

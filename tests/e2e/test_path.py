@@ -18,15 +18,15 @@ import pyogrio
 import pytest
 import rasterio
 import yaml
-from conftest import MadeScene, write_scene
 from PIL import Image
 from rasterio.crs import CRS
 
 from geoseg.classes import NODATA, format_color
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 from geoseg.network.model_folder import load_model
-
-from .commands import TINY, burn, files_in, read_map, run, succeed
+from support.commands import burn, files_in, read_map, run, succeed
+from support.networks import TINY
+from support.scenes import MadeScene, write_scene
 
 SIDE = 256
 ITERATIONS = 40
@@ -57,7 +57,7 @@ def write_config(folder: Path, **train: Any) -> Path:
         "name": "e2e",
         "output": "run",
         "classes": [{"name": c.name, "color": format_color(c.color)} for c in LANDSCAPE_CLASSES],
-        "model": {"options": {key: list(v) if isinstance(v, tuple) else v for key, v in TINY.items()}},
+        "model": {"options": TINY},
         "data": {
             "train": [
                 {"scene": "a.tif", "labels": "a_labels.tif"},

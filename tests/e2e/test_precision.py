@@ -19,8 +19,8 @@ from geoseg.network.metrics import Scores
 from geoseg.network.stored_model import open_model
 from geoseg.prediction import precision
 from geoseg.prediction.precision import measure_precision, record_precision
-
-from .commands import read_map, succeed, write_model
+from support.commands import read_map, succeed
+from support.model_folders import write_model
 
 pytestmark = pytest.mark.skipif(not multiplies_bfloat16(), reason="this CPU does not multiply bfloat16")
 

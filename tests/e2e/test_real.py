@@ -21,8 +21,9 @@ from geoseg.contract import shipped_models
 from geoseg.data import open_labels
 from geoseg.scene import Scene
 from geoseg.windows import Window
-
-from .commands import TINY, burn, files_in, read_map, run, succeed, write_model
+from support.commands import burn, files_in, read_map, run, succeed
+from support.model_folders import write_model
+from support.networks import TINY
 
 pytestmark = pytest.mark.real_data
 
@@ -133,7 +134,7 @@ def test_a_training_on_real_labels(real_data: Path, tmp_path: Path) -> None:
         "name": "real",
         "output": "run",
         "classes": [{"name": "background", "color": "#000000"}, {"name": "building", "color": "#ff0000"}],
-        "model": {"options": {key: list(v) if isinstance(v, tuple) else v for key, v in TINY.items()}},
+        "model": {"options": TINY},
         "data": {
             "train": [{"scene": scene.name, **polygons}],
             "val": [{"scene": scene.name, "labels": mask.name}],

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from report_cases import made_evaluation
 
 from geoseg.evaluation.report import write_report
 from geoseg.evaluation.result import Evaluation
+from support.evaluations import made_evaluation
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import PLACES, MadeScene
 from rasterio.crs import CRS
 
 from geoseg.classes import NODATA
 from geoseg.grid import Grid
-
-from .commands import CLASSES, burn, read_map, run, succeed
+from support.commands import burn, read_map, run, succeed
+from support.model_folders import CLASSES
+from support.scenes import PLACES, MadeScene
 
 MakeScene = Callable[..., MadeScene]
 RandomModel = Callable[..., Path]

@@ -11,8 +11,8 @@ import rasterio
 import yaml
 
 from geoseg.config import load_config
-
-from .commands import TINY, read_map, run, succeed
+from support.commands import read_map, run, succeed
+from support.networks import TINY
 
 pytestmark = [
     pytest.mark.real_data,
@@ -43,11 +43,10 @@ SETS = {
 def overrides(name: str, real_data: Path, output: Path) -> list[str]:
     """What makes a small configuration smaller: few scenes, a tiny network, two iterations."""
     folder, splits = SETS[name]
-    options = {key: list(value) if isinstance(value, tuple) else value for key, value in TINY.items()}
     values = {
         "data.root": str(real_data / folder),
         "output": str(output),
-        "model.options": options,
+        "model.options": TINY,
         "train.iterations": 2,
         "train.measure_precision": False,
         "train.val_every": 2,

@@ -16,7 +16,6 @@ import rasterio
 import timm
 import torch
 import yaml
-from conftest import write_scene
 from torch import Tensor
 
 from geoseg.class_tables import KNOWN
@@ -26,8 +25,8 @@ from geoseg.models.official import official_key
 from geoseg.models.recognition import BASES
 from geoseg.network.model_folder import build_network, load_model
 from geoseg.pretrained import OFFICIAL_FOLDER, PRETRAINED, Pretrained, sha256_of
-
-from .commands import Ran, files_in, read_map, run, succeed
+from support.commands import Ran, files_in, read_map, run, succeed
+from support.scenes import write_scene
 
 if "weights" not in {group.name for group in app.registered_groups}:
     app.add_typer(weights.app, name="weights")

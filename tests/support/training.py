@@ -13,14 +13,8 @@ from geoseg.classes import format_color
 from geoseg.config import TrainConfig, parse_config
 from geoseg.data import RandomWindows
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
+from support.networks import TINY
 
-TINY: dict[str, Any] = {
-    "decoder_channels": 32,
-    "nmf_rank": 4,
-    "norm_groups": 8,
-    "embed_dims": [8, 16, 24, 32],
-    "depths": [1, 1, 1, 1],
-}
 UNET: dict[str, Any] = {
     "architecture": "unet",
     "encoder": "resnet18",

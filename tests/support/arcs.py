@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import shapely
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
+from geoseg.polygons.simplify.finish import arc_finisher
 from geoseg.polygons.trace.cracks import OUTSIDE, SUBPIXEL, ArcBatch, Cracks
 
 STEPS = {"E": (1, 0), "S": (0, 1), "W": (-1, 0), "N": (0, -1)}
@@ -168,3 +173,47 @@ def assert_coverage(batch, points, offsets, rounding=0.0, seed=0):
     assert shapely.is_valid(polygons).all()
     assert shapely.coverage_is_valid(polygons)
     return polygons
+
+
+maps = arrays.arrays(
+    np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 1, 255]), fill=st.just(0)
+)
+methods = st.sampled_from(["vw", "dp"])
+
+
+def blobs(seed=0, size=60, classes=3):
+    """A map of smooth regions: sums of waves, cut at levels."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+    field = sum(np.sin(x * a + y * b + c) for a, b, c in rng.normal(size=(8, 3)) * [0.25, 0.25, 3] for _ in range(1))
+    return np.digitize(field, np.quantile(field, np.linspace(0, 1, classes + 1)[1:-1])).astype(np.uint8)
+
+
+def finished(values, **options):
+    batch = trace(values)
+    return batch, *arc_finisher(**options)(batch, crack_planes_of(values)[0])
+
+
+def as_sets(points, offsets):
+    """Each arc as the set of its edges, whatever its direction and start."""
+    arcs = split(points, offsets)
+    return [{frozenset([tuple(a), tuple(b)]) for a, b in pairwise(p)} for p in arcs]
+
+
+def stairs(step, count=6, margin=30):
+    """A wall that rises by one pixel every ``step`` pixels."""
+    heights = np.repeat(np.arange(count), step)
+    y = np.arange(count + margin)[:, None]
+    return (y >= heights[None, :]).astype(np.uint8)
+
+
+def rectangle(values, x, y, length, width, degrees, value=1, notch=(0, 0)):
+    """Paint the pixels whose centres are in a rotated rectangle, less a notch at one corner."""
+    angle = np.radians(degrees)
+    rows, columns = np.mgrid[: values.shape[0], : values.shape[1]] + 0.5
+    along = (columns - x) * np.cos(angle) + (rows - y) * np.sin(angle)
+    across = (rows - y) * np.cos(angle) - (columns - x) * np.sin(angle)
+    inside = (abs(along) < length / 2) & (abs(across) < width / 2)
+    inside &= ~((along > length / 2 - notch[0]) & (across > width / 2 - notch[1]))
+    values[inside] = value
+    return values

@@ -1,0 +1,1 @@
+"""Builders and checks that tests share; conftest.py holds the fixtures."""
