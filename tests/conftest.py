@@ -1,6 +1,4 @@
-"""A factory of small scenes (CRS × dtype × bands × nodata kind × size × orientation), the options of a small network,
-and the way to real imagery.
-"""
+"""Fixtures of all tests, hypothesis profiles, and what two workers of pytest-xdist share."""
 
 from __future__ import annotations
 
@@ -15,9 +13,20 @@ from hypothesis import HealthCheck, settings
 
 from support.scenes import MadeScene, write_scene
 
-# Machines that run tests are busy: how long an example takes says nothing about the code.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+# Each worker has one core; set before torch and numba are imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine is slow, whatever the code does: no deadline. For more examples: --hypothesis-profile=thorough
+PATIENT: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("quick", max_examples=15, **PATIENT)
+settings.register_profile("thorough", max_examples=150, **PATIENT)
+settings.load_profile("quick")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two for the whole suite; chosen files start sooner without workers, and can be debugged."""
+    return 2 if config.args == config.getini("testpaths") else 0
 
 
 LOG_LEVELS = {logger: logger.level for logger in (logging.getLogger(), logging.getLogger("geoseg"))}
@@ -26,9 +35,10 @@ LOG_LEVELS = {logger: logger.level for logger in (logging.getLogger(), logging.g
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Counts that geoseg keeps between runs lie in a folder of the tests', for the programs they start too."""
+    """One user cache for all tests, both workers, and the programs they start: converted networks, histograms."""
+    base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
         yield
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import rasterio
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.classes import NODATA
@@ -135,7 +135,6 @@ def test_windows_that_disagree_are_not_clear() -> None:
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=15)
 def test_correlation_equals_the_plain_sum(seed: int) -> None:
     rng = np.random.default_rng(seed)
     reach, side = 3, 24

@@ -9,7 +9,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.features import rasterize
@@ -50,7 +50,6 @@ def random_polygons(seed: int, count: int, size: int) -> list[Polygon]:
     return [s for s in stars if isinstance(s, Polygon)]
 
 
-@settings(max_examples=60)
 @given(
     st.integers(0, 10_000),
     st.integers(1, 5),
@@ -69,7 +68,6 @@ def test_a_mask_of_a_window_is_what_gdal_burns(
     np.testing.assert_array_equal(got, burnt)
 
 
-@settings(max_examples=100)
 @given(st.integers(0, 10_000), st.integers(0, 30), st.integers(0, 30), st.integers(1, 30), st.integers(1, 30))
 def test_edges_through_pixel_centres_fall_alike_in_every_window(
     seed: int, row: int, col: int, height: int, width: int
@@ -94,7 +92,6 @@ def test_parcels_side_by_side_have_neither_gap_nor_double_pixels() -> None:
     assert Aoi(np.asarray(cells), "").mask(window).all()
 
 
-@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(-40, 80), st.integers(-40, 80), st.integers(1, 40), st.integers(1, 40))
 def test_what_is_not_touched_holds_nothing(seed: int, row: int, col: int, height: int, width: int) -> None:
     aoi, window = Aoi(np.array(random_polygons(seed, 1, 24)), ""), Window(row, col, height, width)

@@ -9,7 +9,7 @@ import pytest
 import rasterio
 import rasterio.shutil
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 
@@ -89,7 +89,6 @@ def test_a_map_comes_back_as_it_was_written(tmp_path, name):
 
 
 @given(heights=st.lists(st.integers(1, 700), max_size=6), height=st.integers(1, 1400))
-@settings(max_examples=25, deadline=None)
 def test_the_bytes_do_not_depend_on_how_the_rows_come(tmp_path_factory, heights, height):
     folder = tmp_path_factory.mktemp("maps")
     values = random_map((height, 37))

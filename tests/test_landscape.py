@@ -10,7 +10,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.enums import ColorInterp
 from rasterio.features import rasterize
@@ -50,7 +50,6 @@ def windows(draw: st.DrawFn) -> Window:
     return Window(row, col, draw(st.integers(1, HEIGHT - row)), draw(st.integers(1, WIDTH - col)))
 
 
-@settings(max_examples=40, deadline=None)
 @given(windows(), st.sampled_from(range(len(SCENES))))
 def test_a_window_is_the_crop_of_the_whole(window: Window, n: int) -> None:
     pixels, labels = SCENES[n].read(window)
@@ -59,7 +58,6 @@ def test_a_window_is_the_crop_of_the_whole(window: Window, n: int) -> None:
     assert np.array_equal(labels, WHOLE[n][1][inside])
 
 
-@settings(max_examples=10, deadline=None)
 @given(windows(), st.sampled_from(range(len(SCENES))))
 def test_truth_of_a_window_burns_to_its_labels(window: Window, n: int) -> None:
     frame = SCENES[n].truth(window)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import geoseg.class_map.cog
@@ -233,7 +233,6 @@ def test_counts_of_values() -> None:
 
 
 @given(heights=st.lists(st.integers(0, 700), max_size=5), height=st.integers(1, 1100), threads=st.integers(1, 3))
-@settings(max_examples=8)
 def test_the_bytes_of_no_layer_depend_on_feed_or_threads(
     tmp_path_factory: pytest.TempPathFactory, heights: list[int], height: int, threads: int
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.errors import GeosegError, OutputError, SceneError
@@ -24,6 +24,7 @@ from geoseg.prediction.parts import JOURNAL, Parts, PartWriter, parts_folder, ro
 from geoseg.programs.predict import predict
 from geoseg.tiling.plan import Plan, Task, plan_prediction
 from geoseg.tiling.stitcher import SeamCounts
+from support.model_folders import make_model
 from support.scenes import MadeScene, write_scene
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +49,6 @@ def planned(height: int, width: int) -> Plan:
 # --- parts as files
 
 
-@settings(max_examples=20)
 @given(st.integers(1, 1100), st.integers(1, 1100), st.booleans(), st.booleans(), st.lists(st.integers(1, 300)))
 def test_rows_come_back_in_order_whatever_pieces_they_came_in(
     height: int, width: int, confidence: bool, probabilities: bool, heights: list[int]
@@ -185,8 +185,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> MadeScene:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from test_predict import make_model
-
     return make_model(tmp_path_factory.mktemp("model") / "tiny")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pandas.testing import assert_frame_equal
@@ -100,7 +100,6 @@ def test_raw_polygons_are_a_coverage_with_the_areas_of_the_pixels_and_burn_back(
 
 
 @given(values=label_maps)
-@settings(max_examples=150, deadline=None)
 def test_raw_polygons_of_any_map(values):
     check_raw(values, NORTH_UP)
 
@@ -122,7 +121,6 @@ def test_simplified_polygons_are_a_coverage(case, way):
 
 
 @given(values=label_maps, way=st.sampled_from(sorted(WAYS)))
-@settings(max_examples=200, deadline=None)
 def test_simplified_polygons_of_any_map(values, way):
     check_simplified(values, WAYS[way])
 
@@ -132,7 +130,6 @@ def test_simplified_polygons_of_any_map(values, way):
     heights=st.lists(st.integers(1, 6), min_size=14, max_size=14),
     way=st.sampled_from([*WAYS, "raw"]),
 )
-@settings(max_examples=100, deadline=None)
 def test_polygons_do_not_depend_on_how_the_rows_arrive(values, heights, way):
     rules = WAYS.get(way, PolygonRules())
     whole = polygonize(values, NORTH_UP, crs=UTM, classes=NUMBERED, rules=rules)

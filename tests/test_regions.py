@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rasterio import features
@@ -179,7 +179,6 @@ BY_DEFINITION = {"merge": merged_by_definition, "drop": dropped_by_definition, "
 
 @pytest.mark.parametrize("rule", RULES)
 @given(data=st.data(), values=maps(), limit=st.sampled_from([2, 3, 5, 9, 14, 30, 1000]))
-@settings(max_examples=100, deadline=None)
 def test_any_map_is_as_defined_whatever_the_heights_of_its_pieces(rule, data, values, limit):
     row_areas = data.draw(st.lists(st.integers(1, 3), min_size=len(values), max_size=len(values)))
     heights = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
@@ -202,7 +201,6 @@ def test_odd_maps_are_as_defined_for_every_height_of_their_pieces(rule, case):
 
 
 @given(values=maps(), limit=st.sampled_from([2, 4, 10]), band_rows=st.integers(1, 4))
-@settings(max_examples=100, deadline=None)
 def test_filled_holes_are_the_interior_rings_of_polygons(values, limit, band_rows):
     holes = []
     for shape, value in features.shapes(values, mask=values != NODATA, connectivity=4):
@@ -226,7 +224,6 @@ def label_regions(values):
 
 
 @given(values=maps(), limit=st.sampled_from([2, 5, 12]), band_rows=st.integers(1, 4))
-@settings(max_examples=100, deadline=None)
 def test_merging_leaves_nothing_small_and_keeps_the_whole(values, limit, band_rows):
     merged = run(values, rule="merge", limit=limit, band_rows=band_rows)
     labels = label_regions(merged)

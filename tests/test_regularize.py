@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.polygons.simplify.finish import arc_finisher, rows_around
@@ -136,7 +136,6 @@ options = st.sampled_from(
 
 
 @given(st.integers(0, 2**32), options, st.sampled_from([(BUILDING,), (BUILDING, SHED)]))
-@settings(max_examples=30, deadline=None)
 def test_any_town_stays_a_valid_coverage_even_when_rounded(seed, options, classes):
     batch, points, offsets = regularized(town(seed), classes, **options)
     assert_coverage(batch, points, offsets)
@@ -144,7 +143,6 @@ def test_any_town_stays_a_valid_coverage_even_when_rounded(seed, options, classe
 
 
 @given(st.integers(0, 2**32), options)
-@settings(max_examples=30, deadline=None)
 def test_walls_stay_near_the_raster(seed, options):
     values = town(seed)
     batch, cracks = trace(values), crack_planes_of(values, near_corners(values, (BUILDING,)))[0]
@@ -157,7 +155,6 @@ def test_walls_stay_near_the_raster(seed, options):
 
 
 @given(st.integers(0, 2**32), options)
-@settings(max_examples=15, deadline=None)
 def test_an_arc_alone_among_the_rows_around_it_becomes_the_same(seed, options):
     values = town(seed, size=36)
     batch, cracks = trace(values), crack_planes_of(values, near_corners(values, (BUILDING,)))[0]

@@ -8,7 +8,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from shapely.geometry import box
 
@@ -36,7 +36,6 @@ def shared_scene(tmp_path_factory: pytest.TempPathFactory) -> Callable[[NodataKi
     )
 
 
-@settings(max_examples=120)
 @given(
     st.sampled_from([("none", "uint8"), ("value", "uint8"), ("mask", "uint16"), ("nan", "float32")]),
     st.sampled_from([0.2, 0.37, 0.55, 0.8, 1.0, 1.7, 6.0]),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
@@ -41,7 +41,6 @@ def shared_scene(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[in
     return cache(lambda size, nodata: write_scene(folder / f"{size}{nodata}.tif", size=size, nodata=nodata, bands=2))
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from([(40, 33), (1, 20), (20, 1), (1, 1), (2, 5)]),
     st.sampled_from(["none", "value", "mask"]),

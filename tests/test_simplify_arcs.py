@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.polygons.simplify import finish
@@ -26,7 +26,6 @@ tolerances = st.sampled_from([0.75, 1.0, 1.6, 4.0, 20.0])
 
 
 @given(maps, methods, tolerances, st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
 def test_simplified_arcs_bound_a_valid_coverage_even_when_rounded(values, method, tolerance, seed):
     batch, points, offsets = finished(values, tolerance_px=tolerance, method=method)
     assert_coverage(batch, points, offsets)
@@ -43,7 +42,6 @@ def test_simplified_arcs_bound_a_valid_coverage_even_when_rounded(values, method
 
 
 @given(maps, methods, tolerances, st.booleans())
-@settings(max_examples=60, deadline=None)
 def test_what_becomes_of_an_arc_depends_on_the_map_alone(values, method, tolerance, smooth):
     batch, cracks = trace(values), crack_planes_of(values)[0]
     finish = arc_finisher(tolerance_px=tolerance, method=method, smooth=smooth)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.polygons.simplify.smooth import cut_corners, smoothed_vertex_plane
@@ -14,7 +14,6 @@ def vertices_in(plane):
 
 
 @given(maps)
-@settings(max_examples=100, deadline=None)
 def test_the_plane_shows_the_vertices_of_all_smoothed_arcs(values):
     batch = trace(values)
     points, _ = cut_corners(batch.points, batch.offsets, batch.closed)
@@ -27,7 +26,6 @@ def test_the_plane_shows_the_vertices_of_all_smoothed_arcs(values):
 
 
 @given(maps, methods, st.sampled_from([0.0, 0.5, 1.0, 3.0, 20.0]), st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
 def test_smoothed_arcs_bound_a_valid_coverage_even_when_rounded(values, method, tolerance, seed):
     batch, points, offsets = finished(values, tolerance_px=tolerance, method=method, smooth=True)
     assert_coverage(batch, points, offsets)

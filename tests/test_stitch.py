@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -103,7 +103,6 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@settings(max_examples=60)
 @given(cases(), st.integers(0, 99))
 def test_an_identity_network_stitches_back_the_whole_scene(case: Case, seed: int) -> None:
     plan = planned(case.height, case.width, size=case.size, overlap=case.overlap, stride=case.stride)
@@ -169,7 +168,6 @@ def test_bands_and_strips_made_alone_are_the_whole_byte_for_byte(
     assert_equal(join(two, -2), wanted)
 
 
-@settings(max_examples=25)
 @given(cases(), st.sampled_from(sorted(BLENDS)), st.randoms(use_true_random=False))
 def test_the_order_of_windows_and_the_size_of_pieces_do_not_matter(case: Case, blend: str, random: Any) -> None:
     plan = planned(case.height, case.width, size=case.size, overlap=case.overlap, stride=case.stride, blend=blend)
@@ -186,7 +184,6 @@ def test_the_order_of_windows_and_the_size_of_pieces_do_not_matter(case: Case, b
     assert_equal(join([pending.rows().layers for pending in out], -2), wanted)
 
 
-@settings(max_examples=25)
 @given(cases(), st.sets(st.tuples(st.integers(0, 9), st.integers(0, 9))))
 def test_compiled_code_and_tensors_give_the_same_bytes(case: Case, skipped: set[tuple[int, int]]) -> None:
     plan = planned(case.height, case.width, size=case.size, overlap=case.overlap, stride=case.stride)
@@ -200,7 +197,6 @@ def test_compiled_code_and_tensors_give_the_same_bytes(case: Case, skipped: set[
 # --- what blending means
 
 
-@settings(max_examples=20)
 @given(cases(), st.sampled_from(sorted(BLENDS)))
 def test_blending_a_constant_gives_the_constant(case: Case, blend: str) -> None:
     plan = planned(case.height, case.width, size=case.size, overlap=case.overlap, stride=case.stride, blend=blend)

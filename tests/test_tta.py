@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -108,7 +108,6 @@ def test_a_network_that_is_very_sure_does_not_end_in_infinity() -> None:
     assert augmented(pooled, x, TTA["scales+flips"]).isfinite().all()
 
 
-@settings(max_examples=10)
 @given(st.integers(1, 3), st.sampled_from(list(TTA)))
 def test_a_window_does_not_depend_on_its_batch(n: int, name: str) -> None:
     x = windows(n, height=64, width=32)

@@ -1,11 +1,10 @@
 """Whatever raster is named, a verb does its work in the raster's place, or refuses it in one message.
 
-Drawn are CRS × transform × nodata × data type × bands. A few examples by default; GEOSEG_EXAMPLES=500 looks harder.
+Drawn are CRS × transform × nodata × data type × bands.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import pytest
 import rasterio
 import yaml
 from affine import Affine
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -34,7 +33,6 @@ from support.model_folders import BANDS, CLASSES, write_model
 from support.networks import TINY
 
 SIZE = (40, 56)
-EXAMPLES = int(os.environ.get("GEOSEG_EXAMPLES", "8"))
 
 # CRS, and a place and a pixel size that it can have.
 CRSS: dict[str, tuple[str | None, float, float, float]] = {
@@ -182,7 +180,6 @@ def check_place(path: Path, drawn: Drawn, scene: Path, valid: npt.NDArray[np.boo
         np.testing.assert_allclose(found, [low, high], atol=slack)
 
 
-@settings(max_examples=EXAMPLES)
 @given(
     drawn=st.builds(
         Drawn,
