@@ -164,9 +164,7 @@ def test_scale_and_offset_tags_are_shown(tmp_path: Path) -> None:
     assert any("scale and offset tags are not applied" in line for line in lines)
 
 
-def test_tags_are_refused_where_the_numbers_say_that_they_matter(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_scaling_tags_are_refused_where_they_matter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tagged(tmp_path / "s2.tif", 1e-4, -0.3)  # 0.4 as stored, 0.1 with the tags
     model = contract(dtype="uint16", scale=1e-4, mean=0.1)
     error = refusal(path, of=model)

@@ -83,7 +83,7 @@ def test_edges_through_pixel_centres_fall_alike_in_every_window(
     np.testing.assert_array_equal(got, whole[row : row + height, col : col + width])
 
 
-def test_parcels_side_by_side_have_neither_gap_nor_double_pixels() -> None:
+def test_adjacent_parcels_have_no_gap_and_no_double_pixels() -> None:
     rng = np.random.default_rng(0)
     cells = shapely.get_parts(shapely.voronoi_polygons(shapely.MultiPoint(rng.uniform(0, 40, (60, 2)))))
     window = Window(0, 0, 40, 40)
@@ -129,7 +129,7 @@ def test_long_edges_stay_straight_where_they_were_drawn(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask.ravel(), inside.to_numpy())
 
 
-def test_the_whole_world_as_area_of_interest_is_no_area_of_interest(make_scene: Make, tmp_path: Path) -> None:
+def test_the_whole_world_as_aoi_is_no_aoi(make_scene: Make, tmp_path: Path) -> None:
     made = make_scene(nodata="value")
     world = write(tmp_path / "world.geojson", [box(-180, -90, 180, 90)], "EPSG:4326")
     with open_scene(made.path, aoi=world) as scene:
@@ -223,7 +223,7 @@ def test_coordinates_of_a_site_are_nowhere_else(make_scene: Make, tmp_path: Path
     assert error.value.hint
 
 
-def test_a_polygon_that_crosses_itself_is_read_as_what_it_encloses(make_scene: Make, tmp_path: Path) -> None:
+def test_a_polygon_that_crosses_itself_is_repaired(make_scene: Make, tmp_path: Path) -> None:
     made = make_scene()
     bow = in_place(made, Polygon([(10, 10), (50, 50), (50, 10), (10, 50)]))
     with open_scene(made.path, aoi=write(tmp_path / "bow.gpkg", [bow], made.crs)) as scene:

@@ -123,9 +123,7 @@ def test_arcs_run_along_every_crack_once(values: npt.NDArray[np.uint8]) -> None:
 
 
 @given(maps(), st.data())
-def test_a_band_has_the_arcs_within_it_and_pieces_for_each_crack_over_a_seam(
-    values: npt.NDArray[np.uint8], data: st.DataObject
-) -> None:
+def test_a_band_has_its_arcs_and_pieces_at_the_seams(values: npt.NDArray[np.uint8], data: st.DataObject) -> None:
     first = data.draw(st.integers(0, values.shape[0] - 1))
     end = data.draw(st.integers(first + 1, values.shape[0]))
     rows = framed(values)

@@ -486,7 +486,7 @@ print(len(list(loader)), cv2.getNumThreads())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
-def test_a_reading_process_has_one_thread_of_opencv_and_waits_for_no_other() -> None:
+def test_a_loader_process_runs_opencv_in_one_thread() -> None:
     """Forked from a process in which OpenCV has had several threads: these are not there in the fork."""
     folder = str(Path(geoseg.__file__).parents[1])
     ran = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=100, cwd=folder)

@@ -179,7 +179,7 @@ def test_what_lies_under_holes_is_in_no_window(tmp_path: Path, dtype: str, bands
 
 
 @pytest.mark.parametrize("bands", [1, 4, 8])
-def test_training_starts_from_the_pretrained_stem_of_other_bands(tmp_path: Path, bands: int) -> None:
+def test_training_adapts_a_pretrained_stem_to_its_bands(tmp_path: Path, bands: int) -> None:
     torch.manual_seed(0)
     encoder = {"embed_dims": TINY["embed_dims"], "depths": TINY["depths"]}
     pretrained = timm.create_model("mscan_tiny", **encoder).state_dict()

@@ -216,7 +216,7 @@ def test_the_code_is_named(tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
-def test_what_another_part_of_the_program_trusts_is_not_trusted_here(tmp_path: Path) -> None:
+def test_globals_trusted_elsewhere_are_not_trusted_here(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", {"state_dict": STATE, "meta": types.SimpleNamespace(a=1)})
     with torch.serialization.safe_globals([types.SimpleNamespace]):
         before = set(torch.serialization.get_safe_globals())
@@ -459,7 +459,7 @@ def test_the_imported_network_equals_the_official_code(names: Any) -> None:
     np.testing.assert_allclose(logits.numpy(), golden()["out/logits"], rtol=1e-4, atol=1e-5)
 
 
-def test_bases_of_another_rank_than_asked_for_are_those_of_a_fresh_network() -> None:
+def test_bases_of_another_rank_are_initialised_afresh() -> None:
     design, state = recognize(official(), "a.pth")
     found = build_segnext(design, state, "a.pth", rank=4, norm_groups=8).decoder.hamburger.ham.bases
     fresh = build_segnext(*recognize(official(bases=False), "a.pth"), "a.pth", rank=4, norm_groups=8)
@@ -751,9 +751,7 @@ def test_without_a_network_the_error_says_where_to_put_the_file(hub: Path) -> No
     assert list(hub.iterdir()) == []
 
 
-def test_weights_of_other_encoders_that_cannot_be_had_are_one_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_weights_of_other_encoders_are_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ConfigError, match="weights imagenet of encoder resnet18 are not on this disk") as refusal:
@@ -772,9 +770,7 @@ def test_pretrained_weights_come_without_a_warning(hub: Path, monkeypatch: pytes
     assert torch.equal(network.encoder.model.model.norm1.weight, wanted["norm1.weight"])
 
 
-def test_a_file_in_torch_hubs_folder_is_loaded_and_its_digest_checked(
-    hub: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_in_the_hub_folder_is_loaded_and_verified(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = published(monkeypatch, hub, {"state_dict": imagenet()})
     network = timm.create_model("mscan_tiny", pretrained=True, **ENCODER)
     same(dict(network.state_dict()), imagenet(official_names=False))

@@ -341,7 +341,7 @@ def test_pixels_that_are_others_than_they_seem(make_scene: MakeScene, tmp_path: 
     assert "-scale" not in str(told(found, f"{wide.path} is int16").hint)
 
 
-def test_control_points_are_told_with_the_command_that_applies_them(made: MadeScene, tmp_path: Path) -> None:
+def test_control_points_are_reported_with_the_command(made: MadeScene, tmp_path: Path) -> None:
     raw = write_raster(tmp_path / "raw.tif", made.pixels, made, crs=None, transform=Affine.identity())
     with rasterio.open(raw, "r+") as file:
         points = [GroundControlPoint(r, c, 15 + c * 5e-6, 47 - r * 5e-6) for r in (0, 96) for c in (0, 80)]
@@ -440,7 +440,7 @@ def test_where_a_raster_of_labels_lies(
         assert told(found, *words).severity == severity
 
 
-def test_rasters_of_labels_without_georeference_must_have_the_size(made: MadeScene, tmp_path: Path) -> None:
+def test_unreferenced_labels_must_have_the_size(made: MadeScene, tmp_path: Path) -> None:
     fits = write_raster(tmp_path / "fits.tif", stripes(), made, crs=None, transform=Affine.identity())
     short = write_raster(tmp_path / "short.tif", stripes()[:50], made, crs=None, transform=Affine.identity())
     lost = write_raster(tmp_path / "lost.tif", stripes(), made, crs=CRS.from_wkt('LOCAL_CS["x",UNIT["metre",1]]'))

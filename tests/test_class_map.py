@@ -99,7 +99,7 @@ def test_the_bytes_do_not_depend_on_how_the_rows_come(tmp_path_factory, heights,
     np.testing.assert_array_equal(read_class_map(one).values, values)
 
 
-def test_the_file_is_tiled_compressed_and_has_overviews_without_new_nodata(tmp_path):
+def test_the_file_is_tiled_compressed_and_has_overviews(tmp_path):
     values = np.zeros((1100, 700), dtype=np.uint8)
     values[:, 300:] = 1
     with rasterio.open(write(tmp_path / "map.tif", values, heights=[300, 1, 599])) as src:
@@ -142,7 +142,7 @@ def test_the_table_survives_the_loss_of_the_sidecars(tmp_path):
     assert read_class_map(path).classes == TABLE
 
 
-def test_nothing_is_left_after_an_exception_and_an_older_map_stays(tmp_path):
+def test_an_older_map_survives_an_exception(tmp_path):
     path = write(tmp_path / "map.tif", random_map((40, 30)))
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     with pytest.raises(KeyboardInterrupt), MapFileWriter(path, grid_of((2000, 30)), TABLE) as out:
@@ -314,7 +314,7 @@ def test_a_mask_band_counts_beside_nodata(tmp_path):
     np.testing.assert_array_equal(back, np.where(mask, values, 255))
 
 
-def test_a_map_that_says_its_classes_is_opened_without_reading_it(tmp_path):
+def test_a_map_with_a_class_table_is_opened_unread(tmp_path):
     values = random_map((600, 700))
     own = write(tmp_path / "own.tif", values)
     named = foreign(tmp_path / "named.tif", values, colormap={i: (i, 9, 9, 255) for i in range(4)})

@@ -140,7 +140,7 @@ def test_the_studies_differ_as_their_parts_do() -> None:
     assert cc.products - nothing.products == 2 * n * 128 * (width + width // 8)
 
 
-def test_stage_1_doubles_the_cost_where_everything_goes_to_stride_4() -> None:
+def test_stage_1_doubles_the_cost_at_stride_4() -> None:
     assert round(measured("T, (c) with stage 1").macs_512 / 1e9, 1) == 12.1
 
 

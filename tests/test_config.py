@@ -234,7 +234,7 @@ def test_scenes_count_from_the_root_and_the_root_from_the_file(file: Path) -> No
     assert config.output == file.parent / "runs/fields"
 
 
-def test_paths_of_the_command_line_count_from_the_working_folder(
+def test_command_line_paths_start_at_the_working_folder(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

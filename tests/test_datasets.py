@@ -134,7 +134,7 @@ def test_labels_in_another_crs_are_resampled_to_the_nearest(
     assert (around == NODATA).all()  # though the labels reach further than the scene
 
 
-def test_labels_of_the_same_numbers_in_another_crs_are_not_aligned(make_scene: MakeScene, tmp_path: Path) -> None:
+def test_labels_in_another_crs_are_not_aligned(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene()
     path = write_labels(tmp_path / "l.tif", stripes(made.valid.shape), made.transform, "EPSG:32634")
     with pytest.raises(LabelError, match="do not touch"):
@@ -175,7 +175,7 @@ def test_rasters_that_hold_no_class_ids_are_refused(
     assert caught.value.hint
 
 
-def test_values_are_checked_again_when_the_file_or_the_classes_change(make_scene: MakeScene, tmp_path: Path) -> None:
+def test_labels_are_checked_again_after_a_change(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene()
     grid, config = grid_of(made), raster_config(made, tmp_path / "l.tif")
     write_labels(config.labels, stripes(made.valid.shape), made.transform, made.crs)
@@ -567,7 +567,7 @@ def test_a_labelled_scene_travels_closed(two_scenes: list[SceneConfig]) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_random_windows_have_the_training_size_and_labels_that_fit(two_scenes: list[SceneConfig]) -> None:
+def test_random_windows_have_the_training_size_and_labels(two_scenes: list[SceneConfig]) -> None:
     config = settings(*two_scenes, augment=STILL)
     dataset = RandomWindows(labelled(two_scenes, config), config, length=30)
     for i in range(30):
@@ -586,9 +586,7 @@ def test_a_zoomed_window_sees_more_or_less_ground(two_scenes: list[SceneConfig])
     assert changes_per_row(0.5) > 1.6 * changes_per_row(1.0) > 2.4 * changes_per_row(2.0)
 
 
-def test_a_scene_smaller_than_the_window_is_seen_reflected_but_not_labelled_there(
-    make_scene: MakeScene, tmp_path: Path
-) -> None:
+def test_a_small_scene_is_padded_by_reflection_without_labels(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene(size=(20, 70))
     labels = write_labels(tmp_path / "l.tif", stripes((20, 70)), made.transform, made.crs)
     config = settings(raster_config(made, labels), augment=STILL | {"dihedral": False})

@@ -101,7 +101,7 @@ with assignment():
 """
 
 
-def test_a_process_that_is_killed_is_told_and_not_what_it_led_to() -> None:
+def test_a_killed_process_is_reported_not_its_consequences() -> None:
     with pytest.raises(DeviceError, match="process 1 of the run was killed by SIGKILL") as caught:
         launch({}, KILLED, devices=2)
     assert "--resume" in str(caught.value.hint)

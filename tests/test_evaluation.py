@@ -89,7 +89,7 @@ def test_boundary_iou_is_that_of_erosions_as_in_the_paper() -> None:
     assert measure.result().iou[1] == (strips[0] & strips[1]).sum() / (strips[0] | strips[1]).sum()
 
 
-def test_a_perfect_map_has_perfect_borders_and_one_class_alone_has_none() -> None:
+def test_borders_of_a_perfect_map_and_of_a_single_class() -> None:
     truth = np.repeat(np.array([[0, 0, 0, 1, 1, 255]], dtype=np.uint8), 5, axis=0)
     measure = BoundaryMeasure(3, 6, distance_px=1)
     measure.feed(truth, truth)
@@ -191,7 +191,7 @@ def test_blocks_hold_the_pairs_of_their_pixels(pair: tuple[Ids, Ids], side: int,
 
 
 @given(st.integers(0, 2**31), st.integers(0, 5), st.data())
-def test_the_worst_and_the_best_blocks_are_those_of_the_whole_map(seed: int, most: int, data: st.DataObject) -> None:
+def test_worst_and_best_blocks_are_those_of_the_whole_map(seed: int, most: int, data: st.DataObject) -> None:
     rng = np.random.default_rng(seed)
     truth = np.kron(rng.choice([0, 1, NODATA], size=(5, 4)), np.ones((4, 4), dtype=int)).astype(np.uint8)
     shares = np.kron(rng.choice([0, 0.1, 0.5], size=(5, 4)), np.ones((4, 4)))
@@ -252,7 +252,7 @@ def test_where_everything_is_labelled_the_estimate_is_the_truth() -> None:
     np.testing.assert_allclose(found.mapped_ha.sum(), found.estimated_ha.sum())
 
 
-def test_a_class_that_was_mapped_where_nothing_is_labelled_leaves_all_areas_unknown() -> None:
+def test_areas_are_unknown_if_a_mapped_class_has_no_labels() -> None:
     sample = np.array([[5, 1, 0], [1, 5, 0], [0, 0, 0]])
     found = estimate_areas(one_block_a_pixel(sample), np.array([100.0, 100.0, 10.0]))
     assert np.isnan(found.estimated_ha).all() and np.isnan(found.margin_ha).all()
@@ -268,7 +268,7 @@ def test_two_blocks_have_no_interval() -> None:
     assert np.isnan(found.margin_ha).all()
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says_though_errors_come_in_heaps() -> None:
+def test_intervals_cover_the_truth_when_errors_are_clustered() -> None:
     """Blocks drawn from a map whose errors differ from block to block; pixels alone would promise too much."""
     rng = np.random.default_rng(5)
     population, drawn, pixels = 4000, 30, 400
@@ -345,7 +345,7 @@ def test_the_error_falls_with_the_temperature() -> None:
     assert np.isnan(find_temper(logits[:0], truth[:0]).error)
 
 
-def test_a_model_that_is_never_wrong_has_the_smallest_temperature_and_no_pixel_none() -> None:
+def test_temperature_of_a_perfect_model_and_of_no_pixels() -> None:
     logits = np.eye(3, dtype=np.float32)
     assert fit_temperature(logits, np.arange(3, dtype=np.uint8)) == pytest.approx(0.05, rel=1e-3)
     assert np.isnan(fit_temperature(logits[:0], np.zeros(0, dtype=np.uint8)))
@@ -371,7 +371,7 @@ def test_reliability_counts_pixels_by_their_confidence(seed: int, data: st.DataO
     assert (found.temperature, found.tempered_error) == (1.5, 0.25)
 
 
-def test_the_sample_of_blocks_is_the_same_every_time_and_bounded() -> None:
+def test_the_sample_of_blocks_is_fixed_and_bounded() -> None:
     def scene(side: int) -> Blocks:
         measure = BlockMeasure(2, np.ones(side), side, side=8)
         truth = np.zeros((side, side), dtype=np.uint8)

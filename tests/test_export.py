@@ -362,7 +362,7 @@ def test_ctrl_c_ends_the_command_without_a_trace(tmp_path, suffix):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_vectorize_puts_a_map_without_georeference_where_qgis_draws_it(class_map, tmp_path):
+def test_an_unreferenced_map_is_vectorized_where_qgis_draws_it(class_map, tmp_path):
     report = vectorize(class_map(None, Affine.identity()), tmp_path / "map.gpkg")
     assert tuple(read(report.path).total_bounds) == (0, -60, 50, 0)
 

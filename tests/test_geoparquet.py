@@ -146,7 +146,7 @@ def test_a_full_disk_is_an_error(tmp_path):
         write_geoparquet([polygons], tmp_path / "map.parquet", layer)
 
 
-def test_an_error_of_the_source_is_passed_on_and_nothing_is_left(tmp_path):
+def test_an_error_of_the_source_leaves_nothing(tmp_path):
     polygons, layer = coverage()
 
     def broken():

@@ -85,9 +85,7 @@ def test_weights_on_the_disk_need_no_network(cache: Path) -> None:
     assert all(torch.equal(found[key], weights[key]) for key in weights)
 
 
-def test_layers_without_weights_do_not_depend_on_where_weights_came_from(
-    monkeypatch: pytest.MonkeyPatch, server: str
-) -> None:
+def test_other_layers_ignore_where_weights_came_from(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", server)
     offline = []
 

@@ -199,7 +199,7 @@ def test_the_training_is_told_in_words(model_folder: Path) -> None:
     ]
 
 
-def test_a_prediction_is_planned_with_the_model_and_its_objections(make_scene: Make, model_folder: Path) -> None:
+def test_info_plans_a_prediction_and_reports_problems(make_scene: Make, model_folder: Path) -> None:
     network = build_network("segnext", "tu-mscan_tiny", encoder_weights=None, in_channels=1, classes=2)
     save_model(model_folder, network, load_contract(model_folder))
     fitting = facts(make_scene(size=(300, 300), bands=1, crs=None).path, model=str(model_folder))

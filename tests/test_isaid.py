@@ -102,7 +102,7 @@ def test_a_split_that_is_not_there_is_left_out_and_told(release: Made, tmp_path:
     assert "no train, 1 val, no test" in report.lines()[0]
 
 
-def test_what_the_published_training_left_out_is_written_and_not_trained_on(release: Made, tmp_path: Path) -> None:
+def test_scenes_left_out_by_the_paper_are_not_trained_on(release: Made, tmp_path: Path) -> None:
     for split, name in (("train", "P1527"), ("val", "P1530")):
         image, ids = made(7, 20, 30)
         release.image(split, name, image)
@@ -143,7 +143,7 @@ def test_masks_of_indices_and_of_alpha_give_the_same_labels(release: Made, tmp_p
     check(tmp_path / "out", release)
 
 
-def test_images_of_grey_indices_and_alpha_become_red_green_and_blue(release: Made, tmp_path: Path) -> None:
+def test_grey_indexed_and_alpha_images_become_rgb(release: Made, tmp_path: Path) -> None:
     grey = release.truth["train"]["P0003"][0]
     grey[:] = grey[:, :, :1]
     release.image("train", "P0003", grey[:, :, 0].copy())

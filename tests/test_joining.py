@@ -248,7 +248,7 @@ def test_each_arc_is_finished_once_with_the_cracks_around_it(
         assert closed or (least == 2) == (points[0] == points[-1])
 
 
-def test_of_two_arcs_around_a_region_the_lower_one_keeps_a_point() -> None:
+def test_the_lower_of_two_arcs_around_a_region_keeps_a_point() -> None:
     values = np.zeros((6, 8), np.uint8)
     values[3:] = 1
     values[2:5, 2:5] = 2  # between 0 above and 1 below, wholly bounded by an arc with either

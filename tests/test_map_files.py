@@ -146,7 +146,7 @@ def test_the_legend_has_the_classes_that_are_present(tmp_path: Path) -> None:
     assert labels == ["a", "c"]
 
 
-def test_probabilities_open_with_the_first_class_that_is_an_object(tmp_path: Path) -> None:
+def test_probabilities_open_with_the_first_object_class(tmp_path: Path) -> None:
     table = ClassTable.from_names(["ground", "roof"], ["#010101", "#020202"], ["ground"])
     layers = ["classes", "probabilities"]
     values = np.zeros((2, 2, 2), dtype=np.uint8)

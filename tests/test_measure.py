@@ -75,7 +75,7 @@ def geodesic(polygons, crs, *, pieces=1):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_small_polygons_are_as_large_and_long_as_geographiclib_says(place):
+def test_small_polygons_measure_as_in_geographiclib(place):
     crs, transform = PLACES[place]
     polygons = stars(transform, np.random.default_rng(1))
     columns = Measure(grid_of(crs, transform)).columns(batch_of(polygons))
@@ -107,7 +107,7 @@ def equal_area_m2(polygons):
 @pytest.mark.parametrize(
     ("west", "north", "gsd"), [(15, 47, 1e-4), (-180, 90, 0.18), (179.9, 60, 1e-3), (0, 0.1, 1e-6)]
 )
-def test_pixel_regions_in_degrees_have_the_area_of_the_equal_area_projection(west, north, gsd):
+def test_areas_in_degrees_match_an_equal_area_projection(west, north, gsd):
     transform = Affine(gsd, 0, west, 0, -gsd, north)
     rng = np.random.default_rng(3)
     row, col = rng.integers(0, 900, (2, 200))
@@ -119,7 +119,7 @@ def test_pixel_regions_in_degrees_have_the_area_of_the_equal_area_projection(wes
     np.testing.assert_allclose(area, equal_area_m2(boxes), rtol=1e-8, atol=area.max() * 1e-10 + 1e-6)
 
 
-def test_the_whole_earth_in_degrees_is_as_large_as_the_ellipsoid():
+def test_the_whole_earth_has_the_area_of_the_ellipsoid():
     grid = grid_of("EPSG:4326", Affine(0.5, 0, -180, 0, -0.5, 90), (360, 720))
     columns = Measure(grid).columns(batch_of([shapely.box(-180, -90, 180, 90), shapely.box(10, -90, 11, 90)]))
     np.testing.assert_allclose(columns["area_m2"], np.array([1, 1 / 360]) * 510_065_621.724e6, rtol=1e-9)
@@ -127,7 +127,7 @@ def test_the_whole_earth_in_degrees_is_as_large_as_the_ellipsoid():
     np.testing.assert_allclose(columns["perim_m"], 4 * meridian, rtol=1e-7)
 
 
-def test_areas_of_a_coverage_add_up_over_small_and_large_polygons():
+def test_areas_of_small_and_large_polygons_add_up():
     crs, transform = PLACES["utm"]
     edges = np.array([0, 1, 3, 10, 40, 150, 400, 1000])
     columns, rows = np.meshgrid(edges, edges)
@@ -141,7 +141,7 @@ def test_areas_of_a_coverage_add_up_over_small_and_large_polygons():
 
 
 @pytest.mark.parametrize("crs", [None, 'LOCAL_CS["site",UNIT["foot",0.3048]]'])
-def test_without_a_place_on_earth_measures_are_those_of_the_plane(crs):
+def test_without_a_crs_measures_are_planar(crs):
     polygons = stars(Affine.scale(1, -1), np.random.default_rng(4))
     columns = Measure(grid_of(crs, Affine.scale(1, -1))).columns(batch_of(polygons))
     unit = 0.3048 if crs else 1
@@ -169,7 +169,7 @@ def test_areas_by_class_are_sums_over_polygons():
     assert totals.sum() == 10
 
 
-def test_polygons_are_measured_by_the_hundred_thousand_in_a_second():
+def test_100_000_polygons_are_measured_in_a_second():
     crs, transform = PLACES["utm"]
     batch = batch_of(stars(transform, np.random.default_rng(5), n=2000))
     measure = Measure(grid_of(crs, transform))

@@ -98,7 +98,7 @@ def test_an_absent_class_does_not_lower_the_mean() -> None:
 
 
 @given(maps())
-def test_frequency_weighted_iou_and_mean_accuracy_are_those_of_the_true_pixels(pair: tuple[Ids, Ids]) -> None:
+def test_weighted_iou_and_mean_accuracy_by_their_formulas(pair: tuple[Ids, Ids]) -> None:
     truth, mapped = pair
     scores = Scores(confusion_matrix(*(torch.from_numpy(a) for a in pair), CLASSES).numpy())
     counted = (truth != 255) & (mapped != 255)

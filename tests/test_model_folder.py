@@ -94,9 +94,7 @@ def test_an_existing_folder_is_replaced_whole(tmp_path: Path) -> None:
     assert not (folder / "old.txt").exists()
 
 
-def test_what_fails_in_the_middle_leaves_the_old_folder_and_no_scratch(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_save_leaves_the_old_folder_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
 
     def full(*_: object) -> None:
@@ -206,7 +204,7 @@ def test_what_cannot_be_built_is_explained(
         build_network(architecture, encoder, encoder_weights=None, in_channels=3, classes=2, **options)
 
 
-def test_an_unknown_architecture_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_architecture_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError) as caught:
         build_network("segnxt", "resnet18", encoder_weights=None, in_channels=3, classes=2)
     assert "segnext" in str(caught.value.hint)
@@ -215,7 +213,7 @@ def test_an_unknown_architecture_is_answered_with_the_known_ones() -> None:
 # --- normalisation
 
 
-def test_pixels_are_scaled_then_normalised_per_band_and_zero_where_invalid() -> None:
+def test_pixels_are_normalised_per_band_and_zero_if_invalid() -> None:
     normalize = Normalize(contract())
     pixels = torch.randint(0, 256, (2, 3, 5, 4), dtype=torch.uint8)
     valid = torch.rand(2, 5, 4) < 0.7

@@ -53,7 +53,7 @@ def test_every_step_equals_the_official_code(memory_format: torch.memory_format)
 
 
 @torch.no_grad()
-def test_the_network_in_double_precision_equals_the_official_one() -> None:
+def test_the_network_in_double_equals_the_official_one() -> None:
     network = official_tiny().double()
     logits = network(torch.from_numpy(golden()["input"]).double())
     # The factorization stays in float32 by design, hence not 1e-12.
@@ -67,7 +67,7 @@ def test_factorization_equals_the_official_one(training: bool, name: str) -> Non
     assert_golden(nmf(torch.from_numpy(golden()["nmf/input"])), name)
 
 
-def test_gradients_and_buffers_of_a_training_step_equal_the_official_ones() -> None:
+def test_a_training_step_equals_the_official_one() -> None:
     reference = load("tiny_train_reference.npz")
     network = official_tiny().train()
     network.dropout.p = 0.0
@@ -234,7 +234,7 @@ def test_timm_refuses_an_unknown_keyword() -> None:
 
 @pytest.mark.parametrize("bands", [1, 3, 4, 8])
 @torch.no_grad()
-def test_segnext_takes_any_bands_and_gives_classes_at_the_images_size(bands: int) -> None:
+def test_segnext_takes_any_bands_and_keeps_the_image_size(bands: int) -> None:
     network = segnext(in_channels=bands, classes=5)
     x = torch.randn(2, bands, 64, 96)
     assert network(x).shape == (2, 5, 64, 96)
@@ -288,7 +288,7 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 
 @torch.no_grad()
-def test_the_same_image_gives_the_same_output_whatever_the_random_state() -> None:
+def test_the_output_does_not_depend_on_the_random_state() -> None:
     network = segnext(classes=3)
     x = torch.randn(1, 3, 64, 64)
     first = network(x)

@@ -45,7 +45,7 @@ def test_a_cut_scene_reads_as_one_again(make_scene: Make, tmp_path: Path) -> Non
                 np.testing.assert_array_equal(got, wanted)
 
 
-def test_the_later_scene_wins_where_it_is_valid_and_gaps_are_invalid(make_scene: Make) -> None:
+def test_the_later_scene_wins_and_gaps_are_invalid(make_scene: Make) -> None:
     first = make_scene(size=(60, 60), seed=1)
     second = make_scene(size=(60, 60), seed=2, nodata="mask", shift=(30, 40))
     with open_scene([first.path, second.path]) as mosaic:

@@ -262,7 +262,7 @@ def test_compiled_code_computes_the_same() -> None:
 
 
 @torch.no_grad()
-def test_exported_it_takes_other_batches_and_sizes_here_and_in_onnx_runtime(traced: nn.Module, tmp_path: Path) -> None:
+def test_an_exported_network_takes_other_batches_and_sizes(traced: nn.Module, tmp_path: Path) -> None:
     dynamic = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     program = torch.export.export(traced, (images(2, 3, 64, 96),), dynamic_shapes=({**dynamic},))
     others = [images(2, 3, 96, 64), images(1, 3, 64, 64), images(2, 3, 70, 131)]

@@ -165,7 +165,7 @@ def official() -> OfficialForm:
 
 @pytest.mark.parametrize("size", [(64, 96), (33, 47)])
 @torch.no_grad()
-def test_geosegs_network_with_the_same_weights_is_the_same_function(size: tuple[int, int]) -> None:
+def test_our_network_with_the_same_weights_is_the_same(size: tuple[int, int]) -> None:
     ours = smp.create_model("segnext", encoder_name="tu-mscan_tiny", encoder_weights=None, classes=16).eval()
     ours.load_state_dict(convert_official_state_dict(weights()), strict=True)
     x = image(*size, batch=2)
@@ -175,7 +175,7 @@ def test_geosegs_network_with_the_same_weights_is_the_same_function(size: tuple[
 
 
 @torch.no_grad()
-def test_with_these_weights_no_class_takes_all_and_every_parameter_shows() -> None:
+def test_the_weights_use_every_class_and_parameter() -> None:
     network, x = official(), image(128, 128)
     logits = network.forward_logits(x)
     shares = logits.argmax(1).flatten().bincount(minlength=16) / logits[0, 0].numel()
@@ -230,7 +230,7 @@ def test_networks_are_timed_in_processes_of_their_own(tmp_path: Path) -> None:
     assert found["geoseg-module"].differing < 1e-3
 
 
-def test_a_network_that_needs_too_much_memory_is_left_out_and_says_so(tmp_path: Path) -> None:
+def test_a_network_that_needs_too_much_memory_is_skipped(tmp_path: Path) -> None:
     request = {**REQUEST, "height": 2048, "width": 2048, "limit_bytes": 2**30}
     found = measure(
         [Named.parse("segformer-b0")], request, rounds=1, tries=1, quiet=False, folder=tmp_path, loads_at_once=1

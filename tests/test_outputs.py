@@ -15,7 +15,7 @@ def names(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir()}
 
 
-def test_a_finished_file_and_its_sidecars_are_published_and_nothing_else(tmp_path: Path) -> None:
+def test_only_a_file_and_its_sidecars_are_published(tmp_path: Path) -> None:
     with atomic_output(tmp_path / "map.shp") as scratch:
         assert scratch.name == "map.shp"
         for end in "shp", "dbf", "shx":
@@ -36,7 +36,7 @@ def test_nothing_is_published_when_the_work_stops(tmp_path: Path, stop: BaseExce
     assert target.read_text() == "old"
 
 
-def test_a_writer_that_wrote_nothing_is_our_bug_and_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_writer_that_wrote_nothing_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "map.tif").write_text("old")
     with pytest.raises(FileNotFoundError, match=r"map\.tif"), atomic_output(tmp_path / "map.tif"):
         pass
@@ -85,7 +85,7 @@ def test_a_folder_that_goes_away_meanwhile(tmp_path: Path) -> None:
         pass
 
 
-def test_check_output_accepts_what_can_be_written_and_leaves_no_trace(tmp_path: Path) -> None:
+def test_check_output_leaves_no_trace(tmp_path: Path) -> None:
     assert check_output(str(tmp_path / "a.tif"), overwrite=False) == tmp_path / "a.tif"
     (tmp_path / "a.tif").write_text("old")
     assert check_output(tmp_path / "a.tif", overwrite=True, inputs=["/vsicurl/x.tif", tmp_path / "b.tif"])
@@ -191,7 +191,7 @@ def test_a_style_that_is_not_ours_is_replaced_on_request(tmp_path: Path, name: s
     check_output(output, overwrite=False, styled=True)
 
 
-def test_whether_a_folder_can_be_made_is_tried_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_folder_is_tried_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     check_folder(tmp_path / "a" / "b")
     check_folder(tmp_path)

@@ -50,7 +50,7 @@ def test_classes_and_polygons_are_drawn_where_they_are(tmp_path, transform):
         assert is_red(polygons[spot]) == (name == "house")
 
 
-def test_every_class_is_in_the_picture_of_a_scene_much_larger_than_its_panel(tmp_path):
+def test_a_reduced_picture_keeps_every_class(tmp_path):
     pixels, values = scene(3000, 2000)
     frame = polygonize(values, Affine.identity(), classes=TABLE)
     write_overlay(tmp_path / "o.png", pixels, values, TABLE, frame, title="large", panel_px=300)
@@ -73,7 +73,7 @@ def test_a_map_without_polygons_still_gives_a_picture(tmp_path):
     assert Image.open(tmp_path / "o.png").size[0] > 900
 
 
-def test_the_same_input_gives_the_same_picture_without_touching_pyplot(tmp_path):
+def test_pictures_are_reproducible_and_leave_pyplot_alone(tmp_path):
     pixels, values = scene()
     frame = geopandas.GeoDataFrame({"class_id": [1]}, geometry=[shapely.box(10, 10, 40, 30)])
     for name in ("a.png", "b.png"):

@@ -87,7 +87,7 @@ def test_what_the_official_converter_loses_is_kept() -> None:
     assert isaid_windows(300, 896, patch=896, overlap=384) == [Window(0, 0, 300, 896)]
 
 
-def test_no_window_is_there_twice_where_the_converter_wrote_it_again() -> None:
+def test_no_window_occurs_twice() -> None:
     assert isaid_windows(896, 896, patch=896, overlap=384) == [Window(0, 0, 896, 896)]
     assert isaid_windows(500, 600, patch=896, overlap=384) == [Window(0, 0, 500, 600)]
     many = isaid_windows(2000, 1500, patch=896, overlap=384)
@@ -389,7 +389,7 @@ def test_progress_sees_every_patch(make: Make, trained: TrainedModel) -> None:
 # --- scenes that do not count, or only in part
 
 
-def test_scenes_that_the_published_numbers_leave_out_do_not_count(make: Make, trained: TrainedModel) -> None:
+def test_scenes_left_out_of_the_paper_do_not_count(make: Make, trained: TrainedModel) -> None:
     scenes = [make(40, 40, name)[0] for name in ("P1527", "P1528", "P1530")]
     rule = replace(PROTOCOLS["jseg"], fit=(64, 64))
     assert list(evaluate_patches(trained, scenes, rule, device=CPU)) == ["P1528"]
@@ -403,9 +403,7 @@ def test_scenes_of_one_name_are_told_apart_by_their_folders(make: Make, trained:
     assert list(found) == ["a/x", "b/x", "y"] and all(matrix.sum() for matrix in found.values())
 
 
-def test_only_validation_blocks_count_where_a_scene_is_cut_into_blocks(
-    make: Make, trained: TrainedModel, tmp_path: Path
-) -> None:
+def test_only_validation_blocks_of_a_split_scene_count(make: Make, trained: TrainedModel, tmp_path: Path) -> None:
     _, _, ids = make(200, 200)
     entry = {"scene": str(tmp_path / "scene.tif"), "labels": str(tmp_path / "scene_labels.tif")}
     data = {"scenes": [entry], "split": {"block": 64, "val_share": 0.3, "buffer": 0}}
@@ -482,7 +480,7 @@ def geoseg(*words: object) -> str:
     return result.stdout
 
 
-def test_an_official_checkpoint_is_measured_on_a_release_by_both_protocols(tmp_path: Path) -> None:
+def test_an_official_checkpoint_is_scored_by_both_protocols(tmp_path: Path) -> None:
     release = Made(tmp_path / "release")
     image, ids = release.truth["val"]["P0020"] = made(7, 60, 910)
     release.image("val", "P0020", image)

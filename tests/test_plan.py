@@ -47,7 +47,7 @@ def test_memory_grows_with_width_classes_layers_and_window() -> None:
 
 @pytest.mark.parametrize("stride", [1, 8])
 @pytest.mark.parametrize("pixel_bytes", [3, 8])
-def test_a_scene_of_a_hundred_thousand_columns_stays_below_two_gigabytes(stride: int, pixel_bytes: int) -> None:
+def test_a_scene_of_100_000_columns_needs_less_than_2_gb(stride: int, pixel_bytes: int) -> None:
     wide = plan(100_000, 100_000, size=512, overlap=128, classes=16, stride=stride, pixel_bytes=pixel_bytes)
     assert wide.memory_bytes < 2e9
     assert stride == 8 or wide.strips > 1
@@ -62,7 +62,7 @@ def test_a_scene_of_a_hundred_thousand_columns_stays_below_two_gigabytes(stride:
     st.sampled_from([1, 8]),
     st.sampled_from([0, 32, 192]),
 )
-def test_tasks_cover_the_scene_once_and_have_the_windows_they_need(
+def test_tasks_cover_the_scene_once_with_their_windows(
     height: int, width: int, rows: int, cols: int, stride: int, overlap: int
 ) -> None:
     planned = plan(height, width, stride=stride, overlap=overlap, band_rows=512 * rows, strip_cols=512 * cols)
@@ -118,19 +118,19 @@ def test_it_says_what_it_will_do() -> None:
 
 @pytest.mark.parametrize("name", sorted(BLENDS))
 @pytest.mark.parametrize("length", [1, 2, 7, 64, 512])
-def test_tapers_are_symmetric_and_end_at_the_greatest_weight_in_the_middle(name: str, length: int) -> None:
+def test_tapers_are_symmetric_and_peak_in_the_middle(name: str, length: int) -> None:
     taper = BLENDS[name](length, length // 4)
     np.testing.assert_allclose(taper, taper[::-1])
     assert taper[length // 2] == taper.max() > 0
 
 
-def test_halves_of_the_sine_add_up_and_none_of_its_weights_is_zero() -> None:
+def test_halves_of_the_sine_add_up_and_are_never_zero() -> None:
     taper = BLENDS["sine"](64, 32)
     assert (taper > 0).all()
     np.testing.assert_allclose(taper[:32] + taper[32:], 1)
 
 
-def test_a_blend_of_ones_own_is_a_function_of_length_and_overlap() -> None:
+def test_a_custom_blend_is_a_function_of_length_and_overlap() -> None:
     planned = plan(1000, 800, blend=lambda length, overlap: np.full(length, overlap / 2))
     for taper in planned.tapers:
         np.testing.assert_array_equal(taper, np.ones(32))

@@ -95,7 +95,7 @@ def check_simplified(values, rules):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_raw_polygons_are_a_coverage_with_the_areas_of_the_pixels_and_burn_back(case, transform):
+def test_raw_polygons_are_a_coverage_and_burn_back(case, transform):
     check_raw(CASES[case].astype(np.uint8), TRANSFORMS[transform])
 
 
@@ -143,7 +143,7 @@ def test_polygons_do_not_depend_on_how_the_rows_arrive(values, heights, way):
 
 @pytest.mark.parametrize("way", [*WAYS, "raw"])
 @pytest.mark.parametrize("gsd", [0.1, 0.3, 10.0])
-def test_polygons_stay_a_coverage_in_degrees_with_seven_decimals(way, gsd):
+def test_polygons_stay_a_coverage_with_seven_decimals(way, gsd):
     rng = np.random.default_rng(5)
     values = np.kron(rng.integers(0, 4, (9, 11)), np.ones((7, 6), dtype=np.uint8)).astype(np.uint8)
     specks = rng.random(values.shape) < 0.03
@@ -162,7 +162,7 @@ def test_junctions_are_vertices_on_the_straight_side():
     assert (2.0, 1.0) in set(top.exterior.coords)
 
 
-def test_simplification_removes_the_steps_of_a_slope_and_leaves_its_place():
+def test_simplification_straightens_a_slope_in_its_place():
     values = (np.arange(60)[:, None] > np.arange(60) * 0.5).astype(np.uint8)
     raw, frame = (
         polygonize(values, Affine.identity(), rules=PolygonRules(simplify=s)) for s in (None, Tolerance(1.5, "px"))
@@ -182,7 +182,7 @@ def test_polygons_lie_where_the_pixels_lie(name):
     assert frame.crs == UTM
 
 
-def test_classes_come_by_name_and_a_value_outside_the_table_is_refused():
+def test_values_outside_the_class_table_are_refused():
     table = ClassTable.from_names(["ground", "house"], ["#000000", "#ff0000"])
     values = np.array([[0, 1, 255]], dtype=np.uint8)
     frame = polygonize(values, Affine.identity(), classes=table)

@@ -165,7 +165,7 @@ class ContextFree(nn.Module):
 @pytest.mark.parametrize("nodata", ["none", "value"])
 @pytest.mark.parametrize("size", [(300, 170), (33, 250), (129, 31)])
 @pytest.mark.parametrize(("window", "overlap", "batch"), [(64, 0, 3), (64, 32, 1), (96, 64, 16)])
-def test_without_context_many_windows_are_the_whole_scene_at_once(
+def test_without_context_many_windows_are_one_whole(
     make_scene: MakeScene,
     models: Models,
     stride: int,

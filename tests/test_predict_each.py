@@ -127,9 +127,7 @@ def test_what_is_finished_is_not_mapped_again(
     assert ([w.path.name for w in report.written], len(report.there)) == (["d.tif"], 3)
 
 
-def test_what_another_model_or_person_made_is_replaced_only_on_request(
-    model: Path, scenes: Path, tmp_path: Path
-) -> None:
+def test_foreign_outputs_are_replaced_only_on_request(model: Path, scenes: Path, tmp_path: Path) -> None:
     output = tmp_path / "maps"
     predict_each(scenes, model, f"{output}/", HOW)
     before = contents(output)

@@ -160,7 +160,7 @@ def write_vrt(path: Path, *bands: str) -> Path:
     return path
 
 
-def test_what_a_geotiff_cannot_hold_is_kept_beside_it_or_refused(make_scene: MakeScene, tmp_path: Path) -> None:
+def test_what_a_geotiff_cannot_hold_is_beside_it_or_refused(make_scene: MakeScene, tmp_path: Path) -> None:
     make_scene(name="a.tif", nodata="value")
     first = 'dataType="Byte" band="1"><NoDataValue>0</NoDataValue>'
     nodata = write_vrt(tmp_path / "nodata.vrt", first, 'dataType="Byte" band="2"><NoDataValue>7</NoDataValue>')
@@ -176,9 +176,7 @@ def test_what_a_geotiff_cannot_hold_is_kept_beside_it_or_refused(make_scene: Mak
     assert {path.name for path in (tmp_path / "out").iterdir()} == kept
 
 
-def test_names_that_clash_and_copies_that_exist_are_refused_before_any_work(
-    make_scene: MakeScene, tmp_path: Path
-) -> None:
+def test_clashing_names_and_existing_copies_are_refused_first(make_scene: MakeScene, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     a = make_scene(name="a.tif", **STRIPED).path
     b = make_scene(name="one/A.tif", **STRIPED).path

@@ -172,7 +172,7 @@ def test_numbers_are_the_published_ones(name: str, size: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_scenes_and_labels_are_found_in_the_layout_that_the_comment_names(name: str, tmp_path: Path) -> None:
+def test_scenes_and_labels_are_found_in_the_documented_layout(name: str, tmp_path: Path) -> None:
     config, pairs = load(name, "t", tmp_path)
     for split, rows in pairs.items():
         found = [(entry.scene, entry.labels) for entry in config.data.entries(split)]
@@ -203,7 +203,7 @@ def test_the_licence_of_isaid_stands_in_its_configurations() -> None:
         assert "commercial" in yaml.safe_load(text)["card"]["licence"]
 
 
-def test_a_recipe_of_photographs_trains_and_is_tested_on_whole_pictures(tmp_path: Path) -> None:
+def test_a_photograph_recipe_trains_and_tests_on_whole_images(tmp_path: Path) -> None:
     """One small step on three pictures in ADE20K's layout, whose labels count from 1, and the test of its numbers."""
     rng = np.random.default_rng(0)
     for rows in write_layout("ade20k", tmp_path).values():

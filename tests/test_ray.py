@@ -108,9 +108,7 @@ def test_a_node_that_dies_takes_nothing_with_it(
     assert made == read(place, "long")
 
 
-def test_what_a_worker_cannot_read_is_said_with_its_node_and_finished_parts_are_kept(
-    place: Path, address: str, tmp_path: Path
-) -> None:
+def test_a_worker_without_the_scene_is_named_and_parts_are_kept(place: Path, address: str, tmp_path: Path) -> None:
     path = write_scene(tmp_path / "scene.tif", size=(1600, 400), compress="none").path
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 3 // 4])

@@ -179,7 +179,7 @@ BY_DEFINITION = {"merge": merged_by_definition, "drop": dropped_by_definition, "
 
 @pytest.mark.parametrize("rule", RULES)
 @given(data=st.data(), values=maps(), limit=st.sampled_from([2, 3, 5, 9, 14, 30, 1000]))
-def test_any_map_is_as_defined_whatever_the_heights_of_its_pieces(rule, data, values, limit):
+def test_any_map_is_as_defined_for_any_piece_height(rule, data, values, limit):
     row_areas = data.draw(st.lists(st.integers(1, 3), min_size=len(values), max_size=len(values)))
     heights = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     confidence = np.arange(values.size, dtype=np.uint8).reshape(values.shape)
@@ -191,7 +191,7 @@ def test_any_map_is_as_defined_whatever_the_heights_of_its_pieces(rule, data, va
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("case", CASES)
-def test_odd_maps_are_as_defined_for_every_height_of_their_pieces(rule, case):
+def test_odd_maps_are_as_defined_for_any_piece_height(rule, case):
     values = CASES[case]
     for limit in (2, 5, 17, 60, 1000):
         expected = BY_DEFINITION[rule](values, np.ones(len(values), dtype=int), limit)
@@ -249,13 +249,13 @@ def test_a_speck_goes_where_its_border_is_longest():
     assert (run(between, rule="merge", limit=3)[1:3, 3] == 1).all()
 
 
-def test_the_smallest_region_goes_first_and_what_it_becomes_grows():
+def test_the_smallest_region_is_merged_first():
     values = picture("00000000 02320000 02220000 00000000")
     assert (run(values, rule="merge", limit=6) == np.where(values == 3, 2, values)).all()
     assert (run(values, rule="merge", limit=7) == 0).all()
 
 
-def test_filling_stops_where_a_hole_is_too_large_and_takes_the_outermost():
+def test_filling_takes_the_outermost_hole_that_is_small_enough():
     lake = CASES["island in a lake in an island"]
     filled = {limit: run(lake, rule="fill", limit=limit) for limit in (2, 3, 13, 31)}
     assert (filled[2] == lake).all()

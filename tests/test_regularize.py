@@ -105,7 +105,7 @@ def test_round_and_slanting_outlines_are_only_simplified():
         assert shapely.Polygon(ring).area == pytest.approx(values.sum(), rel=0.05)
 
 
-def test_a_house_on_the_border_of_a_field_is_straight_on_both_sides():
+def test_a_house_beside_a_field_is_straight_on_both_sides():
     values = np.zeros((60, 70), dtype=np.uint8)
     values[30:] = FIELD
     rectangle(values, 35, 30, 40, 24, 15)
@@ -173,7 +173,7 @@ def test_an_arc_alone_among_the_rows_around_it_becomes_the_same(seed, options):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("smooth", [False, True])
-def test_the_tracer_gives_the_same_polygons_from_bands_of_any_height(seed, smooth):
+def test_polygons_do_not_depend_on_the_height_of_bands(seed, smooth):
     values, rule = town(seed, size=70), Regularize((BUILDING, SHED))
     finish = arc_finisher(tolerance_px=1.5, smooth=smooth, regularize=rule)
     results = []

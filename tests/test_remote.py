@@ -159,7 +159,7 @@ def test_a_server_that_is_busy_is_asked_again(server: Server, tmp_path: Path) ->
     assert not server.failing
 
 
-def test_a_server_that_fails_names_the_rows_and_the_next_read_may_work(server: Server, tmp_path: Path) -> None:
+def test_a_failing_server_names_the_rows_and_may_recover(server: Server, tmp_path: Path) -> None:
     pixels = write_cog(tmp_path / "broken.tif")
     with open_scene(server.url("broken.tif")) as scene:
         server.failing = [500] * 1000

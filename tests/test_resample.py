@@ -137,9 +137,7 @@ def test_invalid_pixels_give_neither_values_nor_area(
 
 @pytest.mark.parametrize("crs", [c for c in PLACES if c])
 @pytest.mark.parametrize("orientation", ["north", "south", "rotated"])
-def test_pixels_are_square_on_the_ground_and_the_ground_is_the_same(
-    make_scene: Make, crs: str, orientation: Orientation
-) -> None:
+def test_pixels_are_square_on_the_same_ground(make_scene: Make, crs: str, orientation: Orientation) -> None:
     made = make_scene(crs=crs, orientation=orientation, size=(300, 400))
     with open_scene(made.path) as plain, open_scene(made.path, gsd_m=1.25) as scene:
         assert scene.grid.pixel_size_m() == pytest.approx((1.25, 1.25), rel=0.01)
@@ -157,7 +155,7 @@ def test_a_size_that_is_the_scenes_own_leaves_it_alone(make_scene: Make) -> None
             np.testing.assert_array_equal(got, wanted)
 
 
-def test_a_mosaic_with_an_area_of_interest_is_resampled_across_its_files(make_scene: Make, tmp_path: Path) -> None:
+def test_a_mosaic_with_an_aoi_is_resampled_across_files(make_scene: Make, tmp_path: Path) -> None:
     left, right = make_scene(size=(80, 50), seed=1), make_scene(size=(80, 50), seed=2, shift=(0, 50))
     both = np.concatenate([left.pixels, right.pixels], axis=2)
     (x, y), (x2, y2) = left.transform @ (20, 20), left.transform @ (80, 60)

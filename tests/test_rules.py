@@ -135,7 +135,7 @@ def test_a_background_becomes_no_polygons_unless_it_is_kept() -> None:
 
 
 @pytest.mark.parametrize("small", ["merge", "drop"])
-def test_small_holes_go_with_small_polygons_where_classes_are_left_out(small: Any) -> None:
+def test_small_holes_are_filled_if_classes_are_left_out(small: Any) -> None:
     for rules in (PolygonRules(min_area_m2=5, small=small, keep=["house"]), PolygonRules(min_area_m2=5, small=small)):
         frame = polygons(rules, OBJECTS)
         houses = frame[frame["class_name"] == "house"]

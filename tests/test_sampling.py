@@ -135,7 +135,7 @@ def test_the_class_lies_in_the_middle_half_of_its_window(make_scene: MakeScene, 
         assert all(len(np.unique(axis)) > 25 for axis in offsets.T)  # of 32 places
 
 
-def test_a_window_ruled_by_one_class_is_redrawn_without_losing_its_class(make_scene: MakeScene, tmp_path: Path) -> None:
+def test_a_dominated_window_is_redrawn_with_its_class(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene(size=(600, 450))
     ids = np.zeros((600, 450), dtype=np.uint8)
     ids[:, 300:] = RARE  # windows of 32 px are pure but for those on the border
@@ -312,7 +312,7 @@ def test_windows_begin_where_small_blocks_do(
 
 
 @pytest.mark.parametrize("length", [33, 70, 96, 107])
-def test_aligned_windows_reach_both_ends_and_move_by_half_a_block(length: int) -> None:
+def test_aligned_windows_reach_both_ends_by_half_blocks(length: int) -> None:
     last = length - 32
     moved = {start: _snapped(start, 32, length, 16) for start in range(last + 1)}
     assert moved[0] == 0 and moved[last] == last

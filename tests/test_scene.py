@@ -127,7 +127,7 @@ def test_a_black_pixel_in_one_band_is_no_nodata(make_scene: Make) -> None:
         assert (~scene.read(whole(scene))[1]).sum() == 16
 
 
-def test_a_near_infrared_tagged_as_alpha_is_a_band_like_any_other(make_scene: Make) -> None:
+def test_a_near_infrared_tagged_as_alpha_is_a_band(make_scene: Make) -> None:
     made = make_scene(bands=3, nodata="alpha")
     with Scene(made.path) as scene:
         assert (scene.bands, scene.alpha_band) == ((1, 2, 3, 4), 4)
@@ -145,7 +145,7 @@ def test_nodata_given_overrides_the_files(make_scene: Make) -> None:
         Scene(made.path, nodata=1e6)
 
 
-def test_a_nodata_value_the_pixels_cannot_have_invalidates_nothing(make_scene: Make) -> None:
+def test_an_impossible_nodata_value_is_ignored(make_scene: Make) -> None:
     vrt = make_scene(dtype="uint8").path.with_suffix(".vrt")
     with rasterio.open(vrt.with_suffix(".tif")) as file:
         band = (

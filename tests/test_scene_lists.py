@@ -187,7 +187,7 @@ def test_a_csv_names_scenes_of_both_splits(tmp_path: Path, delimiter: str) -> No
 
 
 @pytest.mark.parametrize("name", ["scenes.gpkg", "scenes.geojson"])
-def test_a_vector_file_with_the_outlines_of_scenes_is_a_catalogue(tmp_path: Path, name: str) -> None:
+def test_a_vector_file_of_outlines_is_a_catalogue(tmp_path: Path, name: str) -> None:
     touch(tmp_path, *(f"sets/{n}.tif" for n in "ab"), "labels.gpkg")
     frame = geopandas.GeoDataFrame(
         {"scene": ["a.tif", "b.tif"], "outside": [None, "ignore"]}, geometry=[Point(0, 0)] * 2, crs="EPSG:4326"
@@ -200,7 +200,7 @@ def test_a_vector_file_with_the_outlines_of_scenes_is_a_catalogue(tmp_path: Path
 
 
 @pytest.mark.filterwarnings("ignore:'crs' was not provided")
-def test_a_table_without_geometries_is_a_catalogue_and_several_layers_are_none(tmp_path: Path) -> None:
+def test_a_plain_table_is_a_catalogue_several_layers_are_not(tmp_path: Path) -> None:
     touch(tmp_path, "a.tif", "a.gpkg")
     frame = geopandas.GeoDataFrame({"scene": ["a.tif"], "labels": ["a.gpkg"]})
     pyogrio.write_dataframe(frame, tmp_path / "c.gpkg", layer="scenes")
@@ -246,7 +246,7 @@ def test_empty_columns_of_a_spreadsheet_are_nothing(tmp_path: Path) -> None:
     assert pairs(load(tmp_path, {"catalogue": "c.csv"}).data.train, tmp_path) == [("a.tif", "a.gpkg")]
 
 
-def test_entries_with_a_catalogue_that_cannot_be_meant_are_explained(tmp_path: Path) -> None:
+def test_invalid_catalogue_entries_are_explained(tmp_path: Path) -> None:
     touch(tmp_path, "a.tif", "a.gpkg")
     write_catalogue(tmp_path / "c.csv", "scene,labels", "a.tif,a.gpkg")
     assert "no such catalogue" in refused(tmp_path, {"catalogue": "d.csv"}).message
@@ -315,7 +315,7 @@ def test_the_examples_of_the_docs_load(tmp_path: Path) -> None:
     assert [e.labels.name for e in config.data.val] == ["b_fields.gpkg"]
 
 
-def test_a_configuration_loads_without_the_libraries_of_vector_files(tmp_path: Path) -> None:
+def test_a_configuration_loads_without_vector_libraries(tmp_path: Path) -> None:
     touch(tmp_path, "a.tif", "a.gpkg")
     write_catalogue(tmp_path / "c.csv", "scene,labels", "a.tif,a.gpkg")
     load(tmp_path, {"catalogue": "c.csv"})

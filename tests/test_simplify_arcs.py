@@ -26,7 +26,7 @@ tolerances = st.sampled_from([0.75, 1.0, 1.6, 4.0, 20.0])
 
 
 @given(maps, methods, tolerances, st.integers(0, 2**32))
-def test_simplified_arcs_bound_a_valid_coverage_even_when_rounded(values, method, tolerance, seed):
+def test_simplified_arcs_bound_a_coverage_even_if_rounded(values, method, tolerance, seed):
     batch, points, offsets = finished(values, tolerance_px=tolerance, method=method)
     assert_coverage(batch, points, offsets)
     assert_coverage(batch, points, offsets, rounding=0.12, seed=seed)

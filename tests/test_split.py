@@ -61,7 +61,7 @@ def gap(a: Window, b: Window) -> int:
 # --- blocks
 
 
-def test_blocks_cover_the_scene_and_slivers_join_their_neighbours() -> None:
+def test_blocks_cover_the_scene_and_slivers_are_merged() -> None:
     assert block_edges(100, 32).tolist() == [0, 32, 64, 100]  # 4 px would be a sliver
     assert block_edges(113, 32).tolist() == [0, 32, 64, 96, 113]
     assert block_edges(112, 32).tolist() == [0, 32, 64, 112]  # half a block is not enough to be reflected in
@@ -73,7 +73,7 @@ def test_blocks_cover_the_scene_and_slivers_join_their_neighbours() -> None:
     assert (seen == 1).all()
 
 
-def test_a_validation_window_reflected_at_the_edge_shows_its_own_block_alone() -> None:
+def test_a_validation_window_reflects_its_own_block_only() -> None:
     for length in range(33, 140):
         edges = block_edges(length, 32)
         start = int(edges[-2])
@@ -105,7 +105,7 @@ def test_one_scene_of_two_blocks_does_both(seed: int) -> None:
         assert sorted(split.roles.ravel().tolist()) == [TRAIN, VAL]
 
 
-def test_rare_classes_are_shared_and_empty_blocks_are_for_nothing() -> None:
+def test_rare_classes_are_shared_and_empty_blocks_unused() -> None:
     counts = np.zeros((10, 10, 3), dtype=np.int64)
     counts[:, :, 0] = 1000
     counts[3, [1, 4, 7, 9], 1] = 50  # in four blocks alone
@@ -150,7 +150,7 @@ def test_windows_that_may_train_are_exactly_those_a_buffer_away(data: st.DataObj
     assert all(window in allowed for window in drawn) if allowed else drawn == [None] * 20
 
 
-def test_windows_reflected_at_the_edge_count_where_they_come_from() -> None:
+def test_reflected_windows_count_where_they_come_from() -> None:
     split = made_split(64, 32, block=32, buffer=0, share=0.5)
     (block,) = split.validation
     assert block in (Window(0, 0, 32, 32), Window(32, 0, 32, 32))
@@ -224,7 +224,7 @@ def test_scenes_open_with_their_blocks_and_travel(tmp_path: Path) -> None:
     assert {s.index for s in val} == {s.index for s in train if s.split is not None and s.split.validation}
 
 
-def test_blocks_without_valid_or_labelled_pixels_are_for_nothing(tmp_path: Path) -> None:
+def test_blocks_without_valid_labels_are_unused(tmp_path: Path) -> None:
     labels = np.full((160, 160), NODATA, dtype=np.uint8)
     labels[:64], labels[64, 159] = 1, 2
     entry = write_pair(tmp_path, "a", labels, size=(160, 160))
@@ -314,7 +314,7 @@ def test_few_files_stay_open_however_many_scenes_there_are(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_windows_drawn_for_training_keep_their_distance_from_those_that_validate(tmp_path: Path, seed: int) -> None:
+def test_training_windows_stay_a_buffer_from_validation(tmp_path: Path, seed: int) -> None:
     entries = [
         write_pair(tmp_path, n, size=size, seed=i) for i, (n, size) in enumerate((("a", (200, 170)), ("b", (64, 90))))
     ]
@@ -460,7 +460,7 @@ def test_blocks_do_not_leak_where_they_have_a_buffer(tmp_path: Path) -> None:
     assert "data.split.buffer=64" in leakage_hint(SplitConfig())
 
 
-def test_blocks_of_one_scene_on_the_training_part_of_another_leak(tmp_path: Path) -> None:
+def test_blocks_on_another_scenes_training_part_leak(tmp_path: Path) -> None:
     a = write_pair(tmp_path, "a", size=(160, 160))
     b = write_pair(tmp_path, "b", size=(160, 160), shift=(0, 60))
     messages = leaks(blocks(a, b))

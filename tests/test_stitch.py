@@ -154,9 +154,7 @@ def assert_equal(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("stride", [1, 8])
 @pytest.mark.parametrize(("height", "width", "overlap"), [(1100, 1300, 64), (530, 520, 96), (1025, 40, 0)])
-def test_bands_and_strips_made_alone_are_the_whole_byte_for_byte(
-    stride: int, height: int, width: int, overlap: int
-) -> None:
+def test_bands_and_strips_are_byte_equal_to_the_whole(stride: int, height: int, width: int, overlap: int) -> None:
     whole_plan = planned(height, width, size=128, overlap=overlap, stride=stride, band_rows=2048, strip_cols=2048)
     logits = window_logits(whole_plan)
     wanted = stitch_windows(whole_plan, logits)
@@ -169,7 +167,7 @@ def test_bands_and_strips_made_alone_are_the_whole_byte_for_byte(
 
 
 @given(cases(), st.sampled_from(sorted(BLENDS)), st.randoms(use_true_random=False))
-def test_the_order_of_windows_and_the_size_of_pieces_do_not_matter(case: Case, blend: str, random: Any) -> None:
+def test_window_order_and_piece_size_do_not_matter(case: Case, blend: str, random: Any) -> None:
     plan = planned(case.height, case.width, size=case.size, overlap=case.overlap, stride=case.stride, blend=blend)
     logits = window_logits(plan)
     wanted = stitch_windows(plan, logits)
@@ -213,7 +211,7 @@ def test_sums_do_not_overflow_at_any_overlap(overlap: int) -> None:
     assert (classes(stitch(plan, -logits)) == 1).all()
 
 
-def test_overlapping_windows_that_disagree_are_blended_by_the_taper() -> None:
+def test_disagreeing_windows_are_blended_by_the_taper() -> None:
     plan = planned(32, 96, size=64, overlap=32, stride=8, classes=2)
     assert plan.cols == (0, 32)
     state = stitcher(plan, disagreement=True)

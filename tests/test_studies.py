@@ -245,7 +245,7 @@ def test_each_decoder_takes_its_stages(options: dict[str, Any], stages: list[int
 
 
 @torch.no_grad()
-def test_the_mlp_fuses_four_stages_as_well_before_as_after_they_are_resized() -> None:
+def test_the_mlp_is_the_same_before_and_after_resizing() -> None:
     """Both of its steps before the norm are linear in each pixel, so they may be taken at each stage's own size."""
     decoder = segnext(decoder="mlp").decoder
     assert isinstance(decoder, MlpDecoder)

@@ -267,7 +267,7 @@ def test_a_resumed_run_draws_the_windows_that_were_left(landscapes: Path, tmp_pa
     assert [group["lr"] for group in last["optimizer_states"][0]["param_groups"]] == [0] * 4  # the decay's end
 
 
-def test_without_random_layers_a_resumed_run_ends_in_the_same_weights(landscapes: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_in_the_same_weights(landscapes: Path, tmp_path: Path) -> None:
     options = {"encoder": "resnet18", "architecture": "unet", "options": {"decoder_channels": [16, 16, 8, 8, 8]}}
     ends = []
     for name, fail_at in (("whole", None), ("cut", 9)):

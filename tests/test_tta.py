@@ -32,7 +32,7 @@ def test_undoing_a_symmetry_gives_the_same_pixels(symmetry: Symmetry) -> None:
     torch.testing.assert_close(symmetry.undo(turned), x, rtol=0, atol=0)
 
 
-def test_the_eight_symmetries_are_all_of_a_square_and_no_two_alike() -> None:
+def test_the_eight_symmetries_of_a_square_are_distinct() -> None:
     square = torch.arange(9).reshape(1, 1, 3, 3)
     images = {tuple(s.apply(square).flatten().tolist()) for s in D4}
     assert len(images) == 8
@@ -118,7 +118,7 @@ def test_a_window_does_not_depend_on_its_batch(n: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(TTA))
-def test_the_network_sees_multiples_of_32_and_as_many_pixels_as_said(name: str) -> None:
+def test_the_network_sees_the_announced_multiples_of_32(name: str) -> None:
     seen: list[tuple[int, int]] = []
 
     def network(w: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def test_the_network_sees_multiples_of_32_and_as_many_pixels_as_said(name: str) 
     }
 
 
-def test_the_papers_testing_is_six_scales_and_their_mirror_images() -> None:
+def test_the_papers_testing_is_six_scales_and_flips() -> None:
     tta = find_tta("scales+flips")
     assert tta.scales == (0.5, 0.75, 1, 1.25, 1.5, 1.75)
     assert tta.symmetries[0] == IDENTITY and len(tta.symmetries) == 2

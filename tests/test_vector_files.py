@@ -241,7 +241,7 @@ def test_archives_of_a_configuration_count_from_its_folder(archive: tuple[MadeSc
     assert roofs(made, data.val[0].labels) == 600
 
 
-def test_a_class_map_in_an_archive_is_vectorized_with_its_confidence(tmp_path: Path) -> None:
+def test_an_archived_map_is_vectorized_with_its_confidence(tmp_path: Path) -> None:
     from geoseg.class_map.writing import MapFileWriter
     from geoseg.map_rows import MapRows
     from geoseg.programs.vectorize import vectorize

@@ -38,7 +38,7 @@ def test_windows_cover_the_padded_scene_and_never_leave_it(plan: dict[str, int])
 
 
 @given(plans())
-def test_windows_never_repeat_have_one_shape_and_lie_on_the_network_grid(plan: dict[str, int]) -> None:
+def test_windows_are_unique_of_one_shape_and_on_the_grid(plan: dict[str, int]) -> None:
     windows = window_grid(**plan)
     assert len(set(windows)) == len(windows)
     assert windows == sorted(windows)
@@ -60,7 +60,7 @@ def test_no_window_could_be_left_out(plan: dict[str, int]) -> None:
     assert len(starts) == 1 + -(-beyond_first // stride)
 
 
-def test_a_scene_smaller_than_the_window_gets_one_of_its_own_padded_size() -> None:
+def test_a_small_scene_gets_one_window_of_its_padded_size() -> None:
     assert window_grid(50, 700, size=512, overlap=128, align=32)[0] == Window(0, 0, 64, 512)
     assert window_grid(1, 1, size=512, overlap=128, align=32) == [Window(0, 0, 32, 32)]
 

@@ -110,9 +110,7 @@ def kill_and_resume(place: Place, output: str, *options: object, parts: tuple[in
 @pytest.mark.parametrize(
     ("precision", "parts"), [("float32", (0, 2, BANDS)), ("bfloat16", (3,))], ids=["float32", "bfloat16"]
 )
-def test_a_map_is_the_same_to_the_byte_however_often_it_was_killed(
-    place: Place, precision: str, parts: tuple[int, ...]
-) -> None:
+def test_a_map_is_byte_equal_however_often_it_was_killed(place: Place, precision: str, parts: tuple[int, ...]) -> None:
     reduced = precision == "bfloat16"
     if reduced and not multiplies_bfloat16():
         pytest.skip("this CPU does not multiply bfloat16")
@@ -137,7 +135,7 @@ def test_polygons_are_the_same_however_often_it_was_killed(place: Place) -> None
     assert not [name for name in files_in(place.folder) if name.startswith(".")]
 
 
-def test_ctrl_c_says_what_is_kept_and_a_change_says_what_is_lost(place: Place) -> None:
+def test_ctrl_c_reports_what_is_kept_and_a_change_what_is_lost(place: Place) -> None:
     def interrupted(*options: object) -> str:
         journal = parts_folder(place / "late.tif") / JOURNAL
         before = journal.stat().st_mtime_ns if journal.exists() else 0

@@ -121,7 +121,7 @@ def test_a_segmentation_checkpoint_becomes_a_model_folder(names: Callable[[], di
     assert json.loads((place / "model" / "config.json").read_text())["nmf_rank"] == 8
 
 
-def test_an_imported_model_is_described_predicts_and_starts_a_training(place: Place) -> None:
+def test_an_imported_model_predicts_and_starts_a_training(place: Place) -> None:
     (place / "classes.yaml").write_text("\n".join(f"- {name}" for name in NAMES))
     report = facts(succeed(*place.importing("--classes", place / "classes.yaml")))
     assert report["classes"] == "6, of classes.yaml"
@@ -196,7 +196,7 @@ def test_an_imagenet_checkpoint_becomes_weights_to_start_from(place: Place) -> N
     torch.testing.assert_close(stem, wanted["patch_embed1.proj.0.weight"], rtol=0, atol=1e-4)
 
 
-def test_a_full_sized_checkpoint_of_16_classes_is_taken_for_isaids(place: Place) -> None:
+def test_a_checkpoint_of_16_classes_is_taken_for_isaids(place: Place) -> None:
     torch.manual_seed(0)
     network = build_network("segnext", "tu-mscan_tiny", encoder_weights=None, in_channels=3, classes=16)
     state = {official_key(key, official=False): value for key, value in network.state_dict().items()}
@@ -462,7 +462,7 @@ def test_a_folder_that_cannot_be_written(kind: Callable[[], dict[str, Tensor]], 
     check_refusal(run("weights", "import", source, "-o", closed / "model"), str(closed))
 
 
-def test_a_training_without_pretrained_weights_says_where_to_put_them(place: Place) -> None:
+def test_missing_pretrained_weights_say_where_to_put_them(place: Place) -> None:
     write_config(place)
     before = files_in(place.folder)
     ran = run("-q", "train", place / "config.yaml", "model.encoder_weights=imagenet")
