@@ -8,7 +8,7 @@ from affine import Affine
 
 from geoseg.errors import OutputError, SceneError
 from geoseg.export.arrow import portions
-from geoseg.export.gdal import write_flatgeobuf
+from geoseg.export.flatgeobuf import write_flatgeobuf
 from geoseg.export.wkb import polygon_wkb
 from geoseg.polygons.batch import PolygonBatch
 from support.coverages import TABLE, UTM, batch, coverage, pieces

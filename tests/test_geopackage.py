@@ -11,7 +11,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from geoseg.errors import OutputError
-from geoseg.export.geopackage import write_geopackage
+from geoseg.export import write_polygons
 from geoseg.export.layer import Layer
 from geoseg.export.qml import style_qml
 from geoseg.grid import Grid
@@ -42,7 +42,7 @@ def check(path, table="land cover"):
 def test_polygons_and_attributes_come_back(tmp_path):
     polygons, layer = coverage()
     path = tmp_path / "map.gpkg"
-    assert write_geopackage(pieces(polygons, 3), path, layer) == len(polygons)
+    assert write_polygons(pieces(polygons, 3), path, layer) == len(polygons)
     check(path)
     info = pyogrio.read_info(path, layer=layer.name)
     assert list(info["fields"]) == FIELDS
@@ -64,7 +64,7 @@ def test_polygons_and_attributes_come_back(tmp_path):
 @pytest.mark.parametrize("count", [1, 51, 52, 3_000, 70_000])
 def test_the_index_finds_what_shapely_finds(tmp_path, count):
     polygons, path = many_squares(count), tmp_path / "map.gpkg"
-    write_geopackage([polygons], path, layer_of())
+    write_polygons([polygons], path, layer_of())
     check(path)
     boxes = shapely.bounds(polygons.geometries())
     for left, bottom, width in ((0, 0, 2000), (300, 400, 50), (999, 999, 1), (2000, 0, 5)):
@@ -77,7 +77,7 @@ def test_the_index_finds_what_shapely_finds(tmp_path, count):
 def test_a_layer_can_be_edited_afterwards(tmp_path):
     path = tmp_path / "map.gpkg"
     polygons = many_squares(3_000)
-    write_geopackage([polygons], path, layer_of())
+    write_polygons([polygons], path, layer_of())
     more = pyogrio.read_dataframe(path, layer="land cover").iloc[:200]
     pyogrio.write_dataframe(more, path, layer="land cover", append=True)
     with closing(sqlite3.connect(path)) as db, db:
@@ -94,7 +94,7 @@ def test_a_layer_can_be_edited_afterwards(tmp_path):
 @pytest.mark.parametrize("batches", [[], [batch([], [])]])
 def test_a_layer_without_polygons_has_its_fields(tmp_path, crs, batches):
     path = tmp_path / "none.gpkg"
-    assert write_geopackage(batches, path, layer_of(crs)) == 0
+    assert write_polygons(batches, path, layer_of(crs)) == 0
     check(path)
     info = pyogrio.read_info(path, layer="land cover")
     assert list(info["fields"]) == (FIELDS[:-1] if batches else FIELDS[:2])
@@ -115,7 +115,7 @@ def test_a_layer_without_polygons_has_its_fields(tmp_path, crs, batches):
 )
 def test_the_crs_is_read_back(tmp_path, crs, stored):
     path = tmp_path / "map.gpkg"
-    write_geopackage([many_squares(3)], path, layer_of(crs))
+    write_polygons([many_squares(3)], path, layer_of(crs))
     with closing(sqlite3.connect(path)) as db:
         found = db.execute(
             "SELECT organization, organization_coordsys_id FROM gpkg_geometry_columns JOIN gpkg_spatial_ref_sys "
@@ -135,7 +135,7 @@ def test_the_crs_is_read_back(tmp_path, crs, stored):
 def test_the_file_says_what_it_is(tmp_path):
     path = tmp_path / "map.gpkg"
     polygons = many_squares(3)
-    write_geopackage([polygons], path, layer_of())
+    write_polygons([polygons], path, layer_of())
     assert path.read_bytes()[68:72] == b"GPKG"
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (10400,)
@@ -156,7 +156,7 @@ def test_the_file_says_what_it_is(tmp_path):
 
 def test_names_are_quoted(tmp_path):
     path, name = tmp_path / "map.gpkg", 'it\'s "my" 水'
-    write_geopackage([many_squares(60)], path, layer_of(name=name))
+    write_polygons([many_squares(60)], path, layer_of(name=name))
     check(path, name)
     assert len(pyogrio.read_dataframe(path, layer=name, bbox=(0, 0, 2000, 2000))) == 60
 
@@ -165,7 +165,7 @@ def test_one_polygon_of_many_pages(tmp_path):
     path = tmp_path / "map.gpkg"
     angle = np.linspace(0, 2 * np.pi, 200_000)
     large = shapely.Polygon(np.column_stack([np.cos(angle), np.sin(angle)]))
-    write_geopackage([batch([shapely.box(0, 0, 1, 1), large, shapely.box(1, 1, 2, 2)], [0, 1, 2])], path, layer_of())
+    write_polygons([batch([shapely.box(0, 0, 1, 1), large, shapely.box(1, 1, 2, 2)], [0, 1, 2])], path, layer_of())
     check(path)
     assert shapely.equals_exact(
         pyogrio.read_dataframe(path, layer="land cover").geometry[1], shapely.orient_polygons(large)
@@ -174,13 +174,13 @@ def test_one_polygon_of_many_pages(tmp_path):
 
 def test_a_name_that_geopackage_keeps_for_itself_is_refused(tmp_path):
     with pytest.raises(OutputError, match="reserved"):
-        write_geopackage([], tmp_path / "b.gpkg", layer_of(name="gpkg_contents"))
+        write_polygons([], tmp_path / "b.gpkg", layer_of(name="gpkg_contents"))
 
 
 def test_boxes_in_the_index_contain_those_of_the_polygons(tmp_path):
     path = tmp_path / "map.gpkg"
     shapes = shapely.transform(many_squares(500).geometries(), lambda xy: np.add(xy, [500_000.1, 5_000_000.7]))
-    write_geopackage([batch(shapes, np.zeros(500))], path, layer_of())
+    write_polygons([batch(shapes, np.zeros(500))], path, layer_of())
     with closing(sqlite3.connect(path)) as db:
         index = np.array(
             db.execute('SELECT minx, miny, maxx, maxy FROM "rtree_land cover_geom" ORDER BY id').fetchall()

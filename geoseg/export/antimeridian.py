@@ -5,22 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 from shapely import affinity
 
+from geoseg.arrays import BoolArray, Geometries, IntArray
 from geoseg.errors import OutputError
 from geoseg.export.lonlat import LonLat
-from geoseg.polygons.batch import IntArray, PolygonBatch
+from geoseg.polygons.batch import PolygonBatch
 from geoseg.runtime.jit import njit
 
-Shapes = npt.NDArray[Any]
 
-
-def to_wgs84(batch: PolygonBatch, lonlat: LonLat, path: Path) -> tuple[PolygonBatch, dict[int, Shapes]]:
+def to_wgs84(batch: PolygonBatch, lonlat: LonLat, path: Path) -> tuple[PolygonBatch, dict[int, Geometries]]:
     """Polygons in degrees, rounded to the decimals of ``lonlat``; each vertex alike in every polygon that has it.
 
     Args:
@@ -44,7 +41,7 @@ def to_wgs84(batch: PolygonBatch, lonlat: LonLat, path: Path) -> tuple[PolygonBa
             hint=f"write for example -o {path.with_suffix('.gpkg').name}, which keeps the map's CRS",
         )
     scale = 10.0**lonlat.decimals
-    parts: dict[int, Shapes] = {}
+    parts: dict[int, Geometries] = {}
     if lonlat.is_geographic:
         half = 180 * 10**lonlat.decimals
         for row in np.flatnonzero(shift_or_cut(placed, rings, batch.polygons, half)).tolist():
@@ -55,7 +52,7 @@ def to_wgs84(batch: PolygonBatch, lonlat: LonLat, path: Path) -> tuple[PolygonBa
 
 
 @njit
-def shift_or_cut(xy: IntArray, rings: IntArray, polygons: IntArray, half: int) -> npt.NDArray[np.bool_]:
+def shift_or_cut(xy: IntArray, rings: IntArray, polygons: IntArray, half: int) -> BoolArray:
     """Move every polygon that lies between two antimeridians to −180° … 180°, and find the others.
 
     Args:
@@ -84,7 +81,7 @@ def shift_or_cut(xy: IntArray, rings: IntArray, polygons: IntArray, half: int) -
     return cut
 
 
-def cut_polygon(rings: list[IntArray], half: int) -> Shapes:
+def cut_polygon(rings: list[IntArray], half: int) -> Geometries:
     """One polygon as those parts of it that lie between two antimeridians, shell counter-clockwise, (parts,).
 
     Every edge first gets a vertex where it crosses, computed from its western end. So GEOS has nothing to intersect,

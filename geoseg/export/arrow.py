@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from geoseg.arrays import AnyArray
 from geoseg.errors import GeosegError, OutputError
 from geoseg.export.layer import Layer
 from geoseg.export.wkb import polygon_wkb, wkb_offsets
@@ -22,7 +22,7 @@ from geoseg.polygons.batch import PolygonBatch
 
 GEOMETRY = "geometry"
 
-# A batch of Arrow's: its bytes are counted in 31 bits, and memory should not depend on what comes in one batch.
+# Offsets in Arrow arrays have 31 bits, and memory should not depend on the size of the batches that come.
 MOST_FEATURES = 65_536
 MOST_BYTES = 64 << 20
 
@@ -30,12 +30,11 @@ MOST_BYTES = 64 << 20
 def with_first(
     batches: Iterable[PolygonBatch], *, importing: str | None = None
 ) -> tuple[PolygonBatch, Iterator[PolygonBatch]]:
-    """The first batch, which tells the columns, and all batches; an empty one without columns where there is none.
+    """The first batch, which shows the columns, and all batches; without any, an empty one without columns.
 
     Args:
         batches: The batches.
-        importing: A module to import while the first batch is made. pyogrio takes a quarter of a second, most of it
-            for pandas.
+        importing: A module to import while the first batch is made: pyogrio takes 0.25 s, most of it for pandas.
     """
     rest = iter(batches)
     nothing = np.zeros(1, dtype=np.int64)
@@ -55,19 +54,19 @@ def attribute_schema(batch: PolygonBatch, layer: Layer) -> pa.Schema:
     return pa.schema(fields)
 
 
-def attributes(batch: PolygonBatch, layer: Layer) -> list[pa.Array]:
-    """The columns of `attribute_schema`; NaN is null."""
+def record(batch: PolygonBatch, layer: Layer, schema: pa.Schema, *more: pa.Array) -> pa.RecordBatch:
+    """A batch as a record batch: the columns of `attribute_schema`, NaN as null, then ``more``."""
     columns = [number_array(batch.class_id.astype(np.int32)), text_array(layer.classes.names, batch.class_id)]
     columns += [number_array(values) for values in batch.columns.values()]
     if layer.source is not None:
         columns.append(text_array([layer.source], np.zeros(len(batch), dtype=np.uint8)))
-    return columns
+    return pa.RecordBatch.from_arrays([*columns, *more], schema=schema)
 
 
 # `pyarrow.array` would do for both, but imports pandas, which takes 0.2 s.
 
 
-def number_array(values: npt.NDArray[Any]) -> pa.Array:
+def number_array(values: AnyArray) -> pa.Array:
     """Numbers as an Arrow array, NaN as null."""
     valid = None
     if values.dtype.kind == "f" and (missing := np.isnan(values)).any():
@@ -76,7 +75,7 @@ def number_array(values: npt.NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [valid, data])
 
 
-def text_array(texts: Sequence[str], indices: npt.NDArray[np.integer[Any]]) -> pa.Array:
+def text_array(texts: Sequence[str], indices: AnyArray) -> pa.Array:
     """``texts[i]`` for each index, as an Arrow array."""
     encoded = [text.encode() for text in texts]
     sizes = np.array([len(text) for text in encoded])[indices]
@@ -106,7 +105,7 @@ def portions(batch: PolygonBatch, *, features: int = MOST_FEATURES, size: int = 
         if offsets[stop] - offsets[start] > np.iinfo(np.int32).max:
             raise OutputError(
                 f"a polygon of class {batch.class_id[start]} has more than 2 GiB of vertices",
-                hint="make it simpler with --simplify or --min-area",
+                hint="simplify it with --simplify or --min-area",
             )
         yield batch_slice(batch, start, stop)
         start = stop
@@ -120,12 +119,7 @@ def batch_slice(batch: PolygonBatch, start: int, stop: int) -> PolygonBatch:
 
 @contextmanager
 def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Errors of a library that writes ``path`` become an `OutputError`; our own pass.
-
-    Args:
-        path: The scratch path; only its name is told.
-        errors: What the library raises beside `OSError`.
-    """
+    """Turn `OSError`, and the errors given, into an `OutputError` that names the file of a scratch path."""
     try:
         yield
     except GeosegError:
@@ -137,3 +131,9 @@ def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
         reason = os.strerror(number) if number else str(error).replace(str(path), path.name)
         hint = "free some space or choose another folder"
         raise OutputError(f"cannot write {path.name}: {reason}", hint=hint) from error
+
+
+def check_whole(is_whole: bool) -> None:
+    """Raise what a full disk raises where a file read back is not whole: GDAL does not report every failed write."""
+    if not is_whole:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -6,18 +6,18 @@ import logging
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
 
-from geoseg.export.antimeridian import Shapes, to_wgs84
+from geoseg.arrays import AnyArray, FloatArray, Geometries
+from geoseg.export.antimeridian import to_wgs84
 from geoseg.export.arrow import writing
 from geoseg.export.layer import Layer
 from geoseg.export.lonlat import lonlat_of
-from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
+from geoseg.polygons.batch import PolygonBatch
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _START, _END = b'{"type":"FeatureCollection","features":[', b"\n]}\n"
 
@@ -33,8 +33,8 @@ def write_geojson(batches: Iterable[PolygonBatch], path: Path, layer: Layer) -> 
     Numbers have as many digits as give them back; NaN is null.
 
     Args:
-        batches: Polygons in the map's CRS, with columns of numbers. None at all gives an empty collection.
-        path: File to create. It may be partial after an error, so it is a scratch path (`geoseg.files`).
+        batches: Polygons in the map's CRS, with columns of numbers; without any the collection is empty.
+        path: Scratch path of the file.
         layer: Grid, classes and source.
 
     Returns:
@@ -61,7 +61,7 @@ def write_geojson_lines(batches: Iterable[PolygonBatch], path: Path, layer: Laye
 def _write(batches: Iterable[PolygonBatch], path: Path, layer: Layer, *, lines: bool) -> int:
     lonlat = lonlat_of(layer.grid)
     if not lonlat.is_geographic:
-        _log.warning(
+        log.warning(
             "%s: the map has no CRS, so the GeoJSON holds its coordinates, not longitude and latitude", path.name
         )
     count = 0
@@ -81,7 +81,7 @@ def _write(batches: Iterable[PolygonBatch], path: Path, layer: Layer, *, lines: 
     return count
 
 
-def _features(batch: PolygonBatch, parts: dict[int, Shapes], layer: Layer) -> Iterator[bytes]:
+def _features(batch: PolygonBatch, parts: dict[int, Geometries], layer: Layer) -> Iterator[bytes]:
     """The text of each feature of a batch in degrees, of which some rows are several polygons."""
     import orjson
 
@@ -91,21 +91,17 @@ def _features(batch: PolygonBatch, parts: dict[int, Shapes], layer: Layer) -> It
     names, last = layer.classes.names, () if layer.source is None else (layer.source,)
     polygons = batch.polygons.tolist()
     for row, (class_id, *values) in enumerate(zip(batch.class_id.tolist(), *columns, strict=True)):
-        geometry: dict[str, Any]
         if row in parts:
             _, xy, (rings, ends) = shapely.to_ragged_array(parts[row])
-            shapes = [_coordinates(xy, rings[a : b + 1].astype(np.int64)) for a, b in pairwise(ends)]
-            if len(shapes) == 1:
-                geometry = {"type": "Polygon", "coordinates": shapes[0]}
-            else:
-                geometry = {"type": "MultiPolygon", "coordinates": shapes}
+            shapes = [_coordinates(xy, rings[a : b + 1]) for a, b in pairwise(ends)]
         else:
-            coordinates = _coordinates(batch.xy, batch.rings[polygons[row] : polygons[row + 1] + 1])
-            geometry = {"type": "Polygon", "coordinates": coordinates}
+            shapes = [_coordinates(batch.xy, batch.rings[polygons[row] : polygons[row + 1] + 1])]
+        is_one = len(shapes) == 1
+        geometry = {"type": "Polygon" if is_one else "MultiPolygon", "coordinates": shapes[0] if is_one else shapes}
         properties = dict(zip(keys, (class_id, names[class_id], *values, *last), strict=True))
         feature = {"type": "Feature", "properties": properties, "geometry": geometry}
         yield orjson.dumps(feature, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _coordinates(xy: FloatArray, rings: IntArray) -> list[FloatArray]:
+def _coordinates(xy: FloatArray, rings: AnyArray) -> list[FloatArray]:
     return [xy[a:b] for a, b in pairwise(rings.tolist())]

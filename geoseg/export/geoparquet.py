@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyproj
 
+from geoseg.arrays import AnyArray, ByteArray, FloatArray, IntArray
 from geoseg.export.arrow import (
     GEOMETRY,
     attribute_schema,
-    attributes,
     number_array,
     portions,
+    record,
     with_first,
     writing,
 )
 from geoseg.export.layer import Layer
-from geoseg.export.wkb import ByteArray, copy_bytes, polygon_bounds, polygon_wkb
+from geoseg.export.wkb import copy_bytes, polygon_bounds, polygon_wkb
 from geoseg.grid import Grid
-from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
+from geoseg.polygons.batch import PolygonBatch
 from geoseg.runtime.jit import njit
 
 ROW_GROUP = 65_536
@@ -72,10 +72,9 @@ def write_geoparquet(batches: Iterable[PolygonBatch], path: Path, layer: Layer, 
             writing(path, pa.ArrowException),
             pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["class_id", *texts]) as writer,
         ):
-            for attributes_only, wkb, bounds in spool.row_groups(row_group):
+            for attributes, wkb, bounds in spool.row_groups(row_group):
                 boxes = pa.StructArray.from_arrays([number_array(side) for side in bounds.T], fields=list(bbox))
-                columns = [*attributes(attributes_only, layer), wkb, boxes]
-                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+                writer.write_batch(record(attributes, layer, schema, wkb, boxes))
     return spool.count
 
 
@@ -112,7 +111,7 @@ class _Spool:
         left, bottom, right, top = grid.bounds
         self._origin = np.array([left, bottom])
         self._cells = (1 << _BITS) / np.array([right - left, top - bottom])
-        self._keys: list[npt.NDArray[np.uint32]] = []
+        self._keys: list[AnyArray] = []
         self._sizes: list[IntArray] = []
         self.bounds: FloatArray | None = None
         self.count = 0
@@ -196,8 +195,7 @@ def _gather(data: ByteArray, starts: IntArray, sizes: IntArray) -> ByteArray:
     return out
 
 
-@njit
-def hilbert_keys(xy: FloatArray, origin: FloatArray, cells: FloatArray) -> npt.NDArray[np.uint32]:
+def hilbert_keys(xy: FloatArray, origin: FloatArray, cells: FloatArray) -> AnyArray:
     """Places of points on a Hilbert curve of 2¹⁶ × 2¹⁶ cells, (n,) uint32.
 
     Args:
@@ -208,18 +206,12 @@ def hilbert_keys(xy: FloatArray, origin: FloatArray, cells: FloatArray) -> npt.N
     References:
         The curve of Hilbert (1891), one bit of x and y after the other with the quadrant turned in place.
     """
-    keys = np.empty(len(xy), dtype=np.uint32)
-    last = (1 << _BITS) - 1
-    for i in range(len(xy)):
-        x = min(max(int((xy[i, 0] - origin[0]) * cells[0]), 0), last)
-        y = min(max(int((xy[i, 1] - origin[1]) * cells[1]), 0), last)
-        key = 0
-        for bit in range(_BITS - 1, -1, -1):
-            east, north = (x >> bit) & 1, (y >> bit) & 1
-            key = (key << 2) | ((3 * east) ^ north)
-            if north == 0:  # the lower quadrants are turned
-                if east == 1:
-                    x, y = ~x, ~y
-                x, y = y, x
-        keys[i] = key
+    x, y = np.clip((xy - origin) * cells, 0, (1 << _BITS) - 1).astype(np.int64).T
+    keys = np.zeros(len(xy), dtype=np.uint32)
+    for bit in range(_BITS - 1, -1, -1):
+        east, north = x >> bit & 1, y >> bit & 1
+        keys = keys << np.uint32(2) | (3 * east ^ north).astype(np.uint32)
+        turned = north == 0  # the lower quadrants
+        flip = -(turned & (east == 1)).astype(np.int64)
+        x, y = np.where(turned, y ^ flip, x), np.where(turned, x ^ flip, y)
     return keys

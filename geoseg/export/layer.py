@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-import numpy as np
 
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
-from geoseg.polygons.batch import PolygonBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +16,7 @@ class Layer:
         name: Layer name, for formats that have one.
         grid: Grid of the class map: its CRS is the layer's, its pixels say which precision makes sense.
         classes: Names and colours of the ids.
-        source: The scene that was mapped, or None where it is not known.
+        source: The scene that was mapped, or None if it is not known.
     """
 
     name: str
@@ -36,9 +32,7 @@ class Layer:
         unit = self.grid.area_unit[0]
         return unit, unit.removesuffix("²")
 
-
-def noting(batches: Iterable[PolygonBatch], present: set[int]) -> Iterator[PolygonBatch]:
-    """The batches as they come; ``present`` collects the ids of the classes in them."""
-    for batch in batches:
-        present.update(np.flatnonzero(np.bincount(batch.class_id)).tolist())
-        yield batch
+    @property
+    def wkt(self) -> str | None:
+        """The CRS as WKT, if any."""
+        return None if self.grid.crs is None else self.grid.crs.to_wkt()

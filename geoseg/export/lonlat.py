@@ -9,8 +9,8 @@ import numpy as np
 import pyproj
 from affine import Affine
 
+from geoseg.arrays import FloatArray, IntArray
 from geoseg.grid import Grid
-from geoseg.polygons.batch import FloatArray, IntArray
 from geoseg.runtime.jit import helper, njit
 
 RFC7946_DECIMALS = 7
@@ -93,15 +93,14 @@ def lonlat_of(grid: Grid) -> LonLat:
     for cells in (4, 16, 64, 256, _MOST_CELLS):
         cell = grid.width / cells, grid.height / cells
         nodes = np.arange(cells + 1, dtype=np.float64)
-        lattice = _at_pixels(grid.transform, exact, nodes * cell[0], nodes * cell[1])
+        lattice = exact(map_coordinates(grid.transform, nodes * cell[0], nodes * cell[1]))
         if not np.isfinite(lattice).all():
             break
         middles = (nodes[:-1] + 0.5) * cell[0], (nodes[:-1] + 0.5) * cell[1]
-        wanted = _at_pixels(grid.transform, exact, *middles).reshape(-1, 2)
-        xy = _map_coordinates(grid.transform, *middles).reshape(-1, 2)
+        xy = map_coordinates(grid.transform, *middles).reshape(-1, 2)
         scale = 10.0**decimals * 100  # hundredths of the last decimal
         found = _interpolate(xy, inverse, lattice, *cell, scale)
-        if np.abs(found - wanted * scale).max() < 1.5:
+        if np.abs(found - exact(xy) * scale).max() < 1.5:
             return LonLat(decimals, True, exact, inverse, longest, lattice, cell)
     return LonLat(decimals, True, exact, inverse, longest)
 
@@ -121,21 +120,16 @@ def _continuous(transformer: pyproj.Transformer, grid: Grid) -> Transform:
     return transform
 
 
-def _map_coordinates(transform: Affine, columns: FloatArray, rows: FloatArray) -> FloatArray:
+def map_coordinates(t: Affine, columns: FloatArray, rows: FloatArray) -> FloatArray:
     """x and y at every column and row, (rows, columns, 2)."""
     c, r = np.meshgrid(columns, rows)
-    t = transform
     return np.stack([t.a * c + t.b * r + t.c, t.d * c + t.e * r + t.f], axis=-1)
-
-
-def _at_pixels(transform: Affine, exact: Transform, columns: FloatArray, rows: FloatArray) -> FloatArray:
-    return exact(_map_coordinates(transform, columns, rows))
 
 
 def _precision(grid: Grid, exact: Transform) -> tuple[int, float]:
     """Decimals that are enough for a grid's pixels, and how long a straight edge may be, px."""
     middle_columns, middle_rows = ((np.arange(_SAMPLES) + 0.5) * n / _SAMPLES for n in (grid.width, grid.height))
-    at = _map_coordinates(grid.transform, middle_columns, middle_rows)
+    at = map_coordinates(grid.transform, middle_columns, middle_rows)
     t = grid.transform
 
     def moved(columns: float, rows: float) -> FloatArray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import dataclasses
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -12,17 +12,31 @@ import numpy as np
 import pyarrow as pa
 import shapely
 
+from geoseg.arrays import Geometries
 from geoseg.classes import format_color
 from geoseg.errors import OutputError
-from geoseg.export.antimeridian import Shapes, to_wgs84
-from geoseg.export.arrow import attribute_schema, attributes, portions, text_array, with_first, wkb_array, writing
-from geoseg.export.formats import MOST_LATITUDE, MOST_ZOOM, PMTILES, TILE_UNITS
-from geoseg.export.gdal import BATCH_FEATURES, WKB_FIELD, write_arrow
+from geoseg.export.antimeridian import to_wgs84
+from geoseg.export.arrow import (
+    attribute_schema,
+    check_whole,
+    portions,
+    record,
+    text_array,
+    with_first,
+    wkb_array,
+    writing,
+)
+from geoseg.export.gdal import BATCH_FEATURES, WKB_FIELD, Driver, write_records
 from geoseg.export.layer import Layer
-from geoseg.export.lonlat import lonlat_of
+from geoseg.export.lonlat import lonlat_of, map_coordinates
 from geoseg.grid import Grid
 from geoseg.polygons.batch import PolygonBatch
 
+DRIVER = Driver("PMTiles", geometry_type="Unknown", is_exact=False)
+
+_TILE_UNITS = 4096  # of a tile's side, to which its coordinates are rounded (GDAL's default)
+_MOST_ZOOM = 22  # GDAL's limit
+_MOST_LATITUDE = 85.0511287  # where Web Mercator's square ends, degrees
 _UNITS_A_PIXEL = 8
 _SAMPLES = 9
 _HEADER_BYTES = 127
@@ -39,14 +53,13 @@ def write_pmtiles(batches: Iterable[PolygonBatch], path: Path, layer: Layer) -> 
     Args:
         batches: Polygons in the map's CRS, all batches with the same columns.
         path: Scratch path of the file.
-        layer: Name, grid, classes and source. The grid has a CRS with a way to WGS84 (`geoseg.export.check_format`).
+        layer: Name, grid, classes and source. The grid has a CRS of the Earth (`geoseg.export.check_format`).
 
     Returns:
         Number of polygons.
 
     Raises:
-        OutputError: A map without polygons, a vertex without longitude and latitude, or the file cannot
-            be written.
+        OutputError: A map without polygons, a vertex without longitude and latitude, or the file cannot be written.
     """
     lonlat = lonlat_of(layer.grid)
     first, batches = with_first((batch for batch in batches if len(batch)), importing="pyogrio")
@@ -67,23 +80,18 @@ def write_pmtiles(batches: Iterable[PolygonBatch], path: Path, layer: Layer) -> 
                 stop = start + len(portion)
                 cut = {row - start: pieces for row, pieces in parts.items() if start <= row < stop}
                 color = text_array(colors, portion.class_id)
-                columns = [*attributes(portion, layer), color, _geometries(portion, cut)]
-                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+                yield record(portion, layer, schema, color, _geometries(portion, cut))
                 start = stop
 
     table = [{"id": c.id, "name": c.name, "color": format_color(c.color)} for c in layer.classes]
-    count = write_arrow(
-        records(),
-        schema,
-        path,
-        PMTILES,
-        name=layer.name,
-        crs="EPSG:4326",
+    driver = dataclasses.replace(
+        DRIVER,
         dataset_options={"NAME": layer.name, "MINZOOM": str(low), "MAXZOOM": str(high)},
         layer_options={"DESCRIPTION": json.dumps(table, ensure_ascii=False)},
     )
+    count = write_records(records(), schema, path, driver, name=layer.name, crs="EPSG:4326")
     with writing(path):
-        _check_end(path)
+        check_whole(_is_whole(path))
     return count
 
 
@@ -93,12 +101,11 @@ def zoom_levels(grid: Grid) -> tuple[int, int]:
     The first is at most the second.
     """
     steps = np.linspace(0, 1, _SAMPLES)
-    columns, rows = np.meshgrid(steps * grid.width, steps * grid.height)
-    t, lonlat = grid.transform, lonlat_of(grid)
-    xy = np.stack([t.a * columns + t.b * rows + t.c, t.d * columns + t.e * rows + t.f], axis=-1)
+    lonlat = lonlat_of(grid)
+    xy = map_coordinates(grid.transform, steps * grid.width, steps * grid.height)
     placed = lonlat.place(xy.reshape(-1, 2)).reshape(xy.shape)
     degrees = placed / 10.0**lonlat.decimals
-    lost = (placed == np.iinfo(np.int64).min).any(axis=-1) | (np.abs(degrees[..., 1]) > MOST_LATITUDE)
+    lost = (placed == np.iinfo(np.int64).min).any(axis=-1) | (np.abs(degrees[..., 1]) > _MOST_LATITUDE)
     # Web Mercator with the width of the world as its unit
     world = np.stack([degrees[..., 0] / 360, np.arcsinh(np.tan(np.radians(degrees[..., 1]))) / (2 * np.pi)], axis=-1)
     world[lost] = np.nan
@@ -110,15 +117,15 @@ def zoom_levels(grid: Grid) -> tuple[int, int]:
     known = known[np.isfinite(known)]
     if not len(known):
         raise OutputError(
-            f"the map lies beyond {MOST_LATITUDE:.2f}° north or south, where Web Mercator ends",
+            f"the map lies beyond {_MOST_LATITUDE:.2f}° north or south, where Web Mercator ends",
             hint="write a GeoPackage: -o out.gpkg",
         )
     pixel, extent = known.min(), np.nanmax(np.nanmax(world, axis=(0, 1)) - np.nanmin(world, axis=(0, 1)))
-    high = int(np.clip(np.ceil(np.log2(_UNITS_A_PIXEL / (TILE_UNITS * pixel))), 0, MOST_ZOOM))
+    high = int(np.clip(np.ceil(np.log2(_UNITS_A_PIXEL / (_TILE_UNITS * pixel))), 0, _MOST_ZOOM))
     return int(np.clip(np.floor(-np.log2(extent)), 0, high)), high
 
 
-def _geometries(batch: PolygonBatch, cut: dict[int, Shapes]) -> pa.Array:
+def _geometries(batch: PolygonBatch, cut: dict[int, Geometries]) -> pa.Array:
     """The polygons of a batch as WKB, some rows as several parts."""
     whole = wkb_array(batch)
     if not cut:
@@ -129,16 +136,12 @@ def _geometries(batch: PolygonBatch, cut: dict[int, Shapes]) -> pa.Array:
     return pa.array(wkb, pa.binary())
 
 
-def _check_end(path: Path) -> None:
-    """See that a file is as long as its header says.
-
-    Raises:
-        OSError: It is shorter.
-    """
+def _is_whole(path: Path) -> bool:
+    """Whether a file is as long as its header says."""
     with path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
         size = file.seek(0, os.SEEK_END)
+    if len(header) < _HEADER_BYTES:
+        return False
     # Offset and length of root directory, metadata, leaf directories and tiles
-    sections = np.frombuffer(header, "<u8", 8, 8).reshape(4, 2) if len(header) == _HEADER_BYTES else None
-    if sections is None or size < sections.sum(axis=1).max():
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return bool(size >= np.frombuffer(header, "<u8", 8, 8).reshape(4, 2).sum(axis=1).max())

@@ -15,6 +15,7 @@ from geoseg.classes import ClassTable, Color, MapClass, format_color
 from geoseg.files import STYLE_MARK
 
 _HEAD = f"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n<!-- {STYLE_MARK} -->\n"
+CLASS_FIELD = "class_id"
 FILL_ALPHA = 150
 OUTLINE: Color = (70, 70, 70)
 """One colour for all: neighbours share their borders, which would take the colour of whichever is drawn last."""
@@ -27,7 +28,6 @@ def style_qml(
     classes: ClassTable,
     *,
     present: Collection[int] | None = None,
-    attribute: str = "class_id",
     units: tuple[str, str] = ("m²", "m"),
 ) -> str:
     """A QGIS style: paletted raster and categorised fills, in the colours and with the names of the classes.
@@ -35,7 +35,6 @@ def style_qml(
     Args:
         classes: Ids, names and colours.
         present: Ids of the classes that the layer has, for the legend; None takes all.
-        attribute: Field of the polygons that holds the class id.
         units: Units of areas and lengths, for the names that fields are shown with.
     """
     entries = shown(classes, present)
@@ -44,7 +43,7 @@ def style_qml(
     for field, name in _aliases(*units).items():
         ET.SubElement(aliases, "alias", field=field, name=name)
     _add_raster_renderer(root, entries)
-    _add_vector_renderer(root, entries, attribute)
+    _add_vector_renderer(root, entries)
     return _document(root)
 
 
@@ -160,12 +159,12 @@ def _add_raster_renderer(root: ET.Element, classes: Iterable[MapClass]) -> None:
         ET.SubElement(palette, "paletteEntry", value=str(c.id), color=format_color(c.color), alpha="255", label=c.name)
 
 
-def _add_vector_renderer(root: ET.Element, classes: Iterable[MapClass], attribute: str) -> None:
+def _add_vector_renderer(root: ET.Element, classes: Iterable[MapClass]) -> None:
     renderer = ET.SubElement(
         root,
         "renderer-v2",
         type="categorizedSymbol",
-        attr=attribute,
+        attr=CLASS_FIELD,
         symbollevels="0",
         enableorderby="0",
         forceraster="0",

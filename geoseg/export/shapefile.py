@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -15,41 +13,46 @@ import numpy as np
 import pyarrow as pa
 import pyproj
 
+from geoseg.arrays import IntArray
 from geoseg.errors import OutputError, quoted
 from geoseg.export.arrow import (
     GEOMETRY,
     attribute_schema,
-    attributes,
     batch_slice,
+    check_whole,
     portions,
+    record,
     with_first,
     wkb_array,
     writing,
 )
-from geoseg.export.formats import (
-    FIELD_NAME_LENGTH,
-    FIELD_REAL_BYTES,
-    FIELD_TEXT_BYTES,
-    SHAPEFILE,
-    SHAPEFILE_BYTES,
-)
-from geoseg.export.gdal import BATCH_FEATURES, WKB_FIELD, write_arrow
+from geoseg.export.gdal import BATCH_FEATURES, WKB_FIELD, Driver, write_records
 from geoseg.export.layer import Layer
-from geoseg.georeference import Georeference
+from geoseg.georeference import Georeference, crs_name
 from geoseg.grid import Grid
-from geoseg.polygons.batch import IntArray, PolygonBatch
+from geoseg.polygons.batch import PolygonBatch
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
+# The .dbf holds the date of its last change. A constant one makes the same polygons the same bytes.
+DRIVER = Driver("ESRI Shapefile", encoding="UTF-8", layer_options={"DBF_DATE_LAST_UPDATE": "1995-07-26"})
+
+MOST_BYTES = 2**31 - 1
+"""Most bytes of a .shp or a .dbf: programs that seek with 32 bits read no further."""
+
+_NAME_LENGTH = 10
+_TEXT_BYTES = 254
+_REAL_BYTES = 24  # of a real number in the .dbf as GDAL writes it, with up to 15 decimals
 _SHP_HEADER = 100  # bytes
+_MOST_SHIFT_M = 1.0  # by the .prj: ways from one datum to WGS 84 differ by some decimetres
 
 
-def write_shapefile(batches: Iterable[PolygonBatch], path: Path, layer: Layer, *, limit: int = SHAPEFILE_BYTES) -> int:
+def write_shapefile(batches: Iterable[PolygonBatch], path: Path, layer: Layer, *, limit: int = MOST_BYTES) -> int:
     """Write a shapefile, and ``name_2.shp``, ``name_3.shp``, … beside it for what does not fit.
 
-    Each part is complete: ``.shp``, ``.shx``, ``.dbf``, a ``.cpg`` that says UTF-8, and a ``.prj`` where there is a
-    CRS. Field names longer than ten characters are shortened, and ``name.fields.txt`` tells which. Texts longer than
-    254 bytes are cut, with a warning.
+    Each part is complete: ``.shp``, ``.shx``, ``.dbf``, a ``.cpg`` that says UTF-8, and with a CRS a ``.prj``. Field
+    names longer than ten characters are shortened, and ``name.fields.txt`` lists them. Texts longer than 254 bytes are
+    cut, with a warning.
 
     Args:
         batches: The polygons; all batches have the columns of the first.
@@ -64,62 +67,55 @@ def write_shapefile(batches: Iterable[PolygonBatch], path: Path, layer: Layer, *
         OutputError: A file cannot be written, or a single polygon is larger than the limit.
     """
     first, batches = with_first(batches, importing="pyogrio")
-    names = attribute_schema(first, layer)
-    short = short_names(names.names)
-    renamed = "".join(f"{new} = {name}\n" for name, new in short.items() if new != name)
-    if renamed:
+    fields = attribute_schema(first, layer)
+    short, widths = short_names(fields.names), _widths(first, layer)
+    if renamed := "".join(f"{new} = {name}\n" for name, new in short.items() if new != name):
         with writing(path):
             path.with_suffix(".fields.txt").write_text(renamed, encoding="utf-8")
-    widths = _widths(first, layer)
     longest = max((layer.source or "", *layer.classes.names), key=_bytes)
-    if _bytes(longest) > FIELD_TEXT_BYTES:
-        _log.warning(
-            "%s: %s… is cut to the %d bytes that a shapefile's text may have; a GeoPackage keeps it whole (-o %s)",
+    if _bytes(longest) > _TEXT_BYTES:
+        log.warning(
+            "%s: %s… is cut to the %d bytes that a text in a shapefile may have; a GeoPackage keeps it whole (-o %s)",
             path.name,
             longest[:20],
-            FIELD_TEXT_BYTES,
+            _TEXT_BYTES,
             quoted(path.with_suffix(".gpkg").name),
         )
-    schema = pa.schema(
-        [
-            field.with_name(short[field.name]).with_metadata({"GDAL:OGR:width": str(widths[field.name])})
-            if field.name in widths
-            else field.with_name(short[field.name])
-            for field in names
-        ]
-    ).append(WKB_FIELD)
-    record = 1 + sum(widths.get(name, FIELD_REAL_BYTES) for name in names.names)
-    header = 32 + 32 * len(names) + 1
+    schema = pa.schema([_shape_field(field, short, widths) for field in fields]).append(WKB_FIELD)
+    record_bytes = 1 + sum(widths.get(name, _REAL_BYTES) for name in fields.names)
+    header = 32 + 32 * len(fields) + 1
     count = 0
-    for number, part in enumerate(_parts(batches, path, header, record, limit), 1):
+    for number, part in enumerate(_parts(batches, path, header, record_bytes, limit), 1):
         part_path = path if number == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")
-        records = (
-            pa.RecordBatch.from_arrays([*attributes(portion, layer), wkb_array(portion)], schema=schema)
-            for portion in part
-        )
-        crs = None if layer.grid.crs is None else layer.grid.crs.to_wkt()
-        features = write_arrow(records, schema, part_path, SHAPEFILE, name=part_path.stem, crs=crs)
+        records = (record(portion, layer, schema, wkb_array(portion)) for portion in part)
+        features = write_records(records, schema, part_path, DRIVER, name=part_path.stem, crs=layer.wkt)
         with writing(path):
-            if part_path.with_suffix(".dbf").stat().st_size < header + features * record:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            check_whole(part_path.with_suffix(".dbf").stat().st_size >= header + features * record_bytes)
         count += features
     return count
 
 
-def shift_m(grid: Grid) -> float:
-    """How far from its place a map lies on Earth after a shapefile's ``.prj``, m; infinite where no CRS is read back.
+def refusal(grid: Grid) -> str | None:
+    """Why a map cannot be a shapefile, if its ``.prj`` would place it more than 1 m off; else None.
 
     A ``.prj`` is WKT as ESRI writes it, which has no room for the shift of a datum (TOWGS84) nor for some parameters
     of oblique projections. What is lost depends on the CRS and on GDAL, so one is written and read back.
     """
     if grid.crs is None or grid.georeference is not Georeference.EARTH:
-        return 0.0
+        return None
     corners = [(0, 0), (0, grid.height), (grid.width, 0), (grid.width, grid.height), (grid.width / 2, grid.height / 2)]
-    return _shift_m(grid.crs.to_wkt(), tuple(grid.transform @ corner for corner in corners))
+    shift = _shift_m(grid.crs.to_wkt(), tuple(grid.transform @ corner for corner in corners))
+    if shift <= _MOST_SHIFT_M:
+        return None
+    lost = (
+        f"the polygons would lie {shift:,.0f} m off" if np.isfinite(shift) else "the polygons would have no known CRS"
+    )
+    return f"a shapefile's .prj cannot hold the map's CRS, {crs_name(grid.crs)}, and {lost}"
 
 
 @lru_cache(maxsize=16)
 def _shift_m(wkt: str, points: tuple[tuple[float, float], ...]) -> float:
+    """How far the ``.prj`` moves points, m; infinite where no CRS is read back."""
     written = _read_back(wkt)
     if written is None:
         return float("inf")
@@ -143,14 +139,14 @@ def _read_back(wkt: str) -> pyproj.CRS | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "empty.shp"
         pyogrio.write_arrow(
-            nothing, path, driver=SHAPEFILE.driver, geometry_name=GEOMETRY, geometry_type="Polygon", crs=wkt
+            nothing, path, driver=DRIVER.name, geometry_name=GEOMETRY, geometry_type=DRIVER.geometry_type, crs=wkt
         )
         text = pyogrio.read_info(path)["crs"]
     return pyproj.CRS.from_user_input(text) if text else None
 
 
 def _parts(
-    batches: Iterable[PolygonBatch], path: Path, header: int, record: int, limit: int
+    batches: Iterable[PolygonBatch], path: Path, header: int, record_bytes: int, limit: int
 ) -> Iterator[Iterator[PolygonBatch]]:
     """What goes into each of the shapefiles; one must be read to its end before the next.
 
@@ -158,7 +154,7 @@ def _parts(
         batches: The polygons.
         path: File that an error names.
         header: Bytes of a .dbf before its records.
-        record: Bytes of one of its records.
+        record_bytes: Bytes of one of its records.
         limit: Most bytes of a .shp or .dbf.
     """
     waiting = chain.from_iterable(portions(batch, features=BATCH_FEATURES) for batch in batches)
@@ -169,12 +165,12 @@ def _parts(
         shp, dbf = _SHP_HEADER, header
         while rest is not None:
             shp_ends = shp + np.cumsum(_shp_record_bytes(rest))
-            dbf_ends = dbf + record * np.arange(1, len(rest) + 1)
+            dbf_ends = dbf + record_bytes * np.arange(1, len(rest) + 1)
             fitting = int(np.count_nonzero((shp_ends <= limit) & (dbf_ends < limit)))
             if fitting == 0:
                 if shp > _SHP_HEADER:
                     return
-                hint = "make it simpler with --simplify or --min-area, or write a GeoPackage: -o out.gpkg"
+                hint = "simplify it with --simplify or --min-area, or write a GeoPackage: -o out.gpkg"
                 raise OutputError(f"a polygon is too large for the shapefile {path.name}", hint=hint)
             yield batch_slice(rest, 0, fitting)
             shp, dbf = int(shp_ends[fitting - 1]), int(dbf_ends[fitting - 1])
@@ -195,12 +191,17 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     """A field name of at most ten characters for every name, no two alike: cut, and numbered where that clashes."""
     short: dict[str, str] = {}
     for name in names:
-        candidate, number = name[:FIELD_NAME_LENGTH], 1
+        candidate, number = name[:_NAME_LENGTH], 1
         while candidate.lower() in {s.lower() for s in short.values()}:
             number += 1
-            candidate = f"{name[: FIELD_NAME_LENGTH - 1 - len(str(number))]}_{number}"
+            candidate = f"{name[: _NAME_LENGTH - 1 - len(str(number))]}_{number}"
         short[name] = candidate
     return short
+
+
+def _shape_field(field: pa.Field, short: dict[str, str], widths: dict[str, int]) -> pa.Field:
+    named = field.with_name(short[field.name])
+    return named.with_metadata({"GDAL:OGR:width": str(widths[field.name])}) if field.name in widths else named
 
 
 def _widths(first: PolygonBatch, layer: Layer) -> dict[str, int]:
@@ -216,7 +217,7 @@ def _widths(first: PolygonBatch, layer: Layer) -> dict[str, int]:
 
 
 def _text_width(texts: Iterable[str]) -> int:
-    return min(FIELD_TEXT_BYTES, max(1, *map(_bytes, texts)))
+    return min(_TEXT_BYTES, max(1, *map(_bytes, texts)))
 
 
 def _bytes(text: str) -> int:

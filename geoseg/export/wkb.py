@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
+from geoseg.arrays import ByteArray, FloatArray, IntArray
+from geoseg.polygons.batch import PolygonBatch
 from geoseg.runtime.jit import helper, njit
-
-ByteArray = npt.NDArray[np.uint8]
 
 _POLYGON = 3  # type code of a polygon in two dimensions
 
@@ -41,9 +39,12 @@ def wkb_offsets(batch: PolygonBatch, prefix: int = 0) -> IntArray:
 
 def polygon_bounds(batch: PolygonBatch) -> FloatArray:
     """(left, bottom, right, top) of each polygon, (n, 4) float64."""
-    bounds = np.empty((len(batch), 4))
-    _bounds(bounds, batch.xy, batch.rings, batch.polygons)
-    return bounds
+    begin = batch.rings[batch.polygons]
+    columns = [np.ascontiguousarray(batch.xy[: begin[-1], axis]) for axis in (0, 1)]
+    extremes = [
+        reduce(column, begin[:-1]) for reduce in (np.minimum.reduceat, np.maximum.reduceat) for column in columns
+    ]
+    return np.column_stack(extremes)
 
 
 @helper
@@ -79,16 +80,3 @@ def _put_uint32(out: ByteArray, at: int, value: int) -> None:
     """Write a number as four bytes, the lowest first."""
     for k in range(4):
         out[at + k] = (value >> (8 * k)) & 255
-
-
-@njit
-def _bounds(out: FloatArray, xy: FloatArray, rings: IntArray, polygons: IntArray) -> None:
-    """Bounds of each polygon's shell, in which its holes lie."""
-    for i in range(len(polygons) - 1):
-        start, stop = rings[polygons[i]], rings[polygons[i] + 1]
-        left = right = xy[start, 0]
-        bottom = top = xy[start, 1]
-        for k in range(start + 1, stop):
-            left, right = min(left, xy[k, 0]), max(right, xy[k, 0])
-            bottom, top = min(bottom, xy[k, 1]), max(top, xy[k, 1])
-        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = left, bottom, right, top
