@@ -297,7 +297,7 @@ def test_classes_may_be_a_known_table(tmp_path: Path) -> None:
 
 
 def test_the_examples_of_the_docs_load(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "docs/data.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "docs/howto/data.md").read_text(encoding="utf-8")
     first, cityscapes, cut = (yaml.safe_load(block) for block in re.findall("```yaml\n(.*?)```", text, re.DOTALL))
     (catalogue,) = re.findall("```\n(scene,.*?)```", text, re.DOTALL)
     touch(tmp_path, "other_town/a.tif", "other_town/b.tif", "other_town/labels/a.tif", "other_town/labels/b.tif")

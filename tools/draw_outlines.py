@@ -1,4 +1,4 @@
-"""Draw a window of a class map beside its polygons under several rules, for docs/vectorize.md.
+"""Draw a window of a class map beside its polygons under several rules, for docs/howto/polygons.md.
 
     python tools/draw_outlines.py map.tif docs/img/outlines.png --window 640 1200 150 --regularize building
 

@@ -1,4 +1,6 @@
-"""How many rounds of the decoder's factorization matter, and how much its fixed bases do; the tables of docs/nmf.md.
+"""How many rounds of the decoder's factorization matter, and how much its fixed bases do.
+
+The tables are in docs/explanation/nmf.md.
 
     python tests/benchmarks/bench_nmf.py
 

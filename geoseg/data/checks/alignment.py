@@ -45,7 +45,7 @@ MIN_PEAK = 6.0
 MIN_AGREEING = 0.5
 """When an offset is clear: at least this far, this many times better than no shift, this many deviations above the
 other shifts, and more than this share of the windows with their own best shift within 2 px of it. How often that is
-right stands in docs/checks.md."""
+right stands in docs/explanation/measurements.md."""
 
 _CLIP = 95  # Percentile: a car's glare or a roof's rim weighs no more than another clear edge.
 
