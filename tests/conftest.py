@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support.scenes import MadeScene, write_scene
+pytest.register_assert_rewrite("support")
+
+from support.scenes import MadeScene, write_scene  # noqa: E402
 
 # Each worker has one core; set before torch and numba are imported.
 if "PYTEST_XDIST_WORKER" in os.environ:

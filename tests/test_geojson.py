@@ -19,6 +19,22 @@ from geoseg.export.lonlat import lonlat_of
 from geoseg.grid import Grid
 from geoseg.polygons.batch import PolygonBatch
 from support.coverages import NORTH_UP, TABLE, UTM, batch, coverage, pieces
+from support.formats import FormatContract
+
+
+class TestGeoJSON(FormatContract):
+    suffix = ".geojson"
+
+
+class TestGeoJSONLines(FormatContract):
+    suffix = ".geojsonl"
+
+
+class TestNDJSON(FormatContract):
+    suffix = ".ndjson"
+
+    def read(self, path):  # GDAL knows the driver by its other suffix
+        return pyogrio.read_dataframe(f"GeoJSONSeq:{path}")
 
 
 def written(tmp_path, polygons, layer, writer=write_geojson):
@@ -252,10 +268,3 @@ def test_a_place_without_longitude_is_refused(tmp_path):
     with pytest.raises(OutputError, match="no longitude") as error:
         written(tmp_path, [batch([square], [1])], layer)
     assert "map.gpkg" in error.value.hint
-
-
-def test_a_full_disk(tmp_path):
-    polygons, layer = coverage()
-    (tmp_path / "full.geojson").symlink_to("/dev/full")
-    with pytest.raises(OutputError, match=r"full\.geojson"):
-        write_geojson([polygons], tmp_path / "full.geojson", layer)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+import xml.etree.ElementTree as ET
 from contextlib import closing
 
 import numpy as np
@@ -15,9 +16,32 @@ from geoseg.export import write_polygons
 from geoseg.export.layer import Layer
 from geoseg.export.qml import style_qml
 from geoseg.grid import Grid
-from support.coverages import TABLE, UTM, batch, coverage, pieces
+from geoseg.programs.vectorize import vectorize
+from support.coverages import TABLE, UTM, batch
+from support.formats import ExactContract, closing_rows, write_classes
 
-FIELDS = ["class_id", "class_name", "area_m2", "perim_m", "conf_mean", "conf_min", "source"]
+
+class TestGeoPackage(ExactContract):
+    suffix = ".gpkg"
+
+    def read(self, path):
+        table = pyogrio.list_layers(path)[0][0]
+        check(path, table)
+        return pyogrio.read_dataframe(path, layer=table)
+
+    def same_crs(self, found, wanted):
+        return found == wanted if wanted else found is None or "Undefined" in found.name
+
+    def style(self, path):
+        ((style, sld),) = closing_rows(path, "SELECT styleQML, styleSLD FROM layer_styles")
+        assert [n.text for n in ET.fromstring(sld).iter("{http://www.opengis.net/se}Name")][2:] == ["ground", "水"]
+        return style
+
+    def test_a_style_saved_by_a_person_is_kept(self, tmp_path):
+        """It is of no concern: the style is in the file."""
+        (tmp_path / "out.qml").write_text("mine")
+        vectorize(write_classes(tmp_path / "map.tif"), tmp_path / "out.gpkg")
+        assert (tmp_path / "out.qml").read_text() == "mine"
 
 
 def many_squares(n):
@@ -37,28 +61,6 @@ def check(path, table="land cover"):
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
         assert db.execute("SELECT rtreecheck('main', ?)", [f"rtree_{table}_geom"]).fetchall() == [("ok",)]
-
-
-def test_polygons_and_attributes_come_back(tmp_path):
-    polygons, layer = coverage()
-    path = tmp_path / "map.gpkg"
-    assert write_polygons(pieces(polygons, 3), path, layer) == len(polygons)
-    check(path)
-    info = pyogrio.read_info(path, layer=layer.name)
-    assert list(info["fields"]) == FIELDS
-    assert list(info["dtypes"]) == ["int32", "object", "float64", "float64", "float32", "float32", "object"]
-    assert info["geometry_type"] == "Polygon"
-    assert info["crs"] == UTM
-    assert info["features"] == len(polygons)
-    assert info["total_bounds"] == tuple(shapely.total_bounds(polygons.geometries()))
-    back = pyogrio.read_dataframe(path, layer=layer.name)
-    assert shapely.equals_exact(back.geometry.to_numpy(), polygons.geometries()).all()
-    assert list(back.class_id) == list(polygons.class_id)
-    assert list(back.class_name) == [TABLE[i].name for i in polygons.class_id]
-    for name, values in polygons.columns.items():
-        np.testing.assert_array_equal(back[name], values)
-        assert back[name].dtype == values.dtype
-    assert set(back.source) == {"scene é.tif"}
 
 
 @pytest.mark.parametrize("count", [1, 51, 52, 3_000, 70_000])
@@ -88,18 +90,6 @@ def test_a_layer_can_be_edited_afterwards(tmp_path):
     check(path)
     info = pyogrio.read_info(path, layer="land cover")
     assert info["features"] == len(pyogrio.read_dataframe(path, layer="land cover")) == 3_200 - 3_200 // 3
-
-
-@pytest.mark.parametrize("crs", [UTM, None])
-@pytest.mark.parametrize("batches", [[], [batch([], [])]])
-def test_a_layer_without_polygons_has_its_fields(tmp_path, crs, batches):
-    path = tmp_path / "none.gpkg"
-    assert write_polygons(batches, path, layer_of(crs)) == 0
-    check(path)
-    info = pyogrio.read_info(path, layer="land cover")
-    assert list(info["fields"]) == (FIELDS[:-1] if batches else FIELDS[:2])
-    assert (info["features"], info["geometry_type"]) == (0, "Polygon")
-    assert len(pyogrio.read_dataframe(path, layer="land cover", bbox=(0, 0, 1, 1))) == 0
 
 
 @pytest.mark.parametrize(

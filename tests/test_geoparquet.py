@@ -10,14 +10,21 @@ import pytest
 import shapely
 from affine import Affine
 
-from geoseg.errors import OutputError, SceneError
 from geoseg.export import geoparquet
 from geoseg.export.geoparquet import hilbert_keys, write_geoparquet
 from geoseg.grid import Grid
-from support.coverages import NORTH_UP, TABLE, UTM, batch, blobs, coverage, pieces
+from support.coverages import TABLE, blobs, coverage, pieces
+from support.formats import FIELDS, PLACES, ExactContract
 
-FIELDS = ["class_id", "class_name", "area_m2", "perim_m", "conf_mean", "conf_min", "source"]
-PLACES = [(UTM, NORTH_UP), ("EPSG:4326", Affine(1e-4, 0, 15, 0, -1e-4, 47)), (None, Affine.identity())]
+
+class TestGeoParquet(ExactContract):
+    suffix = ".parquet"
+
+    def read(self, path):
+        return geopandas.read_parquet(path)
+
+    def read_window(self, path, window):
+        return geopandas.read_parquet(path, bbox=window)
 
 
 def hilbert_order(polygons, grid: Grid):
@@ -115,19 +122,6 @@ def test_row_groups_are_bounded_in_bytes_too(tmp_path, monkeypatch):
     assert_same(geopandas.read_parquet(path), polygons, hilbert_order(polygons, layer.grid))
 
 
-@pytest.mark.parametrize("crs", [UTM, None])
-def test_a_layer_without_polygons_has_its_fields(tmp_path, crs):
-    _, layer = coverage(crs=crs)
-    for name, batches, fields in (
-        ("empty", [batch([], [])], FIELDS),
-        ("nothing", [], ["class_id", "class_name", "source"]),
-    ):
-        path = tmp_path / f"{name}.parquet"
-        assert write_geoparquet(batches, path, layer) == 0
-        frame = geopandas.read_parquet(path)
-        assert (len(frame), list(frame.columns), frame.crs) == (0, [*fields, "geometry"], crs)
-
-
 def test_neighbours_on_the_curve_are_neighbours_on_the_map():
     x, y = np.meshgrid(np.arange(32), np.arange(32))
     keys = hilbert_keys(np.column_stack([x.ravel(), y.ravel()]) + 0.5, np.zeros(2), np.full(2, 2**16 / 32))
@@ -137,22 +131,3 @@ def test_neighbours_on_the_curve_are_neighbours_on_the_map():
     far = hilbert_keys(np.array([[-9.0, -9.0], [99.0, 99.0]]), np.zeros(2), np.full(2, 2**16 / 32))
     corners = hilbert_keys(np.array([[0.0, 0.0], [31.9999, 31.9999]]), np.zeros(2), np.full(2, 2**16 / 32))
     assert list(far) == list(corners)
-
-
-def test_a_full_disk_is_an_error(tmp_path):
-    polygons, layer = coverage()
-    (tmp_path / "map.parquet").symlink_to("/dev/full")
-    with pytest.raises(OutputError, match=r"cannot write map\.parquet: No space left on device"):
-        write_geoparquet([polygons], tmp_path / "map.parquet", layer)
-
-
-def test_an_error_of_the_source_leaves_nothing(tmp_path):
-    polygons, layer = coverage()
-
-    def broken():
-        yield polygons
-        raise SceneError("scene.tif ends early")
-
-    with pytest.raises(SceneError, match="ends early"):
-        write_geoparquet(broken(), tmp_path / "map.parquet", layer)
-    assert list(tmp_path.iterdir()) == []

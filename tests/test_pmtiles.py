@@ -15,10 +15,10 @@ from rasterio.crs import CRS
 
 from geoseg.errors import OutputError
 from geoseg.export import write_polygons
-from geoseg.export.layer import Layer
 from geoseg.export.pmtiles import write_pmtiles, zoom_levels
 from geoseg.grid import Grid
 from support.coverages import NORTH_UP, TABLE, UTM, batch, coverage, pieces
+from support.formats import FormatContract
 
 WORLD_M = 2 * np.pi * 6378137
 MAPS = {
@@ -27,6 +27,10 @@ MAPS = {
     "rotated": (UTM, Affine.translation(500_000, 5_000_000) @ Affine.rotation(31) @ Affine.scale(0.3, -0.3)),
     "web mercator": ("EPSG:3857", Affine(0.6, 0, 1_690_000, 0, -0.6, 5_960_000)),
 }
+
+
+class TestPMTiles(FormatContract):
+    suffix = ".pmtiles"
 
 
 def tiles(path):
@@ -163,9 +167,3 @@ def test_a_file_cut_short_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(pyogrio, "write_arrow", cut_short)
     with pytest.raises(OutputError, match=r"cannot write map\.pmtiles: No space left"):
         write_pmtiles([polygons], path, layer)
-
-
-def test_without_a_source_there_is_no_such_field(tmp_path):
-    polygons, layer = coverage(source=None)
-    write_pmtiles([polygons], tmp_path / "map.pmtiles", Layer("map", layer.grid, layer.classes))
-    assert "source" not in pyogrio.read_dataframe(tmp_path / "map.pmtiles").columns

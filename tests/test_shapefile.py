@@ -7,7 +7,6 @@ import pyogrio
 import pyproj
 import pytest
 import shapely
-from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,14 +15,29 @@ from geoseg.errors import OutputError
 from geoseg.export.layer import Layer
 from geoseg.export.shapefile import short_names, write_shapefile
 from geoseg.polygons.batch import PolygonBatch
-from support.coverages import TABLE, UTM, batch, coverage, pieces
+from support.coverages import TABLE, batch, coverage, pieces
+from support.formats import FIELDS, ExactContract
 
-FIELDS = ["class_id", "class_name", "area_m2", "perim_m", "conf_mean", "conf_min", "source"]
-PLACES = [
-    (UTM, Affine(10, 0, 5e5, 0, -10, 5e6)),
-    ("EPSG:4326", Affine(1e-4, 0, 15, 0, -1e-4, 47)),
-    (None, Affine.scale(1, -1)),
-]
+
+class TestShapefile(ExactContract):
+    suffix = ".shp"
+    measures_off = 0.5000001e-6
+    test_a_crs_in_no_register_is_kept = None  # it is refused: test_export.py
+
+    def files(self, stem, crs):
+        return {f"{stem}.{end}" for end in ("shp", "shx", "dbf", "cpg")} | ({f"{stem}.prj"} if crs else set())
+
+    def same_crs(self, found, wanted):
+        return pyproj.CRS(found).equals(pyproj.CRS(wanted), ignore_axis_order=True) if wanted else found is None
+
+
+def test_the_header_counts_bounds_and_names_the_encoding(tmp_path):
+    polygons, layer = coverage()
+    write_shapefile([polygons], tmp_path / "map.shp", layer)
+    info = pyogrio.read_info(tmp_path / "map.shp")
+    assert list(info["dtypes"]) == ["int32", "object", *["float64"] * 4, "object"]
+    assert (info["geometry_type"], info["encoding"], info["features"]) == ("Polygon", "UTF-8", len(polygons))
+    assert info["total_bounds"] == tuple(shapely.total_bounds(polygons.geometries()))
 
 
 def with_columns(polygons, **columns):
@@ -37,38 +51,6 @@ def squares(values):
 
 def layer_like(layer, *, classes=TABLE, source="scene é.tif"):
     return Layer(layer.name, layer.grid, classes, source)
-
-
-def assert_same(frame, polygons):
-    """Rows are those of a batch, in its order; rings may begin elsewhere and run the other way."""
-    normal = [shapely.normalize(g) for g in (frame.geometry.to_numpy(), polygons.geometries())]
-    assert shapely.equals_exact(*normal).all()
-    assert list(frame.class_id) == list(polygons.class_id)
-    assert list(frame.class_name) == [TABLE[i].name for i in polygons.class_id]
-    for name, values in polygons.columns.items():
-        np.testing.assert_allclose(frame[name], values, rtol=0, atol=0.5000001e-6)
-
-
-@pytest.mark.parametrize(("crs", "transform"), PLACES)
-@pytest.mark.filterwarnings("error")
-def test_polygons_and_attributes_come_back(tmp_path, crs, transform):
-    polygons, layer = coverage(crs=crs, transform=transform)
-    path = tmp_path / "Karte é.shp"
-    assert write_shapefile(pieces(polygons, 4), path, layer) == len(polygons)
-    ends = {"shp", "shx", "dbf", "cpg"} | ({"prj"} if crs else set())
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"Karte é.{end}" for end in ends)
-    info = pyogrio.read_info(path)
-    assert list(info["fields"]) == FIELDS
-    assert list(info["dtypes"]) == ["int32", "object", *["float64"] * 4, "object"]
-    assert (info["geometry_type"], info["encoding"], info["features"]) == ("Polygon", "UTF-8", len(polygons))
-    assert info["total_bounds"] == tuple(shapely.total_bounds(polygons.geometries()))
-    frame = pyogrio.read_dataframe(path)
-    assert_same(frame, polygons)
-    assert set(frame.source) == {layer.source}
-    if crs is None:
-        assert frame.crs is None
-    else:
-        assert pyproj.CRS(frame.crs).equals(pyproj.CRS(crs), ignore_axis_order=True)
 
 
 @pytest.mark.filterwarnings("ignore:'crs' was not provided")
@@ -172,19 +154,6 @@ def test_a_polygon_past_the_limit_is_refused(tmp_path):
     with pytest.raises(OutputError, match=r"too large for the shapefile map\.shp") as error:
         write_shapefile([polygons], tmp_path / "map.shp", layer, limit=500)
     assert "out.gpkg" in error.value.hint
-
-
-@pytest.mark.parametrize("crs", [UTM, None])
-def test_a_layer_without_polygons_has_its_fields(tmp_path, crs):
-    _, layer = coverage(crs=crs)
-    for name, batches, fields in (
-        ("empty", [batch([], [])], FIELDS),
-        ("nothing", [], ["class_id", "class_name", "source"]),
-    ):
-        path = tmp_path / f"{name}.shp"
-        assert write_shapefile(batches, path, layer) == 0
-        info = pyogrio.read_info(path)
-        assert (list(info["fields"]), info["features"], info["geometry_type"]) == (fields, 0, "Polygon")
 
 
 def test_long_names_are_cut_between_characters(tmp_path, caplog):
