@@ -1,21 +1,22 @@
-"""Everything a user can cause, as one tree of exceptions.
+"""Errors that a user can put right, as one tree of exceptions.
 
-A message names the file, what was found and what was wanted; the hint is something to type. The command line
-prints both and exits with ``exit_code``; a traceback is kept for our own bugs.
+A message says what is wrong, in which file, what was found and what was expected; the hint is the fix to type. The
+command line prints both and exits with ``exit_code``; a traceback is for bugs of geoseg.
 """
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from os import PathLike, fspath
 
 
 class GeosegError(Exception):
-    """Something the user can put right.
+    """An error that the user can put right.
 
     Args:
-        message: File, found, wanted; one sentence without a trailing full stop.
-        hint: What to type or change, or None where the message says it all.
+        message: What is wrong and where; one sentence without a full stop.
+        hint: What to type or change; None if the message says it all.
     """
 
     exit_code = 2
@@ -30,19 +31,19 @@ class GeosegError(Exception):
 
 
 class SceneError(GeosegError, OSError):
-    """A raster that cannot be opened or read, or that breaks the model's imagery contract."""
+    """A raster that cannot be opened or read, or does not fit the model's imagery contract."""
 
 
 class LabelError(GeosegError, ValueError):
-    """Labels without a CRS, with classes outside the table, or away from the imagery."""
+    """Labels without a CRS, with classes outside the table, or outside the imagery."""
 
 
 class ConfigError(GeosegError, ValueError):
-    """A configuration or an option that cannot be meant."""
+    """An invalid configuration or option."""
 
 
 class ModelError(GeosegError, ValueError):
-    """A model folder that is missing, incomplete, or made by something else."""
+    """A model folder that is missing, incomplete or not one of geoseg's."""
 
 
 class OutputError(GeosegError, OSError):
@@ -50,14 +51,35 @@ class OutputError(GeosegError, OSError):
 
 
 class DeviceError(GeosegError, RuntimeError):
-    """A device that was asked for and is not there, or is out of memory."""
+    """A device that does not exist or is out of memory."""
+
+
+def one_error(errors: Sequence[GeosegError], what: str, *, most: int = 20) -> GeosegError:
+    """One error that lists several, a line each; a single error is returned as it is.
+
+    Args:
+        errors: At least one.
+        what: The first line, such as "2 of 3 scenes cannot be used".
+        most: How many are listed.
+
+    Returns:
+        An error of their common class. If their hints differ, each line has its own.
+    """
+    first = errors[0]
+    if len(errors) == 1:
+        return first
+    kind = type(first) if all(type(error) is type(first) for error in errors) else GeosegError
+    is_same = all(error.hint == first.hint for error in errors)
+    lines = [error.message if is_same or not error.hint else f"{error.message} ({error.hint})" for error in errors]
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return kind("\n  ".join([f"{what}:", *lines[:most], *more]), hint=first.hint if is_same else None)
 
 
 def in_one_line(error: BaseException | str, most: int = 200) -> str:
-    """The first words of another library's error; some tell every tensor of a network, or a whole stack."""
+    """The first words of another library's error, which may be as long as a stack trace."""
     return f"{' '.join(str(error).split()):.{most}}"
 
 
 def quoted(path: str | PathLike[str]) -> str:
-    """A path as it is typed in a command of a hint: in quotes where it holds spaces and the like."""
+    """A path as it is typed in a shell command, in quotes if it contains spaces and the like."""
     return shlex.quote(fspath(path))

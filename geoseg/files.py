@@ -1,5 +1,7 @@
-"""Files as outputs and inputs. An output is written beside its final name and renamed at the end: nothing partial is
-ever found under the name asked for. A raster without a georeference is opened without a warning.
+"""Output files: checked before the work, written beside their final name and renamed at the end; opened rasters.
+
+Nothing partial is ever found under the name asked for. What keeps a file from being written becomes an `OutputError`
+in one place, `writing`. Rasters are opened without rasterio's warning about a missing georeference by `open_raster`.
 """
 
 from __future__ import annotations
@@ -15,27 +17,79 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path, PurePath
+from typing import Any
 
-from geoseg.errors import OutputError, quoted
+from geoseg.errors import GeosegError, OutputError, quoted
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""A full disk, a quota, a file larger than the file system allows, a read-only disk."""
 
 # What other programs keep beside a file and derive from its content: overviews and statistics of a raster, spatial
-# indices of a shapefile, the journals of a GeoPackage. Beside a new file they show, or do, the wrong thing.
+# indices of a shapefile, journals of a GeoPackage. Beside a new file they would show the old content.
 _DERIVED = (".ovr", ".aux.xml", ".msk", "-wal", "-shm", "-journal")
 _DERIVED_OF_SHAPEFILE = (".qix", ".sbn", ".sbx", ".idm", ".ind", ".cpg", ".prj", ".qpj")
 
-# What makes up a shapefile beside its .shp; a table or a raster of the same name may have some of these too.
+# Files of a shapefile beside its .shp; a table or a raster of the same name may have some of these too.
 _PARTS_OF_SHAPEFILE = (".dbf", ".shx", ".prj", ".cpg", ".fields.txt")
 
 STYLE_MARK = "written by geoseg, which replaces it together with its layer"
-"""Comment in the styles (``.qml``) that are ours; QGIS drops it when it saves a style anew."""
+"""Comment in the styles (``.qml``) that are ours; QGIS drops it when it saves a style."""
 
 _PLACEHOLDER = re.compile(r"{(\w+)}")
+_SCRATCH = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial")
 _LONG_FOR_SQLITE = 480
 
-# A GeoPackage's layer has the file's name, and these names belong to SQLite, the format, and QGIS.
+# A GeoPackage's layer has the file's name, and these names are reserved by SQLite, the format, and QGIS.
 _RESERVED = re.compile(r"(sqlite|gpkg|rtree)_.*|layer_styles", re.IGNORECASE)
+
+_REPLACE = "add --overwrite, or choose another name with -o"
+
+
+# --- errors
+
+
+def output_error(message: str, error: Exception, *, hint: str | None = None) -> OutputError:
+    """An `OutputError` with the reason that the system or a library gave.
+
+    Args:
+        message: What failed, such as "cannot write map.tif".
+        error: An `OSError`, or the error of a library.
+        hint: The fix; None takes the usual one for the reason.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    # rasterio says only "see previous exception"; its cause is GDAL's message.
+    reason = str(error.__cause__ or error) if number is None else os.strerror(number)
+    if isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    if hint is None and number == errno.ENAMETOOLONG:
+        hint = "choose a shorter name with -o"
+    elif hint is None:
+        is_full = number is None or number in (errno.ENOSPC, errno.EDQUOT)
+        hint = "free some space or choose another folder" if is_full else "choose another folder"
+    return OutputError(f"{message}: {reason}", hint=hint)
+
+
+@contextmanager
+def writing(path: Path, *errors: type[Exception], hint: str | None = None) -> Iterator[None]:
+    """Turn errors of writing a file into an `OutputError`; a `GeosegError` passes.
+
+    Args:
+        path: The file; of a file inside `atomic_output` the message gives the final name.
+        errors: What the library that writes raises, beside `OSError`.
+        hint: The fix; None takes the usual one for the reason.
+
+    Raises:
+        OutputError: The disk is full, the folder is gone or not writable, and so on.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, GeosegError) or not isinstance(error, (OSError, *errors)):
+            raise
+        raise output_error(f"cannot write {_final_name(path)}", error, hint=hint) from error
+
+
+# --- checks before the work
 
 
 def check_output(
@@ -45,50 +99,39 @@ def check_output(
     inputs: Iterable[str | os.PathLike[str]] = (),
     styled: bool = False,
 ) -> Path:
-    """The output path, once it is known that it may be written; to be called before any work.
+    """The output path, after checking that it may be written.
 
     Args:
         path: File that will be written.
         overwrite: Whether an existing file may be replaced.
-        inputs: Files the work reads, none of which may be replaced, whatever ``overwrite`` says.
+        inputs: Files that the work reads; these are never replaced.
         styled: Whether a style is written beside the file.
 
     Raises:
-        OutputError: The file exists and ``overwrite`` is False, it is a folder, an input or a symbolic link, another
-            program is changing it (GeoPackage), its name is reserved (GeoPackage) or too long, or its folder is missing
-            or not writable; or ``overwrite`` is False, and beside it lies a style that is not ours, or part of another
-            shapefile.
+        OutputError: The file exists and ``overwrite`` is False; it is a folder, an input or a symbolic link; another
+            program is changing it (GeoPackage); its name is reserved (GeoPackage) or too long; its folder is missing
+            or not writable; or ``overwrite`` is False and a style that is not ours, or a part of another shapefile,
+            would be replaced.
     """
     path = Path(path)
+    suffix = path.suffix.lower()
     try:
-        if path.suffix.lower() == ".gpkg" and _RESERVED.fullmatch(path.stem):
+        if suffix == ".gpkg" and _RESERVED.fullmatch(path.stem):
             raise OutputError(
-                f"output {path} cannot be a GeoPackage of this name: its layer would be called {path.stem}, which is "
-                "reserved",
+                f"output {path} cannot be a GeoPackage: its layer would be called {path.stem}, which is reserved",
                 hint=f"-o {path.with_stem('map_' + path.stem)}",
             )
         if path.is_dir():
             raise OutputError(f"output {path} is a folder", hint="name a file in it")
-        exists = path.exists()
-        if path.is_symlink():  # which renaming would replace by a file
+        if path.is_symlink():  # renaming would replace the link by a file
             target = path.resolve()
             raise OutputError(f"output {path} is a symbolic link to {target}", hint=f"name the file: -o {target}")
+        exists = path.exists()
         if exists and any(Path(i).exists() and path.samefile(i) for i in inputs):
             raise OutputError(f"output {path} is also an input", hint="choose another name with -o")
-        if exists and not overwrite:
-            raise OutputError(f"output {path} exists", hint="add --overwrite, or choose another name with -o")
-        part = path.with_name(f"{path.stem}_2{path.suffix}")
-        if path.suffix.lower() == ".shp" and part.exists() and not overwrite:
-            raise OutputError(
-                f"{part} exists, where {path.name} goes on if it gets too large",
-                hint="add --overwrite, or choose another name with -o",
-            )
-        if not overwrite and (other := _not_ours(path, styled=styled)) is not None:
-            raise OutputError(
-                f"{other} exists, and {path.name} would replace it",
-                hint="add --overwrite, or choose another name with -o",
-            )
-        if exists and path.suffix.lower() == ".gpkg" and _is_locked(path):
+        if not overwrite:
+            _check_nothing_replaced(path, styled=styled)
+        if exists and suffix == ".gpkg" and _is_locked(path):
             raise OutputError(
                 f"output {path} is being written by another program", hint="close it there, or choose another name"
             )
@@ -103,30 +146,33 @@ def check_output(
     except OutputError:
         raise
     except OSError as error:
-        hint = "choose a shorter name with -o" if error.errno == errno.ENAMETOOLONG else "choose another name with -o"
-        raise OutputError(f"cannot write {path}: {error.strerror}", hint=hint) from error
+        raise output_error(f"cannot write {path}", error) from error
     return path
 
 
+def _check_nothing_replaced(path: Path, *, styled: bool) -> None:
+    if path.exists():
+        raise OutputError(f"output {path} exists", hint=_REPLACE)
+    is_shapefile = path.suffix.lower() == ".shp"
+    next_file = path.with_name(f"{path.stem}_2{path.suffix}")
+    if is_shapefile and next_file.exists():
+        raise OutputError(f"{next_file} exists, where {path.name} continues if it gets too large", hint=_REPLACE)
+    beside = [path.with_suffix(end) for end in _PARTS_OF_SHAPEFILE if is_shapefile]
+    style = path.with_suffix(".qml")
+    if styled and has_style(path) and style.exists() and STYLE_MARK not in style.read_text("utf-8", errors="replace"):
+        beside.append(style)
+    for other in beside:
+        if other.exists():
+            raise OutputError(f"{other} exists, and {path.name} would replace it", hint=_REPLACE)
+
+
 def has_style(path: Path) -> bool:
-    """Whether a style file comes beside an output; a GeoPackage holds its own."""
+    """Whether a style is written beside an output; a GeoPackage contains its own."""
     return path.suffix.lower() != ".gpkg"
 
 
-def _not_ours(path: Path, *, styled: bool) -> Path | None:
-    """A file beside a new output that would be replaced, and that neither belongs to an older output nor is ours."""
-    if path.suffix.lower() == ".shp" and not path.exists():
-        for part in (path.with_suffix(end) for end in _PARTS_OF_SHAPEFILE):
-            if part.exists():
-                return part
-    style = path.with_suffix(".qml")
-    if styled and has_style(path) and style.exists() and STYLE_MARK not in style.read_text("utf-8", errors="replace"):
-        return style
-    return None
-
-
 def _try_names(file: Path) -> None:
-    """Write what has the longest names: a file beside the output, or the journal of a GeoPackage."""
+    """Write the longest names that will be needed: a file beside the output, or the journal of a GeoPackage."""
     file.with_name(f"{file.name}.aux.xml").touch()
     if file.suffix.lower() == ".gpkg":
         try:
@@ -137,6 +183,103 @@ def _try_names(file: Path) -> None:
             is_long = len(os.fsencode(file.absolute())) > _LONG_FOR_SQLITE
             words = f"SQLite opens no path longer than about 500 bytes ({error})" if is_long else str(error)
             raise OSError(errno.ENAMETOOLONG if is_long else errno.EIO, words) from error
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether another program is changing an SQLite file; False for a file of another kind."""
+    try:
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except sqlite3.DatabaseError as error:
+        return "locked" in str(error)
+    return False
+
+
+def check_folder(path: Path, *, hint: str = "choose another with -o") -> None:
+    """Check that a folder can be made, or written if it exists.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    with made_folder(path, hint=hint):
+        try:
+            with _scratch(path / "trial"):
+                pass
+        except OSError as error:
+            raise output_error(f"cannot write into folder {path}", error, hint=hint) from error
+
+
+def check_output_folder(folder: Path, *, overwrite: bool, ours: Collection[str], writer: str) -> None:
+    """Check that a folder may be written; an existing one is replaced only if ``writer`` wrote all that is in it.
+
+    Args:
+        folder: Folder that will be written.
+        overwrite: Whether an existing one may be replaced.
+        ours: Names of the files that the writer puts into it.
+        writer: Name of the writer for the message.
+
+    Raises:
+        OutputError: It exists and ``overwrite`` is False, it holds other files, it is a file, or it cannot be written.
+    """
+    if not folder.is_dir():
+        if folder.exists():
+            raise OutputError(f"output {folder} is a file", hint="name a folder with -o")
+        check_output(folder, overwrite=False)
+    elif not overwrite:
+        raise OutputError(f"output {folder} exists", hint="add --overwrite, or choose another folder with -o")
+    elif folder.is_symlink():
+        raise OutputError(f"output {folder} is a symbolic link", hint=f"name the folder: -o {folder.resolve()}")
+    elif others := sorted(entry.name for entry in folder.iterdir() if entry.name not in ours):
+        raise OutputError(
+            f"output {folder} holds {others[0]}, which {writer} did not write, so it is not replaced",
+            hint="choose another folder with -o",
+        )
+
+
+# --- writing
+
+
+@contextmanager
+def atomic_output(path: Path) -> Iterator[Path]:
+    """A scratch folder beside ``path`` to write its file, and files that belong to it, in; published on success.
+
+    Yields:
+        Where to write the file: the same name inside the scratch folder. On a clean exit all files of the folder are
+        renamed into the final folder, the named one last, and what other programs derived from a file it replaces
+        (``.ovr``, ``.aux.xml``, indices) is removed. After an exception, Ctrl-C included, nothing is published. The
+        scratch folder is removed in either case.
+
+    Raises:
+        OutputError: The folder is gone or not writable, or the disk is full.
+    """
+    try:
+        with writing(path):
+            scratch = _scratch_name(path)
+            scratch.mkdir()
+        yield scratch / path.name
+        _publish(scratch, path)
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise output_error(f"cannot write {path}", error) from error
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _publish(scratch: Path, path: Path) -> None:
+    written = {p.name for p in scratch.iterdir()}
+    if path.name not in written:
+        raise FileNotFoundError(f"{path.name} was not written into {scratch}")
+    derived = [path.name + end for end in _DERIVED]
+    if path.suffix.lower() == ".shp":
+        derived += [path.stem + end for end in _DERIVED_OF_SHAPEFILE]
+    with writing(path):
+        for name in derived:
+            if name not in written:
+                (path.parent / name).unlink(missing_ok=True)
+        for name in [*sorted(written - {path.name}), path.name]:
+            (scratch / name).replace(path.parent / name)
 
 
 @contextmanager
@@ -150,75 +293,60 @@ def _scratch(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def atomic_output(path: Path) -> Iterator[Path]:
-    """A scratch folder beside ``path`` to write its file (and the file's sidecars) in; published on success.
+def _scratch_name(path: Path) -> Path:
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
 
-    Yields:
-        Where to write the file: the same name inside the scratch folder. On a clean exit every file of the folder
-        is renamed into the final folder, the named one last, and what other programs derived from a file it
-        replaces (``.ovr``, ``.aux.xml``, indices) is removed. On an exception, Ctrl-C too, nothing is published.
-        Either way the scratch folder goes.
+
+def _final_name(path: Path) -> Path:
+    """The name that a file in a scratch folder gets in the end; the path itself elsewhere."""
+    return path.parent.with_name(path.name) if _SCRATCH.fullmatch(path.parent.name) else path
+
+
+def remove_scratch(output: Path) -> None:
+    """Remove the scratch folders that killed runs left beside an output; only where no other run writes it."""
+    for path in output.parent.iterdir():
+        if (found := _SCRATCH.fullmatch(path.name)) and found[1] == output.name:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def make_folder(path: Path, *, hint: str = "choose another with -o") -> None:
+    """Make a folder and those above it, unless it exists.
 
     Raises:
-        OutputError: The folder is gone or not writable, or the disk is full.
+        OutputError: It cannot be made.
     """
-    scratch = _scratch_name(path)
     try:
-        scratch.mkdir()
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(path, error) from error
-    try:
-        yield scratch / path.name
-        _publish(scratch, path)
-    except OSError as error:
-        if error.errno in _DISK_ERRORS:
-            raise _cannot_write(path, error) from error
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        raise output_error(f"cannot make folder {path}", error, hint=hint) from error
 
 
 @contextmanager
 def made_folder(path: Path, *, hint: str = "choose another with -o") -> Iterator[None]:
-    """A folder for outputs, made where it is missing and removed again if it was made for nothing.
+    """Make a folder for outputs, and remove it again if nothing was put into it.
 
     Raises:
         OutputError: It cannot be made.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make folder {path}: {error.strerror}", hint=hint) from error
+    make_folder(path, hint=hint)
     try:
         yield
     finally:
         for folder in missing:
-            with suppress(OSError):  # there is something in it
+            with suppress(OSError):  # it is not empty
                 folder.rmdir()
 
 
-def check_folder(path: Path, *, hint: str = "choose another with -o") -> None:
-    """Whether a folder can be made, or written where it is there.
-
-    Raises:
-        OutputError: It cannot.
-    """
-    with made_folder(path, hint=hint):
-        try:
-            with _scratch(path / "trial"):
-                pass
-        except OSError as error:
-            raise OutputError(f"cannot write into folder {path}: {error.strerror}", hint=hint) from error
+# --- one output for each scene
 
 
 def output_pattern(output: str | os.PathLike[str]) -> Path | None:
-    """The pattern of one output for each scene; None where one file is named.
+    """The pattern of one output for each scene; None if one file is named.
 
     Args:
-        output: A folder, which exists or ends with a slash and stands for ``FOLDER/{stem}.tif``, or a file's name with
-            ``{stem}`` and perhaps ``{parent}``: names of the scene without its ending, and of its folder.
+        output: A folder, which exists or ends with a slash and stands for ``FOLDER/{stem}.tif``; or a file name with
+            ``{stem}``, and ``{parent}`` if wanted: the scene's name without its suffix, and the name of its folder.
 
     Raises:
         OutputError: Another word in braces.
@@ -227,8 +355,8 @@ def output_pattern(output: str | os.PathLike[str]) -> Path | None:
     words = _PLACEHOLDER.findall(path.name)
     if unknown := [word for word in words if word not in ("stem", "parent")]:
         raise OutputError(
-            f"output {path} has {{{unknown[0]}}}, which stands for nothing",
-            hint="{stem} is the scene's file name without its ending, {parent} that of its folder",
+            f"output {path} has the unknown placeholder {{{unknown[0]}}}",
+            hint="{stem} is the scene's file name without its suffix, {parent} the name of its folder",
         )
     if words:
         return path
@@ -257,84 +385,21 @@ def name_outputs(pattern: Path, scenes: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def check_output_folder(folder: Path, *, overwrite: bool, ours: Collection[str], writer: str) -> None:
-    """Whether a folder may be written; of folders that are there only what ``writer`` wrote is ever replaced.
+# --- opening
 
-    Args:
-        folder: Folder that will be written.
-        overwrite: Whether an existing one may be replaced.
-        ours: Names of what the writer puts into it.
-        writer: Who that is, in words that "did not write" follows.
-
-    Raises:
-        OutputError: It exists and ``overwrite`` is False, it holds other files, it is a file, or it cannot be written.
-    """
-    if not folder.is_dir():
-        if folder.exists():
-            raise OutputError(f"output {folder} is a file", hint="name a folder with -o")
-        check_output(folder, overwrite=False)
-    elif not overwrite:
-        raise OutputError(f"output {folder} exists", hint="add --overwrite, or choose another folder with -o")
-    elif folder.is_symlink():
-        raise OutputError(f"output {folder} is a symbolic link", hint=f"name the folder: -o {folder.resolve()}")
-    elif others := sorted(entry.name for entry in folder.iterdir() if entry.name not in ours):
-        raise OutputError(
-            f"output {folder} holds {others[0]}, which {writer} did not write, so it is not replaced",
-            hint="choose another folder with -o",
-        )
-
-
-def _publish(scratch: Path, path: Path) -> None:
-    parts = {p.name for p in scratch.iterdir()}
-    if path.name not in parts:
-        raise FileNotFoundError(f"{path.name} was not written into {scratch}")
-    derived = [path.name + end for end in _DERIVED]
-    if path.suffix.lower() == ".shp":
-        derived += [path.stem + end for end in _DERIVED_OF_SHAPEFILE]
-    try:
-        for name in derived:
-            if name not in parts:
-                (path.parent / name).unlink(missing_ok=True)
-        for name in [*sorted(parts - {path.name}), path.name]:
-            (scratch / name).replace(path.parent / name)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether another program is changing an SQLite file; a file of another kind is not locked."""
-    try:
-        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-    except sqlite3.OperationalError as error:
-        return "locked" in str(error)
-    except sqlite3.DatabaseError:
-        return False
-    return False
-
-
-def _scratch_name(path: Path) -> Path:
-    return path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
-
-
-def _cannot_write(path: Path, error: OSError) -> OutputError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return OutputError(
-        f"cannot write {path}: {error.strerror}",
-        hint=f"{'free some space or ' if full else ''}choose another folder",
-    )
-
-
-# warnings.catch_warnings changes the process, so two threads must not be inside at once.
+# warnings.catch_warnings changes the whole process, so only one thread may be inside.
 _OPENING = threading.RLock()
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing is said about missing georeferences within; one thread at a time, so only for what is short."""
+def open_raster(path: str | os.PathLike[str], mode: str = "r", **options: Any) -> Any:
+    """`rasterio.open` without its warning about a missing georeference; one thread at a time.
+
+    Raises:
+        RasterioError: As `rasterio.open` does.
+    """
+    import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
+        return rasterio.open(path, mode, **options)

@@ -171,11 +171,11 @@ def test_what_is_wrong_with_several_files_is_said_at_once(make_scene: Make, tmp_
     good = make_scene().path
     for i in range(5):
         (tmp_path / f"bad{i}.tif").write_text("hello")
-    with pytest.raises(SceneError, match=r"5 of 6 scenes cannot be used: .*bad0.*bad1.*bad2.*; and 2 more") as error:
+    with pytest.raises(SceneError, match=r"(?s)5 of 6 scenes cannot be used:.*bad0.*bad1.*bad2.*bad3.*bad4") as error:
         open_scene([good, *sorted(tmp_path.glob("bad*.tif"))])
-    assert "gdalinfo" in (error.value.hint or "")
+    assert "gdalinfo" in str(error.value)
     others = [make_scene(crs="EPSG:3857").path, make_scene(dtype="uint16").path]
-    with pytest.raises(SceneError, match=r"2 of 3 scenes cannot be used: .*EPSG:3857.*uint16"):
+    with pytest.raises(SceneError, match=r"(?s)2 of 3 scenes cannot be used:.*EPSG:3857.*uint16"):
         open_scene([good, *others])
 
 

@@ -165,5 +165,5 @@ def test_a_file_cut_short_is_noticed(tmp_path, monkeypatch):
             file.truncate(path.stat().st_size - 1)
 
     monkeypatch.setattr(pyogrio, "write_arrow", cut_short)
-    with pytest.raises(OutputError, match=r"cannot write map\.pmtiles: No space left"):
+    with pytest.raises(OutputError, match=r"cannot write .*map\.pmtiles: No space left"):
         write_pmtiles([polygons], path, layer)

@@ -31,7 +31,7 @@ from geoseg.data import (
     write_split,
 )
 from geoseg.data.split import TRAIN, UNUSED, VAL, block_edges
-from geoseg.errors import ConfigError, LabelError, SceneError
+from geoseg.errors import ConfigError, GeosegError, SceneError
 from geoseg.grid import Grid
 from geoseg.windows import Window
 from support.scenes import write_scene
@@ -289,7 +289,7 @@ def test_all_scenes_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> Non
     lost = {"scene": str(tmp_path / "lost.tif"), "labels": good["labels"]}
     bare = {"scene": good["scene"], "labels": str(tmp_path / "bare.tif")}
     config = settings({"train": [good, lost, bare], "val": [good, lost]})
-    with pytest.raises(LabelError, match="2 of 3 scenes cannot be used") as caught:
+    with pytest.raises(GeosegError, match="2 of 3 scenes cannot be used") as caught:
         open_scenes(config, "train")
     assert "no such scene" in caught.value.message and "no such labels" in caught.value.message
     with pytest.raises(SceneError, match=r"^no such scene: .*lost\.tif$"):

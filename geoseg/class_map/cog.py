@@ -12,7 +12,7 @@ import os
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -28,8 +28,7 @@ from rasterio.windows import Window as RasterWindow
 from geoseg.arrays import ByteArray
 from geoseg.class_map.overviews import Halve, add_checksum
 from geoseg.classes import NODATA, Color
-from geoseg.errors import OutputError
-from geoseg.files import quiet
+from geoseg.files import open_raster, writing
 from geoseg.grid import Grid
 
 BLOCK = 512
@@ -52,7 +51,6 @@ class CogWriter:
     Args:
         path: File to write, in a folder of its own that also takes the temporary files: what
             `geoseg.files.atomic_output` gives.
-        final: The name it gets in the end; what messages speak of.
         grid: Size, transform and CRS.
         halve: How overviews are made: `halve_by_mode` or `halve_by_mean` of `geoseg.class_map.overviews`.
         bands: Description of every band; their number is the number of bands.
@@ -67,7 +65,6 @@ class CogWriter:
     def __init__(
         self,
         path: Path,
-        final: Path,
         grid: Grid,
         *,
         halve: Halve,
@@ -77,7 +74,6 @@ class CogWriter:
         smooth: bool = False,
     ) -> None:
         self.path = path
-        self.final = final
         self.grid = grid
         self._halve = halve
         self._bands = tuple(bands)
@@ -89,7 +85,7 @@ class CogWriter:
     def __enter__(self) -> CogWriter:
         self._folder = self.path.with_name(self.path.name + ".parts")
         self._levels: list[_Level] = []
-        with ExitStack() as stack, _as_output_error(self.final):
+        with ExitStack() as stack, self._writing():
             self._folder.mkdir()
             shape = self.grid.shape
             while not self._levels or max(self._levels[-1].shape) > BLOCK:
@@ -102,6 +98,10 @@ class CogWriter:
             self._describe()
             self._stack = stack.pop_all()
         return self
+
+    def _writing(self) -> AbstractContextManager[None]:
+        # A SystemError is rasterio's word for a failure that GDAL gave no reason for.
+        return writing(self.path, RasterioError, CPLE_BaseError, SystemError)
 
     def _describe(self) -> None:
         file = self._levels[0].file
@@ -122,7 +122,7 @@ class CogWriter:
         Raises:
             OutputError: The disk is full.
         """
-        with _as_output_error(self.final):
+        with self._writing():
             self._write(0, rows)
 
     def _write(self, level: int, rows: ByteArray) -> None:
@@ -136,7 +136,7 @@ class CogWriter:
         Raises:
             OutputError: The disk is full.
         """
-        with _as_output_error(self.final):
+        with self._writing():
             self._levels[0].file.update_tags(**tags)
             self._stack.close()
             with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
@@ -158,11 +158,9 @@ class CogWriter:
     def _check(self) -> None:
         width = max(_COPY_BYTES // (BLOCK * BLOCK * len(self._bands)), 1) * BLOCK
         for number, level in enumerate(self._levels):
-            overview = {"overview_level": number - 1} if number else {}
+            overview: dict[str, Any] = {"overview_level": number - 1} if number else {}
             total = np.zeros(1, dtype=np.uint64)
-            with quiet():
-                file = rasterio.open(self.path, num_threads=_threads(), **overview)
-            with file:
+            with open_raster(self.path, num_threads=_threads(), **overview) as file:
                 for row in range(0, file.height, BLOCK):
                     for col in range(0, file.width, width):
                         window = RasterWindow(col, row, min(width, file.width - col), min(BLOCK, file.height - row))
@@ -222,54 +220,41 @@ class _Level:
 def _create(path: Path, shape: tuple[int, int], bands: int, *, smooth: bool) -> Any:
     # Without these GDAL takes three bands for red, green and blue, and a fourth for their opacity.
     plain = {"photometric": "minisblack", "alpha": "unspecified"} if bands > 1 else {}
-    with quiet():
-        return rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            height=shape[0],
-            width=shape[1],
-            count=bands,
-            dtype="uint8",
-            nodata=NODATA,
-            tiled=True,
-            blockxsize=BLOCK,
-            blockysize=_STRIP,
-            interleave="band",
-            bigtiff="if_safer",
-            sparse_ok=True,
-            # No num_threads: errors of other threads are lost, and a full disk would be noticed at the end only.
-            compress=_compression(),
-            zstd_level=1,
-            zlevel=1,
-            predictor=2 if smooth else 1,
-            **plain,
-        )
+    return open_raster(
+        path,
+        "w",
+        driver="GTiff",
+        height=shape[0],
+        width=shape[1],
+        count=bands,
+        dtype="uint8",
+        nodata=NODATA,
+        tiled=True,
+        blockxsize=BLOCK,
+        blockysize=_STRIP,
+        interleave="band",
+        bigtiff="if_safer",
+        sparse_ok=True,
+        # No num_threads: errors of other threads are lost, and a full disk would be noticed at the end only.
+        compress=_compression(),
+        zstd_level=1,
+        zlevel=1,
+        predictor=2 if smooth else 1,
+        **plain,
+    )
 
 
 @cache
 def _compression() -> str:
     """The best that GDAL was built with. rasterio does not say; a one-pixel file in memory does."""
-    with quiet(), rasterio.MemoryFile() as memory:
+    pixel: dict[str, Any] = {"driver": "GTiff", "height": 1, "width": 1, "count": 1, "dtype": "uint8"}
+    with rasterio.MemoryFile() as memory:
         try:
-            with memory.open(driver="GTiff", height=1, width=1, count=1, dtype="uint8", compress="zstd"):
-                return "zstd"
+            open_raster(memory.name, "w", compress="zstd", **pixel).close()
         except RasterioError:
             return "deflate"
+    return "zstd"
 
 
 def _threads() -> str:
     return os.environ.get("GDAL_NUM_THREADS", "ALL_CPUS")
-
-
-@contextmanager
-def _as_output_error(path: Path) -> Iterator[None]:
-    """Turn what GDAL and the system say about a disk into an OutputError about ``path``.
-
-    A SystemError is rasterio's word for a failure that GDAL gave no reason for.
-    """
-    try:
-        yield
-    except (RasterioError, CPLE_BaseError, SystemError, OSError) as error:
-        reason = error.__cause__ or error  # rasterio's own words are "see previous exception"
-        raise OutputError(f"cannot write {path}: {reason}", hint="free some space or choose another folder") from error

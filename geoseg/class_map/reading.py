@@ -20,7 +20,7 @@ from geoseg.arrays import ByteArray
 from geoseg.class_map.names import class_table
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import SceneError, quoted
-from geoseg.files import quiet
+from geoseg.files import open_raster
 from geoseg.georeference import warp_command
 from geoseg.grid import Grid, grid_of
 from geoseg.map_rows import MapRows
@@ -84,8 +84,7 @@ class ClassMapReader:
         name = opened_name(path, RASTER_SUFFIXES, SceneError)
         self.path = input_path(name)
         with _as_scene_error(self.path):
-            with quiet():
-                self._file = rasterio.open(name)
+            self._file = open_raster(name)
             try:
                 _check_class_map(name, self._file)
                 self.grid = grid_of(self._file, crs)
@@ -106,7 +105,7 @@ class ClassMapReader:
         if digest is None or not exists(path):
             return None
         try:
-            with quiet(), rasterio.open(path) as file:
+            with open_raster(path) as file:
                 belongs = file.tags().get(DIGEST_TAG) == digest and grid_of(file) == grid_of(self._file)
         except RasterioError:
             belongs = False
@@ -134,8 +133,8 @@ class ClassMapReader:
             for window in windows:
                 yield MapRows(self.read(window))
             return
-        with _as_scene_error(self.confidence_path), quiet():
-            confidence = rasterio.open(self.confidence_path)
+        with _as_scene_error(self.confidence_path):
+            confidence = open_raster(self.confidence_path)
         with confidence:
             for window in windows:
                 yield MapRows(self.read(window), _read(self.confidence_path, confidence, window))

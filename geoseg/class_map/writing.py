@@ -90,9 +90,8 @@ class MapFileWriter:
         with ExitStack() as stack:
             # The stack unwinds from its end: the class map is published last, when all that belongs to it is there.
             for name in self.layers:
-                final = layer_path(self.path, name)
-                scratch = stack.enter_context(atomic_output(final))
-                self._files[name] = stack.enter_context(_create(scratch, final, self.grid, self.classes, name))
+                scratch = stack.enter_context(atomic_output(layer_path(self.path, name)))
+                self._files[name] = stack.enter_context(_create(scratch, self.grid, self.classes, name))
             self._stack = stack.pop_all()
         return self
 
@@ -154,13 +153,13 @@ class MapFileWriter:
             write_style(style, file.path, layer_path(self.path, name))
 
 
-def _create(path: Path, final: Path, grid: Grid, classes: ClassTable, layer: str) -> CogWriter:
+def _create(path: Path, grid: Grid, classes: ClassTable, layer: str) -> CogWriter:
     table = _table(layer, classes)
     if table is not None:
         palette = {c.id: c.color for c in table}
-        return CogWriter(path, final, grid, halve=halve_by_mode, bands=[layer], palette=palette)
+        return CogWriter(path, grid, halve=halve_by_mode, bands=[layer], palette=palette)
     bands = classes.names if layer == "probabilities" else (layer,)
-    return CogWriter(path, final, grid, halve=halve_by_mean, bands=bands, scale=1 / CONFIDENCE_SCALE, smooth=True)
+    return CogWriter(path, grid, halve=halve_by_mean, bands=bands, scale=1 / CONFIDENCE_SCALE, smooth=True)
 
 
 def _share_style(layer: str, classes: ClassTable) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +14,11 @@ from geoseg.config import ImageryConfig, SceneConfig, TrainConfig
 from geoseg.data.labels import LabelArray, Labels, open_labels, process_files
 from geoseg.data.layers import whole_layers
 from geoseg.data.split import VAL, SceneSplit, block_edges, scene_split
-from geoseg.errors import ConfigError, GeosegError, LabelError, SceneError
+from geoseg.errors import ConfigError, SceneError
 from geoseg.grid import Grid
+from geoseg.runtime.gather import gather
 from geoseg.scene import Scene, Valid
+from geoseg.scene.mosaic import UNUSABLE
 from geoseg.scene.open_files import OpenFiles
 from geoseg.windows import Window
 
@@ -199,18 +200,11 @@ def _opened(settings: TrainConfig, split: str) -> list[LabelledScene]:
     """Every scene of a split, or one error for all that cannot be used."""
     entries = settings.data.entries(split)
 
-    def opened(numbered: tuple[int, SceneConfig]) -> LabelledScene | GeosegError:
-        try:
-            return LabelledScene(numbered[1], settings, index=numbered[0])
-        except GeosegError as error:
-            return error
+    def opened(numbered: tuple[int, SceneConfig]) -> LabelledScene:
+        return LabelledScene(numbered[1], settings, index=numbered[0])
 
-    with whole_layers(), ThreadPoolExecutor(_OPENING_THREADS, thread_name_prefix="geoseg-open") as threads:
-        found = list(threads.map(opened, enumerate(entries)))
-    errors = [error for error in found if isinstance(error, GeosegError)]
-    if errors:
-        raise _as_one_error(errors, len(entries))
-    return [scene for scene in found if isinstance(scene, LabelledScene)]
+    with whole_layers():
+        return gather(opened, enumerate(entries), UNUSABLE, threads=_OPENING_THREADS, name="open")
 
 
 def _with_room(scenes: Sequence[LabelledScene], settings: TrainConfig, split: str) -> list[LabelledScene]:
@@ -255,12 +249,3 @@ def _smaller_buffer(scenes: Sequence[LabelledScene], buffer: int, side: int) -> 
         if any(replace(split, buffer=buffer).fraction(side, side) for split in splits):
             return f"data.split.buffer={buffer}"
     return "smaller windows (train.size), or validate on other scenes: data.train and data.val in place of data.scenes"
-
-
-def _as_one_error(errors: Sequence[GeosegError], total: int) -> GeosegError:
-    """One error that tells what is wrong with each of several scenes; a single one stays as it is."""
-    if len(errors) == 1:
-        return errors[0]
-    kind = SceneError if all(isinstance(error, SceneError) for error in errors) else LabelError
-    told = [f"{error.message} ({error.hint})" if error.hint else error.message for error in errors]
-    return kind("\n  ".join([f"{len(errors)} of {total} scenes cannot be used:", *told]))

@@ -7,15 +7,13 @@ import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from geoseg.arrays import AnyArray
-from geoseg.errors import GeosegError, OutputError
+from geoseg.errors import OutputError
 from geoseg.export.layer import Layer
 from geoseg.export.wkb import polygon_wkb, wkb_offsets
 from geoseg.polygons.batch import PolygonBatch
@@ -115,22 +113,6 @@ def batch_slice(batch: PolygonBatch, start: int, stop: int) -> PolygonBatch:
     """Polygons ``start`` to ``stop`` of a batch, as views."""
     columns = {name: values[start:stop] for name, values in batch.columns.items()}
     return PolygonBatch(batch.class_id[start:stop], batch.xy, batch.rings, batch.polygons[start : stop + 1], columns)
-
-
-@contextmanager
-def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Turn `OSError`, and the errors given, into an `OutputError` that names the file of a scratch path."""
-    try:
-        yield
-    except GeosegError:
-        raise
-    except Exception as error:
-        if not isinstance(error, (OSError, *errors)):
-            raise
-        number = getattr(error, "errno", None)
-        reason = os.strerror(number) if number else str(error).replace(str(path), path.name)
-        hint = "free some space or choose another folder"
-        raise OutputError(f"cannot write {path.name}: {reason}", hint=hint) from error
 
 
 def check_whole(is_whole: bool) -> None:

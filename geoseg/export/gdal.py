@@ -11,17 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from geoseg.export.arrow import (
-    GEOMETRY,
-    attribute_schema,
-    check_whole,
-    portions,
-    record,
-    with_first,
-    wkb_array,
-    writing,
-)
+from geoseg.export.arrow import GEOMETRY, attribute_schema, check_whole, portions, record, with_first, wkb_array
 from geoseg.export.layer import Layer
+from geoseg.files import writing
 from geoseg.polygons.batch import PolygonBatch
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ import shapely
 
 from geoseg.arrays import AnyArray, FloatArray, Geometries
 from geoseg.export.antimeridian import to_wgs84
-from geoseg.export.arrow import writing
 from geoseg.export.layer import Layer
 from geoseg.export.lonlat import lonlat_of
+from geoseg.files import writing
 from geoseg.polygons.batch import PolygonBatch
 
 log = logging.getLogger(__name__)

@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterable
 from contextlib import closing
 from pathlib import Path
 
-from geoseg.export.arrow import check_whole, writing
+from geoseg.export.arrow import check_whole
 from geoseg.export.gdal import Driver, write_layer
 from geoseg.export.layer import Layer
 from geoseg.export.qml import style_qml
 from geoseg.export.sld import style_sld
+from geoseg.files import writing
 from geoseg.polygons.batch import PolygonBatch
 
 _GEOMETRY = "geom"  # GDAL's name for the column

@@ -13,17 +13,10 @@ import pyarrow as pa
 import pyproj
 
 from geoseg.arrays import AnyArray, ByteArray, FloatArray, IntArray
-from geoseg.export.arrow import (
-    GEOMETRY,
-    attribute_schema,
-    number_array,
-    portions,
-    record,
-    with_first,
-    writing,
-)
+from geoseg.export.arrow import GEOMETRY, attribute_schema, number_array, portions, record, with_first
 from geoseg.export.layer import Layer
 from geoseg.export.wkb import copy_bytes, polygon_bounds, polygon_wkb
+from geoseg.files import writing
 from geoseg.grid import Grid
 from geoseg.polygons.batch import PolygonBatch
 from geoseg.runtime.jit import njit

@@ -16,19 +16,11 @@ from geoseg.arrays import Geometries
 from geoseg.classes import format_color
 from geoseg.errors import OutputError
 from geoseg.export.antimeridian import to_wgs84
-from geoseg.export.arrow import (
-    attribute_schema,
-    check_whole,
-    portions,
-    record,
-    text_array,
-    with_first,
-    wkb_array,
-    writing,
-)
+from geoseg.export.arrow import attribute_schema, check_whole, portions, record, text_array, with_first, wkb_array
 from geoseg.export.gdal import BATCH_FEATURES, WKB_FIELD, Driver, write_records
 from geoseg.export.layer import Layer
 from geoseg.export.lonlat import lonlat_of, map_coordinates
+from geoseg.files import writing
 from geoseg.grid import Grid
 from geoseg.polygons.batch import PolygonBatch
 

@@ -24,10 +24,10 @@ from geoseg.export.arrow import (
     record,
     with_first,
     wkb_array,
-    writing,
 )
 from geoseg.export.gdal import BATCH_FEATURES, WKB_FIELD, Driver, write_records
 from geoseg.export.layer import Layer
+from geoseg.files import writing
 from geoseg.georeference import Georeference, crs_name
 from geoseg.grid import Grid
 from geoseg.polygons.batch import PolygonBatch

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from geoseg.class_tables import ISAID_LEFT_OUT, KNOWN
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import LabelError, OutputError, in_one_line
-from geoseg.files import atomic_output, check_output_folder
+from geoseg.files import atomic_output, check_output_folder, output_error
 from geoseg.paper.isaid_release import LABELLED, SPLITS, Pair, Picture, find_release
 from geoseg.paper.palette import PaletteReader
 from geoseg.runtime.processors import processors
@@ -282,9 +282,7 @@ def _written(
             if checks != list(_checksums(path)):
                 raise OSError("what was written cannot be read back")
         except (RasterioError, OSError, SystemError) as error:
-            raise OutputError(
-                f"cannot write {final}: {in_one_line(error)}", hint="free some space or choose another folder with -o"
-            ) from error
+            raise output_error(f"cannot write {final}", error) from error
     except _Broken as error:
         return [f"{picture.name}: cannot be read ({in_one_line(error, 150)})"]
     except _UnusablePicture as error:

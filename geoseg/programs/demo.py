@@ -17,8 +17,8 @@ from affine import Affine
 from geoseg.class_map import read_class_map
 from geoseg.classes import ClassTable, format_color
 from geoseg.config import parse_config
-from geoseg.errors import OutputError
 from geoseg.export.overlay import write_overlay
+from geoseg.files import make_folder
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 from geoseg.network.metrics import Scores, count_pixels
 from geoseg.prediction.report import PredictReport
@@ -113,10 +113,7 @@ def run_demo(
         DeviceError: A device that is not there.
     """
     check_demo(output, overwrite=overwrite)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make folder {output}: {error.strerror}", hint="choose another with -o") from error
+    make_folder(output)
     scene, truth, truth_gpkg, landcover, gpkg, geojson, overlay = (output / name for name in DEMO_FILES)
     clock = _Clock()
     with rehearsing(*stitching(), *vectorizing(RULES, gpkg.suffix, geojson.suffix)):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.errors import DeviceError, GeosegError, ModelError, OutputError, SceneError, in_one_line
-from geoseg.files import made_folder, name_outputs, output_pattern
+from geoseg.files import made_folder, name_outputs, output_pattern, writing
 from geoseg.paths import scene_names
 from geoseg.prediction.parts import was_publishing
 from geoseg.prediction.report import PredictReport
@@ -275,11 +275,11 @@ class _Journal:
         self._found = {**self._read(), item.output.name: _entry(item)}
         scratch = self._path.with_suffix(f".{secrets.token_hex(4)}.partial")
         try:
-            scratch.write_text(json.dumps(self._found, indent=1), encoding="utf-8")
-            scratch.replace(self._path)
-        except OSError as error:
+            with writing(self._path):
+                scratch.write_text(json.dumps(self._found, indent=1), encoding="utf-8")
+                scratch.replace(self._path)
+        finally:
             scratch.unlink(missing_ok=True)
-            raise OutputError(f"cannot write {self._path}: {error.strerror}", hint="free some space") from error
 
     def _read(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):

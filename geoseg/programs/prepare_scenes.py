@@ -7,9 +7,7 @@ more than itself.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -20,13 +18,14 @@ import rasterio
 import rasterio.shutil
 from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy lets through, as no other function does
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 from tqdm import tqdm
 
-from geoseg.errors import GeosegError, OutputError, SceneError, in_one_line, quoted
-from geoseg.files import atomic_output, check_output
+from geoseg.errors import OutputError, SceneError, in_one_line, quoted
+from geoseg.files import atomic_output, check_output, make_folder
 from geoseg.paths import RASTER_SUFFIXES, InputPath, input_path, opened_name
+from geoseg.runtime.gather import gather
 from geoseg.runtime.processors import processors
 from geoseg.scene.open_files import open_dataset, reason
 
@@ -40,6 +39,7 @@ _LARGEST_BLOCK = 1024
 """Longest side of a block that costs little more than the window it is read for, px."""
 _PIXEL_INTERLEAVED = 4
 """Up to this many bands lie pixel by pixel; of more, few are usually wanted, and each has blocks of its own."""
+_FAILED = "files cannot be copied"
 _COMPARED_BYTES = 128 << 20
 _TIMED_PX, _TIMED_WINDOWS, _TIMED_SECONDS = 512, 6, 2.0
 
@@ -124,23 +124,15 @@ def prepare_scenes(
     # A single file is compressed by all cores, many by one core each.
     cores = max(processors() // threads, 1)
 
-    def copied(path: InputPath) -> int | GeosegError:
-        try:
-            return _copy(path, targets[path], cores)
-        except GeosegError as error:
-            return error
+    with tqdm(total=len(wanted), unit="scene", desc="prepare", disable=not progress) as bar:
 
-    with (
-        tqdm(total=len(wanted), unit="scene", desc="prepare", disable=not progress) as bar,
-        ThreadPoolExecutor(threads, thread_name_prefix="geoseg-prepare") as pool,
-    ):
-        found: dict[InputPath, int | GeosegError] = {}
-        for path, result in zip(wanted, pool.map(copied, wanted), strict=True):
-            found[path] = result
-            bar.update()
-    errors = [result for result in found.values() if isinstance(result, GeosegError)]
-    if errors:
-        raise _as_one_error(errors, len(paths))
+        def copied(path: InputPath) -> None:
+            try:
+                _copy(path, targets[path], cores)
+            finally:
+                bar.update()
+
+        gather(copied, wanted, _FAILED, threads=threads, name="prepare")
     # One after another and with nothing beside, or the times would be of the machine's other work.
     scenes = [
         _measured(path, targets[path], layout) if path in targets else PreparedScene(path, None, layout.text)
@@ -158,21 +150,15 @@ class _Layout:
 
 
 def _layouts(paths: Sequence[InputPath]) -> list[_Layout]:
-    errors: list[GeosegError] = []
-    layouts = []
-    for path in paths:
-        try:
-            with open_dataset(str(path)) as dataset:
-                if not dataset.count:
-                    raise SceneError(
-                        f"{path} holds no bands of its own", hint=f"list its parts with: gdalinfo {quoted(path)}"
-                    )
-                layouts.append(_layout(dataset))
-        except SceneError as error:
-            errors.append(error)
-    if errors:
-        raise _as_one_error(errors, len(paths))
-    return layouts
+    def one(path: InputPath) -> _Layout:
+        with open_dataset(str(path)) as dataset:
+            if not dataset.count:
+                raise SceneError(
+                    f"{path} holds no bands of its own", hint=f"list its parts with: gdalinfo {quoted(path)}"
+                )
+            return _layout(dataset)
+
+    return gather(one, paths, _FAILED)
 
 
 def _layout(dataset: Any) -> _Layout:
@@ -200,30 +186,19 @@ def _targets(paths: Sequence[InputPath], folder: Path, *, overwrite: bool) -> di
             clashes.append(f"{other} and {path} would both be {folder / Path(path).stem}.tif")
     if clashes:
         raise OutputError("\n  ".join(clashes), hint="copy them into two folders, one after the other")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make folder {folder}: {error.strerror}", hint="choose another with -o") from error
-    targets, errors = {}, []
-    for path in paths:
-        try:
-            targets[path] = check_output(folder / f"{Path(path).stem}.tif", overwrite=overwrite, inputs=paths)
-        except OutputError as error:
-            errors.append(error)
-    if errors:
-        raise OutputError("\n  ".join(error.message for error in errors), hint=errors[0].hint)
-    return targets
+    make_folder(folder)
+
+    def checked(path: InputPath) -> Path:
+        return check_output(folder / f"{Path(path).stem}.tif", overwrite=overwrite, inputs=paths)
+
+    return dict(zip(paths, gather(checked, paths, _FAILED), strict=True))
 
 
-def _copy(source: InputPath, target: Path, cores: int) -> int:
-    """Copy one file and compare; the size of the copy, bytes."""
+def _copy(source: InputPath, target: Path, cores: int) -> None:
+    """Copy one file and compare."""
     with atomic_output(target) as scratch:
         try:
-            with (
-                open_dataset(str(source)) as dataset,
-                rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-                warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
-            ):
+            with open_dataset(str(source)) as dataset, rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
                 rasterio.shutil.copy(dataset, scratch, driver="GTiff", **_options(dataset, cores))
                 with open_dataset(str(scratch)) as copy:
                     _compare(dataset, copy, source, target)
@@ -233,7 +208,6 @@ def _copy(source: InputPath, target: Path, cores: int) -> int:
                 f"{source} cannot be copied to {target}: {why}",
                 hint=f"check the file with: gdalinfo -checksum {quoted(source)}, and the free space of {target.parent}",
             ) from error
-        return scratch.stat().st_size
 
 
 def _options(dataset: Any, cores: int) -> dict[str, Any]:
@@ -325,11 +299,3 @@ def _seconds(path: InputPath) -> float:
             dataset.read(window=RasterWindow(col, row, width, height))
             times.append(time.perf_counter() - start)
     return float(np.median(times))
-
-
-def _as_one_error(errors: Sequence[GeosegError], total: int) -> GeosegError:
-    """One error that tells what is wrong with each of several files; a single one stays as it is."""
-    if len(errors) == 1:
-        return errors[0]
-    told = "\n  ".join(error.message for error in errors)
-    return SceneError(f"{len(errors)} of {total} files cannot be copied:\n  {told}", hint=errors[0].hint)

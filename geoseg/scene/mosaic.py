@@ -11,6 +11,7 @@ from affine import Affine
 from geoseg.arrays import Pixels, Valid
 from geoseg.errors import SceneError, quoted
 from geoseg.georeference import Georeference, crs_name
+from geoseg.runtime.gather import gather
 from geoseg.scene.raster import Raster, intersection
 from geoseg.windows import Window
 from geoseg.words import count
@@ -18,7 +19,7 @@ from geoseg.words import count
 ALIGNMENT_PX = 0.01
 """How far scenes of one mosaic may lie off its pixel grid, px; more would need resampling."""
 
-_NAMED_ERRORS = 3
+UNUSABLE = "scenes cannot be used"
 
 
 class Mosaic(Raster):
@@ -32,7 +33,7 @@ class Mosaic(Raster):
 
     Raises:
         SceneError: Another CRS, pixel grid, dtype or number of bands than the first scene's; of several such
-            scenes the message names the first few.
+            scenes the message lists the first 20.
     """
 
     def __init__(self, scenes: Sequence[Raster]) -> None:
@@ -44,14 +45,7 @@ class Mosaic(Raster):
         self.bands, self.band_names, self.dtype = first.bands, first.band_names, first.dtype
         self.nodata, self.block_shape = first.nodata, first.block_shape
         self.alpha_band, self.file_bands = first.alpha_band, first.file_bands
-        places, errors = [], []
-        for scene in scenes:
-            try:
-                places.append(_place(scene, first))
-            except SceneError as error:
-                errors.append(error)
-        if errors:
-            raise as_one_error(errors, len(scenes))
+        places = gather(lambda scene: _place(scene, first), scenes, UNUSABLE)
         top, left = min(w.row for w in places), min(w.col for w in places)
         height, width = max(w.row_stop for w in places) - top, max(w.col_stop for w in places) - left
         self.grid = first.grid.crop(Window(top, left, height, width))
@@ -105,15 +99,6 @@ class Mosaic(Raster):
             np.copyto(pixels[:, rows, cols], new, where=use & ~valid[rows, cols])
             valid[rows, cols] |= use
         return pixels, valid
-
-
-def as_one_error(errors: Sequence[SceneError], total: int) -> SceneError:
-    """One error for what is wrong with several of ``total`` scenes; a single one stays as it is."""
-    if len(errors) == 1:
-        return errors[0]
-    named = "; ".join(error.message for error in errors[:_NAMED_ERRORS])
-    more = f"; and {len(errors) - _NAMED_ERRORS} more" if len(errors) > _NAMED_ERRORS else ""
-    return SceneError(f"{len(errors)} of {total} scenes cannot be used: {named}{more}", hint=errors[0].hint)
 
 
 def _place(scene: Raster, first: Raster) -> Window:

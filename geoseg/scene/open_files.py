@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 
 from geoseg.errors import SceneError, quoted
+from geoseg.files import open_raster
 from geoseg.scene.remote import gdal_settings, is_remote
 
 MAX_IDLE = 128
 """Datasets kept open while nobody reads them; far below the usual limit of 1024 open files."""
-
-# warnings.catch_warnings changes the process, so two threads must not be inside at once.
-_QUIET = threading.Lock()
 
 
 class OpenFiles:
@@ -62,11 +59,11 @@ class OpenFiles:
                 raise
             self._give_back(path, dataset)
 
-    def close(self, path: str) -> None:
-        """Close the idle datasets of a path."""
+    def close(self, path: str | None = None) -> None:
+        """Close the idle datasets of a path; None closes all."""
         with self._lock:
-            mine = [dataset for p, dataset in self._idle if p == path]
-            self._idle = [(p, dataset) for p, dataset in self._idle if p != path]
+            mine = [dataset for p, dataset in self._idle if path in (None, p)]
+            self._idle = [] if path is None else [(p, dataset) for p, dataset in self._idle if p != path]
         for dataset in mine:
             dataset.close()
 
@@ -95,12 +92,9 @@ def open_dataset(path: str) -> Any:
     if not path:
         raise SceneError("the path of the scene is empty", hint="name a raster")
     try:
-        if is_remote(path):  # may take long, so several at once; a warning more does no harm
-            with gdal_settings(path):
-                return _open(path)
-        with _QUIET, gdal_settings(path), warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return _open(path)
+        with gdal_settings(path):
+            # Shared, GDAL would give two threads one dataset. A server may take long, so several are asked at once.
+            return (rasterio.open if is_remote(path) else open_raster)(path, sharing=False)
     except RasterioError as error:
         if not is_remote(path) and Path(path).is_dir():
             raise SceneError(
@@ -112,10 +106,6 @@ def open_dataset(path: str) -> Any:
             f"{path} is not a raster that GDAL can read: {reason(error, path)}",
             hint=f"check {'the address' if is_remote(path) else 'the file'} with: gdalinfo {quoted(path)}",
         ) from error
-
-
-def _open(path: str) -> Any:
-    return rasterio.open(path, sharing=False)  # shared, GDAL would give two threads one dataset of the same name
 
 
 def reason(error: RasterioError, path: str) -> str:

@@ -8,7 +8,6 @@ its near infrared "alpha", and a dark pixel there is no hole in the scene.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from typing import Any
 
@@ -22,7 +21,8 @@ from geoseg.errors import SceneError, quoted
 from geoseg.georeference import unwarped, warp_command
 from geoseg.grid import grid_of
 from geoseg.paths import RASTER_SUFFIXES, file_behind, input_path, opened_name
-from geoseg.scene.mosaic import Mosaic, as_one_error
+from geoseg.runtime.gather import gather
+from geoseg.scene.mosaic import UNUSABLE, Mosaic
 from geoseg.scene.open_files import OpenFiles, open_dataset, reason
 from geoseg.scene.raster import Raster, can_hold
 from geoseg.scene.remote import is_remote, remote_facts, server_complaint
@@ -219,20 +219,14 @@ def open_scene(
     names = [paths] if isinstance(paths, str | PathLike) else list(paths)
     files = OpenFiles()
 
-    def opened(path: str | PathLike[str]) -> Scene | SceneError:
-        try:
-            return Scene(path, bands=bands, nodata=nodata, alpha=alpha, crs=crs, files=files)
-        except SceneError as error:
-            return error
+    def opened(path: str | PathLike[str]) -> Scene:
+        scene = Scene(path, bands=bands, nodata=nodata, alpha=alpha, crs=crs, files=files)
+        if scene.warp_command is not None:
+            raise unwarped(scene.path, scene.warp_command)
+        return scene
 
-    with ThreadPoolExecutor(_OPENING_THREADS, thread_name_prefix="geoseg-open") as threads:
-        found = list(threads.map(opened, names))
-    scenes = [scene for scene in found if isinstance(scene, Scene)]
     try:
-        errors = [error for error in found if isinstance(error, SceneError)]
-        errors += [unwarped(scene.path, scene.warp_command) for scene in scenes if scene.warp_command is not None]
-        if errors:
-            raise as_one_error(errors, len(names))
+        scenes = gather(opened, names, UNUSABLE, threads=_OPENING_THREADS, name="open")
         raster: Raster = scenes[0] if len(scenes) == 1 else Mosaic(scenes)
         # Few scenes need these two, and numba and pandas, which come with them, take their time to load.
         if gsd_m is not None:
@@ -245,8 +239,7 @@ def open_scene(
             raster.aoi = load_aoi(aoi, raster.grid)
         return raster
     except BaseException:
-        for scene in scenes:
-            scene.close()
+        files.close()
         raise
 
 

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from geoseg.config import RunConfig
-from geoseg.errors import OutputError
+from geoseg.files import output_error
 from geoseg.training.failures import RunStopped
 from geoseg.training.processes import PeerEnded, Team
 from geoseg.training.task import SegmentationTask
@@ -218,10 +218,8 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         _partial(path).unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write checkpoint {path}: {error.strerror or error}",
-            hint="free some space and go on from the one before with --resume",
-        ) from error
+        hint = "free some space and go on from the one before with --resume"
+        raise output_error(f"cannot write checkpoint {path}", error, hint=hint) from error
 
 
 def _partial(path: Path) -> Path:

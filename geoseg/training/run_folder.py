@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from geoseg.config import TrainConfig, load_config
-from geoseg.errors import ConfigError, GeosegError, OutputError, in_one_line
+from geoseg.errors import ConfigError, GeosegError, in_one_line
+from geoseg.files import DISK_ERRORS, output_error
 from geoseg.training.callbacks import BEST, LAST, Checkpoints
 from geoseg.training.start import starting_miou
 from geoseg.training.task import SegmentationTask, windows_per_step
@@ -23,7 +24,7 @@ from geoseg.training.task import SegmentationTask, windows_per_step
 log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_DISK_ERRORS = DISK_ERRORS | {errno.EACCES, errno.EPERM, errno.EIO}
 FREE_WHEN_RESUMED = (
     "batch_size",
     "accumulate",
@@ -63,7 +64,7 @@ def make_run_folder(run: Path, *, resume: bool) -> None:
         for folder in ("checkpoints", "logs"):
             (run / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make run folder {run}: {error.strerror}", hint="choose another output=…") from error
+        raise output_error(f"cannot make run folder {run}", error, hint="choose another output=…") from error
 
 
 @contextmanager
@@ -80,10 +81,8 @@ def writing_into(run: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        raise OutputError(
-            f"cannot write into run folder {run}: {error.strerror}",
-            hint="free some space and go on from the last checkpoint with --resume",
-        ) from error
+        hint = "free some space and go on from the last checkpoint with --resume"
+        raise output_error(f"cannot write into run folder {run}", error, hint=hint) from error
 
 
 def find_checkpoint(config: TrainConfig, processes: int) -> Resumed:

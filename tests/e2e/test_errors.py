@@ -816,7 +816,7 @@ CASES: dict[Prepare, tuple[str, ...]] = {
     scenes_of_two_crs: ("mercator.tif", "3857"),
     scenes_far_apart: ("2 scenes", "of the mosaic", "-o FOLDER/"),
     two_scenes_of_one_output: ("scene.tif", "would both be written to", "{parent}_{stem}.tif"),
-    strange_word_in_an_output: ("{name}", "stands for nothing", "{stem}"),
+    strange_word_in_an_output: ("{name}", "unknown placeholder", "{stem}"),
     other_crs_than_the_files: ("scene.tif", "EPSG:32633", "EPSG:32634"),
     crs_that_is_not_known: ("scene.tif", "EPSG:999999"),
     crs_of_a_photograph: ("photo.tif", "no transform"),
