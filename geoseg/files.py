@@ -59,8 +59,6 @@ def output_error(message: str, error: Exception, *, hint: str | None = None) -> 
     number = error.errno if isinstance(error, OSError) else None
     # rasterio says only "see previous exception"; its cause is GDAL's message.
     reason = str(error.__cause__ or error) if number is None else os.strerror(number)
-    if isinstance(error, OSError) and error.strerror:
-        reason = error.strerror
     if hint is None and number == errno.ENAMETOOLONG:
         hint = "choose a shorter name with -o"
     elif hint is None:
@@ -180,9 +178,12 @@ def _try_names(file: Path) -> None:
                 connection.execute("PRAGMA synchronous=OFF")
                 connection.execute("CREATE TABLE tried (id)")
         except sqlite3.OperationalError as error:
-            is_long = len(os.fsencode(file.absolute())) > _LONG_FOR_SQLITE
-            words = f"SQLite opens no path longer than about 500 bytes ({error})" if is_long else str(error)
-            raise OSError(errno.ENAMETOOLONG if is_long else errno.EIO, words) from error
+            if len(os.fsencode(file.absolute())) <= _LONG_FOR_SQLITE:
+                raise OSError(errno.EIO, str(error)) from error
+            raise OutputError(
+                f"cannot write {_final_name(file)}: SQLite opens no path longer than about 500 bytes",
+                hint="choose a shorter name with -o",
+            ) from error
 
 
 def _is_locked(path: Path) -> bool:
