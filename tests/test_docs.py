@@ -124,6 +124,12 @@ def test_every_module_stands_in_the_design() -> None:
     assert [m for m in sorted(modules | packages) if f"`{m}`" not in design] == []
 
 
+def test_every_test_in_the_design_exists() -> None:
+    named = re.findall(r"`((?:e2e/)?test_\w+)`", (ROOT / "docs/DESIGN.md").read_text(encoding="utf-8"))
+    assert len(named) > 40
+    assert [name for name in named if not (ROOT / f"tests/{name}.py").exists()] == []
+
+
 def test_the_list_of_places_is_true() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text.split("## Where is")[1].split("\n## ")[0]
