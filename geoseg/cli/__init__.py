@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from geoseg.cli import demo, evaluate, export, info, models, predict, prepare, stats, train, vectorize, weights
+from geoseg.cli import demo, evaluate, export, info, models, predict, prepare, stats, train, vectorize, view, weights
 from geoseg.cli.options import Talk
 from geoseg.errors import GeosegError
 from geoseg.version import __version__
@@ -64,6 +64,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("stats")(stats.stats)
 app.add_typer(prepare.app, name="prepare")
+app.command("view")(view.view)
 app.command("info")(info.info)
 app.command("models")(models.models)
 app.add_typer(weights.app, name="weights")

@@ -1,0 +1,144 @@
+"""Corrections of a class map: polygons that a person drew, in ``MAP.corrections.gpkg`` beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pyogrio
+import pyproj
+import shapely
+from rasterio.crs import CRS
+
+from geoseg.errors import ConfigError, SceneError
+from geoseg.files import atomic_output, quiet
+from geoseg.view.place import MERCATOR, Plane
+
+RIGHT, IGNORE = "right as it is", "ignore"
+"""What a polygon may say in place of a class: the map below is right, or nothing is known."""
+
+_MOST_VERTICES = 100_000
+_MOST_NOTE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """The corrections of one class map.
+
+    Attributes:
+        path: The GeoPackage; it need not exist.
+        crs: CRS of the scene, which its polygons are in; None for a map without one.
+        plane: Where the map lies on the page if it has no place on Earth; None if it has one.
+        classes: Names of the map's classes.
+    """
+
+    path: Path
+    crs: CRS | None
+    plane: Plane | None
+    classes: tuple[str, ...]
+
+    @property
+    def state(self) -> str:
+        """Changes whenever the file does."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            return "none"
+        return f"{status.st_size}-{status.st_mtime_ns}"
+
+    def read(self) -> dict[str, Any]:
+        """The polygons as GeoJSON in longitude and latitude, in the order they were drawn.
+
+        Raises:
+            SceneError: A file that is not one of corrections.
+        """
+        if not self.path.exists():
+            return {"type": "FeatureCollection", "features": []}
+        try:
+            frame = pyogrio.read_dataframe(self.path)
+            shapes = self._to_lonlat(frame.geometry.to_numpy(), frame.crs)
+            texts = {key: frame[key].fillna("").astype(str).tolist() for key in ("class", "time", "note")}
+        except Exception as error:  # of pyogrio, pyproj, or a missing column
+            raise SceneError(f"{self.path} holds no corrections: {error}", hint="move it elsewhere") from error
+        features = [
+            {
+                "type": "Feature",
+                "id": i,
+                "geometry": shapely.geometry.mapping(shape),
+                "properties": {key: values[i] for key, values in texts.items()},
+            }
+            for i, shape in enumerate(shapes)
+        ]
+        return {"type": "FeatureCollection", "features": features}
+
+    def write(self, features: Sequence[Any]) -> None:
+        """Replace all polygons at once: the file is the old one or the new one, never part of it.
+
+        Args:
+            features: GeoJSON features in longitude and latitude. A time that is missing becomes now.
+
+        Raises:
+            ConfigError: A shape that is no polygon, or a class that the map does not have.
+            OutputError: The file cannot be written.
+        """
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        rows: list[tuple[Any, str, str, str]] = []
+        for number, feature in enumerate(features, 1):
+            try:
+                shape = shapely.geometry.shape(feature["geometry"])
+                properties = feature["properties"]
+                name, time = str(properties["class"]), str(properties.get("time") or now)
+                note = str(properties.get("note") or "")[:_MOST_NOTE]
+            except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.GEOSException) as error:
+                raise ConfigError(f"polygon {number} is not a GeoJSON feature") from error
+            if isinstance(shape, shapely.Polygon) and shape.length and not shape.is_valid:
+                raise ConfigError(f"polygon {number} crosses itself", hint="move its corners apart, or draw it anew")
+            if not isinstance(shape, shapely.Polygon) or shape.is_empty or not shape.area:
+                raise ConfigError(f"polygon {number} has no area", hint="draw three corners or more")
+            if shapely.get_num_coordinates(shape) > _MOST_VERTICES:
+                raise ConfigError(f"polygon {number} has more than {_MOST_VERTICES} corners", hint="draw several")
+            if name not in (*self.classes, RIGHT, IGNORE):
+                raise ConfigError(f"polygon {number} has the unknown class {name!r}", hint=", ".join(self.classes))
+            rows.append((shape, name, time, note))
+        columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
+        shapes, names, times, notes = columns
+        data = {"class": pd.Series(names, dtype=str), "time": pd.to_datetime(pd.Series(times, dtype=str), utc=True)}
+        crs = None if self.crs is None else self.crs.to_wkt()
+        frame = geopandas.GeoDataFrame(
+            {**data, "note": pd.Series(notes, dtype=str)},
+            geometry=self._from_lonlat(np.array(shapes, dtype=object)),
+            crs=crs,
+        )
+        with atomic_output(self.path) as scratch, quiet():
+            options = {} if crs is not None else {"SRID": "-1"}
+            pyogrio.write_dataframe(
+                frame, scratch, driver="GPKG", layer=self.path.stem, geometry_type="Polygon", layer_options=options
+            )
+
+    def _to_lonlat(self, shapes: Any, crs: Any) -> Any:
+        plane = self.plane
+        if plane is not None:
+            shapes = shapely.transform(shapes, lambda xy: (xy - [plane.left, plane.top]) * plane.unit)
+            crs = None
+        way = pyproj.Transformer.from_crs(MERCATOR.to_wkt() if crs is None else crs, 4326, always_xy=True)
+        return shapely.transform(shapes, lambda xy: np.column_stack(way.transform(xy[:, 0], xy[:, 1])))
+
+    def _from_lonlat(self, shapes: Any) -> Any:
+        plane = self.plane
+        crs = MERCATOR if plane is not None or self.crs is None else self.crs
+        way = pyproj.Transformer.from_crs(4326, crs.to_wkt(), always_xy=True)
+        shapes = shapely.transform(shapes, lambda xy: np.column_stack(way.transform(xy[:, 0], xy[:, 1])))
+        if plane is not None:
+            shapes = shapely.transform(shapes, lambda xy: xy / plane.unit + [plane.left, plane.top])
+        return shapes
+
+
+def corrections_path(class_map: Path) -> Path:
+    """``map.corrections.gpkg`` for ``map.tif``."""
+    return class_map.with_name(f"{class_map.stem}.corrections.gpkg")

@@ -1,0 +1,333 @@
+"""What the viewer shows: each file named on the command line as one or several layers, and what lies beside them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.windows import Window as RasterWindow
+
+from geoseg.class_map import CLASSES_TAG, layer_path
+from geoseg.class_map.names import class_table
+from geoseg.class_map.reading import DIGEST_TAG
+from geoseg.class_map.writing import DISAGREEMENT
+from geoseg.classes import NODATA, ClassTable, format_color
+from geoseg.errors import GeosegError, SceneError, quoted
+from geoseg.files import quiet
+from geoseg.georeference import unwarped
+from geoseg.paths import VECTOR_SUFFIXES, exists, input_path, scene_names, suffix
+from geoseg.scene import Pixels, Scene, Valid
+from geoseg.scene.vector_files import STYLES, layer_names
+from geoseg.view.corrections import Corrections, corrections_path
+from geoseg.view.place import Plane, is_on_earth, plane_of
+from geoseg.view.rasters import TiledRaster, tiled
+from geoseg.view.vectors import TiledLayer, class_field, pmtiles_layers, tiled_layer
+
+log = logging.getLogger(__name__)
+
+BESIDE = ("confidence", "disagreement", "probabilities")
+"""Layers of a class map that are found by name."""
+
+_FEW_VALUES = 64
+"""A raster of one band with no more values than this in a sample holds classes."""
+
+_ROWS = 512
+_COUNTED_PX = 1 << 26
+"""Pixels up to which the areas of classes are counted exactly; beyond, in an overview."""
+
+
+@dataclass(slots=True, eq=False)
+class Layer:
+    """One layer of the page.
+
+    Attributes:
+        path: The file.
+        kind: "image", "classes", "share" (confidence, probabilities: 0 … 254), or "vector".
+        name: What the page calls it.
+        state: Size and time of change of the file; a new one tells the page to load the layer anew.
+        raster: Tiles of a raster.
+        vector: Tiles of features.
+        classes: What the values of a class map mean.
+        bands: Names of the bands of probabilities.
+        of: The class map that it belongs to, if any.
+        corrections: Where corrections of a class map lie.
+        is_shown: Whether the page shows it at first.
+        areas: Of each class; see `count_areas`.
+        error: What is wrong with it now.
+        share_made: How much of its tiles is made, in [0, 1]; None once all are.
+    """
+
+    path: str
+    kind: str
+    name: str
+    state: str
+    raster: TiledRaster | None = None
+    vector: TiledLayer | None = None
+    classes: ClassTable | None = None
+    bands: tuple[str, ...] = ()
+    of: str | None = None
+    corrections: Corrections | None = None
+    is_shown: bool = True
+    areas: dict[str, Any] | None = None
+    error: str | None = None
+    share_made: float | None = None
+    values: list[str] = field(default_factory=list)
+
+
+def state_of(path: str) -> str:
+    """Size and time of change of a file, as text; "" of what is not a file, "gone" of what is not there."""
+    file = input_path(path)
+    if not isinstance(file, Path):
+        return ""
+    try:
+        status = file.stat()
+    except OSError:
+        return "gone"
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+class Opener:
+    """Opens files as layers, all without a place on Earth in one plane.
+
+    Args:
+        bands: 1-based bands of imagery to draw; None takes the first three.
+
+    Attributes:
+        plane: The plane, once there is a layer in it.
+    """
+
+    def __init__(self, bands: Sequence[int] | None = None) -> None:
+        self._bands = bands
+        self.plane: Plane | None = None
+
+    def open(self, paths: Sequence[str]) -> list[Layer]:
+        """All layers of files, and of folders of rasters, in the order to be drawn: imagery, classes, features.
+
+        Raises:
+            SceneError: No such file, or neither a raster nor a vector file.
+        """
+        names = scene_names(paths)
+        rasters = [name for name in names if suffix(input_path(name)) not in VECTOR_SUFFIXES]
+        layers: dict[str, Layer] = {}
+        for name in rasters:
+            for layer in self.raster_layers(name):
+                layers.setdefault(f"{layer.path}", layer)
+        for name in names:
+            if name not in rasters:
+                for layer in self.vector_layers(name):
+                    layers.setdefault(f"{layer.path}|{layer.name}", layer)
+        order = ("image", "classes", "share", "vector")
+        return sorted(layers.values(), key=lambda layer: order.index(layer.kind))
+
+    def raster_layers(self, path: str) -> list[Layer]:
+        """A raster, and the layers of a class map that lie beside it.
+
+        Raises:
+            SceneError: No such file, no raster, or one with control points in place of a transform.
+        """
+        first = self.raster_layer(path)
+        found = [first]
+        file = input_path(first.path)
+        if first.kind == "classes" and isinstance(file, Path):
+            for word in BESIDE:
+                beside = layer_path(file, word)
+                if exists(beside):
+                    layer = self._beside(str(beside), first)
+                    if layer is not None:
+                        found.append(layer)
+        return found
+
+    def _beside(self, path: str, class_map: Layer) -> Layer | None:
+        try:
+            layer = self.raster_layer(path)
+        except GeosegError as error:
+            log.warning("%s", error)
+            return None
+        assert class_map.raster is not None and layer.raster is not None
+        if _digest(path) != _digest(class_map.path) or layer.raster.grid.shape != class_map.raster.grid.shape:
+            log.warning("%s belongs to another map than %s and is left out", path, class_map.path)
+            return None
+        layer.is_shown, layer.of = False, class_map.path
+        return layer
+
+    def raster_layer(self, path: str) -> Layer:
+        """A raster as one layer.
+
+        Raises:
+            SceneError: See `raster_layers`.
+        """
+        if not exists(input_path(path)):
+            raise SceneError(f"no such file: {path}", hint="check the path")
+        state = state_of(path)
+        with Scene(path) as scene:
+            if scene.warp_command is not None:
+                raise unwarped(scene.path, scene.warp_command)
+            on_earth = is_on_earth(scene.grid)
+            if not on_earth and self.plane is None:
+                self.plane = plane_of(scene.grid)
+            kind, classes = _kind(scene)
+            bands = self._bands if kind == "image" else (1,)
+            if bands is not None and max(bands) > scene.file_bands:
+                raise SceneError(
+                    f"{scene.path} has bands 1 … {scene.file_bands}, but band {max(bands)} was asked for",
+                    hint=f"list its bands with: geoseg info {quoted(path)}",
+                )
+            raster = tiled(scene, self.plane or Plane(), bands)
+            names = scene.band_names if kind == "share" and scene.file_bands > 1 else ()
+            layer = Layer(scene.path, kind, Path(scene.path).name, state, raster=raster, classes=classes, bands=names)
+            if kind == "classes" and classes is not DISAGREEMENT:
+                file = input_path(scene.path)
+                if isinstance(file, Path) and classes is not None:
+                    layer.corrections = Corrections(
+                        corrections_path(file),
+                        scene.grid.crs if on_earth else None,
+                        None if on_earth else self.plane,
+                        classes.names,
+                    )
+            return layer
+
+    def vector_layers(self, path: str) -> list[Layer]:
+        """Every layer of features of a vector file.
+
+        Raises:
+            SceneError: No such file, no vector file, or no features at all.
+        """
+        if not exists(input_path(path)):
+            raise SceneError(f"no such file: {path}", hint="check the path")
+        state = state_of(path)
+        try:
+            if suffix(input_path(path)) == ".pmtiles":
+                names = pmtiles_layers(path)
+            else:
+                names = [name for name, shape in layer_names(path) if shape is not None and name != STYLES]
+        except GeosegError:
+            raise
+        except Exception as error:  # of pyogrio or pyarrow
+            raise SceneError(
+                f"{path} is neither a raster nor a vector file that GDAL reads",
+                hint=f"see what it is: geoseg info {quoted(path)}",
+            ) from error
+        layers = []
+        for name in names:
+            vector = tiled_layer(path, name, self.plane or Plane())
+            file = Path(path)
+            title = file.name if len(names) == 1 else f"{file.name}: {name}"
+            layer = Layer(path, "vector", title, state, vector=vector)
+            if vector.bounds is None:
+                layer.error = "it is empty"
+            elif not vector.is_made:
+                layer.share_made = 0.0
+            layers.append(layer)
+        if not layers:
+            raise SceneError(f"{path} holds no features", hint=f"see what it holds: geoseg info {quoted(path)}")
+        return layers
+
+
+def describe(layer: Layer, number: int, tables: Sequence[ClassTable]) -> dict[str, Any]:
+    """A layer as the page is told of it.
+
+    Args:
+        layer: The layer.
+        number: Its place among all.
+        tables: Class tables of the maps that are shown, for the colours of features.
+    """
+    told: dict[str, Any] = {
+        "id": number,
+        "name": layer.name,
+        "path": layer.path,
+        "kind": layer.kind,
+        "state": layer.state,
+        "shown": layer.is_shown,
+        "of": layer.of,
+        "error": layer.error,
+        "making": layer.share_made,
+        "bands": list(layer.bands),
+        "corrections": layer.corrections.path.name if layer.corrections is not None else None,
+    }
+    if layer.raster is not None:
+        low, high = layer.raster.zoom_levels(finer=0 if layer.kind == "image" else 2)
+        told |= {"bounds": layer.raster.bounds, "zooms": [low, high], "slow": layer.raster.slow_note}
+    if layer.vector is not None:
+        told |= {"bounds": layer.vector.bounds, "zooms": layer.vector.zooms, "layer": layer.vector.layer.name}
+        told["field"] = class_field(layer.vector.layer)
+        told["fields"] = list(layer.vector.layer.fields)
+        told["values"] = layer.values
+        colors = {c.name: format_color(c.color) for table in tables for c in table}
+        told["colors"] = colors
+    if layer.classes is not None:
+        areas = layer.areas or {}
+        told["classes"] = [
+            {"id": c.id, "name": c.name, "color": format_color(c.color), "area": areas.get("areas", {}).get(c.id)}
+            for c in layer.classes
+        ]
+        told["unit"], told["about"] = areas.get("unit"), areas.get("about", False)
+    return told
+
+
+def count_areas(layer: Layer) -> dict[str, Any]:
+    """Area of each class of a class map, its unit, and whether it was counted in an overview."""
+    raster = layer.raster
+    assert raster is not None and layer.classes is not None
+    unit, factor = raster.grid.area_unit
+    height, width = raster.grid.shape
+    pixel = raster.grid.pixel_area_m2()
+    areas = np.zeros(256)
+    with rasterio.Env(GDAL_CACHEMAX=64 << 20):
+        with quiet(), rasterio.open(raster.path) as dataset:
+            steps = dataset.overviews(1)
+        fitting = [i for i, step in enumerate(steps) if height * width / step**2 <= _COUNTED_PX]
+        level = None if height * width <= _COUNTED_PX or not steps else min(fitting, default=len(steps) - 1)
+        options = {} if level is None else {"overview_level": level}
+        with quiet():
+            dataset = rasterio.open(raster.path, sharing=False, **options)
+        with dataset:
+            scale = height / dataset.height * width / dataset.width
+            for top in range(0, dataset.height, _ROWS):
+                window = RasterWindow(0, top, dataset.width, min(_ROWS, dataset.height - top))
+                values = dataset.read(1, window=window)
+                values[dataset.read_masks(1, window=window) == 0] = NODATA
+                middle = min(int((top + window.height / 2) * height / dataset.height), height - 1)
+                areas += np.bincount(values.ravel(), minlength=256) * pixel[middle] * scale
+    found = {c.id: float(areas[c.id] * factor) for c in layer.classes}
+    return {"areas": found, "unit": unit, "about": level is not None}
+
+
+def _kind(scene: Scene) -> tuple[str, ClassTable | None]:
+    """What a raster holds, and the classes of a class map."""
+    names = tuple(name.lower() for name in scene.band_names)
+    if scene.dtype != np.uint8:
+        return "image", None
+    tags = scene.dataset.tags()
+    is_ours = DIGEST_TAG in tags
+    if names == ("disagreement",) and is_ours:
+        return "classes", DISAGREEMENT
+    if names == ("confidence",) and is_ours:
+        return "share", None
+    if is_ours and scene.scaling is not None and scene.file_bands > 1:
+        return "share", None
+    if scene.file_bands > 1:
+        return "image", None
+    if CLASSES_TAG in tags:
+        return "classes", class_table(scene.dataset, lambda: 0)[0]
+    pixels, valid = scene.sample()
+    values = _values(pixels, valid)
+    if scene.has_palette or len(values) <= _FEW_VALUES:
+        highest = int(max(values, default=0))
+        return "classes", class_table(scene.dataset, lambda: highest)[0]
+    return "image", None
+
+
+def _values(pixels: Pixels, valid: Valid) -> list[int]:
+    values = np.unique(pixels[0, valid]).tolist()
+    return [value for value in values if value != NODATA]
+
+
+def _digest(path: str) -> str | None:
+    with quiet(), rasterio.open(path) as dataset:
+        found: str | None = dataset.tags().get(DIGEST_TAG)
+        return found

@@ -1,0 +1,73 @@
+"""The program behind ``geoseg view``: open what was named, and serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from os import PathLike, fspath
+from typing import Any
+
+from geoseg.errors import ConfigError
+from geoseg.view.layers import Opener
+from geoseg.view.server import Server
+from geoseg.view.session import Session, title_of
+
+
+def open_session(
+    paths: Sequence[str | PathLike[str]],
+    *,
+    bands: Sequence[int] | None = None,
+    basemap: str | None = None,
+    progress: bool = False,
+) -> Session:
+    """All that a page shows of files.
+
+    Args:
+        paths: Scenes, class maps, vector files, folders of rasters or of ``geoseg evaluate``.
+        bands: 1-based bands of imagery shown as red, green and blue, or one; None takes the first three.
+        basemap: Template of an online background map, with {z}, {x} and {y}.
+        progress: Draw progress bars on standard error.
+
+    Raises:
+        SceneError: A file that cannot be shown.
+        ConfigError: Bands or a template that cannot be used.
+    """
+    if bands is not None and len(bands) not in (1, 3):
+        raise ConfigError(f"{len(bands)} bands cannot be shown", hint="name three, as --bands 4,3,2, or one")
+    if basemap is not None and not (basemap.startswith(("https://", "http://")) and "{z}" in basemap):
+        raise ConfigError(
+            f"basemap {basemap!r} is no template of an address", hint="--basemap https://HOST/{z}/{x}/{y}.png"
+        )
+    names = [fspath(path) for path in paths]
+    opener = Opener(bands)
+    layers = opener.open(names)
+    return Session(layers, opener, title=title_of(names), basemap=basemap, progress=progress)
+
+
+def serve(
+    paths: Sequence[str],
+    *,
+    port: int = 0,
+    browser: bool = True,
+    bands: Sequence[int] | None = None,
+    basemap: str | None = None,
+    progress: bool = False,
+    on_start: Callable[[str], Any] = print,
+) -> None:
+    """Show files in the browser until Ctrl-C.
+
+    Args:
+        paths: See `open_session`.
+        port: To listen on; 0 takes a free one.
+        browser: Open the browser.
+        bands: See `open_session`.
+        basemap: See `open_session`.
+        progress: Draw progress bars on standard error.
+        on_start: Called with the address of the page.
+
+    Raises:
+        GeosegError: See `open_session`; or the port is taken.
+    """
+    session = open_session(paths, bands=bands, basemap=basemap, progress=progress)
+    server = Server(session, port)
+    on_start(server.address)
+    server.run(browser=browser)

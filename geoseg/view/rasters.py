@@ -1,0 +1,217 @@
+"""Map tiles of rasters: colours of imagery, and the values of class maps as bytes that the page colours itself."""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import rasterio.shutil
+from PIL import Image
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import calculate_default_transform, transform_bounds
+from rio_tiler.reader import part
+
+from geoseg.classes import NODATA
+from geoseg.errors import quoted
+from geoseg.files import quiet
+from geoseg.grid import Grid
+from geoseg.runtime.processors import processors
+from geoseg.scene import Scene
+from geoseg.scene.open_files import OpenFiles
+from geoseg.view.place import MERCATOR, MOST_ZOOM, TILE_PX, WORLD_M, Bounds, Plane, is_on_earth, tile_bounds
+
+Bytes = npt.NDArray[np.uint8]
+
+_STRETCH = 2.0
+"""Per cent of a sample's values that come out black, and as many white, in imagery of more than 8 bit."""
+
+_MOST_VALUES = 32e6
+"""Values that may be decoded for one tile: about a second's work."""
+
+_CACHE_BYTES = 256 << 20
+_QUALITY = 90
+_MOST_LATITUDE = 85.05
+
+_AT_ONCE = threading.BoundedSemaphore(max(processors(), 2))
+"""Tiles that are read at the same time; a browser asks for dozens."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TiledRaster:
+    """A raster on the page's map. Make it with `tiled`.
+
+    Attributes:
+        path: The file.
+        name: What GDAL opens: the file, or a VRT that puts it in its place.
+        grid: The file's grid.
+        bounds: Longitudes and latitudes.
+        pixel_zoom: Zoom level, a real number, at which its pixels are those of the map's tiles.
+        fast_zoom: The lowest zoom level whose tiles are read in about a second.
+        bands: 1-based bands that are drawn.
+        stretch: Values of each of them that come out black and white.
+    """
+
+    path: str
+    name: str
+    grid: Grid
+    bounds: Bounds
+    pixel_zoom: float
+    fast_zoom: int
+    bands: tuple[int, ...]
+    stretch: tuple[tuple[float, float], ...]
+
+    def zoom_levels(self, *, finer: int) -> tuple[int, int]:
+        """The lowest and highest zoom level of its tiles; ``finer`` levels more than its pixels need."""
+        high = min(max(math.ceil(self.pixel_zoom) + finer, 0), MOST_ZOOM)
+        return min(self.fast_zoom, high), high
+
+    @property
+    def slow_note(self) -> str | None:
+        """What to do where the whole raster cannot be shown at once; None where it can."""
+        left, _, right, _ = self.bounds
+        whole = math.log2(360 / max(right - left, 1e-9)) + 1
+        if self.fast_zoom <= max(whole, 0):
+            return None
+        return (
+            f"{self.path} has no overviews: it is shown from zoom {self.fast_zoom} on. Make it fast at any zoom: "
+            f"geoseg prepare scenes {quoted(self.path)} -o tiled"
+        )
+
+    def values(self, files: OpenFiles, z: int, x: int, y: int, band: int = 1) -> Bytes:
+        """The bytes of one band in a tile, (256, 256) uint8 by nearest neighbour, 255 where there are none."""
+        tile = self._read(files, z, x, y, (band,), "nearest")
+        return np.asarray(np.ma.filled(tile[0], NODATA), np.uint8)
+
+    def picture(self, files: OpenFiles, z: int, x: int, y: int) -> tuple[bytes, str]:
+        """Imagery in a tile as JPEG, or as PNG where it does not fill the tile, and its media type."""
+        bands = self.bands if len(self.bands) >= 3 else self.bands[:1] * 3
+        tile = self._read(files, z, x, y, self.bands, "bilinear")
+        valid = ~np.ma.getmaskarray(tile).all(axis=0)
+        pixels = np.ma.getdata(tile)
+        if pixels.dtype.kind == "f":
+            valid &= np.isfinite(pixels).all(axis=0)
+        channels = []
+        for values, (low, high) in zip(pixels, self.stretch, strict=True):
+            if (low, high) != (0, 255):
+                scaled = (values.astype(np.float32) - low) * (255 / max(high - low, 1e-12))
+                values = np.nan_to_num(np.clip(scaled, 0, 255))
+            channels.append(values.astype(np.uint8))
+        rgb = np.stack(channels if len(channels) == len(bands) else channels * 3, axis=-1)[..., :3]
+        out = io.BytesIO()
+        if valid.all():
+            Image.fromarray(rgb).save(out, "JPEG", quality=_QUALITY)
+            return out.getvalue(), "image/jpeg"
+        rgba = np.dstack([rgb, np.where(valid, 255, 0).astype(np.uint8)])
+        Image.fromarray(rgba).save(out, "PNG", compress_level=1)
+        return out.getvalue(), "image/png"
+
+    def _read(self, files: OpenFiles, z: int, x: int, y: int, bands: tuple[int, ...], method: Any) -> Any:
+        with ExitStack() as stack:
+            stack.enter_context(_AT_ONCE)
+            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES))
+            dataset = stack.enter_context(files.borrow(self.name))
+            source, t = dataset, dataset.transform
+            if dataset.crs == MERCATOR and not (t.b == t.d == 0 and t.e < 0 < t.a):  # rio-tiler expects north up
+                source = stack.enter_context(WarpedVRT(dataset, crs=MERCATOR, add_alpha=True))
+            return part(
+                source,
+                tile_bounds(z, x, y),
+                TILE_PX,
+                TILE_PX,
+                dst_crs=MERCATOR,
+                indexes=bands,
+                resampling_method=method,
+                reproject_method=method,
+            ).array
+
+
+def tiled(scene: Scene, plane: Plane, bands: Sequence[int] | None = None) -> TiledRaster:
+    """A raster as it lies on the page's map.
+
+    Args:
+        scene: The open raster.
+        plane: Where it lies if it has no place on Earth.
+        bands: 1-based bands to draw, three or one; None takes the first three, or the first of one or two.
+    """
+    grid = scene.grid
+    pixels, valid = scene.sample()
+    is_alpha = scene.alpha_band is not None and set(np.unique(pixels[scene.alpha_band - 1])) <= {0, 255}
+    if bands is None:
+        colors = [b for b in scene.bands if not (is_alpha and b == scene.alpha_band)]
+        bands = colors[:3] if len(colors) >= 3 else colors[:1]
+    with quiet():
+        name = _name(scene, plane, keeps_alpha=is_alpha)
+        with rasterio.open(name, sharing=False) as dataset:
+            left, bottom, right, top = dataset.bounds if dataset.transform.is_rectilinear else grid.bounds
+            corners = min(left, right), min(bottom, top), max(left, right), max(bottom, top)
+            transform, _, _ = calculate_default_transform(dataset.crs, MERCATOR, grid.width, grid.height, *corners)
+            west, south, east, north = transform_bounds(dataset.crs, CRS.from_epsg(4326), *corners)
+            zoom = math.log2(WORLD_M / TILE_PX / abs(transform.a))
+            fast = _fast_zoom(dataset, zoom, len(bands))
+    stretch = []
+    for band in bands:
+        values = pixels[band - 1][valid] if scene.dtype != np.uint8 else ()
+        low, high = np.percentile(values, (_STRETCH, 100 - _STRETCH)).tolist() if len(values) else (0, 255)
+        stretch.append((low, high))
+    return TiledRaster(
+        path=scene.path,
+        name=name,
+        grid=grid,
+        bounds=(west, max(south, -_MOST_LATITUDE), east if east > west else 180, min(north, _MOST_LATITUDE)),
+        pixel_zoom=zoom,
+        fast_zoom=fast,
+        bands=tuple(bands),
+        stretch=tuple(stretch),
+    )
+
+
+def _name(scene: Scene, plane: Plane, *, keeps_alpha: bool) -> str:
+    """The file, or a VRT as text: in the plane, and with its fourth band no alpha where that is near infrared."""
+    on_earth = is_on_earth(scene.grid)
+    if on_earth and (scene.alpha_band is None or keeps_alpha):
+        return scene.path
+    with rasterio.MemoryFile(ext=".vrt") as memory:
+        rasterio.shutil.copy(scene.dataset, memory.name, driver="VRT")
+        root = ET.fromstring(memory.read())
+    for source in root.iter("SourceFilename"):
+        source.attrib["relativeToVRT"] = "0"
+        source.text = scene.path
+    if not keeps_alpha:
+        for color in root.iter("ColorInterp"):
+            if color.text == "Alpha":
+                color.text = ColorInterp.undefined.name.title()
+    if not on_earth:
+        for tag in ("SRS", "GeoTransform", "GCPList"):
+            for element in root.findall(tag):
+                root.remove(element)
+        transform = plane.transform @ scene.grid.as_drawn().transform
+        ET.SubElement(root, "SRS").text = MERCATOR.to_wkt()
+        ET.SubElement(root, "GeoTransform").text = ", ".join(map(repr, map(float, transform.to_gdal())))
+    return ET.tostring(root, encoding="unicode")
+
+
+def _fast_zoom(dataset: Any, pixel_zoom: float, bands: int) -> int:
+    """The lowest zoom level at which a tile takes no more than `_MOST_VALUES` decoded values."""
+    levels = [1, *dataset.overviews(1)]
+    rows, cols = dataset.block_shapes[0]
+    for z in range(math.ceil(pixel_zoom), -1, -1):
+        side = TILE_PX * 2 ** (pixel_zoom - z)
+        level = max(level for level in levels if level <= max(side / TILE_PX, 1))
+        height, width = (
+            block * min(math.ceil(side / level / block) + 1, math.ceil(whole / level / block))
+            for whole, block in ((dataset.height, rows), (dataset.width, cols))
+        )
+        if height * width * bands > _MOST_VALUES:
+            return z + 1
+    return 0

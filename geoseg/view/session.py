@@ -1,0 +1,216 @@
+"""The layers that are open, kept up with their files, and the tiles of each."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from geoseg.classes import ClassTable
+from geoseg.errors import ConfigError, GeosegError
+from geoseg.scene.open_files import OpenFiles
+from geoseg.view.layers import Layer, Opener, count_areas, describe, state_of
+from geoseg.view.vectors import TileFile, class_field, make_tiles, values_of
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """Layers of one page. Tiles, areas and the state of files are asked for by several threads.
+
+    Args:
+        layers: The layers.
+        opener: Opens a file anew when it has changed.
+        windows: Places to jump to: name, bounds in longitude and latitude, and a note of each.
+        title: Of the page.
+        basemap: Template of an online background map, with {z}, {x} and {y}, or None.
+        progress: Draw progress bars on standard error.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        opener: Opener,
+        *,
+        windows: Sequence[dict[str, Any]] = (),
+        title: str = "geoseg",
+        basemap: str | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.layers = list(layers)
+        self.windows = list(windows)
+        self.title = title
+        self.basemap = basemap
+        self._opener = opener
+        self._progress = progress
+        self._files = OpenFiles()
+        self._tiles: dict[str, TileFile] = {}
+        self._lock = threading.RLock()
+        self._wanted = threading.Event()
+
+    def start(self) -> None:
+        """Begin to make tiles of features and to count areas, in a thread of its own."""
+        threading.Thread(target=self._work, name="geoseg-view", daemon=True).start()
+
+    def work(self) -> None:
+        """Make all tiles and count all areas now."""
+        for layer in self.layers:
+            try:
+                if layer.kind == "classes" and layer.areas is None and layer.error is None:
+                    layer.areas = count_areas(layer)
+                elif layer.vector is not None and layer.vector.bounds is not None and layer.error is None:
+                    self._make(layer)
+            except GeosegError as error:
+                layer.error = str(error)
+            except Exception as error:  # the file may be gone or changing: the page says so, and goes on
+                layer.error = f"{type(error).__name__}: {error}"
+                log.warning("%s: %s", layer.path, layer.error)
+
+    def _work(self) -> None:
+        while True:
+            self.work()
+            self._wanted.wait()
+            self._wanted.clear()
+
+    def _make(self, layer: Layer) -> None:
+        vector = layer.vector
+        assert vector is not None
+        field = class_field(vector.layer)
+        if not vector.is_made:
+            total = max(vector.layer.features, 1)
+            with tqdm(total=total, unit="", unit_scale=True, desc="tiles", disable=not self._progress) as bar:
+
+                def read(count: int) -> None:
+                    bar.update(count)
+                    layer.share_made = min(bar.n / total, 0.99)
+
+                make_tiles(vector, read)
+        if field is not None and not layer.values:
+            layer.values = values_of(vector.layer, field)
+        layer.share_made = None
+
+    def told(self) -> dict[str, Any]:
+        """All that the page shows, as JSON; files that have changed are opened anew first."""
+        with self._lock:
+            for number, layer in enumerate(self.layers):
+                if layer.state != (state := state_of(layer.path)):
+                    self._reopen(number, layer, state)
+            layers = list(self.layers)
+        tables: list[ClassTable] = [layer.classes for layer in layers if layer.classes is not None]
+        plane = self._opener.plane
+        return {
+            "title": self.title,
+            "layers": [describe(layer, number, tables) for number, layer in enumerate(layers)],
+            "windows": self.windows,
+            "basemap": self.basemap,
+            "plane": None if plane is None else [plane.left, plane.top, plane.unit],
+        }
+
+    def _reopen(self, number: int, old: Layer, state: str) -> None:
+        if old.raster is not None:
+            self._files.close(old.raster.name)
+        try:
+            if state == "gone":
+                raise ConfigError("the file is gone")
+            if old.raster is not None:
+                new = self._opener.raster_layer(old.path)
+            else:
+                new = next(layer for layer in self._opener.vector_layers(old.path) if layer.name == old.name)
+        except StopIteration:
+            old.state, old.error = state, "the layer is gone"
+            return
+        except GeosegError as error:
+            old.state, old.error = state, str(error)
+            return
+        new.is_shown, new.of = old.is_shown, old.of
+        self.layers[number] = new
+        self._wanted.set()
+
+    def layer(self, number: int) -> Layer:
+        """A layer by its number.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        if not 0 <= number < len(self.layers):
+            raise ConfigError(f"there is no layer {number}")
+        return self.layers[number]
+
+    def tile(self, number: int, z: int, x: int, y: int, band: int = 1) -> tuple[bytes, str] | None:
+        """A tile and its media type: JPEG or PNG of imagery, the bytes of a class map, a gzipped vector tile.
+
+        None where there is nothing, or the tile would take too long.
+
+        Raises:
+            GeosegError: A file that is gone or damaged.
+        """
+        layer = self.layer(number)
+        if layer.vector is not None:
+            return self._vector_tile(layer, z, x, y)
+        raster = layer.raster
+        assert raster is not None
+        if z < raster.fast_zoom and z < raster.zoom_levels(finer=0)[1]:
+            return None
+        if layer.kind == "image":
+            return raster.picture(self._files, z, x, y)
+        return raster.values(self._files, z, x, y, band).tobytes(), "application/octet-stream"
+
+    def _vector_tile(self, layer: Layer, z: int, x: int, y: int) -> tuple[bytes, str] | None:
+        vector = layer.vector
+        assert vector is not None
+        if layer.share_made is not None or vector.bounds is None:
+            return None
+        key = f"{vector.tiles} {layer.state}"
+        with self._lock:
+            if key not in self._tiles:
+                self._tiles[key] = TileFile(vector.tiles)
+            file = self._tiles[key]
+        found = file.tile(z, x, y)
+        return None if found is None else (found, "application/vnd.mapbox-vector-tile")
+
+    def corrections(self, number: int) -> tuple[dict[str, Any], str]:
+        """The corrections of a class map as GeoJSON, and the state of their file.
+
+        Raises:
+            GeosegError: A layer that has none, or a file that cannot be read.
+        """
+        corrections = self.layer(number).corrections
+        if corrections is None:
+            raise ConfigError(f"layer {number} takes no corrections")
+        with self._lock:
+            return corrections.read(), corrections.state
+
+    def correct(self, number: int, features: list[Any], state: str) -> str:
+        """Replace the corrections of a class map.
+
+        Args:
+            number: Of its layer.
+            features: GeoJSON features.
+            state: Of the file as the page knows it.
+
+        Returns:
+            The new state of the file.
+
+        Raises:
+            GeosegError: Polygons that cannot be saved, or a file that another program has changed.
+        """
+        corrections = self.layer(number).corrections
+        if corrections is None:
+            raise ConfigError(f"layer {number} takes no corrections")
+        with self._lock:
+            if corrections.state != state:
+                raise ConfigError(
+                    f"{corrections.path.name} was changed by another program", hint="it has been loaded anew"
+                )
+            corrections.write(features)
+            return corrections.state
+
+
+def title_of(paths: Sequence[str]) -> str:
+    """A title for the page: the first file's name, and how many more there are."""
+    first = Path(paths[0]).name or str(paths[0])
+    return first if len(paths) == 1 else f"{first} and {len(paths) - 1} more"
