@@ -20,56 +20,25 @@ import pyproj
 import pytest
 import rasterio
 from affine import Affine
-from conftest import Orientation, place_transform, write_scene
 from PIL import Image
+from rasterio.enums import ColorInterp
 from shapely.geometry import Point, box
 from typer.testing import CliRunner
 
 pytest.importorskip("rio_tiler")
 pytest.importorskip("starlette")
 
-from geoseg.class_map.writing import MapFileWriter
-from geoseg.classes import NODATA, ClassTable
+from geoseg.classes import NODATA
 from geoseg.cli import app
 from geoseg.errors import ConfigError, GeosegError, SceneError
 from geoseg.grid import Grid
-from geoseg.map_rows import MapRows
 from geoseg.view.layers import Opener, count_areas
 from geoseg.view.place import TILE_PX, WORLD_M, mercator, tile_bounds, tiles_over
 from geoseg.view.program import open_session
 from geoseg.view.server import Server
 from geoseg.view.session import Session
-
-CLASSES = ClassTable.from_names(["grass", "road", "house"], ["#a6d96a", "#7f7f7f", "#d7301f"])
-SIDE = 96
-
-
-def blocks(seed: int = 0, side: int = SIDE) -> npt.NDArray[np.uint8]:
-    """Class ids in squares of 8 px, one of them nodata."""
-    ids = np.random.default_rng(seed).integers(0, len(CLASSES), (side // 8, side // 8)).astype(np.uint8)
-    ids[0, 0] = NODATA
-    return np.kron(ids, np.ones((8, 8), np.uint8))
-
-
-def write_map(
-    path: Path,
-    *,
-    crs: str | None = "EPSG:32633",
-    orientation: Orientation = "north",
-    layers: tuple[str, ...] = ("classes",),
-    seed: int = 0,
-    side: int = SIDE,
-    confidence: npt.NDArray[np.uint8] | None = None,
-) -> npt.NDArray[np.uint8]:
-    ids = blocks(seed, side)
-    known = None if crs is None else rasterio.crs.CRS.from_user_input(crs)
-    grid = Grid(side, side, place_transform(crs, orientation), known)
-    sure = np.where(ids == NODATA, NODATA, 100 + 50 * ids).astype(np.uint8) if confidence is None else confidence
-    every = np.stack([np.where(ids == NODATA, NODATA, np.where(ids == i, 200, 20)).astype(np.uint8) for i in range(3)])
-    differs = np.where(ids == NODATA, NODATA, (ids == 1).astype(np.uint8)).astype(np.uint8)
-    with MapFileWriter(path, grid, CLASSES, layers=layers) as writer:
-        writer.write(MapRows(ids, confidence=sure, probabilities=every, disagreement=differs))
-    return ids
+from support.scenes import Orientation, place_transform, write_scene
+from support.views import CLASSES, SIDE, write_map
 
 
 def one_layer(path: Path, **options: Any) -> Session:
@@ -141,6 +110,9 @@ def test_unknown_coordinates_are_drawn_at_a_size_to_zoom_into(tmp_path: Path, tr
     assert session.tile(1, *tiles_over(vector.bounds, z)[0]) is not None
 
 
+RGBA = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
+
+
 def mercator_degrees(metres: float) -> float:
     return float(np.degrees(metres / 6378137))
 
@@ -189,11 +161,13 @@ def test_near_infrared_tagged_alpha_hides_nothing(tmp_path: Path) -> None:
     pixels[3, :, np.arange(640) // 16 % 2 == 1] = 0
     profile: dict[str, Any] = {"driver": "GTiff", "height": 640, "width": 640, "count": 4, "dtype": "uint8"}
     place = {"crs": "EPSG:32633", "transform": Affine(0.5, 0, 5e5, 0, -0.5, 5.2e6)}
-    with rasterio.open(tmp_path / "nir.tif", "w", **profile, **place, photometric="RGB") as file:
+    with rasterio.open(tmp_path / "nir.tif", "w", **profile, **place) as file:
+        file.colorinterp = RGBA
         file.write(pixels)
     assert picture(one_layer(tmp_path / "nir.tif")).shape[-1] == 3
     pixels[3] = np.where(pixels[3] == 0, 0, 255)
-    with rasterio.open(tmp_path / "alpha.tif", "w", **profile, **place, photometric="RGB") as file:
+    with rasterio.open(tmp_path / "alpha.tif", "w", **profile, **place) as file:
+        file.colorinterp = RGBA
         file.write(pixels)
     with_alpha = picture(one_layer(tmp_path / "alpha.tif"))
     assert set(np.unique(with_alpha[..., 3])) == {0, 255}
@@ -241,7 +215,7 @@ def test_areas_are_those_of_the_pixels(tmp_path: Path, monkeypatch: pytest.Monke
 def test_labels_without_names_are_classes(tmp_path: Path) -> None:
     write_scene(tmp_path / "a.tif", bands=1)
     with rasterio.open(tmp_path / "a.tif", "r+") as file:
-        file.write(blocks()[None, :, :80] % 4)
+        file.write((np.arange(SIDE * 80, dtype=np.uint8) % 4).reshape(1, SIDE, 80))
     session = one_layer(tmp_path / "a.tif")
     assert session.layers[0].kind == "classes"
     assert [c["name"] for c in session.told()["layers"][0]["classes"]] == [f"class_{i}" for i in range(4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ import shapely
 from rasterio.crs import CRS
 
 from geoseg.errors import ConfigError, SceneError
-from geoseg.files import atomic_output, quiet
+from geoseg.files import atomic_output
 from geoseg.view.place import MERCATOR, Plane
 
 RIGHT, IGNORE = "right as it is", "ignore"
@@ -115,7 +116,8 @@ class Corrections:
             geometry=self._from_lonlat(np.array(shapes, dtype=object)),
             crs=crs,
         )
-        with atomic_output(self.path) as scratch, quiet():
+        with atomic_output(self.path) as scratch, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'crs' was not provided")
             options = {} if crs is not None else {"SRID": "-1"}
             pyogrio.write_dataframe(
                 frame, scratch, driver="GPKG", layer=self.path.stem, geometry_type="Polygon", layer_options=options

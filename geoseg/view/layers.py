@@ -12,16 +12,17 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window as RasterWindow
 
+from geoseg.arrays import Pixels, Valid
 from geoseg.class_map import CLASSES_TAG, layer_path
 from geoseg.class_map.names import class_table
 from geoseg.class_map.reading import DIGEST_TAG
 from geoseg.class_map.writing import DISAGREEMENT
 from geoseg.classes import NODATA, ClassTable, format_color
 from geoseg.errors import GeosegError, SceneError, quoted
-from geoseg.files import quiet
+from geoseg.files import open_raster
 from geoseg.georeference import unwarped
 from geoseg.paths import VECTOR_SUFFIXES, exists, input_path, scene_names, suffix
-from geoseg.scene import Pixels, Scene, Valid
+from geoseg.scene import Scene
 from geoseg.scene.vector_files import STYLES, layer_names
 from geoseg.view.corrections import Corrections, corrections_path
 from geoseg.view.place import Plane, is_on_earth, plane_of
@@ -278,14 +279,12 @@ def count_areas(layer: Layer) -> dict[str, Any]:
     pixel = raster.grid.pixel_area_m2()
     areas = np.zeros(256)
     with rasterio.Env(GDAL_CACHEMAX=64 << 20):
-        with quiet(), rasterio.open(raster.path) as dataset:
+        with open_raster(raster.path) as dataset:
             steps = dataset.overviews(1)
         fitting = [i for i, step in enumerate(steps) if height * width / step**2 <= _COUNTED_PX]
         level = None if height * width <= _COUNTED_PX or not steps else min(fitting, default=len(steps) - 1)
-        options = {} if level is None else {"overview_level": level}
-        with quiet():
-            dataset = rasterio.open(raster.path, sharing=False, **options)
-        with dataset:
+        options: dict[str, Any] = {} if level is None else {"overview_level": level}
+        with open_raster(raster.path, sharing=False, **options) as dataset:
             scale = height / dataset.height * width / dataset.width
             for top in range(0, dataset.height, _ROWS):
                 window = RasterWindow(0, top, dataset.width, min(_ROWS, dataset.height - top))
@@ -328,6 +327,6 @@ def _values(pixels: Pixels, valid: Valid) -> list[int]:
 
 
 def _digest(path: str) -> str | None:
-    with quiet(), rasterio.open(path) as dataset:
+    with open_raster(path) as dataset:
         found: str | None = dataset.tags().get(DIGEST_TAG)
         return found

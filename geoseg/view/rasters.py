@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 from PIL import Image
@@ -22,16 +21,15 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform, transform_bounds
 from rio_tiler.reader import part
 
+from geoseg.arrays import ByteArray
 from geoseg.classes import NODATA
 from geoseg.errors import quoted
-from geoseg.files import quiet
+from geoseg.files import open_raster
 from geoseg.grid import Grid
 from geoseg.runtime.processors import processors
 from geoseg.scene import Scene
 from geoseg.scene.open_files import OpenFiles
 from geoseg.view.place import MERCATOR, MOST_ZOOM, TILE_PX, WORLD_M, Bounds, Plane, is_on_earth, tile_bounds
-
-Bytes = npt.NDArray[np.uint8]
 
 _STRETCH = 2.0
 """Per cent of a sample's values that come out black, and as many white, in imagery of more than 8 bit."""
@@ -88,7 +86,7 @@ class TiledRaster:
             f"geoseg prepare scenes {quoted(self.path)} -o tiled"
         )
 
-    def values(self, files: OpenFiles, z: int, x: int, y: int, band: int = 1) -> Bytes:
+    def values(self, files: OpenFiles, z: int, x: int, y: int, band: int = 1) -> ByteArray:
         """The bytes of one band in a tile, (256, 256) uint8 by nearest neighbour, 255 where there are none."""
         tile = self._read(files, z, x, y, (band,), "nearest")
         return np.asarray(np.ma.filled(tile[0], NODATA), np.uint8)
@@ -150,15 +148,14 @@ def tiled(scene: Scene, plane: Plane, bands: Sequence[int] | None = None) -> Til
     if bands is None:
         colors = [b for b in scene.bands if not (is_alpha and b == scene.alpha_band)]
         bands = colors[:3] if len(colors) >= 3 else colors[:1]
-    with quiet():
-        name = _name(scene, plane, keeps_alpha=is_alpha)
-        with rasterio.open(name, sharing=False) as dataset:
-            left, bottom, right, top = dataset.bounds if dataset.transform.is_rectilinear else grid.bounds
-            corners = min(left, right), min(bottom, top), max(left, right), max(bottom, top)
-            transform, _, _ = calculate_default_transform(dataset.crs, MERCATOR, grid.width, grid.height, *corners)
-            west, south, east, north = transform_bounds(dataset.crs, CRS.from_epsg(4326), *corners)
-            zoom = math.log2(WORLD_M / TILE_PX / abs(transform.a))
-            fast = _fast_zoom(dataset, zoom, len(bands))
+    name = _name(scene, plane, keeps_alpha=is_alpha)
+    with open_raster(name, sharing=False) as dataset:
+        left, bottom, right, top = dataset.bounds if dataset.transform.is_rectilinear else grid.bounds
+        corners = min(left, right), min(bottom, top), max(left, right), max(bottom, top)
+        transform, _, _ = calculate_default_transform(dataset.crs, MERCATOR, grid.width, grid.height, *corners)
+        west, south, east, north = transform_bounds(dataset.crs, CRS.from_epsg(4326), *corners)
+        zoom = math.log2(WORLD_M / TILE_PX / abs(transform.a))
+        fast = _fast_zoom(dataset, zoom, len(bands))
     stretch = []
     for band in bands:
         values = pixels[band - 1][valid] if scene.dtype != np.uint8 else ()

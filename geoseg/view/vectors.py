@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import os
@@ -20,8 +21,8 @@ import shapely
 from pmtiles import reader as pmtiles
 
 from geoseg.errors import OutputError, SceneError
-from geoseg.export.formats import MOST_LATITUDE, MOST_ZOOM, PMTILES
-from geoseg.export.gdal import WKB_FIELD, write_arrow
+from geoseg.export.gdal import WKB_FIELD, write_records
+from geoseg.export.pmtiles import DRIVER
 from geoseg.files import atomic_output
 from geoseg.georeference import Georeference, crs_georeference
 from geoseg.runtime.user_cache import user_cache
@@ -32,6 +33,8 @@ CLASS_FIELDS = ("class_name", "class", "label", "category", "type", "name")
 """Fields that may hold the names of classes, the likeliest first."""
 
 _BATCH = 8192
+_MOST_LEVEL = 22  # of GDAL's writer
+_MOST_LATITUDE = 85.0511287
 _KEPT = 32
 """Tile sets in the cache; those not used for longest go."""
 
@@ -87,7 +90,7 @@ def tiled_layer(path: str, name: str, plane: Plane) -> TiledLayer:
     width, height = max(bounds[2] - bounds[0], 1e-3), max(bounds[3] - bounds[1], 1e-3)
     spacing = math.sqrt(width * height / layer.features)
     high = round(math.log2(WORLD_M * _SPACING_PX / (512 * spacing))) + 1
-    high = min(max(high, 0), MOST_ZOOM)
+    high = min(max(high, 0), _MOST_LEVEL)
     status = Path(path).stat()
     facts = (str(Path(path).resolve()), name, status.st_size, status.st_mtime_ns, None if on_earth else plane, _VERSION)
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()
@@ -130,15 +133,10 @@ def make_tiles(tiled: TiledLayer, progress: Callable[[int], None]) -> None:
                 progress(len(batch))
 
         low, high = tiled.zooms
-        write_arrow(
-            records(),
-            schema,
-            scratch,
-            PMTILES,
-            name=layer.name,
-            crs="EPSG:3857" if plane is not None else layer.crs,
-            dataset_options={"NAME": layer.name, "MINZOOM": str(low), "MAXZOOM": str(high)},
-        )
+        options = {"NAME": layer.name, "MINZOOM": str(low), "MAXZOOM": str(high)}
+        driver = dataclasses.replace(DRIVER, dataset_options=options)
+        crs = "EPSG:3857" if plane is not None else layer.crs
+        write_records(records(), schema, scratch, driver, name=layer.name, crs=crs)
 
 
 class _opened:
@@ -269,7 +267,7 @@ def _mercator_bounds(layer: VectorLayer, plane: Plane | None) -> Bounds:
     way = pyproj.Transformer.from_crs(layer.crs, 4326, always_xy=True)
     west, south, east, north = way.transform_bounds(left, bottom, right, top)
     east = east if east >= west else 180.0
-    south, north = (min(max(v, -MOST_LATITUDE), MOST_LATITUDE) for v in (south, north))
+    south, north = (min(max(v, -_MOST_LATITUDE), _MOST_LATITUDE) for v in (south, north))
     return *mercator(west, south), *mercator(east, north)
 
 

@@ -9,18 +9,17 @@ import geopandas
 import numpy as np
 import numpy.typing as npt
 import pytest
-from browser import BROWSER, Browser
-from conftest import place_transform, write_scene
 from shapely.geometry import box
 
 pytest.importorskip("rio_tiler")
 pytest.importorskip("maplibre")
 
-from test_view import CLASSES, SIDE, write_map
-
 from geoseg.classes import NODATA
 from geoseg.view.program import open_session
 from geoseg.view.server import Server
+from support.browser import BROWSER, Browser
+from support.scenes import place_transform, write_scene
+from support.views import CLASSES, SIDE, write_map
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on PATH")
 
