@@ -454,7 +454,7 @@ def test_the_predictor_without_a_plan(backend: str, network: nn.Module) -> None:
     valid = np.ones(SIZE, dtype=bool)
     items = [WindowPixels(Window(0, 0, *SIZE), one, valid) for one in pixels]
     model = trained(network)
-    found = [logits for _, logits in Predictor(model, CPU, backend=backend).run(items, batch_size=3)]
+    found = [logits for _, logits in Predictor(model, CPU, backend=backend).run_windows(items, batch_size=3)]
     x = (torch.from_numpy(pixels).float() / 255 - 0.5) / 0.2
     for one, logits in zip(x, found, strict=True):
         assert difference(torch.from_numpy(logits)[None], wanted(network, one[None])) < 1e-4

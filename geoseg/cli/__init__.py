@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from geoseg.cli import demo, evaluate, export, info, models, predict, prepare, stats, train, vectorize, view, weights
+from geoseg.cli.expand import Command
 from geoseg.cli.options import Talk
 from geoseg.errors import GeosegError
 from geoseg.version import __version__
@@ -58,18 +59,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("predict")(predict.predict)
-app.command("vectorize")(vectorize.vectorize)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("stats")(stats.stats)
+app.command("predict", cls=Command)(predict.predict)
+app.command("vectorize", cls=Command)(vectorize.vectorize)
+app.command("train", cls=Command)(train.train)
+app.command("evaluate", cls=Command)(evaluate.evaluate)
+app.command("stats", cls=Command)(stats.stats)
 app.add_typer(prepare.app, name="prepare")
-app.command("view")(view.view)
-app.command("info")(info.info)
-app.command("models")(models.models)
+app.command("view", cls=Command)(view.view)
+app.command("info", cls=Command)(info.info)
+app.command("models", cls=Command)(models.models)
 app.add_typer(weights.app, name="weights")
-app.command("export")(export.export)
-app.command("demo")(demo.demo)
+app.command("export", cls=Command)(export.export)
+app.command("demo", cls=Command)(demo.demo)
 
 
 def main() -> None:

@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 
 from geoseg.cli import options
+from geoseg.options import Windows
 
 
 def export(
     ctx: typer.Context,
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Model folder, or the name of a model that is shipped.")
-    ],
+    model: options.ModelArgument,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="ONNX file to write, as model.onnx.")],
     size: options.Size = None,
     overlap: options.Overlap = None,
@@ -48,7 +47,7 @@ def export(
     """
     from geoseg.programs.early import check_export
 
-    check_export(model, output, size=size, overlap=overlap, opset=opset, overwrite=overwrite)
+    check_export(model, output, Windows(size=size, overlap=overlap), opset=opset, overwrite=overwrite)
     from geoseg.model_export.export import ExportOptions, export_model
     from geoseg.model_export.onnx_graph import OPSET
 

@@ -7,20 +7,13 @@ from typing import Annotated
 import typer
 
 from geoseg.cli import options
+from geoseg.options import Split
 
 
 def stats(
     config: options.Config,
     overrides: options.Overrides = None,
-    split: Annotated[
-        str,
-        typer.Option(
-            "--split",
-            metavar="train|val",
-            callback=options.one_of("split", ("train", "val")),
-            help="Scenes of the configuration to look at.",
-        ),
-    ] = "train",
+    split: Annotated[Split, typer.Option("--split", help="Scenes of the configuration to look at.")] = "train",
 ) -> None:
     """Count classes, bands and nodata of the labelled scenes, and suggest class weights."""
     from geoseg.config import load_config

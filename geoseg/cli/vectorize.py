@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from geoseg.cli import options
+from geoseg.cli.expand import with_options
+from geoseg.cli.options import Crs, Overwrite
+from geoseg.options import PolygonRules
 
 
+@with_options
 def vectorize(
     ctx: typer.Context,
     class_map: Annotated[str, typer.Argument(metavar="MAP", help="Class raster, as geoseg predict writes it.")],
-    output: options.Output,
-    crs: options.Crs = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="File to write, in the format of its suffix.")
+    ],
+    rules: PolygonRules,
+    crs: Crs = None,
     classes: Annotated[
         str | None,
-        typer.Option(
-            "--classes",
-            metavar="FILE",
-            help="YAML or JSON with the names of the classes.",
-            show_default="the map's own",
-        ),
+        typer.Option("--classes", metavar="FILE", help="YAML or JSON with names of classes; the map's own by default."),
     ] = None,
-    simplify: options.Simplify = "1.5px",
-    simplify_method: options.SimplifyMethod = "vw",
-    smooth: options.Smooth = False,
-    regularize: options.Regularize = None,
-    min_area: options.MinArea = 0,
-    small: options.Small = "merge",
-    fill_holes: options.FillHoles = 0,
-    keep: options.Keep = None,
-    dissolve: options.Dissolve = None,
-    overwrite: options.Overwrite = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Turn a class map into polygons.
 
@@ -40,17 +33,6 @@ def vectorize(
     """
     from geoseg.programs.early import check_vectorizing
 
-    rules = options.polygon_rules(
-        simplify=simplify,
-        method=simplify_method,
-        smooth=smooth,
-        regularize=regularize,
-        min_area=min_area,
-        small=small,
-        fill_holes=fill_holes,
-        keep=keep,
-        dissolve=dissolve,
-    )
     check_vectorizing(class_map, output, rules=rules, classes=classes, overwrite=overwrite)
     from geoseg.programs.vectorize import vectorize as run
 

@@ -174,9 +174,7 @@ def sample_logits(
     logits, truth = [np.zeros((0, classes), dtype=np.float32)], [np.zeros(0, dtype=np.uint8)]
     windows = [_window_around(plan, block) for block in blocks]
     items = (WindowPixels(w, *scene.read(w, reflect_valid=True, clip=False)) for w in windows)
-    for block, found in zip(blocks, predictor.run(items, batch_size=plan.batch_size), strict=True):
-        assert isinstance(found, tuple)
-        window, coarse = found
+    for block, (window, coarse) in zip(blocks, predictor.run_windows(items, batch_size=plan.batch_size), strict=True):
         size = (window.height, window.width)
         fine = (
             F.interpolate(torch.as_tensor(coarse)[None].float(), size=size, mode="bilinear", align_corners=False)[0]

@@ -21,7 +21,8 @@ from geoseg.evaluation.objects import ObjectMeasure
 from geoseg.evaluation.result import BoundaryScores, ObjectScores, SceneResult, Values, WindowCase
 from geoseg.map_rows import MapRows
 from geoseg.network.metrics import Scores
-from geoseg.prediction.bands import Layers, predicted_rows
+from geoseg.options import Layers
+from geoseg.prediction.bands import predicted_rows
 from geoseg.prediction.predictor import Predictor
 from geoseg.runtime.ahead import ahead
 from geoseg.scene import Pixels, Valid

@@ -18,7 +18,8 @@ from geoseg.model_export.onnx_graph import OPSET, check_opset, import_onnx, onnx
 from geoseg.model_export.stac import import_pystac, stac_item
 from geoseg.network.folding import deployed
 from geoseg.network.model_folder import load_model
-from geoseg.tiling.plan import check_window, default_overlap
+from geoseg.options import Windows
+from geoseg.tiling.plan import window_of
 from geoseg.version import __version__
 from geoseg.windows import round_up
 
@@ -145,7 +146,7 @@ def export_model(
         check_output(item, overwrite=overwrite)
     trained = load_model(model)
     contract = trained.contract
-    size, overlap = _window(contract, options)
+    size, overlap = window_of(Windows(size=options.size, overlap=options.overlap), contract.window)
     feed, result = find_feed(contract, normalize=options.normalize), options.result
     multiple = _multiple(trained.network)
     host = HostModel(deployed(trained.network), contract, feed=feed, result=result).eval()
@@ -211,16 +212,6 @@ def _wants_item(asked: bool | None) -> bool:
             raise
         return False
     return True
-
-
-def _window(contract: Contract, options: ExportOptions) -> tuple[int, int]:
-    """Side and overlap of the windows, px, as a prediction would take them."""
-    size = contract.window.size if options.size is None else options.size
-    overlap = options.overlap
-    if overlap is None:
-        overlap = contract.window.overlap if options.size is None else default_overlap(size)
-    check_window(size, overlap)
-    return size, overlap
 
 
 def _multiple(network: Any) -> int:

@@ -6,8 +6,9 @@ Rules and tolerances load at once; what makes polygons, and numba with it, when 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from geoseg.polygons.rules.options import PolygonRules, class_rules
-from geoseg.polygons.simplify.tolerance import Tolerance, parse_tolerance
+from geoseg.options import PolygonRules
+from geoseg.polygons.rules.options import class_rules
+from geoseg.tolerance import Tolerance, parse_tolerance
 
 if TYPE_CHECKING:
     from geoseg.polygons.batch import PolygonBatch

@@ -20,9 +20,10 @@ from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import LabelError
 from geoseg.grid import Grid
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
+from geoseg.options import PolygonRules
 from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
 from geoseg.polygons.measure import Measure
-from geoseg.polygons.rules.options import ClassRules, PolygonRules, class_rules
+from geoseg.polygons.rules.options import ClassRules, class_rules
 from geoseg.polygons.rules.regions import filter_regions
 from geoseg.polygons.simplify.finish import arc_finisher, rows_around
 from geoseg.polygons.simplify.regularize import Outlines, Regularize

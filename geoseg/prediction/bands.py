@@ -10,7 +10,8 @@ import numpy as np
 
 from geoseg.classes import NODATA
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows, join_rows
-from geoseg.prediction.predictor import Predictor, WindowPixels
+from geoseg.options import Layers
+from geoseg.prediction.predictor import Item, Predictor, WindowPixels
 from geoseg.prediction.reading import read_rows
 from geoseg.prediction.stages import Stages
 from geoseg.scene import Raster, Valid
@@ -18,19 +19,6 @@ from geoseg.tiling.arrays import Pending
 from geoseg.tiling.plan import Plan
 from geoseg.tiling.stitcher import SeamCounts, Stitcher
 from geoseg.windows import Window
-
-
-@dataclass(frozen=True, slots=True)
-class Layers:
-    """What is wanted beside the classes; see `geoseg.map_rows.MapRows`."""
-
-    confidence: bool = False
-    probabilities: bool = False
-    disagreement: bool = False
-
-    def bytes(self, classes: int) -> int:
-        """Bytes of these layers per pixel."""
-        return self.confidence + self.probabilities * classes + self.disagreement
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +52,23 @@ class BandFacts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class BandRows:
+    """Finished rows of a band; with the last of them come the facts of the whole band."""
+
+    rows: MapRows
+    facts: BandFacts | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """Bands ``first … last`` of a strip, by number; None is the scene's last."""
+
+    strip: int = 0
+    first: int = 0
+    last: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _RowEnd:
     """All windows of a row are given: from here on no window touches rows above the next one's first."""
 
@@ -75,15 +80,13 @@ def rows_of_bands(
     predictor: Predictor,
     scene: Raster,
     plan: Plan,
+    bands: Bands = Bands(),
     *,
-    strip: int = 0,
-    first: int = 0,
-    last: int | None = None,
     layers: Layers = Layers(),
     readers: int = 1,
     stages: Stages | None = None,
-) -> Iterator[MapRows | BandFacts]:
-    """Finished rows of the bands ``first … last`` of a strip, from top to bottom, and after each band its facts.
+) -> Iterator[BandRows]:
+    """Finished rows of bands of a strip, from top to bottom.
 
     No rows lie in two bands. They are 255 exactly where there is nothing to map. They are the same whichever bands
     are made together: only what two calls share of the windows at a band's ends is computed by both.
@@ -92,19 +95,18 @@ def rows_of_bands(
         predictor: The model.
         scene: The open scene.
         plan: Its plan.
-        strip: Number of the strip.
-        first: Number of the first band.
-        last: Number of the last band; None takes the scene's last.
+        bands: Which bands.
         layers: What is wanted beside the classes.
         readers: Threads that decode.
         stages: Gets the time of each stage.
 
     Raises:
         SceneError: A block of the scene cannot be read.
-        DeviceError: One window alone is more than the device's memory.
+        DeviceError: One window alone exceeds the device's memory.
     """
     stages = stages or Stages()
-    rows, cols = plan.band_span(first, plan.bands - 1 if last is None else last), plan.strip_span(strip)
+    rows = plan.band_span(bands.first, plan.bands - 1 if bands.last is None else bands.last)
+    cols = plan.strip_span(bands.strip)
     stitcher = Stitcher(
         plan,
         rows,
@@ -118,31 +120,33 @@ def rows_of_bands(
     confidence: Counter[int] = Counter()
     measured: Counter[int] = Counter()
 
-    def windows() -> Iterator[WindowPixels | _RowEnd]:
+    def windows() -> Iterator[Item[_RowEnd | None]]:
         left = cols.starts[0]
         for i, read in enumerate(read_rows(scene, plan, rows, cols, readers=readers, stages=stages)):
             for col in cols.starts:
                 here = slice(col - left, col - left + plan.window_width)
                 if read.wanted[:, here].any():
                     window = Window(read.row, col, plan.window_height, plan.window_width)
-                    yield WindowPixels(window, read.pixels[:, :, here], read.valid[:, here])
+                    yield Item(WindowPixels(window, read.pixels[:, :, here], read.valid[:, here]), None)
                 elif cols.first <= col < cols.stop:
                     skipped[read.row // plan.band_rows] += 1
             fresh = max(plan.window_height - read.fresh, rows.first - read.row)
             own = read.wanted[fresh : max(rows.stop - read.row, 0), cols.first - left : cols.stop - left]
-            yield _RowEnd(rows.starts[i + 1] if i + 1 < len(rows.starts) else None, own.copy())
+            yield Item(None, _RowEnd(rows.starts[i + 1] if i + 1 < len(rows.starts) else None, own.copy()))
 
     def finished() -> Iterator[MapRows]:
         wanted = np.empty((0, cols.stop - cols.first), dtype=bool)
         waiting: deque[Pending] = deque()  # one piece stays on its way from the device while the next is worked on
-        for item in predictor.run(windows(), batch_size=plan.batch_size, stages=stages):
+        for found in predictor.run(windows(), batch_size=plan.batch_size, stages=stages):
             with stages.time("stitch"):
-                if not isinstance(item, _RowEnd):
-                    stitcher.add(*item)
+                if found.window is not None and found.logits is not None:
+                    stitcher.add(found.window, found.logits)
+                end = found.note
+                if end is None:
                     continue
-                wanted = np.concatenate([wanted, item.wanted])
-                waiting.extend(stitcher.finish(item.next_row))
-            while len(waiting) > (item.next_row is not None):
+                wanted = np.concatenate([wanted, end.wanted])
+                waiting.extend(stitcher.finish(end.next_row))
+            while len(waiting) > (end.next_row is not None):
                 piece = waiting.popleft().rows()
                 _mark(piece, wanted[: len(piece)])
                 wanted = wanted[len(piece) :]
@@ -158,46 +162,28 @@ def rows_of_bands(
                 sure = here.confidence[here.classes != NODATA]
                 confidence[band] += int(sure.sum(dtype=np.int64))
                 measured[band] += sure.size
-            yield here if layers.confidence else replace(here, confidence=None)
+            facts = None
             if row % plan.band_rows == 0 or row == plan.height:
-                yield BandFacts(skipped[band], stitcher.seams(band), confidence[band], measured[band])
+                facts = BandFacts(skipped[band], stitcher.seams(band), confidence[band], measured[band])
+            yield BandRows(here if layers.confidence else replace(here, confidence=None), facts)
 
 
 def predicted_rows(
-    predictor: Predictor,
-    scene: Raster,
-    plan: Plan,
-    *,
-    layers: Layers = Layers(),
-    readers: int = 1,
+    predictor: Predictor, scene: Raster, plan: Plan, *, layers: Layers = Layers(), readers: int = 1
 ) -> Iterator[MapRows]:
-    """A scene's map in finished rows from top to bottom; nothing is written anywhere.
+    """A scene's map in finished rows from top to bottom, written nowhere; see `rows_of_bands`.
 
     Where the plan has strips, the rows come band by band, and windows at the bands' ends are computed twice.
-
-    Args:
-        predictor: The model.
-        scene: The open scene.
-        plan: Its plan.
-        layers: What is wanted beside the classes.
-        readers: Threads that decode.
-
-    Raises:
-        SceneError: A block of the scene cannot be read.
-        DeviceError: One window alone is more than the device's memory.
     """
     if plan.strips == 1:
         for piece in rows_of_bands(predictor, scene, plan, layers=layers, readers=readers):
-            if isinstance(piece, MapRows):
-                yield piece
+            yield piece.rows
         return
     for band in range(plan.bands):
         columns = []
         for strip in range(plan.strips):
-            pieces = rows_of_bands(
-                predictor, scene, plan, strip=strip, first=band, last=band, layers=layers, readers=readers
-            )
-            columns.append(join_rows([p for p in pieces if isinstance(p, MapRows)], axis=-2))
+            pieces = rows_of_bands(predictor, scene, plan, Bands(strip, band, band), layers=layers, readers=readers)
+            columns.append(join_rows([piece.rows for piece in pieces], axis=-2))
         yield join_rows(columns, axis=-1)
 
 

@@ -12,30 +12,27 @@ from torch import Tensor
 
 from geoseg.network.model_folder import Normalize
 from geoseg.network.tta import augmented
-from geoseg.prediction.predictor import Predictor, WindowPixels
+from geoseg.prediction.predictor import Item, Predicted, Predictor, WindowPixels
 from geoseg.prediction.stages import Stages
-from geoseg.windows import Window
 
 T = TypeVar("T")
 
 
-def in_batches(
-    predictor: Predictor, items: Iterable[WindowPixels | T], size: int, stages: Stages
-) -> Iterator[tuple[Window, Tensor] | T]:
-    """See `Predictor.run`; the logits are tensors on the predictor's device.
+def in_batches(predictor: Predictor, items: Iterable[Item[T]], size: int, stages: Stages) -> Iterator[Predicted[T]]:
+    """See `Predictor.run`; logits are tensors on the predictor's device.
 
     Raises:
-        DeviceError: One window alone is more than the device's memory.
+        DeviceError: One window alone exceeds the device's memory.
     """
     device = torch.device(predictor.device)
     normalize = Normalize(predictor.contract).to(device)
-    ready: deque[Any] = deque()
-    group: list[Any] = []
+    ready: deque[Predicted[T]] = deque()
+    group: list[Item[T]] = []
     clock = _DeviceClock(device, stages)
 
     def launch() -> None:
         nonlocal size, group
-        windows = [item for item in group if isinstance(item, WindowPixels)]
+        windows = [item.pixels for item in group if item.pixels is not None]
         logits: list[Tensor] = []
         while len(logits) < len(windows):
             part = windows[len(logits) : len(logits) + size]
@@ -47,12 +44,16 @@ def in_batches(
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
         results = iter(logits)
-        ready.extend((i.window, next(results)) if isinstance(i, WindowPixels) else i for i in group)
+        for item in group:
+            if item.pixels is None:
+                ready.append(Predicted(None, None, item.note))
+            else:
+                ready.append(Predicted(item.pixels.window, next(results), item.note))
         group = []
 
     for item in items:
         group.append(item)
-        if sum(isinstance(i, WindowPixels) for i in group) == size:
+        if sum(i.pixels is not None for i in group) == size:
             before = len(ready)
             launch()
             for _ in range(before):  # what was launched earlier, while the device works on this

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from os import PathLike
 
 import numpy as np
 import numpy.typing as npt
 
 from geoseg.contract import GSD_TOLERANCE, Contract
 from geoseg.errors import SceneError
-from geoseg.scene import Raster, open_scene
+from geoseg.scene import Raster
 from geoseg.scene.advice import band_hint, dtype_hint, order_of, scaling_hint
 from geoseg.words import count
 
@@ -27,23 +25,6 @@ _LEAST_CONFIDENCE = 2 / 3  # of the way from chance to certainty
 
 _FAR = 2.0
 """Standard deviations from the training's mean, from which on a scene's own mean is not a matter of what it shows."""
-
-
-def open_model_scene(
-    contract: Contract,
-    scenes: str | PathLike[str] | Sequence[str | PathLike[str]],
-    *,
-    bands: Sequence[int] | None = None,
-    nodata: float | None = None,
-    alpha: bool = False,
-    crs: str | None = None,
-    aoi: str | PathLike[str] | None = None,
-    gsd_m: float | None = None,
-) -> Raster:
-    """Open scenes under a model's nodata rule, unless ``nodata`` says otherwise."""
-    return open_scene(
-        scenes, bands=bands, nodata=model_nodata(contract, nodata), alpha=alpha, crs=crs, aoi=aoi, gsd_m=gsd_m
-    )
 
 
 def model_nodata(contract: Contract, nodata: float | None) -> float | None:

@@ -25,7 +25,8 @@ import numpy as np
 
 from geoseg.errors import GeosegError, OutputError
 from geoseg.map_rows import MapRows, join_rows
-from geoseg.prediction.bands import BandFacts, Layers
+from geoseg.options import Layers
+from geoseg.prediction.bands import BandFacts
 from geoseg.tiling.plan import Plan, Task
 from geoseg.tiling.stitcher import SeamCounts
 

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from llvmlite.binding import get_host_cpu_name
@@ -26,6 +26,7 @@ from geoseg.errors import DeviceError
 from geoseg.network.backends import Forward, choose_backends, choose_precision, load_backend
 from geoseg.network.forward import Floats, Model
 from geoseg.network.tta import augmented, find_tta
+from geoseg.options import ExecutorName, Layers, Tiling
 from geoseg.prediction.stages import Stages
 from geoseg.runtime.processors import processors
 from geoseg.scene import Pixels, Raster, Scene, Valid
@@ -37,9 +38,8 @@ from geoseg.tiling.plan import (
     MAX_GDAL_CACHE_BYTES,
     WINDOWS_AHEAD,
     Plan,
-    Taper,
-    default_overlap,
     plan_prediction,
+    window_of,
 )
 from geoseg.windows import Window
 
@@ -52,11 +52,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowPixels:
-    """A window on its way to the network: pixels (B, h, w) as read, and valid (h, w)."""
+    """Pixels (B, h, w) of a window as read, and valid (h, w)."""
 
     window: Window
     pixels: Pixels
     valid: Valid
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item(Generic[T]):
+    """A window on its way to the network, if any, and a note that comes back with its logits."""
+
+    pixels: WindowPixels | None
+    note: T
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted(Generic[T]):
+    """The window and the logits (K, h, w) of an `Item`, None where it had no window, and its note."""
+
+    window: Window | None
+    logits: Array | None
+    note: T
 
 
 class PredictingModel(Model, Protocol):
@@ -147,39 +164,33 @@ class Predictor:
     def plan(
         self,
         scene: Raster,
+        tiling: Tiling = Tiling(),
         *,
-        size: int | None = None,
-        overlap: int | None = None,
         batch_size: int | None = None,
-        blend: str | Taper = "sine",
-        layer_bytes: int = 0,
-        band_rows: int | None = None,
-        strip_cols: int | None = None,
-        executor: str = IN_PROCESS,
+        layers: Layers = Layers(),
+        executor: ExecutorName = IN_PROCESS,
     ) -> Plan:
-        """Windows, bands and memory for a scene; what is not given comes from the model's contract and the device.
+        """Windows, bands and memory for a scene; defaults come from the model's contract and the device.
 
         Raises:
             ConfigError: See `geoseg.tiling.plan.plan_prediction`.
         """
-        window = self.contract.window
-        if overlap is None:
-            overlap = window.overlap if size is None else default_overlap(size)
+        size, overlap = window_of(tiling, self.contract.window)
         plan = plan_prediction(
             scene.grid.height,
             scene.grid.width,
-            size=window.size if size is None else size,
+            size=size,
             overlap=overlap,
             stride=self.stride,
             classes=len(self.classes),
             pixel_bytes=len(scene.bands) * scene.dtype.itemsize,
             batch_size=self._default_batch() if batch_size is None else batch_size,
-            blend=blend,
-            layer_bytes=layer_bytes,
+            blend=tiling.blend,
+            layer_bytes=layers.bytes(len(self.classes)),
             chunk_rows=scene.block_shape[0],
             cache_bytes=_cache_bytes(scene),
-            band_rows=band_rows,
-            strip_cols=strip_cols,
+            band_rows=tiling.band_rows,
+            strip_cols=tiling.strip_cols,
             executor=executor,
         )
         self._window, self._at_once = (plan.window_height, plan.window_width), plan.batch_size
@@ -200,15 +211,13 @@ class Predictor:
             averaged: Floats = augmented(self.forward, torch.from_numpy(x), self.tta).numpy()
         return averaged
 
-    def run(
-        self, items: Iterable[WindowPixels | T], *, batch_size: int, stages: Stages | None = None
-    ) -> Iterator[tuple[Window, Array] | T]:
-        """Windows to their logits (K, h, w), in order; anything else between them passes in its place.
+    def run(self, items: Iterable[Item[T]], *, batch_size: int, stages: Stages | None = None) -> Iterator[Predicted[T]]:
+        """Items to their logits, in order.
 
         Items are taken ahead of what is given, so that the device has work while the caller has some of its own.
 
         Raises:
-            DeviceError: One window alone is more than the device's memory.
+            DeviceError: One window alone exceeds the device's memory.
         """
         if not self.batched:
             return self._side_by_side(items, batch_size, stages or Stages())
@@ -216,44 +225,50 @@ class Predictor:
 
         return in_batches(self, items, batch_size, stages or Stages())
 
-    def _side_by_side(
-        self, items: Iterable[WindowPixels | T], at_once: int, stages: Stages
-    ) -> Iterator[tuple[Window, Array] | T]:
+    def run_windows(self, windows: Iterable[WindowPixels], *, batch_size: int) -> Iterator[tuple[Window, Array]]:
+        """Windows and their logits, in order; see `run`."""
+        for found in self.run((Item(window, None) for window in windows), batch_size=batch_size):
+            if found.window is not None and found.logits is not None:
+                yield found.window, found.logits
+
+    def _side_by_side(self, items: Iterable[Item[T]], at_once: int, stages: Stages) -> Iterator[Predicted[T]]:
         _ = self.forward  # before the threads are made, which have to know whether torch is there
         pool = _single_threaded(at_once)
-        waiting: deque[tuple[Any, Future[Floats] | None]] = deque()
+        waiting: deque[tuple[Item[T], Future[Floats] | None]] = deque()
 
-        def one(item: WindowPixels) -> Floats:
+        def predict(window: WindowPixels) -> Floats:
             with stages.time("network", workers=at_once):
-                valid = None if item.valid.all() else item.valid[None]
-                logits: Floats = self.logits(item.pixels[None], valid)[0]
+                valid = None if window.valid.all() else window.valid[None]
+                logits: Floats = self.logits(window.pixels[None], valid)[0]
                 return logits
 
-        def first() -> tuple[Window, Array] | T:
+        def submit(item: Item[T]) -> tuple[Item[T], Future[Floats] | None]:
+            return item, None if item.pixels is None else pool.submit(predict, item.pixels)
+
+        def first() -> Predicted[T]:
             nonlocal pool, at_once
             while True:
                 item, future = waiting[0]
-                if future is None:
+                if item.pixels is None or future is None:
                     waiting.popleft()
-                    passed: T = item
-                    return passed
+                    return Predicted(None, None, item.note)
                 error = future.exception()
                 if error is None:
                     waiting.popleft()
-                    return item.window, future.result()
+                    return Predicted(item.pixels.window, future.result(), item.note)
                 if not _is_out_of_memory(error):
                     raise error
                 wait([f for _, f in waiting if f is not None])
-                at_once = self.halve(at_once, item.window, error)
+                at_once = self.halve(at_once, item.pixels.window, error)
                 pool.shutdown()
                 pool = _single_threaded(at_once)
                 for i, (other, failed) in enumerate(waiting):
                     if failed is not None and failed.exception() is not None:
-                        waiting[i] = other, pool.submit(one, other)
+                        waiting[i] = submit(other)
 
         try:
             for item in items:
-                waiting.append((item, pool.submit(one, item) if isinstance(item, WindowPixels) else None))
+                waiting.append(submit(item))
                 while len(waiting) > WINDOWS_AHEAD * at_once:
                     yield first()
             while waiting:

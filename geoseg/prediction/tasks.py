@@ -14,7 +14,8 @@ import rasterio
 
 from geoseg.map_rows import MapRows
 from geoseg.network.stored_model import open_model
-from geoseg.prediction.bands import BandFacts, rows_of_bands
+from geoseg.options import Imagery, Network
+from geoseg.prediction.bands import BandFacts, Bands, rows_of_bands
 from geoseg.prediction.parts import Parts, PartWriter
 from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.stages import Stages
@@ -27,15 +28,10 @@ QUEUED_PIECES = 4
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is read, and how; the words are those of `geoseg.scene.open_scene`."""
+    """Scenes and what is read of them; of ``imagery``, ``nodata`` and ``gsd`` are resolved for the model."""
 
     scenes: tuple[str, ...]
-    bands: tuple[int, ...] | None = None
-    nodata: float | None = None
-    alpha: bool = False
-    crs: str | None = None
-    aoi: str | None = None
-    gsd_m: float | None = None
+    imagery: Imagery = Imagery()
 
     def open(self) -> Raster:
         """The open scene.
@@ -43,14 +39,15 @@ class Source:
         Raises:
             SceneError: See `geoseg.scene.open_scene`.
         """
+        imagery = self.imagery
         return open_scene(
             self.scenes,
-            bands=self.bands,
-            nodata=self.nodata,
-            alpha=self.alpha,
-            crs=self.crs,
-            aoi=self.aoi,
-            gsd_m=self.gsd_m,
+            bands=imagery.bands,
+            nodata=imagery.nodata,
+            alpha=imagery.alpha,
+            crs=imagery.crs,
+            aoi=imagery.aoi,
+            gsd_m=None if imagery.gsd is None else float(imagery.gsd),
         )
 
 
@@ -61,22 +58,20 @@ class Job:
     Attributes:
         source: What is read.
         model: Model folder, or the name of a shipped model.
+        network: What runs the model; its precision is resolved.
         tta: Name of the test-time augmentation.
         plan: Windows, bands, strips.
         parts: Where finished tasks go.
         readers: Threads that decode.
-        backend: What runs the network.
-        precision: In which data type.
     """
 
     source: Source
     model: str
+    network: Network
     tta: str
     plan: Plan
     parts: Parts
     readers: int = 1
-    backend: str = "auto"
-    precision: str = "auto"
 
     def load(self, device: str) -> Predictor:
         """The model on a device.
@@ -84,7 +79,10 @@ class Job:
         Raises:
             ModelError: See `geoseg.network.stored_model.open_model`.
         """
-        return Predictor(open_model(self.model), device, tta=self.tta, backend=self.backend, precision=self.precision)
+        network = self.network
+        return Predictor(
+            open_model(self.model), device, tta=self.tta, backend=network.backend, precision=network.precision
+        )
 
 
 def make_parts(
@@ -123,9 +121,7 @@ def make_parts(
                 predictor,
                 scene,
                 job.plan,
-                strip=run[0].strip,
-                first=run[0].band,
-                last=run[-1].band,
+                Bands(run[0].strip, run[0].band, run[-1].band),
                 layers=job.parts.layers,
                 readers=job.readers,
                 stages=stages,
@@ -133,11 +129,11 @@ def make_parts(
             for task in run:
                 writing.begin(task)
                 for piece in rows:
-                    if isinstance(piece, BandFacts):
-                        writing.end(task, piece)
+                    writing.write(piece.rows)
+                    on_rows(piece.rows.classes.size)
+                    if piece.facts is not None:
+                        writing.end(task, piece.facts)
                         break
-                    writing.write(piece)
-                    on_rows(piece.classes.size)
 
 
 class _Writing:

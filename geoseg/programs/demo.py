@@ -21,11 +21,12 @@ from geoseg.export.overlay import write_overlay
 from geoseg.files import make_folder
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 from geoseg.network.metrics import Scores, count_pixels
+from geoseg.options import DEFAULT_RULES
 from geoseg.prediction.report import PredictReport
 from geoseg.programs.early import DEMO_FILES, check_demo
 from geoseg.programs.predict import predict
 from geoseg.programs.rehearsal import rehearsing, stitching, vectorizing
-from geoseg.programs.vectorize import DEFAULT_RULES, vectorize
+from geoseg.programs.vectorize import vectorize
 from geoseg.scene import Scene
 from geoseg.windows import Window
 

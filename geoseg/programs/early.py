@@ -9,17 +9,18 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Sequence
-from os import PathLike, fspath
+from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geoseg.classes import nearest_name
 from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.files import check_folder, check_output, check_output_folder, name_outputs, output_pattern
+from geoseg.options import AnyPath, EvaluateOptions, Layers, PolygonRules, PredictOptions, Windows
 from geoseg.paths import exists, input_path, scene_names
-from geoseg.polygons import PolygonRules, class_rules
+from geoseg.polygons import class_rules
 from geoseg.pretrained import PRETRAINED, check_source
-from geoseg.tiling.plan import check_window, default_overlap
+from geoseg.tiling.plan import window_of
 
 if TYPE_CHECKING:  # pydantic and yaml, which not every verb needs
     from geoseg.config import SceneConfig, TrainConfig
@@ -61,20 +62,25 @@ OPSETS = range(18, 24)
 
 _MOST_NAMED = 20
 
-AnyPath = str | PathLike[str]
+
+def is_raster(output: Path) -> bool:
+    """Whether a prediction's output is a class map rather than polygons."""
+    return output.suffix.lower() in RASTER_SUFFIXES
 
 
-def check_prediction(
-    scenes: Sequence[AnyPath],
-    model: AnyPath,
-    output: str,
-    *,
-    size: int | None,
-    overlap: int | None,
-    aoi: AnyPath | None,
-    rules: PolygonRules,
-    overwrite: bool,
-) -> bool:
+def check_kind(output: Path, layers: Layers) -> None:
+    """Refuse an output of an unknown kind, and layers that it cannot have.
+
+    Raises:
+        OutputError: An unknown suffix.
+        ConfigError: Polygons, and layers that only a raster has.
+    """
+    _check_suffix(output, (*RASTER_SUFFIXES, *VECTOR_SUFFIXES), known=(".tif", *VECTOR_SUFFIXES))
+    if not is_raster(output) and (layers.probabilities or layers.disagreement):
+        raise ConfigError("probabilities and disagreement are rasters", hint="write them beside a map: -o MAP.tif")
+
+
+def check_prediction(scenes: Sequence[AnyPath], model: AnyPath, output: str, options: PredictOptions) -> bool:
     """What ``geoseg predict`` can refuse by names alone.
 
     Returns:
@@ -82,29 +88,30 @@ def check_prediction(
 
     Raises:
         OutputError: An unknown suffix, or an output that may not be written.
-        SceneError: A scene or an area of interest that is not there.
+        SceneError: No such scene or area of interest.
         ModelError: No such model, or one without a valid contract.
         ConfigError: A window off the network's grid, or a class that the model does not have.
     """
     pattern = output_pattern(output)
     path = Path(output) if pattern is None else pattern
-    suffix = _check_suffix(path, (*RASTER_SUFFIXES, *VECTOR_SUFFIXES), known=(".tif", *VECTOR_SUFFIXES))
+    check_kind(path, options.layers)
     names = scene_names(scenes)
     if pattern is None:
-        # What is there may be an interrupted run's own.
+        # An existing output may be an interrupted run's own.
         is_ours = path.with_name(f".{path.name}.parts").exists()
-        check_output(path, overwrite=overwrite or is_ours, inputs=names, styled=True)
+        check_output(path, overwrite=options.running.overwrite or is_ours, inputs=names, styled=True)
         check_scenes(names)
     else:
         name_outputs(pattern, names)
         if all(_is_missing(name) for name in names):
             check_scenes(names)
+    aoi = options.imagery.aoi
     if aoi is not None and _is_missing(aoi):
         raise SceneError(f"no such area of interest: {aoi}", hint="check the path after --aoi")
     contract = _contract(model)
-    _check_window(contract, size, overlap)
-    if suffix not in RASTER_SUFFIXES:
-        class_rules(rules, contract.class_table)
+    window_of(options.tiling, contract.window)
+    if not is_raster(path):
+        class_rules(options.rules, contract.class_table)
     return pattern is not None
 
 
@@ -185,21 +192,9 @@ def check_new_run(run: Path, *, overwrite: bool) -> None:
 
 
 def check_evaluation(
-    model: AnyPath,
-    config: TrainConfig,
-    *,
-    output: Path,
-    files: Iterable[str],
-    protocol: str,
-    objects: Sequence[str] | None,
-    size: int | None,
-    overlap: int | None,
-    batch_size: int | None,
-    backend: str,
-    precision: str,
-    overwrite: bool,
+    model: AnyPath, config: TrainConfig, output: Path, options: EvaluateOptions, *, files: Iterable[str]
 ) -> None:
-    """What `geoseg.programs.evaluate.evaluate` can refuse without loading the model; ``files`` are what it writes.
+    """What ``geoseg evaluate`` can refuse without loading the model; ``files`` are what it writes.
 
     Raises:
         OutputError: A file exists.
@@ -207,17 +202,26 @@ def check_evaluation(
         ConfigError: Classes other than the model's, a window off the network's grid, or an option that the protocol
             does not have.
     """
-    given = {"size": size, "overlap": overlap, "batch-size": batch_size, "objects": objects}
-    given |= {k: None if v == "auto" else v for k, v in (("backend", backend), ("precision", precision))}
-    of_scenes = [name for name, value in given.items() if value is not None]
-    if of_scenes and protocol != "scene":
-        raise ConfigError(
-            f"protocol {protocol} says itself how scenes are cut and computed, and counts pixels only",
-            hint=f"leave out --{of_scenes[0]}, or --protocol",
-        )
+    measures, network = options.measures, options.network
+    if measures.protocol != "scene":
+        given = {
+            "size": options.tiling.size,
+            "overlap": options.tiling.overlap,
+            "batch-size": network.batch_size,
+            "objects": measures.objects,
+            "backend": None if network.backend == "auto" else network.backend,
+            "precision": None if network.precision == "auto" else network.precision,
+        }
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigError(
+                    f"--{name} has no effect with --protocol {measures.protocol}, which sets windows and precision "
+                    "itself and counts pixels only",
+                    hint=f"leave out --{name}, or --protocol",
+                )
     if output.is_dir():
         for name in files:
-            check_output(output / name, overwrite=overwrite)
+            check_output(output / name, overwrite=options.overwrite)
     else:
         check_folder(output)
     contract = _contract(model)
@@ -227,18 +231,16 @@ def check_evaluation(
             f"the model maps {', '.join(names)}, the configuration has {', '.join(config.class_table.names)}",
             hint="evaluate with the configuration of the same classes",
         )
-    for name in objects or ():
+    for name in measures.objects or ():
         if name not in names:
             raise ConfigError(
                 f"class {name!r} of --objects is none of {', '.join(names)}",
                 hint=f"--objects {nearest_name(name, names)}",
             )
-    _check_window(contract, size, overlap)
+    window_of(options.tiling, contract.window)
 
 
-def check_export(
-    model: AnyPath, output: Path, *, size: int | None, overlap: int | None, opset: int | None, overwrite: bool
-) -> None:
+def check_export(model: AnyPath, output: Path, windows: Windows, *, opset: int | None, overwrite: bool) -> None:
     """What ``geoseg export`` can refuse without loading the model.
 
     Raises:
@@ -253,7 +255,7 @@ def check_export(
     if opset is not None and opset not in OPSETS:
         raise ConfigError(f"opset {opset} is none of {OPSETS[0]} … {OPSETS[-1]}", hint="--opset 20")
     check_output(output, overwrite=overwrite)
-    _check_window(_contract(model), size, overlap)
+    window_of(windows, _contract(model).window)
 
 
 def check_import(checkpoint: AnyPath, output: Path, *, classes: AnyPath | None, overwrite: bool) -> None:
@@ -324,23 +326,15 @@ def _is_missing(path: AnyPath) -> bool:
     return bool(fspath(path)) and not exists(input_path(path))
 
 
-def _check_suffix(output: Path, suffixes: Sequence[str], *, known: Sequence[str]) -> str:
+def _check_suffix(output: Path, suffixes: Sequence[str], *, known: Sequence[str]) -> None:
     suffix = output.suffix.lower()
     if suffix not in suffixes:
         raise OutputError(
             f"output {output} has the unknown suffix {suffix or '(none)'}", hint=f"known: {', '.join(known)}"
         )
-    return suffix
 
 
 def _contract(model: AnyPath) -> Contract:
     from geoseg.contract import find_model, load_contract
 
     return load_contract(find_model(model))
-
-
-def _check_window(contract: Contract, size: int | None, overlap: int | None) -> None:
-    window = contract.window
-    if overlap is None:
-        overlap = window.overlap if size is None else default_overlap(size)
-    check_window(window.size if size is None else size, overlap)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -24,10 +25,9 @@ from geoseg.evaluation import (
     SCORES_CSV,
     SCORES_JSON,
 )
-from geoseg.evaluation.boundary import DISTANCE_PX
 from geoseg.evaluation.report import write_report
 from geoseg.evaluation.result import Evaluation, SceneResult
-from geoseg.evaluation.stitched import CASES, Asked, evaluate_scenes
+from geoseg.evaluation.stitched import evaluate_scenes, plan_scene
 from geoseg.evaluation.tables import (
     draw_confusion,
     write_json,
@@ -38,7 +38,8 @@ from geoseg.evaluation.tables import (
 from geoseg.files import atomic_output, check_output, made_folder
 from geoseg.network.metrics import Matrix, Scores
 from geoseg.network.stored_model import open_model
-from geoseg.paper.patches import PROTOCOLS, evaluate_patches, scene_names
+from geoseg.options import EvaluateOptions, Protocol, Split, from_keywords, signature_with
+from geoseg.paper.patches import evaluate_patches, scene_names
 from geoseg.prediction.imagery import check_scene
 from geoseg.prediction.precision import record_precision
 from geoseg.prediction.predictor import Predictor
@@ -46,30 +47,8 @@ from geoseg.programs.early import check_evaluation
 from geoseg.runtime.devices import resolve_device
 from geoseg.version import __version__
 
-SCENE = "scene"
-"""The protocol that counts every pixel of a stitched map once; the others are `geoseg.paper.patches.PROTOCOLS`."""
 
-
-def evaluate(
-    model: str,
-    config: TrainConfig,
-    *,
-    output: Path,
-    split: str = "val",
-    protocol: str = SCENE,
-    ms_flip: bool = False,
-    objects: Sequence[str] | None = None,
-    boundary_px: int = DISTANCE_PX,
-    windows: int = CASES,
-    size: int | None = None,
-    overlap: int | None = None,
-    batch_size: int | None = None,
-    device: str = "auto",
-    backend: str = "auto",
-    precision: str = "auto",
-    overwrite: bool = False,
-    progress: bool = False,
-) -> Evaluation:
+def evaluate(model: str, config: TrainConfig, *, output: Path, **options: Any) -> Evaluation:
     """Map every scene of a split as `geoseg predict` would, and count it against its labels.
 
     Writes `FILES`: all numbers as JSON and as CSV, the reliability diagram and the confusion matrix (rows = truth,
@@ -78,97 +57,74 @@ def evaluate(
     Args:
         model: Model folder, or the name of a shipped model.
         config: Names the scenes and their labels.
-        output: Folder for the files; made where it is missing.
-        split: "val" or "train". Of scenes that are cut into blocks, those of the split count.
-        protocol: "scene", or one of patches: "jseg", "mmseg", "whole", which measure pixels and nothing else.
-        ms_flip: The paper's multi-scale testing: six scales, each also flipped.
-        objects: Classes whose regions are counted as objects; None for all but the background.
-        boundary_px: Width of the strips along borders, px.
-        windows: How many of the worst windows, and of the best, are shown.
-        size: Window side, px; None takes the model's.
-        overlap: Overlap of the windows, px; None takes the model's.
-        batch_size: Windows per forward.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        backend: What runs the network; see `geoseg.programs.predict.predict`.
-        precision: In which data type; likewise.
-        overwrite: Replace files that are there.
-        progress: Draw a progress bar on standard error.
+        output: Folder for the files; made if it does not exist.
+        options: The fields of `geoseg.options.Measures`, `Windows`, `Network` and `EvaluateOptions`, as
+            ``split="train", size=512``.
 
     Raises:
-        ConfigError: An unknown split, protocol or class, classes other than the model's, or an option that the protocol
-            does not have.
+        ConfigError: An invalid option, or classes other than the model's.
         OutputError: A file exists, or the folder cannot be written.
         SceneError: A scene that cannot be read, or breaks the model's imagery contract.
         LabelError: Labels that do not fit.
+        TypeError: An unknown option.
     """
-    if split not in ("train", "val"):
-        raise ConfigError(f"unknown split {split!r}", hint="--split val or --split train")
-    if protocol not in (SCENE, *PROTOCOLS):
-        raise ConfigError(f"no protocol is called {protocol!r}", hint=f"--protocol {', '.join((SCENE, *PROTOCOLS))}")
-    check_evaluation(
-        model,
-        config,
-        output=output,
-        files=FILES,
-        protocol=protocol,
-        objects=objects,
-        size=size,
-        overlap=overlap,
-        batch_size=batch_size,
-        backend=backend,
-        precision=precision,
-        overwrite=overwrite,
-    )
-    target = torch.device(resolve_device(device))
+    return run_evaluation(model, config, output, from_keywords(EvaluateOptions, options, caller="evaluate"))
+
+
+evaluate.__signature__ = signature_with(evaluate, EvaluateOptions)  # type: ignore[attr-defined]
+
+
+def run_evaluation(model: str, config: TrainConfig, output: Path, options: EvaluateOptions) -> Evaluation:
+    """`evaluate` with its options as one value."""
+    measures, network = options.measures, options.network
+    for name, value, known in (("split", measures.split, Split), ("protocol", measures.protocol, Protocol)):
+        if value not in get_args(known):
+            raise ConfigError(f"unknown {name} {value!r}", hint=f"--{name} {', '.join(get_args(known))}")
+    check_evaluation(model, config, output, options, files=FILES)
+    target = torch.device(resolve_device(network.device))
     trained = open_model(model)
     classes = trained.contract.class_table
-    asked = Asked(
-        split=split,
-        boundary_px=boundary_px,
-        objects=_object_ids(classes, objects),
-        cases=windows,
-        size=size,
-        overlap=overlap,
-        batch_size=batch_size,
-    )
-    tta = "scales+flips" if ms_flip else "none"
-    predictor = Predictor(trained, target, tta=tta, backend=backend, precision=precision)
-    scenes = open_scenes(config, split)
+    whole = measures.protocol == "scene"
+    tta = "scales+flips" if measures.ms_flip else "none"
+    predictor = Predictor(trained, target, tta=tta, backend=network.backend, precision=network.precision)
+    scenes = open_scenes(config, measures.split)
     for labelled in scenes:
         check_scene(trained.contract, labelled.scene)
-        if protocol == SCENE:
-            asked.plan(predictor, labelled.scene)  # windows that cannot be are refused before any work
+        if whole:
+            plan_scene(predictor, labelled.scene, options)  # refuses invalid windows before any work
     names = _unique(scene_names(scenes))
-    with _folder(output, overwrite=overwrite):
-        if protocol == SCENE:
-            found = evaluate_scenes(predictor, scenes, names, asked, folder=output, progress=progress)
+    with _folder(output, overwrite=options.overwrite):
+        if whole:
+            found = evaluate_scenes(predictor, scenes, names, options, folder=output)
         else:
             matrices = evaluate_patches(
                 trained,
                 scenes,
-                protocol,
+                measures.protocol,
                 device=target,
-                ms_flip=ms_flip,
+                ms_flip=measures.ms_flip,
                 base_size=config.augment.base_size,
-                split=split,
-                progress=lambda patches: tqdm(patches, unit="patch", desc="evaluate", disable=not progress),
+                split=measures.split,
+                progress=lambda patches: tqdm(patches, unit="patch", desc="evaluate", disable=not options.progress),
             )
             found = _of_matrices(classes, matrices, output)
         facts = {
             "model": trained.contract.name,
             "weights": f"SHA-256 {trained.digest[:16]}…",
             "configuration": config.name,
-            "split": split,
-            "protocol": "whole scenes, stitched" if protocol == SCENE else protocol,
-            "multi-scale and flip": ms_flip,
+            "split": measures.split,
+            "protocol": "whole scenes, stitched" if whole else measures.protocol,
+            "multi-scale and flip": measures.ms_flip,
             **found.facts,
             "scenes": len(found.scenes),
             "device": torch.cuda.get_device_name(target) if target.type == "cuda" else target.type,
             "geoseg": __version__,
             "torch": torch.__version__,
         }
-        if protocol == SCENE and precision == "auto" and target.type == "cpu":
-            record = record_precision(trained, scenes, data=config.name, split=split, progress=progress)
+        if whole and network.precision == "auto" and target.type == "cpu":
+            record = record_precision(
+                trained, scenes, data=config.name, split=measures.split, progress=options.progress
+            )
             if record is not None:
                 facts["bfloat16"] = (
                     f"costs {record.loss_points:.2f} points of mIoU ({record.float32.miou:.4f} in float32), and "
@@ -177,14 +133,6 @@ def evaluate(
         evaluation = dataclasses.replace(found, facts=facts)
         _write(evaluation)
     return evaluation
-
-
-def _object_ids(classes: ClassTable, names: Sequence[str] | None) -> tuple[int, ...] | None:
-    """Ids of the classes that are objects, None for all: those named, or all but a background beside others."""
-    if names is not None:
-        return tuple(sorted({classes.id_of(name) for name in names}))
-    ids = tuple(c.id for c in classes if not c.background)
-    return ids if 0 < len(ids) < len(classes) else None
 
 
 def _unique(names: Sequence[str]) -> list[str]:

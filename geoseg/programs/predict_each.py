@@ -1,7 +1,7 @@
 """One output for each of many scenes: ``geoseg predict SCENE… -o FOLDER/``.
 
-The model is loaded once. A scene that fails keeps no other from being mapped. What is finished is noted in a journal in
-the folder, so the same call goes on where it was interrupted, and maps only what is new when scenes were added.
+The model is loaded once. If a scene fails, the others are still mapped. A journal in the folder records what is
+finished, so the same call continues an interrupted run, and maps only what is new when scenes were added.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from geoseg.errors import DeviceError, GeosegError, ModelError, OutputError, SceneError, in_one_line
 from geoseg.files import made_folder, name_outputs, output_pattern, writing
+from geoseg.options import AnyPath, PredictOptions
 from geoseg.paths import scene_names
+from geoseg.prediction.fingerprint import fingerprint
 from geoseg.prediction.parts import was_publishing
 from geoseg.prediction.report import PredictReport
-from geoseg.programs.predict import AnyPath, Bar, DryRun, PredictOptions, Session, check_kind, progress_bar
-from geoseg.version import __version__
+from geoseg.programs.dry_run import DryRun, dry_run_in
+from geoseg.programs.early import check_kind, is_raster
+from geoseg.programs.predict import Bar, predict_in, progress_bar
+from geoseg.programs.session import Session
+from geoseg.scene import Raster
 from geoseg.words import count
 
 log = logging.getLogger(__name__)
 
 JOURNAL = ".geoseg-predict.json"
 
-_CHANGE_NOTHING = {"device", "executor", "address", "readers", "batch_size", "band_rows", "strip_cols", "aoi"}
-"""Options that an output does not depend on; the area of interest is part of a scene's fingerprint."""
-
-_AS_USUAL = PredictOptions()
 _OPENING_THREADS = 8
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -88,55 +89,46 @@ def predict_each(
     scenes: AnyPath | Sequence[AnyPath],
     model: AnyPath,
     output: AnyPath,
-    options: PredictOptions = _AS_USUAL,
-    *,
-    overwrite: bool = False,
-    restart: bool = False,
-    progress: bool = False,
+    options: PredictOptions = PredictOptions(),
 ) -> EachReport:
     """Map every scene on its own.
 
     Args:
         scenes: Rasters; of a folder those in it.
         model: Model folder, or the name of a shipped model.
-        output: A folder for class maps, made where it is missing, or a pattern like ``maps/{stem}.gpkg``; see
+        output: A folder for class maps, made if it does not exist, or a pattern like ``maps/{stem}.gpkg``; see
             `geoseg.files.output_pattern`.
-        options: How to predict.
-        overwrite: Replace outputs that are there and were not made from the same.
-        restart: Map all scenes again, also those that are finished.
-        progress: Draw one progress bar over all scenes on standard error.
-
-    Returns:
-        What was mapped, what was there, and what failed.
+        options: How to predict. ``overwrite`` replaces outputs that were made from something else, ``restart`` maps
+            finished scenes again.
 
     Raises:
-        OutputError: Outputs that are there and are not to be replaced, two scenes of one output, a folder that cannot
-            be made, or a disk that is full.
+        OutputError: Outputs that exist and may not be replaced, two scenes with one output, a folder that cannot be
+            made, or a full disk.
         ModelError: No such model, or a broken one.
-        ConfigError: An option that cannot be meant.
-        DeviceError: A device that is not there, or has no memory for a single window.
+        ConfigError: An invalid option.
+        DeviceError: No such device, or its memory does not hold a single window.
         KeyboardInterrupt: Ctrl-C; its text says what is kept.
     """
-    start = time.perf_counter()
+    start, running = time.perf_counter(), options.running
     pattern, names = _names(scenes, output, options)
     outputs = name_outputs(pattern, names)
     written: list[PredictReport] = []
     with made_folder(pattern.parent), Session(model, options) as session:
-        _ = session.executor  # a device that is not there is no scene's fault
+        _ = session.executor  # a missing device is no scene's fault
         items, failed = _look(session, names, outputs)
         journal = _Journal(pattern.parent)
         made = {item for item in items if journal.has(item)}
-        there = set() if restart else made
+        there = set() if running.restart else made
         left = [item for item in items if item not in there]
-        if not overwrite:
+        if not running.overwrite:
             _check_free([item for item in left if item not in made])
-        with progress_bar(sum(item.pixels for item in left), shown=progress) as bar:
+        with progress_bar(sum(item.pixels for item in left), shown=running.progress) as bar:
             expected = 0
             for number, item in enumerate(left, start=1):
                 bar.set_description(f"predict {number}/{len(left)}")
                 try:
-                    replaces = overwrite or item in made
-                    written.append(_predict(session, item, overwrite=replaces, restart=restart, bar=bar))
+                    replaces = running.overwrite or item in made
+                    written.append(_predict(session, item, overwrite=replaces, bar=bar))
                     journal.add(item)
                 except KeyboardInterrupt as error:
                     raise KeyboardInterrupt(f"{error}; {_done(number - 1, left)}") from error
@@ -157,7 +149,7 @@ def predict_each(
 
 
 def dry_run_each(
-    scenes: AnyPath | Sequence[AnyPath], model: AnyPath, output: AnyPath, options: PredictOptions = _AS_USUAL
+    scenes: AnyPath | Sequence[AnyPath], model: AnyPath, output: AnyPath, options: PredictOptions = PredictOptions()
 ) -> list[str]:
     """The plans of many predictions as lines for people, with the time of all measured on the first.
 
@@ -169,7 +161,7 @@ def dry_run_each(
     plans: list[DryRun] = []
     with made_folder(pattern.parent), Session(model, options) as session:
         for name, path in zip(names, name_outputs(pattern, names), strict=True):
-            found = session.dry_run(name, path, overwrite=True, timed=not plans)
+            found = dry_run_in(session, name, path, overwrite=True, timed=not plans)
             lines.append(f"{name} → {path}: {found.plan}")
             if found.refusal is not None:
                 lines.append(f"refused: {found.refusal.message}")
@@ -184,21 +176,19 @@ def _names(scenes: AnyPath | Sequence[AnyPath], output: AnyPath, options: Predic
     pattern = output_pattern(output)
     if pattern is None:
         raise OutputError(f"output {output} is one file for several scenes", hint=f"name a folder: -o {output}/")
-    check_kind(pattern, options)
+    check_kind(pattern, options.layers)
     return pattern, scene_names([scenes] if isinstance(scenes, str | os.PathLike) else scenes)
 
 
 def _look(
     session: Session, names: Sequence[str], outputs: Sequence[Path]
 ) -> tuple[list[_Item], list[tuple[str, GeosegError]]]:
-    """Headers of all scenes, and what cannot be opened."""
-    common = _facts(session)
+    """Scenes that can be opened, and why the others cannot."""
 
     def look(name: str, output: Path) -> _Item | SceneError:
         try:
             with session.source(name).open() as scene:
-                facts = _digest({"scene": scene.fingerprint(), **common})
-                return _Item(name, output, scene.grid.height * scene.grid.width, facts)
+                return _Item(name, output, scene.grid.height * scene.grid.width, _made_from(session, scene, output))
         except SceneError as error:
             return error
 
@@ -210,23 +200,24 @@ def _look(
     return [item for item in found if isinstance(item, _Item)], failed
 
 
-def _facts(session: Session) -> dict[str, Any]:
-    """What an output depends on beside its scene."""
-    options = session.options
-    given = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in _CHANGE_NOTHING}
-    given["blend"] = getattr(options.blend, "__name__", options.blend)
-    contract = session.stored.contract.model_dump_json()
-    return {"model": session.stored.key, "contract": contract, "geoseg": __version__, "options": str(given)}
+def _made_from(session: Session, scene: Raster, output: Path) -> str:
+    """A digest of all that an output depends on, but for the machine that makes it."""
+    options, predictor = session.options, session.predictor(output)
+    facts = fingerprint(session.model, scene, session.plan(scene, predictor), options, precision=predictor.precision)
+    facts["the backend"] = options.network.backend
+    if not is_raster(output):
+        facts["the polygon rules"] = str(options.rules)
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _predict(session: Session, item: _Item, *, overwrite: bool, restart: bool, bar: Bar) -> PredictReport:
-    """Map a scene; what is a bug of ours ends this scene only.
+def _predict(session: Session, item: _Item, *, overwrite: bool, bar: Bar) -> PredictReport:
+    """Map a scene; a bug of ours ends this scene only.
 
     Raises:
         GeosegError: Whatever went wrong.
     """
     try:
-        return session.predict(item.scene, item.output, overwrite=overwrite, restart=restart, progress=bar)
+        return predict_in(session, item.scene, item.output, overwrite=overwrite, progress=bar)
     except GeosegError:
         raise
     except Exception as error:
@@ -291,7 +282,3 @@ class _Journal:
 def _entry(item: _Item) -> dict[str, Any]:
     status = item.output.stat()
     return {"made_from": item.made_from, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
-
-
-def _digest(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -20,13 +20,11 @@ from geoseg.files import check_output
 from geoseg.georeference import unwarped
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
-from geoseg.polygons import PolygonBatch, PolygonRules, Tolerance, class_rules, polygonize_rows
+from geoseg.options import DEFAULT_RULES, PolygonRules
+from geoseg.polygons import PolygonBatch, class_rules, polygonize_rows
 from geoseg.polygons.simplify.regularize import Outlines
 from geoseg.runtime.ahead import ahead
 from geoseg.words import count
-
-# Looked at on generated scenes: 1 px leaves the stairs of shallow slopes, 2 px starts to cut corners of small houses.
-DEFAULT_RULES = PolygonRules(simplify=Tolerance(1.5, "px"))
 
 _ROWS_PX = 1 << 22
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from geoseg.arrays import FloatArray
 from geoseg.errors import ConfigError
+from geoseg.options import ExecutorName, Taper, Windows
 from geoseg.windows import Window, round_up, window_starts
 from geoseg.words import count
+
+if TYPE_CHECKING:
+    from geoseg.contract import WindowSettings
 
 ALIGN = 32
 """Windows start and end on multiples of this, px: the coarsest stride of the networks."""
@@ -44,10 +47,7 @@ MAX_CPU_WINDOWS = 16
 WINDOWS_AHEAD = 3
 """So many times the windows that the network works on at once are on their way to it and from it."""
 
-IN_PROCESS = "in-process"
-
-Taper: TypeAlias = Callable[[int, int], npt.ArrayLike]
-"""Weights of a window along one axis from its length and its overlap, both in logits: (length,), each in [0, 1]."""
+IN_PROCESS: ExecutorName = "in-process"
 
 
 def sine(length: int, overlap: int) -> FloatArray:
@@ -354,6 +354,20 @@ def plan_prediction(
 def default_overlap(size: int) -> int:
     """Overlap of windows whose size alone was given: a quarter, px."""
     return size // 4 // ALIGN * ALIGN
+
+
+def window_of(windows: Windows, own: WindowSettings) -> tuple[int, int]:
+    """Size and overlap of the windows, px: those asked for, else the model's ``own``.
+
+    Raises:
+        ConfigError: See `check_window`.
+    """
+    size = own.size if windows.size is None else windows.size
+    overlap = windows.overlap
+    if overlap is None:
+        overlap = own.overlap if windows.size is None else default_overlap(size)
+    check_window(size, overlap)
+    return size, overlap
 
 
 def check_window(size: int, overlap: int) -> None:

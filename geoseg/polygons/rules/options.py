@@ -3,65 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from geoseg.classes import ClassTable, MapClass
 from geoseg.errors import ConfigError, quoted
-from geoseg.polygons.simplify.tolerance import Tolerance
-
-Small = Literal["merge", "drop"]
-Method = Literal["vw", "dp"]
-
-SMALL: tuple[Small, ...] = ("merge", "drop")
-METHODS: tuple[Method, ...] = ("vw", "dp")
-
-
-@dataclass(frozen=True, slots=True)
-class PolygonRules:
-    """Rules for the polygons of a class map, in the order in which they act. The default keeps every pixel step.
-
-    Attributes:
-        dissolve: New classes by name, each with the names of the classes that become it.
-        keep: Names of the classes that become polygons, after dissolving; empty for all but the background. Those left
-            out are one class until all other rules have acted, and then none.
-        fill_holes_m2: Holes below this area become part of the polygon around them, whatever lies in them; m², square
-            units of the coordinates without a CRS.
-        min_area_m2: Smallest region that stays a polygon of its own; m², or square units. Where classes are left out,
-            holes below it are filled too.
-        small: What becomes of smaller ones: "merge" gives them to the neighbour with the longest common border, "drop"
-            leaves a hole.
-        smooth: Cut the corners of the pixels before simplifying, so that slopes have no stairs.
-        simplify: Tolerance for borders, None to keep all their vertices.
-        method: "vw" removes what is small after Visvalingam and Whyatt, "dp" what is near after Douglas and Peucker.
-        regularize: Names of classes whose outlines get straight walls and right angles where the raster allows it.
-    """
-
-    dissolve: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    keep: Sequence[str] = ()
-    fill_holes_m2: float = 0.0
-    min_area_m2: float = 0.0
-    small: Small = "merge"
-    smooth: bool = False
-    simplify: Tolerance | None = None
-    method: Method = "vw"
-    regularize: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse rules without effect.
-
-        Raises:
-            ConfigError: A way of treating small regions and no size that they are below, or a method without tolerance.
-        """
-        if self.small != SMALL[0] and not self.min_area_m2:
-            raise ConfigError(f"--small {self.small} has no effect without --min-area", hint="--min-area 10")
-        if self.method != METHODS[0] and self.simplify is None:
-            hint = "--simplify 1.5px, or leave out --simplify-method"
-            raise ConfigError(f"--simplify-method {self.method} has no effect with --simplify none", hint=hint)
+from geoseg.options import PolygonRules
 
 
 @dataclass(frozen=True, slots=True, eq=False)

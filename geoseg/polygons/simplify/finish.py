@@ -13,8 +13,8 @@ from geoseg.polygons.simplify.ground import ROWS_AROUND
 from geoseg.polygons.simplify.guard import CLEARANCE_PX, vertex_plane
 from geoseg.polygons.simplify.regularize import Outlines, Regularize, regular_arcs
 from geoseg.polygons.simplify.smooth import cut_corners, smoothed_vertex_plane
-from geoseg.polygons.simplify.tolerance import LARGEST_PX
 from geoseg.polygons.trace.cracks import SUBPIXEL, ArcBatch, Cracks
+from geoseg.tolerance import LARGEST_PX
 
 IntArray = npt.NDArray[np.int64]
 PointArray = npt.NDArray[np.int32]

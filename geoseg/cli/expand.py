@@ -1,0 +1,177 @@
+"""Options of a verb from the classes of `geoseg.options`: one option for each field, in a panel for each class."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+from geoseg.cli.parsing import parse_bands, parse_groups, parse_gsd
+from geoseg.runtime.devices import check_device
+from geoseg.tolerance import parse_tolerance
+
+V = TypeVar("V", bound=Callable[..., None])
+
+PANELS = {
+    "Tiling": "Windows",
+    "Windows": "Windows",
+    "Network": "Network",
+    "Imagery": "Imagery",
+    "Layers": "Layers",
+    "PolygonRules": "Polygons",
+    "Running": "Running",
+    "Measures": "Measures",
+}
+"""Panels of the help by class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """How a field is written on the command line, where that does not follow from its type.
+
+    Attributes:
+        metavar: What stands for the value in the help.
+        name: The option's name; None takes the field's.
+        kind: The type that typer parses, `parse` makes the field's value of it.
+        parse: Checks the value and gives the field's.
+        default: Of the option, as written; None takes the field's.
+        minimum: Smallest value.
+    """
+
+    metavar: str | None = None
+    name: str | None = None
+    kind: Any = None
+    parse: Callable[[Any], Any] | None = None
+    default: str | None = None
+    minimum: int | None = None
+
+
+FLAGS = {
+    "size": Flag("PX"),
+    "overlap": Flag("PX"),
+    "device": Flag("DEVICE", parse=check_device),
+    "batch_size": Flag("N", minimum=1),
+    "bands": Flag("4,3,2", kind=str | None, parse=parse_bands),
+    "nodata": Flag("VALUE"),
+    "crs": Flag("EPSG:N"),
+    "aoi": Flag("FILE", kind=str | None),
+    "gsd": Flag("M|model", kind=str | None, parse=parse_gsd),
+    "simplify": Flag("1.5px|0.5m|none", kind=str, parse=parse_tolerance, default="1.5px"),
+    "method": Flag(name="--simplify-method"),
+    "regularize": Flag("CLASS", kind=list[str], parse=tuple),
+    "min_area_m2": Flag("M2", "--min-area", minimum=0),
+    "fill_holes_m2": Flag("M2", "--fill-holes", minimum=0),
+    "keep": Flag("CLASS", kind=list[str], parse=tuple),
+    "dissolve": Flag("NAME=CLASS,…", kind=list[str], parse=parse_groups),
+    "address": Flag("HOST:PORT"),
+    "objects": Flag("CLASS", kind=list[str], parse=lambda names: tuple(names) or None),
+    "boundary_px": Flag("PX", "--boundary", minimum=1),
+    "windows": Flag("N", minimum=0),
+}
+
+PYTHON_ONLY = {"band_rows", "strip_cols", "readers", "progress"}
+"""Fields that the command line has no option for."""
+
+
+def with_options(verb: V) -> V:
+    """The verb with one option for each field in place of a parameter that is a class of `geoseg.options`.
+
+    The verb itself gets the value.
+    """
+    hints = get_type_hints(verb, include_extras=True)
+    parameters, groups = [], {}
+    for name, parameter in inspect.signature(verb).parameters.items():
+        if is_dataclass(hints[name]) and isinstance(hints[name], type):
+            groups[name] = hints[name]
+            parameters += _expanded(hints[name](), panel=PANELS.get(hints[name].__name__))
+        else:
+            parameters.append(parameter.replace(annotation=hints[name], kind=parameter.KEYWORD_ONLY))
+
+    def expanded(**given: Any) -> None:
+        for name, kind in groups.items():
+            given[name] = _collected(kind, given)
+        verb(**{name: given[name] for name in hints if name in given})
+
+    expanded.__name__, expanded.__doc__ = verb.__name__, verb.__doc__
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {p.name: p.annotation for p in parameters}
+    return expanded  # type: ignore[return-value]
+
+
+def _expanded(options: Any, *, panel: str | None) -> list[inspect.Parameter]:
+    """One parameter for each field of options that have their defaults."""
+    kind = type(options)
+    texts, hints = sentences(kind), get_type_hints(kind)
+    found = []
+    for f in fields(kind):
+        value = getattr(options, f.name)
+        if is_dataclass(value) and type(value).__name__ in PANELS:
+            found += _expanded(value, panel=PANELS[type(value).__name__])
+        elif f.name not in PYTHON_ONLY:
+            found.append(_parameter(f.name, hints[f.name], value, texts.get(f.name), panel))
+    return found
+
+
+def _parameter(name: str, hint: Any, value: Any, text: str | None, panel: str | None) -> inspect.Parameter:
+    flag = FLAGS.get(name, Flag())
+    kind = _plain(hint) if flag.kind is None else flag.kind
+    if kind == list[str]:
+        value = []
+    option = typer.Option(
+        flag.name or f"--{name.replace('_', '-')}",
+        metavar=flag.metavar,
+        min=flag.minimum,
+        callback=flag.parse,
+        help=text,
+        rich_help_panel=panel,
+        show_default=not (kind == list[str] or value is None or value is False),
+    )
+    default = value if flag.default is None else flag.default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def _plain(hint: Any) -> Any:
+    """Of a union the choices, if it has any: what else it takes cannot be written on a command line."""
+    choices = [part for part in get_args(hint) if get_origin(part) is Literal]
+    return choices[0] if get_origin(hint) is Union and choices else hint
+
+
+def _collected(kind: Any, given: dict[str, Any]) -> Any:
+    """Options from the values of their fields, which are taken out of ``given``."""
+    default, values = kind(), {}
+    for f in fields(kind):
+        value = getattr(default, f.name)
+        if is_dataclass(value) and type(value).__name__ in PANELS:
+            values[f.name] = _collected(type(value), given)
+        elif f.name in given:
+            values[f.name] = given.pop(f.name)
+    return kind(**values)
+
+
+def sentences(kind: type) -> dict[str, str]:
+    """The first sentence that the docstring of a class says of each attribute."""
+    _, _, text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
+    found = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", text, flags=re.MULTILINE)
+    return {name: " ".join(text.split()).partition(". ")[0].rstrip(".") + "." for name, text in found}
+
+
+class Command(TyperCommand):
+    """A verb whose help shows options by panel, in plain text: rich would triple its time, and logs show no frames."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments, then the options of each panel; those without one come first."""
+        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                default = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or default, []).append(record)
+        for panel, records in panels.items():
+            if records:
+                with formatter.section(panel):
+                    formatter.write_dl(records)

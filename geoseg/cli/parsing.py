@@ -1,0 +1,51 @@
+"""Values of options that are more than a word or a number."""
+
+from __future__ import annotations
+
+from geoseg.errors import ConfigError
+
+
+def parse_gsd(text: str | None) -> str | float | None:
+    """A ground sample distance in metres, or "model".
+
+    Raises:
+        ConfigError: Anything else.
+    """
+    if text is None or text == "model":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"gsd {text!r} is not a number of metres", hint="--gsd 0.5, or --gsd model") from None
+
+
+def parse_groups(texts: list[str]) -> dict[str, tuple[str, ...]]:
+    """Groups of classes, each written as ``NAME=CLASS,CLASS,…``.
+
+    Raises:
+        ConfigError: Anything else, or a duplicate name.
+    """
+    groups: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, equals, members = (part.strip() for part in text.partition("="))
+        classes = tuple(member.strip() for member in members.split(",") if member.strip())
+        if not (name and equals and classes):
+            raise ConfigError(f"--dissolve {text!r} is not NAME=CLASS,…", hint="--dissolve green=tree,grass")
+        if name in groups:
+            raise ConfigError(f"--dissolve names the group {name} twice", hint="list all its classes once")
+        groups[name] = classes
+    return groups
+
+
+def parse_bands(text: str | None) -> tuple[int, ...] | None:
+    """1-based band numbers of ``4,3,2``.
+
+    Raises:
+        ConfigError: Anything but whole numbers from 1, separated by commas.
+    """
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) >= 1 for word in words):
+        raise ConfigError(f"--bands {text!r} is not a list of band numbers from 1", hint="write it as --bands 4,3,2")
+    return tuple(int(word) for word in words)

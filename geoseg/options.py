@@ -1,0 +1,297 @@
+"""Every option of a prediction and of an evaluation, defined once: name, choices, default and what it does.
+
+The command line takes its options and their help from these classes, and `geoseg.predict` its keywords. Loads neither
+numpy nor anything heavier.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from os import PathLike
+from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
+
+from geoseg.errors import ConfigError
+from geoseg.tolerance import Tolerance
+
+AnyPath: TypeAlias = str | PathLike[str]
+Taper: TypeAlias = Callable[[int, int], Any]
+"""Weights of a window along one axis from its length and its overlap, both in logits: (length,), each in [0, 1]."""
+
+Blend = Literal["sine", "linear", "flat", "crop"]
+TtaName = Literal["none", "flips", "d4", "scales", "scales+flips"]
+Backend = Literal["auto", "openvino", "torch", "compile"]
+Precision = Literal["auto", "float32", "bfloat16"]
+ExecutorName = Literal["in-process", "ray"]
+Split = Literal["val", "train"]
+Protocol = Literal["scene", "jseg", "mmseg", "whole"]
+Method = Literal["vw", "dp"]
+Small = Literal["merge", "drop"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imagery:
+    """Which pixels of a scene the model sees.
+
+    Attributes:
+        bands: Bands in the model's order, from 1; all of them by default.
+        nodata: Pixel value that marks nodata; the file's own by default.
+        alpha: Take validity from the alpha band.
+        crs: CRS of a raster that has a transform but no CRS.
+        aoi: Vector file with the area of interest; nothing outside its polygons is mapped.
+        gsd: Resample the scene to pixels of this size in metres, or to the "model"'s.
+        ignore_gsd: Map the scene even if its pixel size is not the model's.
+    """
+
+    bands: Sequence[int] | None = None
+    nodata: float | None = None
+    alpha: bool = False
+    crs: str | None = None
+    aoi: AnyPath | None = None
+    gsd: str | float | None = None
+    ignore_gsd: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """What runs the network, and how.
+
+    Attributes:
+        device: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one.
+        backend: What runs the network; auto is OpenVINO on a CPU, torch.compile on a GPU.
+        precision: auto is bfloat16 on a GPU, and on a CPU if the model is known to lose nothing by it.
+        batch_size: Windows per step; by default one per processor, 16 on a GPU.
+    """
+
+    device: str = "auto"
+    backend: Backend = "auto"
+    precision: Precision = "auto"
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """The windows that the network sees.
+
+    Attributes:
+        size: Side of a window, px, a multiple of 32; the model's by default.
+        overlap: Overlap of neighbouring windows, px; the model's by default, or a quarter of a given size.
+    """
+
+    size: int | None = None
+    overlap: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling(Windows):
+    """How a scene is cut into windows, and how their predictions become one map.
+
+    Attributes:
+        size: Side of a window, px, a multiple of 32; the model's by default.
+        overlap: Overlap of neighbouring windows, px; the model's by default, or a quarter of a given size.
+        blend: How overlapping windows are weighted. In Python also a function from a window's length and overlap, in
+            logits, to its weights along one axis.
+        tta: Test-time augmentation: predict flipped, turned and scaled windows too.
+        band_rows: Height of the parts that an interrupted run keeps, px, a multiple of 512.
+        strip_cols: Width of the strips that the scene is cut into, px, a multiple of 512; one strip if memory allows.
+    """
+
+    blend: Blend | Taper = "sine"
+    tta: TtaName = "none"
+    band_rows: int | None = None
+    strip_cols: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layers:
+    """Rasters written beside the class map; see `geoseg.map_rows.MapRows`.
+
+    Attributes:
+        confidence: Write OUT_confidence.tif too: the probability of the class.
+        probabilities: Write OUT_probabilities.tif too: the probability of every class.
+        disagreement: Write OUT_disagreement.tif too: where overlapping windows differ, in cells of the network's
+            stride (8 px for SegNeXt).
+    """
+
+    confidence: bool = False
+    probabilities: bool = False
+    disagreement: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that are wanted."""
+        return tuple(f.name for f in fields(self) if getattr(self, f.name))
+
+    def bytes(self, classes: int) -> int:
+        """Bytes of these layers per pixel."""
+        return self.confidence + self.probabilities * classes + self.disagreement
+
+
+@dataclass(frozen=True, slots=True)
+class PolygonRules:
+    """Rules for the polygons of a class map. The default keeps every pixel step.
+
+    They act in this order: dissolve, keep, fill holes, merge or drop small regions, smooth, simplify, regularize. Areas
+    are in m²; without a CRS, in square units of the coordinates.
+
+    Attributes:
+        simplify: How far outlines may move from the pixel edges, as 1.5px or 0.5m; none keeps every vertex.
+        method: vw removes details by area (Visvalingam), dp by distance (Douglas-Peucker).
+        smooth: Cut the corners of pixels first, so that slopes have no stairs.
+        regularize: Class whose outlines get straight, square walls where they lie within 1.5 px of them; repeatable.
+        min_area_m2: Smallest polygon kept, m²; where classes are left out, smaller holes are filled too.
+        small: Smaller polygons go to the neighbour with the longest common border, or are dropped.
+        fill_holes_m2: Holes below this area, m², join the polygon around them.
+        keep: Class that becomes polygons, after dissolving; repeatable; all but the background by default.
+        dissolve: Make one class of several, as NAME=CLASS,CLASS; repeatable.
+    """
+
+    simplify: Tolerance | None = None
+    method: Method = "vw"
+    smooth: bool = False
+    regularize: Sequence[str] = ()
+    min_area_m2: float = 0
+    small: Small = "merge"
+    fill_holes_m2: float = 0
+    keep: Sequence[str] = ()
+    dissolve: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse rules without effect.
+
+        Raises:
+            ConfigError: `small` without an area, or a method without a tolerance.
+        """
+        if self.small != "merge" and not self.min_area_m2:
+            raise ConfigError(f"--small {self.small} has no effect without --min-area", hint="--min-area 10")
+        if self.method != "vw" and self.simplify is None:
+            hint = "--simplify 1.5px, or leave out --simplify-method"
+            raise ConfigError(f"--simplify-method {self.method} has no effect with --simplify none", hint=hint)
+
+
+# Looked at on generated scenes: 1 px leaves the stairs of shallow slopes, 2 px starts to cut corners of small houses.
+DEFAULT_RULES = PolygonRules(simplify=Tolerance(1.5, "px"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """Where a prediction runs, and what becomes of earlier output.
+
+    Attributes:
+        executor: Run in this process, or on a Ray cluster.
+        address: Ray cluster, as host:port; by default that of RAY_ADDRESS, or this machine alone.
+        readers: Threads that decode the scene; one on a CPU and up to eight beside a GPU by default.
+        restart: Discard what an interrupted run has finished.
+        overwrite: Replace existing output.
+        progress: Draw a progress bar on standard error.
+    """
+
+    executor: ExecutorName = "in-process"
+    address: str | None = None
+    readers: int | None = None
+    restart: bool = False
+    overwrite: bool = False
+    progress: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictOptions:
+    """All options of a prediction."""
+
+    tiling: Tiling = Tiling()
+    network: Network = Network()
+    imagery: Imagery = Imagery()
+    layers: Layers = Layers()
+    rules: PolygonRules = DEFAULT_RULES
+    running: Running = Running()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """What an evaluation measures.
+
+    Attributes:
+        split: Scenes of the configuration to measure on; of scenes cut into blocks, the blocks of this split.
+        protocol: Whole stitched scenes, or the patches and pictures of published numbers (pixel scores only).
+        ms_flip: Six scales, each also flipped: the paper's multi-scale testing.
+        objects: Class whose regions count as objects; repeatable; all but the background by default.
+        boundary_px: Width of the strips along borders, px.
+        windows: Show this many of the worst windows, and of the best.
+    """
+
+    split: Split = "val"
+    protocol: Protocol = "scene"
+    ms_flip: bool = False
+    objects: Sequence[str] | None = None
+    boundary_px: int = 3
+    windows: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            ConfigError: A strip of no width, or a negative number of windows.
+        """
+        if self.boundary_px < 1:
+            raise ConfigError(f"--boundary must be at least 1 px, found {self.boundary_px}", hint="--boundary 3")
+        if self.windows < 0:
+            raise ConfigError(f"--windows must not be negative, found {self.windows}", hint="--windows 0 for none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """All options of an evaluation.
+
+    Attributes:
+        overwrite: Replace existing output.
+        progress: Draw a progress bar on standard error.
+    """
+
+    measures: Measures = Measures()
+    tiling: Windows = Windows()
+    network: Network = Network()
+    overwrite: bool = False
+    progress: bool = False
+
+
+def from_keywords(kind: type[T], keywords: Mapping[str, Any], *, caller: str) -> T:
+    """Options from keywords: each the name of an option, or of a group of options given as one value.
+
+    Raises:
+        TypeError: An unknown keyword; the message names the nearest one.
+    """
+    changes: dict[str, Any] = {}
+    groups = {f.name: getattr(kind(), f.name) for f in fields(kind)}  # type: ignore[arg-type]
+    places = {f.name: name for name, group in groups.items() if is_dataclass(group) for f in fields(group)}
+    for name, value in keywords.items():
+        if name in groups:
+            changes[name] = value
+        elif name not in places:
+            near = difflib.get_close_matches(name, [*places, *groups], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}{hint}")
+    for name, value in keywords.items():
+        if name in places and name not in groups:
+            group = places[name]
+            changes[group] = replace(changes.get(group, groups[group]), **{name: value})
+    return kind(**changes)
+
+
+def signature_with(function: Callable[..., Any], kind: type) -> inspect.Signature:
+    """The signature of a function that takes options as keywords, with each of them in place of ``**options``."""
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    return inspect.Signature([*own, *_parameters(kind())])
+
+
+def _parameters(options: Any) -> Iterable[inspect.Parameter]:
+    hints = get_type_hints(type(options))
+    for f in fields(options):
+        value = getattr(options, f.name)
+        if is_dataclass(value) and not isinstance(value, PolygonRules):
+            yield from _parameters(value)
+        else:
+            yield inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=hints[f.name])

@@ -1,0 +1,117 @@
+"""What a prediction would do and how long it would take: ``geoseg predict --dry-run``. Writes nothing."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from geoseg.errors import GeosegError
+from geoseg.options import AnyPath, PredictOptions
+from geoseg.prediction.predictor import WindowPixels
+from geoseg.prediction.room import check_room
+from geoseg.programs.session import Prepared, Session
+from geoseg.tiling.plan import IN_PROCESS, Plan
+from geoseg.windows import Window
+
+TIMED_WINDOWS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a prediction would do.
+
+    Attributes:
+        plan: Windows, bands, memory, disk.
+        window_seconds: Time per window on this machine, several at once as in the run; None where the windows tried
+            hold nothing to map, or other machines do the work.
+        free_bytes: Free space in the output's folder.
+        refusal: Why it would be refused, if it would.
+    """
+
+    plan: Plan
+    window_seconds: float | None
+    free_bytes: int
+    refusal: GeosegError | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of the whole run if all of the scene were valid."""
+        return None if self.window_seconds is None else self.window_seconds * self.plan.forwards
+
+    def lines(self) -> list[str]:
+        """The plan for people."""
+        free = f"free       {self.free_bytes / 2**20:.0f} MiB in the output's folder"
+        if self.refusal is not None:
+            return [*self.plan.lines(), free, f"refused    {self.refusal.message}; {self.refusal.hint}"]
+        if self.seconds is None:
+            here = self.plan.executor == IN_PROCESS
+            why = "the windows tried hold nothing to map" if here else "it depends on the cluster"
+            return [*self.plan.lines(), free, f"time       unknown: {why}"]
+        pace = self.plan.height * self.plan.width / 1e6 / self.seconds
+        return [
+            *self.plan.lines(),
+            free,
+            f"time       about {_duration(self.seconds)} "
+            f"({1000 * (self.window_seconds or 0):.0f} ms a window, {pace:.2f} Mpx/s)",
+        ]
+
+
+def dry_run(
+    scenes: AnyPath | Sequence[AnyPath], model: AnyPath, output: AnyPath, options: PredictOptions = PredictOptions()
+) -> DryRun:
+    """The plan of a prediction, timed on three windows of the scene.
+
+    Raises:
+        GeosegError: As `geoseg.programs.predict.predict` before its first window.
+    """
+    with Session(model, options) as session:
+        return dry_run_in(session, scenes, Path(output), overwrite=options.running.overwrite)
+
+
+def dry_run_in(
+    session: Session, scenes: AnyPath | Sequence[AnyPath], output: Path, *, overwrite: bool, timed: bool = True
+) -> DryRun:
+    """See `dry_run`; nothing is computed unless ``timed``."""
+    with session.prepared(scenes, output, overwrite=overwrite) as ready:
+        plan, folder = ready.job.plan, output.parent
+        free = shutil.disk_usage(folder).free
+        try:
+            check_room(plan, ready.scene, folder, there_bytes=ready.job.parts.size_bytes)
+        except GeosegError as error:
+            return DryRun(plan, None, free, error)
+        return DryRun(plan, _time_windows(ready) if timed and plan.executor == IN_PROCESS else None, free)
+
+
+def _time_windows(ready: Prepared) -> float | None:
+    """Seconds per window from file to logits, as many side by side as in the run, at three places of the scene."""
+    plan, scene = ready.job.plan, ready.scene
+    places = [(plan.rows[i * (len(plan.rows) - 1) // 2], plan.cols[i * (len(plan.cols) - 1) // 2]) for i in range(3)]
+    start = time.perf_counter()
+    items = []
+    for row, col in dict.fromkeys(places):
+        window = Window(row, col, plan.window_height, plan.window_width)
+        items.append(WindowPixels(window, *scene.read(window, reflect_valid=True, clip=False)))
+    reading = (time.perf_counter() - start) / len(items)
+    if not any(item.valid.any() for item in items):
+        return None
+
+    def timed() -> float:
+        work = [items[i % len(items)] for i in range(plan.batch_size)]
+        start = time.perf_counter()
+        for _ in ready.predictor.run_windows(work, batch_size=plan.batch_size):
+            pass
+        return (time.perf_counter() - start) / len(work)
+
+    timed()  # the first forward chooses kernels
+    return max(statistics.median(timed() for _ in range(TIMED_WINDOWS)), reading / ready.job.readers)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,226 @@
+"""A model opened once for one prediction or many, and each prediction checked before its first window."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self, cast
+
+from geoseg.class_map import SCENE_TAG, layer_path
+from geoseg.classes import ClassTable
+from geoseg.contract import Contract
+from geoseg.errors import ConfigError
+from geoseg.export import check_format
+from geoseg.files import check_output
+from geoseg.network.stored_model import open_model
+from geoseg.options import AnyPath, Precision, PredictOptions
+from geoseg.paths import input_path, scene_names
+from geoseg.prediction.executors import Executor, find_executor
+from geoseg.prediction.fingerprint import fingerprint
+from geoseg.prediction.imagery import check_scene, doubts, model_nodata
+from geoseg.prediction.parts import Parts, parts_folder, was_publishing
+from geoseg.prediction.predictor import Predictor
+from geoseg.prediction.tasks import Job, Source
+from geoseg.programs.early import check_kind, is_raster
+from geoseg.programs.vectorize import check_rules
+from geoseg.scene import Raster
+from geoseg.tiling.plan import Plan
+from geoseg.version import __version__
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """A model and where it runs: opened, connected and loaded once.
+
+    Args:
+        model: Model folder, or the name of a shipped model.
+        options: How to predict.
+
+    Raises:
+        ConfigError: No such executor.
+        ModelError: No such model, or a broken one.
+    """
+
+    def __init__(self, model: AnyPath, options: PredictOptions) -> None:
+        self.name, self.options = os.fspath(model), options
+        self._connect = find_executor(options.running.executor)
+        self.model = open_model(model)
+        self._predictors: dict[str, Predictor] = {}
+        self._open = ExitStack()
+        self.rehearsed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._open.close()
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Where the work is done.
+
+        Raises:
+            DeviceError: No such device.
+        """
+        return self._open.enter_context(self._connect(self.options.network.device, self.options.running.address))
+
+    def predictor(self, output: Path) -> Predictor:
+        """The model in the precision asked for; with "auto", in that of an interrupted run of the same output."""
+        network = self.options.network
+        precision: str = network.precision
+        if precision == "auto":
+            precision = self.parts(output).journal().get("the precision", precision)
+        made = Predictor(
+            self.model,
+            self.executor.device,
+            tta=self.options.tiling.tta,
+            batched=self.executor.batched,
+            backend=network.backend,
+            precision=precision,
+        )
+        return self._predictors.setdefault(made.precision, made)  # the first has the network
+
+    def parts(self, output: Path) -> Parts:
+        """Where the finished parts of an output are kept until it is whole."""
+        return Parts(parts_folder(output).absolute(), self.options.layers, len(self.model.contract.classes))
+
+    def source(self, scenes: AnyPath | Sequence[AnyPath]) -> Source:
+        """What is read of scenes, resolved for the model."""
+        imagery, contract = self.options.imagery, self.model.contract
+        resolved = replace(
+            imagery,
+            bands=None if imagery.bands is None else tuple(imagery.bands),
+            nodata=model_nodata(contract, imagery.nodata),
+            aoi=None if imagery.aoi is None else str(input_path(imagery.aoi)),
+            gsd=_gsd_m(imagery.gsd, contract),
+        )
+        return Source(tuple(scene_names([scenes] if isinstance(scenes, str | os.PathLike) else scenes)), resolved)
+
+    def plan(self, scene: Raster, predictor: Predictor) -> Plan:
+        """Windows, parts and memory for a scene."""
+        given = self.options.network.batch_size
+        return predictor.plan(
+            scene,
+            self.options.tiling,
+            batch_size=self.executor.batch_size if given is None else given,
+            layers=self.options.layers,
+            executor=self.options.running.executor,
+        )
+
+    @contextmanager
+    def prepared(self, scenes: AnyPath | Sequence[AnyPath], output: Path, *, overwrite: bool) -> Iterator[Prepared]:
+        """Check everything that can be wrong with a prediction; its scene is open inside.
+
+        Raises:
+            GeosegError: What is wrong.
+        """
+        options, contract = self.options, self.model.contract
+        source = self.source(scenes)
+        check_kind(output, options.layers)
+        layers = options.layers.names if is_raster(output) else ()
+        for file in (output, *(layer_path(output, layer) for layer in layers)):
+            check_output(file, overwrite=overwrite or was_publishing(output), inputs=source.scenes, styled=True)
+        with source.open() as scene:
+            executor = self.executor
+            check_scene(contract, scene, ignore_gsd=options.imagery.ignore_gsd)
+            predictor = self.predictor(output)
+            plan = self.plan(scene, predictor)
+            _ = plan.tapers  # checks a blend of the caller's own
+            if not is_raster(output):
+                check_format(output, scene.grid)
+                check_rules(options.rules, scene.grid, contract.class_table, path=scene.path)
+            if not scene.grid.is_metric:
+                log.warning("%s %s", scene.path, scene.grid.place_note)
+            against = doubts(contract, scene)
+            for doubt in against:
+                log.warning("%s", doubt)
+            job = Job(
+                source,
+                self.name,
+                replace(options.network, precision=cast(Precision, predictor.precision)),
+                options.tiling.tta,
+                plan,
+                self.parts(output),
+                options.running.readers or executor.readers,
+            )
+            yield Prepared(self, output, predictor, scene, job, against)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prediction whose input is checked and open.
+
+    Attributes:
+        session: The model, and how to predict.
+        output: File to write.
+        predictor: The model on its device.
+        scene: The open scene.
+        job: What is to be done.
+        doubts: Why the scene may not suit the model.
+    """
+
+    session: Session
+    output: Path
+    predictor: Predictor
+    scene: Raster
+    job: Job
+    doubts: tuple[str, ...]
+
+    @property
+    def classes(self) -> ClassTable:
+        """The model's class table."""
+        return self.predictor.classes
+
+    @cached_property
+    def hardware(self) -> dict[str, str]:
+        """What runs the network, and where; see `Executor.hardware`."""
+        return self.session.executor.hardware(self.job, self.predictor)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the parts depend on: the map, how it is divided, and what the last bits depend on."""
+        plan = self.job.plan
+        device: dict[str, Any] = {**self.hardware}
+        network = device.pop("network")
+        if self.predictor.batched:  # kernels depend on the batch there
+            device["batch"] = plan.batch_size
+        session = self.session
+        return {
+            **fingerprint(session.model, self.scene, plan, session.options, precision=self.predictor.precision),
+            "the division into bands": [plan.band_rows, plan.strip_cols],
+            "the device": device,
+            "the backend": network,
+            "torch": version("torch"),
+        }
+
+    def tags(self) -> dict[str, str]:
+        """Provenance of the map."""
+        plan, model = self.job.plan, self.session.model
+        return {
+            "GEOSEG_VERSION": __version__,
+            "GEOSEG_MODEL": model.contract.name,
+            "GEOSEG_MODEL_SHA256": model.digest,
+            "GEOSEG_WINDOW": f"{plan.window_height}x{plan.window_width}",
+            "GEOSEG_OVERLAP": str(plan.overlap),
+            "GEOSEG_BLEND": plan.blend if isinstance(plan.blend, str) else plan.blend.__name__,
+            "GEOSEG_TTA": self.job.tta,
+            "GEOSEG_NETWORK": self.hardware["network"],
+            SCENE_TAG: Path(self.job.source.scenes[0]).name,
+        }
+
+
+def _gsd_m(gsd: str | float | None, contract: Contract) -> float | None:
+    if gsd != "model":
+        try:
+            return None if gsd is None else float(gsd)
+        except ValueError:
+            raise ConfigError(f"gsd {gsd!r} is not a number of metres", hint="--gsd 0.5, or --gsd model") from None
+    if contract.gsd_m is None:
+        raise ConfigError(f"model {contract.name} was trained without a GSD", hint="give it in metres: --gsd 0.5")
+    return contract.gsd_m
