@@ -226,7 +226,7 @@ class Measures:
     split: Split = "val"
     protocol: Protocol = "scene"
     ms_flip: bool = False
-    objects: Sequence[str] | None = None
+    objects: Sequence[str] = ()
     boundary_px: int = 3
     windows: int = 8
 
@@ -256,6 +256,36 @@ class EvaluateOptions:
     network: Network = Network()
     overwrite: bool = False
     progress: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions(Windows):
+    """What an exported model takes and gives.
+
+    Attributes:
+        size: Side of the window, px; the model's by default.
+        overlap: Overlap of neighbouring windows, px, for the metadata; the model's by default.
+        dynamic: Take windows of any size (QGIS Deepness needs a fixed one); the size is then a proposal.
+        normalize: Put the normalisation into the file, or leave it to the host.
+        softmax: Give probabilities, or logits.
+        argmax: Give class ids instead of probabilities.
+        opset: Version of ONNX's operations.
+        stac: Describe the model in OUT.json, a STAC item; by default if pystac is installed.
+    """
+
+    dynamic: bool = False
+    normalize: bool = True
+    softmax: bool = True
+    argmax: bool = False
+    opset: int = 20
+    stac: bool | None = None
+
+    @property
+    def result(self) -> Literal["logits", "probabilities", "classes"]:
+        """What the model gives."""
+        if self.argmax:
+            return "classes"
+        return "probabilities" if self.softmax else "logits"
 
 
 def from_keywords(kind: type[T], keywords: Mapping[str, Any], *, caller: str) -> T:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import logging
@@ -7,16 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import get_args
 
 import pytest
 import rasterio
 from typer.testing import CliRunner
 
 import geoseg.programs.info
-from geoseg.cli import app, options
-from geoseg.cli.options import parse_bands
+from geoseg.cli import app
+from geoseg.cli.expand import sentences
+from geoseg.cli.parsing import parse_bands
 from geoseg.errors import ConfigError, GeosegError
+from geoseg.options import Imagery, Layers, Measures, Network, PolygonRules, Running, Tiling
 from geoseg.pretrained import PRETRAINED
 from geoseg.programs import early
 from support.scenes import write_scene
@@ -225,22 +228,52 @@ def test_mistakes_are_refused_before_anything_heavy(place: Path) -> None:
     assert sorted(place.rglob("*")) == before
 
 
-def test_words_of_options_are_those_of_the_programs() -> None:
+def test_choices_of_options_are_those_of_the_programs() -> None:
+    from geoseg import options
     from geoseg.network.backends import BACKENDS, PRECISIONS
     from geoseg.network.tta import TTA
     from geoseg.paper.patches import PROTOCOLS
-    from geoseg.polygons import PolygonRules
     from geoseg.prediction.executors import EXECUTORS
     from geoseg.tiling.plan import BLENDS
 
-    assert tuple(BLENDS) == options.BLENDS
-    assert tuple(TTA) == options.TTA
-    assert ("auto", *BACKENDS) == options.BACKENDS
-    assert ("auto", *PRECISIONS) == options.PRECISIONS
-    assert tuple(EXECUTORS) == options.EXECUTORS
-    assert ("scene", *PROTOCOLS) == options.PROTOCOLS
-    for key, words in (("method", options.METHODS), ("small", options.SMALL)):
-        assert words == get_args(get_type_hints(PolygonRules)[key])
+    assert get_args(options.Blend) == tuple(BLENDS)
+    assert get_args(options.TtaName) == tuple(TTA)
+    assert get_args(options.Backend) == ("auto", *BACKENDS)
+    assert get_args(options.Precision) == ("auto", *PRECISIONS)
+    assert get_args(options.ExecutorName) == tuple(EXECUTORS)
+    assert get_args(options.Protocol) == ("scene", *PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choices"),
+    [
+        ("predict a.tif -m m -o o.tif --blend sinus", "'sine', 'linear', 'flat', 'crop'"),
+        ("predict a.tif -m m -o o.tif --backend foo", "'auto', 'openvino', 'torch', 'compile'"),
+        ("vectorize map.tif -o o.gpkg --simplify-method chaikin", "'vw', 'dp'"),
+        ("vectorize map.tif -o o.gpkg --small eat", "'merge', 'drop'"),
+        ("evaluate m c.yaml --split test", "'val', 'train'"),
+        ("stats c.yaml --split test", "'val', 'train'"),
+        ("evaluate m c.yaml --boundary 0", "greater than or equal to 1"),
+        ("predict a.tif -m m -o o.tif --batch-size 0", "greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_value_lists_the_right_ones(arguments: str, choices: str) -> None:
+    result = CliRunner().invoke(app, arguments.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert choices in " ".join(result.stderr.split())
+
+
+def test_help_has_a_panel_for_each_kind_of_option() -> None:
+    lines = CliRunner().invoke(app, ["predict", "--help"]).stdout.splitlines()
+    panels = ["Arguments", "Options", "Windows", "Network", "Imagery", "Layers", "Polygons", "Running"]
+    assert [line.rstrip(":") for line in lines if line[:1].isalpha() and line.endswith(":")] == panels
+
+
+def test_every_option_is_explained_in_one_sentence() -> None:
+    for kind in (Tiling, Network, Imagery, Layers, PolygonRules, Running, Measures):
+        texts = sentences(kind)
+        assert texts.keys() == {f.name for f in dataclasses.fields(kind)}
+        assert all(text.endswith(".") for text in texts.values())
 
 
 def test_names_that_are_refused_early_are_those_of_the_programs() -> None:
@@ -249,11 +282,9 @@ def test_names_that_are_refused_early_are_those_of_the_programs() -> None:
     import geoseg.models
     from geoseg.export import EXPORTERS
     from geoseg.model_export.onnx_graph import OPSETS
-    from geoseg.programs.predict import RASTER_SUFFIXES
 
     assert set(early.ARCHITECTURES) == set(smp.MODEL_ARCHITECTURES_MAPPING)
     assert tuple(EXPORTERS) == early.VECTOR_SUFFIXES
-    assert early.RASTER_SUFFIXES == RASTER_SUFFIXES
     assert early.OPSETS == OPSETS
     assert geoseg.models.RECIPES.keys() <= {f"tu-{name}" for name in PRETRAINED}
     set_by_others = {"in_chans", "num_classes", "global_pool", "encoder_name", "encoder_depth", "encoder_weights"}

@@ -21,7 +21,6 @@ from torch import nn
 from typer.testing import CliRunner
 
 from geoseg.cli import app
-from geoseg.cli import evaluate as cli
 from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
 from geoseg.data import open_scenes
@@ -31,9 +30,9 @@ from geoseg.evaluation.blocks import CaseFinder
 from geoseg.evaluation.calibration import Temper
 from geoseg.evaluation.result import Evaluation, SceneResult
 from geoseg.evaluation.scenes import measure_scene, picture
-from geoseg.evaluation.stitched import CASES, Asked
 from geoseg.evaluation.tables import summary_lines
 from geoseg.network.model_folder import Normalize, build_network, load_model, save_model
+from geoseg.options import Layers, Tiling
 from geoseg.paper.patches import evaluate_patches
 from geoseg.prediction.predictor import Predictor
 from geoseg.programs.evaluate import FILES, evaluate
@@ -261,7 +260,9 @@ def test_results_depend_on_neither_batches_nor_bands_nor_strips(model: Path, tmp
     shown = []
     for options in ({}, {"batch_size": 3}, {"band_rows": 512}, {"band_rows": 512, "strip_cols": 512, "batch_size": 1}):
         finder = CaseFinder(3)
-        plan = predictor.plan(labelled.scene, size=128, overlap=32, layer_bytes=1, **options)
+        tiling = Tiling(size=128, overlap=32, **{k: v for k, v in options.items() if k != "batch_size"})
+        layers = Layers(confidence=True)
+        plan = predictor.plan(labelled.scene, tiling, batch_size=options.get("batch_size"), layers=layers)
         assert (plan.bands, plan.strips) == (3 if "band_rows" in options else 1, 2 if "strip_cols" in options else 1)
         counts = measure_scene(predictor, labelled, plan, boundary_px=2, finder=finder)
         results.append(counts.result(Temper(1.0, 0.5)))
@@ -497,14 +498,22 @@ def test_a_scene_that_breaks_off_leaves_nothing(model: Path, tmp_path: Path) -> 
     ("options", "said", "hint"),
     [
         ({"split": "test"}, "unknown split 'test'", "--split val"),
-        ({"protocol": "isaid"}, "no protocol is called 'isaid'", "--protocol scene, jseg, mmseg, whole"),
-        ({"protocol": "jseg", "size": 64}, "protocol jseg says itself", "leave out --size"),
-        ({"protocol": "mmseg", "backend": "onnx"}, "protocol mmseg says itself", "leave out --backend"),
-        ({"protocol": "mmseg", "objects": ["roof"]}, "protocol mmseg says itself", "leave out --objects"),
+        ({"protocol": "isaid"}, "unknown protocol 'isaid'", "--protocol scene, jseg, mmseg, whole"),
+        ({"protocol": "jseg", "size": 64}, "--size has no effect", "leave out --size"),
+        (
+            {"protocol": "mmseg", "backend": "torch"},
+            "--backend has no effect",
+            "leave out --backend",
+        ),
+        (
+            {"protocol": "mmseg", "objects": ["roof"]},
+            "--objects has no effect",
+            "leave out --objects",
+        ),
         ({"protocol": "whole"}, "whole pictures needs to know the size", "augment.base_size"),
         ({"objects": ["rooof"]}, "class 'rooof' of --objects is none of grass, roof, road", "--objects"),
-        ({"boundary_px": 0}, "0 px wide", "--boundary 3"),
-        ({"windows": -1}, "-1 windows", "--windows 8"),
+        ({"boundary_px": 0}, "--boundary must be at least 1 px, found 0", "--boundary 3"),
+        ({"windows": -1}, "--windows must not be negative", "--windows 0"),
         ({"size": 50}, "50", "--size"),
     ],
 )
@@ -518,10 +527,6 @@ def test_refusals_come_before_anything_is_made(
     assert said in caught.value.message
     assert caught.value.hint is not None and hint in caught.value.hint
     assert not list(tmp_path.iterdir())
-
-
-def test_the_command_line_has_the_librarys_defaults() -> None:
-    assert (Asked().boundary_px, CASES) == (cli.BOUNDARY_PX, cli.WINDOWS)
 
 
 # --- pictures

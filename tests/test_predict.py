@@ -24,11 +24,13 @@ import geoseg
 from geoseg.classes import NODATA
 from geoseg.errors import ConfigError, DeviceError, GeosegError, ModelError, OutputError, SceneError
 from geoseg.network.model_folder import TrainedModel, load_model
+from geoseg.options import Network, PredictOptions, Tiling
 from geoseg.polygons import PolygonRules, Tolerance
 from geoseg.prediction.bands import predicted_rows
-from geoseg.prediction.imagery import check_scene, open_model_scene
+from geoseg.prediction.imagery import check_scene, model_nodata
 from geoseg.prediction.predictor import Predictor
-from geoseg.programs.predict import PredictOptions, dry_run, predict
+from geoseg.programs.dry_run import dry_run
+from geoseg.programs.predict import predict
 from geoseg.scene import Scene, open_scene
 from geoseg.windows import Window
 from support.model_folders import make_model
@@ -180,7 +182,7 @@ def test_without_context_many_windows_are_one_whole(
     trained = TrainedModel(ContextFree(stride).eval(), contract, Path(), "")
     predictor = Predictor(trained, CPU)
     with Scene(made.path) as scene:
-        plan = predictor.plan(scene, size=window, overlap=overlap, batch_size=batch)
+        plan = predictor.plan(scene, Tiling(size=window, overlap=overlap), batch_size=batch)
         found = rows_of(predictor, scene, plan)
     assert plan.windows > 2
     wanted = forward_whole(trained, made)
@@ -246,7 +248,7 @@ def test_a_models_contract_and_python_give_the_same_map(make_scene: MakeScene, m
     predictor = Predictor(load_model(models()), CPU)
     with Scene(made.path) as scene:
         rows = rows_of(predictor, scene, predictor.plan(scene))
-        in_strips = rows_of(predictor, scene, predictor.plan(scene, band_rows=512, strip_cols=512))
+        in_strips = rows_of(predictor, scene, predictor.plan(scene, Tiling(band_rows=512, strip_cols=512)))
     np.testing.assert_array_equal(read(tmp_path / "map.tif"), rows)
     np.testing.assert_array_equal(in_strips, rows)
 
@@ -477,7 +479,7 @@ def test_the_contracts_nodata_counts_unless_another_is_given(make_scene: MakeSce
         file.write(pixels)
     contract = load_model(make_model(tmp_path / "model", nodata=7.0)).contract
     for nodata, rows in ((None, 5), (200.0, 0)):
-        with open_model_scene(contract, [str(made.path)], nodata=nodata) as scene:
+        with open_scene([made.path], nodata=model_nodata(contract, nodata)) as scene:
             _, valid = scene.read(Window(0, 0, *scene.grid.shape))
         assert (~valid).all(1).sum() == rows
 
@@ -653,7 +655,9 @@ def test_the_report_tells_stages_seams_and_what_was_skipped(models: Models, tmp_
 
 def test_a_dry_run_measures_and_writes_nothing(models: Models, tmp_path: Path) -> None:
     made = write_scene(tmp_path / "scene.tif", size=(150, 160), nodata="value")
-    found = dry_run(made.path, models(), tmp_path / "map.tif", PredictOptions(device="cpu", batch_size=2))
+    found = dry_run(
+        made.path, models(), tmp_path / "map.tif", PredictOptions(network=Network(device="cpu", batch_size=2))
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
     assert found.plan.windows == 16
     assert found.seconds is not None

@@ -20,15 +20,24 @@ from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError, Sc
 from geoseg.files import name_outputs, output_pattern
 from geoseg.network import backends
 from geoseg.network.model_folder import build_network, save_model
+from geoseg.options import PredictOptions, from_keywords
 from geoseg.paths import scene_names
 from geoseg.prediction import predictor as predictor_module
 from geoseg.prediction import room
-from geoseg.programs.predict import PredictOptions, Session, dry_run, predict
+from geoseg.programs import predict_each as each_module
+from geoseg.programs.dry_run import dry_run
+from geoseg.programs.predict import predict
 from geoseg.programs.predict_each import JOURNAL, dry_run_each, predict_each
+from geoseg.programs.session import Session
 from support.networks import TINY
 from support.scenes import MadeScene, write_scene
 
-HOW = PredictOptions(device="cpu", backend="torch")
+
+def how(**keywords: Any) -> PredictOptions:
+    return from_keywords(PredictOptions, {"device": "cpu", "backend": "torch", **keywords}, caller="how")
+
+
+HOW = how()
 MakeScene = Callable[..., MadeScene]
 
 
@@ -106,7 +115,7 @@ def test_what_is_finished_is_not_mapped_again(
 ) -> None:
     output, wanted = tmp_path / "maps", tmp_path / "wanted"
     predict_each(scenes, model, f"{wanted}/", HOW)
-    mapped = Session.predict
+    mapped = each_module.predict_in
 
     def interrupted(session: Session, scene: str, *args: Any, **options: Any) -> Any:
         if scene.endswith("b.tif"):
@@ -114,7 +123,7 @@ def test_what_is_finished_is_not_mapped_again(
         return mapped(session, scene, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "predict", interrupted)
+        patch.setattr(each_module, "predict_in", interrupted)
         with pytest.raises(KeyboardInterrupt, match="interrupted; 1 of 3 scenes are done"):
             predict_each(scenes, model, f"{output}/", HOW)
     assert contents(output).keys() == {"a.tif"}
@@ -131,18 +140,18 @@ def test_foreign_outputs_are_replaced_only_on_request(model: Path, scenes: Path,
     output = tmp_path / "maps"
     predict_each(scenes, model, f"{output}/", HOW)
     before = contents(output)
-    other = PredictOptions(device="cpu", backend="torch", blend="flat")
+    other = how(blend="flat")
     with pytest.raises(OutputError, match=r"a\.tif, and 2 more, exists and was not made from the same") as caught:
         predict_each(scenes, model, output, other)
     assert "--overwrite" in str(caught.value.hint)
     (output / "b.tif").write_text("mine")
     for restart in (False, True):
         with pytest.raises(OutputError, match=r"b\.tif exists and was not made"):
-            predict_each(scenes, model, output, HOW, restart=restart)
-    report = predict_each(scenes, model, output, HOW, overwrite=True)
+            predict_each(scenes, model, output, how(restart=restart))
+    report = predict_each(scenes, model, output, how(overwrite=True))
     assert ([w.path.name for w in report.written], len(report.there)) == (["b.tif"], 2)
     assert contents(output) == before
-    assert len(predict_each(scenes, model, output, HOW, restart=True).written) == 3
+    assert len(predict_each(scenes, model, output, how(restart=True)).written) == 3
 
 
 def test_a_style_of_a_persons_own_is_kept(model: Path, scenes: Path, tmp_path: Path) -> None:
@@ -157,12 +166,12 @@ def test_a_style_of_a_persons_own_is_kept(model: Path, scenes: Path, tmp_path: P
 def test_a_bug_in_one_scene_is_told_and_the_others_are_mapped(
     model: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mapped = Session.predict
+    mapped = each_module.predict_in
 
     def buggy(session: Session, scene: str, *args: Any, **options: Any) -> Any:
         return 1 / 0 if scene.endswith("b.tif") else mapped(session, scene, *args, **options)
 
-    monkeypatch.setattr(Session, "predict", buggy)
+    monkeypatch.setattr(each_module, "predict_in", buggy)
     report = predict_each(scenes, model, f"{tmp_path / 'maps'}/", HOW)
     assert [written.path.name for written in report.written] == ["a.tif", "c.tif"]
     [(scene, error)] = report.failed
@@ -182,7 +191,7 @@ def test_what_would_stop_every_scene_stops_at_once(
             raise DeviceError("device cpu is out of memory")
         raise OutputError("cannot write") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Session, "predict", fail)
+    monkeypatch.setattr(each_module, "predict_in", fail)
     with pytest.raises(GeosegError, match="0 of 3 scenes are done"):
         predict_each(scenes, model, f"{tmp_path / 'maps'}/", HOW)
     assert len(asked) == 1
@@ -191,7 +200,7 @@ def test_what_would_stop_every_scene_stops_at_once(
 
 def test_a_device_that_is_not_there_is_told_once(model: Path, scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(DeviceError):
-        predict_each(scenes, model, f"{tmp_path / 'maps'}/", PredictOptions(device="tpu"))
+        predict_each(scenes, model, f"{tmp_path / 'maps'}/", how(device="tpu"))
     assert not (tmp_path / "maps").exists()
 
 

@@ -20,8 +20,10 @@ from geoseg.errors import ConfigError, LabelError, ModelError, OutputError
 from geoseg.network.backends.openvino import multiplies_bfloat16
 from geoseg.network.model_folder import Normalize, build_network, load_model, save_model
 from geoseg.programs.predict import predict
-from geoseg.programs.train import SegmentationTask, check, lr_factor, parameter_groups, train
+from geoseg.programs.train import check, train
 from geoseg.scene import Scene
+from geoseg.training.optimizer import lr_factor, parameter_groups
+from geoseg.training.task import SegmentationTask
 from geoseg.windows import Window
 from support.networks import TINY
 from support.training import ITERATIONS, Recorder, experiment, write_scenes

@@ -23,10 +23,11 @@ from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.data import CoveringWindows, open_both
 from geoseg.errors import ConfigError, DeviceError, SceneError
 from geoseg.network.model_folder import build_network, load_model, save_model
-from geoseg.programs.train import class_weights, parameter_groups, train
+from geoseg.programs.train import class_weights, train
 from geoseg.training.ema import MovingAverage
 from geoseg.training.environment import git_state
 from geoseg.training.failures import LossWatch, explained
+from geoseg.training.optimizer import parameter_groups
 from geoseg.training.preview import memory_bytes, saved_bytes
 from geoseg.training.run_folder import load_best
 from geoseg.training.samples import draw_sample, stretched

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
-from geoseg.cli.parsing import parse_bands, parse_groups, parse_gsd
+from geoseg.cli.parsing import parse_bands, parse_groups, parse_gsd, parse_names
 from geoseg.runtime.devices import check_device
 from geoseg.tolerance import parse_tolerance
 
@@ -37,8 +37,8 @@ class Flag:
     Attributes:
         metavar: What stands for the value in the help.
         name: The option's name; None takes the field's.
-        kind: The type that typer parses, `parse` makes the field's value of it.
-        parse: Checks the value and gives the field's.
+        kind: The type that typer gives; None takes the field's.
+        parse: Checks what typer gives, and makes the field's value of it.
         default: Of the option, as written; None takes the field's.
         minimum: Smallest value.
     """
@@ -63,13 +63,17 @@ FLAGS = {
     "gsd": Flag("M|model", kind=str | None, parse=parse_gsd),
     "simplify": Flag("1.5px|0.5m|none", kind=str, parse=parse_tolerance, default="1.5px"),
     "method": Flag(name="--simplify-method"),
-    "regularize": Flag("CLASS", kind=list[str], parse=tuple),
+    "regularize": Flag("CLASS", kind=list[str], parse=parse_names),
     "min_area_m2": Flag("M2", "--min-area", minimum=0),
     "fill_holes_m2": Flag("M2", "--fill-holes", minimum=0),
-    "keep": Flag("CLASS", kind=list[str], parse=tuple),
+    "keep": Flag("CLASS", kind=list[str], parse=parse_names),
     "dissolve": Flag("NAME=CLASS,…", kind=list[str], parse=parse_groups),
     "address": Flag("HOST:PORT"),
-    "objects": Flag("CLASS", kind=list[str], parse=lambda names: tuple(names) or None),
+    "normalize": Flag(name="--normalize/--no-normalize"),
+    "softmax": Flag(name="--softmax/--no-softmax"),
+    "opset": Flag("N"),
+    "stac": Flag(name="--stac/--no-stac"),
+    "objects": Flag("CLASS", kind=list[str], parse=parse_names),
     "boundary_px": Flag("PX", "--boundary", minimum=1),
     "windows": Flag("N", minimum=0),
 }
@@ -126,7 +130,6 @@ def _parameter(name: str, hint: Any, value: Any, text: str | None, panel: str | 
         flag.name or f"--{name.replace('_', '-')}",
         metavar=flag.metavar,
         min=flag.minimum,
-        callback=flag.parse,
         help=text,
         rich_help_panel=panel,
         show_default=not (kind == list[str] or value is None or value is False),
@@ -149,7 +152,8 @@ def _collected(kind: Any, given: dict[str, Any]) -> Any:
         if is_dataclass(value) and type(value).__name__ in PANELS:
             values[f.name] = _collected(type(value), given)
         elif f.name in given:
-            values[f.name] = given.pop(f.name)
+            parse = FLAGS.get(f.name, Flag()).parse
+            values[f.name] = given.pop(f.name) if parse is None else parse(given.pop(f.name))
     return kind(**values)
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from geoseg.errors import ConfigError
 
 
+def parse_names(names: list[str]) -> tuple[str, ...]:
+    """The values of a repeatable option."""
+    return tuple(names)
+
+
 def parse_gsd(text: str | None) -> str | float | None:
     """A ground sample distance in metres, or "model".
 

@@ -104,9 +104,9 @@ def evaluate_scenes(
     return Evaluation(classes, total, dict(zip(names, results, strict=True)), folder, facts, worst, best)
 
 
-def _object_ids(classes: ClassTable, names: Sequence[str] | None) -> tuple[int, ...] | None:
+def _object_ids(classes: ClassTable, names: Sequence[str]) -> tuple[int, ...] | None:
     """Ids of the classes that are objects, None for all: those named, or all but a background beside others."""
-    if names is not None:
+    if names:
         return tuple(sorted({classes.id_of(name) for name in names}))
     ids = tuple(c.id for c in classes if not c.background)
     return ids if 0 < len(ids) < len(classes) else None

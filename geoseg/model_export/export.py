@@ -14,11 +14,11 @@ from geoseg.files import atomic_output, check_output
 from geoseg.model_export.check import Agreement, check_file
 from geoseg.model_export.deepness import deepness_entries, why_not
 from geoseg.model_export.host import Feed, HostModel, Result, find_feed
-from geoseg.model_export.onnx_graph import OPSET, check_opset, import_onnx, onnx_model
+from geoseg.model_export.onnx_graph import check_opset, import_onnx, onnx_model
 from geoseg.model_export.stac import import_pystac, stac_item
 from geoseg.network.folding import deployed
 from geoseg.network.model_folder import load_model
-from geoseg.options import Windows
+from geoseg.options import ExportOptions
 from geoseg.tiling.plan import window_of
 from geoseg.version import __version__
 from geoseg.windows import round_up
@@ -28,38 +28,6 @@ SUFFIX = ".onnx"
 
 _FREE_SIZES = [(97, 133), (256, 256)]
 """Windows that a file of any size is checked with, px."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExportOptions:
-    """What the file takes and gives.
-
-    Attributes:
-        size: Side of the window, px; None takes the model's own.
-        overlap: Strip that neighbouring windows share, px, for the metadata; None takes the model's own.
-        dynamic: Leave height and width free; the size is then a proposal.
-        normalize: Put the normalisation into the file; else the host does it.
-        softmax: Give probabilities rather than logits.
-        argmax: Give class ids rather than probabilities.
-        opset: Version of ONNX's operations.
-        stac: Write the STAC item; None does where pystac is installed.
-    """
-
-    size: int | None = None
-    overlap: int | None = None
-    dynamic: bool = False
-    normalize: bool = True
-    softmax: bool = True
-    argmax: bool = False
-    opset: int = OPSET
-    stac: bool | None = None
-
-    @property
-    def result(self) -> Result:
-        """What goes out."""
-        if self.argmax:
-            return "classes"
-        return "probabilities" if self.softmax else "logits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +114,7 @@ def export_model(
         check_output(item, overwrite=overwrite)
     trained = load_model(model)
     contract = trained.contract
-    size, overlap = window_of(Windows(size=options.size, overlap=options.overlap), contract.window)
+    size, overlap = window_of(options, contract.window)
     feed, result = find_feed(contract, normalize=options.normalize), options.result
     multiple = _multiple(trained.network)
     host = HostModel(deployed(trained.network), contract, feed=feed, result=result).eval()

@@ -20,9 +20,10 @@ import torch
 from torch import nn
 
 from geoseg.errors import ConfigError, ModelError, in_one_line
+from geoseg.options import ExportOptions
 from geoseg.version import __version__
 
-OPSET = 20
+OPSET = ExportOptions().opset
 """First with Gelu as one operation. As a chain of five it costs ONNX Runtime a half more time: 0.12 s instead of 0.08 s
 for SegNeXt-T at 512², because its own blocked layout ends at every Erf."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from geoseg.classes import nearest_name
 from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.files import check_folder, check_output, check_output_folder, name_outputs, output_pattern
-from geoseg.options import AnyPath, EvaluateOptions, Layers, PolygonRules, PredictOptions, Windows
+from geoseg.options import AnyPath, EvaluateOptions, ExportOptions, Layers, PolygonRules, PredictOptions
 from geoseg.paths import exists, input_path, scene_names
 from geoseg.polygons import class_rules
 from geoseg.pretrained import PRETRAINED, check_source
@@ -75,7 +75,7 @@ def check_kind(output: Path, layers: Layers) -> None:
         OutputError: An unknown suffix.
         ConfigError: Polygons, and layers that only a raster has.
     """
-    _check_suffix(output, (*RASTER_SUFFIXES, *VECTOR_SUFFIXES), known=(".tif", *VECTOR_SUFFIXES))
+    _check_suffix(output, (*RASTER_SUFFIXES, *VECTOR_SUFFIXES))
     if not is_raster(output) and (layers.probabilities or layers.disagreement):
         raise ConfigError("probabilities and disagreement are rasters", hint="write them beside a map: -o MAP.tif")
 
@@ -125,7 +125,7 @@ def check_vectorizing(
         SceneError: A map that is not there.
         ConfigError: A file of classes that cannot be read, or rules that do not fit them.
     """
-    _check_suffix(output, VECTOR_SUFFIXES, known=VECTOR_SUFFIXES)
+    _check_suffix(output, VECTOR_SUFFIXES)
     check_output(output, overwrite=overwrite, inputs=[class_map], styled=True)
     if _is_missing(class_map):
         raise SceneError(f"no such class map: {class_map}", hint="check the path")
@@ -208,7 +208,7 @@ def check_evaluation(
             "size": options.tiling.size,
             "overlap": options.tiling.overlap,
             "batch-size": network.batch_size,
-            "objects": measures.objects,
+            "objects": measures.objects or None,
             "backend": None if network.backend == "auto" else network.backend,
             "precision": None if network.precision == "auto" else network.precision,
         }
@@ -231,7 +231,7 @@ def check_evaluation(
             f"the model maps {', '.join(names)}, the configuration has {', '.join(config.class_table.names)}",
             hint="evaluate with the configuration of the same classes",
         )
-    for name in measures.objects or ():
+    for name in measures.objects:
         if name not in names:
             raise ConfigError(
                 f"class {name!r} of --objects is none of {', '.join(names)}",
@@ -240,7 +240,7 @@ def check_evaluation(
     window_of(options.tiling, contract.window)
 
 
-def check_export(model: AnyPath, output: Path, windows: Windows, *, opset: int | None, overwrite: bool) -> None:
+def check_export(model: AnyPath, output: Path, options: ExportOptions, *, overwrite: bool) -> None:
     """What ``geoseg export`` can refuse without loading the model.
 
     Raises:
@@ -252,10 +252,10 @@ def check_export(model: AnyPath, output: Path, windows: Windows, *, opset: int |
         raise OutputError(
             f"output {output} has the suffix {output.suffix or '(none)'}, wanted .onnx", hint=f"-o {output.stem}.onnx"
         )
-    if opset is not None and opset not in OPSETS:
-        raise ConfigError(f"opset {opset} is none of {OPSETS[0]} … {OPSETS[-1]}", hint="--opset 20")
+    if options.opset not in OPSETS:
+        raise ConfigError(f"opset {options.opset} is none of {OPSETS[0]} … {OPSETS[-1]}", hint="--opset 20")
     check_output(output, overwrite=overwrite)
-    window_of(windows, _contract(model).window)
+    window_of(options, _contract(model).window)
 
 
 def check_import(checkpoint: AnyPath, output: Path, *, classes: AnyPath | None, overwrite: bool) -> None:
@@ -326,11 +326,12 @@ def _is_missing(path: AnyPath) -> bool:
     return bool(fspath(path)) and not exists(input_path(path))
 
 
-def _check_suffix(output: Path, suffixes: Sequence[str], *, known: Sequence[str]) -> None:
+def _check_suffix(output: Path, known: Sequence[str]) -> None:
     suffix = output.suffix.lower()
-    if suffix not in suffixes:
+    if suffix not in known:
         raise OutputError(
-            f"output {output} has the unknown suffix {suffix or '(none)'}", hint=f"known: {', '.join(known)}"
+            f"output {output} has the unknown suffix {suffix or '(none)'}",
+            hint=f"known: {', '.join(s for s in known if s != '.tiff')}",
         )
 
 

@@ -8,13 +8,10 @@ A run folder holds ``config.yaml`` (as resolved), ``environment.json`` (machine,
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +22,9 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities import CombinedLoader
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, Sampler
 
 from geoseg.config import TrainConfig, parse_config, save_config
 from geoseg.contract import Band, Contract, find_model, load_contract
@@ -43,7 +38,6 @@ from geoseg.data import (
     suggested_weights,
     write_split,
 )
-from geoseg.data.augment import one_thread_each
 from geoseg.data.checks.every import check_data, refuse
 from geoseg.data.checks.problems import problem_lines
 from geoseg.network.model_folder import build_network, save_model
@@ -56,8 +50,8 @@ from geoseg.training.ema import MovingAverage
 from geoseg.training.environment import add_environment, describe_environment
 from geoseg.training.failures import explained
 from geoseg.training.launch import assignment, count_devices, launch
-from geoseg.training.optimizer import lr_factor as lr_factor
-from geoseg.training.optimizer import parameter_groups as parameter_groups
+from geoseg.training.loaders import make_loader, readers_ended
+from geoseg.training.optimizer import parameter_groups
 from geoseg.training.preview import PROBE_PX, Preview, describe_run
 from geoseg.training.processes import Team, find_place, joined
 from geoseg.training.progress import ProgressLine
@@ -223,7 +217,7 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
         network.compile()
     iterations = start
     if trains:
-        loaders = _loader(windows, config, team), _loader(val_windows, config, team)
+        loaders = make_loader(windows, config, team), make_loader(val_windows, config, team)
         checkpoints = Checkpoints(run / "checkpoints", config.train, team)
         # In this order: statistics before they are averaged, pictures while the average stands in the network
         callbacks = [
@@ -240,7 +234,7 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
             interruptible(run, checkpoints),
             explained(config.train),
             writing_into(run),
-            _readers_ended(*loaders),
+            readers_ended(*loaders),
         ):
             trainer = _trainer(config, team, callbacks, start=start, unused=unused)
             try:
@@ -338,68 +332,6 @@ def _build(config: TrainConfig) -> tuple[nn.Module, tuple[nn.Module, ...]]:
 def _named(windows: RandomWindows, index: int) -> str:
     scene, window = windows.place(index)
     return f"{scene} rows {window.row} … {window.row_stop} columns {window.col} … {window.col_stop}"
-
-
-class _Share(Sampler[int]):
-    """Every n-th index, from this process's own number: the windows of all processes' batches follow each other."""
-
-    def __init__(self, length: int, team: Team) -> None:
-        self._indices = range(team.rank, length, team.size)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._indices)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-
-class _Loader(DataLoader[Any]):
-    """A loader whose processes never see SIGTERM: SLURM sends it to all processes of a job, and the run answers it."""
-
-    def __iter__(self) -> Any:
-        if not hasattr(signal, "pthread_sigmask"):
-            return super().__iter__()
-        if multiprocessing.get_start_method() != "fork":
-            resource_tracker.ensure_running()  # when it starts, it unblocks the signal
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # inherited from the first instruction on
-        try:
-            return super().__iter__()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin_reading(worker: int) -> None:
-    one_thread_each()  # where the process was started anew; a fork has it from its parent
-
-
-def _loader(dataset: Any, config: TrainConfig, team: Team) -> DataLoader[Any]:
-    if config.train.workers:
-        one_thread_each()
-    return _Loader(
-        dataset,
-        batch_size=config.train.batch_size,
-        sampler=_Share(len(dataset), team),
-        num_workers=config.train.workers,
-        persistent_workers=config.train.workers > 0,
-        pin_memory=team.device.type == "cuda",
-        worker_init_fn=_begin_reading,
-    )
-
-
-@contextmanager
-def _readers_ended(*loaders: DataLoader[Any]) -> Iterator[None]:
-    """End the processes that read windows when the run ends, however it does.
-
-    Lightning forgets those of the training when a validation is interrupted. An interpreter that exits would send them
-    SIGTERM, which they never see, and wait for them forever.
-    """
-    others = set(multiprocessing.active_children())
-    try:
-        yield
-    finally:
-        CombinedLoader(loaders).reset()
-        for process in set(multiprocessing.active_children()) - others:
-            process.kill()
 
 
 def _trainer(

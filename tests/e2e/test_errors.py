@@ -424,24 +424,12 @@ def negative_overlap(place: Place) -> list[object]:
     return place.predict("--overlap", -32)
 
 
-def empty_batch(place: Place) -> list[object]:
-    return place.predict("--batch-size", 0)
-
-
 def bad_tolerance(place: Place) -> list[object]:
     return place.vectorize("--simplify", "2 feet")
 
 
 def bad_tolerance_of_a_prediction(place: Place) -> list[object]:
     return place.predict("--simplify", "a lot", out="out.gpkg")
-
-
-def unknown_method(place: Place) -> list[object]:
-    return place.vectorize("--simplify-method", "chaikin")
-
-
-def unknown_fate_of_small_ones(place: Place) -> list[object]:
-    return place.vectorize("--small", "eat")
 
 
 def small_ones_of_no_size(place: Place) -> list[object]:
@@ -648,10 +636,6 @@ def classes_of_another_model(place: Place) -> list[object]:
     return ["evaluate", place.model, path, "-o", place / "evaluation"]
 
 
-def unknown_split(place: Place) -> list[object]:
-    return ["evaluate", place.model, place / "config.yaml", "--split", "test", "-o", place / "evaluation"]
-
-
 # Labels
 
 
@@ -850,11 +834,8 @@ CASES: dict[Prepare, tuple[str, ...]] = {
     window_off_the_grid: ("100", "--size 128"),
     overlap_as_large_as_the_window: ("64", "--overlap"),
     negative_overlap: ("-32", "--overlap"),
-    empty_batch: ("0", "--batch-size 1"),
     bad_tolerance: ("2 feet", "--simplify"),
     bad_tolerance_of_a_prediction: ("a lot", "--simplify"),
-    unknown_method: ("chaikin", "--simplify-method vw"),
-    unknown_fate_of_small_ones: ("eat", "--small merge"),
     small_ones_of_no_size: ("--small drop", "--min-area"),
     method_without_tolerance: ("--simplify-method dp", "--simplify none"),
     class_regularized_and_left_out: ("--regularize", "roof", "--keep roof"),
@@ -897,7 +878,6 @@ CASES: dict[Prepare, tuple[str, ...]] = {
     unknown_encoder: ("tu-mscan_huge",),
     nothing_to_resume: ("last.ckpt",),
     classes_of_another_model: ("roof", "building"),
-    unknown_split: ("test", "--split val"),
     missing_labels: ("nowhere.tif",),
     missing_training_scene: ("nowhere.tif",),
     raster_labels_without_crs: ("plain.tif",),

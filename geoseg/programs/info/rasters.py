@@ -1,84 +1,34 @@
-"""What a scene, a label file, a class map or a model folder is, in lines for people."""
+"""Facts and warnings about a raster: imagery, or class ids."""
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyproj
 from rasterio.enums import MaskFlags
 
 from geoseg.class_map import read_class_map
-from geoseg.classes import NODATA, format_color
-from geoseg.contract import CONTRACT_FILE, Contract, WindowSettings, find_model, load_contract, shipped_models
-from geoseg.errors import ConfigError, LabelError, SceneError, quoted
-from geoseg.georeference import AnyCRS, Georeference, crs_georeference, pyproj_crs, transformer
+from geoseg.classes import NODATA
+from geoseg.contract import Contract, WindowSettings, find_model, load_contract, shipped_models
+from geoseg.errors import SceneError, quoted
+from geoseg.georeference import Georeference, pyproj_crs
 from geoseg.grid import Grid
-from geoseg.paths import VECTOR_SUFFIXES, exists, input_path, opened_name, suffix
+from geoseg.programs.info.words import FEW_VALUES, Fact, crs_text, extent, file_size, unit_name
 from geoseg.runtime.processors import processors
 from geoseg.scene import Pixels, Scene, Valid
 from geoseg.scene.advice import GDAL_TYPES, holds, palette_hint
 from geoseg.tiling.plan import MAX_CPU_WINDOWS, Plan, plan_prediction
 from geoseg.windows import Window
-from geoseg.words import count
-
-if TYPE_CHECKING:
-    from geoseg.scene.vector_files import VectorLayer
 
 STRIDE = 8
 """Pixels per logit of SegNeXt."""
 
-_FEW_VALUES = 32
 _SQUARE = 0.01
 _WHOLE_READ_PX = 400_000_000
-
-Fact = tuple[str, str]
-
-
-def describe(path: str, *, model: str | None = None, crs: str | None = None) -> list[str]:
-    """Lines that say what is at a path, ``name  text`` each; warnings last.
-
-    Args:
-        path: A raster, a vector file, a model folder, or the name of a model that is shipped.
-        model: Model to plan the prediction of a scene with; None takes the shipped ones that take the scene.
-        crs: CRS of a raster that has a transform but no CRS.
-
-    Raises:
-        SceneError: Nothing at the path, or nothing that can be read.
-        ModelError: A model folder that is damaged, or no model of that name.
-        ConfigError: A model was named for what is no scene.
-    """
-    if model is not None:
-        find_model(model)
-    kind, facts = _facts(path, model, crs)
-    if model is not None and kind != "scene":
-        raise ConfigError(f"{path} is a {kind}, and only scenes are predicted", hint="leave out --model")
-    width = max(len(name) for name, _ in facts)
-    return [f"{name:<{width}}  {text}" for name, text in facts]
-
-
-def _facts(path: str, model: str | None, crs: str | None) -> tuple[str, list[Fact]]:
-    folder = _model_folder(path)
-    if folder is not None:
-        return "model", model_facts(folder)
-    path = opened_name(path, kind=SceneError)
-    if suffix(input_path(path)) in VECTOR_SUFFIXES and exists(input_path(path)):
-        return "vector file", vector_facts(path)
-    with Scene(path, crs=crs) as scene:
-        pixels, valid = scene.sample()
-        if _is_class_raster(scene, pixels, valid):
-            return "class raster", class_raster_facts(scene)
-        return "scene", scene_facts(scene, pixels, valid, model)
-
-
-# Rasters
 
 
 def scene_facts(scene: Scene, pixels: Pixels, valid: Valid, model: str | None) -> list[Fact]:
@@ -125,7 +75,7 @@ def class_raster_facts(scene: Scene) -> list[Fact]:
 def _raster_facts(scene: Scene) -> list[Fact]:
     grid = scene.grid
     height, width = grid.shape
-    facts = [("size", f"{width} × {height} px, {height * width / 1e6:.4g} Mpx{_file_size(scene.path)}")]
+    facts = [("size", f"{width} × {height} px, {height * width / 1e6:.4g} Mpx{file_size(scene.path)}")]
     facts += _place_facts(grid)
     file = scene.dataset
     compression = file.compression.value if file.compression else "none"
@@ -141,12 +91,12 @@ def _place_facts(grid: Grid) -> list[Fact]:
     kind = grid.georeference
     if kind is Georeference.NONE:
         return [("CRS", "none: the raster has no georeference")]
-    crs = "none" if grid.crs is None else _crs_text(pyproj_crs(grid.crs))
+    crs = "none" if grid.crs is None else crs_text(pyproj_crs(grid.crs))
     if kind is Georeference.CRS_ALONE:
         return [("CRS", f"{crs}, but no transform")]
     t = grid.transform
     sides = f"{math.hypot(t.a, t.d):.6g} × {math.hypot(t.b, t.e):.6g}"
-    pixel = f"{sides} units" if grid.crs is None else f"{sides} {_unit(pyproj_crs(grid.crs))} on the map"
+    pixel = f"{sides} units" if grid.crs is None else f"{sides} {unit_name(pyproj_crs(grid.crs))} on the map"
     ground, gsd = grid.pixel_size_m(), grid.gsd_m()
     if ground is not None and gsd is not None:
         height, width = ground
@@ -159,7 +109,7 @@ def _place_facts(grid: Grid) -> list[Fact]:
     return [
         ("CRS", crs),
         ("pixel", pixel + how),
-        ("extent", f"{_extent(kind, grid.crs, grid.bounds)}, {area:.4g} {unit}"),
+        ("extent", f"{extent(kind, grid.crs, grid.bounds)}, {area:.4g} {unit}"),
     ]
 
 
@@ -228,7 +178,7 @@ def _place_warnings(scene: Scene) -> Iterable[str]:
 
 
 def _palette_warnings(scene: Scene, colors: int) -> Iterable[str]:
-    if scene.has_palette and colors > _FEW_VALUES:
+    if scene.has_palette and colors > FEW_VALUES:
         yield f"where it is imagery, and no classes, {palette_hint(scene.path)}"
 
 
@@ -256,13 +206,14 @@ def _warnings(scene: Scene, pixels: Pixels, valid: Valid) -> Iterable[str]:
         yield f"no model takes {scene.dtype}: gdal_translate -ot {GDAL_TYPES[fits]} {path} {fits}.tif"
 
 
-def _is_class_raster(scene: Scene, pixels: Pixels, valid: Valid) -> bool:
+def is_class_raster(scene: Scene, pixels: Pixels, valid: Valid) -> bool:
+    """Whether a raster seems to hold class ids: one band of integers with a palette, or of few values."""
     if scene.file_bands != 1 or scene.dtype.kind not in "iu":
         return False
     try:
         scene.dataset.colormap(1)
     except ValueError:
-        return len(np.unique(pixels[0, valid])) <= _FEW_VALUES
+        return len(np.unique(pixels[0, valid])) <= FEW_VALUES
     return True
 
 
@@ -283,160 +234,5 @@ def _count_classes(scene: Scene) -> tuple[dict[int, int], dict[int, float]]:
     return counts, areas
 
 
-# Vectors
-
-
-def vector_facts(path: str) -> list[Fact]:
-    """Facts about a file of features, layer by layer: CRS, count, fields, and the values of fields that may be classes.
-
-    Raises:
-        LabelError: It cannot be read.
-    """
-    # and with it pandas, which a raster can do without
-    from geoseg.scene.vector_files import STYLES, layer_names, open_layer, reading
-
-    name = input_path(path)
-    facts = [("vector", f"{path}{_file_size(path)}")]
-    with reading("vector file", name, LabelError):
-        for layer, _ in layer_names(name):
-            if layer == STYLES:
-                facts.append(("styles", "QGIS styles are inside"))
-            else:
-                facts += _layer_facts(open_layer(name, layer, count=True))
-    return facts
-
-
-def _layer_facts(layer: VectorLayer) -> list[Fact]:
-    facts = [("layer", f"{layer.name}: {count(layer.features, 'feature')} of type {layer.kind or 'none'}")]
-    if layer.crs is None:
-        command = f"ogr2ogr -a_srs EPSG:… with_crs.gpkg {quoted(layer.path)} {quoted(layer.name)}"
-        text = f"layer {layer.name} has no CRS, so it cannot be laid over a scene: {command}"
-        facts += [("CRS", "none"), ("warning", text)]
-    else:
-        crs = pyproj_crs(layer.crs)
-        facts.append(("CRS", _crs_text(crs)))
-        if layer.features and layer.bounds is not None:
-            facts.append(("extent", _extent(crs_georeference(crs), crs, layer.bounds)))
-    attributes = layer.table()
-    for field, dtype in layer.fields.items():
-        kind = "text" if dtype in ("object", "string", "large_string") else dtype
-        facts.append(("field", f"{field}: {kind}{_class_values(attributes[field])}"))
-    return facts
-
-
-def _class_values(column: Any) -> str:
-    """Values and their counts, where few values recur as the classes of labels do."""
-    counts = column.value_counts()
-    recur = len(counts) == 1 or (1 < len(counts) <= _FEW_VALUES and counts.iloc[0] > 1)
-    if column.dtype.kind in "fM" or not recur or max(len(str(value)) for value in counts.index) > 60:
-        return ""
-    missing = int(column.isna().sum())
-    values = [f"{value} ({count})" for value, count in counts.items()] + ([f"empty ({missing})"] if missing else [])
-    return ", values " + ", ".join(values)
-
-
-# Models
-
-
-def model_facts(folder: Path) -> list[Fact]:
-    """Facts about a model folder.
-
-    Raises:
-        ModelError: No imagery contract, or a damaged one.
-    """
-    contract = load_contract(folder)
-    facts = [("model", f"{contract.name}, in {folder}"), *_network_facts(folder)]
-    facts += [("band", f"{b.name}: mean {b.mean:.4g}, standard deviation {b.std:.4g}") for b in contract.bands]
-    facts += [
-        ("pixels", f"{contract.dtype} × {contract.scale:.4g}, nodata {_contract_nodata(contract)}"),
-        ("GSD", f"{contract.gsd_m:.4g} m" if contract.gsd_m else "any: trained without georeference"),
-        ("windows", f"{contract.window.size} px that overlap by {contract.window.overlap} px"),
-    ]
-    facts += [
-        ("class", f"{c.id} {c.name} {format_color(c.color)}{', background' if c.background else ''}")
-        for c in contract.class_table
-    ]
-    return facts + [("training", f"{_words(key)}: {_text(value)}") for key, value in contract.training.items()]
-
-
-def _network_facts(folder: Path) -> list[Fact]:
-    config, weights = folder / "config.json", folder / "model.safetensors"
-    facts = []
-    if config.is_file():
-        values = json.loads(config.read_text(encoding="utf-8"))
-        words = [str(values[key]) for key in ("_model_class", "encoder_name") if values.get(key)]
-        facts.append(("network", " with ".join(words) or "unnamed"))
-    if weights.is_file():
-        facts.append(("weights", f"{weights.name}{_file_size(str(weights))}"))
-    missing = [p.name for p in (config, weights) if not p.is_file()]
-    return facts + [("warning", f"{name} is missing, so the model cannot be loaded") for name in missing]
-
-
-def _contract_nodata(contract: Contract) -> str:
-    return "as the file says" if contract.nodata == "file" else f"{contract.nodata:g}"
-
-
-def _model_folder(path: str) -> Path | None:
-    """The folder where a path is one of a model or the name of a shipped model, else None."""
-    if (Path(path) / CONTRACT_FILE).is_file():
-        return Path(path)
-    if not Path(path).exists() and re.fullmatch(r"[\w-]+", path):
-        return find_model(path) if path in shipped_models() else None
-    return None
-
-
-# Words
-
-
-def _crs_text(crs: pyproj.CRS) -> str:
-    authority = crs.to_authority()
-    return f"{':'.join(authority)}, {crs.name}" if authority else crs.name
-
-
-def _extent(kind: Georeference, crs: AnyCRS | None, bounds: tuple[float, float, float, float]) -> str:
-    """Bounds in degrees of WGS 84; in the units of the coordinates where they have no place on Earth."""
-    way = transformer(crs, "EPSG:4326") if kind is Georeference.EARTH and crs is not None else None
-    if way is not None:
-        left, bottom, right, top = way.transform_bounds(*bounds)
-        if np.isfinite([left, bottom, right, top]).all():
-            return f"longitude {left:.6g} … {right:.6g}, latitude {bottom:.6g} … {top:.6g}"
-    left, bottom, right, top = bounds
-    unit = "" if crs is None else f" {_unit(pyproj_crs(crs))}"
-    return f"x {left:.9g} … {right:.9g}{unit}, y {bottom:.9g} … {top:.9g}{unit}"
-
-
-def _unit(crs: pyproj.CRS) -> str:
-    name = crs.axis_info[0].unit_name
-    return {"metre": "m", "degree": "°"}.get(name, name)
-
-
 def _value_range(values: npt.NDArray[Any]) -> str:
     return f"{values.min():g} … {values.max():g}" if values.size else "none valid"
-
-
-def _words(key: str) -> str:
-    """A key of the training's record as people write it."""
-    return key.replace("_", " ").replace("miou", "mIoU").replace("iou", "IoU")
-
-
-def _text(value: Any) -> str:
-    """A value of the training's record without Python's brackets; settings that were not given are left out."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items() if inner is not None)
-    if isinstance(value, list):
-        return ", ".join(f"({_text(inner)})" if isinstance(inner, dict) else _text(inner) for inner in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _file_size(path: str) -> str:
-    file = Path(path)
-    if not file.is_file():
-        return ""
-    size = float(file.stat().st_size)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f", {size:.3g} {unit}"
