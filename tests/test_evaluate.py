@@ -511,7 +511,7 @@ def test_a_scene_that_breaks_off_leaves_nothing(model: Path, tmp_path: Path) -> 
             "leave out --objects",
         ),
         ({"protocol": "whole"}, "whole pictures needs to know the size", "augment.base_size"),
-        ({"objects": ["rooof"]}, "class 'rooof' of --objects is none of grass, roof, road", "--objects"),
+        ({"objects": ["rooof"]}, "class 'rooof' of --objects is not one of grass, roof, road", "--objects"),
         ({"boundary_px": 0}, "--boundary must be at least 1 px, found 0", "--boundary 3"),
         ({"windows": -1}, "--windows must not be negative", "--windows 0"),
         ({"size": 50}, "50", "--size"),

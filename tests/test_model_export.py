@@ -194,7 +194,7 @@ def test_what_cannot_be_exported_is_said_in_a_line() -> None:
 
 @pytest.mark.parametrize("opset", [12, 99])
 def test_an_opset_that_cannot_be_written(tiny: nn.Module, opset: int) -> None:
-    with pytest.raises(ConfigError, match=f"opset {opset} is none of 18 … 23"):
+    with pytest.raises(ConfigError, match=f"opset {opset} is not in 18 … 23"):
         onnx_bytes(tiny, bands=3, opset=opset)
 
 

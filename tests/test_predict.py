@@ -271,8 +271,8 @@ def test_out_of_memory_halves_the_batch_and_the_run_goes_on(
         with pytest.raises(DeviceError, match="out of memory with one window of 64 × 64 px"):
             rows_of(predictor, scene, plan)
     np.testing.assert_array_equal(found, wanted)
-    assert "out of memory with 8 windows at once: going on with 4" in caplog.text
-    assert "going on with 1" in caplog.text or most > 1
+    assert "out of memory with 8 windows at once: continuing with 4" in caplog.text
+    assert "continuing with 1" in caplog.text or most > 1
 
 
 class Greedy(nn.Module):

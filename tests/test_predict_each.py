@@ -124,7 +124,7 @@ def test_what_is_finished_is_not_mapped_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(each_module, "predict_in", interrupted)
-        with pytest.raises(KeyboardInterrupt, match="interrupted; 1 of 3 scenes are done"):
+        with pytest.raises(KeyboardInterrupt, match="interrupted; 1 of 3 scenes done"):
             predict_each(scenes, model, f"{output}/", HOW)
     assert contents(output).keys() == {"a.tif"}
     report = predict_each(scenes, model, output, HOW)
@@ -192,7 +192,7 @@ def test_what_would_stop_every_scene_stops_at_once(
         raise OutputError("cannot write") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(each_module, "predict_in", fail)
-    with pytest.raises(GeosegError, match="0 of 3 scenes are done"):
+    with pytest.raises(GeosegError, match="0 of 3 scenes done"):
         predict_each(scenes, model, f"{tmp_path / 'maps'}/", HOW)
     assert len(asked) == 1
     assert not (tmp_path / "maps").exists(), "made for nothing"
@@ -289,7 +289,7 @@ def test_a_disk_that_cannot_hold_the_map_is_refused(
     made = make_scene()
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage._replace(free=50))
-    with pytest.raises(OutputError, match=r"on the disk at the very least, .* left") as caught:
+    with pytest.raises(OutputError, match=r"needs at least .* of disk, .* free") as caught:
         predict(made.path, model, tmp_path / "map.tif", device="cpu", backend="torch")
     assert "another folder" in str(caught.value.hint)
     assert [path.name for path in tmp_path.iterdir()] == [made.path.name]
@@ -302,7 +302,7 @@ def test_a_machine_that_cannot_hold_the_plan_is_refused(
 ) -> None:
     made = make_scene()
     monkeypatch.setattr(room, "memory_bytes", lambda: 1 << 20)
-    with pytest.raises(ConfigError, match=r"columns take .* of memory, this machine has 1\.0 MiB"):
+    with pytest.raises(ConfigError, match=r"columns need .* of memory, this machine has 1\.0 MiB"):
         predict(made.path, model, tmp_path / "map.tif", device="cpu", backend="torch")
     monkeypatch.setattr(room, "memory_bytes", lambda: None)
     predict(made.path, model, tmp_path / "map.tif", device="cpu", backend="torch")

@@ -309,7 +309,7 @@ def test_an_existing_run_folder_is_kept_unless_overwritten(
     precious = tmp_path / "thesis"
     precious.mkdir()
     (precious / "thesis.tex").write_text("x")
-    with pytest.raises(OutputError, match="is no run folder"):
+    with pytest.raises(OutputError, match="is not a run folder"):
         train(experiment(landscapes, precious), overwrite=True, device="cpu")
     assert (precious / "thesis.tex").exists()
 

@@ -1,7 +1,7 @@
-"""The command line: one thin file per verb, which parses, calls one library function and prints what came of it.
+"""The command line: one thin file per verb, which parses, calls one library function and prints its result.
 
-Results go to stdout, talk to stderr. Whatever the user can put right ends as one message and exit code 2; our own
-bugs keep their traceback and exit with 1. Heavy imports stand inside the verbs, so that ``--help`` answers at once.
+Results go to stdout, everything else to stderr. Errors that the user can fix end as one message and exit code 2; our
+own bugs keep their traceback and exit with 1. Heavy imports are inside the verbs, so ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from geoseg.version import __version__
 
 
 class _Verbs(TyperGroup):
-    """Ends a verb's expected failures in their message; here and not in `main`, so that tests see it too."""
+    """Prints expected errors as messages; here and not in `main`, so that tests see it too."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -35,7 +35,7 @@ class _Verbs(TyperGroup):
             if error.hint:
                 typer.echo(f"hint:  {error.hint}", err=True)
             raise typer.Exit(error.exit_code) from error
-        except OSError as error:  # which every look at a path may raise
+        except OSError as error:  # any access to a path may raise it
             if error.errno != errno.ENAMETOOLONG:
                 raise
             name = os.fsdecode(error.filename or "")
@@ -54,7 +54,7 @@ app = typer.Typer(
     epilog="geoseg VERB --help explains a verb; geoseg demo shows the whole path.",
     no_args_is_help=True,
     add_completion=False,
-    # Plain text: rich would triple the time that --help takes, and frames do not survive a log file.
+    # Plain text: rich would triple the time of --help, and its frames do not survive a log file.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -75,8 +75,8 @@ app.command("demo", cls=Command)(demo.demo)
 
 def main() -> None:
     """Run the command line on ``sys.argv``; the console script ``geoseg``."""
-    # Imports create several hundred thousand objects that live until the end. Searching them for garbage, while they
-    # are created and once more at exit, took a third of the time of a short command.
+    # Imports create several hundred thousand objects that live until the end. Collecting garbage among them took a
+    # third of the time of a short command.
     gc.set_threshold(100_000)
     try:
         app(prog_name="geoseg")
@@ -94,9 +94,9 @@ def _print_version(asked: bool) -> None:
 def _start(
     ctx: typer.Context,
     verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Tell each step; -vv all.")
+        int, typer.Option("--verbose", "-v", count=True, show_default=False, help="Print each step; -vv everything.")
     ] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only; of an output its path alone.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and the paths of outputs only.")] = False,
     version: Annotated[
         bool,
         typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version."),
@@ -108,7 +108,7 @@ def _start(
 
 
 def _set_up_logging(talk: Talk) -> None:
-    """Our own log at the level asked for; other libraries' logs and warnings only where the user wants everything."""
+    """Our own log at the level asked for; other libraries' logs and warnings only with -vv."""
     ours = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(talk.level, logging.DEBUG)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_LowerCaseLevel("%(levelname)s: %(message)s"))
@@ -118,7 +118,7 @@ def _set_up_logging(talk: Talk) -> None:
     root.addHandler(handler)
     root.setLevel(logging.INFO if talk.level > 1 else logging.CRITICAL)
     logging.getLogger("geoseg").setLevel(ours)
-    # That a first run takes longer is told to all who read anything.
+    # A first run takes longer, which is reported unless --quiet.
     logging.getLogger("geoseg.runtime.jit").setLevel(min(ours, logging.INFO) if talk.level >= 0 else ours)
     logging.captureWarnings(True)
     if talk.level < 2:

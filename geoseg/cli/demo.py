@@ -1,4 +1,4 @@
-"""``geoseg demo``: the whole path on a landscape the package makes itself."""
+"""``geoseg demo``: the whole path on a generated landscape."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the scene, the map and the polygons.")
     ] = Path("geoseg-demo"),
-    train: Annotated[bool, typer.Option("--train", help="Train a model from scratch first, for some minutes.")] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="First train a model, for some minutes.")
+    ] = False,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Show the whole path on a made scene.
+    """Run the whole path on a generated scene.
 
-    Makes a landscape, maps it, turns the map into polygons, draws both and compares them with the truth.
+    Generates a landscape, maps it, turns the map into polygons, draws both and compares them with the truth.
     """
     from geoseg.programs.early import check_demo
 

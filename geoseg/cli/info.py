@@ -1,4 +1,4 @@
-"""``geoseg info``: what a scene, a label file or a model is."""
+"""``geoseg info``: a scene, label file or model described."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from geoseg.cli import options
 
 
 def info(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="Raster, vector file, model folder or shipped model.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="Raster, vector file, model folder or shipped model.")
+    ],
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="MODEL", help="Of a scene: plan the prediction with this model."),
+        typer.Option("--model", "-m", metavar="MODEL", help="Plan the prediction of a scene with this model."),
     ] = None,
     crs: options.Crs = None,
 ) -> None:
-    """Say what a scene, labels or a model are.
+    """Describe a scene, labels or a model.
 
-    Size, CRS, pixel on the ground, bands, nodata, tiling, classes; of a scene, what a prediction would take.
+    Size, CRS, pixel size on the ground, bands, nodata, tiling, classes; for a scene, also the plan of a prediction.
     """
     from geoseg.programs.info import describe
 

@@ -8,7 +8,7 @@ import typer
 
 
 def models(
-    csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values with numbers in full.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values with exact numbers.")] = False,
 ) -> None:
     """List the variants of SegNeXt with parameters and cost, measured and as published.
 

@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs share, and how much they print."""
+"""Arguments and options that several verbs share, and how much a verb prints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from geoseg.runtime.devices import check_device
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """How much is said: -1 errors and paths of outputs, 0 warnings, a progress bar and reports, 1 steps too, 2 all."""
+    """How much is printed: -1 errors and paths of outputs, 0 warnings, progress and reports, 1 also steps, 2 all."""
 
     level: int
 
@@ -26,7 +26,7 @@ class Talk:
         return self.level >= 0
 
     def report(self, lines: Iterable[str], output: Path) -> None:
-        """Print what came of writing an output: all of it, or its path alone."""
+        """Print the report of an output, or its path alone."""
         for line in lines if self.level >= 0 else [str(output)]:
             typer.echo(line)
 

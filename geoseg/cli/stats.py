@@ -1,4 +1,4 @@
-"""``geoseg stats``: what the labelled scenes of a configuration hold."""
+"""``geoseg stats``: classes, bands and nodata of the labelled scenes of a configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from geoseg.options import Split
 def stats(
     config: options.Config,
     overrides: options.Overrides = None,
-    split: Annotated[Split, typer.Option("--split", help="Scenes of the configuration to look at.")] = "train",
+    split: Annotated[Split, typer.Option("--split", help="Scenes of the configuration to count.")] = "train",
 ) -> None:
     """Count classes, bands and nodata of the labelled scenes, and suggest class weights."""
     from geoseg.config import load_config

@@ -13,20 +13,20 @@ def train(
     ctx: typer.Context,
     config: options.Config,
     overrides: options.Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's last checkpoint.")] = False,
     overwrite: options.Overwrite = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Tell what is wrong with the data and what the run would be; train nothing.")
+        bool, typer.Option("--check", help="Check the data and print the plan of the run, and train nothing.")
     ] = False,
     device: options.Device = "auto",
     devices: Annotated[
-        str, typer.Option("--devices", metavar="N|auto", help="Devices of this machine; auto takes all GPUs.")
+        str, typer.Option("--devices", metavar="N|auto", help="Number of devices of this machine; auto takes all GPUs.")
     ] = "1",
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines, each of which runs this command.")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Number of machines; each runs this command.")] = 1,
 ) -> None:
     """Train a model on scenes and labels.
 
-    Prints the model folder at the end. Under torchrun and SLURM's srun these say how many processes there are.
+    Prints the model folder at the end. torchrun and SLURM's srun set the number of processes themselves.
     """
     from geoseg.config import load_config
     from geoseg.programs.early import check_training

@@ -10,7 +10,7 @@ import typer
 from geoseg.cli import options
 
 app = typer.Typer(
-    help="Weights that others trained: list them, import them.",
+    help="List and import published weights.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -27,23 +27,21 @@ def import_(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write.")],
     classes: Annotated[
         Path | None,
-        typer.Option("--classes", metavar="FILE", help="YAML or JSON list of the classes.", show_default="as known"),
+        typer.Option("--classes", metavar="FILE", help="YAML or JSON list of the classes; if not given, as known."),
     ] = None,
     nmf_rank: Annotated[
         int | None,
-        typer.Option(
-            "--nmf-rank", metavar="N", help="Rank of the factorization in training.", show_default="by the layout"
-        ),
+        typer.Option("--nmf-rank", metavar="N", help="Rank of the factorization in training; recognised by default."),
     ] = None,
     norm_groups: Annotated[
         int, typer.Option("--norm-groups", metavar="N", min=1, help="Groups of the decoder's group norms.")
     ] = 32,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Make a model folder of a checkpoint of SegNeXt, or weights for timm of one of MSCAN.
+    """Convert a checkpoint of SegNeXt to a model folder, or one of MSCAN to weights for timm.
 
-    Takes files of the official repository and of mmsegmentation, whatever their number of classes. Nothing in them is
-    run, and a tensor that is missing or one too many is an error.
+    Reads files of the official repository and of mmsegmentation with any number of classes. No code in them is run;
+    a missing or an additional tensor is an error.
     """
     from geoseg.programs.early import check_import
 
@@ -64,7 +62,7 @@ def import_(
 
 @app.command("list")
 def list_() -> None:
-    """Say which weights are published, where, and which of them are on this disk."""
+    """List published weights, where they are, and which of them are on this disk."""
     from geoseg.pretrained import list_weights
 
     for line in list_weights():

@@ -104,7 +104,7 @@ def export_model(
     path = Path(output)
     if path.suffix.lower() != SUFFIX:
         raise OutputError(
-            f"output {path} has the suffix {path.suffix or '(none)'}, wanted {SUFFIX}", hint=f"-o {path.stem}{SUFFIX}"
+            f"output {path} has the suffix {path.suffix or '(none)'}, expected {SUFFIX}", hint=f"-o {path.stem}{SUFFIX}"
         )
     check_output(path, overwrite=overwrite)
     onnx = import_onnx()

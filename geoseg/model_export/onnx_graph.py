@@ -135,7 +135,7 @@ def check_opset(opset: int) -> None:
         ConfigError: It cannot.
     """
     if opset not in OPSETS:
-        raise ConfigError(f"opset {opset} is none of {OPSETS[0]} … {OPSETS[-1]}", hint=f"--opset {OPSET}")
+        raise ConfigError(f"opset {opset} is not in {OPSETS[0]} … {OPSETS[-1]}", hint=f"--opset {OPSET}")
 
 
 def _dimension(axis: int, multiple: int) -> Any:

@@ -23,10 +23,10 @@ from geoseg.windows import Window
 
 @dataclass(frozen=True, slots=True)
 class BandFacts:
-    """What is known of a finished band of a strip beside its rows.
+    """Counts of a finished band of a strip.
 
     Attributes:
-        skipped: Windows starting in it without a pixel to be mapped, which never reached the network.
+        skipped: Windows that start in it and hold nothing to map, which the network never sees.
         seams: Where overlapping windows differ.
         confidence: Sum over the pixels where it was measured of the probability of their class, times 254.
         measured: Number of these pixels: some of the rows, or all where confidence is wanted.
@@ -39,7 +39,7 @@ class BandFacts:
 
     @property
     def mean_confidence(self) -> float | None:
-        """Mean probability of the class, 0 … 1; None where none was measured."""
+        """Mean probability of the class, 0 … 1; None if none was measured."""
         return self.confidence / self.measured / CONFIDENCE_SCALE if self.measured else None
 
     def __add__(self, other: BandFacts) -> BandFacts:
@@ -70,7 +70,7 @@ class Bands:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _RowEnd:
-    """All windows of a row are given: from here on no window touches rows above the next one's first."""
+    """The end of a row of windows: no later window touches rows above the next row of windows."""
 
     next_row: int | None
     wanted: Valid  # of rows that were not seen before, over the output's columns
@@ -88,15 +88,15 @@ def rows_of_bands(
 ) -> Iterator[BandRows]:
     """Finished rows of bands of a strip, from top to bottom.
 
-    No rows lie in two bands. They are 255 exactly where there is nothing to map. They are the same whichever bands
-    are made together: only what two calls share of the windows at a band's ends is computed by both.
+    No rows lie in two bands. They are 255 exactly where there is nothing to map. They do not depend on which bands are
+    made together: two calls only compute the windows that they share at a band's end twice.
 
     Args:
         predictor: The model.
         scene: The open scene.
         plan: Its plan.
         bands: Which bands.
-        layers: What is wanted beside the classes.
+        layers: Layers beside the classes.
         readers: Threads that decode.
         stages: Gets the time of each stage.
 

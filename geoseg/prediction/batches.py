@@ -1,4 +1,4 @@
-"""Windows in batches of one fixed size, as a GPU wants them, since its kernels are chosen by the shape."""
+"""Windows in batches of one fixed size, since a GPU's kernels are chosen by the shape."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def in_batches(predictor: Predictor, items: Iterable[Item[T]], size: int, stages
 def _logits(
     predictor: Predictor, normalize: Normalize, device: torch.device, items: list[WindowPixels], size: int
 ) -> list[Tensor]:
-    """Logits of up to ``size`` windows as one batch of exactly so many, the rest of it empty."""
+    """Logits of up to ``size`` windows in a batch of exactly this size, filled up with zeros."""
     first, pin = items[0], device.type == "cuda"
     pixels = torch.zeros((size, *first.pixels.shape), dtype=torch.from_numpy(first.pixels[:0]).dtype, pin_memory=pin)
     valid = torch.zeros((size, *first.valid.shape), dtype=torch.bool, pin_memory=pin)
@@ -84,7 +84,7 @@ def _logits(
 
 
 class _DeviceClock:
-    """Time that a device works on batches, which a GPU does after the call that launches it has returned."""
+    """Time that a device works on batches; a GPU does so after the call that launches it has returned."""
 
     def __init__(self, device: torch.device, stages: Stages) -> None:
         self._stages, self._is_gpu = stages, device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Whether a scene is what a model was trained on."""
+"""Whether a scene is like the imagery that a model was trained on."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from geoseg.words import count
 log = logging.getLogger(__name__)
 
 _MOST_OFFSET, _MOST_SPREAD = 1.0, 3.0
-"""A scene of the kind that a model was trained on has bands whose means lie within so many of the training's standard
-deviations (of held-out scenes of the shipped model 0.5), and whose own deviation is at most so many times another."""
+"""Bands of a suitable scene have means within this many standard deviations of the training's (0.5 for held-out scenes
+of the shipped model), and standard deviations that differ from it by at most this factor."""
 
-_FEWEST = 4096  # valid pixels that say something of a scene
+_FEWEST = 4096  # valid pixels, below which nothing is said of a scene
 _MOST_UPSAMPLING = 2.0
 _LEAST_CONFIDENCE = 2 / 3  # of the way from chance to certainty
 
 _FAR = 2.0
-"""Standard deviations from the training's mean, from which on a scene's own mean is not a matter of what it shows."""
+"""Standard deviations from the training's mean beyond which the content of a scene cannot explain its own mean."""
 
 
 def model_nodata(contract: Contract, nodata: float | None) -> float | None:
-    """The value that means nothing: the one given, else the model's, else None for the file's own."""
+    """The nodata value: the one given, else the model's, else None for the file's own."""
     return contract.nodata if nodata is None and isinstance(contract.nodata, float) else nodata
 
 
@@ -36,8 +36,8 @@ def check_scene(contract: Contract, scene: Raster, *, ignore_gsd: bool = False) 
     """Refuse a scene that breaks the model's imagery contract.
 
     Raises:
-        SceneError: Another number of bands, another dtype, values that are the model's only after the scale and offset
-            of the file's tags, or pixels of which a side is more than 30 % off the model's.
+        SceneError: Another number of bands, another dtype, values that fit the model only with the scale and offset of
+            the file's tags, or a pixel size more than 30 % off the model's.
     """
     wanted = [band.name for band in contract.bands]
     if len(scene.bands) != len(wanted):
@@ -75,7 +75,7 @@ def check_scene(contract: Contract, scene: Raster, *, ignore_gsd: bool = False) 
 
 
 def _check_scaling(contract: Contract, scene: Raster) -> None:
-    """Whether the pixels as stored, or with the tags' scale and offset, are what the model was trained on."""
+    """Refuse pixels that fit the model only with the scale and offset of the file's tags."""
     if scene.scaling is None or all(pair == (contract.scale, 0) for pair in scene.scaling):
         return
     gain, offset = np.array(scene.scaling).T
@@ -101,7 +101,7 @@ def _check_scaling(contract: Contract, scene: Raster) -> None:
 
 
 def doubts(contract: Contract, scene: Raster) -> tuple[str, ...]:
-    """What speaks against mapping a scene with a model though it fits the contract; one sentence each.
+    """Why a scene may not suit a model though it fits the contract; one sentence each.
 
     Args:
         contract: The model's.
@@ -111,28 +111,28 @@ def doubts(contract: Contract, scene: Raster) -> tuple[str, ...]:
     found = [_size_doubt(contract, scene)]
     try:
         pixels, valid = scene.sample()
-    except SceneError:  # of which whoever reads that place will tell
+    except SceneError:  # reported by whoever reads that place
         return tuple(doubt for doubt in found if doubt is not None)
     if np.count_nonzero(valid) >= _FEWEST:
         values = pixels[:, valid].astype(np.float64) * contract.scale
         usual, spread = np.array([(band.mean, band.std) for band in contract.bands]).T
-        told = []
+        found_off = []
         offsets = (values.mean(axis=1) - usual) / spread
         if np.abs(offsets).max() > _MOST_OFFSET:
-            told.append(f"mean of {_by_band(contract, offsets, '+.1f')} standard deviations")
+            found_off.append(f"mean of {_by_band(contract, offsets, '+.1f')} standard deviations")
         ratios = values.std(axis=1) / spread
         if not (ratios.min() >= 1 / _MOST_SPREAD and ratios.max() <= _MOST_SPREAD):
-            told.append(f"contrast of {_by_band(contract, ratios, '.2g')} times the usual")
-        if told:
+            found_off.append(f"contrast of {_by_band(contract, ratios, '.2g')} times the usual")
+        if found_off:
             found.append(
-                f"scene {scene.path} is unlike the imagery that the model was trained on ({'; '.join(told)}): "
+                f"scene {scene.path} is unlike the imagery that the model was trained on ({'; '.join(found_off)}): "
                 "look at the map before relying on it"
             )
     return tuple(doubt for doubt in found if doubt is not None)
 
 
 def _size_doubt(contract: Contract, scene: Raster) -> str | None:
-    """Whether the model is to see details that the imagery does not have, or objects far from their usual size."""
+    """A doubt if the imagery lacks the details that the model sees, or its objects have another size."""
     own, seen = (raster.grid.pixel_size_m() for raster in (getattr(scene, "source", scene), scene))
     if own is None or seen is None:
         return None
@@ -155,7 +155,7 @@ def _by_band(contract: Contract, values: npt.NDArray[np.float64], form: str) -> 
 
 
 def low_confidence(mean: float | None, classes: int) -> str | None:
-    """A sentence about a map whose mean confidence is low for so many classes; None where it is not."""
+    """A sentence about a map if its mean confidence is low for this many classes."""
     if mean is None or classes < 2 or (mean - 1 / classes) / (1 - 1 / classes) >= _LEAST_CONFIDENCE:
         return None
     return f"the model was unsure of its map (mean confidence {mean:.2f}): the imagery may be unlike its training's"

@@ -1,4 +1,4 @@
-"""What reduced precision costs a model: both precisions over the same scenes, recorded in the contract."""
+"""What bfloat16 costs a model: both precisions over the same scenes, recorded in the contract."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from geoseg.windows import Window
 log = logging.getLogger(__name__)
 
 MEASURED_PX = 64_000_000
-"""Of the scenes, the first are measured, until so many pixels are reached: more would not change the answer."""
+"""Scenes are measured until this many pixels are reached; more would not change the answer."""
 
 
 def record_precision(
@@ -31,18 +31,18 @@ def record_precision(
 ) -> PrecisionRecord | None:
     """Measure what bfloat16 costs a model on this CPU, and write it into the model's ``geoseg.json``.
 
-    Nothing is measured where the CPU does not multiply bfloat16, and nothing is written where the folder is read-only
-    or belongs to the package, whose models bring a record.
+    Nothing is measured if the CPU does not multiply bfloat16. Nothing is written if the folder is read-only or belongs
+    to the package, whose models have a record.
 
     Args:
         model: A model folder.
         scenes: Labelled scenes that fit the model.
         data: Name of the data set, for the record.
-        split: Which labels count where scenes are cut into blocks, "train" or "val".
+        split: "train" or "val": whose blocks count in scenes that are cut into blocks.
         progress: Draw a progress bar on standard error.
 
     Returns:
-        The record, or None where there is none to be had.
+        The record, if any.
     """
     if model.folder.is_relative_to(SHIPPED):
         return model.contract.precision
@@ -64,14 +64,14 @@ def record_precision(
 def measure_precision(
     model: StoredModel, scenes: Sequence[LabelledScene], *, data: str, split: str = "val", progress: bool = False
 ) -> PrecisionRecord | None:
-    """Scores of both precisions on the same scenes; None where this CPU or the network does not run in bfloat16, and
-    where fewer than two classes occur.
+    """Scores of both precisions on the same scenes; None if this CPU or the network does not run in bfloat16, or fewer
+    than two classes occur.
 
     Args:
         model: The model.
         scenes: Labelled scenes that fit it.
         data: Name of the data set, for the record.
-        split: Which labels count where scenes are cut into blocks, "train" or "val".
+        split: "train" or "val": whose blocks count in scenes that are cut into blocks.
         progress: Draw a progress bar on standard error.
     """
     if not multiplies_bfloat16():

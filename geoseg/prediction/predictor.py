@@ -1,8 +1,8 @@
-"""A model on a device: windows in, logits out, each window's logits the same whatever is computed beside it.
+"""A model on a device: windows in, logits out. A window's logits do not depend on what is computed beside it.
 
-On a CPU every window is a forward of its own, in a thread of its own that may not be split further: several windows
-run side by side. Splitting one among threads changes the order of sums in matrix products, and so the last bits, with
-the number of threads and, for some networks, with the size of the batch; it is no faster either.
+On a CPU each window is a forward of its own in a single thread, and several windows run side by side. Splitting a
+window among threads would change the order of sums in matrix products, and so the last bits, with the number of threads
+and, for some networks, with the batch size; it is no faster either.
 
 On a GPU windows go in batches of one fixed size (`geoseg.prediction.batches`).
 """
@@ -69,7 +69,7 @@ class Item(Generic[T]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predicted(Generic[T]):
-    """The window and the logits (K, h, w) of an `Item`, None where it had no window, and its note."""
+    """The window and the logits (K, h, w) of an `Item`, None if it had no window, and its note."""
 
     window: Window | None
     logits: Array | None
@@ -77,11 +77,11 @@ class Predicted(Generic[T]):
 
 
 class PredictingModel(Model, Protocol):
-    """What a predictor needs to know of a model; `geoseg.network.stored_model.StoredModel` for one."""
+    """A model as a predictor needs it, such as `geoseg.network.stored_model.StoredModel`."""
 
     @property
     def contract(self) -> Contract:
-        """What the model takes and gives."""
+        """Imagery and classes of the model."""
 
     @property
     def digest(self) -> str:
@@ -119,7 +119,7 @@ class Predictor:
         self.classes = model.contract.class_table
         self.batched = self.device != "cpu" if batched is None else batched
         self._model, self._backend = model, backend
-        choose_backends(backend, self.device)  # what cannot be is refused before anything is done
+        choose_backends(backend, self.device)  # refuses invalid ones before any work
         record = model.contract.precision
         loss = None if record is None else record.loss_points
         self.precision = choose_precision(precision, self.device, loss_points=loss)
@@ -132,7 +132,7 @@ class Predictor:
 
     @property
     def hardware(self) -> dict[str, str]:
-        """What the last bits of a forward depend on, beside its input."""
+        """Everything but its input that the last bits of a forward depend on."""
         network = {"network": self.forward.identity}
         if self.device != "cpu":
             import torch
@@ -142,7 +142,7 @@ class Predictor:
 
     @property
     def forward(self) -> Forward:
-        """The network in the backend that runs it, made when it is first asked for.
+        """The network in its backend, loaded at first use.
 
         Raises:
             ConfigError: The backend is not installed, or does not run here.
@@ -214,7 +214,7 @@ class Predictor:
     def run(self, items: Iterable[Item[T]], *, batch_size: int, stages: Stages | None = None) -> Iterator[Predicted[T]]:
         """Items to their logits, in order.
 
-        Items are taken ahead of what is given, so that the device has work while the caller has some of its own.
+        Items are taken ahead of the results, so that the device works while the caller does.
 
         Raises:
             DeviceError: One window alone exceeds the device's memory.
@@ -232,7 +232,7 @@ class Predictor:
                 yield found.window, found.logits
 
     def _side_by_side(self, items: Iterable[Item[T]], at_once: int, stages: Stages) -> Iterator[Predicted[T]]:
-        _ = self.forward  # before the threads are made, which have to know whether torch is there
+        _ = self.forward  # before the threads start, which must know whether torch is loaded
         pool = _single_threaded(at_once)
         waiting: deque[tuple[Item[T], Future[Floats] | None]] = deque()
 
@@ -277,7 +277,7 @@ class Predictor:
             pool.shutdown(cancel_futures=True)
 
     def halve(self, batch_size: int, window: Window, error: BaseException) -> int:
-        """Half as many windows at once, after there was not enough memory.
+        """Half as many windows at once, after memory ran out.
 
         Raises:
             DeviceError: It was only one.
@@ -288,7 +288,7 @@ class Predictor:
                 hint="--size with a smaller window, or --device cpu",
             ) from error
         log.warning(
-            "device %s is out of memory with %d windows at once: going on with %d",
+            "device %s is out of memory with %d windows at once: continuing with %d",
             self.device,
             batch_size,
             batch_size // 2,
@@ -297,9 +297,9 @@ class Predictor:
 
 
 def normalized(contract: Contract, pixels: Pixels, valid: Valid | None) -> Floats:
-    """What a network sees of pixels (N, B, H, W) as read: ``(pixel · scale − mean) / std``, and 0 where invalid.
+    """Input of a network from pixels (N, B, H, W) as read: ``(pixel · scale − mean) / std``, 0 where invalid.
 
-    The values are those of `geoseg.network.model_folder.Normalize`, bit for bit.
+    Equal to `geoseg.network.model_folder.Normalize` in every bit.
     """
     mean, std = (
         np.array([getattr(band, name) for band in contract.bands], dtype=np.float32)[:, None, None]
@@ -319,13 +319,13 @@ def _single_threaded(workers: int) -> ThreadPoolExecutor:
 
 
 def _one_thread() -> None:
-    """Keep torch, where it is loaded, from splitting what this thread computes."""
+    """Keep torch, if loaded, from splitting the work of this thread."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
 
 def _cache_bytes(scene: Raster) -> int:
-    """Of GDAL: little where whole blocks of one file are read, else a row of blocks, within bounds."""
+    """Size of GDAL's cache: small if whole blocks of one file are read, else a row of blocks, within bounds."""
     if isinstance(scene, Scene):
         return GDAL_CACHE_BYTES
     return min(max(scene.row_of_blocks_bytes, GDAL_CACHE_BYTES), MAX_GDAL_CACHE_BYTES)

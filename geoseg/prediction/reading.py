@@ -16,7 +16,7 @@ from geoseg.tiling.plan import Plan, Span
 from geoseg.windows import Window, round_up
 
 PIECE_BYTES = 16 << 20
-"""A file is asked for so much at a time: less than GDAL's cache holds, whatever the order in which it decodes."""
+"""Bytes read from a file at a time: less than GDAL's cache holds, in any order of decoding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,9 +26,9 @@ class Rows:
     Attributes:
         row: First row, px.
         pixels: (B, h, w).
-        valid: What the network may look at, (h, w); past the scene's edge that of the reflected pixel.
-        wanted: What may be mapped, (h, w): valid, and inside the area of interest.
-        fresh: How many of the last rows were not in the rows before.
+        valid: Pixels that the network may see, (h, w); past the scene's edge that of the reflected pixel.
+        wanted: Pixels to map, (h, w): valid, and inside the area of interest.
+        fresh: How many of the last rows are new.
     """
 
     row: int
@@ -44,7 +44,7 @@ def read_rows(
     """The rows of pixels that each row of windows sees, one row of windows ahead of the caller.
 
     What two rows of windows share is kept. The file is read in chunks of whole blocks: where a block reaches past a
-    window, its rest is kept too. Where outlines tell that no window will look, nothing is decoded.
+    window, its rest is kept too. Nothing is decoded where outlines show that no window needs it.
 
     Args:
         scene: The open scene.
@@ -78,7 +78,7 @@ class _Source:
             self._pool.shutdown()
 
     def _split(self, readers: int) -> list[tuple[int, int]]:
-        """Columns in pieces of whole blocks: at most so many bytes each, and one for every reader."""
+        """Columns in pieces of whole blocks, at most `PIECE_BYTES` each, and at least one for each reader."""
         block = min(self._scene.block_shape[1], self._scene.grid.width)
         width = self._right - self._left
         pixel = len(self._scene.bands) * self._scene.dtype.itemsize
@@ -145,5 +145,5 @@ class _Source:
         )
 
     def _read_window(self, window: Window) -> tuple[Pixels, Valid]:
-        # Across the border of an area of interest the network looks at what is there.
+        # The network sees across the border of an area of interest.
         return self._scene.read(window, reflect_valid=True, clip=False)

@@ -1,4 +1,4 @@
-"""What a prediction wrote and how it went, for people and for programs."""
+"""Report of a prediction, for people and for programs."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from geoseg.words import count
 
 @dataclass(frozen=True, slots=True)
 class PredictReport:
-    """What `geoseg.programs.predict` wrote and how it went.
+    """Output and course of a prediction.
 
     Attributes:
         path: The output.
         grid: Grid of the class map.
         plan: Windows, bands and memory.
-        skipped: Windows without a pixel to be mapped, which never reached the network.
+        skipped: Windows with nothing to map, which the network never saw.
         seams: Where overlapping windows saw different classes.
         areas_m2: Area per class, m² on the ground (else in the unit of the transform, or px), (K,).
         classes: The class table.
         seconds: Time of the prediction, without loading the model.
         stages: Seconds of work per stage, which run side by side: read, network, stitch, write.
         resumed: Parts that an earlier run had finished.
-        polygons: Number of polygons, where the output is a vector file.
-        mean_confidence: Mean probability of the class, 0 … 1, measured on some of the rows; None where none is valid.
-        notes: What else there is to say: of the polygons, and whether the scene is unlike the training's.
+        polygons: Number of polygons if the output is a vector file.
+        mean_confidence: Mean probability of the class, 0 … 1, measured on some of the rows; None if none is valid.
+        notes: Remarks for people: on polygons, and on scenes unlike the training's.
     """
 
     path: Path
@@ -51,13 +51,13 @@ class PredictReport:
 
     @property
     def mpx_per_s(self) -> float:
-        """Scene pixels per second, in millions; of what this run did, if it went on with an earlier one's parts."""
+        """Scene pixels per second, in millions, without the parts of an earlier run."""
         share = 1 - self.resumed / len(self.plan.tasks)
         return share * self.grid.height * self.grid.width / 1e6 / self.seconds
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of each stage in the work of all, the largest first: what the speed depends on."""
+        """Share of each stage in the work, the largest first."""
         total = max(sum(self.stages.values()), 1e-12)
         return {stage: seconds / total for stage, seconds in sorted(self.stages.items(), key=lambda s: -s[1])}
 

@@ -1,4 +1,4 @@
-"""Whether a prediction can be carried out: its disk, its memory, and scenes that lie far from each other."""
+"""Whether there is disk and memory for a prediction, and whether the scenes of a mosaic lie near each other."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from geoseg.words import count
 
 LARGE_PX = 1 << 30
 LEAST_COVERED = 1e-3
-"""A mosaic of more than `LARGE_PX` of which the scenes cover less than this share is not meant: they lie far apart."""
+"""Scenes that cover less than this share of a mosaic of more than `LARGE_PX` lie far apart: a mistake."""
 
 MOST_COMPRESSED, MOST_COMPRESSED_NODATA = 200, 2000
-"""No class map shrinks by more than these factors: where scenes are, and where nothing is."""
+"""No class map shrinks by more than these factors: inside scenes, and in nodata."""
 
 EACH = "map each scene on its own: -o FOLDER/"
 
@@ -25,36 +25,35 @@ def check_room(plan: Plan, scene: Raster, folder: Path, *, there_bytes: int = 0)
     """Refuse a prediction that cannot be finished.
 
     Args:
-        plan: What it would do.
-        scene: What it would read.
-        folder: Where the output goes.
-        there_bytes: What an interrupted run has left on the disk already.
+        plan: Its plan.
+        scene: Its scene.
+        folder: Folder of the output.
+        there_bytes: Size of the parts that an interrupted run has left.
 
     Raises:
-        SceneError: A mosaic that the scenes cover next to nothing of.
-        OutputError: A disk that cannot hold the output, however well it is compressed.
+        SceneError: Scenes that cover next to nothing of their mosaic.
+        OutputError: A disk too small for the output, even if it compresses well.
         ConfigError: More memory needed than the machine has.
     """
     several = len(scene.paths) > 1
     if scene.covered_share < LEAST_COVERED and plan.height * plan.width > LARGE_PX:
         number = count(len(scene.paths), "scene")
         raise SceneError(
-            f"the {number} cover {100 * scene.covered_share:.2g} % of the mosaic that they would become, "
-            f"{plan.height} × {plan.width} px",
+            f"the {number} cover {100 * scene.covered_share:.2g} % of their mosaic, {plan.height} × {plan.width} px",
             hint=EACH,
         )
     least = plan.disk_bytes * (scene.covered_share / MOST_COMPRESSED + 1 / MOST_COMPRESSED_NODATA) - there_bytes
     free = shutil.disk_usage(folder).free
     if least > free:
         raise OutputError(
-            f"a map of {plan.height} × {plan.width} px takes {_size(least)} on the disk at the very least, "
-            f"{folder} has {_size(free)} left",
+            f"a map of {plan.height} × {plan.width} px needs at least {_size(least)} of disk, "
+            f"{folder} has {_size(free)} free",
             hint=EACH if several else "choose another folder with -o, or cut the scene with gdal_translate -srcwin",
         )
     memory = memory_bytes()
     if plan.executor == IN_PROCESS and memory is not None and plan.memory_bytes > memory:
         raise ConfigError(
-            f"{plan.width} columns take {_size(plan.memory_bytes)} of memory, this machine has {_size(memory)}",
+            f"{plan.width} columns need {_size(plan.memory_bytes)} of memory, this machine has {_size(memory)}",
             hint=EACH if several else "cut the scene into narrower ones with gdal_translate -srcwin",
         )
 

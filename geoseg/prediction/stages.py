@@ -1,4 +1,4 @@
-"""How long each stage of a prediction works, to tell which of them decides the speed."""
+"""Time of each stage of a prediction, to see which of them limits the speed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Stages:
 
     @contextmanager
     def time(self, stage: str, *, workers: int = 1) -> Iterator[None]:
-        """Count the time of a block; of one of so many workers that share the stage."""
+        """Count the time of a block, divided by the number of workers that share the stage."""
         start = time.perf_counter()
         try:
             yield

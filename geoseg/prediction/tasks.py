@@ -97,7 +97,7 @@ def make_parts(
 ) -> None:
     """Do tasks, and write each as a part when it is finished.
 
-    Bands of one strip that follow each other are made in one go, so that no window is computed twice.
+    Consecutive bands of a strip are made in one go, so that no window is computed twice.
 
     Args:
         job: The prediction.
@@ -105,8 +105,8 @@ def make_parts(
         scene: Its scene.
         tasks: What to do, in any order.
         stages: Gets the time of each stage.
-        on_rows: Called with a number of pixels whenever so many are finished.
-        on_part: Called in the writing thread with every task whose part is there.
+        on_rows: Called with the number of pixels of finished rows.
+        on_part: Called in the writing thread with every task whose part is written.
 
     Raises:
         SceneError: A block of the scene cannot be read.
@@ -114,7 +114,7 @@ def make_parts(
         OutputError: The disk is full.
     """
     stages = stages or Stages()
-    # GDAL's cache would grow to a share of the machine's memory, for blocks that are asked for once.
+    # GDAL's cache would grow to a share of the machine's memory, for blocks that are read once.
     with rasterio.Env(GDAL_CACHEMAX=job.plan.cache_bytes), _Writing(job.parts, stages, on_part) as writing:
         for run in _consecutive(tasks):
             rows = rows_of_bands(
@@ -151,7 +151,7 @@ class _Writing:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        with self._part:  # what is still open here is no whole part, and goes when an exception leaves it
+        with self._part:  # an open part is not whole: the exception removes it
             try:
                 if error[1] is not None:
                     raise error[1]
@@ -177,7 +177,7 @@ class _Writing:
             self._queue.popleft().result()
 
     def _timed(self, function: Callable[..., None], *args: Any) -> None:
-        if self._failed:  # what was queued behind a failure must not close the part as if it were whole
+        if self._failed:  # writes queued behind a failure must not close the part as if it were whole
             return
         self._failed = True
         with self._stages.time("write"):
@@ -200,7 +200,7 @@ class _Writing:
 
 
 def _consecutive(tasks: Sequence[Task]) -> Iterator[list[Task]]:
-    """Tasks by strip, in runs of bands that follow each other."""
+    """Tasks by strip, in runs of consecutive bands."""
     ordered = sorted(tasks, key=lambda t: (t.strip, t.band))
     for _, run in groupby(enumerate(ordered), key=lambda pair: (pair[1].strip, pair[1].band - pair[0])):
         yield [task for _, task in run]

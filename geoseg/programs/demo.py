@@ -1,4 +1,4 @@
-"""The whole path on a landscape the package makes itself: the program behind ``geoseg demo``."""
+"""The whole path on a generated landscape: the program behind ``geoseg demo``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SIDE, SEED, GSD_M = 1536, 2026, 0.5
 RULES = dataclasses.replace(DEFAULT_RULES, min_area_m2=4.0)
 
 TRAIN_SEEDS, VAL_SEED = (1, 2, 3, 4), 100
-"""Landscapes to train on; neither they nor the one to validate on is the demo's."""
+"""Landscapes to train and to validate on, all different from the demo's."""
 
 FEW_MINUTES = 300
 """Iterations of ``geoseg demo --train``."""
@@ -48,7 +48,7 @@ FEW_MINUTES = 300
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """What the demo wrote, how long each step took, and how good the map is.
+    """Outputs of the demo, the time of each step, and the scores of the map.
 
     Attributes:
         files: Output files with what they are.
@@ -103,15 +103,15 @@ def run_demo(
     """Make a landscape, map it, turn the map into polygons, draw both, and compare with the truth.
 
     Args:
-        output: Folder for all files; made where it is missing.
-        train: First train a model from scratch, for some minutes, instead of taking the shipped one.
+        output: Folder for all files; made if it does not exist.
+        train: First train a model from scratch, for some minutes, instead of using the shipped one.
         device: "auto", "cpu", "cuda" or "cuda:N".
         overwrite: Replace the files of an earlier demo.
         progress: Draw progress bars on standard error.
 
     Raises:
         OutputError: The folder holds an earlier demo, or cannot be written.
-        DeviceError: A device that is not there.
+        DeviceError: No such device.
     """
     check_demo(output, overwrite=overwrite)
     make_folder(output)
@@ -154,9 +154,9 @@ def run_demo(
 def training_config(
     folder: Path, *, iterations: int, side: int = SIDE, train_seeds: tuple[int, ...] = TRAIN_SEEDS
 ) -> TrainConfig:
-    """Write landscapes into ``folder/scenes`` and give the experiment that trains on them.
+    """Write landscapes into ``folder/scenes``, and return the experiment that trains on them.
 
-    It is how the shipped model ``landscape-tiny`` was trained, with more iterations.
+    The shipped model ``landscape-tiny`` was trained so, with more iterations.
     """
     scenes = folder / "scenes"
     scenes.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def training_config(
     for place, seed in enumerate((*train_seeds, VAL_SEED)):
         entry = {"scene": str(scenes / f"{seed}.tif"), "labels": str(scenes / f"{seed}_labels.tif")}
         landscape = Landscape(side, side, seed=seed, gsd_m=GSD_M)
-        # Each at a place of its own: training and validation scenes must not touch.
+        # Each in its own place: training and validation scenes must not touch.
         apart = landscape.grid.transform @ Affine.translation(2 * side * place, 0)
         landscape = dataclasses.replace(landscape, transform=apart)
         write_landscape(landscape, entry["scene"], labels_path=entry["labels"], overwrite=True)

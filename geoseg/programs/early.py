@@ -1,7 +1,7 @@
-"""What a verb refuses before anything heavy is loaded: paths, names, models, configurations.
+"""Checks of paths, names, models and configurations before anything heavy is loaded.
 
-torch and what comes with it take seconds to load, and GDAL with pandas another one, so the command line calls these
-functions first. The programs behind the verbs check all of it, and more, themselves.
+torch takes seconds to load, GDAL with pandas another one, so the command line calls these functions first. The programs
+behind the verbs use the same functions, and check what only an open file can show.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def check_kind(output: Path, layers: Layers) -> None:
 
 
 def check_prediction(scenes: Sequence[AnyPath], model: AnyPath, output: str, options: PredictOptions) -> bool:
-    """What ``geoseg predict`` can refuse by names alone.
+    """Check what ``geoseg predict`` can tell from names alone.
 
     Returns:
         Whether each scene gets an output of its own.
@@ -118,11 +118,11 @@ def check_prediction(scenes: Sequence[AnyPath], model: AnyPath, output: str, opt
 def check_vectorizing(
     class_map: AnyPath, output: Path, *, rules: PolygonRules, classes: AnyPath | None, overwrite: bool
 ) -> None:
-    """What ``geoseg vectorize`` can refuse by names alone.
+    """Check what ``geoseg vectorize`` can tell from names alone.
 
     Raises:
         OutputError: An unknown suffix, or an output that may not be written.
-        SceneError: A map that is not there.
+        SceneError: No such map.
         ConfigError: A file of classes that cannot be read, or rules that do not fit them.
     """
     _check_suffix(output, VECTOR_SUFFIXES)
@@ -136,15 +136,15 @@ def check_vectorizing(
 
 
 def check_training(config: TrainConfig, *, resume: bool, overwrite: bool, check: bool, devices: str) -> None:
-    """What ``geoseg train`` can refuse without reading data or building a network.
+    """Check what ``geoseg train`` can tell without reading data or building a network.
 
-    Of several processes that torchrun or SLURM has started, the first one may have made the run folder already. And a
-    check of the data lists what is missing beside all else that is wrong.
+    The run folder is not checked in processes that torchrun or SLURM started, since the first one may have made it.
+    Nor with ``check``, which lists missing files with all other problems.
 
     Raises:
-        OutputError: The run folder exists, and is neither to be resumed nor to be replaced.
-        ConfigError: Nothing to resume, an unknown network, a file of the scenes that is not there, or a wrong number
-            of devices.
+        OutputError: The run folder exists, and may be neither resumed nor replaced.
+        ConfigError: Nothing to resume, an unknown network, missing files of the scenes, or an invalid number of
+            devices.
         ModelError: No such model to start from.
     """
     if devices != "auto" and not (devices.isdecimal() and int(devices) > 0):
@@ -157,7 +157,7 @@ def check_training(config: TrainConfig, *, resume: bool, overwrite: bool, check:
         raise ConfigError(f"model.encoder {encoder!r} is unknown", hint=f"SegNeXt's encoders: {', '.join(ours)}")
     if architecture == "segnext" and encoder.startswith("tu-mscan"):
         for name in config.model.options.keys() - set(SEGNEXT_OPTIONS):
-            # timm takes more, so only what looks like a typo is one.
+            # timm takes more options, so only what looks like a typo is refused
             if near := difflib.get_close_matches(name, SEGNEXT_OPTIONS, n=1, cutoff=0.75):
                 raise ConfigError(f"model.options has an unknown key {name}", hint=f"did you mean {near[0]}?")
     if config.model.start_from is not None:
@@ -171,30 +171,32 @@ def check_training(config: TrainConfig, *, resume: bool, overwrite: bool, check:
     elif not checkpoint.is_file():
         raise ConfigError(f"nothing to resume: {checkpoint} does not exist", hint="leave out --resume")
     entries = [entry for split in ("train", "val") for entry in config.data.entries(split)]
-    if all(_missing(entry) for entry in entries):  # else the check of the data lists them beside all other errors
+    if all(_missing(entry) for entry in entries):  # else the check of the data lists them with all other errors
         check_files(config, ("train", "val"))
 
 
 def check_new_run(run: Path, *, overwrite: bool) -> None:
-    """Refuse to put a new run where something else is.
+    """Refuse a run folder that exists.
 
     Raises:
-        OutputError: It exists and is not to be replaced, or is no run folder.
+        OutputError: It exists and may not be replaced, or is not a run folder.
     """
     if not run.exists():
         return
     if not overwrite:
         raise OutputError(
-            f"run folder {run} exists", hint="add --resume to go on, --overwrite to start anew, or output=OTHER"
+            f"run folder {run} exists", hint="add --resume to continue, --overwrite to start again, or output=OTHER"
         )
     if not (run / "config.yaml").exists():
-        raise OutputError(f"{run} exists and is no run folder, so it is not replaced", hint="choose another output=…")
+        raise OutputError(
+            f"{run} exists and is not a run folder, so it is not replaced", hint="choose another output=…"
+        )
 
 
 def check_evaluation(
     model: AnyPath, config: TrainConfig, output: Path, options: EvaluateOptions, *, files: Iterable[str]
 ) -> None:
-    """What ``geoseg evaluate`` can refuse without loading the model; ``files`` are what it writes.
+    """Check what ``geoseg evaluate`` can tell without loading the model; ``files`` are the names of its outputs.
 
     Raises:
         OutputError: A file exists.
@@ -228,20 +230,20 @@ def check_evaluation(
     names = contract.class_table.names
     if config.class_table.names != names:
         raise ConfigError(
-            f"the model maps {', '.join(names)}, the configuration has {', '.join(config.class_table.names)}",
-            hint="evaluate with the configuration of the same classes",
+            f"the model has the classes {', '.join(names)}, the configuration {', '.join(config.class_table.names)}",
+            hint="evaluate with a configuration of the same classes",
         )
     for name in measures.objects:
         if name not in names:
             raise ConfigError(
-                f"class {name!r} of --objects is none of {', '.join(names)}",
+                f"class {name!r} of --objects is not one of {', '.join(names)}",
                 hint=f"--objects {nearest_name(name, names)}",
             )
     window_of(options.tiling, contract.window)
 
 
 def check_export(model: AnyPath, output: Path, options: ExportOptions, *, overwrite: bool) -> None:
-    """What ``geoseg export`` can refuse without loading the model.
+    """Check what ``geoseg export`` can tell without loading the model.
 
     Raises:
         OutputError: Another suffix, or an output that may not be written.
@@ -250,16 +252,16 @@ def check_export(model: AnyPath, output: Path, options: ExportOptions, *, overwr
     """
     if output.suffix.lower() != ".onnx":
         raise OutputError(
-            f"output {output} has the suffix {output.suffix or '(none)'}, wanted .onnx", hint=f"-o {output.stem}.onnx"
+            f"output {output} has the suffix {output.suffix or '(none)'}, expected .onnx", hint=f"-o {output.stem}.onnx"
         )
     if options.opset not in OPSETS:
-        raise ConfigError(f"opset {options.opset} is none of {OPSETS[0]} … {OPSETS[-1]}", hint="--opset 20")
+        raise ConfigError(f"opset {options.opset} is not in {OPSETS[0]} … {OPSETS[-1]}", hint="--opset 20")
     check_output(output, overwrite=overwrite)
     window_of(options, _contract(model).window)
 
 
 def check_import(checkpoint: AnyPath, output: Path, *, classes: AnyPath | None, overwrite: bool) -> None:
-    """What ``geoseg weights import`` can refuse without reading the checkpoint.
+    """Check what ``geoseg weights import`` can tell without reading the checkpoint.
 
     Raises:
         ModelError: No such file, or one with another suffix.
@@ -276,7 +278,7 @@ def check_import(checkpoint: AnyPath, output: Path, *, classes: AnyPath | None, 
 
 
 def check_demo(output: Path, *, overwrite: bool) -> None:
-    """What ``geoseg demo`` can refuse by names alone.
+    """Check what ``geoseg demo`` can tell from names alone.
 
     Raises:
         OutputError: The folder holds an earlier demo, or is a file.
@@ -290,10 +292,10 @@ def check_demo(output: Path, *, overwrite: bool) -> None:
 
 
 def check_scenes(scenes: Iterable[AnyPath]) -> None:
-    """Refuse scenes that are not there, all of them in one message; what only GDAL can look for is left to it.
+    """Refuse missing scenes, all in one message; names that only GDAL can look up are left to it.
 
     Raises:
-        SceneError: Such scenes.
+        SceneError: Missing scenes.
     """
     missing = [fspath(scene) for scene in scenes if _is_missing(scene)]
     if missing:
@@ -301,10 +303,10 @@ def check_scenes(scenes: Iterable[AnyPath]) -> None:
 
 
 def check_files(config: TrainConfig, splits: Iterable[str]) -> None:
-    """Refuse scenes, labels and labelled areas of a configuration that are not there, all of them in one message.
+    """Refuse missing scenes, labels and labelled areas of a configuration, all in one message.
 
     Raises:
-        ConfigError: Such files.
+        ConfigError: Missing files.
     """
     entries = dict.fromkeys(entry for split in splits for entry in config.data.entries(split))
     missing = [text for entry in entries for text in _missing(entry)]

@@ -1,4 +1,4 @@
-"""How good a model is on labelled scenes: their maps against the truth, and all that follows from it."""
+"""Maps of labelled scenes against their labels: the program behind ``geoseg evaluate``."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def run_evaluation(model: str, config: TrainConfig, output: Path, options: Evalu
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """The names; where the same scene is listed again, perhaps with other labels, with a number behind it."""
+    """The names; a scene that is listed again, perhaps with other labels, gets a number."""
     found: dict[str, None] = {}
     for name in names:
         number, free = 1, name
@@ -155,7 +155,7 @@ def _of_matrices(classes: ClassTable, matrices: dict[str, Matrix], folder: Path)
 
 @contextmanager
 def _folder(path: Path, *, overwrite: bool) -> Iterator[None]:
-    """The folder for all files, none of which may be in the way."""
+    """The folder for all files, none of which may exist."""
     with made_folder(path):
         for name in FILES:
             check_output(path / name, overwrite=overwrite)

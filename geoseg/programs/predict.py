@@ -54,7 +54,7 @@ def predict(scenes: AnyPath | Sequence[AnyPath], model: AnyPath, output: AnyPath
         SceneError: A scene that cannot be read, or breaks the model's imagery contract.
         ConfigError: An invalid option.
         DeviceError: No such device, or its memory does not hold a single window.
-        KeyboardInterrupt: Ctrl-C; its text says what is kept.
+        KeyboardInterrupt: Ctrl-C; the message says how much is kept.
         TypeError: An unknown option.
     """
     return run_prediction(scenes, model, output, from_keywords(PredictOptions, options, caller="predict"))
@@ -187,7 +187,7 @@ def _write_output(ready: Prepared, arrivals: Arrivals, stages: Stages) -> tuple[
 
 @contextmanager
 def _kept(ready: Prepared) -> Iterator[None]:
-    """Add to whatever stops the run how much of it is kept."""
+    """Add to an error how much of the run is kept."""
     parts, tasks = ready.job.parts, ready.job.plan.tasks
     try:
         yield

@@ -44,14 +44,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True, slots=True)
 class EachReport:
-    """What became of many scenes.
+    """Outputs of many scenes.
 
     Attributes:
-        folder: Where the outputs are.
-        written: Of each that was mapped.
+        folder: Folder of the outputs.
+        written: Reports of the scenes mapped.
         there: Outputs that an earlier run had finished.
         failed: Scenes that could not be mapped, and why.
-        seconds: Time of all.
+        seconds: Time of the run.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ class EachReport:
     seconds: float
 
     def lines(self) -> list[str]:
-        """The report for people, the folder first, what failed left aside."""
+        """The report for people, the folder first, without failed scenes."""
         width = max((len(report.path.name) for report in self.written), default=0)
         table = [
             f"  {report.path.name:{width}}  {report.grid.height} × {report.grid.width} px, {report.mpx_per_s:.2f} Mpx/s"
@@ -69,7 +69,7 @@ class EachReport:
         ]
         parts = [f"{count(len(self.written), 'scene')} mapped in {self.seconds:.1f} s"]
         if self.there:
-            parts.append(f"{len(self.there)} there from an earlier run")
+            parts.append(f"{len(self.there)} finished by an earlier run")
         if self.failed:
             parts.append(f"{len(self.failed)} failed")
         return [str(self.folder), *table, ", ".join(parts)]
@@ -77,7 +77,7 @@ class EachReport:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A scene that can be opened, where its output goes, its pixels, and a digest of all that the output depends on."""
+    """A scene that can be opened, its output, its number of pixels, and a digest of all that the output depends on."""
 
     scene: str
     output: Path
@@ -107,7 +107,7 @@ def predict_each(
         ModelError: No such model, or a broken one.
         ConfigError: An invalid option.
         DeviceError: No such device, or its memory does not hold a single window.
-        KeyboardInterrupt: Ctrl-C; its text says what is kept.
+        KeyboardInterrupt: Ctrl-C; the message says how much is kept.
     """
     start, running = time.perf_counter(), options.running
     pattern, names = _names(scenes, output, options)
@@ -241,27 +241,27 @@ def _check_free(items: Sequence[_Item]) -> None:
 
 
 def _done(number: int, items: Sequence[_Item]) -> str:
-    return f"{number} of {count(len(items), 'scene')} are done"
+    return f"{number} of {count(len(items), 'scene')} done"
 
 
 class _Journal:
-    """What the outputs of a folder were made from; one that was changed since counts for nothing."""
+    """What the outputs of a folder were made from; outputs changed since are not counted."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / JOURNAL
         self._found = self._read()
 
     def has(self, item: _Item) -> bool:
-        """Whether the output of an item is there as it would be made."""
+        """Whether the output of an item exists as it would be made."""
         with suppress(OSError):
             return self._found.get(item.output.name) == _entry(item)
         return False
 
     def add(self, item: _Item) -> None:
-        """Note that an output is finished.
+        """Record that an output is finished.
 
         Raises:
-            OutputError: The folder cannot be written any more.
+            OutputError: The folder can no longer be written.
         """
         self._found = {**self._read(), item.output.name: _entry(item)}
         scratch = self._path.with_suffix(f".{secrets.token_hex(4)}.partial")

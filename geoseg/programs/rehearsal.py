@@ -1,8 +1,7 @@
-"""The path on next to nothing, in a thread: kernels are compiled, or loaded, by the time they are needed.
+"""The path on a few pixels, in a thread, so that numba's kernels are compiled or loaded by the time they are needed.
 
-Compiling holds up whoever needs a kernel first. Here it is done while something else runs that leaves a processor free:
-a network is converted, a scene is made. Each part runs the code itself on a few pixels, so that nothing has to know
-which kernels there are, and for what types.
+It runs while something else leaves a processor free: a network is converted, a scene is generated. Each part runs the
+real code, so no list of kernels and their types is needed.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ _SIDE = 32  # px, the smallest window
 
 @contextmanager
 def rehearsing(*parts: Part) -> Iterator[None]:
-    """Run parts one after the other in a thread; those that have not begun at the end of the context are left out.
+    """Run parts one after the other in a thread; those not begun at the end of the context are left out.
 
-    What a part raises the real run will raise as well, where it can be told.
+    Errors are only logged: the real run raises them again.
     """
     with ThreadPoolExecutor(1, "geoseg-rehearsal") as thread:
         for part in parts:
@@ -61,7 +60,7 @@ def _quietly(part: Part) -> None:
 
 
 def stitching(*, confidence: bool = False, probabilities: bool = False) -> list[Part]:
-    """Stitch windows to rows with the layers asked for, and do what is done with rows on their way to a map's file."""
+    """Stitch windows to rows with the given layers, and do with rows what writing a map does."""
 
     def stitch() -> None:
         plan = plan_prediction(_SIDE, _SIDE, size=_SIDE, overlap=0, stride=4, classes=2, pixel_bytes=3, batch_size=1)
@@ -78,7 +77,7 @@ def stitching(*, confidence: bool = False, probabilities: bool = False) -> list[
 
 
 def vectorizing(rules: PolygonRules, *suffixes: str) -> list[Part]:
-    """Make polygons, and files of them: at first by no rules, then by some, then by all, so that each part is short."""
+    """Make polygons and files of them: with no rules, with some, with all, so that each part is short."""
     rules = dataclasses.replace(rules, dissolve={}, keep=(), regularize=("a",) if rules.regularize else ())
     some = dataclasses.replace(rules, min_area_m2=0, fill_holes_m2=0)
     grid = Grid(_SIDE, _SIDE, Affine.translation(500_000, 5_000_000) @ Affine.scale(1, -1), CRS.from_epsg(32633))

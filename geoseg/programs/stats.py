@@ -1,4 +1,4 @@
-"""What the labelled scenes of a configuration hold: ``geoseg stats``."""
+"""Classes, bands and nodata of the labelled scenes of a configuration: ``geoseg stats``."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class SceneStats:
         return [f"{key}=[{','.join(f'{v:.5g}' for v in values)}]" for key, values in lists if any(values)]
 
     def lines(self) -> list[str]:
-        """Tables for people, and the settings to go on with."""
+        """Tables for people, and the settings to train with."""
         scenes = f"{self.scenes} scene{'s' if self.scenes != 1 else ''}"
         head = f"{self.split}: {scenes}, {self.pixels / 1e6:.4g} Mpx, {self.blocks} blocks of {BLOCK} px"
         classes = [["class", "pixels", "share", "hectares", "blocks", "scenes", "weight"]]
@@ -161,10 +161,10 @@ def scene_stats(settings: TrainConfig, split: str = "train") -> SceneStats:
     Raises:
         ConfigError: Another split.
         LabelError: Labels that cannot be read.
-        SceneError: A scene that cannot be read, or that holds infinite values where it is valid; or no valid pixel.
+        SceneError: A scene that cannot be read or has infinite values at valid pixels, or no valid pixel at all.
     """
     if split not in ("train", "val"):
-        raise ConfigError(f"there is no split {split!r}", hint="--split train or --split val")
+        raise ConfigError(f"unknown split {split!r}", hint="--split train or --split val")
     scenes = open_scenes(settings, split)
     dtype, bands = np.dtype(settings.imagery.dtype), len(settings.imagery.bands)
     values = ValueCounts(dtype, bands)

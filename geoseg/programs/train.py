@@ -1,8 +1,8 @@
-"""Train a network on labelled scenes with Lightning; at the end the best one stands in a model folder.
+"""Train a network on labelled scenes with Lightning, and save the best one as a model folder.
 
 A run folder holds ``config.yaml`` (as resolved), ``environment.json`` (machine, versions, command, git), ``split.gpkg``
 (where scenes are cut into blocks), ``checkpoints/`` (best and last), ``metrics.csv`` and TensorBoard logs under
-``logs/``, and ``model/``, the model folder to predict with. What a run is made of lies in `geoseg.training`.
+``logs/``, and ``model/``, the model folder to predict with. The parts of a run are in `geoseg.training`.
 """
 
 from __future__ import annotations
@@ -92,17 +92,17 @@ def train(
 ) -> Path:
     """Run an experiment.
 
-    With several devices each has a process. torchrun and SLURM's srun start them themselves, and ``devices`` and
-    ``nodes`` are theirs to say; else they are started here.
+    With several devices, each has a process. These are started here, unless torchrun or SLURM's srun has started them,
+    which then also set ``devices`` and ``nodes``.
 
     Args:
         config: The experiment.
-        resume: Go on from the last checkpoint of the run folder.
+        resume: Continue from the last checkpoint of the run folder.
         overwrite: Replace the run folder.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        devices: Processes on this machine, each with a device of its own; "auto" takes all GPUs.
-        nodes: Machines. With several, each runs this, and MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment
-            tell which it is.
+        devices: Processes on this machine, one per device; "auto" takes all GPUs.
+        nodes: Number of machines. Each runs this function, with MASTER_ADDR, MASTER_PORT and NODE_RANK in the
+            environment.
         progress: Draw a progress bar on standard error.
 
     Returns:
@@ -110,13 +110,13 @@ def train(
 
     Raises:
         OutputError: The run folder exists, or cannot be made, or the disk is full.
-        ConfigError: Nothing to resume, another configuration than the one to resume, an impossible model, or a loss
-            that is no longer finite.
-        DeviceError: A device that is not there, or is out of memory; a process that was killed; in one of several
-            processes, `PeerEnded`, where another has failed.
+        ConfigError: Nothing to resume, a configuration other than the one to resume, an invalid model, or a loss that
+            is no longer finite.
+        DeviceError: No such device, or it is out of memory; a process was killed; in one of several processes,
+            `PeerEnded` if another has failed.
         SceneError: A scene that cannot be read.
-        LabelError: Labels that do not fit, with the list of all that is wrong with the data.
-        RunStopped: SIGTERM has ended the run, after a checkpoint. It is a KeyboardInterrupt.
+        LabelError: Labels that do not fit, with the list of all problems of the data.
+        RunStopped: SIGTERM has ended the run after a checkpoint. It is a KeyboardInterrupt.
     """
     place = find_place()
     count = count_devices(device, devices)
@@ -140,7 +140,7 @@ def take_part() -> None:
 
 
 def check(config: TrainConfig, *, device: str = "auto", devices: int | str = 1, nodes: int = 1) -> Preview:
-    """What is wrong with an experiment's data, and what its run would be; nothing is trained or written.
+    """Problems of an experiment's data, and the plan of its run; nothing is trained or written.
 
     Raises:
         GeosegError: As `train`, for what does not concern the data.
@@ -170,7 +170,7 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
             resumed = find_checkpoint(config, team.size)
         elif team.is_first:
             check_new_run(run, overwrite=overwrite)
-        # Before the data is read, which may take minutes: weights that are not there are told at once.
+        # Missing weights are reported before the data is read, which may take minutes.
         lightning.seed_everything(config.seed, verbose=False)
         network, frozen = _build(config)
     team.from_first(lambda: refuse(check_data(config)))
@@ -181,7 +181,7 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
     with team.same_fate():
         start = resumed.step if resumed is not None else 0
         per_step = windows_per_step(config.train, team.size)
-        # The whole run's even where it goes on: Lightning counts the batches done before, and max_steps ends it.
+        # That of the whole run, also when resumed: Lightning counts earlier batches, and max_steps ends the run.
         length = config.train.iterations * per_step
         std = [band.std for band in contract.bands]
         windows = RandomWindows(scenes, config, length=length, start=start * per_step, std=std, as_bytes=True)
@@ -303,7 +303,7 @@ def build_contract(config: TrainConfig, scenes: Sequence[LabelledScene]) -> Cont
 
 
 def _start(config: TrainConfig) -> dict[str, Any]:
-    """What a model goes on from, so that its record counts all iterations behind its weights."""
+    """The model that training starts from, so that the record counts all iterations behind the weights."""
     if config.model.start_from is None:
         return {}
     contract = load_contract(find_model(config.model.start_from))
@@ -375,7 +375,7 @@ def _trainer(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning's advice is for its developers' users, not ours; its progress bar belongs on standard error."""
+    """Silence Lightning's advice, which is not for our users, and send its progress bar to standard error."""
     names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
     levels = {name: logging.getLogger(name).level for name in names}
     try:

@@ -42,14 +42,14 @@ class ClassArea:
 
 @dataclass(frozen=True, slots=True)
 class VectorReport:
-    """What `vectorize` wrote.
+    """Polygons and areas that `vectorize` wrote.
 
     Attributes:
         path: The file.
         polygons: Number of polygons.
         classes: Polygons and areas of the classes that have any, in the order of their ids.
         grid: Grid of the map.
-        notes: What else there is to say: outlines that were regularized, a background left out.
+        notes: Remarks for people: regularized outlines, a background left out.
     """
 
     path: Path
@@ -87,15 +87,14 @@ def vectorize(
         map_path: Class map: what `geoseg predict` wrote, or any raster of one uint8 band. The confidence raster that
             lies beside it (``MAP_confidence.tif``) gives the polygons their conf_mean and conf_min.
         output: See `geoseg.export.EXPORTERS` for the suffixes; a ``.qml`` style comes beside it.
-        rules: What becomes of small regions and of borders.
+        rules: Rules for regions and borders.
         crs: CRS of a map that has a transform but no CRS.
         classes: File with the names of the classes, see `geoseg.class_tables.read_class_table`; None takes the map's.
-        overwrite: Replace what is there.
+        overwrite: Replace existing output.
 
     Raises:
-        SceneError: The input is no class map, unreadable, holds nothing but nodata, or has control points in place of
-            a transform; or a tolerance in metres, and
-            the map has no CRS; or a CRS that is not the map's.
+        SceneError: The input is not a class map, cannot be read, is all nodata, or has control points in place of a
+            transform; or the tolerance is in metres and the map has no CRS; or the CRS is not the map's.
         OutputError: Unknown suffix, the output exists, its folder cannot be written, or its format cannot hold the map.
         LabelError: A value outside the map's class table.
         ConfigError: A class that the map does not have, or a file of classes that cannot be read.
@@ -115,7 +114,7 @@ def vectorize(
             rows = ahead(_not_empty(reader.rows(height), map_path), name="geoseg-read")
             return write_vectors(rows, reader.grid, reader.classes, path, rules=rules, source=reader.source)
         except LabelError as error:
-            hint = f"see what it holds with: geoseg info {quoted(map_path)}; --classes FILE.yaml names all of it"
+            hint = f"look at it with: geoseg info {quoted(map_path)}; --classes FILE.yaml names all of it"
             raise LabelError(f"{map_path}: {error.message}", hint=hint) from error
 
 
@@ -123,10 +122,10 @@ def check_rules(rules: PolygonRules, grid: Grid, classes: ClassTable, *, path: s
     """Refuse rules that a map cannot meet, before any work.
 
     Args:
-        rules: What becomes of small regions and of borders.
+        rules: Rules for regions and borders.
         grid: Grid of the map.
         classes: Its classes.
-        path: The file that is named in the message.
+        path: File named in the message.
 
     Raises:
         SceneError: A tolerance in metres, and the map has no CRS.
@@ -156,8 +155,8 @@ def write_vectors(
         rows: The map from top to bottom; with confidence in all of them or in none.
         grid: Grid of the whole map.
         classes: Names and colours of the ids.
-        output: Output file; what is there is replaced (call `geoseg.files.check_output` before the work).
-        rules: What becomes of small regions and of borders.
+        output: Output file; an existing one is replaced (call `geoseg.files.check_output` before the work).
+        rules: Rules for regions and borders.
         source: Name of the scene that was mapped, for the field of that name.
 
     Raises:
@@ -180,20 +179,22 @@ def write_vectors(
     notes = [str(outlines)] if rules.regularize else []
     if not rules.keep and resolved.left_out is not None:
         left_out = ", ".join(c.name for c in resolved.classes if c.background)
-        notes.append(f"{left_out} left out as background; --keep CLASS (repeatable) says which classes become polygons")
+        notes.append(
+            f"{left_out} left out as background; --keep CLASS (repeatable) selects the classes that become polygons"
+        )
     return VectorReport(output, int(tally.polygons.sum()), areas, grid, tuple(notes))
 
 
 def _not_empty(rows: Iterable[MapRows], map_path: str | PathLike[str]) -> Iterator[MapRows]:
-    """The rows; an error at their end where all pixels were nodata."""
+    """The rows; an error at their end if all pixels are nodata."""
     empty = True
     for part in rows:
         empty = empty and bool((part.classes == NODATA).all())
         yield part
     if empty:
         raise SceneError(
-            f"{map_path} holds nothing but nodata, so there is no polygon to write",
-            hint=f"see what it holds with: geoseg info {quoted(map_path)}",
+            f"{map_path} is all nodata, so there are no polygons to write",
+            hint=f"look at it with: geoseg info {quoted(map_path)}",
         )
 
 

@@ -273,14 +273,14 @@ def refused(folder: Path, *arguments: object) -> str:
     ("options", "message"),
     [
         (["nowhere", "-o", "model.onnx"], "error: no model folder nowhere"),
-        (["MODEL", "-o", "model.pt"], "wanted .onnx\nhint:  -o model.onnx"),
-        (["MODEL", "-o", "model"], "has the suffix (none), wanted .onnx"),
+        (["MODEL", "-o", "model.pt"], "expected .onnx\nhint:  -o model.onnx"),
+        (["MODEL", "-o", "model"], "has the suffix (none), expected .onnx"),
         (["MODEL", "-o", "there.onnx"], "there.onnx exists\nhint:  add --overwrite"),
         (["MODEL", "-o", "described.onnx"], "described.json exists\nhint:  add --overwrite"),
         (["MODEL", "-o", "no/model.onnx"], "does not exist"),
         (["MODEL", "-o", "model.onnx", "--size", "100"], "window size 100 is no multiple of 32 px\nhint:  --size 128"),
         (["MODEL", "-o", "model.onnx", "--size", "64", "--overlap", "64"], "overlap 64 is no multiple of 32 px in"),
-        (["MODEL", "-o", "model.onnx", "--opset", "9"], "opset 9 is none of 18 … 23\nhint:  --opset 20"),
+        (["MODEL", "-o", "model.onnx", "--opset", "9"], "opset 9 is not in 18 … 23\nhint:  --opset 20"),
     ],
 )
 def test_what_is_refused(

@@ -108,7 +108,7 @@ def test_a_scene_without_a_valid_pixel_gives_an_empty_map(
     assert "4 windows without a valid pixel skipped" in stdout
     refused = run("vectorize", out, "-o", tmp_path / "map.gpkg")
     assert refused.exit_code == 2
-    assert "map.tif holds nothing but nodata" in refused.stderr
+    assert "map.tif is all nodata" in refused.stderr
     assert not (tmp_path / "map.gpkg").exists()
 
 
