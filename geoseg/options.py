@@ -259,6 +259,27 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """How a training runs; what is trained is in its configuration.
+
+    Attributes:
+        resume: Continue from the run's last checkpoint.
+        overwrite: Replace existing output.
+        device: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one.
+        devices: Processes on this machine, one per device; auto takes all GPUs.
+        nodes: Number of machines; each runs the same command.
+        progress: Draw a progress bar on standard error.
+    """
+
+    resume: bool = False
+    overwrite: bool = False
+    device: str = "auto"
+    devices: int | str = 1
+    nodes: int = 1
+    progress: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions(Windows):
     """What an exported model takes and gives.
 

@@ -15,9 +15,7 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the scene, the map and the polygons.")
     ] = Path("geoseg-demo"),
-    train: Annotated[
-        bool, typer.Option("--train", help="First train a model, for some minutes.")
-    ] = False,
+    train: Annotated[bool, typer.Option("--train", help="First train a model, for some minutes.")] = False,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
 ) -> None:

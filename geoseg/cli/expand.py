@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
-from geoseg.cli.parsing import parse_bands, parse_groups, parse_gsd, parse_names
+from geoseg.cli.parsing import parse_bands, parse_devices, parse_groups, parse_gsd, parse_names
 from geoseg.runtime.devices import check_device
 from geoseg.tolerance import parse_tolerance
 
@@ -73,6 +73,8 @@ FLAGS = {
     "softmax": Flag(name="--softmax/--no-softmax"),
     "opset": Flag("N"),
     "stac": Flag(name="--stac/--no-stac"),
+    "devices": Flag("N|auto", kind=str, parse=parse_devices, default="1"),
+    "nodes": Flag("N", minimum=1),
     "objects": Flag("CLASS", kind=list[str], parse=parse_names),
     "boundary_px": Flag("PX", "--boundary", minimum=1),
     "windows": Flag("N", minimum=0),

@@ -10,9 +10,7 @@ from geoseg.cli import options
 
 
 def info(
-    path: Annotated[
-        str, typer.Argument(metavar="PATH", help="Raster, vector file, model folder or shipped model.")
-    ],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Raster, vector file, model folder or shipped model.")],
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", metavar="MODEL", help="Plan the prediction of a scene with this model."),

@@ -10,6 +10,19 @@ def parse_names(names: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def parse_devices(text: str) -> int | str:
+    """A number of devices, or "auto".
+
+    Raises:
+        ConfigError: Anything else.
+    """
+    if text == "auto":
+        return text
+    if not (text.isdecimal() and int(text) > 0):
+        raise ConfigError(f"--devices {text} is not a number of devices", hint="--devices 2, or auto for all GPUs")
+    return int(text)
+
+
 def parse_gsd(text: str | None) -> str | float | None:
     """A ground sample distance in metres, or "model".
 

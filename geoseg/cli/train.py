@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from geoseg.cli import options
+from geoseg.cli.expand import with_options
+from geoseg.cli.options import Config, Overrides
+from geoseg.options import TrainOptions
 
 
+@with_options
 def train(
     ctx: typer.Context,
-    config: options.Config,
-    overrides: options.Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's last checkpoint.")] = False,
-    overwrite: options.Overwrite = False,
+    config: Config,
+    options: TrainOptions,
+    overrides: Overrides = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check the data and print the plan of the run, and train nothing.")
     ] = False,
-    device: options.Device = "auto",
-    devices: Annotated[
-        str, typer.Option("--devices", metavar="N|auto", help="Number of devices of this machine; auto takes all GPUs.")
-    ] = "1",
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Number of machines; each runs this command.")] = 1,
 ) -> None:
     """Train a model on scenes and labels.
 
@@ -32,31 +30,22 @@ def train(
     from geoseg.programs.early import check_training
 
     settings = load_config(config, overrides or [])
-    check_training(settings, resume=resume, overwrite=overwrite, check=check, devices=devices)
-    from geoseg.programs.train import check as look
-    from geoseg.programs.train import train as run
+    check_training(settings, options, check=check)
+    from geoseg.programs.train import run_check, run_training
     from geoseg.training.failures import RunStopped
     from geoseg.training.processes import PeerEnded, find_place
 
     if check:
-        preview = look(settings, device=device, devices=devices, nodes=nodes)
+        preview = run_check(settings, options)
         for line in preview.lines():
             typer.echo(line)
         raise typer.Exit(0 if preview.is_fine else 2)
     place = find_place()
     is_first = place is None or place.rank == 0
     try:
-        model = run(
-            settings,
-            resume=resume,
-            overwrite=overwrite,
-            device=device,
-            devices=devices,
-            nodes=nodes,
-            progress=ctx.obj.progress and is_first,
-        )
+        model = run_training(settings, replace(options, progress=ctx.obj.progress and is_first))
     except PeerEnded as error:
-        # The process that failed says why.
+        # the process that failed prints the reason
         raise typer.Exit(error.exit_code) from error
     except RunStopped as error:
         if is_first:

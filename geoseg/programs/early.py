@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from geoseg.classes import nearest_name
 from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.files import check_folder, check_output, check_output_folder, name_outputs, output_pattern
-from geoseg.options import AnyPath, EvaluateOptions, ExportOptions, Layers, PolygonRules, PredictOptions
+from geoseg.options import AnyPath, EvaluateOptions, ExportOptions, Layers, PolygonRules, PredictOptions, TrainOptions
 from geoseg.paths import exists, input_path, scene_names
 from geoseg.polygons import class_rules
 from geoseg.pretrained import PRETRAINED, check_source
@@ -135,7 +135,7 @@ def check_vectorizing(
         class_rules(rules, read_class_table(classes))
 
 
-def check_training(config: TrainConfig, *, resume: bool, overwrite: bool, check: bool, devices: str) -> None:
+def check_training(config: TrainConfig, options: TrainOptions, *, check: bool) -> None:
     """Check what ``geoseg train`` can tell without reading data or building a network.
 
     The run folder is not checked in processes that torchrun or SLURM started, since the first one may have made it.
@@ -143,12 +143,9 @@ def check_training(config: TrainConfig, *, resume: bool, overwrite: bool, check:
 
     Raises:
         OutputError: The run folder exists, and may be neither resumed nor replaced.
-        ConfigError: Nothing to resume, an unknown network, missing files of the scenes, or an invalid number of
-            devices.
+        ConfigError: Nothing to resume, an unknown network, or missing files of the scenes.
         ModelError: No such model to start from.
     """
-    if devices != "auto" and not (devices.isdecimal() and int(devices) > 0):
-        raise ConfigError(f"--devices {devices} is not a number of devices", hint="--devices 2, or auto for all GPUs")
     architecture, encoder = config.model.architecture, config.model.encoder
     if architecture.lower() not in ARCHITECTURES:
         raise ConfigError(f"model.architecture {architecture!r} is unknown", hint=f"known: {', '.join(ARCHITECTURES)}")
@@ -165,8 +162,8 @@ def check_training(config: TrainConfig, *, resume: bool, overwrite: bool, check:
     if check or "RANK" in os.environ or "SLURM_PROCID" in os.environ:
         return
     checkpoint = config.output / "checkpoints" / "last.ckpt"
-    if not resume:
-        check_new_run(config.output, overwrite=overwrite)
+    if not options.resume:
+        check_new_run(config.output, overwrite=options.overwrite)
         check_folder(config.output, hint="choose another output=…")
     elif not checkpoint.is_file():
         raise ConfigError(f"nothing to resume: {checkpoint} does not exist", hint="leave out --resume")

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from geoseg.data.checks.every import check_data, refuse
 from geoseg.data.checks.problems import problem_lines
 from geoseg.network.model_folder import build_network, save_model
 from geoseg.network.stored_model import open_model
+from geoseg.options import TrainOptions, from_keywords, signature_with
 from geoseg.prediction.precision import record_precision
 from geoseg.programs.early import check_new_run
 from geoseg.runtime.devices import resolve_device
@@ -80,30 +82,16 @@ PART = (
 """What each of several processes runs. Threads of gloo may outlive their group, and an interpreter that ends aborts."""
 
 
-def train(
-    config: TrainConfig,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    device: str = "auto",
-    devices: int | str = 1,
-    nodes: int = 1,
-    progress: bool = False,
-) -> Path:
+def train(config: TrainConfig, **options: Any) -> Path:
     """Run an experiment.
 
     With several devices, each has a process. These are started here, unless torchrun or SLURM's srun has started them,
-    which then also set ``devices`` and ``nodes``.
+    which then also set ``devices`` and ``nodes``. With several nodes each runs this function, with MASTER_ADDR,
+    MASTER_PORT and NODE_RANK in the environment.
 
     Args:
         config: The experiment.
-        resume: Continue from the last checkpoint of the run folder.
-        overwrite: Replace the run folder.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        devices: Processes on this machine, one per device; "auto" takes all GPUs.
-        nodes: Number of machines. Each runs this function, with MASTER_ADDR, MASTER_PORT and NODE_RANK in the
-            environment.
-        progress: Draw a progress bar on standard error.
+        options: The fields of `geoseg.options.TrainOptions`, as ``overwrite=True, device="cpu"``.
 
     Returns:
         The model folder of the best network by validation mIoU.
@@ -117,34 +105,51 @@ def train(
         SceneError: A scene that cannot be read.
         LabelError: Labels that do not fit, with the list of all problems of the data.
         RunStopped: SIGTERM has ended the run after a checkpoint. It is a KeyboardInterrupt.
+        TypeError: An unknown option.
     """
+    return run_training(config, from_keywords(TrainOptions, options, caller="train"))
+
+
+train.__signature__ = signature_with(train, TrainOptions)  # type: ignore[attr-defined]
+
+
+def run_training(config: TrainConfig, options: TrainOptions) -> Path:
+    """`train` with its options as one value."""
     place = find_place()
-    count = count_devices(device, devices)
-    if place is None and count * nodes > 1:
-        task = {"config": config.model_dump(mode="json"), "resume": resume, "overwrite": overwrite}
-        task |= {"device": device, "progress": progress, "command": sys.argv}
-        launch(task, PART, devices=count, nodes=nodes)
+    count = count_devices(options.device, options.devices)
+    if place is None and count * options.nodes > 1:
+        task = {"config": config.model_dump(mode="json"), "options": asdict(options), "command": sys.argv}
+        launch(task, PART, devices=count, nodes=options.nodes)
         return config.output / "model"
-    with joined(device, place) as team:
-        return _run(config, team, resume=resume, overwrite=overwrite, progress=progress)
+    with joined(options.device, place) as team:
+        return _run(config, team, options)
 
 
 def take_part() -> None:
     """Be one of the processes that `train` has started."""
     with assignment() as task:
-        config = parse_config(task.pop("config"), source="the run")
-        progress = task.pop("progress")
-        sys.argv = task.pop("command")
-        with joined(task.pop("device"), find_place()) as team:
-            _run(config, team, progress=progress and team.is_first, **task)
+        config = parse_config(task["config"], source="the run")
+        options = TrainOptions(**task["options"])
+        sys.argv = task["command"]
+        with joined(options.device, find_place()) as team:
+            _run(config, team, replace(options, progress=options.progress and team.is_first))
 
 
-def check(config: TrainConfig, *, device: str = "auto", devices: int | str = 1, nodes: int = 1) -> Preview:
+def check(config: TrainConfig, **options: Any) -> Preview:
     """Problems of an experiment's data, and the plan of its run; nothing is trained or written.
 
+    Args:
+        config: The experiment.
+        options: As of `train`.
+
     Raises:
-        GeosegError: As `train`, for what does not concern the data.
+        GeosegError: As `train`, for everything but the data.
     """
+    return run_check(config, from_keywords(TrainOptions, options, caller="check"))
+
+
+def run_check(config: TrainConfig, options: TrainOptions) -> Preview:
+    """`check` with its options as one value."""
     network, _ = _build(config)
     problems = check_data(config)
     words = tuple(problem_lines(problems))
@@ -156,20 +161,20 @@ def check(config: TrainConfig, *, device: str = "auto", devices: int | str = 1, 
         network,
         scenes,
         len(CoveringWindows(val_scenes, config)),
-        device=torch.device(resolve_device(device)),
-        devices=count_devices(device, devices) * nodes,
+        device=torch.device(resolve_device(options.device)),
+        devices=count_devices(options.device, options.devices) * options.nodes,
     )
     return Preview(words, is_fine=True, facts=facts)
 
 
-def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, progress: bool) -> Path:
+def _run(config: TrainConfig, team: Team, options: TrainOptions) -> Path:
     run = config.output
     resumed: Resumed | None = None
     with team.same_fate():
-        if resume:
+        if options.resume:
             resumed = find_checkpoint(config, team.size)
         elif team.is_first:
-            check_new_run(run, overwrite=overwrite)
+            check_new_run(run, overwrite=options.overwrite)
         # Missing weights are reported before the data is read, which may take minutes.
         lightning.seed_everything(config.seed, verbose=False)
         network, frozen = _build(config)
@@ -198,7 +203,7 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
     described = describe_environment(team, config.seed)
     with team.same_fate():
         if team.is_first:
-            make_run_folder(run, resume=resume)
+            make_run_folder(run, resume=options.resume)
             with writing_into(run):
                 save_config(config, run / CONFIG)
                 add_environment(run, described)
@@ -226,7 +231,7 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
             *([SamplePictures(val_windows, config.class_table)] if team.is_first else []),
             *([MovingAverage(config.train.ema)] if config.train.ema is not None else []),
             LearningRateMonitor("step"),
-            *([ProgressLine(config.train.iterations, checkpoints)] if progress else []),
+            *([ProgressLine(config.train.iterations, checkpoints)] if options.progress else []),
             checkpoints,
         ]
         with (
@@ -254,7 +259,7 @@ def _run(config: TrainConfig, team: Team, *, resume: bool, overwrite: bool, prog
             with writing_into(run):
                 save_model(run / "model", network, contract)
             if config.train.measure_precision:
-                record_precision(open_model(run / "model"), val_scenes, data=config.name, progress=progress)
+                record_precision(open_model(run / "model"), val_scenes, data=config.name, progress=options.progress)
     return run / "model"
 
 
