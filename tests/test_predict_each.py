@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -15,20 +16,24 @@ from affine import Affine
 from typer.testing import CliRunner
 
 from geoseg.cli import app
-from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
+from geoseg.contract import Band, ClassEntry, Contract, PrecisionRecord, PrecisionScore, WindowSettings, load_contract
 from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError, SceneError
 from geoseg.files import name_outputs, output_pattern
 from geoseg.network import backends
 from geoseg.network.model_folder import build_network, save_model
+from geoseg.network.stored_model import open_model
 from geoseg.options import PredictOptions, from_keywords
 from geoseg.paths import scene_names
 from geoseg.prediction import predictor as predictor_module
 from geoseg.prediction import room
+from geoseg.prediction.fingerprint import fingerprint
+from geoseg.prediction.predictor import Predictor
 from geoseg.programs import predict_each as each_module
 from geoseg.programs.dry_run import dry_run
 from geoseg.programs.predict import predict
 from geoseg.programs.predict_each import JOURNAL, dry_run_each, predict_each
 from geoseg.programs.session import Session
+from geoseg.scene import open_scene
 from support.networks import TINY
 from support.scenes import MadeScene, write_scene
 
@@ -134,6 +139,27 @@ def test_what_is_finished_is_not_mapped_again(
     write_scene(scenes / "d.tif", seed=9)
     report = predict_each(scenes, model, output, HOW)
     assert ([w.path.name for w in report.written], len(report.there)) == (["d.tif"], 3)
+
+
+def test_a_new_record_of_precision_makes_no_output_stale(model: Path, scenes: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    output = f"{tmp_path / 'maps'}/"
+    predict_each(scenes, tmp_path / "model", output, HOW)
+    contract = load_contract(tmp_path / "model")
+    scores = PrecisionScore(miou=0.9, agreement=1), PrecisionScore(miou=0.5, agreement=0.6)
+    record = PrecisionRecord(measured_on="any", float32=scores[0], bfloat16=scores[1])
+    contract.model_copy(update={"precision": record}).save(tmp_path / "model")
+    assert len(predict_each(scenes, tmp_path / "model", output, HOW).there) == 3
+
+
+def test_another_validity_is_another_fingerprint(model: Path, scenes: Path) -> None:
+    stored = open_model(model)
+    with open_scene([scenes / "a.tif"]) as scene:
+        plan = Predictor(stored).plan(scene)
+        with_alpha = how(alpha=True)
+        found = [fingerprint(stored, scene, plan, options, precision="float32") for options in (HOW, with_alpha)]
+    assert found[0] != found[1]
+    assert found[0] == json.loads(json.dumps(found[0])), "as it comes back from a journal"
 
 
 def test_foreign_outputs_are_replaced_only_on_request(model: Path, scenes: Path, tmp_path: Path) -> None:
@@ -309,8 +335,6 @@ def test_a_machine_that_cannot_hold_the_plan_is_refused(
 
 
 def test_a_mosaic_knows_how_much_its_scenes_cover(tmp_path: Path) -> None:
-    from geoseg.scene import open_scene
-
     made = [write_scene(tmp_path / f"{n}.tif", shift=(0, 160 * n)).path for n in range(2)]
     with open_scene(made) as mosaic, open_scene(made[0]) as scene, open_scene(made, gsd_m=1.0) as coarse:
         assert (scene.covered_share, mosaic.covered_share) == (1, pytest.approx(2 / 3))
