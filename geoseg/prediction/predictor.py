@@ -232,7 +232,9 @@ class Predictor:
                 yield found.window, found.logits
 
     def _side_by_side(self, items: Iterable[Item[T]], at_once: int, stages: Stages) -> Iterator[Predicted[T]]:
-        _ = self.forward  # before the threads start, which must know whether torch is loaded
+        _ = self.forward
+        if not self.tta.is_plain:
+            import torch  # noqa: F401  before the threads start: they must not meet it half loaded
         pool = _single_threaded(at_once)
         waiting: deque[tuple[Item[T], Future[Floats] | None]] = deque()
 
