@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg.cli import options
+from geoseg.cli.parsing import parse_bands
 
 
 def view(
@@ -24,7 +24,6 @@ def view(
         typer.Option(
             "--bands",
             metavar="4,3,2",
-            callback=options.check_bands,
             help="Bands shown as red, green and blue, from 1.",
             show_default="the first three",
         ),
@@ -44,7 +43,7 @@ def view(
         paths,
         port=port,
         browser=browser,
-        bands=options.parse_bands(bands),
+        bands=parse_bands(bands),
         basemap=basemap,
         progress=ctx.obj.progress,
         on_start=typer.echo,
