@@ -5,38 +5,25 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
 import geoseg
-from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
 from geoseg.errors import ConfigError, ModelError
 from geoseg.network import backends
-from geoseg.network.backends import BACKENDS, Forward, choose_backends, choose_precision, compiled, load_backend
+from geoseg.network.backends import BACKENDS, choose_backends, choose_precision, compiled, load_backend
 from geoseg.network.backends import openvino as openvino_backend
 from geoseg.network.backends.openvino import multiplies_bfloat16
 from geoseg.network.forward import InMemory
-from geoseg.network.model_folder import TrainedModel
-from geoseg.network.tta import TTA, augmented
-from geoseg.prediction.predictor import Predictor, WindowPixels
-from geoseg.windows import Window
-from support.networks import WIDE, difference, images, segnext, visible
+from geoseg.prediction.predictor import Predictor
+from support.backends import SIZE, BackendContract, side_by_side, trained, wanted, wide
+from support.networks import difference, images
 
 CPU, CUDA = "cpu", "cuda:0"
-SIZE = (64, 96)
-OPTIONS: dict[str, Any] = WIDE | {"classes": 4}
-
-QUICK = ("torch", "openvino")
 
 
 @pytest.fixture(autouse=True)
@@ -50,161 +37,18 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    return visible(segnext(**OPTIONS))
-
-
-@pytest.fixture(scope="module")
-def unet() -> nn.Module:
-    torch.manual_seed(2)
-    options: dict[str, Any] = {"decoder_channels": (32, 16, 16, 8, 8), "classes": 4}
-    network: nn.Module = smp.create_model("unet", encoder_name="resnet18", encoder_weights=None, **options)
-    return network.eval()
-
-
-@pytest.fixture(scope="module")
-def load(network: nn.Module) -> Callable[..., Forward]:
-    """The network in a backend, each once; skips where that is not installed."""
-
-    @cache
-    def forward(backend: str, precision: str = "float32") -> Forward:
-        return load_backend(InMemory(network), backend=backend, precision=precision, at_once=2, size=SIZE)
-
-    def or_skip(backend: str, precision: str = "float32") -> Forward:
-        return forward(backend, precision)
-
-    return or_skip
-
-
-@torch.inference_mode()
-def wanted(network: nn.Module, x: Tensor) -> Tensor:
-    out: Tensor = network.forward_logits(x) if hasattr(network, "forward_logits") else network(x)  # type: ignore[operator]
-    return out
-
-
-def side_by_side(forward: Callable[[Tensor], Tensor], windows: list[Tensor], threads: int) -> list[Tensor]:
-    """Results of windows in several threads that start together, as the predictor's do."""
-    start = threading.Barrier(threads)
-
-    def prepare() -> None:
-        torch.set_num_threads(1)
-        start.wait()
-
-    with ThreadPoolExecutor(threads, initializer=prepare) as pool:
-        return list(pool.map(torch.inference_mode()(forward), windows))
+    return wide()
 
 
 # --- the network's logits
 
 
-@pytest.mark.parametrize("backend", QUICK)
-def test_every_backend_gives_the_networks_logits(
-    backend: str, network: nn.Module, load: Callable[..., Forward]
-) -> None:
-    forward = load(backend)
-    assert (forward.backend, forward.stride) == (backend, 8)
-    x = images(1, 3, *SIZE)
-    found = forward(x)
-    assert found.dtype == torch.float32
-    assert difference(found, wanted(network, x)) < 1e-4
+class TestTorch(BackendContract):
+    backend = "torch"
 
 
-@pytest.mark.parametrize("backend", QUICK)
-def test_sizes_and_batches_may_change(backend: str, network: nn.Module, load: Callable[..., Forward]) -> None:
-    """Those that were not foreseen come first in a worker's thread, under its inference mode."""
-    forward = load(backend)
-    for shape in ((2, 3, 96, 64), (1, 3, *SIZE), (2, 3, 96, 64)):
-        x = images(*shape, seed=shape[0])
-        (found,) = side_by_side(forward, [x], 1)
-        assert difference(found, wanted(network, x)) < 1e-4
-
-
-@pytest.mark.parametrize("backend", QUICK)
-def test_a_batch_is_its_windows(backend: str, load: Callable[..., Forward]) -> None:
-    forward = load(backend)
-    x = images(2, 3, 96, 64)
-    together = forward(x)
-    swapped = forward(x.flip(0)).flip(0)
-    assert difference(swapped, together) < 1e-5
-
-
-@pytest.mark.parametrize("backend", QUICK)
-@pytest.mark.parametrize("foreseen", [True, False], ids=["foreseen size", "first of its size"])
-def test_a_window_is_the_same_bits_in_any_company(
-    backend: str, foreseen: bool, network: nn.Module, load: Callable[..., Forward]
-) -> None:
-    forward = load(backend)
-    windows = [images(1, 3, *SIZE, seed=seed) for seed in range(12)]
-    alone = [forward(x) for x in windows]
-    if not foreseen:
-        forward = load_backend(InMemory(network), backend=backend, at_once=4)
-    for found, one in zip(side_by_side(forward, windows, 4), alone, strict=True):
-        assert torch.equal(found, one)
-
-
-@pytest.mark.parametrize("backend", QUICK)
-def test_the_result_is_a_plain_tensor_of_its_own(backend: str, load: Callable[..., Forward]) -> None:
-    """Under inference mode and outside of it, of channels-last windows too; no later window changes it."""
-    forward = load(backend)
-    x, other = images(1, 3, *SIZE), images(1, 3, *SIZE, seed=2)
-    outside = forward(x)
-    assert not outside.requires_grad
-    before = outside.clone()
-    forward(other)
-    assert torch.equal(outside, before)
-    with torch.inference_mode():
-        inside = forward(x.contiguous(memory_format=torch.channels_last))
-    assert torch.equal(inside, outside)
-
-
-@pytest.mark.parametrize("backend", QUICK)
-def test_the_network_itself_is_left_as_it_is(backend: str, network: nn.Module, load: Callable[..., Forward]) -> None:
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    load(backend)(images(1, 3, *SIZE))
-    after = network.state_dict()
-    assert all(torch.equal(after[key], value) for key, value in before.items())
-    assert all(parameter.requires_grad for parameter in network.parameters())
-    assert not network.training
-
-
-@pytest.mark.parametrize("backend", ["torch", "openvino"])
-def test_bfloat16_is_near(backend: str, network: nn.Module, load: Callable[..., Forward]) -> None:
-    if not multiplies_bfloat16():
-        pytest.skip("this CPU does not multiply bfloat16")
-    forward, exact = load(backend, "bfloat16"), load(backend)
-    assert forward.identity.endswith("bfloat16")
-    x = images(1, 3, *SIZE)
-    found = forward(x)
-    assert found.dtype == torch.float32
-    assert not torch.equal(found, exact(x))
-    assert difference(found, wanted(network, x)) < 4e-2  # autocast rounds the residuals too
-
-
-@pytest.mark.parametrize("backend", QUICK)
-def test_the_identity_names_backend_version_and_precision(backend: str, load: Callable[..., Forward]) -> None:
-    forward = load(backend)
-    version = sys.modules[backend].__version__.split("-")[0]
-    assert version in forward.identity
-    assert forward.identity.endswith("float32")
-    assert forward.identity.startswith(backend)
-
-
-@pytest.mark.parametrize("backend", QUICK)
-def test_scaled_windows_go_through_one_forward(backend: str, network: nn.Module, load: Callable[..., Forward]) -> None:
-    """Six scales of a window of 32 px are windows of 32 and of 64 px."""
-    forward, x, scales = load(backend), images(1, 3, 32, 32), TTA["scales"]
-    with torch.inference_mode():
-        found = augmented(forward, x, scales)
-    assert difference(found, augmented(lambda scaled: wanted(network, scaled), x, scales)) < 1e-4
-
-
-@pytest.mark.parametrize("backend", QUICK)
-def test_logits_at_full_resolution(backend: str, unet: nn.Module) -> None:
-    forward = load_backend(InMemory(unet), backend=backend, size=(64, 64))
-    x = images(1, 3, 64, 64)
-    assert forward.stride == 1
-    found = forward(x)
-    assert not found.requires_grad
-    assert difference(found, wanted(unet, x)) < 1e-4
+class TestOpenVINO(BackendContract):
+    backend = "openvino"
 
 
 def test_torch_runs_segnext_folded(network: nn.Module) -> None:
@@ -431,33 +275,6 @@ def test_a_runtime_that_cannot_be_imported_is_skipped(
 
 
 # --- the predictor
-
-
-def trained(network: nn.Module) -> TrainedModel:
-    contract = Contract(
-        name="wide",
-        bands=tuple(Band(name=name, mean=0.5, std=0.2) for name in ("red", "green", "blue")),
-        dtype="uint8",
-        scale=1 / 255,
-        gsd_m=0.5,
-        classes=tuple(ClassEntry(name=f"class {i}", color=f"#{60 * i:02x}8000") for i in range(4)),
-        window=WindowSettings(size=64, overlap=32),
-    )
-    return TrainedModel(network, contract, Path(), "")
-
-
-@pytest.mark.parametrize("backend", QUICK)
-def test_the_predictor_without_a_plan(backend: str, network: nn.Module) -> None:
-    """The first window's thread makes the network ready, while others wait for it."""
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 255, (5, 3, *SIZE), dtype=np.uint8)
-    valid = np.ones(SIZE, dtype=bool)
-    items = [WindowPixels(Window(0, 0, *SIZE), one, valid) for one in pixels]
-    model = trained(network)
-    found = [logits for _, logits in Predictor(model, CPU, backend=backend).run_windows(items, batch_size=3)]
-    x = (torch.from_numpy(pixels).float() / 255 - 0.5) / 0.2
-    for one, logits in zip(x, found, strict=True):
-        assert difference(torch.from_numpy(logits)[None], wanted(network, one[None])) < 1e-4
 
 
 def test_the_predictor_refuses_what_cannot_be_before_it_is_used(
