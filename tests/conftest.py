@@ -21,7 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # A busy machine is slow, whatever the code does: no deadline. For more examples: --hypothesis-profile=thorough
 PATIENT: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("quick", max_examples=15, **PATIENT)
+settings.register_profile("quick", max_examples=10, **PATIENT)
 settings.register_profile("thorough", max_examples=150, **PATIENT)
 settings.load_profile("quick")
 
@@ -70,6 +70,14 @@ def make_scene(tmp_path: Path) -> Callable[..., MadeScene]:
         return write_scene(tmp_path / (name or f"scene{next(made)}.tif"), **options)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def landscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two generated scenes with labels, to train on; nobody writes there."""
+    from support.training import write_scenes
+
+    return write_scenes(tmp_path_factory.mktemp("landscapes"))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from geoseg.training.launch import count_devices, launch
 from geoseg.training.loaders import Share
 from geoseg.training.processes import PeerEnded, Place, Team, find_place
 from geoseg.training.task import SegmentationTask
-from support.training import experiment, settings, write_config, write_scenes
+from support.training import experiment, settings, write_config
 
 NO_BATCH_NORMS = {
     "architecture": "unet",
@@ -42,11 +41,6 @@ NO_BATCH_NORMS = {
 }
 RECIPE = {"learning_rate": 1e-4, "decoder_lr_factor": 1, "warmup_iterations": 0, "iterations": 4, "val_every": 2}
 TWO = [sys.executable, "-m", "geoseg", "train", "--device", "cpu", "--devices", "2"]
-
-
-@pytest.fixture(scope="module")
-def landscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_scenes(tmp_path_factory.mktemp("landscapes"))
 
 
 def one_thread() -> dict[str, str]:
@@ -141,10 +135,7 @@ def test_what_one_process_fails_of_ends_all_and_is_told() -> None:
     assert time.monotonic() - begin < 300
 
 
-def agree(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    team = Team(torch.device("cpu"), place(rank, 2), dist.group.WORLD)
+def agree(team: Team, rank: int) -> None:
     with team.same_fate():
         pass
     assert team.from_first(lambda: f"made by {rank}") == "made by 0"
@@ -156,17 +147,9 @@ def agree(rank: int, folder: Path) -> None:
         assert str(caught.value) == ("wrong" if rank == failing else f"process {failing} of the run ended: wrong")
     with pytest.raises(ConfigError if rank == 0 else PeerEnded), team.same_fate():
         raise ConfigError("wrong in both")
-    dist.destroy_process_group()
 
 
-def test_processes_share_what_they_make_and_what_they_fail_of(tmp_path: Path) -> None:
-    run_two(agree, tmp_path)
-
-
-def share(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    team = Team(torch.device("cpu"), place(rank, 2), dist.group.WORLD)
+def share(team: Team, rank: int, folder: Path) -> None:
     recipe = RunConfig()
     bands = (Band(name="grey", mean=0.5, std=0.25),)
     classes = (ClassEntry(name="a", color="#000000"), ClassEntry(name="b", color="#ffffff"))
@@ -192,29 +175,29 @@ def share(rank: int, folder: Path) -> None:
     if rank == 1:
         checkpoints._note(15, None)
     assert checkpoints._agree(task, all_of_them=True) is True
-    dist.destroy_process_group()
 
 
 def test_processes_share_statistics_failures_and_signals(tmp_path: Path) -> None:
-    run_two(share, tmp_path)
-
-
-def one_of(target: Callable[[int, Path], None], rank: int, folder: Path) -> None:
-    target(rank, folder)
-    # Threads of gloo may outlive their group by a moment, and an interpreter that ends then aborts.
-    sys.stdout.flush()
-    os._exit(0)
-
-
-def run_two(target: Callable[[int, Path], None], folder: Path) -> None:
     # Not forked: the threads that torch has had here would not be there.
     spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=one_of, args=(target, rank, folder)) for rank in range(2)]
+    processes = [spawn.Process(target=one_of_two, args=(rank, tmp_path)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(120)
         assert process.exitcode == 0
+
+
+def one_of_two(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    team = Team(torch.device("cpu"), place(rank, 2), dist.group.WORLD)
+    agree(team, rank)
+    share(team, rank, folder)
+    dist.destroy_process_group()
+    # Threads of gloo may outlive their group by a moment, and an interpreter that ends then aborts.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 # --- norms

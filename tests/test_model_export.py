@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from support.networks import TINY
+from support.networks import SHALLOW
 
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
@@ -53,7 +53,7 @@ def contract(bands: int = 3, classes: int = 3, **changes: Any) -> Contract:
 def network(architecture: str = "segnext", encoder: str = "tu-mscan_tiny", seed: int = 0, **options: Any) -> nn.Module:
     """Random weights, and random statistics of the batch norms, so that folding has something to fold."""
     torch.manual_seed(seed)
-    options = {"in_channels": 3, "classes": 3} | (TINY if architecture == "segnext" else {}) | options
+    options = {"in_channels": 3, "classes": 3} | (SHALLOW if architecture == "segnext" else {}) | options
     made = build_network(architecture, encoder, encoder_weights=None, **options).eval()
     for module in made.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -24,6 +24,7 @@ from geoseg.prediction.parts import JOURNAL, Parts, PartWriter, parts_folder, ro
 from geoseg.programs.predict import predict
 from geoseg.tiling.plan import Plan, Task, plan_prediction
 from geoseg.tiling.stitcher import SeamCounts
+from support.executors import ExecutorContract
 from support.model_folders import make_model
 from support.scenes import MadeScene, write_scene
 
@@ -176,6 +177,12 @@ def test_two_runs_of_one_output_are_refused(tmp_path: Path) -> None:
 
 
 # --- predictions that stop and go on
+
+
+class TestInProcess(ExecutorContract):
+    @pytest.fixture
+    def where(self) -> dict[str, Any]:
+        return {"executor": "in-process"}
 
 
 @pytest.fixture(scope="module")

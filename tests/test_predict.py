@@ -216,7 +216,7 @@ def test_nothing_but_the_plan_decides_the_bytes(
     make_scene: MakeScene, models: Models, tmp_path: Path, architecture: str
 ) -> None:
     """Batch size, torch's threads, readers, bands, strips: every file of the output has the same bytes."""
-    made = make_scene(size=(1030, 600), nodata="value", blockxsize=128, blockysize=128)
+    made = make_scene(size=(560, 600), nodata="value", blockxsize=128, blockysize=128)
     layers = {"confidence": True, "probabilities": True, "disagreement": True}
     ways: list[dict[str, Any]] = [
         {"batch_size": 1},
@@ -605,7 +605,7 @@ def test_a_wide_scene_takes_less_memory_than_planned(
 ) -> None:
     """Logits at 1/8 in one piece, and at full resolution in strips."""
     peaks = []
-    for name, size in (("small", (256, 256)), ("wide", (300, 16_000))):
+    for name, size in (("small", (256, 256)), ("wide", (300, 8_000))):
         made = write_scene(tmp_path / f"{name}.tif", size=size, blockxsize=256, blockysize=256)
         arguments = [str(made.path), str(models(architecture=architecture)), str(tmp_path / "map.tif"), repr(options)]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from geoseg.errors import ConfigError, DeviceError, SceneError
+from geoseg.errors import ConfigError, DeviceError
 from geoseg.prediction.executors import find_executor
 from geoseg.programs.predict import predict
-from support.commands import run
+from support.executors import OPTIONS, ExecutorContract, map_files
 from support.model_folders import write_model
 from support.scenes import write_scene
 
@@ -29,14 +29,6 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from geoseg.prediction.executors.ray import Crew, plan_crew  # noqa: E402
 
-OPTIONS: dict[str, Any] = {
-    "band_rows": 512,
-    "strip_cols": 512,
-    "size": 128,
-    "overlap": 32,
-    "device": "cpu",
-    "confidence": True,
-}
 NODE: dict[str, Any] = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 << 20}
 
 
@@ -50,97 +42,53 @@ def cluster() -> Iterator[Cluster]:
     made.shutdown()
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A scene in two files, a model, and the map that this process makes of them."""
-    folder = tmp_path_factory.mktemp("ray")
-    write_model(folder / "model")
-    write_scene(folder / "top.tif", size=(1024, 1000), blockxsize=256, blockysize=256, nodata="value")
-    write_scene(folder / "bottom.tif", size=(1400, 1000), shift=(1024, 0), blockxsize=256, blockysize=256, seed=1)
-    predict([folder / "top.tif", folder / "bottom.tif"], folder / "model", folder / "here.tif", **OPTIONS)
-    return folder
-
-
 @pytest.fixture
 def address(cluster: Cluster) -> str:
     """Of the cluster. Ray takes the usual spellings of the loopback for the address that other machines know."""
     return str(cluster.address).replace("127.0.0.1", "LOCALHOST")
 
 
-def predict_on_ray(place: Path, name: str, address: str, **options: Any) -> list[bytes]:
-    """The map and its confidence as the cluster makes them."""
-    scenes = [place / "top.tif", place / "bottom.tif"]
-    predict(scenes, place / "model", place / f"{name}.tif", executor="ray", address=address, **{**OPTIONS, **options})
-    assert not ray.is_initialized()
-    assert not list(place.glob(".*"))
-    return read(place, name)
+class TestRay(ExecutorContract):
+    unreadable = r"cannot be read in rows .* \(on node .*\); \d of 4 bands are kept"
+    planned = ("executor   ray, 1 window at once", "it depends on the cluster")
+
+    @pytest.fixture
+    def where(self, address: str) -> Iterator[dict[str, Any]]:
+        yield {"executor": "ray", "address": address}
+        assert not ray.is_initialized()
+
+    def test_a_node_that_dies_takes_nothing_with_it(
+        self, place: Path, cluster: Cluster, where: dict[str, Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        doomed = cluster.add_node(num_cpus=1, **NODE)
+        parts = place / ".survived.tif.parts"
+
+        def kill() -> None:
+            while not list(parts.glob("*.part")):
+                time.sleep(0.02)
+            cluster.remove_node(doomed, allow_graceful=False)
+
+        scenes = [place / "top.tif", place / "bottom.tif"]
+        many = OPTIONS | {"overlap": 96}  # so many windows that the node dies at work
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        with caplog.at_level(logging.WARNING, "geoseg"):
+            predict(scenes, place / "model", place / "survived.tif", **many, **where)
+        killer.join(10)
+        assert not killer.is_alive()
+        assert "a worker died; another is started" in caplog.text
+        assert not list(place.glob(".*"))
+        predict(scenes, place / "model", place / "long.tif", **many)
+        assert map_files(place, "survived") == map_files(place, "long")
 
 
-def read(place: Path, name: str) -> list[bytes]:
-    return [(place / f"{name}{layer}.tif").read_bytes() for layer in ("", "_confidence")]
-
-
-def test_a_cluster_gives_the_same_bytes(place: Path, address: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert predict_on_ray(place, "there", address) == read(place, "here")
-    assert "died" not in caplog.text
-
-
-def test_a_node_that_dies_takes_nothing_with_it(
-    place: Path, cluster: Cluster, address: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    doomed = cluster.add_node(num_cpus=1, **NODE)
-    parts = place / ".survived.tif.parts"
-
-    def kill() -> None:
-        while not list(parts.glob("*.part")):
-            time.sleep(0.02)
-        cluster.remove_node(doomed, allow_graceful=False)
-
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    with caplog.at_level(logging.WARNING, "geoseg"):
-        made = predict_on_ray(place, "survived", address, overlap=96)  # so many windows that the node dies at work
-    killer.join(10)
-    assert not killer.is_alive()
-    assert "a worker died; another is started" in caplog.text
-    scenes = [place / "top.tif", place / "bottom.tif"]
-    predict(scenes, place / "model", place / "long.tif", **{**OPTIONS, "overlap": 96})
-    assert made == read(place, "long")
-
-
-def test_a_worker_without_the_scene_is_named_and_parts_are_kept(place: Path, address: str, tmp_path: Path) -> None:
-    path = write_scene(tmp_path / "scene.tif", size=(1600, 400), compress="none").path
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) * 3 // 4])
-    with pytest.raises(SceneError, match=r"cannot be read in rows .* \(on node .*\); \d of 4 bands are kept"):
-        predict(path, place / "model", tmp_path / "map.tif", executor="ray", address=address, **OPTIONS)
-    assert {p.name for p in tmp_path.iterdir()} == {"scene.tif", ".map.tif.parts"}
-    assert not ray.is_initialized()
-
-
-def test_a_dry_run_asks_the_cluster_and_writes_nothing(place: Path, address: str, tmp_path: Path) -> None:
-    ran = run(
-        *("predict", place / "top.tif", "-m", place / "model", "-o", tmp_path / "map.tif"),
-        *("--executor", "ray", "--address", address, "--dry-run"),
-    )
-    assert ran.exit_code == 0, ran.stderr
-    assert "executor   ray, 1 window at once" in ran.stdout
-    assert "it depends on the cluster" in ran.stdout
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_cluster_that_is_not_there_is_named(place: Path, tmp_path: Path) -> None:
+def test_a_cluster_that_is_not_there_is_named(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    scene = write_scene(tmp_path / "scene.tif").path
     with pytest.raises(ConfigError, match=r"no Ray cluster can be reached at 127\.0\.0\.1:1:") as caught:
-        predict(
-            place / "top.tif",
-            place / "model",
-            tmp_path / "map.tif",
-            executor="ray",
-            address="127.0.0.1:1",
-            device="cpu",
-        )
+        predict(scene, tmp_path / "model", tmp_path / "map.tif", executor="ray", address="127.0.0.1:1", device="cpu")
     assert "ray start --head" in str(caught.value.hint)
-    assert not list(tmp_path.iterdir())
+    assert {p.name for p in tmp_path.iterdir()} == {"model", "scene.tif"}
 
 
 # --- without a cluster
@@ -188,7 +136,9 @@ def test_without_ray_the_hint_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
     assert caught.value.hint == 'pip install "geoseg[ray]"'
 
 
-def test_an_address_needs_the_executor(place: Path, tmp_path: Path) -> None:
+def test_an_address_needs_the_executor(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    scene = write_scene(tmp_path / "scene.tif").path
     with pytest.raises(ConfigError, match="of no use in-process") as caught:
-        predict(place / "top.tif", place / "model", tmp_path / "map.tif", address="head:6379")
+        predict(scene, tmp_path / "model", tmp_path / "map.tif", address="head:6379")
     assert caught.value.hint == "--executor ray --address head:6379"

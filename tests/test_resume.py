@@ -21,15 +21,10 @@ from geoseg.errors import ConfigError, OutputError
 from geoseg.programs.train import train
 from geoseg.training.callbacks import _link
 from geoseg.training.table import MetricsTable
-from support.training import Recorder, experiment, settings, write_config, write_scenes
+from support.training import Recorder, experiment, settings, write_config
 
 TRAIN = [sys.executable, "-m", "geoseg", "train", "--device", "cpu"]
 RECIPE = {"iterations": 14, "val_every": 7, "checkpoint_every": 2, "workers": 1, "ema": 0.9, "patience": 5}
-
-
-@pytest.fixture(scope="module")
-def landscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_scenes(tmp_path_factory.mktemp("landscapes"))
 
 
 def start(path: Path, *options: str) -> subprocess.Popen[str]:

@@ -26,12 +26,7 @@ from geoseg.training.optimizer import lr_factor, parameter_groups
 from geoseg.training.task import SegmentationTask
 from geoseg.windows import Window
 from support.networks import TINY
-from support.training import ITERATIONS, Recorder, experiment, write_scenes
-
-
-@pytest.fixture(scope="module")
-def landscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_scenes(tmp_path_factory.mktemp("landscapes"))
+from support.training import ITERATIONS, Recorder, experiment
 
 
 @pytest.fixture(scope="module")

@@ -34,12 +34,7 @@ from geoseg.training.samples import draw_sample, stretched
 from geoseg.training.start import freeze, leaves_unused, start_from
 from geoseg.training.task import SegmentationTask
 from support.networks import TINY
-from support.training import UNET, Recorder, experiment, settings, write_config, write_scenes
-
-
-@pytest.fixture(scope="module")
-def landscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_scenes(tmp_path_factory.mktemp("landscapes"))
+from support.training import UNET, Recorder, experiment, settings, write_config
 
 
 def network(classes: int, architecture: str = "segnext", bands: int = 3) -> nn.Module:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import rasterio
 from rasterio.windows import Window as RasterWindow
 
 import geoseg
-from geoseg.contract import Contract, load_contract, shipped_models
+from geoseg.contract import Contract, DType, load_contract, shipped_models
 from geoseg.landscape import Landscape, write_landscape
 from support.commands import files_in, read_map, run, succeed
-from support.model_folders import CLASSES
+from support.model_folders import CLASSES, write_model
+from support.networks import SHALLOW
 
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -189,7 +191,7 @@ def test_the_item_describes_the_file(exported: tuple[Path, list[str]]) -> None:
 @pytest.mark.real_data
 @pytest.mark.skipif("buildings-tiny" not in shipped_models(), reason="the model buildings-tiny is not shipped yet")
 def test_deepness_makes_the_same_map_of_real_imagery(real_data: Path, tmp_path: Path) -> None:
-    size, scene, path = 1024, tmp_path / "crop.tif", tmp_path / "buildings.onnx"
+    size, scene, path = 512, tmp_path / "crop.tif", tmp_path / "buildings.onnx"
     with rasterio.open(real_data / "hot_buildings/val/images/banepa_b.tif") as file:
         pixels = file.read(window=RasterWindow(0, 0, size, size))
         profile = {"crs": file.crs, "transform": file.transform, "dtype": "uint8", "count": 3}
@@ -202,6 +204,18 @@ def test_deepness_makes_the_same_map_of_real_imagery(real_data: Path, tmp_path: 
 
 
 # Every kind of file, with random weights
+
+
+@pytest.fixture(scope="module")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """As in conftest.py, of one block, which is exported sooner."""
+
+    @cache
+    def model(bands: int = 3, dtype: DType = "uint8") -> Path:
+        folder = tmp_path_factory.mktemp("models") / f"{bands}-{dtype}"
+        return write_model(folder, bands=bands, dtype=dtype, options=SHALLOW)
+
+    return model
 
 
 def test_deepness_normalizes_where_the_file_does_not(

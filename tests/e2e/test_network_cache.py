@@ -18,6 +18,7 @@ from geoseg.network import converted
 from geoseg.network.backends import load_backend
 from geoseg.network.stored_model import open_model
 from support.model_folders import write_model
+from support.networks import SHALLOW
 from support.scenes import MadeScene
 
 SIZE = (64, 64)
@@ -30,9 +31,25 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "geoseg" / "networks"
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "model", options=SHALLOW)
+
+
+@pytest.fixture(scope="module")
+def converted_once(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """A cache with the model in it, and the logits of the conversion."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        return folder, logits(model)
+
+
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return write_model(tmp_path / "model")
+def first(cache: Path, converted_once: tuple[Path, np.ndarray]) -> np.ndarray:
+    """The logits of the conversion that this test's own cache has kept."""
+    shutil.copytree(converted_once[0], cache.parents[1], dirs_exist_ok=True)
+    return converted_once[1]
 
 
 def logits(model: Path) -> np.ndarray:
@@ -47,17 +64,18 @@ def forbid_converting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(converted, "_convert", refuse)
 
 
-def test_a_second_load_gives_the_same_bits(cache: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = logits(model)
+def test_a_second_load_gives_the_same_bits(
+    cache: Path, model: Path, first: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (entry,) = cache.iterdir()
     assert {file.name for file in entry.iterdir()} == {"network.xml", "network.bin", "entry.json"}
     forbid_converting(monkeypatch)
     np.testing.assert_array_equal(logits(model), first)
 
 
-def test_other_weights_are_another_entry(cache: Path, model: Path, tmp_path: Path) -> None:
-    logits(model)
-    logits(write_model(tmp_path / "other", seed=1))
+@pytest.mark.usefixtures("first")
+def test_other_weights_are_another_entry(cache: Path, tmp_path: Path) -> None:
+    logits(write_model(tmp_path / "other", seed=1, options=SHALLOW))
     assert len(list(cache.iterdir())) == 2
 
 
@@ -81,9 +99,8 @@ def lose_file(entry: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip, truncate, spoil_list, lose_file])
 def test_a_damaged_entry_is_made_anew(
-    cache: Path, model: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+    cache: Path, model: Path, first: np.ndarray, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = logits(model)
     (entry,) = cache.iterdir()
     good = {file.name: file.read_bytes() for file in entry.iterdir()}
     damage(entry)
@@ -93,23 +110,22 @@ def test_a_damaged_entry_is_made_anew(
 
 
 def test_an_unwritable_cache_costs_only_time(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, model: Path, first: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    wanted = logits(model)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    np.testing.assert_array_equal(logits(model), wanted)
+    np.testing.assert_array_equal(logits(model), first)
     assert "cannot be kept in" in caplog.text
 
 
+@pytest.mark.usefixtures("first")
 def test_entries_unused_for_longest_go_first(cache: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logits(model)
-    (first,) = cache.iterdir()
-    os.utime(first, (0, 0))
+    (older,) = cache.iterdir()
+    os.utime(older, (0, 0))
     monkeypatch.setattr(converted, "KEPT_BYTES", 1)
     load_backend(open_model(model), backend="openvino", size=(32, 64))
     (left,) = cache.iterdir()
-    assert left != first
+    assert left != older
 
 
 def test_nothing_is_reported_to_the_vendor(tmp_path: Path, model: Path) -> None:

@@ -32,6 +32,9 @@ WIDE: dict[str, Any] = {
     "depths": [1, 1, 1, 1],
 }
 
+# The same with a block in its last stage alone: for converters, which take seconds for every block.
+SHALLOW: dict[str, Any] = TINY | {"depths": [0, 0, 0, 1]}
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIZES = ("tiny", "small", "base", "large")
 
