@@ -190,7 +190,8 @@ def test_a_gpus_choice_without_a_compiler_is_plain_torch(
     forward = load_backend(InMemory(small), size=(40, 24))
     assert forward.backend == "torch"
     assert forward.identity.startswith("torch")
-    (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    ours = [record for record in caplog.records if record.name.startswith("geoseg")]
+    (warning,) = [record.getMessage() for record in ours if record.levelno >= logging.WARNING]
     assert warning.startswith(
         "backend compile is skipped, torch is used instead: this network does not run in torch.compile: "
     )
