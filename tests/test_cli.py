@@ -12,16 +12,15 @@ from typing import get_args
 
 import pytest
 import rasterio
-from typer.testing import CliRunner
 
 import geoseg.programs.info
-from geoseg.cli import app
 from geoseg.cli.expand import sentences
 from geoseg.cli.parsing import parse_bands
 from geoseg.errors import ConfigError, GeosegError
 from geoseg.options import Imagery, Layers, Measures, Network, PolygonRules, Running, Tiling
 from geoseg.pretrained import PRETRAINED
 from geoseg.programs import early
+from support import commands
 from support.scenes import write_scene
 
 # Verbs that need none of it, and mistakes that are refused before any of it is loaded.
@@ -258,13 +257,13 @@ def test_choices_of_options_are_those_of_the_programs() -> None:
     ],
 )
 def test_a_wrong_value_lists_the_right_ones(arguments: str, choices: str) -> None:
-    result = CliRunner().invoke(app, arguments.split())
+    result = commands.run(*arguments.split())
     assert (result.exit_code, result.stdout) == (2, "")
     assert choices in " ".join(result.stderr.split())
 
 
 def test_help_has_a_panel_for_each_kind_of_option() -> None:
-    lines = CliRunner().invoke(app, ["predict", "--help"]).stdout.splitlines()
+    lines = commands.run("predict", "--help").stdout.splitlines()
     panels = ["Arguments", "Options", "Windows", "Network", "Imagery", "Layers", "Polygons", "Running"]
     assert [line.rstrip(":") for line in lines if line[:1].isalpha() and line.endswith(":")] == panels
 
@@ -304,13 +303,13 @@ def test_help_answers_at_once() -> None:
 
 
 def test_the_version_is_printed() -> None:
-    result = CliRunner().invoke(app, ["--version"])
+    result = commands.run("--version")
     assert (result.exit_code, result.stdout) == (0, f"geoseg {geoseg.__version__}\n")
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb: str) -> None:
-    result = CliRunner().invoke(app, [verb, "--help"])
+    result = commands.run(verb, "--help")
     assert result.exit_code == 0
     assert f"Usage: geoseg {verb}" in result.stdout
     assert "Options:" in result.stdout
@@ -325,7 +324,7 @@ def test_results_go_to_stdout_and_expected_failures_to_stderr(tmp_path: Path) ->
 
 @pytest.mark.parametrize("arguments", [["nope"], ["info"], ["predict", "a.tif"], ["info", "x", "--nope"]])
 def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
-    result = CliRunner().invoke(app, arguments)
+    result = commands.run(*arguments)
     assert result.exit_code == 2
     assert "Usage:" in result.stderr
 
@@ -345,7 +344,7 @@ def test_failures_end_in_one_message(
         raise failure
 
     monkeypatch.setattr(geoseg.programs.info, "describe", fail)
-    result = CliRunner().invoke(app, ["info", "a.tif"])
+    result = commands.run("info", "a.tif")
     assert (result.exit_code, result.stderr, result.stdout) == (exit_code, stderr, "")
 
 
@@ -382,7 +381,7 @@ TOO_LONG = "n" * 300
 )
 def test_a_name_that_no_disk_takes_is_refused(arguments: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    result = CliRunner().invoke(app, arguments.split())
+    result = commands.run(*arguments.split())
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ") and "hint: " in result.stderr
 
@@ -416,15 +415,15 @@ def test_how_much_is_said_is_the_users_choice(monkeypatch: pytest.MonkeyPatch) -
         (["-v"], "info: a step\nwarning: a doubt\n"),
         (["-vv"], "debug: a detail\ninfo: a step\nwarning: a doubt\nerror: CPLE_AppDefined\n"),
     ]:
-        result = CliRunner().invoke(app, [*given, "info", "a.tif"])
+        result = commands.run(*given, "info", "a.tif")
         assert (result.stdout, result.stderr) == ("result\n", said)
 
 
 def test_quiet_verbs_say_where_their_output_is(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "map.gpkg"
-    loud = CliRunner().invoke(app, ["vectorize", str(place / "map.tif"), "-o", str(out)])
+    loud = commands.run("vectorize", str(place / "map.tif"), "-o", str(out))
     assert loud.exit_code == 0 and len(loud.stdout.splitlines()) > 1
-    quiet = CliRunner().invoke(app, ["-q", "vectorize", str(place / "map.tif"), "-o", str(out), "--overwrite"])
+    quiet = commands.run("-q", "vectorize", str(place / "map.tif"), "-o", str(out), "--overwrite")
     assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, f"{out}\n", "")
 
 

@@ -10,16 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
 from torch import nn
-from typer.testing import CliRunner
 
-from geoseg.cli.models import models
 from geoseg.paper.catalogue import VARIANTS, Row, Variant, as_csv, build, measure
 from geoseg.paper.complexity import Cost, cost, parameters
+from support import commands
 from support.networks import TINY, segnext
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "models.md"
+DOCUMENT = Path(__file__).parents[1] / "docs/reference/variants.md"
 BY_NAME = {variant.name: variant for variant in VARIANTS}
 
 # The one number of the paper that its released configuration does not give; torchprofile on it gives ours.
@@ -198,21 +196,15 @@ def test_no_variant_takes_memory() -> None:
 # --- the command and the document
 
 
-def run(*arguments: str) -> str:
-    app = typer.Typer()
-    app.command()(models)
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 def test_the_table_that_is_kept_equals_what_is_counted() -> None:
     counted = as_csv([measured(name) for name in BY_NAME])
-    assert run("--csv") == counted, "write it anew: python tools/count_variants.py"
+    assert commands.succeed("models", "--csv") == counted, "write it anew: python tools/count_variants.py"
 
 
 def test_the_document_shows_what_the_command_prints() -> None:
-    printed = run()
+    printed = commands.succeed(
+        "models",
+    )
     shown = re.search(r"^```text\n(.*?)^```$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert shown is not None
     assert shown[1].splitlines() == printed.splitlines()
@@ -220,7 +212,7 @@ def test_the_document_shows_what_the_command_prints() -> None:
 
 
 def test_csv_has_the_numbers_in_full() -> None:
-    rows = {row["variant"]: row for row in csv.DictReader(io.StringIO(run("--csv")))}
+    rows = {row["variant"]: row for row in csv.DictReader(io.StringIO(commands.succeed("models", "--csv")))}
     assert list(rows) == list(BY_NAME)
     tiny, study = rows["SegNeXt-T"], rows["T without 21×21 branch"]
     assert (tiny["parameters"], tiny["paper_parameters_m"], tiny["paper_gflops_512"]) == ("4263414", "4.3", "6.6")

@@ -18,9 +18,7 @@ import yaml
 from PIL import Image
 from scipy import ndimage
 from torch import nn
-from typer.testing import CliRunner
 
-from geoseg.cli import app
 from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
 from geoseg.data import open_scenes
@@ -37,6 +35,7 @@ from geoseg.paper.patches import evaluate_patches
 from geoseg.prediction.predictor import Predictor
 from geoseg.programs.evaluate import FILES, evaluate
 from geoseg.programs.predict import predict
+from support import commands
 from support.networks import TINY
 from support.scenes import MadeScene, write_scene
 
@@ -443,14 +442,14 @@ def test_the_verb_takes_its_options(model: Path, cases: tuple[Path, dict[str, Ca
     config.write_text(yaml.safe_dump(configuration(cases[0], "0", "2").model_dump(mode="json")))
     words = ["evaluate", str(model), str(config), "-o", str(tmp_path / "out"), "--device", "cpu", "--ms-flip"]
     words += ["--objects", "roof", "--objects", "road", "--boundary", "2", "--windows", "0"]
-    ran = CliRunner().invoke(app, ["-q", *words])
-    assert ran.exit_code == 0, ran.output
+    ran = commands.run("-q", *words)
+    assert ran.exit_code == 0, ran.stderr
     assert ran.stdout.splitlines()[-1] == str(tmp_path / "out")
     content = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
     assert content["facts"]["objects"] == ["roof", "road"] and content["facts"]["multi-scale and flip"]
     assert content["all"]["boundary_px"] == 2
     assert content["windows"] == {"worst": [], "best": []}
-    again = CliRunner().invoke(app, ["-q", *words])
+    again = commands.run("-q", *words)
     assert again.exit_code == 2 and "exists" in again.stderr and "--overwrite" in again.stderr
 
 

@@ -16,9 +16,7 @@ import numpy.typing as npt
 import pytest
 import rasterio
 import torch
-from typer.testing import CliRunner
 
-from geoseg.cli import app
 from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.data import LabelledScene
@@ -31,6 +29,7 @@ from geoseg.paper import patches
 from geoseg.paper.isaid import CLASSES as CLASSES_OF_ISAID
 from geoseg.paper.patches import PROTOCOLS, PatchProtocol, evaluate_patches, isaid_windows, scene_names
 from geoseg.windows import Window
+from support import commands
 from support.isaid import Made, colors, made
 from support.networks import TINY
 
@@ -474,23 +473,17 @@ def official_checkpoint(path: Path) -> Path:
     return path
 
 
-def geoseg(*words: object) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
-
-
 def test_an_official_checkpoint_is_scored_by_both_protocols(tmp_path: Path) -> None:
     release = Made(tmp_path / "release")
     image, ids = release.truth["val"]["P0020"] = made(7, 60, 910)
     release.image("val", "P0020", image)
     release.mask("val", "P0020", colors(ids))
     release.pack()
-    report = geoseg("prepare", "isaid", release.folder, "-o", tmp_path / "isaid")
+    report = commands.succeed("prepare", "isaid", release.folder, "-o", tmp_path / "isaid")
     assert "3 train, 2 val, 1 test" in report and "any commercial use" in report
     checkpoint = official_checkpoint(tmp_path / "segnext.pth")
     small = ("--nmf-rank", TINY["nmf_rank"], "--norm-groups", TINY["norm_groups"])
-    imported = geoseg("weights", "import", checkpoint, "-o", tmp_path / "model", *small)
+    imported = commands.succeed("weights", "import", checkpoint, "-o", tmp_path / "model", *small)
     assert "taken for iSAID's" in imported
 
     config = Path(__file__).parents[1] / "configs/isaid/segnext_t.yaml"
@@ -499,7 +492,7 @@ def test_an_official_checkpoint_is_scored_by_both_protocols(tmp_path: Path) -> N
         ("mmseg", plain_mmseg, {"patch": 896, "overlap": 384}),
     ):
         output, plain = tmp_path / protocol, Plain(load_model(tmp_path / "model"))
-        told = geoseg(
+        told = commands.succeed(
             *("evaluate", tmp_path / "model", config, f"data.root={tmp_path / 'isaid'}"),
             *("--protocol", protocol, "-o", output, "--device", "cpu"),
         )
@@ -513,9 +506,9 @@ def test_an_official_checkpoint_is_scored_by_both_protocols(tmp_path: Path) -> N
 def test_the_recipe_trains_on_a_prepared_release(tmp_path: Path) -> None:
     """One small step of it, to see that its keys go together."""
     release = Made(tmp_path / "release")
-    geoseg("prepare", "isaid", release.folder, "-o", tmp_path / "isaid")
+    commands.succeed("prepare", "isaid", release.folder, "-o", tmp_path / "isaid")
     small = {"decoder_channels": 32, "nmf_rank": 4, "norm_groups": 8, "embed_dims": [8, 16, 24, 32]}
-    model = geoseg(
+    model = commands.succeed(
         *("train", Path(__file__).parents[1] / "configs/isaid/segnext_t.yaml", f"data.root={tmp_path / 'isaid'}"),
         *(f"output={tmp_path / 'run'}", "model.encoder_weights=null"),
         *(f"model.options={json.dumps(small | {'depths': [1, 1, 1, 1], 'drop_path_rate': 0.1})}",),

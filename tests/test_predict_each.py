@@ -13,9 +13,7 @@ from typing import Any
 import pytest
 import rasterio
 from affine import Affine
-from typer.testing import CliRunner
 
-from geoseg.cli import app
 from geoseg.contract import Band, ClassEntry, Contract, PrecisionRecord, PrecisionScore, WindowSettings, load_contract
 from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError, SceneError
 from geoseg.files import name_outputs, output_pattern
@@ -34,6 +32,7 @@ from geoseg.programs.predict import predict
 from geoseg.programs.predict_each import JOURNAL, dry_run_each, predict_each
 from geoseg.programs.session import Session
 from geoseg.scene import open_scene
+from support import commands
 from support.networks import TINY
 from support.scenes import MadeScene, write_scene
 
@@ -106,7 +105,7 @@ def test_a_scene_that_fails_keeps_no_other_from_being_mapped(model: Path, scenes
     write_scene(scenes / "four.tif", bands=4)
     (scenes / "broken.tif").write_text("no raster")
     words = ["-q", "predict", str(scenes), "missing.tif", "-m", str(model), "-o", f"{tmp_path / 'maps'}/"]
-    ran = CliRunner().invoke(app, [*words, "--device", "cpu", "--backend", "torch"])
+    ran = commands.run(*words, "--device", "cpu", "--backend", "torch")
     assert (ran.exit_code, ran.stdout) == (1, f"{tmp_path / 'maps'}\n")
     said = ran.stderr.splitlines()
     assert [line.partition(":")[0] for line in said] == ["error", "hint"] * 3

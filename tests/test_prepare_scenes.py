@@ -11,13 +11,12 @@ import rasterio
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
-from typer.testing import CliRunner
 
-from geoseg.cli import app
 from geoseg.errors import OutputError, SceneError
 from geoseg.programs.prepare_scenes import prepare_scenes
 from geoseg.scene import Scene
 from geoseg.windows import Window
+from support import commands
 from support.scenes import MadeScene
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -210,8 +209,8 @@ def test_broken_files_are_listed_and_the_others_copied(make_scene: MakeScene, tm
 def test_the_verb_copies_and_tells(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene(name="a.tif", **STRIPED)
     command = ["prepare", "scenes", str(made.path), "-o", str(tmp_path / "new/out")]
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 0, done.output
+    done = commands.run(*command)
+    assert done.exit_code == 0, done.stderr
     assert "1 copied" in done.stdout and done.stdout.splitlines()[-1] == str(tmp_path / "new/out")
     with rasterio.open(tmp_path / "new/out/a.tif") as file:
         np.testing.assert_array_equal(file.read(), made.pixels)

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from typer.testing import CliRunner
 
 from geoseg.class_tables import KNOWN
-from geoseg.cli import app
 from geoseg.config import TrainConfig, load_config
 from geoseg.models import RECIPES
+from support import commands
 from support.networks import TINY
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -213,22 +212,21 @@ def test_a_photograph_recipe_trains_and_tests_on_whole_images(tmp_path: Path) ->
             ids[:10] = 0
             Image.fromarray(ids).save(tmp_path / labels)
 
-    def geoseg(*words: object) -> str:
-        result = CliRunner().invoke(app, ["-q", *(str(word) for word in words)], catch_exceptions=False)
-        assert result.exit_code == 0, result.stderr
-        return result.stdout
-
     small = ["augment.base_size=[128, 64]", f"model.options={json.dumps(TINY)}", "window={size: 64, overlap: 32}"]
     run = ["train.iterations=1", "train.val_every=1", "train.batch_size=2", "train.size=64", "train.workers=0"]
     config, root = CONFIGS / "ade20k/segnext_t.yaml", f"data.root={tmp_path}"
     output = f"output={tmp_path / 'run'}"
-    told = geoseg("train", config, root, output, "model.encoder_weights=null", *small, *run, "--device", "cpu")
+    told = commands.succeed(
+        "-q", "train", config, root, output, "model.encoder_weights=null", *small, *run, "--device", "cpu"
+    )
     model = told.splitlines()[-1]
-    large = geoseg(
-        "train", config, root, output, "model.encoder_weights=null", *small, "train.batch_size=4000", "--check"
+    large = commands.succeed(
+        "-q", "train", config, root, output, "model.encoder_weights=null", *small, "train.batch_size=4000", "--check"
     )
     assert "memory           about 1" in large and "e+" not in large  # hundreds of GiB are told in digits
-    geoseg("evaluate", model, config, root, *small, "--protocol", "whole", "-o", tmp_path / "test", "--device", "cpu")
+    commands.succeed(
+        "-q", "evaluate", model, config, root, *small, "--protocol", "whole", "-o", tmp_path / "test", "--device", "cpu"
+    )
     with (tmp_path / "test/confusion.csv").open(newline="") as file:
         counts = np.array([[int(value) for value in row[1:151]] for row in list(csv.reader(file))[1:151]])
     with Image.open(tmp_path / "annotations/validation/ADE_validation_1.png") as labels:

@@ -10,10 +10,8 @@ import numpy.typing as npt
 import pytest
 import rasterio
 import yaml
-from typer.testing import CliRunner
 
 from geoseg.classes import NODATA
-from geoseg.cli import app
 from geoseg.config import TrainConfig, load_config, parse_config
 from geoseg.data import LabelledScene, band_statistics, suggested_weights
 from geoseg.data import statistics as module
@@ -21,6 +19,7 @@ from geoseg.data.statistics import Moments, ValueCounts
 from geoseg.errors import ConfigError, SceneError
 from geoseg.programs.stats import scene_stats
 from geoseg.scene import Scene
+from support import commands
 from support.scenes import MadeScene
 
 MakeScene = Callable[..., MadeScene]
@@ -252,8 +251,8 @@ def test_the_verb_prints_tables_and_settings_that_train_takes(make_scene: MakeSc
     config, _ = settings(mades, tmp_path, bands=3, dtype="uint8")
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    result = CliRunner().invoke(app, ["stats", str(path)])
-    assert result.exit_code == 0, result.output
+    result = commands.run("stats", str(path))
+    assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0].startswith("train: 2 scenes, 0.3471 Mpx, 12 blocks of 256 px; ")
     house = next(line.split() for line in lines if line.startswith("2 house"))
@@ -263,9 +262,9 @@ def test_the_verb_prints_tables_and_settings_that_train_takes(make_scene: MakeSc
     assert fixed.train.class_weights == pytest.approx([c.weight for c in found.classes], rel=1e-4)
     assert fixed.imagery.mean == pytest.approx([b.mean / 255 for b in found.bands], rel=1e-4)
     assert fixed.imagery.std == pytest.approx([b.std / 255 for b in found.bands], rel=1e-4)
-    assert "to train" not in CliRunner().invoke(app, ["stats", str(path), "--split", "val"]).stdout
-    wrong = CliRunner().invoke(app, ["stats", str(path), "--split", "test"])
-    assert wrong.exit_code == 2 and "'val', 'train'" in wrong.output
+    assert "to train" not in commands.run("stats", str(path), "--split", "val").stdout
+    wrong = commands.run("stats", str(path), "--split", "test")
+    assert wrong.exit_code == 2 and "'val', 'train'" in wrong.stderr
 
 
 def test_another_split_is_refused(make_scene: MakeScene, tmp_path: Path) -> None:

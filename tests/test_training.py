@@ -14,10 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from typer.testing import CliRunner
 
 from geoseg.classes import ClassTable
-from geoseg.cli import app
 from geoseg.config import RunConfig
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.data import CoveringWindows, open_both
@@ -33,6 +31,7 @@ from geoseg.training.run_folder import load_best
 from geoseg.training.samples import draw_sample, stretched
 from geoseg.training.start import freeze, leaves_unused, start_from
 from geoseg.training.task import SegmentationTask
+from support import commands
 from support.networks import TINY
 from support.training import UNET, Recorder, experiment, settings, write_config
 
@@ -386,10 +385,8 @@ def test_memory_is_estimated_without_touching_the_network(landscapes: Path, tmp_
 
 def test_check_tells_what_the_run_would_be(landscapes: Path, tmp_path: Path) -> None:
     values = settings(landscapes, tmp_path / "run", train={"accumulate": 2})
-    done = CliRunner().invoke(
-        app, ["train", str(write_config(tmp_path / "run.yaml", values)), "--check", "--device", "cpu"]
-    )
-    assert done.exit_code == 0, done.output
+    done = commands.run("train", write_config(tmp_path / "run.yaml", values), "--check", "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
     assert "1 warning" in done.stdout and "class 'water' occurs in no training scene" in done.stdout
     assert "4 windows of 64 px: 2 × 2 forwards × 1 devices" in done.stdout
     assert "4 windows of 128 px every 3 iterations" in done.stdout
@@ -402,10 +399,10 @@ def test_check_tells_all_that_is_wrong(landscapes: Path, tmp_path: Path) -> None
     values["data"]["train"][0]["labels"] = str(landscapes / "none.tif")
     values["data"]["val"][0]["scene"] = str(landscapes / "nothing.tif")
     path = write_config(tmp_path / "run.yaml", values)
-    done = CliRunner().invoke(app, ["train", str(path), "--check", "--device", "cpu"])
+    done = commands.run("train", str(path), "--check", "--device", "cpu")
     assert done.exit_code == 2
     assert "none.tif" in done.stdout and "nothing.tif" in done.stdout and "2 errors" in done.stdout
-    refused = CliRunner().invoke(app, ["train", str(path), "--device", "cpu"])
+    refused = commands.run("train", str(path), "--device", "cpu")
     assert refused.exit_code == 2
     assert "none.tif" in refused.stderr and "nothing.tif" in refused.stderr
     assert not (tmp_path / "run").exists()

@@ -23,13 +23,11 @@ from affine import Affine
 from PIL import Image
 from rasterio.enums import ColorInterp
 from shapely.geometry import Point, box
-from typer.testing import CliRunner
 
 pytest.importorskip("rio_tiler")
 pytest.importorskip("starlette")
 
 from geoseg.classes import NODATA
-from geoseg.cli import app
 from geoseg.errors import ConfigError, GeosegError, SceneError
 from geoseg.grid import Grid
 from geoseg.view.layers import Opener, count_areas
@@ -37,6 +35,7 @@ from geoseg.view.place import TILE_PX, WORLD_M, mercator, tile_bounds, tiles_ove
 from geoseg.view.program import open_session
 from geoseg.view.server import Server
 from geoseg.view.session import Session
+from support import commands
 from support.scenes import Orientation, place_transform, write_scene
 from support.views import CLASSES, SIDE, write_map
 
@@ -366,9 +365,9 @@ def test_taken_port_is_reported(tmp_path: Path) -> None:
     write_map(tmp_path / "map.tif")
     with serving(one_layer(tmp_path / "map.tif")) as address:
         port = urlsplit(address).port
-        result = CliRunner().invoke(app, ["view", str(tmp_path / "map.tif"), "--port", str(port), "--no-browser"])
+        result = commands.run("view", str(tmp_path / "map.tif"), "--port", str(port), "--no-browser")
     assert result.exit_code == 2
-    assert f"port {port} cannot be used: Address already in use" in result.output
+    assert f"port {port} cannot be used: Address already in use" in result.stderr
 
 
 def test_replaced_files_are_shown_anew_and_lost_ones_reported(tmp_path: Path) -> None:

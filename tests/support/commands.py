@@ -1,4 +1,4 @@
-"""Run ``geoseg`` as a user would, and small models to run it with."""
+"""Run ``geoseg`` as a user would, in this process, and read what it wrote."""
 
 from __future__ import annotations
 
