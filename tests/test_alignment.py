@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig, parse_config
-from geoseg.data import LabelledScene
 from geoseg.data.checks.alignment import REACH, Offset, direction, edge_correlation, label_offset, offset_of
-from geoseg.data.checks.every import check_data
+from geoseg.data.checks.dataset import check_data
+from geoseg.data.labelled import LabelledScene
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 
 SIDE = 640

@@ -15,9 +15,11 @@ import pytest
 
 import geoseg
 from geoseg.config import AugmentConfig, SceneConfig, parse_config
-from geoseg.data import LabelledScene
-from geoseg.data.augment import Augmenter, Photometric, resize_window
+from geoseg.data.augment.augmenter import Augmenter
 from geoseg.data.augment.distortion import Changes, distort, draw_changes
+from geoseg.data.augment.photometric import Photometric
+from geoseg.data.augment.resizing import resize_window
+from geoseg.data.labelled import LabelledScene
 from geoseg.errors import ConfigError
 from geoseg.windows import Window
 from support.scenes import MadeScene

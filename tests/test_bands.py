@@ -17,7 +17,9 @@ from torch import Tensor
 
 from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import DEFAULT_SCALE
-from geoseg.data import CoveringWindows, LabelledScene, RandomWindows, band_statistics
+from geoseg.data.labelled import LabelledScene
+from geoseg.data.statistics import band_statistics
+from geoseg.data.windows import CoveringWindows, RandomWindows
 from geoseg.landscape import BANDS, LANDSCAPE_CLASSES, Landscape
 from geoseg.network.model_folder import load_model
 from geoseg.programs.train import train

@@ -19,8 +19,10 @@ from shapely.geometry import LineString, Point, Polygon, box
 
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig, parse_config
-from geoseg.data import RandomWindows, checks, open_scenes
-from geoseg.data.checks.every import Problem, problem_lines, refuse
+from geoseg.data.checks import dataset as checks
+from geoseg.data.labelled import open_scenes
+from geoseg.data.problems import Problem, problem_lines, refuse
+from geoseg.data.windows import RandomWindows
 from geoseg.errors import ConfigError, LabelError
 from support.hints import commands_in, complaint, misplaced_commands, words_of
 from support.scenes import MadeScene
@@ -236,7 +238,7 @@ def test_pixels_that_mean_nothing(make_scene: MakeScene, tmp_path: Path) -> None
     declared, unsaid, constant = entry(blank, nodata="value"), entry(blank), entry(flat)
     found = check_data(config(declared, unsaid, constant))
     assert told(found, "are nodata", str(declared["scene"])).severity == "warning"
-    assert told(found, "are 0 in all bands", str(unsaid["scene"])).hint == "where they mean nothing: imagery.nodata=0"
+    assert told(found, "are 0 in all bands", str(unsaid["scene"])).hint == "if 0 means no data: imagery.nodata=0"
     assert told(found, "band 3 (blue) is 7", str(constant["scene"])).severity == "warning"
     infinite = entry(endless, dtype="float32")
     assert told(check_data(config(infinite, imagery={"dtype": "float32"})), "infinite").severity == "error"
@@ -287,7 +289,7 @@ def test_a_scene_with_a_crs_without_definition(make_scene: MakeScene, tmp_path: 
         file.crs = crs
     labels = write_raster(tmp_path / "l.tif", stripes(), local, crs=crs)
     found = check_data(config({"scene": local.path, "labels": labels}))
-    assert errors(found) == [] and told(found, "does not say where on earth", "site grid").severity == "warning"
+    assert errors(found) == [] and told(found, "does not say where on Earth", "site grid").severity == "warning"
     vector = write_polygons(tmp_path / "l.gpkg", local, ["field"], [ground(local, 5, 5, 20, 20)], crs="EPSG:32633")
     entry = {"scene": local.path, "labels": vector, "attribute": "kind", "outside": "other"}
     assert told(check_data(config(entry)), "scene's CRS", "is undefined").severity == "error"
@@ -298,7 +300,7 @@ def test_a_scene_with_a_crs_without_definition(make_scene: MakeScene, tmp_path: 
         "is undefined",
     )
     area = {"scene": local.path, "labels": labels, "labelled_area": vector}
-    told(check_data(config(area)), "labelled area", "in EPSG:32633, scene", "site grid", "does not say where on earth")
+    told(check_data(config(area)), "labelled area", "in EPSG:32633, scene", "site grid", "does not say where on Earth")
 
 
 def test_a_scene_gets_its_crs_from_the_configuration(
@@ -333,7 +335,7 @@ def test_pixels_that_are_others_than_they_seem(make_scene: MakeScene, tmp_path: 
         for n, (scene, place) in enumerate(zip(scenes, places, strict=True))
     ]
     found = check_data(config(*({"scene": s.path, "labels": path} for s, path in zip(scenes, labels, strict=True))))
-    order = told(found, "bands 1,2,3 of scene", str(swapped.path), "by their names they are not")
+    order = told(found, "bands 1,2,3 of scene", str(swapped.path), "but have other names")
     assert order.hint == "imagery.indexes=[3,2,1]" and order.severity == "warning"
     assert told(found, "scale and offset tags", str(tagged.path), "(0.0001 and -0.1)").severity == "warning"
     assert "gdalwarp -tr 0.125 0.125" in str(told(found, "2 m wide and 0.125 m high, far from square").hint)
@@ -359,21 +361,21 @@ def test_ids_outside_the_table_are_all_counted(made: MadeScene, tmp_path: Path) 
     ids = stripes()
     ids[:2], ids[2:3, :5] = 7, 9
     entry = {"scene": made.path, "labels": write_raster(tmp_path / "l.tif", ids, made)}
-    problem = told(check_data(config(entry)), "no class")
+    problem = told(check_data(config(entry)), "outside the classes")
     assert problem.severity == "error" and "7 (160 px), 9 (5 px)" in problem.message
 
 
 def test_the_first_label_is_respected(made: MadeScene, tmp_path: Path) -> None:
     ids = (stripes() + 1).astype(np.uint8)
     entry = {"scene": made.path, "labels": write_raster(tmp_path / "l.tif", ids, made)}
-    assert "data.first_label=1" in str(told(check_data(config(entry)), "no class", "3 (").hint)
+    assert "data.first_label=1" in str(told(check_data(config(entry)), "outside the classes", "3 (").hint)
     assert errors(check_data(config(entry, first_label=1))) == []
     ids[:4] = 0
     entry["labels"] = write_raster(tmp_path / "with_0.tif", ids, made)
     assert errors(check_data(config(entry, first_label=1))) == []
     ids[0, 0] = 4
     entry["labels"] = write_raster(tmp_path / "with_4.tif", ids, made)
-    assert "4 (1 px)" in told(check_data(config(entry, first_label=1)), "no class, which end at 3").message
+    assert "4 (1 px)" in told(check_data(config(entry, first_label=1)), "outside the classes 1 … 3").message
 
 
 def test_rasters_that_hold_no_labels(made: MadeScene, tmp_path: Path) -> None:
@@ -382,8 +384,8 @@ def test_rasters_that_hold_no_labels(made: MadeScene, tmp_path: Path) -> None:
     floats = {"scene": made.path, "labels": write_raster(tmp_path / "f.tif", stripes().astype(np.float32), made)}
     found = check_data(config(empty, three, floats))
     told(found, "e.tif are empty")
-    told(found, "3 bands of uint8, wanted one band")
-    told(found, "1 band of float32, wanted one band")
+    told(found, "3 bands of uint8, expected one band")
+    told(found, "1 band of float32, expected one band")
     assert len(errors(found)) == 3
 
 
@@ -416,15 +418,15 @@ def test_a_mask_of_0_and_255(made: MadeScene, tmp_path: Path) -> None:
     entry = {"scene": made.path, "labels": write_raster(tmp_path / "l.tif", ids, made)}
     settings = config(entry)
     settings = settings.model_copy(update={"classes": settings.classes[:2]})
-    assert told(check_data(settings), "hold only 0 and 255").severity == "warning"
+    assert told(check_data(settings), "contain only 0 and 255").severity == "warning"
 
 
 @pytest.mark.parametrize(
     ("change", "severity", "words"),
     [
         (lambda t: t @ Affine.translation(3, -2), None, ()),  # another part of the same pixel grid
-        (lambda t: t @ Affine.translation(0.5, 0), "warning", ("not on the pixels of scene",)),
-        (lambda t: t @ Affine.scale(2), "warning", ("not on the pixels of scene", "of 1 in EPSG:32633")),
+        (lambda t: t @ Affine.translation(0.5, 0), "warning", ("not on the pixel grid of scene",)),
+        (lambda t: t @ Affine.scale(2), "warning", ("not on the pixel grid of scene", "of 1 in EPSG:32633")),
         (lambda t: t @ Affine.translation(60, 60), "warning", ("cover 9% of scene",)),
         (lambda t: t @ Affine.translation(1000, 0), "error", ("do not touch scene",)),
     ],
@@ -446,7 +448,7 @@ def test_unreferenced_labels_must_have_the_size(made: MadeScene, tmp_path: Path)
     lost = write_raster(tmp_path / "lost.tif", stripes(), made, crs=CRS.from_wkt('LOCAL_CS["x",UNIT["metre",1]]'))
     found = check_data(config(*({"scene": made.path, "labels": path} for path in (fits, short, lost))))
     told(found, "short.tif have 50 × 80 px, scene", "has 96 × 80")
-    told(found, "the CRS of labels", "lost.tif", "does not say where on earth")
+    told(found, "the CRS of labels", "lost.tif", "does not say where on Earth")
     assert len(errors(found)) == 2 and about(found, fits) == []
     # Without a CRS transforms can still be compared.
     same = write_raster(tmp_path / "same.tif", stripes(), made, crs=None)
@@ -454,7 +456,7 @@ def test_unreferenced_labels_must_have_the_size(made: MadeScene, tmp_path: Path)
     found = check_data(config({"scene": made.path, "labels": same}, {"scene": made.path, "labels": moved}))
     assert told(found, "moved.tif have another transform than scene").severity == "error"
     assert len(errors(found)) == 1
-    with pytest.raises(LabelError, match="another transform than the scene"):
+    with pytest.raises(LabelError, match="another transform than scene"):
         open_scenes(config({"scene": made.path, "labels": moved}), "train")
 
 
@@ -464,8 +466,8 @@ def test_unreferenced_labels_must_have_the_size(made: MadeScene, tmp_path: Path)
 def test_what_the_entry_leaves_open(made: MadeScene, tmp_path: Path, all_classes: list[tuple[str, Polygon]]) -> None:
     entry = polygons(made, tmp_path / "l.gpkg", all_classes, attribute=None, outside=None)
     found = check_data(config(entry))
-    assert "outside: other" in str(told(found, "what lies outside the polygons is not said").hint)
-    assert "attribute: FIELD" in str(told(found, "the class of its polygons is not said").hint)
+    assert "outside: other" in str(told(found, "the class outside the polygons is not given").hint)
+    assert "attribute: FIELD" in str(told(found, "the class of the polygons is not given").hint)
     entry = polygons(made, tmp_path / "l.gpkg", all_classes, attribute="kinds")
     assert "did you mean kind?" in str(told(check_data(config(entry)), "has no field kinds").hint)
 
@@ -511,8 +513,8 @@ def test_labels_without_crs_or_definition(made: MadeScene, tmp_path: Path) -> No
             file.execute("UPDATE gpkg_geometry_columns SET srs_id = ?", (number,))
     found = check_data(config(none, *vague))
     assert "ogr2ogr -a_srs" in str(told(found, "none.gpkg have no CRS").hint)
-    told(found, "the CRS of labels", "vague-1.gpkg", "Undefined Cartesian", "does not say where on earth")
-    told(found, "the CRS of labels", "vague0.gpkg", "Undefined geographic", "does not say where on earth")
+    told(found, "the CRS of labels", "vague-1.gpkg", "Undefined Cartesian", "does not say where on Earth")
+    told(found, "the CRS of labels", "vague0.gpkg", "Undefined geographic", "does not say where on Earth")
     assert len(errors(found)) == 3
 
 
@@ -527,14 +529,14 @@ def test_geometries_that_are_no_good_polygons(made: MadeScene, tmp_path: Path) -
     invalid = told(found, "invalid geometries in", ": 1 (feature", "Self-intersection", f"{(left + right) / 2:.0f}"[:5])
     assert "feature 1" in invalid.message and "-makevalid" in str(invalid.hint)
     told(found, "2 of 7 features", "have no geometry")
-    told(found, "1 LineString, 1 Point", "which are left aside")
+    told(found, "1 LineString, 1 Point", "which are skipped")
     told(found, "1 polygon", "repeats another one exactly")
     only = polygons(made, tmp_path / "points.gpkg", [("house", Point(left, top))])
-    assert told(check_data(config(only)), "hold no polygons, but 1 Point").severity == "error"
+    assert told(check_data(config(only)), "have no polygons, but 1 Point").severity == "error"
 
 
 def test_invalid_polygons_are_burnt_as_the_message_says(made: MadeScene, tmp_path: Path) -> None:
-    from geoseg.data import LabelledScene
+    from geoseg.data.labelled import LabelledScene
     from geoseg.windows import Window
 
     left, bottom, right, top = ground(made, 10, 10, 20, 20).bounds
@@ -621,7 +623,7 @@ def test_classes_that_training_or_validation_never_sees(
     vector = polygons(made, tmp_path / "l.gpkg", all_classes)
     assert told(check_data(config(without, val=[vector])), "'house' occurs in no training scene").severity == "warning"
     found = check_data(config(vector, val=[without]))
-    assert told(found, "'house' occurs in training and nowhere in validation").severity == "warning"
+    assert told(found, "'house' occurs in no validation scene").severity == "warning"
     # Only what lies in the labelled area is seen.
     area = write_polygons(tmp_path / "area.gpkg", made, ["x"], [ground(made, 0, 0, 96, 40)])
     found = check_data(config({**vector, "labelled_area": area}, val=[vector]))
@@ -647,7 +649,7 @@ def test_labels_of_one_class_are_refused(made: MadeScene, tmp_path: Path) -> Non
     problem = told(check_data(config(hidden)), "every labelled pixel of the training scenes is 'field'")
     assert problem.severity == "error"
     assert problem.hint is not None
-    assert problem.hint == f"where 0 is class 'other': gdal_edit.py -unsetnodata {hidden['labels']}"
+    assert problem.hint == f"if 0 is class 'other': gdal_edit.py -unsetnodata {hidden['labels']}"
     seen = {"scene": made.path, "labels": write_raster(tmp_path / "seen.tif", ids, made)}
     assert not errors(check_data(config(seen)))
 
@@ -682,7 +684,7 @@ def test_nothing_labelled_at_all_is_an_error(made: MadeScene, tmp_path: Path) ->
     for data, kind in ((config(nothing, val=[good]), "training"), (config(good, val=[nothing]), "validation")):
         problem = told(errors(check_data(data)), f"no pixel of the {kind} scenes has a class")
         assert "geoseg stats" in str(problem.hint)
-    with pytest.raises(ConfigError, match="no training scene holds a valid pixel with a class"):
+    with pytest.raises(ConfigError, match="no training scene has a valid pixel with a class"):
         RandomWindows(open_scenes(config(nothing), "train"), config(nothing), length=1)
 
 

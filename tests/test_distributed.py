@@ -270,7 +270,7 @@ def test_the_place_is_what_the_launcher_says() -> None:
 
 @pytest.mark.parametrize("devices", ["two", "0", -1, "1.5"])
 def test_what_is_no_number_of_devices_is_refused(devices: Any) -> None:
-    with pytest.raises(ConfigError, match="is no number of devices"):
+    with pytest.raises(ConfigError, match="is not a number of devices"):
         count_devices("cpu", devices)
 
 

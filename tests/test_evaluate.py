@@ -21,16 +21,15 @@ from torch import nn
 
 from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
-from geoseg.data import open_scenes
+from geoseg.data.labelled import open_scenes
 from geoseg.errors import ConfigError, OutputError, SceneError
-from geoseg.evaluation import tables
 from geoseg.evaluation.blocks import CaseFinder
 from geoseg.evaluation.calibration import Temper
 from geoseg.evaluation.result import Evaluation, SceneResult
 from geoseg.evaluation.scenes import measure_scene, picture
 from geoseg.evaluation.tables import summary_lines
 from geoseg.network.model_folder import Normalize, build_network, load_model, save_model
-from geoseg.options import Layers, Tiling
+from geoseg.options import Layers, Measures, Tiling
 from geoseg.paper.patches import evaluate_patches
 from geoseg.prediction.predictor import Predictor
 from geoseg.programs.evaluate import FILES, evaluate
@@ -263,7 +262,7 @@ def test_results_depend_on_neither_batches_nor_bands_nor_strips(model: Path, tmp
         layers = Layers(confidence=True)
         plan = predictor.plan(labelled.scene, tiling, batch_size=options.get("batch_size"), layers=layers)
         assert (plan.bands, plan.strips) == (3 if "band_rows" in options else 1, 2 if "strip_cols" in options else 1)
-        counts = measure_scene(predictor, labelled, plan, boundary_px=2, finder=finder)
+        counts = measure_scene(predictor, labelled, plan, Measures(boundary_px=2), finder=finder)
         results.append(counts.result(Temper(1.0, 0.5)))
         shown.append([(c.window, c.error) for cases in finder.cases() for c in cases])
     first = results[0]
@@ -420,21 +419,11 @@ def test_the_lines_say_it_to_people(done: Evaluation) -> None:
         assert any(word in line for line in lines), word
 
 
-def test_json_of_many_numbers_is_one_line_of_the_same(
-    done: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tables, "_MANY_CELLS", 0)
-    tables.write_json(tmp_path / "scores.json", done)
-    text = (tmp_path / "scores.json").read_text(encoding="utf-8")
-    assert text.count("\n") == 1
-    assert json.loads(text) == json.loads((done.folder / "scores.json").read_text(encoding="utf-8"))
-
-
 def test_many_scenes_are_not_listed_one_by_one(done: Evaluation) -> None:
     scenes = {f"scene {i}": done.total for i in range(25)}
     lines = summary_lines(dataclasses.replace(done, scenes=scenes))
     assert sum(line.startswith("scene ") for line in lines) == 20
-    assert "and 5 scenes more, all of them in scores.csv" in lines
+    assert "and 5 more scenes, see scores.csv" in lines
 
 
 def test_the_verb_takes_its_options(model: Path, cases: tuple[Path, dict[str, Case]], tmp_path: Path) -> None:

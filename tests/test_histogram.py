@@ -17,9 +17,9 @@ from shapely.geometry import box
 
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig, parse_config
-from geoseg.data import LabelledScene, class_histogram, class_histograms, suggested_weights
 from geoseg.data import histogram as module
-from geoseg.data.histogram import BLOCK, Histogram, count_blocks
+from geoseg.data.histogram import BLOCK, Histogram, class_histogram, class_histograms, count_blocks, suggested_weights
+from geoseg.data.labelled import LabelledScene
 from geoseg.data.labels import process_files
 from geoseg.windows import Window
 from support.scenes import MadeScene
@@ -256,7 +256,7 @@ def test_without_a_place_to_keep_it_counting_only_takes_time(
     with caplog.at_level(logging.WARNING, logger="geoseg"):
         found = [class_histogram(scene, config) for _ in range(3)]
     assert found[2].total.sum() > 0
-    assert len(caplog.records) == 1 and "cannot be kept" in caplog.text
+    assert len(caplog.records) == 1 and "cannot be cached" in caplog.text
 
 
 def test_a_user_without_a_home_counts_all_the_same(kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import torch
 
 from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import Band, ClassEntry, Contract
-from geoseg.data import LabelledScene
+from geoseg.data.labelled import LabelledScene
 from geoseg.errors import ConfigError
 from geoseg.models.official import official_key
 from geoseg.models.recognition import BASES

@@ -142,7 +142,7 @@ def test_a_killed_reader_and_a_signal_end_the_run_in_words(landscapes: Path, tmp
     _, told = run.communicate(timeout=120)
     assert run.returncode == 143, told
     assert last.stat().st_mtime > before
-    found = re.search(r"stopped by a signal after iteration (\d+); go on with --resume", told)
+    found = re.search(r"stopped by a signal after iteration (\d+); continue with --resume", told)
     assert found is not None and int(found.group(1)) == load(last)["global_step"] > step
 
 

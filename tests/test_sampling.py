@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader
 
 from geoseg.classes import NODATA, format_color
 from geoseg.config import SceneConfig, TrainConfig, parse_config
-from geoseg.data import CoveringWindows, LabelledScene, RandomWindows, open_scenes
+from geoseg.data.labelled import LabelledScene, open_scenes
 from geoseg.data.labels import process_files
 from geoseg.data.sampling import Sampler, _snapped, base_factor
 from geoseg.data.split import TRAIN, VAL, SceneSplit
+from geoseg.data.windows import CoveringWindows, RandomWindows
 from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape

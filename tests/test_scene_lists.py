@@ -121,7 +121,7 @@ def test_patterns_lead_through_links_and_around_no_circle(tmp_path: Path) -> Non
 def test_a_pattern_that_finds_nothing_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "orthos/a.png")
     error = refused(tmp_path, OTHER, {"scene": "orthos/*.tif", "labels": "l.gpkg"})
-    assert error.message == f"data.train.1: no file has the form {tmp_path}/orthos/*.tif"
+    assert error.message == f"data.train.1: no file matches {tmp_path}/orthos/*.tif"
 
 
 def test_all_scenes_without_labels_are_listed(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_all_scenes_without_labels_are_listed(tmp_path: Path) -> None:
     train = {"scene": "orthos/*.tif", "labels": "labels/{stem}.tif"}
     error = refused(tmp_path, train)
     assert error.message.splitlines() == [
-        "2 files of the scenes are not there:",
+        "2 files of the scenes are missing:",
         *(f"  {tmp_path}/labels/{n}.tif, labels of {tmp_path}/orthos/{n}.tif" for n in "ac"),
     ]
     error = refused(tmp_path, train, val={"scene": "val/*.tif", "labels": "none/{stem}.tif"})
@@ -139,7 +139,7 @@ def test_all_scenes_without_labels_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scene", "labels", "complaint"),
     [
-        ("orthos/*.tif", "labels/{stm}.tif", "{stm}, which stands for nothing"),
+        ("orthos/*.tif", "labels/{stm}.tif", "an unknown placeholder {stm}"),
         ("orthos/*_*.tif", "labels/{name}.tif", "none or several"),
         ("ortho?/a_b.tif", "labels/{name}.tif", "none or several"),
     ],
@@ -218,16 +218,16 @@ def test_a_plain_table_is_a_catalogue_several_layers_are_not(tmp_path: Path) -> 
         (["labels", "a.gpkg"], "lacks columns: scene", "its columns may be"),
         (["scene,labels"], "has no rows", "its columns may be"),
         ([""], "has no rows", "its columns may be"),
-        (["scene,labels,scene", "a,b,c"], "has columns twice: scene", None),
+        (["scene,labels,scene", "a,b,c"], "has duplicate columns: scene", None),
         ([",scene,labels,", "0,a,b,"], "has a value in line 2 in a column without a name", "its columns may be"),
         (["scene,labels", "a.tif,a,b.gpkg"], "has 3 cells in line 2, but 2 columns", "quotes"),
-        (["scene,labels", 'a.tif,"a'], "is no CSV", "UTF-8"),
+        (["scene,labels", 'a.tif,"a'], "is not a CSV file", "UTF-8"),
         (
             ["scene,labels", "a.tif,", ",b.gpkg", "c.tif"],
             "row 2 has no labels\n  row 3 has no scene\n  row 4 has no",
             "",
         ),
-        (["scene,labels,split", "a,b,train", "c,d,test", "e,f,"], "row 3 has the split 'test', wanted train or", ""),
+        (["scene,labels,split", "a,b,train", "c,d,test", "e,f,"], "row 3 has the split 'test', expected train or", ""),
         (["scene,labels,split", "a.tif,b,val"], "has no row of split train", "leave it out of data.train"),
     ],
 )
@@ -265,7 +265,7 @@ def test_files_that_a_catalogue_names_must_be_there(tmp_path: Path) -> None:
     touch(tmp_path, "a.tif", "b.gpkg")
     write_catalogue(tmp_path / "c.csv", "scene,labels,labelled_area", "a.tif,a.gpkg,", "b.tif,b.gpkg,area.gpkg")
     assert refused(tmp_path, {"catalogue": "c.csv"}).message.splitlines() == [
-        "3 files of the scenes are not there:",
+        "3 files of the scenes are missing:",
         f"  {tmp_path}/a.gpkg, labels of {tmp_path}/a.tif",
         f"  {tmp_path}/b.tif",
         f"  {tmp_path}/area.gpkg, labelled area of {tmp_path}/b.tif",

@@ -17,20 +17,11 @@ from hypothesis import strategies as st
 
 from geoseg.classes import NODATA
 from geoseg.config import SplitConfig, TrainConfig, parse_config
-from geoseg.data import (
-    CoveringWindows,
-    LabelledScene,
-    RandomWindows,
-    SceneSplit,
-    check_leakage,
-    labels_of,
-    leakage_hint,
-    open_both,
-    open_scenes,
-    scene_split,
-    write_split,
-)
-from geoseg.data.split import TRAIN, UNUSED, VAL, block_edges
+from geoseg.data.labelled import LabelledScene, labels_of, open_both, open_scenes
+from geoseg.data.leakage import check_leakage, leakage_hint
+from geoseg.data.split import TRAIN, UNUSED, VAL, SceneSplit, block_edges, scene_split
+from geoseg.data.split_file import write_split
+from geoseg.data.windows import CoveringWindows, RandomWindows
 from geoseg.errors import ConfigError, GeosegError, SceneError
 from geoseg.grid import Grid
 from geoseg.windows import Window
@@ -466,7 +457,7 @@ def test_blocks_on_another_scenes_training_part_leak(tmp_path: Path) -> None:
     messages = leaks(blocks(a, b))
     assert 1 <= len(messages) <= 2 and all("overlap by" in message for message in messages)
     assert messages[0].startswith("blocks of ") and a["scene"] in messages[0] and b["scene"] in messages[0]
-    assert leaks(blocks(a, b, a))[0] == f"{a['scene']} is named 2 times, and each time other blocks validate"
+    assert leaks(blocks(a, b, a))[0] == f"{a['scene']} is listed 2 times, and each time other blocks validate"
     copy = tmp_path / "copy.tif"
     copy.write_bytes(Path(a["scene"]).read_bytes())
     (message,) = leaks(blocks(a, a | {"scene": str(copy)}))

@@ -13,9 +13,10 @@ import yaml
 
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig, load_config, parse_config
-from geoseg.data import LabelledScene, band_statistics, suggested_weights
 from geoseg.data import statistics as module
-from geoseg.data.statistics import Moments, ValueCounts
+from geoseg.data.histogram import suggested_weights
+from geoseg.data.labelled import LabelledScene
+from geoseg.data.statistics import Moments, ValueCounts, band_statistics
 from geoseg.errors import ConfigError, SceneError
 from geoseg.programs.stats import scene_stats
 from geoseg.scene import Scene

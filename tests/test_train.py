@@ -218,12 +218,12 @@ def test_an_interrupted_run_names_its_last_checkpoint(landscapes: Path, tmp_path
         with pytest.raises(KeyboardInterrupt) as caught:
             train(config, overwrite=True, device="cpu")
     last = config.output / "checkpoints/last.ckpt"
-    assert str(caught.value) == f"interrupted; {last} is of iteration 3: go on from there with --resume"
+    assert str(caught.value) == f"interrupted; {last} is of iteration 3: continue from there with --resume"
     assert torch.load(last, weights_only=True)["global_step"] == 3
     # Interrupted again before another one: the same is left.
     with pytest.MonkeyPatch.context() as patch:
         Recorder(patch, fail_at=7)
-        with pytest.raises(KeyboardInterrupt, match="is of iteration 3: go on"):
+        with pytest.raises(KeyboardInterrupt, match="is of iteration 3: continue"):
             train(config, resume=True, device="cpu")
 
 

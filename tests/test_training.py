@@ -18,11 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 from geoseg.classes import ClassTable
 from geoseg.config import RunConfig
 from geoseg.contract import Band, ClassEntry, Contract
-from geoseg.data import CoveringWindows, open_both
+from geoseg.data.labelled import open_both
+from geoseg.data.windows import CoveringWindows
 from geoseg.errors import ConfigError, DeviceError, SceneError
 from geoseg.network.model_folder import build_network, load_model, save_model
 from geoseg.programs.train import class_weights, train
-from geoseg.training.ema import MovingAverage
+from geoseg.training.callbacks import MovingAverage
 from geoseg.training.environment import git_state
 from geoseg.training.failures import LossWatch, explained
 from geoseg.training.optimizer import parameter_groups
@@ -235,7 +236,7 @@ def test_every_loss_and_precision_trains(
 
 
 def test_balanced_weights_are_those_of_the_training_scenes(landscapes: Path, tmp_path: Path) -> None:
-    from geoseg.data import open_scenes
+    from geoseg.data.labelled import open_scenes
     from geoseg.scene import Scene
 
     config = experiment(landscapes, tmp_path / "run", train={"class_weights": "balanced"})
@@ -388,7 +389,7 @@ def test_check_tells_what_the_run_would_be(landscapes: Path, tmp_path: Path) -> 
     done = commands.run("train", write_config(tmp_path / "run.yaml", values), "--check", "--device", "cpu")
     assert done.exit_code == 0, done.stderr
     assert "1 warning" in done.stdout and "class 'water' occurs in no training scene" in done.stdout
-    assert "4 windows of 64 px: 2 × 2 forwards × 1 devices" in done.stdout
+    assert "4 windows of 64 px: 2 × 2 forward passes × 1 devices" in done.stdout
     assert "4 windows of 128 px every 3 iterations" in done.stdout
     assert "GiB on each device" in done.stdout
     assert not (tmp_path / "run").exists()

@@ -18,8 +18,8 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.classes import ClassTable
 from geoseg.config import SceneConfig, parse_config
-from geoseg.data import open_labels
-from geoseg.data.checks.every import check_data
+from geoseg.data.checks.dataset import check_data
+from geoseg.data.labelled import open_labels
 from geoseg.errors import GeosegError, LabelError, SceneError
 from geoseg.grid import Grid
 from geoseg.programs.info import describe

@@ -111,3 +111,11 @@ def count_values(rows: ByteArray, counts: IntArray) -> None:
     for row in range(height):
         for col in range(width):
             counts[rows[row, col]] += 1
+
+
+def class_areas(ids: ByteArray, row_areas: npt.NDArray[np.float64], classes: int) -> npt.NDArray[np.float64]:
+    """Area of each class (K,) in rows of class ids (h, W); ``row_areas`` (h,) has the area of a pixel in each row."""
+    counts = np.zeros((len(ids), 256), dtype=np.int64)
+    for row, found in zip(ids, counts, strict=True):
+        count_values(row[None], found)
+    return np.asarray(row_areas @ counts[:, :classes])

@@ -1,14 +1,13 @@
 """A configuration from its YAML file, with ``key=value`` overrides, and back into one.
 
-Relative paths in the file count from the file's folder (scenes and labels from ``data.root`` where it is given, those
-in a catalogue from the catalogue's folder); a ``data.root`` or ``output`` given on the command line counts from the
-working directory. Patterns, catalogues and names of class tables are written out, so that the configuration a run
-keeps says which scenes and classes it had.
+Paths in the file are relative to its folder (scenes and labels to ``data.root`` if given, those in a catalogue to the
+catalogue's folder); ``data.root`` and ``output`` on the command line are relative to the working directory. Patterns,
+catalogues and names of class tables are expanded, so that the configuration saved with a run lists its scenes and
+classes.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
@@ -24,6 +23,7 @@ from geoseg.config.scenes import expand_scenes
 from geoseg.config.settings import TrainConfig
 from geoseg.contract import shipped_models
 from geoseg.errors import ConfigError
+from geoseg.words import nearest
 
 
 def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> TrainConfig:
@@ -34,8 +34,8 @@ def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Tra
         overrides: ``key.subkey=value``, the value in YAML: ``train.iterations=500``, ``data.root=/mnt/orthos``.
 
     Raises:
-        ConfigError: No such file, broken YAML, an unknown key (the nearest valid one is named), a wrong value, or a
-            list of scenes that cannot be written out (see `geoseg.config.scenes`).
+        ConfigError: No such file, invalid YAML, an unknown key (the nearest valid one is named), an invalid value, or
+            a list of scenes that cannot be expanded (see `geoseg.config.scenes`).
     """
     path = Path(path)
     try:
@@ -50,28 +50,18 @@ def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Tra
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no keys", hint="examples lie in the folder configs/")
     folder = path.parent.resolve()
-    _resolve(raw, "output", folder)
-    _resolve_start(raw, folder)
-    if isinstance(raw.get("data"), dict):
-        _resolve(raw["data"], "root", folder)
+    _resolve_paths(raw, folder)
     for override in overrides:
         _override(raw, override)
-    # What came from the command line; what came from the file is absolute by now.
-    _resolve(raw, "output", Path.cwd())
-    _resolve_start(raw, Path.cwd())
-    if isinstance(raw.get("data"), dict):
-        _resolve(raw["data"], "root", Path.cwd())
-    _write_out_scenes(raw, folder)
-    _write_out_classes(raw, str(path))
+    _resolve_paths(raw, Path.cwd())  # those of overrides; others are absolute by now
+    if isinstance(data := raw.get("data"), dict):
+        expand_scenes(data, Path(data["root"]) if isinstance(data.get("root"), str) else folder)
+    _expand_classes(raw, str(path))
     return parse_config(raw, source=str(path))
 
 
 def parse_config(values: Mapping[str, Any], *, source: str) -> TrainConfig:
-    """The configuration of nested values; ``source`` is named in errors.
-
-    Raises:
-        ConfigError: See `load_config`.
-    """
+    """The configuration of nested values; ``source`` is named in errors."""
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
@@ -83,33 +73,24 @@ def save_config(config: TrainConfig, path: Path) -> None:
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), "utf-8")
 
 
-def _resolve(values: dict[str, Any], key: str, folder: Path) -> None:
-    if isinstance(values.get(key), str):
-        values[key] = str(folder / Path(values[key]).expanduser())
-
-
-def _resolve_start(values: dict[str, Any], folder: Path) -> None:
+def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    """Make ``output``, ``data.root`` and ``model.start_from`` absolute, relative to a folder."""
     model = values.get("model")
-    if isinstance(model, dict) and model.get("start_from") not in shipped_models():
-        _resolve(model, "start_from", folder)
+    is_shipped = isinstance(model, dict) and model.get("start_from") in shipped_models()
+    for table, key in (values, "output"), (values.get("data"), "root"), (None if is_shipped else model, "start_from"):
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = str(folder / Path(table[key]).expanduser())
 
 
-def _write_out_scenes(values: dict[str, Any], folder: Path) -> None:
-    """Scenes and labels count from ``data.root``, or from the configuration's folder where there is none."""
-    data = values.get("data")
-    if isinstance(data, dict):
-        expand_scenes(data, Path(data["root"]) if isinstance(data.get("root"), str) else folder)
-
-
-def _write_out_classes(values: dict[str, Any], source: str) -> None:
-    """The entries of a class table that is named, as in ``classes: iSAID``."""
+def _expand_classes(values: dict[str, Any], source: str) -> None:
+    """Replace the name of a class table, as in ``classes: iSAID``, by its entries."""
     name = values.get("classes")
     if not isinstance(name, str):
         return
     table = next((table for known, table in KNOWN.items() if known.casefold() == name.casefold()), None)
     if table is None:
         raise ConfigError(
-            f"{source}: there is no class table {name!r}", hint=f"list the classes, or take one of {', '.join(KNOWN)}"
+            f"{source}: there is no class table {name!r}", hint=f"list the classes, or use one of {', '.join(KNOWN)}"
         )
     values["classes"] = class_entries(table)
 
@@ -136,11 +117,11 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 _TYPE = re.compile(r"(str|float)$|(literal|tuple|dict)\[")
-"""What pydantic puts between the keys where a setting may be of several types."""
+"""What pydantic inserts between keys if a setting has several types."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a table, of which PyYAML silently takes the last one."""
+    """Refuses duplicate keys, of which PyYAML silently takes the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -148,22 +129,16 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"the key {key.value} stands twice, the second time", problem_mark=key.start_mark
-                    )
+                    raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value}", problem_mark=key.start_mark)
                 seen.add(key.value)
         return node
 
 
 def _yaml(text: str) -> Any:
-    """The values in a YAML text.
-
-    Raises:
-        YAMLError: It is none.
-    """
+    """The values in a YAML text; raises a YAMLError."""
     try:
         return yaml.load(text, Loader=_Loader)
-    except ValueError as error:  # 2024-02-30 looks like a date and is none
+    except ValueError as error:  # 2024-02-30 looks like a date but is none
         raise yaml.YAMLError(f"{error} (put text that looks like a date into quotes)") from error
 
 
@@ -177,21 +152,21 @@ def _in_one_line(error: yaml.YAMLError) -> str:
 
 _YAML_HINTS = (
     (r"character '\\t'", "indent with spaces, not with tabs"),
-    (r"mapping values are not allowed", "quote a value that holds a colon, and see whether the line before lacks one"),
+    (r"mapping values are not allowed", "quote values that contain a colon, and check that the line before has one"),
     (r"while parsing a flow|expected ',' or|expected the node", "close every bracket, with commas between the entries"),
     (r"found unexpected end of stream", "close the quotes"),
     (r"could not find expected ':'", "write a colon and a space between a key and its value"),
     (r"expected <block end>", "give all keys of a table the same indentation"),
     (r"character '[%@`]'|alias|tag|escape|date", "put the value into single quotes"),
-    (r"stands twice", "leave one of them out"),
-    (r"another document", "keep one document: no line of ---"),
+    (r"duplicate key", "remove one of them"),
+    (r"another document", "keep one document: remove lines of ---"),
     (r"special characters are not allowed", "save it as plain text in UTF-8"),
 )
-"""What PyYAML finds wrong, and what to do about it."""
+"""Errors of PyYAML and their fixes."""
 
 
 def _yaml_hint(error: yaml.YAMLError, text: str = "") -> str:
-    """What to do about broken YAML; of a file's text also the line where it breaks."""
+    """The fix for invalid YAML, and the line of the file where the error is."""
     mark = getattr(error, "problem_mark", None)
     words = next((hint for found, hint in _YAML_HINTS if re.search(found, str(error))), "compare it with configs/")
     lines = text.splitlines()
@@ -204,7 +179,7 @@ def _explain(error: ValidationError, source: str) -> ConfigError:
     """The first problem, with the nearest valid key where a key is unknown."""
     errors = error.errors()
     start = _location(errors[0])
-    # Of a setting that may be of several types, what is wrong further inside says more than that it is no other type.
+    # If a setting has several types, the error furthest inside says most.
     same = [e for e in errors if _location(e)[: len(start)] == start]
     location = max((_location(e) for e in same), key=len)
     same = [e for e in same if _location(e) == location]
@@ -212,14 +187,14 @@ def _explain(error: ValidationError, source: str) -> ConfigError:
     where = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":
         valid = sorted(_keys_at(TrainConfig, location[:-1]))
-        near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"valid keys there: {', '.join(valid)}"
+        near = nearest(str(location[-1]), valid, cutoff=0.5)
+        hint = f"did you mean {near}?" if near else f"valid keys there: {', '.join(valid)}"
         return ConfigError(f"{source} has an unknown key {where}", hint=hint)
     if first["type"] == "missing":
         return ConfigError(f"{source} lacks {where}", hint=f"add it, or give {where}=… on the command line")
     expected = [e["msg"].removeprefix("Input should be ") for e in same[1:]]
     message = " or ".join([first["msg"].removeprefix("Value error, "), *expected])
-    # A rule across several keys has found the whole table; its own words say enough.
+    # A rule across several keys would show the whole table.
     found = "" if isinstance(first["input"], dict) else f", found {first['input']!r:.80}"
     rule = first.get("ctx", {}).get("error")
     return ConfigError(
@@ -229,7 +204,7 @@ def _explain(error: ValidationError, source: str) -> ConfigError:
 
 
 def _location(error: Mapping[str, Any]) -> tuple[str | int, ...]:
-    """Keys that lead to a problem, without the names of the types that were tried."""
+    """Keys that lead to an error, without the names of the types tried."""
     return tuple(part for part in error["loc"] if not _TYPE.match(str(part)))
 
 

@@ -1,4 +1,4 @@
-"""Lists of scenes written out: patterns of file names and catalogues become one entry for each scene.
+"""Lists of scenes expanded: patterns of file names and catalogues become one entry per scene.
 
 Under ``data.train``, ``data.val`` and ``data.scenes`` an entry is a scene, or one of these::
 
@@ -10,8 +10,8 @@ Under ``data.train``, ``data.val`` and ``data.scenes`` an entry is a scene, or o
 from __future__ import annotations
 
 import csv
-import difflib
 import glob
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from typing import Any
 
 from geoseg.errors import ConfigError, in_one_line, quoted
 from geoseg.paths import InputPath, exists, file_behind, input_path, suffix
-from geoseg.words import count
+from geoseg.words import count, nearest
 
 SPLITS = ("train", "val", "scenes")
 
@@ -28,8 +28,9 @@ PATHS = ("scene", "labels", "labelled_area")
 """Keys of an entry that name files."""
 
 COLUMNS = (*PATHS, "attribute", "class_name", "outside", "crs", "split")
-"""Columns of a catalogue, of which ``scene`` and ``labels`` must be there."""
+"""Columns of a catalogue; ``scene`` and ``labels`` are required."""
 
+_COLUMNS_HINT = f"its columns may be {', '.join(COLUMNS)}"
 _WILDCARDS = re.compile(r"[*?\[]")
 _PLACEHOLDER = re.compile(r"{(\w*)}")
 _MOST_TOLD = 50
@@ -38,37 +39,31 @@ Entry = dict[str, Any]
 
 
 def expand_scenes(data: dict[str, Any], base: Path) -> None:
-    """Write out the lists of scenes of a configuration's ``data``, in place; all paths become absolute.
+    """Expand the lists of scenes of a configuration's ``data``, in place; all paths become absolute.
 
-    What has not the form of a list of entries stays as it is, for the configuration's own check to find.
+    What is not a list of entries stays unchanged, for the configuration's own check to report.
 
-    Args:
-        data: Values under the key ``data``.
-        base: Folder that relative paths count from; those in a catalogue count from the catalogue's folder.
+    Paths are relative to ``base``, those in a catalogue to the catalogue's folder.
 
     Raises:
-        ConfigError: A pattern that finds nothing, a catalogue that cannot be read or meant, or files that a pattern or
-            a catalogue asks for and that are not there; all of these are listed.
+        ConfigError: A pattern without a match, an invalid catalogue, or missing files, all of which are listed.
     """
     missing: list[str] = []
     for split in SPLITS:
         entries = data.get(split)
         if isinstance(entries, list):
-            data[split] = [
-                written
-                for i, entry in enumerate(entries)
-                for written in _expanded(entry, f"data.{split}.{i}", base, missing)
-            ]
+            lists = [_expanded(entry, f"data.{split}.{i}", base, missing) for i, entry in enumerate(entries)]
+            data[split] = [entry for entries in lists for entry in entries]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise ConfigError(
-            "\n  ".join([f"{count(len(missing), 'file')} of the scenes {verb} not there:", *_first(missing)]),
-            hint="add them, or name the scenes without them in no list",
+            "\n  ".join([f"{count(len(missing), 'file')} of the scenes {verb} missing:", *_first(missing)]),
+            hint="add them, or leave out their scenes",
         )
 
 
 def _expanded(entry: Any, where: str, base: Path, missing: list[str]) -> list[Any]:
-    """The entries that one stands for."""
+    """The entries that one expands to."""
     if not isinstance(entry, dict):
         return [entry]
     if "catalogue" in entry:
@@ -89,7 +84,7 @@ def _expanded(entry: Any, where: str, base: Path, missing: list[str]) -> list[An
 
 
 def _resolved(entry: Mapping[str, Any], base: Path) -> Entry:
-    """An entry whose paths count from nowhere."""
+    """An entry with absolute paths."""
     return {
         key: str(input_path(value, base)) if key in PATHS and isinstance(value, str) else value
         for key, value in entry.items()
@@ -106,9 +101,9 @@ def _first(lines: Sequence[str]) -> list[str]:
 
 
 def _pattern(scene: str, base: Path) -> tuple[Path, PurePath] | None:
-    """The folder that a pattern begins with, and the pattern from there; None where a scene's name is none.
+    """The folder that a pattern begins with, and the pattern from there; None if a scene's name is not a pattern.
 
-    What is there is meant as it is: a file may well be called ``field[1].tif``, and a folder ``flight [2]``.
+    Names that exist are not patterns: a file may be called ``field[1].tif``, and a folder ``flight [2]``.
     """
     path = input_path(scene, base)
     if not isinstance(path, Path):
@@ -124,8 +119,8 @@ def _from_pattern(entry: Entry, fixed: Path, pattern: PurePath, where: str, base
     scenes = _found(fixed, pattern)
     if not scenes:
         raise ConfigError(
-            f"{where}: no file has the form {fixed / pattern}",
-            hint="check data.root and the pattern: ** stands for any folders",
+            f"{where}: no file matches {fixed / pattern}",
+            hint="check data.root and the pattern: ** matches any folders",
         )
     written = []
     for scene in scenes:
@@ -142,18 +137,18 @@ def _from_pattern(entry: Entry, fixed: Path, pattern: PurePath, where: str, base
 
 
 def _found(folder: Path, pattern: PurePath) -> list[Path]:
-    """Files of a pattern, sorted, in linked folders too; none of those that programs hide."""
-    # In pathlib ** passes no link.
+    """Files that match a pattern, sorted, also in linked folders, hidden ones excluded."""
+    # ** of pathlib does not follow links.
     paths = [folder / name for name in glob.glob(str(pattern), root_dir=folder, recursive=True)]  # noqa: PTH207
     real = {parent: os.path.realpath(parent) for parent in {path.parent for path in paths}}
-    # A link to a folder above it leads to the same files again and again; the shortest way counts.
+    # A link to a parent folder leads to the same files again; the shortest path counts.
     paths.sort(key=lambda path: (-len(path.parts), path))
     files = {(real[path.parent], path.name): path for path in paths if path.is_file()}
     return sorted(files.values())
 
 
 def _name(pattern: str, name: str) -> str | None:
-    """What the one ``*`` of a file name's pattern stands for; None where there is not one."""
+    """What the only ``*`` in the pattern of a file name matches; None if there is none or several."""
     if len(_WILDCARDS.findall(pattern)) != 1 or "*" not in pattern:
         return None
     before, after = pattern.split("*")
@@ -170,9 +165,9 @@ def _filled(template: str, words: Mapping[str, str], where: str) -> str:
             )
         if word not in words:
             raise ConfigError(
-                f"{where}: {template} has {{{word}}}, which stands for nothing",
-                hint="{stem} is the scene's file name without its ending, {name} what the * in it stands for, "
-                "{parent} the folders that the pattern stands for",
+                f"{where}: {template} has an unknown placeholder {{{word}}}",
+                hint="{stem} is the scene's file name without its ending, {name} what * matches in it, "
+                "{parent} the folders that the pattern matches",
             )
     return _PLACEHOLDER.sub(lambda found: words[found[1]], template)
 
@@ -185,21 +180,25 @@ def _from_catalogue(entry: Entry, where: str, base: Path) -> list[Entry]:
     if not isinstance(entry["catalogue"], str):
         raise ConfigError(f"{where}.catalogue must name a file, found {entry['catalogue']!r:.80}")
     if "scene" in defaults:
-        raise ConfigError(f"{where} names a scene and a catalogue", hint="make two entries of it")
+        raise ConfigError(f"{where} names a scene and a catalogue", hint="make it two entries")
     path = input_path(entry["catalogue"], base)
     rows = _read_csv(path) if isinstance(path, Path) and suffix(path) == ".csv" else _read_vector(path)
     if not rows:
-        raise ConfigError(f"catalogue {path} has no rows", hint=f"its columns may be {', '.join(COLUMNS)}")
+        raise ConfigError(f"catalogue {path} has no rows", hint=_COLUMNS_HINT)
     columns = {column for _, row in rows for column in row}
     required = [column for column in ("scene", "labels") if column not in columns and column not in defaults]
     unknown = sorted(columns - set(COLUMNS))
     if unknown or required:
-        raise ConfigError(f"catalogue {path} {_wrong_columns(unknown, required)}", hint=_hint(unknown))
+        wrong = [f"has unknown columns: {', '.join(unknown)}"] if unknown else []
+        wrong += [f"lacks columns: {', '.join(required)}"] if required else []
+        meant = ", ".join(near for near in (nearest(column, COLUMNS) for column in unknown) if near)
+        hint = f"did you mean {meant}?" if meant else _COLUMNS_HINT
+        raise ConfigError(f"catalogue {path} {'; it '.join(wrong)}", hint=hint)
     split = where.split(".")[1]
     problems = list(_wrong_rows(rows, split, defaults))
     if problems:
-        told = "\n  ".join([f"catalogue {path} cannot be meant:", *_first(problems)])
-        raise ConfigError(told, hint="put these rows right")
+        told = "\n  ".join([f"catalogue {path} is invalid:", *_first(problems)])
+        raise ConfigError(told, hint="correct these rows")
     wanted = [row for _, row in rows if row.get("split", split) == split]
     if not wanted:
         raise ConfigError(f"catalogue {path} has no row of split {split}", hint=f"leave it out of data.{split}")
@@ -208,35 +207,20 @@ def _from_catalogue(entry: Entry, where: str, base: Path) -> list[Entry]:
     return [{**defaults, **_resolved(row, folder.parent if folder is not None else base)} for row in given]
 
 
-def _wrong_columns(unknown: Sequence[str], required: Sequence[str]) -> str:
-    wrong = []
-    if unknown:
-        wrong.append(f"has unknown columns: {', '.join(unknown)}")
-    if required:
-        wrong.append(f"lacks columns: {', '.join(required)}")
-    return "; it ".join(wrong)
-
-
-def _hint(unknown: Sequence[str]) -> str:
-    near = [difflib.get_close_matches(column, COLUMNS, n=1, cutoff=0.6) for column in unknown]
-    meant = ", ".join(found[0] for found in near if found)
-    return f"did you mean {meant}?" if meant else f"its columns may be {', '.join(COLUMNS)}"
-
-
 def _wrong_rows(rows: Sequence[tuple[int, Entry]], split: str, defaults: Entry) -> Iterator[str]:
     if split == "scenes" and any(row.get("split") for _, row in rows):
-        yield "it has a column split, but data.split cuts its scenes into blocks: name it under data.train and data.val"
+        yield "it has a column split, but data.split cuts its scenes into blocks: list it under data.train and data.val"
         return
     for number, row in rows:
         for column in ("scene", "labels"):
             if not row.get(column) and column not in defaults:
                 yield f"row {number} has no {column}"
         if "split" in row and split != "scenes" and row["split"] not in ("train", "val"):
-            yield f"row {number} has the split {row['split']!r}, wanted train or val"
+            yield f"row {number} has the split {row['split']!r}, expected train or val"
 
 
 def _read_csv(path: Path) -> list[tuple[int, Entry]]:
-    """Rows of a CSV with a header, and their line numbers; comma, semicolon or tab between the columns."""
+    """Rows of a CSV with a header, and their line numbers; columns are separated by comma, semicolon or tab."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             first = file.readline()
@@ -246,41 +230,34 @@ def _read_csv(path: Path) -> list[tuple[int, Entry]]:
             header = [column.strip() for column in next(reader, [])]
             twice = sorted({column for column in header if column and header.count(column) > 1})
             if twice:
-                raise ConfigError(f"catalogue {path} has columns twice: {', '.join(twice)}")
+                raise ConfigError(f"catalogue {path} has duplicate columns: {', '.join(twice)}")
             rows = []
-            for cells in reader:
+            for cells in ([cell.strip() for cell in line] for line in reader):
                 if len(cells) > len(header):
                     raise ConfigError(
                         f"catalogue {path} has {len(cells)} cells in line {reader.line_num}, but {len(header)} columns",
-                        hint=f'put a value that holds "{delimiter}" into quotes',
+                        hint=f'put values that contain "{delimiter}" into quotes',
                     )
-                if any(cell.strip() for cell in cells):
-                    padded = [*cells, *[""] * (len(header) - len(cells))]
-                    row = {column: cell.strip() for column, cell in zip(header, padded, strict=True) if column}
-                    # Spreadsheets leave empty columns behind.
-                    if any(cell.strip() for column, cell in zip(header, padded, strict=True) if not column):
-                        raise ConfigError(
-                            f"catalogue {path} has a value in line {reader.line_num} in a column without a name",
-                            hint=f"its columns may be {', '.join(COLUMNS)}",
-                        )
-                    rows.append((reader.line_num, row))
+                named = list(itertools.zip_longest(header, cells, fillvalue=""))
+                # Spreadsheets leave empty columns behind.
+                if any(cell for column, cell in named if not column):
+                    message = f"catalogue {path} has a value in line {reader.line_num} in a column without a name"
+                    raise ConfigError(message, hint=_COLUMNS_HINT)
+                if any(cells):
+                    rows.append((reader.line_num, {column: cell for column, cell in named if column}))
             return rows
     except FileNotFoundError as error:
         raise ConfigError(f"no such catalogue: {path}", hint="check data.root and the path") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(
-            f"catalogue {path} is no CSV: {in_one_line(error)}", hint="save it as CSV in UTF-8"
+            f"catalogue {path} is not a CSV file: {in_one_line(error)}", hint="save it as CSV in UTF-8"
         ) from error
 
 
 def _read_vector(path: InputPath) -> list[tuple[int, Entry]]:
     """Attributes of the features of a GeoPackage, GeoJSON, GeoParquet, …, numbered from 1."""
-    from geoseg.scene.vector_files import (  # take longer to load than all of the configuration
-        STYLES,
-        layer_names,
-        open_layer,
-        reading,
-    )
+    # Imported here, as it takes longer to load than the rest of the configuration.
+    from geoseg.scene.vector_files import STYLES, layer_names, open_layer, reading
 
     if not exists(path):
         raise ConfigError(f"no such catalogue: {path}", hint="check data.root and the path")
@@ -288,8 +265,8 @@ def _read_vector(path: InputPath) -> list[tuple[int, Entry]]:
         layers = [name for name, _ in layer_names(path) if name != STYLES]
         if len(layers) != 1:
             raise ConfigError(
-                f"catalogue {path} holds {len(layers)} layers, wanted one: {', '.join(layers)}",
-                hint=f"take one of them: ogr2ogr catalogue.gpkg {quoted(path)} {quoted(layers[0])}" if layers else None,
+                f"catalogue {path} holds {len(layers)} layers, expected one: {', '.join(layers)}",
+                hint=f"extract one: ogr2ogr catalogue.gpkg {quoted(path)} {quoted(layers[0])}" if layers else None,
             )
         table = open_layer(path, layers[0]).table()
     rows = table.to_dict("records")
@@ -299,4 +276,4 @@ def _read_vector(path: InputPath) -> list[tuple[int, Entry]]:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None or value != value else str(value).strip()  # NaN stands for nothing
+    return "" if value is None or value != value else str(value).strip()  # NaN is a missing value

@@ -1,4 +1,4 @@
-"""What an experiment may say: pydantic models, each key explained where it stands."""
+"""The settings of an experiment as pydantic models, each key documented where it is defined."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from geoseg.windows import round_up
 from geoseg.words import count
 
 Source = Annotated[InputPath, BeforeValidator(lambda name: input_path(name) if isinstance(name, str | Path) else name)]
-"""An input file: a path, or what only GDAL can open as text."""
+"""An input file: a path, or a name that only GDAL can open."""
 
 
 class ModelConfig(Frozen):
-    """Which network: an SMP architecture and encoder.
+    """The network: an SMP architecture and encoder.
 
     Attributes:
         architecture: Key of SMP's architecture mapping: segnext, unet, fpn, …
         encoder: SMP encoder name.
-        encoder_weights: Pretrained encoder weights, or None to start from random ones.
+        encoder_weights: Pretrained encoder weights; None for random ones.
         options: Further keyword arguments of the architecture.
-        start_from: Model folder, or name of a shipped model, of the same network, whose weights training starts from.
-            Its classes may be others: classes of the same name keep their weights.
-        freeze: Parts of the network that stay as they are, by the beginning of their names: "encoder",
+        start_from: Folder of a model with the same network, or name of a shipped one, whose weights training starts
+            from. Its classes may differ: classes of the same name keep their weights.
+        freeze: Parts of the network that do not train, by the beginning of their names: "encoder",
             "encoder.model.stages_0".
     """
 
@@ -41,18 +41,18 @@ class ModelConfig(Frozen):
 
 
 class ImageryConfig(Frozen):
-    """What the pixels are; becomes the model's imagery contract.
+    """The imagery; becomes the model's imagery contract.
 
     Attributes:
         bands: Meaning of the channels in order.
-        indexes: 1-based bands of the files they come from; None takes the first ones in order.
-        dtype: Data type the files must have.
-        scale: Factor on pixel values; None takes 1/255 for uint8, 1e-4 for 16 bit, 1 for float32.
-        mean: Per-band mean of scaled values; None measures it on the training scenes.
-        std: Per-band standard deviation of scaled values; None measures it.
+        indexes: Their 1-based bands in the files; None for the first ones in order.
+        dtype: Data type of the files.
+        scale: Factor on pixel values; None for 1/255 (uint8), 1e-4 (16 bit) or 1 (float32).
+        mean: Mean of scaled values per band; None measures it on the training scenes.
+        std: Standard deviation of scaled values per band; None measures it.
         nodata: "file" or a number; see `geoseg.contract.Contract`.
-        alpha: Take the files' alpha band as validity.
-        gsd_m: Ground sample distance, m; None takes the median of the training scenes.
+        alpha: Use the files' alpha band as validity.
+        gsd_m: Ground sample distance, m; None for the median of the training scenes.
     """
 
     bands: tuple[str, ...] = Field(default=("red", "green", "blue"), min_length=1)
@@ -79,7 +79,7 @@ class ImageryConfig(Frozen):
 
     @property
     def effective_scale(self) -> float:
-        """The scale given, or the one usual for the dtype."""
+        """The scale, or the usual one for the dtype."""
         return self.scale if self.scale is not None else DEFAULT_SCALE[self.dtype]
 
     @property
@@ -93,14 +93,13 @@ class SceneConfig(Frozen):
 
     Attributes:
         scene: Raster of the imagery.
-        labels: Raster of class ids on the same grid, or polygons (GeoPackage, GeoParquet, …) in any CRS. A vector file
-            without features says that the whole scene is ``outside``.
-        attribute: Field of the polygons that holds a class's name or number; None where all are of ``class_name``.
-        class_name: Class of all polygons, where no attribute tells.
+        labels: Raster of class ids, or polygons (GeoPackage, GeoParquet, …) in any CRS. With a vector file without
+            features the whole scene is ``outside``.
+        attribute: Field of the polygons with the name or number of a class; None if all are ``class_name``.
+        class_name: Class of all polygons.
         outside: Class outside all polygons, or "ignore".
-        labelled_area: Polygons, in any CRS, within which everything is labelled; None where that is the whole scene.
-            Outside them labels are ignored.
-        crs: CRS of a scene that has a transform but no CRS, as EPSG code or WKT; None takes the file's.
+        labelled_area: Polygons, in any CRS, outside which labels are ignored; None for the whole scene.
+        crs: CRS of a scene with a transform but no CRS, as EPSG code or WKT; None for the file's.
     """
 
     scene: Source
@@ -119,12 +118,12 @@ class SceneConfig(Frozen):
 
 
 class SplitConfig(Frozen):
-    """How scenes are cut into blocks, of which some are for validation.
+    """How scenes are cut into blocks, some of which validate.
 
     Attributes:
-        block: Side of a block, px; at least that of a window of training and of one of validation.
+        block: Side of a block, px; at least that of a training window and of a validation window.
         val_share: Share of the blocks that validate.
-        buffer: Strip around every validation block that no training window may touch, px.
+        buffer: Strip around validation blocks that no training window may touch, px.
     """
 
     block: int = Field(default=1024, ge=32, multiple_of=32)
@@ -133,17 +132,15 @@ class SplitConfig(Frozen):
 
 
 class DataConfig(Frozen):
-    """Labelled scenes, and the folder their paths count from.
-
-    Either ``train`` and ``val`` name different scenes, or ``scenes`` are cut by ``split``.
+    """Labelled scenes: either ``train`` and ``val``, or ``scenes`` that ``split`` cuts into blocks for both.
 
     Attributes:
-        root: Folder that relative paths of scenes and labels count from.
+        root: Folder that paths of scenes and labels are relative to.
         train: Scenes to train on.
         val: Scenes to validate on.
-        scenes: Scenes to cut into blocks for both.
+        scenes: Scenes to cut into blocks.
         split: How they are cut.
-        leakage: Whether training and validation scenes that overlap or touch are refused, or only told of.
+        leakage: Whether training and validation scenes that overlap or touch are refused, or only reported.
         first_label: Number of the first class in labels, rasters or fields of polygons; smaller ones are ignored. 1
             for ADE20K.
     """
@@ -162,14 +159,14 @@ class DataConfig(Frozen):
         if by_scene and by_block:
             raise ValueError("give train and val, or scenes and split, not both")
         if by_block and not (self.scenes and self.split):
-            raise ValueError("scenes and split belong together: which scenes, and how they are cut into blocks")
+            raise ValueError("scenes and split belong together: give both")
         for key in ("train", "val"):
             if not by_block and not getattr(self, key):
                 raise ValueError(f"{key} names no scene: give train and val, or scenes and split")
         return self
 
     def entries(self, split: str) -> tuple[SceneConfig, ...]:
-        """The scenes that train or validate ("train", "val"); all of them where each is cut into blocks."""
+        """The scenes of a split ("train", "val"); all of them if they are cut into blocks."""
         if self.split is not None:
             return self.scenes
         return self.train if split == "train" else self.val
@@ -179,20 +176,20 @@ class AugmentConfig(Frozen, allow_inf_nan=False):
     """Random changes of the training windows; see `geoseg.data.augment`.
 
     Attributes:
-        scale: Range of the zoom; 0.5 sees twice the ground at half the detail.
-        scale_sampling: Whether every ratio of zooms is equally likely ("log") or every difference ("uniform").
-        base_zoom: Zoom that ``scale`` counts from; 1.12 where windows of 800 px are brought to 896 px.
-        base_size: Longer and shorter side, px, within which a whole image is fitted, its ratio kept, before it is
-            zoomed; None leaves it as it is. For sets of photographs: mmsegmentation's base scale.
+        scale: Range of the zoom; 0.5 shows twice the ground at half the detail.
+        scale_sampling: Whether zooms are drawn uniformly by ratio ("log") or by difference ("uniform").
+        base_zoom: Zoom that ``scale`` is relative to; 1.12 brings windows of 800 px to 896 px.
+        base_size: Longer and shorter side, px, to which whole images are fitted before they are zoomed; None for none.
+            For photographs: mmsegmentation's base scale.
         dihedral: The eight flips and quarter turns; ground seen from above has no up.
-        horizontal_flip: Flip left to right alone, for pictures that have an up.
-        distortion: SegNeXt's own photometric distortion; red, green and blue of 8 bit only. What follows comes on top:
-            for the paper's recipe brightness, contrast, hue and saturation are 0.
+        horizontal_flip: Flip left to right only, for pictures that have an up.
+        distortion: SegNeXt's own photometric distortion; red, green and blue in 8 bit only. The following changes are
+            made as well: the paper's recipe has brightness, contrast, hue and saturation 0.
         brightness: Largest shift of all bands, share of each band's spread (two standard deviations).
         contrast: Largest share by which values move away from the window's mean, or towards it.
-        band_gain: Largest share by which each band changes on its own; any number of bands, any data type.
-        hue: Largest turn of the hue, degrees; three-band 8-bit imagery only.
-        saturation: Largest change of the saturation in [0, 255]; three-band 8-bit imagery only.
+        band_gain: Largest share by which each band changes on its own.
+        hue: Largest turn of the hue, degrees; red, green and blue in 8 bit only.
+        saturation: Largest change of the saturation in [0, 255]; red, green and blue in 8 bit only.
         noise: Largest standard deviation of added noise, share of each band's spread.
     """
 
@@ -220,7 +217,7 @@ class AugmentConfig(Frozen, allow_inf_nan=False):
 
 
 class LossTerm(Frozen, allow_inf_nan=False):
-    """One summand of the loss; see `geoseg.network.losses`."""
+    """One term of the loss; see `geoseg.network.losses`."""
 
     name: Literal["cross_entropy", "ohem", "dice", "lovasz", "focal"] = "cross_entropy"
     weight: float = Field(default=1.0, gt=0)
@@ -231,34 +228,34 @@ class RunConfig(Frozen, allow_inf_nan=False):
 
     Attributes:
         iterations: Optimizer steps.
-        batch_size: Windows per device and forward; a step has batch_size × accumulate × devices of them.
-        accumulate: Forwards whose gradients make one step.
+        batch_size: Windows per device and forward pass; a step has batch_size × accumulate × devices of them.
+        accumulate: Forward passes per step.
         size: Side of the training windows, px.
-        draw: Whether a scene is drawn as often as its pixels say, or as often as any other.
-        class_shares: Share of the windows that lie where a class is: "balanced" for equal shares, or a share for some
-            classes, the rest of the windows lying anywhere. None draws all windows anywhere.
-        align_blocks: Let windows begin where the file's blocks begin, where these are at most half a window: fewer are
-            decoded.
-        cache_mb: Decoded blocks that each reading process keeps, MB.
-        max_class_share: A window whose commonest class exceeds this share is redrawn, ten times at most; 1 for never.
+        draw: Whether scenes are drawn in proportion to their pixels, or equally often.
+        class_shares: Share of the windows around a class: "balanced" for equal shares, or a share for some classes, the
+            other windows lying anywhere. None for all windows anywhere.
+        align_blocks: Start windows where blocks of the file start, if these are at most half a window, so that fewer
+            are decoded.
+        cache_mb: Decoded blocks cached by each reading process, MB.
+        max_class_share: A window whose commonest class exceeds this share is redrawn, at most ten times; 1 for never.
         learning_rate: Peak learning rate of the encoder.
         decoder_lr_factor: Learning rate of everything else over the encoder's.
         weight_decay: AdamW's, except for norms.
-        warmup_iterations: Linear warm-up on top of the decay.
+        warmup_iterations: Length of the linear warm-up.
         poly_power: Power of the polynomial decay to 0.
-        precision: Lightning's precision: "32-true", "bf16-mixed", "16-mixed"; None takes bf16 on a GPU that has it.
+        precision: Lightning's precision: "32-true", "bf16-mixed", "16-mixed"; None for bf16 on a GPU that has it.
         workers: Processes that read windows; 0 reads in the main process.
-        loss: Summands of the loss.
+        loss: Terms of the loss.
         class_weights: Weight of each class in cross_entropy, ohem and focal: "balanced" for those that
-            `geoseg stats` suggests, or one number for each class.
-        ema: Decay per step of a moving average of the weights, which is what is validated and saved; None for none.
-        measure_precision: At the end, on a CPU that multiplies bfloat16, record what it costs on the validation scenes;
+            `geoseg stats` suggests, or one number per class.
+        ema: Decay per step of a moving average of the weights, which is then validated and saved; None for none.
+        measure_precision: At the end, on a CPU that multiplies bfloat16, record its accuracy on the validation scenes;
             see `geoseg.prediction.precision`.
-        patience: Validations without a better mIoU after which training ends; None goes on.
-        sync_norm: Batch norms count over all GPUs.
-        checkpoint_every: Iterations between the checkpoints that ``--resume`` goes on from.
-        val_every: Iterations between validations; one more follows the last iteration. A run that is not longer
-            validates four times.
+        patience: Validations without a better mIoU after which training ends; None for never.
+        sync_norm: Synchronise batch norms over all GPUs.
+        checkpoint_every: Iterations between the checkpoints for ``--resume``.
+        val_every: Iterations between validations, besides one after the last iteration; shorter runs validate four
+            times.
         compile: Compile the network with torch.compile.
     """
 
@@ -299,7 +296,7 @@ class RunConfig(Frozen, allow_inf_nan=False):
 
     @property
     def validation_interval(self) -> int:
-        """Iterations between validations: ``val_every``, or a quarter of a run that is not longer."""
+        """Iterations between validations: ``val_every``, or a quarter of a shorter run."""
         return self.val_every if self.val_every < self.iterations else -(-self.iterations // 4)
 
 
@@ -325,7 +322,7 @@ class TrainConfig(Frozen):
 
     @property
     def largest_window(self) -> int:
-        """Side of the largest window that is cut out of a scene, px; 0 where pictures are fitted into a size."""
+        """Side of the largest window of a scene, px; 0 if images are fitted to a size."""
         if self.augment.base_size is not None:
             return 0
         zoom = self.augment.base_zoom * self.augment.scale[0]

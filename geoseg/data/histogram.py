@@ -1,4 +1,4 @@
-"""How many pixels of each class every block of a scene holds: one pass over the labels, kept on disk."""
+"""Pixels of each class in every block of a scene: one pass over the labels, cached on disk."""
 
 from __future__ import annotations
 
@@ -17,67 +17,59 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.arrays import ByteArray, FloatArray, IntArray, Valid
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig
 from geoseg.data.labelled import LabelledScene, labels_of
-from geoseg.data.labels import LabelArray
 from geoseg.errors import GeosegError
 from geoseg.files import atomic_output
 from geoseg.paths import RASTER_SUFFIXES, InputPath, file_behind, suffix
 from geoseg.runtime.processors import processors
 from geoseg.runtime.user_cache import user_cache
-from geoseg.scene import Scene, Valid
+from geoseg.scene import Scene
 from geoseg.windows import Window
 
 log = logging.getLogger(__name__)
 
-Counts = npt.NDArray[np.int64]
 
 BLOCK = 256
 """Side of the blocks, px."""
 
 FORMAT = 2
-"""Of the files that are kept; to be raised when the same labels come to be counted otherwise."""
+"""Version of the cached files; raise it when the same labels are counted differently."""
 
 MAX_WEIGHT_RATIO = 10.0
-"""A suggested weight is at most so many times, or one so manieth, that of the class of median frequency."""
+"""Limit of suggested weights, relative to the class of median frequency, and of its inverse."""
 
 _CHUNK = 2 * BLOCK, 16 * BLOCK
-"""Rows and columns that are read at once, px; whole blocks of files, as a rule."""
+"""Rows and columns read at once, px."""
 
 _THREADS = 8
 _INVALID = NODATA + 1
 
-# Files beside a shapefile, a GeoPackage that is being written, and a raster, which labels depend on too.
+# Files beside a shapefile, a GeoPackage being written, and a raster, on which labels depend too.
 _COMPANIONS = {".shp": (".dbf", ".shx", ".prj", ".cpg"), ".gpkg": (".gpkg-wal",)}
 _RASTER_COMPANIONS = ".aux.xml", ".msk"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Histogram:
-    """Pixels of each class in each block of a scene that training may see.
+    """Pixels of each class in each block of a scene that training may see."""
 
-    Attributes:
-        counts: Pixels of each class that are valid, (rows, cols, K).
-        ignored: Pixels without a class that training may see, (rows, cols).
-        invalid: Pixels with a class whose imagery means nothing, (rows, cols).
-        block: Side of a block, px; the last ones end with the scene.
-    """
-
-    counts: Counts
-    ignored: Counts
-    invalid: Counts
-    block: int = BLOCK
+    counts: IntArray  # valid pixels of each class, (rows, cols, K)
+    ignored: IntArray  # pixels without a class, (rows, cols)
+    invalid: IntArray  # pixels with a class whose imagery is invalid, (rows, cols)
+    block: int = BLOCK  # side of a block, px; the last ones end with the scene
 
     @property
-    def total(self) -> Counts:
+    def total(self) -> IntArray:
         """Pixels of each class in the scene, (K,)."""
-        total: Counts = self.counts.sum(axis=(0, 1))
+        total: IntArray = self.counts.sum(axis=(0, 1))
         return total
 
 
 def class_histograms(scenes: Sequence[LabelledScene], settings: TrainConfig) -> list[Histogram]:
-    """`class_histogram` of several scenes, some at once."""
+    """`class_histogram` of several scenes, in threads."""
     with ThreadPoolExecutor(min(_THREADS, processors()), thread_name_prefix="geoseg-count") as threads:
         return list(threads.map(lambda scene: class_histogram(scene, settings), scenes))
 
@@ -85,17 +77,9 @@ def class_histograms(scenes: Sequence[LabelledScene], settings: TrainConfig) -> 
 def class_histogram(scene: LabelledScene, settings: TrainConfig) -> Histogram:
     """Pixels of each class in each block of a scene, counted once.
 
-    Where a scene is cut into blocks for training and validation, only what trains is counted. The result is kept in
+    Of a scene cut into blocks only the training part is counted. The result is cached in
     ``$XDG_CACHE_HOME/geoseg/histograms`` (``~/.cache/geoseg/histograms``) under a digest of all that it depends on,
-    as far as size and time of change of the files tell; what is kept and cannot be read is counted anew.
-
-    Args:
-        scene: A labelled scene.
-        settings: The experiment.
-
-    Raises:
-        LabelError: Labels that cannot be read.
-        SceneError: Imagery that cannot be read. It is read only where pixels of it can be invalid.
+    files by size and time of change. A damaged cache file is replaced.
     """
     key = _digest(scene, settings)
     classes = len(settings.classes)
@@ -107,14 +91,10 @@ def class_histogram(scene: LabelledScene, settings: TrainConfig) -> Histogram:
     return found
 
 
-def count_blocks(labels: LabelArray, valid: Valid | None, classes: int, *, block: int = BLOCK) -> Histogram:
+def count_blocks(labels: ByteArray, valid: Valid | None, classes: int, *, block: int = BLOCK) -> Histogram:
     """Pixels of each class in the blocks of a window that begins where a block begins.
 
-    Args:
-        labels: Class ids (H, W), 255 to be ignored.
-        valid: Pixels that mean something (H, W); None where all do.
-        classes: How many classes there are.
-        block: Side of a block, px.
+    Labels and valid pixels are (H, W), 255 to be ignored; no valid pixels given means all.
     """
     height, width = labels.shape
     values = labels if valid is None else np.where(valid | (labels == NODATA), labels, np.uint16(_INVALID))
@@ -127,18 +107,12 @@ def count_blocks(labels: LabelArray, valid: Valid | None, classes: int, *, block
     return Histogram(counts[:, :, :classes].copy(), counts[:, :, NODATA], counts[:, :, _INVALID], block)
 
 
-def suggested_weights(total: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Weight of each class for a loss, from how many pixels it has: median frequency balancing, with bounds.
+def suggested_weights(total: npt.ArrayLike) -> FloatArray:
+    """Loss weight (K,) of each class from its number of pixels (K,): median frequency balancing, with bounds.
 
-    Each class gets the median of the frequencies over its own, at least a tenth and at most ten, so that a class of a
-    few pixels does not rule the gradient. The mean over the classes that occur is 1; a class that does not gets 0.
-    (The effective number of samples of Cui et al. is near its limit for every class when pixels are counted.)
-
-    Args:
-        total: Pixels of each class, (K,).
-
-    Returns:
-        Weights, (K,).
+    Each class gets the median of the frequencies over its own, within [1/10, 10], so that a class of a few pixels does
+    not rule the gradient. The mean over the classes that occur is 1; a class that does not occur gets 0. (The effective
+    number of samples of Cui et al. is near its limit for every class when pixels are counted.)
 
     References:
         Eigen and Fergus, Predicting depth, surface normals and semantic labels with a common multi-scale convolutional
@@ -155,16 +129,16 @@ def suggested_weights(total: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def chunks(height: int, width: int) -> Iterator[Window]:
-    """Windows that cover a scene once, each of whole blocks and of bounded size, row by row."""
+    """Windows of whole blocks that cover a scene once, row by row."""
     for row in range(0, height, _CHUNK[0]):
         for col in range(0, width, _CHUNK[1]):
             yield Window(row, col, min(_CHUNK[0], height - row), min(_CHUNK[1], width - col))
 
 
-def read_labels(scene: LabelledScene, window: Window, split: str = "train") -> tuple[LabelArray, Valid | None]:
-    """Labels (H, W) of a window that count for a split, 255 elsewhere, and where the imagery is valid.
+def read_labels(scene: LabelledScene, window: Window, split: str = "train") -> tuple[ByteArray, Valid | None]:
+    """Labels (H, W) of a window that belong to a split, 255 elsewhere, and where the imagery is valid; None for all.
 
-    Imagery of which every pixel is valid is not read: None stands for it.
+    Imagery that cannot be invalid is not read.
     """
     labels = labels_of(scene, split).read(window)
     if not scene.scene.can_be_invalid or not (labels != NODATA).any():
@@ -186,7 +160,6 @@ def _count(scene: LabelledScene, classes: int) -> Histogram:
 
 
 def _digest(scene: LabelledScene, settings: TrainConfig) -> str:
-    """Digest of all that a histogram depends on."""
     config, grid, split = scene.config, scene.grid, scene.split
     imagery = scene.scene
     facts = {
@@ -205,7 +178,7 @@ def _digest(scene: LabelledScene, settings: TrainConfig) -> str:
 
 
 def _file_facts(source: InputPath) -> list[Any]:
-    """Path, size and time of change of a file, and of those that belong to it."""
+    """Path, size and time of change of a file and of those that belong to it."""
     if suffix(source) == ".vrt":
         with Scene(source) as raster:  # its sources change while it does not
             return raster.source_facts()
@@ -228,7 +201,7 @@ def _file_facts(source: InputPath) -> list[Any]:
 
 
 def _load(path: Path, key: str, scene: LabelledScene, classes: int) -> Histogram | None:
-    """What was kept, if it is whole and of this scene."""
+    """The cached histogram, if it is complete and of this scene."""
     height, width = scene.grid.shape
     shape = -(-height // BLOCK), -(-width // BLOCK)
     try:
@@ -238,34 +211,25 @@ def _load(path: Path, key: str, scene: LabelledScene, classes: int) -> Histogram
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        log.info("%s cannot be read, so the classes are counted anew: %s", path, error)
-        return None
-    parts = found.counts, found.ignored, found.invalid
-    if not is_same or any(part.dtype != np.int64 for part in parts):
-        return None
-    if found.counts.shape != (*shape, classes) or any(part.shape != shape for part in parts[1:]):
+        log.info("%s cannot be read, counting classes again: %s", path, error)
         return None
     sides = [np.minimum(BLOCK, n - np.arange(0, n, BLOCK)) for n in (height, width)]
-    whole = np.array_equal(found.counts.sum(axis=2) + found.ignored + found.invalid, np.outer(*sides))
-    return found if whole and all((part >= 0).all() for part in parts) else None
+    total = found.counts.sum(axis=2) + found.ignored + found.invalid
+    is_whole = found.counts.shape == (*shape, classes) and np.array_equal(total, np.outer(*sides))
+    return found if is_same and is_whole else None
 
 
 def _store(path: Path, key: str, histogram: Histogram) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_output(path) as scratch:
-            np.savez_compressed(
-                scratch,
-                key=np.array(key),
-                counts=histogram.counts,
-                ignored=histogram.ignored,
-                invalid=histogram.invalid,
-            )
+            arrays = {name: getattr(histogram, name) for name in ("counts", "ignored", "invalid")}
+            np.savez_compressed(scratch, key=np.array(key), **arrays)
     except (OSError, GeosegError) as error:
-        _tell(f"counts of classes cannot be kept in {path.parent}, so each run counts anew: {error}")
+        _warn(f"counts of classes cannot be cached in {path.parent}, each run counts again: {error}")
 
 
 @functools.cache
-def _tell(message: str) -> None:
-    """Warn of the same thing once, not for each of thousands of scenes."""
+def _warn(message: str) -> None:
+    """Warn once, not for each of thousands of scenes."""
     log.warning(message)

@@ -1,67 +1,72 @@
-"""A scene and its labels, read together window by window."""
+"""Scenes and their labels as a configuration names them, opened, and read together window by window."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
-from geoseg.classes import NODATA
+from geoseg.arrays import AnyArray, ByteArray, IntArray, Valid
+from geoseg.classes import NODATA, ClassTable
 from geoseg.config import ImageryConfig, SceneConfig, TrainConfig
-from geoseg.data.labels import LabelArray, Labels, open_labels, process_files
-from geoseg.data.layers import whole_layers
-from geoseg.data.split import VAL, SceneSplit, block_edges, scene_split
-from geoseg.errors import ConfigError, SceneError
+from geoseg.data.labels import Labels, MaskedLabels, SceneHere, process_files
+from geoseg.data.layers import assign_crs, whole_layers
+from geoseg.data.places import no_transformation
+from geoseg.data.polygon_labels import PolygonLabels
+from geoseg.data.problems import Problem, as_problem, raise_first
+from geoseg.data.raster_labels import RasterLabels, missing_labels
+from geoseg.data.split import VAL, SceneSplit, block_edges, block_window, scene_split
+from geoseg.errors import ConfigError, LabelError, SceneError
+from geoseg.georeference import are_apart
 from geoseg.grid import Grid
+from geoseg.paths import RASTER_SUFFIXES, InputPath, exists, opened_name, suffix
 from geoseg.runtime.gather import gather
-from geoseg.scene import Scene, Valid
+from geoseg.scene import Scene
+from geoseg.scene.aoi import Aoi, load_aoi
 from geoseg.scene.mosaic import UNUSABLE
 from geoseg.scene.open_files import OpenFiles
+from geoseg.scene.vector_files import polygon_layer
 from geoseg.windows import Window
 
 _OPENING_THREADS = 8
 
 _PROBE_PX, _PROBES = 32, 4
-"""Side and number of the windows that are looked at first for valid imagery under labels."""
+"""Side and number of the windows looked at first for valid imagery under labels."""
 
 
 class LabelledScene:
-    """A scene and its labels, opened where they are read: it travels to worker processes closed.
+    """A scene and its labels. It travels to worker processes closed, and is opened where it is read.
 
     Args:
         config: Names the scene and its labels.
         settings: The experiment.
-        index: The scene's place among those of its split; with the seed it decides which blocks validate.
+        index: Position of the scene in its split; with the seed it decides which blocks validate.
 
     Attributes:
         config: As given.
         index: As given.
         grid: The scene's grid.
-        labels: The scene's labels, those outside its labelled area ignored.
-        split: Its blocks for training and for validation; None where scenes are split whole.
+        labels: The scene's labels; 255 outside its labelled area.
+        split: Its blocks for training and validation; None unless scenes are cut into blocks.
 
     Raises:
         SceneError: A raster that cannot be read, or with another dtype or too few bands.
-        LabelError: See `geoseg.data.labels.open_labels`.
+        LabelError: See `open_labels`.
     """
 
     def __init__(self, config: SceneConfig, settings: TrainConfig, *, index: int = 0) -> None:
         self.config, self.index = config, index
         self._imagery = settings.imagery
-        self._scene: Scene | None = None
-        self._files: OpenFiles | None = None
-        process_files().close(str(config.scene))  # perhaps opened before the file became what it is now
-        scene = self.scene
-        wanted = self._imagery.dtype
-        if scene.dtype != wanted:
+        process_files().close(str(config.scene))  # perhaps opened before the file changed
+        self._scene = SceneHere(partial(open_configured, config, settings.imagery))
+        found, expected = self.scene.dtype, settings.imagery.dtype
+        if found != expected:
             raise SceneError(
-                f"scene {config.scene} is {scene.dtype}, the configuration says {wanted}",
-                hint=f"set imagery.dtype={scene.dtype}",
+                f"scene {config.scene} is {found}, the configuration says {expected}", hint=f"set imagery.dtype={found}"
             )
-        self.grid: Grid = scene.grid
+        self.grid: Grid = self.scene.grid
         classes = settings.class_table
         self.labels: Labels = open_labels(config, self.grid, classes, first_label=settings.data.first_label)
         self.split: SceneSplit | None = None
@@ -71,23 +76,17 @@ class LabelledScene:
 
     @property
     def scene(self) -> Scene:
-        """The open scene; its file is one of few that a process keeps open, however many scenes there are."""
-        files = process_files()
-        if self._scene is None or self._files is not files:
-            self._scene, self._files = open_configured(self.config, self._imagery, files), files
-        return self._scene
+        """The open scene; a process keeps few files open, however many scenes there are."""
+        return self._scene.get()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_scene": None, "_files": None}
-
-    def read(self, window: Window, labels: LabelArray | None = None) -> tuple[npt.NDArray[Any], Valid, LabelArray]:
+    def read(self, window: Window, labels: ByteArray | None = None) -> tuple[AnyArray, Valid, ByteArray]:
         """Pixels (B, H, W) ready to augment, valid (H, W), and labels (H, W), 255 where the pixels are invalid.
 
-        Pixels of 8 bit stay as they are; others come as float32 scaled by the configuration. Invalid pixels hold 0.
+        8-bit pixels stay as they are; others are float32 scaled by the configuration. Invalid pixels are 0.
 
         Args:
             window: Rows and columns, px; may reach past the scene.
-            labels: The window's labels where they have been read already; None reads them.
+            labels: The window's labels, if already read.
         """
         pixels, valid = self.scene.read(window, reflect_valid=True)
         if labels is None:
@@ -98,62 +97,89 @@ class LabelledScene:
             return pixels, valid, labels
         return np.where(valid, pixels, pixels.dtype.type(0)), valid, np.where(valid, labels, np.uint8(NODATA))
 
-    def _counts(self, block: int, classes: int) -> npt.NDArray[np.int64]:
-        """Labelled pixels of each class in each block (rows, cols, K), none where no labelled pixel is valid."""
-        rows, cols = block_edges(self.grid.height, block).tolist(), block_edges(self.grid.width, block).tolist()
+    def _counts(self, block: int, classes: int) -> IntArray:
+        """Labelled pixels of each class in each block (rows, cols, K); 0 if no labelled pixel of a block is valid."""
+        rows, cols = block_edges(self.grid.height, block), block_edges(self.grid.width, block)
         counts = np.zeros((len(rows) - 1, len(cols) - 1, classes), dtype=np.int64)
         for i, j in np.ndindex(*counts.shape[:2]):
-            window = Window(rows[i], cols[j], rows[i + 1] - rows[i], cols[j + 1] - cols[j])
+            window = block_window(rows, cols, i, j)
             labels = self.labels.read(window)
             if self._is_valid_somewhere(window, labels != NODATA):
                 counts[i, j] = np.bincount(labels.ravel(), minlength=NODATA + 1)[:classes]
         return counts
 
-    def _is_valid_somewhere(self, window: Window, labelled: npt.NDArray[np.bool_]) -> bool:
-        """Whether a labelled pixel of a window is valid; a few places are looked at before the whole of it."""
+    def _is_valid_somewhere(self, window: Window, labelled: Valid) -> bool:
+        """Whether a labelled pixel of a window is valid; a few places are looked at before the whole window."""
         places = np.flatnonzero(labelled)
         if not places.size:
             return False
         for place in places[np.linspace(0, places.size - 1, _PROBES + 2).astype(int)[1:-1]].tolist():
             row, col = divmod(place, window.width)
-            part = Window(row, col, min(_PROBE_PX, window.height - row), min(_PROBE_PX, window.width - col))
-            _, valid = self.scene.read(Window(window.row + row, window.col + col, part.height, part.width))
-            if (valid & labelled[part.row : part.row_stop, part.col : part.col_stop]).any():
+            height, width = min(_PROBE_PX, window.height - row), min(_PROBE_PX, window.width - col)
+            _, valid = self.scene.read(Window(window.row + row, window.col + col, height, width))
+            if (valid & labelled[row : row + height, col : col + width]).any():
                 return True
         return bool((self.scene.read(window)[1] & labelled).any())
 
 
-class SplitLabels:
-    """Labels of one part of a scene that is cut into blocks, the others ignored.
+def open_labels(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_label: int = 0) -> Labels:
+    """The labels of a configured scene; those outside its labelled area are 255.
 
     Args:
-        labels: Labels of the whole scene.
-        split: Its blocks.
-        part: "val" for the labels of validation blocks, "train" for those ``buffer`` px or more from them.
+        config: Names the label file, how its classes are stated, and the labelled area.
+        grid: The scene's grid, which the labels are brought to.
+        classes: The class table.
+        first_label: Number of the first class, in a raster or in a field. Smaller numbers and 255 are ignored.
+
+    Raises:
+        LabelError: No such file, no CRS although the scene has one, labels or an area that do not touch the scene,
+            another size, or a class outside the table.
     """
+    if not exists(config.labels):
+        raise_first([missing_labels(config.labels)])
+    opened_name(config.labels, kind=LabelError)  # refuses archives with several files
+    labels: Labels
+    if is_raster(config):
+        labels = RasterLabels(config.labels, config.scene, grid, classes, first_label=first_label)
+    else:
+        labels = PolygonLabels(config, grid, classes, first_label=first_label)
+    if config.labelled_area is None:
+        return labels
+    return MaskedLabels(labels, _load_area(config.labelled_area, grid).mask)
 
-    def __init__(self, labels: Labels, split: SceneSplit, part: str) -> None:
-        self._labels, self._split, self._part = labels, split, part
 
-    def read(self, window: Window) -> LabelArray:
-        """Class ids (H, W) of a window, 255 where to be ignored and outside the scene."""
-        wanted = self.covers(window)
-        if not wanted.any():
-            return np.full(wanted.shape, NODATA, dtype=np.uint8)
-        return np.where(wanted, self._labels.read(window), NODATA).astype(np.uint8)
+def is_raster(config: SceneConfig) -> bool:
+    """Whether the labels of a configured scene are a raster, by their suffix; otherwise they are polygons."""
+    return suffix(config.labels) in RASTER_SUFFIXES
 
-    def covers(self, window: Window) -> Valid:
-        """Which pixels of a window belong to the part, (H, W)."""
-        if self._part == "val":
-            return self._split.validates(window)
-        return ~self._split.validates(window, self._split.buffer)
+
+def check_labelled_area(path: InputPath, scene: InputPath, grid: Grid) -> list[Problem]:
+    """Problems of a labelled area: a CRS that does not lead to the scene's, or polygons that do not touch it."""
+    try:
+        crs = polygon_layer(path, "labelled area", LabelError).crs
+        if crs is not None and grid.is_georeferenced and are_apart(crs, grid.crs):
+            what = "polygons of labelled area"
+            return [no_transformation(what, path, crs, scene, grid.crs, assign=assign_crs(path))]
+        _load_area(path, grid)
+    except LabelError as raised:
+        return [as_problem(path, raised)]
+    return []
+
+
+def _load_area(path: InputPath, grid: Grid) -> Aoi:
+    return load_aoi(path, grid, what="labelled area", kind=LabelError)
 
 
 def labels_of(labelled: LabelledScene, split: str) -> Labels:
-    """The labels of a scene that count for a split ("train", "val"): all of them, unless it is cut into blocks."""
+    """The labels of a scene that belong to a split ("train", "val"): all of them, unless it is cut into blocks."""
     if labelled.split is None:
         return labelled.labels
-    return SplitLabels(labelled.labels, labelled.split, split)
+    return MaskedLabels(labelled.labels, partial(labelled.split.covers, split))
+
+
+def covered(labelled: LabelledScene, split: str, window: Window) -> Valid | None:
+    """Pixels (H, W) of a window that belong to a split; None for all."""
+    return None if labelled.split is None else labelled.split.covers(split, window)
 
 
 def open_configured(config: SceneConfig, imagery: ImageryConfig, files: OpenFiles | None = None) -> Scene:
@@ -165,34 +191,24 @@ def open_configured(config: SceneConfig, imagery: ImageryConfig, files: OpenFile
 
 
 def open_scenes(settings: TrainConfig, split: str) -> list[LabelledScene]:
-    """All scenes of a split, several opened at once.
+    """All scenes of a split ("train", "val"), several opened at once.
 
-    Where scenes are cut into blocks, those come that have a block that validates, or room for a window that trains.
-
-    Args:
-        settings: The experiment.
-        split: "train" or "val".
+    If scenes are cut into blocks, those with a block that validates, or with room for a training window.
 
     Raises:
         SceneError: Scenes that cannot be used.
-        LabelError: Labels that cannot be used. What is wrong with several scenes or their labels is said at once.
-        ConfigError: Blocks of which none validates, or between which no window can train.
+        LabelError: Labels that cannot be used; one error reports all scenes and labels.
+        ConfigError: No block validates, or no training window fits between those that do.
     """
     scenes = _opened(settings, split)
     return scenes if settings.data.split is None else _with_room(scenes, settings, split)
 
 
 def open_both(settings: TrainConfig) -> tuple[list[LabelledScene], list[LabelledScene]]:
-    """The scenes that train and those that validate, as `open_scenes` gives them; what is cut into blocks opens once.
-
-    Raises:
-        SceneError: See `open_scenes`.
-        LabelError: Likewise.
-        ConfigError: Likewise.
-    """
-    if settings.data.split is None:
-        return _opened(settings, "train"), _opened(settings, "val")
+    """The scenes that train and those that validate, as `open_scenes` gives them; scenes cut into blocks open once."""
     scenes = _opened(settings, "train")
+    if settings.data.split is None:
+        return scenes, _opened(settings, "val")
     return _with_room(scenes, settings, "train"), _with_room(scenes, settings, "val")
 
 
@@ -214,38 +230,31 @@ def _with_room(scenes: Sequence[LabelledScene], settings: TrainConfig, split: st
     # The smallest window that training may draw.
     zoom = settings.augment.base_zoom * settings.augment.scale[1]
     side = 1 if settings.augment.base_size else max(round(settings.train.size / zoom), 1)
-    trains = [s for s in scenes if s.split is not None and s.split.fraction(side, side)]
-    validates = [s for s in scenes if s.split is not None and (s.split.roles == VAL).any()]
+    splits = [s.split for s in scenes if s.split is not None]
+    trains = [s for s, cut in zip(scenes, splits, strict=True) if cut.fraction(side, side)]
+    validates = [s for s, cut in zip(scenes, splits, strict=True) if (cut.roles == VAL).any()]
     if not validates:
-        usable = sum(int((s.split.roles > 0).sum()) for s in scenes if s.split is not None)
+        usable = sum(int((cut.roles > 0).sum()) for cut in splits)
+        longest = max(max(scene.grid.shape) for scene in scenes)
+        block = min(config.block, longest) // 64 * 32
+        other = "validate on other scenes: data.train and data.val instead of data.scenes and data.split"
         raise ConfigError(
             f"none of the {usable} labelled blocks of {config.block} px validates",
-            hint=_smaller_blocks(scenes, settings),
+            hint=f"data.split.block={block}" if block >= max(settings.largest_window, 32) else other,
         )
     if not trains:
         raise ConfigError(
             f"no training window of {side} px fits beside the validation blocks of {config.block} px "
             f"and their buffer of {config.buffer} px",
-            hint=_smaller_buffer(scenes, config.buffer, side),
+            hint=_smaller_buffer(splits, config.buffer, side),
         )
     return trains if split == "train" else validates
 
 
-def _smaller_blocks(scenes: Sequence[LabelledScene], settings: TrainConfig) -> str:
-    """The blocks that give the largest scene two of them, or what else to do."""
-    assert settings.data.split is not None
-    longest = max(max(scene.grid.shape) for scene in scenes)
-    block = min(settings.data.split.block, longest) // 64 * 32
-    if block >= max(settings.largest_window, 32):
-        return f"data.split.block={block}"
-    return "validate on other scenes: data.train and data.val in place of data.scenes and data.split"
-
-
-def _smaller_buffer(scenes: Sequence[LabelledScene], buffer: int, side: int) -> str:
-    """The largest buffer, among halves of the present one, that leaves room for a window, or what else to do."""
-    splits = [scene.split for scene in scenes if scene.split is not None]
+def _smaller_buffer(splits: Sequence[SceneSplit], buffer: int, side: int) -> str:
+    """The largest buffer, halving the present one, that leaves room for a window, or what else to do."""
     while buffer:
         buffer //= 2
         if any(replace(split, buffer=buffer).fraction(side, side) for split in splits):
             return f"data.split.buffer={buffer}"
-    return "smaller windows (train.size), or validate on other scenes: data.train and data.val in place of data.scenes"
+    return "use smaller windows (train.size), or validate on other scenes: data.train and data.val"

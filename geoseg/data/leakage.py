@@ -1,4 +1,4 @@
-"""Whether training sees ground that validation is on: scenes that overlap or touch, and files that are the same."""
+"""Whether training sees ground that validates: scenes that overlap or touch, and files that are the same."""
 
 from __future__ import annotations
 
@@ -15,37 +15,33 @@ from typing import Any
 import numpy as np
 import shapely
 from rasterio.crs import CRS
-from shapely.geometry.base import BaseGeometry
 
 from geoseg.config import SplitConfig
 from geoseg.data.labelled import LabelledScene
-from geoseg.data.split import corners
-from geoseg.georeference import pyproj_crs, transformer
+from geoseg.data.places import in_crs, outline
+from geoseg.georeference import pyproj_crs
 from geoseg.grid import ground_area_m2
 from geoseg.paths import InputPath
 from geoseg.windows import Window
 
 HINT_SCENES = (
-    "take scenes of other places for data.val, or name all under data.scenes and cut them with data.split and its "
-    "buffer; data.leakage=warn trains all the same"
+    "use scenes of other places in data.val, or list all under data.scenes and cut them with data.split and its "
+    "buffer; data.leakage=warn trains anyway"
 )
 HINT_BLOCKS = (
-    "give data.split.buffer=64 or so, name no ground twice (gdalbuildvrt makes one scene of several that touch); "
-    "data.leakage=warn trains all the same"
+    "set data.split.buffer=64 or so, and list no ground twice (gdalbuildvrt makes one scene of several that touch); "
+    "data.leakage=warn trains anyway"
 )
 
 _ENDS_BYTES = 1 << 16
 
-_PIECES = 32
-"""Into how many pieces each side of an outline is cut before it changes CRS, where a straight line bends."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Area:
-    """Ground that trains or validates: an outline in a CRS, and how far apart outlines must lie there not to touch."""
+    """Ground that trains or validates: an outline in a CRS, and the size of a pixel in its unit."""
 
     scene: InputPath
-    outline: BaseGeometry
+    outline: Any  # shapely geometry
     crs: CRS
     pixel: float
 
@@ -53,55 +49,46 @@ class _Area:
 def check_leakage(
     train: Sequence[LabelledScene], val: Sequence[LabelledScene], *, split: SplitConfig | None
 ) -> list[str]:
-    """What training and validation share, one sentence for each pair of scenes; none where they are apart.
+    """What training and validation share, one sentence per pair of scenes; empty if they are apart.
 
-    Outlines of scenes are compared in a common CRS, nodata or not. Scenes that touch are told of too: a window of one
-    shows what the other goes on with. Scenes without CRS lie nowhere, so only the same file, or one of the same
-    content, is found. Where scenes are cut into blocks, those of one scene are kept apart by the split itself; looked
-    at here are its buffer, and the validation blocks of each scene against the training parts of all others.
-
-    Args:
-        train: Scenes that train.
-        val: Scenes that validate.
-        split: How scenes are cut; None where they are split whole.
-
-    Returns:
-        Messages; what to do about them says `leakage_hint`.
+    Outlines of scenes are compared in a common CRS, nodata or not. Scenes that touch are reported too: a window of one
+    shows what the other continues. Scenes without a CRS are compared as files only: the same file, or equal content. Of
+    scenes cut into blocks, the buffer is checked, and validation blocks against the training part of other scenes.
     """
+    found = []
+    pairs: Iterable[tuple[InputPath, InputPath]]
     if split is None:
         trains, vals = (dict.fromkeys(s.config.scene for s in scenes) for scenes in (train, val))
         groups = [dict.fromkeys(group) for group in _alike([*trains, *vals])]
-        found, known = _same_files((a, b) for group in groups for b in group if b in vals for a in group if a in trains)
-        wholes = [[_whole(s) for s in scenes if s.grid.is_georeferenced] for scenes in (train, val)]
-        for a, b, shared, length in _meetings(*wholes):
-            if frozenset((a.scene, b.scene)) not in known:
-                found.append(f"training scene {a.scene} and validation scene {b.scene} {_meeting(a, shared, length)}")
-        return found
-    found = []
-    if split.buffer == 0:
-        found.append("training windows may touch the blocks that validate: data.split.buffer is 0")
-    times = Counter(s.config.scene for s in train) | Counter(s.config.scene for s in val)
-    found += [f"{scene} is named {n} times, and each time other blocks validate" for scene, n in times.items() if n > 1]
-    scenes = list({s.config.scene: s for s in (*train, *val)}.values())
-    same, known = _same_files(
-        pair for group in _alike([s.config.scene for s in scenes]) for pair in itertools.combinations(group, 2)
-    )
-    parts = [part for s in scenes if s.grid.is_georeferenced for part in _training_part(s)]
-    blocks = [block for s in scenes if s.grid.is_georeferenced for block in _validation_part(s)]
-    for a, b, shared, length in _meetings(parts, blocks):
-        if a.scene != b.scene and frozenset((a.scene, b.scene)) not in known:
-            meeting = _meeting(a, shared, length)
-            same.append(f"blocks of {b.scene} that validate and the training part of {a.scene} {meeting}")
-    return [*found, *same]
+        pairs = ((a, b) for group in groups for b in group if b in vals for a in group if a in trains)
+    else:
+        if split.buffer == 0:
+            found.append("training windows may touch the blocks that validate: data.split.buffer is 0")
+        times = Counter(s.config.scene for s in train) | Counter(s.config.scene for s in val)
+        found += [
+            f"{path} is listed {n} times, and each time other blocks validate" for path, n in times.items() if n > 1
+        ]
+        train = val = list({s.config.scene: s for s in (*train, *val)}.values())
+        pairs = itertools.chain(*(itertools.combinations(g, 2) for g in _alike([s.config.scene for s in train])))
+    same, known = _same_files(pairs)
+    found += same
+    for a, b, meeting in _meetings(_areas(train, "train"), _areas(val, "val")):
+        if frozenset((a, b)) in known or (split is not None and a == b):
+            continue
+        if split is None:
+            found.append(f"training scene {a} and validation scene {b} {meeting}")
+        else:
+            found.append(f"blocks of {b} that validate and the training part of {a} {meeting}")
+    return found
 
 
 def leakage_hint(split: SplitConfig | None) -> str:
-    """What to type where `check_leakage` found something."""
+    """The fix for what `check_leakage` found."""
     return HINT_SCENES if split is None else HINT_BLOCKS
 
 
 def _same_files(pairs: Iterable[tuple[InputPath, InputPath]]) -> tuple[list[str], set[frozenset[InputPath]]]:
-    """Messages about files that are the same or equal, of pairs that may be, and which these are."""
+    """Messages about pairs of files that are the same or have equal content, and these pairs."""
     messages, known = [], set()
     for one, other in pairs:
         if one == other or Path(one).samefile(other):
@@ -115,18 +102,17 @@ def _same_files(pairs: Iterable[tuple[InputPath, InputPath]]) -> tuple[list[str]
 
 
 def _alike(paths: Sequence[InputPath]) -> list[list[InputPath]]:
-    """Groups of files that have one size and begin and end alike; a file alone is no group, one named twice is.
+    """Groups of two or more files with the same size, beginning and end.
 
-    Thousands of chips of one size are no rarity, and comparing all of them with each other would take hours.
+    Comparing thousands of chips of one size with each other would take hours.
     """
-    by_size: dict[int, list[InputPath]] = defaultdict(list)
-    for path in paths:
-        by_size[_size(path)].append(path)
+    sizes = {path: _size(path) for path in paths}
+    times = Counter(sizes[path] for path in paths)
     groups: dict[tuple[int, bytes], list[InputPath]] = defaultdict(list)
-    for size, some in by_size.items():
-        if size != 0 and len(some) > 1:
-            for path in some:
-                groups[size, _ends(path) if size > 0 else str(path).encode()].append(path)
+    for path in paths:
+        size = sizes[path]
+        if size != 0 and times[size] > 1:
+            groups[size, _ends(path) if size > 0 else str(path).encode()].append(path)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -144,59 +130,42 @@ def _ends(path: InputPath) -> bytes:
         return hashlib.sha256(first + file.read(_ENDS_BYTES)).digest()
 
 
-def _whole(scene: LabelledScene) -> _Area:
-    return _area(scene, corners(scene.grid, Window(0, 0, *scene.grid.shape)))
+def _areas(scenes: Sequence[LabelledScene], part: str) -> list[_Area]:
+    """Ground of georeferenced scenes; of those cut into blocks the "train" or "val" part."""
+    found = []
+    for scene in scenes:
+        grid, split = scene.grid, scene.split
+        if grid.crs is None or not grid.is_georeferenced:
+            continue
+        ground: Any = outline(grid)
+        if split is not None:
+            n = split.buffer if part == "train" else 0
+            kept = [Window(w.row - n, w.col - n, w.height + 2 * n, w.width + 2 * n) for w in split.validation]
+            blocks = shapely.union_all([outline(grid, window) for window in kept])
+            ground = ground.difference(blocks) if part == "train" else blocks
+        if not ground.is_empty:
+            t = grid.transform
+            pixel = float(min(np.hypot(t.a, t.d), np.hypot(t.b, t.e)))
+            found.append(_Area(scene.config.scene, ground, grid.crs, pixel))
+    return found
 
 
-def _validation_part(scene: LabelledScene) -> Iterator[_Area]:
-    if scene.split is not None and scene.split.validation:
-        yield _area(scene, shapely.union_all([corners(scene.grid, w) for w in scene.split.validation]))
-
-
-def _training_part(scene: LabelledScene) -> Iterator[_Area]:
-    """What lies ``buffer`` px or more from the blocks that validate."""
-    split = scene.split
-    if split is None:
-        return
-    n = split.buffer
-    kept = [Window(w.row - n, w.col - n, w.height + 2 * n, w.width + 2 * n) for w in split.validation]
-    whole = corners(scene.grid, Window(0, 0, *scene.grid.shape))
-    part = whole.difference(shapely.union_all([corners(scene.grid, w) for w in kept]))
-    if not part.is_empty:
-        yield _area(scene, part)
-
-
-def _area(scene: LabelledScene, outline: BaseGeometry) -> _Area:
-    t, crs = scene.grid.transform, scene.grid.crs
-    assert crs is not None
-    pixel = min(np.hypot(t.a, t.d), np.hypot(t.b, t.e))
-    return _Area(scene.config.scene, outline, crs, float(pixel))
-
-
-def _meetings(
-    train: Sequence[_Area], val: Sequence[_Area]
-) -> Iterator[tuple[_Area, _Area, BaseGeometry | None, float]]:
-    """Pairs less than half a pixel apart: what they share in the first one's CRS, or None and the length they touch."""
+def _meetings(train: Sequence[_Area], val: Sequence[_Area]) -> Iterator[tuple[InputPath, InputPath, str]]:
+    """Scenes of areas less than half a pixel apart, and how they meet."""
     for crs, areas in _by_crs(train).items():
         tree = shapely.STRtree([a.outline for a in areas])
-        for other, theirs in _by_crs(val).items():
-            for b in theirs:
-                outline = b.outline if crs == other else _moved(b.outline, other, crs)
-                if outline is None:
+        near = max(a.pixel for a in areas) / 2
+        for b in val:
+            ground = b.outline
+            if b.crs != crs:
+                ground = in_crs(ground, b.crs, crs)
+                if ground is None:
                     continue
-                near = max(a.pixel for a in areas) / 2
-                for i in np.sort(tree.query(outline, predicate="dwithin", distance=near)).tolist():
-                    a = areas[i]
-                    half = a.pixel / 2
-                    if a.outline.distance(outline) >= half:
-                        continue
-                    shared = a.outline.intersection(outline)
-                    # A sliver is a common edge, computed twice.
-                    if shared.buffer(-half / 2).is_empty:
-                        along = a.outline.buffer(half, join_style="mitre").intersection(outline.boundary).length
-                        yield a, b, None, along
-                    else:
-                        yield a, b, shared, 0.0
+                ground = shapely.make_valid(ground)
+            for i in np.sort(tree.query(ground, predicate="dwithin", distance=near)).tolist():
+                a = areas[i]
+                if a.outline.distance(ground) < a.pixel / 2:
+                    yield a.scene, b.scene, _meeting(a, ground)
 
 
 def _by_crs(areas: Iterable[_Area]) -> dict[CRS, list[_Area]]:
@@ -206,26 +175,15 @@ def _by_crs(areas: Iterable[_Area]) -> dict[CRS, list[_Area]]:
     return {group[0].crs: group for group in groups.values()}
 
 
-def _moved(outline: BaseGeometry, crs: CRS, wanted: CRS) -> BaseGeometry | None:
-    """An outline in another CRS; None where it has no place there."""
-    left, bottom, right, top = outline.bounds
-    fine = shapely.segmentize(outline, max(right - left, top - bottom) / _PIECES)
-    way = transformer(crs, wanted)
-    if way is None:
-        return None
-    moved: Any = shapely.transform(fine, lambda p: np.column_stack(way.transform(*p.T)))
-    if not np.isfinite(moved.bounds).all():
-        return None
-    made: BaseGeometry = shapely.make_valid(moved)
-    return made
-
-
-def _meeting(area: _Area, shared: BaseGeometry | None, length: float) -> str:
-    """How two areas meet, in metres on the ground."""
-    place = area.outline.centroid if shared is None else shared.centroid
+def _meeting(area: _Area, ground: Any) -> str:
+    """How an area and other ground in its CRS meet, in m² or m."""
+    shared = area.outline.intersection(ground)
+    is_edge = shared.buffer(-area.pixel / 4).is_empty  # a sliver is a common edge computed twice
+    place = (area.outline if is_edge else shared).centroid
     unit_m2 = float(ground_area_m2(pyproj_crs(area.crs), np.array([place.x]), np.array([place.y]))[0])
-    if shared is not None:
+    if not is_edge:
         return f"overlap by {shared.area * unit_m2:,.0f} m²"
+    edge = area.outline.buffer(area.pixel / 2, join_style="mitre").intersection(ground.boundary)
     # Half a pixel is added at both ends.
-    metres = max(length - area.pixel, 0) * float(np.sqrt(unit_m2))
+    metres = max(edge.length - area.pixel, 0) * float(np.sqrt(unit_m2))
     return f"touch along {metres:,.0f} m" if metres >= 1 else "touch at a corner"

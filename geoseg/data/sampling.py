@@ -1,4 +1,4 @@
-"""Where training windows lie: anywhere, or where a class is; each a function of a random generator alone."""
+"""Where training windows lie: anywhere, or around a class; a function of a random generator alone."""
 
 from __future__ import annotations
 
@@ -6,38 +6,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import ByteArray, FloatArray, Int32Array
 from geoseg.classes import NODATA
 from geoseg.config import AugmentConfig, TrainConfig
 from geoseg.data.histogram import BLOCK, Histogram, class_histograms, read_labels
 from geoseg.data.labelled import LabelledScene
-from geoseg.data.labels import LabelArray
 from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.windows import Window
 
 DRAWS = 10
-"""How often a window ruled by one class is redrawn, as in SegNeXt's training (mmsegmentation's cat_max_ratio)."""
+"""How often a window dominated by one class is redrawn, as in SegNeXt's training (mmsegmentation's cat_max_ratio)."""
 
 _TRIES = 1000
-"""So many places and zooms are tried for one that a split allows."""
+"""Places and zooms tried for one that a split allows."""
 
 _PLACES = 20
-"""So many places are tried around one pixel before another pixel is taken."""
+"""Places tried around one pixel before another pixel is drawn."""
 
 LABELLED = -1
-"""Stands for all classes together: a pixel that has any."""
+"""Stands for any class."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Blocks:
-    """Blocks of all scenes that hold a class, with the running sum of their weights."""
+    """Blocks of all scenes that contain a class, with the cumulative sum of their weights."""
 
-    scene: npt.NDArray[np.int32]
-    row: npt.NDArray[np.int32]
-    col: npt.NDArray[np.int32]
-    ends: npt.NDArray[np.float64]
+    scene: Int32Array
+    row: Int32Array
+    col: Int32Array
+    ends: FloatArray
 
     def draw(self, rng: np.random.Generator) -> tuple[int, Window]:
         """A scene and a block of it, by weight; the block may reach past the scene."""
@@ -49,17 +48,13 @@ class Sampler:
     """Draws the places of training windows.
 
     A window is first given a class by ``train.class_shares``, or none. With a class, it lies around a pixel of that
-    class, every such pixel of all scenes equally likely, which comes to lie in the window's middle half along each
-    axis where the scene goes on that far. Without, it lies anywhere; where only areas are labelled (``labelled_area``,
-    or ``outside: ignore``), around any labelled pixel.
-
-    Args:
-        scenes: Training scenes.
-        settings: The experiment.
+    class, each one equally likely, which falls into the window's middle half along each axis if the scene extends far
+    enough. Without, it lies anywhere; if scenes are labelled in part (``labelled_area``, ``outside: ignore``), around
+    any labelled pixel.
 
     Raises:
-        ConfigError: A class is asked for that occurs nowhere; a split leaves no room for a window, or none for one
-            with a class that is asked for.
+        ConfigError: A class in ``class_shares`` occurs nowhere, or a split leaves no room for a window, or for one with
+            such a class.
         LabelError: Labels that cannot be read.
         SceneError: Imagery that cannot be read.
     """
@@ -75,25 +70,27 @@ class Sampler:
         shares = _class_shares(settings)
         self._classes = np.array(list(shares), dtype=np.int64)
         self._class_ends = np.cumsum(list(shares.values()))
-        self._rest: int | None = LABELLED if any(_is_part_labelled(scene) for scene in scenes) else None
+        in_part = any(s.config.labelled_area is not None or s.config.outside == "ignore" for s in scenes)
+        self._rest: int | None = LABELLED if in_part else None
         self._blocks: dict[int, _Blocks] = {}
         if shares or self._rest is not None:
             self._blocks = _blocks(class_histograms(scenes, settings), [*shares, LABELLED], settings)
             if LABELLED not in self._blocks:
                 raise ConfigError(
-                    "no training scene holds a valid pixel with a class",
+                    "no training scene has a valid pixel with a class",
                     hint="see what the scenes hold with: geoseg stats CONFIG",
                 )
             self._check_classes(settings)
 
-    def draw(self, rng: np.random.Generator) -> tuple[int, Window, LabelArray]:
+    def draw(self, rng: np.random.Generator) -> tuple[int, Window, ByteArray]:
         """A scene, a window of it, and the window's labels (H, W).
 
-        A window is redrawn, its class kept, while one class has more than ``train.max_class_share`` of it.
+        A window is redrawn for the same class while one class covers more than ``train.max_class_share`` of it.
         """
         wanted = self._choose_class(rng)
         for _ in range(DRAWS):
-            scene, window = self._place(wanted, rng)
+            found = self._around(wanted, rng) if wanted is not None else None
+            scene, window = found or self._anywhere(rng)
             labels = self.scenes[scene].labels.read(window)
             if self._is_mixed(labels):
                 break
@@ -108,15 +105,8 @@ class Sampler:
         # Shares of thirds and the like add up to a little less than 1.
         return self._rest if self._class_ends[-1] < 1 - 1e-9 else int(self._classes[-1])
 
-    def _place(self, wanted: int | None, rng: np.random.Generator) -> tuple[int, Window]:
-        if wanted is not None:
-            found = self._around(wanted, rng)
-            if found is not None:
-                return found
-        return self._anywhere(rng)
-
     def _anywhere(self, rng: np.random.Generator) -> tuple[int, Window]:
-        """A window anywhere, at a random zoom; inside the scene where it fits."""
+        """A window anywhere, at a random zoom; inside the scene if it fits."""
         for _ in range(_TRIES):
             i = int(np.searchsorted(self._ends, rng.random(), side="right"))
             scene = self.scenes[i]
@@ -133,16 +123,16 @@ class Sampler:
         )
 
     def _around(self, wanted: int, rng: np.random.Generator) -> tuple[int, Window] | None:
-        """A window with a pixel of a class in its middle; None where the tried ones cannot lie there."""
+        """A window with a pixel of a class in its middle; None if none that was tried is allowed."""
         for _ in range(_TRIES // _PLACES):
             i, block = self._blocks[wanted].draw(rng)
             scene = self.scenes[i]
             pixel = _pixel(scene, block, wanted, rng)
-            if pixel is None:  # labels brought here from another grid can differ at the edges of windows
+            if pixel is None:  # resampled labels can differ at the edges of windows
                 continue
             for attempt in range(1 if scene.split is None else _PLACES):
                 side = self._side(scene.grid, rng)
-                # Beside a validation block, a pixel may only be seen near the edge of a window.
+                # Beside a validation block, a pixel may be allowed only near the edge of a window.
                 starts = [
                     _start(n, p, side, rng, middle=attempt < _PLACES // 2)
                     for n, p in zip(scene.grid.shape, pixel, strict=True)
@@ -153,7 +143,7 @@ class Sampler:
         return None
 
     def _side(self, grid: Grid, rng: np.random.Generator) -> int:
-        """Side of a window, px: the training size over a random zoom and the fit into the base size."""
+        """Side of a window, px: the training size over a random zoom and the fit to the base size."""
         low, high = self._augment.scale
         if self._augment.scale_sampling == "log":
             zoom = float(np.exp(rng.uniform(np.log(low), np.log(high))))
@@ -162,7 +152,7 @@ class Sampler:
         return max(round(self._size / (zoom * base_factor(grid, self._augment))), 1)
 
     def _aligned(self, scene: LabelledScene, window: Window, pixel: tuple[int, int] | None = None) -> Window:
-        """The window begun where the nearest block of the file begins, if blocks are small and nothing forbids it."""
+        """The window moved to the start of the nearest block of the file, if blocks are small and it is allowed."""
         if not self._align:
             return window
         row, col = (
@@ -172,9 +162,10 @@ class Sampler:
         moved = Window(row, col, window.height, window.width)
         if scene.split is not None and not scene.split.allows(moved):
             return window
-        return moved if pixel is None or _holds(moved, pixel) else window
+        holds = pixel is None or (row <= pixel[0] < moved.row_stop and col <= pixel[1] < moved.col_stop)
+        return moved if holds else window
 
-    def _is_mixed(self, labels: LabelArray) -> bool:
+    def _is_mixed(self, labels: ByteArray) -> bool:
         if self._max_share == 1:
             return True
         counts = np.bincount(labels.ravel(), minlength=NODATA + 1)[:NODATA]
@@ -187,21 +178,21 @@ class Sampler:
         if absent:
             here = ", ".join(names[c] for c in asked if c in self._blocks)
             raise ConfigError(
-                f"train.class_shares asks for {', '.join(absent)}, of which no training scene holds a pixel",
-                hint=f"give shares to classes that occur: train.class_shares={{NAME: SHARE}} of {here or 'none'}",
+                f"train.class_shares asks for {', '.join(absent)}, which no training scene contains",
+                hint=f"give shares only to classes that occur: train.class_shares={{NAME: SHARE}} of {here or 'none'}",
             )
         rng = np.random.default_rng(settings.seed)
         for c in asked if any(scene.split is not None for scene in self.scenes) else ():
             if self._around(c, rng) is None:
                 raise ConfigError(
-                    f"no training window of {self._size} px that holds class {names[c]} fits between the validation "
+                    f"no training window of {self._size} px that contains class {names[c]} fits between the validation "
                     "blocks",
                     hint="lower data.split.buffer or data.split.val_share, or leave the class out of class_shares",
                 )
 
 
 def base_factor(grid: Grid, config: AugmentConfig) -> float:
-    """The zoom that a scene's random ones count from: its fit into ``augment.base_size``, if any, times ``base_zoom``.
+    """The zoom that random zooms of a scene are relative to: its fit to ``augment.base_size``, times ``base_zoom``.
 
     References:
         mmsegmentation's Resize with keep_ratio.
@@ -222,23 +213,19 @@ def _class_shares(settings: TrainConfig) -> dict[int, float]:
     return {c.id: 1 / len(table) for c in table}
 
 
-def _scene_weights(scenes: Sequence[LabelledScene], settings: TrainConfig) -> npt.NDArray[np.float64]:
+def _scene_weights(scenes: Sequence[LabelledScene], settings: TrainConfig) -> FloatArray:
     if settings.train.draw == "scenes":
         weights = np.ones(len(scenes))
     else:
         weights = np.array([float(s.grid.height) * s.grid.width for s in scenes])
     side = settings.train.size
     room = [1.0 if s.split is None else s.split.fraction(side, side) for s in scenes]
-    # Where no window of the middle zoom fits, smaller ones may: such scenes come as often as the rest allow.
+    # If no window of the middle zoom fits, smaller ones may: keep such scenes with a small weight.
     return weights * np.maximum(room, 1e-3)
 
 
-def _is_part_labelled(scene: LabelledScene) -> bool:
-    return scene.config.labelled_area is not None or scene.config.outside == "ignore"
-
-
 def _blocks(histograms: Sequence[Histogram], classes: Sequence[int], settings: TrainConfig) -> dict[int, _Blocks]:
-    """Blocks that hold each class; classes without any are left out."""
+    """Blocks that contain each class; classes without any are left out."""
     places, parts = [], []
     for i, histogram in enumerate(histograms):
         rows, cols = np.nonzero(histogram.counts.any(axis=2))
@@ -260,7 +247,7 @@ def _blocks(histograms: Sequence[Histogram], classes: Sequence[int], settings: T
 
 
 def _pixel(scene: LabelledScene, block: Window, wanted: int, rng: np.random.Generator) -> tuple[int, int] | None:
-    """Row and column of a random pixel of a class in a block, px of the scene; None where it holds none."""
+    """Row and column of a random pixel of a class in a block; None if there is none."""
     height, width = scene.grid.shape
     inside = Window(block.row, block.col, min(BLOCK, height - block.row), min(BLOCK, width - block.col))
     labels, valid = read_labels(scene, inside)
@@ -273,7 +260,7 @@ def _pixel(scene: LabelledScene, block: Window, wanted: int, rng: np.random.Gene
 
 
 def _start(length: int, pixel: int, side: int, rng: np.random.Generator, *, middle: bool) -> int:
-    """Start of a window along an axis that holds a pixel, in its middle half if wanted and the scene allows."""
+    """Start of a window that contains a pixel, in its middle half if wanted and the scene allows."""
     low, high = min(0, length - side), max(0, length - side)
     margin = side // 4 if middle else 0
     first = min(max(pixel - side + 1 + margin, low), high)
@@ -282,14 +269,10 @@ def _start(length: int, pixel: int, side: int, rng: np.random.Generator, *, midd
 
 
 def _snapped(start: int, side: int, length: int, block: int) -> int:
-    """The nearest start of a block, or the last start there is; as it is where blocks exceed half a window."""
+    """The nearest start of a block, or the last possible start; unchanged if blocks exceed half a window."""
     last = length - side
     if last <= 0 or 2 * block > side:
         return start
     below = start // block * block
     above = min(below + block, last)
     return below if start - below <= above - start else above
-
-
-def _holds(window: Window, pixel: tuple[int, int]) -> bool:
-    return window.row <= pixel[0] < window.row_stop and window.col <= pixel[1] < window.col_stop

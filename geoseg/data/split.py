@@ -1,98 +1,82 @@
-"""A scene cut into blocks, of which some validate: which windows may train, and where the blocks lie as a GeoPackage.
+"""A scene cut into blocks, some of which validate, and where training windows may lie.
 
-Neighbouring pixels of imagery look alike, so a random choice of windows tests on what was trained on. Whole blocks
-are set aside instead, and a strip around each of them trains nothing (spatial block cross-validation; Roberts et al.
-2017, doi:10.1111/ecog.02881).
+Neighbouring pixels of imagery look alike, so validating on randomly chosen windows tests what was trained on. Whole
+blocks validate instead, and a strip around each is not trained on (spatial block cross-validation; Roberts et al. 2017,
+doi:10.1111/ecog.02881).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import geopandas
 import numpy as np
 import numpy.typing as npt
-from shapely.geometry import Polygon
 
+from geoseg.arrays import BoolArray, IntArray
 from geoseg.config import SplitConfig
-from geoseg.files import atomic_output
 from geoseg.grid import Grid
 from geoseg.windows import Window
 
-if TYPE_CHECKING:
-    from geoseg.data.labelled import LabelledScene
-
 UNUSED, TRAIN, VAL = 0, 1, 2
-"""What a block is for; unused ones hold no pixel that is valid and labelled."""
+"""Roles of blocks; unused ones have no pixel that is valid and labelled."""
 
 ROLE_NAMES = ("unused", "train", "val")
 
-IntArray = npt.NDArray[np.int64]
 
 _CANDIDATES = 64
-"""Random choices of blocks of which the one that shares the classes most evenly is taken."""
+"""Random choices of blocks, of which the one that shares the classes most evenly is taken."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneSplit:
-    """The blocks of one scene and what each is for.
+    """The blocks of one scene and the role of each."""
 
-    Attributes:
-        row_edges: Rows where blocks begin, and the scene's height at the end, px.
-        col_edges: Columns likewise.
-        roles: UNUSED, TRAIN or VAL of each block (rows, cols).
-        buffer: Strip around every validation block that no training window may touch, px.
-    """
-
-    row_edges: IntArray
-    col_edges: IntArray
-    roles: npt.NDArray[np.int8]
-    buffer: int
+    row_edges: IntArray  # first rows of the blocks, then the scene's height, px
+    col_edges: IntArray  # the same for columns
+    roles: npt.NDArray[np.int8]  # UNUSED, TRAIN or VAL of each block (rows, cols)
+    buffer: int  # strip around validation blocks that no training window may touch, px
 
     @property
     def validation(self) -> tuple[Window, ...]:
-        """The blocks that validate, row by row; scene-wide px."""
+        """The blocks that validate, row by row."""
         return tuple(window for _, _, window, role in self.blocks() if role == VAL)
 
     def blocks(self) -> Iterator[tuple[int, int, Window, int]]:
-        """Row and column of every block among the blocks, its window, and what it is for."""
-        rows, cols = self.row_edges.tolist(), self.col_edges.tolist()
+        """Row and column of every block among the blocks, its window and its role."""
         for i, j in np.ndindex(*self.roles.shape):
-            window = Window(rows[i], cols[j], rows[i + 1] - rows[i], cols[j + 1] - cols[j])
-            yield i, j, window, int(self.roles[i, j])
+            yield i, j, block_window(self.row_edges, self.col_edges, i, j), int(self.roles[i, j])
 
     def allows(self, window: Window) -> bool:
-        """Whether a training window may lie there: ``buffer`` px or more from every validation block.
+        """Whether a training window is at least ``buffer`` px from every validation block.
 
-        What a window beyond the scene's edge shows is the scene reflected, and counts where it comes from.
+        Beyond the scene's edge a window shows the scene reflected, which counts where it comes from.
         """
         rows = _near(self.row_edges, *_seen(window.row, window.row_stop, int(self.row_edges[-1])), self.buffer)
         cols = _near(self.col_edges, *_seen(window.col, window.col_stop, int(self.col_edges[-1])), self.buffer)
         return not (self.roles[slice(*rows), slice(*cols)] == VAL).any()
 
-    def validates(self, window: Window, margin: int = 0) -> npt.NDArray[np.bool_]:
-        """Which pixels of a window are in a validation block, or less than ``margin`` px from one, (H, W)."""
+    def covers(self, split: str, window: Window) -> BoolArray:
+        """Pixels (H, W) of a window that belong to a split: "val", or "train" for those ``buffer`` px away from it."""
+        return self.validates(window) if split == "val" else ~self.validates(window, self.buffer)
+
+    def validates(self, window: Window, margin: int = 0) -> BoolArray:
+        """Pixels (H, W) of a window in a validation block, or less than ``margin`` px from one."""
         rows = _near(self.row_edges, window.row, window.row_stop, margin)
         cols = _near(self.col_edges, window.col, window.col_stop, margin)
         inside = np.zeros((window.height, window.width), dtype=bool)
         for i, j in np.argwhere(self.roles[slice(*rows), slice(*cols)] == VAL).tolist():
-            place = []
-            for edges, block, start in (
-                (self.row_edges, rows[0] + i, window.row),
-                (self.col_edges, cols[0] + j, window.col),
-            ):
-                first, stop = int(edges[block]) - margin - start, int(edges[block + 1]) + margin - start
-                place.append(slice(max(first, 0), max(stop, 0)))
-            inside[tuple(place)] = True
+            block = block_window(self.row_edges, self.col_edges, rows[0] + i, cols[0] + j)
+            row, col = block.row - margin - window.row, block.col - margin - window.col
+            stops = max(row + block.height + 2 * margin, 0), max(col + block.width + 2 * margin, 0)
+            inside[max(row, 0) : stops[0], max(col, 0) : stops[1]] = True
         return inside
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> Window | None:
-        """A training window of a size, each place that `allows` it equally likely; None where there is none.
+        """A random training window, uniform over the places that `allows` accepts; None if there are none.
 
-        Windows lie inside the scene along each axis on which they fit, and around it where they do not.
+        Along each axis windows lie inside the scene if they fit, and around it otherwise.
         """
         rows, cols, areas = self._places(height, width)
         ends = np.cumsum(areas.ravel())
@@ -106,15 +90,15 @@ class SceneSplit:
         return Window(int(rows[i]) + row, int(cols[j]) + col, height, width)
 
     def fraction(self, height: int, width: int) -> float:
-        """Share of the places of a window of a size where it may train; 0 where it fits nowhere."""
+        """Share of the places of a window where it may train, in [0, 1]."""
         rows, cols, areas = self._places(height, width)
         return float(areas.sum() / (int(rows[-1] - rows[0]) * int(cols[-1] - cols[0])))
 
     def _places(self, height: int, width: int) -> tuple[IntArray, IntArray, IntArray]:
-        """Where windows may begin: edges of cells of rows and columns, and places in each cell, 0 where forbidden."""
+        """Edges of cells of rows and columns where windows may begin, and places in each cell; 0 where forbidden."""
         rows, first_row, stop_row = _cells(self.row_edges, height, self.buffer)
         cols, first_col, stop_col = _cells(self.col_edges, width, self.buffer)
-        # Validation blocks above and left of each corner: four of them count those in any rectangle of blocks.
+        # Validation blocks above and left of each corner; four corners give the number in any rectangle of blocks.
         counts = np.pad(np.cumsum(np.cumsum(self.roles == VAL, axis=0), axis=1), ((1, 0), (1, 0)))
         a, b, c, d = first_row[:, None], stop_row[:, None], first_col, stop_col
         met = counts[b, d] - counts[a, d] - counts[b, c] + counts[a, c]
@@ -123,24 +107,21 @@ class SceneSplit:
 
 
 def scene_split(
-    grid: Grid, config: SplitConfig, *, seed: int, index: int, counts: npt.NDArray[np.int64] | None = None
+    grid: Grid, config: SplitConfig, *, seed: int, index: int, counts: IntArray | None = None
 ) -> SceneSplit:
     """The blocks of a scene, and a seeded choice of those that validate.
 
-    Of random choices the one is taken whose blocks hold the most equal share of every class. Where a scene has two
-    blocks or more, one of them trains; one of them validates if it is the first scene or its share comes to half a
-    block. What is left of the wanted share is spread over the scenes.
+    The choice is the one of several random ones whose share of every class is most equal. In a scene with two blocks
+    or more, at least one trains, and at least one validates if it is the first scene or its share is half a block or
+    more. The rest of the configured share is spread over the scenes.
 
     Args:
         grid: The scene's grid.
         config: Size of the blocks, share that validates, buffer.
         seed: The experiment's seed.
-        index: The scene's place among the configured ones.
-        counts: Pixels of each class in each block (rows, cols, K) that are valid and labelled; blocks without any are
-            for nothing. None takes all blocks as alike.
-
-    Returns:
-        The split; the same for the same arguments.
+        index: Position of the scene in the configuration.
+        counts: Valid, labelled pixels of each class in each block (rows, cols, K); blocks without any are unused.
+            None treats all blocks alike.
     """
     row_edges, col_edges = block_edges(grid.height, config.block), block_edges(grid.width, config.block)
     shape = len(row_edges) - 1, len(col_edges) - 1
@@ -158,9 +139,9 @@ def scene_split(
 
 
 def block_edges(length: int, block: int) -> IntArray:
-    """Where blocks begin along an axis, and its end; a rest of half a block or less joins the last one.
+    """First pixels of the blocks along an axis, then its length; a rest of half a block or less joins the last block.
 
-    So a validation window reflected at the scene's edge shows its own block and nothing of the next one.
+    So a validation window reflected at the scene's edge shows its own block only.
     """
     edges = list(range(0, length, block))
     if len(edges) > 1 and 2 * (length - edges[-1]) <= block:
@@ -168,67 +149,14 @@ def block_edges(length: int, block: int) -> IntArray:
     return np.array([*edges, length], dtype=np.int64)
 
 
-def write_split(path: Path, train: Sequence[LabelledScene], val: Sequence[LabelledScene] = ()) -> None:
-    """Write where is trained and validated as a GeoPackage, in the scenes' CRS; one layer for each CRS.
-
-    Its polygons are the blocks of scenes that are cut, and the outlines of scenes that are not. Fields: ``scene``,
-    ``split`` (train, val, unused), ``block_row`` and ``block_col`` (missing for whole scenes). Scenes without CRS have
-    pixel coordinates, y = -row.
-
-    Args:
-        path: The GeoPackage; one that is there is replaced.
-        train: Scenes that train; those that are cut hold the blocks that validate too.
-        val: Scenes that validate. A scene that is cut is written once.
-
-    Raises:
-        OutputError: The folder cannot be written.
-    """
-    layers: dict[str, list[dict[str, Any]]] = {}
-    systems: dict[str, Any] = {}
-    done = set()
-    for name, scenes in (("train", train), ("val", val)):
-        for labelled in scenes:
-            if labelled.split is not None and labelled.index in done:
-                continue
-            done.add(labelled.index)
-            crs = labelled.grid.as_drawn().crs
-            key = crs.to_wkt() if crs is not None else ""
-            systems[key] = crs
-            layers.setdefault(key, []).extend(_records(labelled, name))
-    with atomic_output(path) as scratch:
-        for number, (key, records) in enumerate(layers.items()):
-            layer = "split" if len(layers) == 1 else f"split_{number + 1}"
-            frame = geopandas.GeoDataFrame(records, crs=systems[key])
-            frame = frame.astype({"block_row": "Int32", "block_col": "Int32"})
-            frame.to_file(scratch, driver="GPKG", layer=layer, mode="a" if number else "w")
-
-
-def corners(grid: Grid, window: Window) -> Polygon:
-    """The outline of a window in the CRS of a grid."""
-    place = [(window.col, window.row), (window.col_stop, window.row)]
-    place += [(window.col_stop, window.row_stop), (window.col, window.row_stop)]
-    return Polygon([grid.transform @ point for point in place])
-
-
-def _records(labelled: LabelledScene, name: str) -> Iterator[dict[str, Any]]:
-    grid = labelled.grid.as_drawn()
-    scene = str(labelled.config.scene)
-    if labelled.split is None:
-        outline = corners(grid, Window(0, 0, *grid.shape))
-        yield {"scene": scene, "split": name, "block_row": None, "block_col": None, "geometry": outline}
-        return
-    for row, col, window, role in labelled.split.blocks():
-        yield {
-            "scene": scene,
-            "split": ROLE_NAMES[role],
-            "block_row": row,
-            "block_col": col,
-            "geometry": corners(grid, window),
-        }
+def block_window(row_edges: IntArray, col_edges: IntArray, row: int, col: int) -> Window:
+    """The window of a block."""
+    (top, bottom), (left, right) = row_edges[row : row + 2].tolist(), col_edges[col : col + 2].tolist()
+    return Window(top, left, bottom - top, right - left)
 
 
 def _seen(start: int, stop: int, length: int) -> tuple[int, int]:
-    """First and one past the last pixel of an axis that a window shows, with what it reflects."""
+    """First and one past the last pixel of an axis that a window shows, reflected ones included."""
     if start >= 0 and stop <= length:
         return start, stop
     if length == 1:
@@ -254,16 +182,16 @@ def _cells(edges: IntArray, size: int, buffer: int) -> tuple[IntArray, IntArray,
     runs = np.unique(turns[(turns >= low) & (turns <= high)])
     starts = runs[:-1]
     if size > length:
-        # Wherever it begins, it shows the whole axis.
+        # It shows the whole axis wherever it begins.
         return runs, np.zeros_like(starts), np.full_like(starts, len(edges) - 1)
     first, stop = _near(edges, starts, starts + size, buffer)
     return runs, first, stop
 
 
 def _validating(blocks: int, share: float, seed: int, index: int) -> int:
-    """How many of a scene's usable blocks validate."""
+    """Number of a scene's usable blocks that validate."""
     wanted = blocks * share
-    # Multiples of the golden ratio are spread evenly, so the scenes together come close to the share.
+    # Multiples of the golden ratio spread evenly, so all scenes together come close to the share.
     offset = (float(np.random.default_rng(seed).random()) + index * 0.6180339887498949) % 1
     number = int(wanted + offset)
     if blocks < 2:
@@ -272,13 +200,7 @@ def _validating(blocks: int, share: float, seed: int, index: int) -> int:
 
 
 def _fairest(counts: IntArray, number: int, rng: np.random.Generator) -> IntArray:
-    """Of random choices of ``number`` blocks, the one with the most equal share of every class.
-
-    Args:
-        counts: Pixels of each class in each block (N, K).
-        number: Blocks to choose.
-        rng: Source of the choices.
-    """
+    """The random choice of ``number`` blocks, of pixels (N, K), with the most equal share of every class."""
     total = counts.sum(axis=0)
     shares = counts[:, total > 0] / total[total > 0]
     choices = [np.sort(rng.choice(len(counts), number, replace=False)) for _ in range(_CANDIDATES)]

@@ -1,4 +1,4 @@
-"""Mean, standard deviation and percentiles of bands over valid pixels, in bounded memory and without cancellation."""
+"""Mean, standard deviation and percentiles of bands over valid pixels, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.data.labelled import LabelledScene
+from geoseg.arrays import AnyArray, Float32Array, FloatArray, IntArray, Pixels, Valid
+from geoseg.data.labelled import LabelledScene, covered
 from geoseg.errors import SceneError, quoted
 from geoseg.runtime.processors import processors
-from geoseg.scene import Pixels, Valid
 from geoseg.windows import Window
-
-Values = npt.NDArray[np.float64]
+from geoseg.words import count
 
 SAMPLE_ROWS = 512
 MAX_BANDS_OF_ROWS = 32
-"""Rows are read in this many bands a scene at most, evenly spread: enough for a mean, bounded on huge scenes."""
+"""At most this many bands of rows are read per scene, evenly spread: enough for a mean, bounded for huge scenes."""
 
 MAX_SCENES = 1000
-"""So many scenes at most are read for a mean, evenly spread over the list."""
+"""At most this many scenes are read for a mean, evenly spread over the list."""
 
 _CHUNK_COLS = 4096
 _THREADS = 8
@@ -33,22 +32,22 @@ _LOW_BITS = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """Number of pixels, their mean and the sum of their squared distances from it, per band.
+    """Number of pixels, their mean and the sum of squared distances from it, per band.
 
-    Moments of parts add up to those of the whole without subtracting large numbers from each other.
+    Moments of parts add up to those of the whole without cancellation.
 
     References:
         Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
     """
 
     count: int
-    mean: Values
-    squares: Values
+    mean: FloatArray
+    squares: FloatArray
 
     @classmethod
-    def of(cls, values: npt.NDArray[Any]) -> Moments:
+    def of(cls, values: AnyArray) -> Moments:
         """Moments of values (B, N)."""
-        if not values.shape[1]:
+        if not values.size:
             return cls.none(len(values))
         exact = values.astype(np.float64)
         mean = exact.mean(axis=1)
@@ -61,60 +60,53 @@ class Moments:
         return cls(0, np.zeros(bands), np.zeros(bands))
 
     @property
-    def std(self) -> Values:
+    def std(self) -> FloatArray:
         """Standard deviation per band, (B,)."""
         return np.sqrt(self.squares / max(self.count, 1))
 
     def __add__(self, other: Moments) -> Moments:
-        count = self.count + other.count
-        if not count:
+        total = self.count + other.count
+        if not total:
             return self
         apart = other.mean - self.mean
-        share = other.count / count
-        return Moments(
-            count,
-            self.mean + apart * share,
-            self.squares + other.squares + apart**2 * (self.count * share),
-        )
+        share = other.count / total
+        squares = self.squares + other.squares + apart**2 * (self.count * share)
+        return Moments(total, self.mean + apart * share, squares)
 
 
 class ValueCounts:
     """How often each value occurs per band, from which any percentile follows.
 
-    Values of 8 and 16 bit are counted as they are. Of float32 a first pass counts the upper half of the bits, and a
-    second one, for the shares asked for by `refine`, the lower half of those that matter: percentiles are exact too.
-    Several threads may add at once.
-
-    Args:
-        dtype: uint8, uint16, int16 or float32.
-        bands: Number of bands.
+    8- and 16-bit values are counted as they are. For float32, a first pass counts the upper half of the bits, and a
+    second one, for the shares given to `refine`, the lower half of those needed: percentiles are exact too. Several
+    threads may add at once.
     """
 
     def __init__(self, dtype: np.dtype[Any], bands: int) -> None:
         self._dtype = dtype
         self._counts = np.zeros((bands, 256 if dtype.itemsize == 1 else 1 << 16), dtype=np.int64)
-        self._fine: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+        self._fine: dict[tuple[int, int], IntArray] = {}
         self._lock = threading.Lock()
 
     @property
     def is_exact(self) -> bool:
-        """Whether one pass was enough."""
+        """Whether one pass is enough."""
         return self._dtype.kind != "f"
 
-    def add(self, values: npt.NDArray[Any]) -> None:
+    def add(self, values: AnyArray) -> None:
         """Count values (B, N)."""
         found = np.stack([np.bincount(self._upper(band), minlength=self._counts.shape[1]) for band in values])
         with self._lock:
             self._counts += found
 
     def refine(self, shares: Sequence[float]) -> None:
-        """Choose what a second pass counts."""
+        """Choose what the second pass counts."""
         for band in range(len(self._counts)):
             for share in shares:
                 self._fine.setdefault((band, self._bin(band, share)[0]), np.zeros(1 << _LOW_BITS, dtype=np.int64))
 
-    def add_fine(self, values: npt.NDArray[Any]) -> None:
-        """Count values (B, N) again."""
+    def add_fine(self, values: AnyArray) -> None:
+        """Count values (B, N) in the second pass."""
         keys = _sortable(values)
         for (band, upper), counts in self._fine.items():
             lower = keys[band][keys[band] >> _LOW_BITS == upper] & 0xFFFF
@@ -122,10 +114,9 @@ class ValueCounts:
             with self._lock:
                 counts += found
 
-    def percentile(self, share: float) -> Values:
+    def percentile(self, share: float) -> FloatArray:
         """The smallest value per band that at least a share of the pixels does not exceed, (B,); NaN without pixels."""
-        found = [self._value(band, share) for band in range(len(self._counts))]
-        return np.array(found, dtype=np.float64)
+        return np.array([self._value(band, share) for band in range(len(self._counts))], dtype=np.float64)
 
     def _value(self, band: int, share: float) -> float:
         if not self._counts[band].any():
@@ -137,13 +128,13 @@ class ValueCounts:
         return float(_from_sortable(np.array([upper << _LOW_BITS | lower], dtype=np.uint32))[0])
 
     def _bin(self, band: int, share: float) -> tuple[int, int]:
-        """The bin that holds the pixel of a rank, and its rank in the bin, from 1."""
+        """The bin of the pixel at a share of all, and its rank in the bin, from 1."""
         ends = np.cumsum(self._counts[band])
         rank = max(int(np.ceil(share * ends[-1])), 1)
         upper = int(np.searchsorted(ends, rank))
         return upper, rank - (int(ends[upper - 1]) if upper else 0)
 
-    def _upper(self, band: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _upper(self, band: AnyArray) -> AnyArray:
         if self._dtype.kind == "f":
             return _sortable(band) >> _LOW_BITS
         if self._dtype.kind == "i":
@@ -154,15 +145,10 @@ class ValueCounts:
 def band_statistics(scenes: Sequence[LabelledScene], scale: float) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per band of the scaled, valid pixels that training may see.
 
-    Args:
-        scenes: Scenes of the same bands. Of a scene that is cut into blocks, those that validate are left out.
-        scale: Factor on pixel values.
-
-    Returns:
-        Means and standard deviations, one per band; a constant band has standard deviation 1.
+    A constant band has standard deviation 1.
 
     Raises:
-        SceneError: A scene that cannot be read, or that holds infinite values where it is valid; or no valid pixel.
+        SceneError: A scene cannot be read or has infinite values where it is valid, or no pixel is valid.
     """
     if len(scenes) > MAX_SCENES:
         scenes = [scenes[i] for i in np.linspace(0, len(scenes) - 1, MAX_SCENES).astype(int)]
@@ -175,41 +161,32 @@ def band_statistics(scenes: Sequence[LabelledScene], scale: float) -> tuple[list
     return [round(float(m), 6) for m in moments.mean * scale], [round(s, 6) for s in scaled_std(moments.std, scale)]
 
 
-def scaled_std(std: Sequence[float] | Values, scale: float) -> list[float]:
-    """Standard deviations of scaled values, by which a network divides: 1 for a band that is constant."""
+def scaled_std(std: Sequence[float] | FloatArray, scale: float) -> list[float]:
+    """Standard deviations of scaled values, by which a network divides; 1 for a constant band."""
     return [float(s) * scale if s * scale > 1e-6 else 1.0 for s in std]
 
 
 def nothing_valid(scenes: Sequence[LabelledScene]) -> SceneError:
-    """What to raise where there is nothing to take a mean of."""
+    """The error that no pixel of some scenes is valid."""
     return SceneError(
-        f"no pixel is valid in {len(scenes)} scene{'s' if len(scenes) != 1 else ''}, {scenes[0].config.scene} first",
+        f"no pixel is valid in {count(len(scenes), 'scene')}, {scenes[0].config.scene} first",
         hint=f"see what it holds with: geoseg info {quoted(scenes[0].config.scene)}; then imagery.nodata",
     )
 
 
-def finite_moments(scene: LabelledScene, values: npt.NDArray[Any]) -> Moments:
-    """Moments of values (B, N) of a scene.
-
-    Raises:
-        SceneError: An infinite value.
-    """
+def finite_moments(scene: LabelledScene, values: AnyArray) -> Moments:
+    """Moments of values (B, N) of a scene."""
     with np.errstate(invalid="ignore", over="ignore"):
         moments = Moments.of(values)
     if not np.isfinite(moments.mean).all():
         raise SceneError(
-            f"scene {scene.config.scene} holds infinite values where it is valid",
+            f"scene {scene.config.scene} has infinite values where it is valid",
             hint="write NaN or a nodata value there, and set imagery.nodata",
         )
     return moments
 
 
-def seen_by_training(scene: LabelledScene, window: Window) -> Valid | None:
-    """Pixels of a window that training may see, (H, W); None for all."""
-    return None if scene.split is None else ~scene.split.validates(window, scene.split.buffer)
-
-
-def chosen(pixels: Pixels, valid: Valid, also: Valid | None = None) -> npt.NDArray[Any]:
+def chosen(pixels: Pixels, valid: Valid, also: Valid | None = None) -> AnyArray:
     """Values (B, N) of the valid pixels."""
     use = valid if also is None else valid & also
     return pixels.reshape(len(pixels), -1) if use.all() else pixels[:, use]
@@ -218,14 +195,14 @@ def chosen(pixels: Pixels, valid: Valid, also: Valid | None = None) -> npt.NDArr
 def _scene_moments(scene: LabelledScene) -> Moments:
     moments = Moments.none(len(scene.scene.bands))
     for window in _sampled(*scene.grid.shape):
-        also = seen_by_training(scene, window)
+        also = covered(scene, "train", window)
         if also is None or also.any():
             moments += finite_moments(scene, chosen(*scene.scene.read(window), also))
     return moments
 
 
 def _sampled(height: int, width: int) -> Iterator[Window]:
-    """Windows of bounded size over bands of rows that are evenly spread, the whole scene if it is not huge."""
+    """Windows over evenly spread bands of rows; they cover the scene unless it is huge."""
     starts = np.arange(0, height, SAMPLE_ROWS)
     if len(starts) > MAX_BANDS_OF_ROWS:
         starts = starts[np.linspace(0, len(starts) - 1, MAX_BANDS_OF_ROWS).astype(int)]
@@ -234,13 +211,13 @@ def _sampled(height: int, width: int) -> Iterator[Window]:
             yield Window(row, col, min(SAMPLE_ROWS, height - row), min(_CHUNK_COLS, width - col))
 
 
-def _sortable(values: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+def _sortable(values: AnyArray) -> npt.NDArray[np.uint32]:
     """Unsigned integers in the order of float32 values."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     return np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000)).astype(np.uint32)
 
 
-def _from_sortable(keys: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
+def _from_sortable(keys: npt.NDArray[np.uint32]) -> Float32Array:
     """The values of `_sortable`."""
     bits = np.where(keys >> 31, keys & np.uint32(0x7FFFFFFF), ~keys).astype(np.uint32)
     return bits.view(np.float32)

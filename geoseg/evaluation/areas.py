@@ -1,4 +1,4 @@
-"""How much ground each class covers: what was mapped, corrected for the errors that the labels show."""
+"""Ground covered by each class: as mapped, and corrected for the errors that the labels show."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from statistics import NormalDist
 
 import numpy as np
 
+from geoseg.arrays import FloatArray
 from geoseg.evaluation.blocks import Blocks
-from geoseg.evaluation.result import AreaEstimate, Values
+from geoseg.evaluation.result import AreaEstimate
 from geoseg.network.metrics import ratio
 
 CONFIDENCE = 0.95
@@ -16,25 +17,21 @@ M2_PER_HA = 1e4
 _FEWEST_UNITS = 3
 
 
-def estimate_areas(blocks: Blocks, mapped_m2: Values) -> AreaEstimate:
-    """Areas of all classes from a map and a labelled sample of it, in the strata of the mapped classes.
+def estimate_areas(blocks: Blocks, mapped_m2: FloatArray) -> AreaEstimate:
+    """Areas of all classes from a map and a labelled sample of it, stratified by mapped class.
 
     With A_i the area mapped as class i and p_ij the share of it that is class j in the sample, class j covers
-    Σ_i A_i p_ij. Neighbouring pixels are wrong together, so what is drawn are blocks, not pixels: p_ij is a ratio of
-    sums over blocks, and its variance is that of the blocks' own deviations from it (Taylor linearisation). With single
-    pixels for blocks that is equation 10 of Olofsson et al. but for n − 1. The interval is Student's.
+    Σ_i A_i p_ij. Neighbouring pixels are wrong together, so blocks are the sampling units: p_ij is a ratio of sums
+    over blocks, and its variance is that of the blocks' deviations from it (Taylor linearisation). With single
+    pixels as blocks that is equation 10 of Olofsson et al. but for n − 1. The interval is Student's.
 
-    Args:
-        blocks: The sample.
-        mapped_m2: Area of each class in the map that the estimate is for, m², (K,).
+    ``mapped_m2`` is the area of each class in the whole map, (K,).
 
     Returns:
-        Areas in ha. They are NaN where a class is mapped and the sample has none of it; margins are NaN below three
-        blocks.
+        Areas in ha; NaN if a class is mapped and the sample has none of it. Margins are NaN below three blocks.
 
     References:
-        Olofsson et al. 2014 (see `AreaEstimate`); Cochran, Sampling Techniques, 3rd ed. 1977, sections 6 and 9 (ratios,
-        clusters).
+        Olofsson et al. 2014 (see `AreaEstimate`); Cochran, Sampling Techniques, 3rd ed. 1977, sections 6 and 9.
     """
     classes = len(mapped_m2)
     sample = blocks.area_matrix()  # m², row = truth
@@ -59,9 +56,7 @@ def estimate_areas(blocks: Blocks, mapped_m2: Values) -> AreaEstimate:
 
 
 def student(freedom: int) -> float:
-    """Student's quantile of a two-sided interval, from its series at infinitely many degrees of freedom.
-
-    Within 3 % from two degrees of freedom on, within 0.1 % from six on.
+    """Student's quantile of a two-sided interval, within 3 % from two degrees of freedom on, 0.1 % from six on.
 
     References:
         Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5.

@@ -1,4 +1,4 @@
-"""Counts of truth and map block by block, and the blocks worth looking at, from rows as they come."""
+"""Confusion matrices of blocks, and the best and worst blocks, from rows as they come."""
 
 from __future__ import annotations
 
@@ -6,59 +6,47 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from geoseg.arrays import ByteArray
+from geoseg.arrays import ByteArray, FloatArray, IntArray
 from geoseg.classes import NODATA
-from geoseg.evaluation.result import Counts, Values
 from geoseg.runtime.jit import njit
 from geoseg.windows import Window
 
 BLOCK_PX = 256
-"""Side of the blocks."""
+"""Side of the blocks, px."""
 
 _LABELLED_SHARE = 0.25
-"""A block is worth looking at where so much of it is labelled."""
+"""Share of a block that must be labelled for it to be shown."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Blocks:
-    """Confusion matrices of N blocks, of which most entries are 0 and not kept.
+    """Confusion matrices of N blocks, stored as their M entries that are not 0."""
 
-    Attributes:
-        row: First row of each block, px, (N,).
-        col: First column of each block, px, (N,).
-        pixel_m2: Ground that a pixel of it covers, m², (N,).
-        block: Number of the block that an entry belongs to, (M,).
-        cell: Its place in the matrix, true class times K plus mapped class, (M,).
-        pixels: Its value, px, (M,).
-        classes: K.
-    """
-
-    row: Counts
-    col: Counts
-    pixel_m2: Values
-    block: Counts
-    cell: Counts
-    pixels: Counts
-    classes: int
+    row: IntArray  # first row of each block, px, (N,)
+    col: IntArray  # first column of each block, px, (N,)
+    pixel_m2: FloatArray  # ground area of its pixels, m², (N,)
+    block: IntArray  # block of each entry, (M,)
+    cell: IntArray  # its place in the matrix, true class times K plus mapped class, (M,)
+    pixels: IntArray  # its value, px, (M,)
+    classes: int  # K
 
     @property
-    def matrix(self) -> Counts:
-        """The confusion matrix (K, K) of all blocks, row = truth, px."""
+    def matrix(self) -> IntArray:
+        """Confusion matrix (K, K) of all blocks, row = truth, px."""
         total = np.zeros(self.classes**2, dtype=np.int64)
         np.add.at(total, self.cell, self.pixels)
         return total.reshape(self.classes, self.classes)
 
     @property
-    def labelled(self) -> Counts:
-        """Pixels of each block that count, (N,)."""
+    def labelled(self) -> IntArray:
+        """Pixels counted in each block, (N,)."""
         total = np.zeros(len(self.row), dtype=np.int64)
         np.add.at(total, self.block, self.pixels)
         return total
 
-    def area_matrix(self) -> Values:
-        """The confusion matrix (K, K) of all blocks in m² of ground."""
+    def area_matrix(self) -> FloatArray:
+        """Confusion matrix (K, K) of all blocks, m²."""
         total = np.zeros(self.classes**2)
         np.add.at(total, self.cell, self.pixels * self.pixel_m2[self.block])
         return total.reshape(self.classes, self.classes)
@@ -67,28 +55,17 @@ class Blocks:
 def join_blocks(parts: Sequence[Blocks]) -> Blocks:
     """The blocks of several scenes as those of one."""
     first = np.cumsum([0, *(len(part.row) for part in parts)])
-    return Blocks(
-        np.concatenate([part.row for part in parts]),
-        np.concatenate([part.col for part in parts]),
-        np.concatenate([part.pixel_m2 for part in parts]),
-        np.concatenate([part.block + start for part, start in zip(parts, first, strict=False)]),
-        np.concatenate([part.cell for part in parts]),
-        np.concatenate([part.pixels for part in parts]),
-        parts[0].classes,
-    )
+    columns = [
+        (p.row, p.col, p.pixel_m2, p.block + start, p.cell, p.pixels) for p, start in zip(parts, first, strict=False)
+    ]
+    row, col, pixel_m2, block, cell, pixels = (np.concatenate(column) for column in zip(*columns, strict=True))
+    return Blocks(row, col, pixel_m2, block, cell, pixels, parts[0].classes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A block that may be worth looking at.
-
-    Attributes:
-        scene: Number of its scene.
-        window: Where it lies.
-        error: Share of its labelled pixels that are mapped wrong.
-        labelled: Pixels that are labelled.
-        kinds: True classes in it.
-        mapped: Class ids of the map (h, w).
+    """A block that may be shown: its scene's number, window, share of wrong pixels, labelled pixels, number of true
+    classes, and map (h, w).
     """
 
     scene: int
@@ -100,26 +77,22 @@ class Candidate:
 
 
 class CaseFinder:
-    """Keeps the worst and the best of all blocks it is offered, so many of each.
-
-    Args:
-        most: How many.
-    """
+    """Keeps the ``most`` worst and the ``most`` best of all blocks it is offered."""
 
     def __init__(self, most: int) -> None:
         self._most, self._offered = most, 0
         self._worst: list[Candidate] = []
         self._best: list[Candidate] = []
 
-    def offer(self, scene: int, window: Window, matrix: Counts, mapped: ByteArray) -> None:
-        """Look at a block with its confusion matrix (K, K) and its map (h, w)."""
+    def offer(self, scene: int, window: Window, matrix: IntArray, mapped: ByteArray) -> None:
+        """Consider a block with its confusion matrix (K, K) and its map (h, w)."""
         labelled = int(matrix.sum())
         if not self._most or labelled < _LABELLED_SHARE * window.height * window.width:
             return
         self._offered += 1
         error = 1 - int(np.trace(matrix)) / labelled
         found = Candidate(scene, window, error, labelled, int((matrix.sum(axis=1) > 0).sum()), mapped.copy())
-        # Of blocks with the same error the one that shows more goes first: more labels, more classes.
+        # Of blocks with the same error, those with more labels and classes go first.
         for kept, key in ((self._worst, _badness), (self._best, _goodness)):
             kept.append(found)
             kept.sort(key=key)
@@ -141,21 +114,21 @@ def _goodness(c: Candidate) -> tuple[float, ...]:
 
 
 class BlockMeasure:
-    """Counts pairs of truth and map in each block of a scene, while rows come.
+    """Counts pairs of truth and map in each block of a scene from rows as they come.
 
     Args:
         classes: K.
-        pixel_m2: Ground that a pixel of each row covers, m², (H,).
+        pixel_m2: Ground area of the pixels of each row, m², (H,).
         width: Width of the scene, px.
         scene: Number of the scene, for ``finder``.
-        finder: Is offered every block that is done.
+        finder: Gets every finished block.
         side: Side of the blocks, px; those at the right and lower edge may be smaller.
     """
 
     def __init__(
         self,
         classes: int,
-        pixel_m2: Values,
+        pixel_m2: FloatArray,
         width: int,
         *,
         scene: int = 0,
@@ -167,8 +140,8 @@ class BlockMeasure:
         self._row = 0
         self._counts = np.zeros((-(-width // side), classes, classes), dtype=np.int64)
         self._map: list[ByteArray] = []
-        self._done: list[tuple[Counts, ...]] = []
-        self._areas: list[Values] = []
+        self._done: list[tuple[IntArray, ...]] = []
+        self._areas: list[FloatArray] = []
         self._number = 0
 
     def feed(self, truth: ByteArray, mapped: ByteArray) -> None:
@@ -185,7 +158,7 @@ class BlockMeasure:
                 self._close(first, stop)
 
     def result(self) -> Blocks:
-        """The blocks of the whole scene, once all its rows are fed."""
+        """The blocks of the scene, after its last row."""
         assert self._row == len(self._pixel_m2), "rows of the scene are missing"
         row, col, block, cell, pixels = (np.concatenate(column) for column in zip(*self._done, strict=True))
         return Blocks(row, col, np.concatenate(self._areas), block, cell, pixels, self._classes)
@@ -208,8 +181,8 @@ class BlockMeasure:
 
 
 @njit
-def _count_blocks(truth: ByteArray, mapped: ByteArray, counts: npt.NDArray[np.int64], side: int) -> None:
-    """Add the pairs of rows (h, W) to the matrices (N, K, K) of the blocks side by side that they lie in."""
+def _count_blocks(truth: ByteArray, mapped: ByteArray, counts: IntArray, side: int) -> None:
+    """Add the pairs of rows (h, W) to the matrices (N, K, K) of blocks side by side."""
     for y in range(truth.shape[0]):
         for x in range(truth.shape[1]):
             if truth[y, x] != NODATA and mapped[y, x] != NODATA:

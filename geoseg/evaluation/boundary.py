@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 
-from geoseg.arrays import ByteArray
+from geoseg.arrays import BoolArray, ByteArray, IntArray
 from geoseg.classes import NODATA
 from geoseg.evaluation.result import BoundaryScores
 
 DISTANCE_PX = 3
-"""Width of the strips. Cheng et al. take 2 % of the diagonal of photographs; scenes have any size."""
+"""Width of the strips. Cheng et al. use 2 % of the diagonal of photographs, but scenes have any size."""
 
 
 class BoundaryMeasure:
     """Counts pixels in the strips along the borders of each class, in memory of a few rows.
 
-    A pixel lies in the strip of its class where another class is at most ``distance_px`` rows and columns away. What
-    does not count (255 in truth or map) is no other class, nor is what lies past the scene's edge: only a change from
-    one known class to another is a border. Cheng et al. also take the picture's edge for one.
-
-    Args:
-        classes: K.
-        width: Width of the scene, px.
-        distance_px: Width of the strips, px; at least 1.
+    A pixel lies in the strip of its class if another class is at most ``distance_px`` rows and columns away. Pixels of
+    255 in truth or map, or outside the scene, are no other class: borders lie between known classes. Cheng et al. also
+    count the picture's edge.
 
     References:
         Cheng et al., Boundary IoU, CVPR 2021: the strip inside a mask is what d erosions by a square of 3 px remove.
@@ -32,7 +27,7 @@ class BoundaryMeasure:
     def __init__(self, classes: int, width: int, *, distance_px: int = DISTANCE_PX) -> None:
         self._classes, self._distance = classes, distance_px
         self._counts = np.zeros((3, classes), dtype=np.int64)  # in both strips, in the truth's, in the map's
-        # The rows seen last of truth and map; nothing is known above the scene.
+        # The last rows of truth and map; nothing is known above the scene.
         self._rows = np.full((2, distance_px, width), NODATA, dtype=np.uint8)
 
     def feed(self, truth: ByteArray, mapped: ByteArray) -> None:
@@ -47,7 +42,7 @@ class BoundaryMeasure:
         both, true, found = self._counts + self._count(np.concatenate([self._rows, below], axis=1))
         return BoundaryScores(both, true + found - both, self._distance)
 
-    def _count(self, block: ByteArray) -> npt.NDArray[np.int64]:
+    def _count(self, block: ByteArray) -> IntArray:
         """Counts (3, K) of all but the first and last d rows of truth and map (2, h, W), which are their neighbours."""
         d = self._distance
         if block.shape[1] <= 2 * d:
@@ -67,32 +62,12 @@ def both_known(truth: ByteArray, mapped: ByteArray) -> ByteArray:
     return rows
 
 
-def near_other_class(rows: ByteArray, distance: int) -> npt.NDArray[np.bool_]:
-    """Where a known pixel has another known class within a distance, of all but the first and last ``distance`` rows.
+def near_other_class(rows: ByteArray, distance: int) -> BoolArray:
+    """Known pixels with another known class within a distance, (h − 2 · distance, W), of class ids (h, W).
 
-    Args:
-        rows: Class ids (h, W), 255 for unknown.
-        distance: In rows and columns, px.
-
-    Returns:
-        (h − 2 · distance, W).
+    The first and last ``distance`` rows are only looked at as neighbours.
     """
-    padded = np.pad(rows, ((0, 0), (distance, distance)), constant_values=NODATA)
-    lowest = _extreme(padded, distance, np.minimum)
-    highest = _extreme(np.where(padded == NODATA, 0, padded).astype(np.uint8), distance, np.maximum)
-    differs: npt.NDArray[np.bool_] = (lowest < highest) & (rows[distance : len(rows) - distance] != NODATA)
-    return differs
-
-
-def _extreme(values: ByteArray, distance: int, extreme: np.ufunc) -> ByteArray:
-    """The least or greatest value of each square of 2 · distance + 1 px."""
-    for axis in (0, 1):
-        values = np.moveaxis(values, axis, 0)
-        size, reach = 2 * distance + 1, 1
-        wanted = len(values) - size + 1
-        while reach < size:  # what a value stands for doubles, then fills up
-            step = min(reach, size - reach)
-            values = extreme(values[: len(values) - step], values[step:])
-            reach += step
-        values = np.moveaxis(values[:wanted], 0, axis)
-    return values
+    square = np.ones((2 * distance + 1,) * 2, dtype=np.uint8)
+    lowest = cv2.erode(rows, square)
+    highest = cv2.dilate(np.where(rows == NODATA, 0, rows).astype(np.uint8), square)
+    return np.asarray((lowest < highest) & (rows != NODATA))[distance : len(rows) - distance]

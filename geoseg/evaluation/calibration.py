@@ -1,4 +1,4 @@
-"""How far a map's confidence can be believed: a reliability diagram, and the temperature that would put it right."""
+"""Calibration of a map's confidence: a reliability diagram, and the temperature that would correct it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from geoseg.arrays import ByteArray
+from geoseg.arrays import ByteArray, Float32Array, IntArray
 from geoseg.classes import NODATA
-from geoseg.data import Labels
+from geoseg.data.labels import Labels
 from geoseg.evaluation.blocks import BLOCK_PX, Blocks
-from geoseg.evaluation.result import Calibration, Counts
+from geoseg.evaluation.result import Calibration
 from geoseg.map_rows import CONFIDENCE_SCALE
 from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.runtime.jit import njit
@@ -24,32 +23,30 @@ from geoseg.windows import Window
 
 BINS = 20
 TEMPERATURES = (0.05, 20.0)
-"""Where a temperature is looked for: a model that is right everywhere would want 0."""
+"""Range of temperatures; a model that is right everywhere would need 0."""
 
 SAMPLED_BLOCKS = 64
 SAMPLED_PX = 2048
-"""So many pixels in each of so many blocks, at most, make the sample of logits."""
+"""Largest sample of logits: blocks, and pixels in each."""
 
 _CHUNK = 1 << 14
 
-Logits = npt.NDArray[np.float32]
-
 
 class Temper(NamedTuple):
-    """A temperature, and the expected calibration error of a sample's logits once they are divided by it."""
+    """A temperature, and the expected calibration error of a sample's logits divided by it."""
 
     temperature: float
     error: float
 
 
 class Reliability:
-    """Counts pixels, and those of them that are right, for each of the 255 values confidence is stored as."""
+    """Counts all pixels and the right ones for each of the 255 stored values of confidence."""
 
     def __init__(self) -> None:
         self._levels = np.zeros((CONFIDENCE_SCALE + 1, 2), dtype=np.int64)
 
     def feed(self, truth: ByteArray, mapped: ByteArray, confidence: ByteArray) -> None:
-        """Take rows of truth, map and confidence, each (h, W); pixels with 255 in truth or map do not count."""
+        """Take the next rows of truth, map and confidence, each (h, W); 255 in truth or map does not count."""
         _count_levels(truth, mapped, confidence, self._levels)
 
     def __add__(self, other: Reliability) -> Reliability:
@@ -58,19 +55,17 @@ class Reliability:
         return total
 
     def result(self, temper: Temper) -> Calibration:
-        """The diagram in bins, beside what a temperature would do."""
+        """The diagram in bins, with the effect of a temperature."""
         level = np.arange(CONFIDENCE_SCALE + 1)
         place = np.minimum(level * BINS // CONFIDENCE_SCALE, BINS - 1)
-        count, right = (np.zeros(BINS, dtype=np.int64) for _ in range(2))
-        confidence = np.zeros(BINS)
-        np.add.at(count, place, self._levels[:, 0])
-        np.add.at(right, place, self._levels[:, 1])
+        counts, confidence = np.zeros((BINS, 2), dtype=np.int64), np.zeros(BINS)
+        np.add.at(counts, place, self._levels)
         np.add.at(confidence, place, self._levels[:, 0] * level / CONFIDENCE_SCALE)
-        return Calibration(count, confidence, right, temper.temperature, temper.error)
+        return Calibration(counts[:, 0], confidence, counts[:, 1], temper.temperature, temper.error)
 
 
 @njit
-def _count_levels(truth: ByteArray, mapped: ByteArray, confidence: ByteArray, levels: Counts) -> None:
+def _count_levels(truth: ByteArray, mapped: ByteArray, confidence: ByteArray, levels: IntArray) -> None:
     for y in range(truth.shape[0]):
         for x in range(truth.shape[1]):
             if truth[y, x] != NODATA and mapped[y, x] != NODATA:
@@ -78,17 +73,12 @@ def _count_levels(truth: ByteArray, mapped: ByteArray, confidence: ByteArray, le
                 levels[confidence[y, x], 1] += truth[y, x] == mapped[y, x]
 
 
-def fit_temperature(logits: Logits, truth: ByteArray) -> float:
-    """The T for which softmax(logits / T) has the least log loss; NaN without a pixel.
+def fit_temperature(logits: Float32Array, truth: ByteArray) -> float:
+    """The T within `TEMPERATURES` for which softmax(logits / T) has the least log loss; NaN without a pixel.
 
     The loss is convex in 1 / T, so its slope is bisected, to 1e-4 of T.
 
-    Args:
-        logits: (n, K); what differs by a constant for each pixel, as log-probabilities do, is the same.
-        truth: Class ids (n,).
-
-    Returns:
-        T within `TEMPERATURES`; an end of that range where the loss still falls there.
+    Logits are (n, K), up to a constant for each pixel, and class ids (n,).
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
@@ -105,8 +95,8 @@ def fit_temperature(logits: Logits, truth: ByteArray) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def find_temper(logits: Logits, truth: ByteArray) -> Temper:
-    """The temperature of a sample (n, K) with class ids (n,), and what error it leaves there; NaN without a pixel."""
+def find_temper(logits: Float32Array, truth: ByteArray) -> Temper:
+    """The temperature of a sample (n, K) with class ids (n,), and the error it leaves; NaN without a pixel."""
     temperature = fit_temperature(logits, truth)
     if not len(truth):
         return Temper(temperature, float("nan"))
@@ -120,8 +110,8 @@ def find_temper(logits: Logits, truth: ByteArray) -> Temper:
     return Temper(temperature, float(np.abs(off).sum() / len(truth)))
 
 
-def _slope(logits: Logits, truth: ByteArray, factor: float) -> float:
-    """Derivative of the mean log loss by the factor on the logits."""
+def _slope(logits: Float32Array, truth: ByteArray, factor: float) -> float:
+    """Derivative of the mean log loss with respect to the factor on the logits."""
     total = 0.0
     for start in range(0, len(truth), _CHUNK):
         part, true = logits[start : start + _CHUNK].astype(np.float64), truth[start : start + _CHUNK]
@@ -133,7 +123,7 @@ def _slope(logits: Logits, truth: ByteArray, factor: float) -> float:
 
 
 def choose_blocks(scenes: Sequence[Blocks]) -> list[list[Window]]:
-    """Up to `SAMPLED_BLOCKS` labelled blocks of all scenes, for each scene its own; the same for the same scenes."""
+    """Up to `SAMPLED_BLOCKS` labelled blocks of all scenes, listed by scene; the same for the same scenes."""
     labelled = [(i, j) for i, blocks in enumerate(scenes) for j in np.flatnonzero(blocks.labelled).tolist()]
     chosen: list[list[Window]] = [[] for _ in scenes]
     picks = np.sort(np.random.default_rng(len(labelled)).permutation(len(labelled))[:SAMPLED_BLOCKS])
@@ -150,36 +140,19 @@ def sample_logits(
     blocks: Sequence[Window],
     *,
     on_block: Callable[[], Any] = lambda: None,
-) -> tuple[Logits, ByteArray]:
-    """Logits of labelled pixels of some blocks, each from the one window of the plan that it lies most central in.
+) -> tuple[Float32Array, ByteArray]:
+    """Logits (n, K) and class ids (n,) of labelled pixels of some blocks, each from its most central window.
 
-    The map's own probabilities have passed through a byte, which knows nothing below 1/508: of a model that is too
-    sure, just what the log loss depends on is lost.
-
-    Args:
-        predictor: The model.
-        scene: The open scene.
-        labels: Its labels.
-        plan: Its plan.
-        blocks: Where to look.
-        on_block: Called after each of them.
-
-    Returns:
-        Logits (n, K) and class ids (n,).
-
-    Raises:
-        SceneError: A block of the scene cannot be read.
+    The map's probabilities have passed through a byte, which loses what is below 1/508, and the log loss of an
+    overconfident model depends on just that.
     """
     classes = plan.classes
     logits, truth = [np.zeros((0, classes), dtype=np.float32)], [np.zeros(0, dtype=np.uint8)]
     windows = [_window_around(plan, block) for block in blocks]
     items = (WindowPixels(w, *scene.read(w, reflect_valid=True, clip=False)) for w in windows)
     for block, (window, coarse) in zip(blocks, predictor.run_windows(items, batch_size=plan.batch_size), strict=True):
-        size = (window.height, window.width)
-        fine = (
-            F.interpolate(torch.as_tensor(coarse)[None].float(), size=size, mode="bilinear", align_corners=False)[0]
-            .cpu()
-            .numpy()
+        fine = F.interpolate(
+            torch.as_tensor(coarse)[None].float(), (window.height, window.width), mode="bilinear", align_corners=False
         )
         ids = labels.read(window)
         ids[~scene.read(window)[1]] = NODATA
@@ -189,14 +162,14 @@ def sample_logits(
         place = np.flatnonzero(ids != NODATA)
         if len(place) > SAMPLED_PX:
             place = np.sort(np.random.default_rng((block.row, block.col)).choice(place, SAMPLED_PX, replace=False))
-        logits.append(fine.reshape(classes, -1)[:, place].T)
+        logits.append(fine[0].cpu().numpy().reshape(classes, -1)[:, place].T)
         truth.append(ids.ravel()[place])
         on_block()
     return np.concatenate(logits), np.concatenate(truth)
 
 
 def _window_around(plan: Plan, block: Window) -> Window:
-    """The window of the plan whose middle is nearest to a block's."""
+    """The window of the plan whose centre is nearest to a block's."""
     middle = block.row + block.height / 2, block.col + block.width / 2
     row = min(plan.rows, key=lambda start: abs(start + plan.window_height / 2 - middle[0]))
     col = min(plan.cols, key=lambda start: abs(start + plan.window_width / 2 - middle[1]))

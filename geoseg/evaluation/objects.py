@@ -1,4 +1,4 @@
-"""Regions of truth and map matched with one another, from rows as they come."""
+"""Regions of truth and map matched with each other, from rows as they come."""
 
 from __future__ import annotations
 
@@ -6,50 +6,39 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from geoseg.arrays import ByteArray
+from geoseg.arrays import BoolArray, ByteArray, Int32Array, IntArray
 from geoseg.classes import NODATA
 from geoseg.evaluation.boundary import both_known
 from geoseg.evaluation.result import ObjectScores
-from geoseg.runtime.jit import helper, njit
-
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
+from geoseg.runtime.forest import find_root, join
+from geoseg.runtime.jit import njit
 
 
 class _Regions(NamedTuple):
-    """Regions of one side (truth or map) that may still matter; number 0 is no region.
+    """Regions of truth or map that may still matter; number 0 is no region."""
 
-    Attributes:
-        value: Class of each, (n,) uint8.
-        pixels: Size so far, px, (n,).
-        counted: Whether it is closed, so that it was counted, (n,).
-        last_row: Region of each pixel of the last row, (W,).
-        last_value: Class of each pixel of the last row, (W,).
-    """
-
-    value: ByteArray
-    pixels: Int64Array
-    counted: npt.NDArray[np.bool_]
-    last_row: Int32Array
-    last_value: ByteArray
+    value: ByteArray  # class of each, (n,)
+    pixels: IntArray  # size so far, px, (n,)
+    counted: BoolArray  # whether it is closed and counted, (n,)
+    last_row: Int32Array  # region of each pixel of the last row, (W,)
+    last_value: ByteArray  # class of each pixel of the last row, (W,)
 
 
 class _Pairs(NamedTuple):
-    """Regions of truth and map that share pixels: their numbers and how many, each (m,)."""
+    """Regions of truth and map that share pixels, and how many, each (m,)."""
 
-    true: Int64Array
-    found: Int64Array
-    shared: Int64Array
+    true: IntArray
+    found: IntArray
+    shared: IntArray
 
 
 class ObjectMeasure:
-    """Counts regions of truth and map, and pairs of them with an IoU above one half, while rows come.
+    """Counts regions of truth and map, and pairs of them with an IoU above one half, from rows as they come.
 
-    A region is a 4-connected set of pixels of one class. What does not count (255 in truth or map) belongs to none, so
-    a region that it cuts is measured by the part that is known. Only regions that reach the last row are held, and
-    closed ones that may still match one of those.
+    A region is a 4-connected set of pixels of one class. Pixels that are 255 in truth or map belong to none, so of a
+    region that they cut only the known part counts. Only regions that reach the last row are kept, and closed ones that
+    may still match one of those.
 
     Args:
         classes: K.
@@ -90,8 +79,8 @@ class ObjectMeasure:
         self._sides, self._pairs = before
         return ObjectScores(true, mapped, matched)
 
-    def _advance(self, rows: ByteArray) -> Int64Array:
-        """Join rows (2, h, W) to what is open; counts (3, K) of the regions and pairs that are closed by that."""
+    def _advance(self, rows: ByteArray) -> IntArray:
+        """Join rows (2, h, W) to the open regions; counts (3, K) of the regions and pairs that this closes."""
         labels, sides, renamed = [], [], []
         for values, side in zip(rows, self._sides, strict=True):
             numbered, names = _label(np.ascontiguousarray(values), side.last_value, side.last_row, len(side.value))
@@ -99,12 +88,9 @@ class ObjectMeasure:
             sides.append(_grown(side, values, numbered, names))
             renamed.append(names[: len(side.value)])
         old = self._pairs
-        runs, length = _shared_runs(labels[0], labels[1], rows[0], rows[1])
-        pairs = _summed(
-            np.concatenate([renamed[0][old.true], runs[:, 0]]),
-            np.concatenate([renamed[1][old.found], runs[:, 1]]),
-            np.concatenate([old.shared, length]),
-        )
+        new = _shared(labels[0], labels[1], (rows[0] == rows[1]) & (rows[0] != NODATA))
+        old = _Pairs(renamed[0][old.true].astype(np.int64), renamed[1][old.found].astype(np.int64), old.shared)
+        pairs = _summed(_Pairs(*(np.concatenate(columns) for columns in zip(old, new, strict=True))))
         counts = np.zeros_like(self._counts)
         for i, side in enumerate(sides):
             closed = _closed(side)
@@ -122,11 +108,11 @@ class ObjectMeasure:
         return counts
 
 
-def _may_match(pairs: _Pairs, true: _Regions, found: _Regions) -> npt.NDArray[np.bool_]:
-    """Pairs (m,) of regions of which one at least is open that can still come to an IoU above one half.
+def _may_match(pairs: _Pairs, true: _Regions, found: _Regions) -> BoolArray:
+    """Pairs (m,), one region at least open, that can still reach an IoU above one half.
 
-    A closed region of A px and an open one of B px that share I px match where 3 I > A + B. Open regions may join
-    to one later, which adds up their I and B; so what is compared with A is the sum of all positive 3 I − B.
+    A closed region of A px and an open one of B px that share I px match if 3 I > A + B. Open regions may join later,
+    which adds up their I and B; so A is compared with the sum of all positive 3 I − B.
     """
     keep = np.ones(len(pairs.shared), dtype=bool)
     for side, own, other, partner in ((true, pairs.true, found, pairs.found), (found, pairs.found, true, pairs.true)):
@@ -138,20 +124,21 @@ def _may_match(pairs: _Pairs, true: _Regions, found: _Regions) -> npt.NDArray[np
 
 
 def _grown(side: _Regions, values: ByteArray, labels: Int32Array, names: Int32Array) -> _Regions:
-    """Regions with the pixels of new rows; ``names`` gives the new number of the old ones and of provisional labels."""
+    """Regions after new rows; ``names`` has the new numbers of old ones and of provisional labels."""
     count = int(names.max(initial=0)) + 1
-    pixels, value = _sizes(labels, values, count)
+    pixels, value = np.bincount(labels.ravel(), minlength=count), np.full(count, NODATA, dtype=np.uint8)
+    value[labels] = values
     np.add.at(pixels, names[: len(side.pixels)], side.pixels)
     pixels[0] = 0
     value[names[: len(side.value)]] = side.value
     value[0] = NODATA
     counted = np.zeros(count, dtype=bool)
-    counted[names[: len(side.counted)]] = side.counted  # a closed region is joined to no other
+    counted[names[: len(side.counted)]] = side.counted  # a closed region joins no other
     counted[0] = True
     return _Regions(value, pixels, counted, labels[-1].copy(), values[-1].copy())
 
 
-def _closed(side: _Regions) -> npt.NDArray[np.bool_]:
+def _closed(side: _Regions) -> BoolArray:
     """Regions (n,) without a pixel in the last row."""
     closed = np.ones(len(side.value), dtype=bool)
     closed[side.last_row] = False
@@ -159,50 +146,45 @@ def _closed(side: _Regions) -> npt.NDArray[np.bool_]:
     return closed
 
 
-def _without_the_finished(side: _Regions, paired: Int64Array) -> tuple[_Regions, Int64Array]:
-    """The regions that are open or in a pair, and the new number of each old one."""
+def _without_the_finished(side: _Regions, paired: IntArray) -> tuple[_Regions, IntArray]:
+    """The regions that are open or in a pair, and the new numbers of all."""
     keep = ~side.counted
     keep[paired] = True
     keep[0] = True
     numbers = np.cumsum(keep) - 1
-    return (
-        _Regions(
-            side.value[keep],
-            side.pixels[keep],
-            side.counted[keep],
-            numbers[side.last_row].astype(np.int32),
-            side.last_value,
-        ),
-        numbers,
-    )
+    last_row = numbers[side.last_row].astype(np.int32)
+    return _Regions(side.value[keep], side.pixels[keep], side.counted[keep], last_row, side.last_value), numbers
 
 
-def _summed(true: Int64Array, found: Int64Array, shared: Int64Array) -> _Pairs:
+def _summed(pairs: _Pairs) -> _Pairs:
     """Each pair once, with the sum of its pixels."""
-    if not len(shared):
-        return _Pairs(true, found, shared)
-    width = int(found.max()) + 1
-    keys, place = np.unique(true * width + found, return_inverse=True)
+    if not len(pairs.shared):
+        return pairs
+    width = int(pairs.found.max()) + 1
+    keys, place = np.unique(pairs.true * width + pairs.found, return_inverse=True)
     total = np.zeros(len(keys), dtype=np.int64)
-    np.add.at(total, place.ravel(), shared)
+    np.add.at(total, place.ravel(), pairs.shared)
     return _Pairs(keys // width, keys % width, total)
 
 
-@helper
-def _root(parent: Int32Array, label: int) -> int:
-    while parent[label] != label:
-        parent[label] = parent[parent[label]]
-        label = parent[label]
-    return label
+def _shared(true: Int32Array, found: Int32Array, here: BoolArray) -> _Pairs:
+    """Pairs of regions (h, W) that share pixels, one for each run of pixels along the rows; a pair may repeat."""
+    width = int(found.max(initial=0)) + 1
+    keys = np.where(here, true.astype(np.int64) * width + found, -1).ravel()
+    starts = np.flatnonzero(np.diff(keys, prepend=-2))
+    length = np.diff(starts, append=keys.size)
+    is_pair = keys[starts] >= 0
+    keys = keys[starts[is_pair]]
+    return _Pairs(keys // width, keys % width, length[is_pair])
 
 
 @njit
 def _label(
     values: ByteArray, above_values: ByteArray, above_labels: Int32Array, known: int
 ) -> tuple[Int32Array, Int32Array]:
-    """Regions (h, W) int32 of rows, joined to those above, and the final number of every provisional label.
+    """Regions (h, W) of rows, joined to those above, and the number of every provisional label.
 
-    The first ``known`` labels are the regions there were; numbers follow the order of labels, 0 stays 0.
+    The first ``known`` labels are the old regions; numbers follow the order of labels, 0 stays 0.
     """
     height, width = values.shape
     bound = known
@@ -223,11 +205,7 @@ def _label(
             left = labels[y, x - 1] if x > 0 and values[y, x - 1] == value else 0
             over = over_labels[x] if over_values[x] == value else 0
             if left and over and left != over:
-                a, b = _root(parent, int(left)), _root(parent, int(over))
-                if a < b:
-                    parent[b] = a
-                elif b < a:
-                    parent[a] = b
+                join(parent, int(left), int(over))
             if left:
                 labels[y, x] = left
             elif over:
@@ -242,44 +220,8 @@ def _label(
             names[label] = number
             number += 1
         else:
-            names[label] = names[_root(parent, label)]
+            names[label] = names[find_root(parent, label)]
     for y in range(height):
         for x in range(width):
             labels[y, x] = names[labels[y, x]]
     return labels, names
-
-
-@njit
-def _sizes(labels: Int32Array, values: ByteArray, count: int) -> tuple[Int64Array, ByteArray]:
-    """Pixels and class of each region."""
-    sizes = np.zeros(count, dtype=np.int64)
-    value = np.full(count, np.uint8(NODATA))
-    for y in range(labels.shape[0]):
-        for x in range(labels.shape[1]):
-            sizes[labels[y, x]] += 1
-            value[labels[y, x]] = values[y, x]
-    return sizes, value
-
-
-@njit
-def _shared_runs(
-    true: Int32Array, found: Int32Array, truth: ByteArray, mapped: ByteArray
-) -> tuple[Int64Array, Int64Array]:
-    """Pairs (n, 2) of regions of one class along the rows, a run of pixels at a time, and the runs' lengths."""
-    height, width = true.shape
-    runs = 0
-    for y in range(height):
-        for x in range(width):
-            here = truth[y, x] != NODATA and truth[y, x] == mapped[y, x]
-            if here and (x == 0 or true[y, x] != true[y, x - 1] or found[y, x] != found[y, x - 1]):
-                runs += 1
-    pairs, length = np.zeros((runs, 2), dtype=np.int64), np.zeros(runs, dtype=np.int64)
-    run = -1
-    for y in range(height):
-        for x in range(width):
-            if truth[y, x] != NODATA and truth[y, x] == mapped[y, x]:
-                if x == 0 or true[y, x] != true[y, x - 1] or found[y, x] != found[y, x - 1]:
-                    run += 1
-                    pairs[run, 0], pairs[run, 1] = true[y, x], found[y, x]
-                length[run] += 1
-    return pairs, length

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML file that needs nothing beside it: numbers, tables, plots, pictures."""
+"""An evaluation as one self-contained HTML file: numbers, tables, plots, pictures."""
 
 from __future__ import annotations
 
@@ -11,34 +11,32 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from geoseg.arrays import FloatArray
 from geoseg.classes import ClassTable, format_color
 from geoseg.evaluation.report_pictures import ERROR_COLOR, window_pictures
-from geoseg.evaluation.report_plots import bar_plot, reliability_diagram
-from geoseg.evaluation.result import AreaEstimate, Evaluation, SceneResult, Values
+from geoseg.evaluation.report_plots import Bars, bar_plot, reliability_diagram
+from geoseg.evaluation.result import AreaEstimate, Evaluation, SceneResult
 from geoseg.evaluation.tables import reliability_rows
 from geoseg.files import atomic_output
-from geoseg.network.metrics import ratio
+from geoseg.network.metrics import known_mean, ratio
 
+_RELIABILITY = "Share of the pixels that are right, over the confidence of the map"
 _LISTED = 6  # entries of a list among the facts; a data set may have hundreds of scenes
-_NOTHING = "–"  # a number that does not exist: a class in neither truth nor map has no IoU
+_NOTHING = "–"  # no value: a class in neither truth nor map has no IoU
 
 
 def write_report(evaluation: Evaluation, path: Path) -> None:
-    """Write an evaluation as one self-contained HTML file.
+    """Write an evaluation as one self-contained HTML file, replacing an existing one.
 
-    The file loads nothing from elsewhere: style, script, plots and pictures are inside. The same evaluation gives the
-    same bytes. Measures that are None are left out or stated as not measured, NaN is shown as an en dash.
-
-    Args:
-        evaluation: What to show.
-        path: The file; replaced if it exists.
+    The same evaluation gives the same bytes. Measures that are None are left out or stated as not measured; NaN is
+    shown as an en dash.
 
     Raises:
         OutputError: The folder is missing or not writable, or the disk is full.
     """
     page = report_page(evaluation)
     with atomic_output(path) as scratch:
-        # File names may hold bytes that are not UTF-8: they are written as escapes.
+        # Bytes of file names that are not UTF-8 become escapes.
         scratch.write_bytes(page.encode("utf-8", "backslashreplace"))
 
 
@@ -46,7 +44,7 @@ def report_page(evaluation: Evaluation) -> str:
     """The page of `write_report` as text."""
     templates = Environment(
         loader=PackageLoader("geoseg.evaluation"),
-        autoescape=True,  # names of classes and scenes are anything
+        autoescape=True,  # names of classes and scenes may be anything
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
@@ -73,10 +71,7 @@ def report_page(evaluation: Evaluation) -> str:
         area_decimals=_area_decimals(total.areas),
         area_changes=total.areas and 100 * (ratio(total.areas.estimated_ha, total.areas.mapped_ha) - 1),
         iou_plot=_iou_plot(classes, total),
-        reliability_plot=calibration
-        and reliability_diagram(
-            "reliability-plot", "Share of the pixels that are right, over the confidence of the map", calibration
-        ),
+        reliability_plot=calibration and reliability_diagram("reliability-plot", _RELIABILITY, calibration),
         area_plot=total.areas and _area_plot(classes, total.areas),
         windows={
             key: [window_pictures(case, classes) for case in cases]
@@ -88,7 +83,7 @@ def report_page(evaluation: Evaluation) -> str:
 
 
 def _words(value: Any) -> str:
-    """A fact as people write it; lists and tables in a line."""
+    """A fact as text; lists and tables in a line."""
     if value is None:
         return _NOTHING
     if isinstance(value, bool):
@@ -105,23 +100,20 @@ def _percent(share: float, decimals: int = 1) -> str:
     return _NOTHING if math.isnan(share) else f"{100 * share:.{decimals}f} %"
 
 
-def _class_columns(result: SceneResult) -> list[tuple[str, dict[str, tuple[Values, float]]]]:
-    """Groups of columns of the class table: their names, the values (K,) and the mean of those that exist."""
+def _class_columns(result: SceneResult) -> list[tuple[str, dict[str, tuple[FloatArray, float]]]]:
+    """Groups of columns of the class table: names, values (K,) and their mean."""
     s, o = result.scores, result.objects
     pixels = {"IoU": s.iou, "precision": s.precision, "recall": s.recall, "F1": s.f1}
     if result.boundary is not None:
         pixels = {"IoU": s.iou, "boundary IoU": result.boundary.iou} | pixels
-    groups = [("pixels", {name: (v, _mean(v)) for name, v in pixels.items()})]
+    groups = [("pixels", {name: (v, known_mean(v)) for name, v in pixels.items()})]
     groups[0][1].update({"IoU": (s.iou, s.miou), "F1": (s.f1, s.mean_f1)})
     if o is not None:
         objects = {"precision": o.precision, "recall": o.recall, "F1": o.f1}
-        groups.append((f"objects, IoU above {o.threshold:g}", {name: (v, _mean(v)) for name, v in objects.items()}))
+        groups.append(
+            (f"objects, IoU above {o.threshold:g}", {name: (v, known_mean(v)) for name, v in objects.items()})
+        )
     return groups
-
-
-def _mean(values: Values) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan
 
 
 def _iou_plot(classes: ClassTable, total: SceneResult) -> str:
@@ -136,11 +128,13 @@ def _iou_plot(classes: ClassTable, total: SceneResult) -> str:
     return bar_plot(
         "iou-plot",
         "IoU of each class, per cent, the largest first",
-        [classes[i] for i in order],
-        100 * iou[order],
-        shown=[_percent(v).removesuffix(" %") for v in iou[order]],
-        tooltips=tooltips,
-        marks=100 * border[order],
+        Bars(
+            [classes[i] for i in order],
+            100 * iou[order],
+            [_percent(v).removesuffix(" %") for v in iou[order]],
+            tooltips,
+            100 * border[order],
+        ),
         end=100,
         line=100 * total.scores.miou,
     )
@@ -152,22 +146,13 @@ def _area_plot(classes: ClassTable, areas: AreaEstimate) -> str:
         [_NOTHING if np.isnan(v) else f"{v:,.{decimals}f}" for v in values]
         for values in (areas.mapped_ha, areas.estimated_ha, areas.margin_ha)
     )
-    return bar_plot(
-        "area-plot",
-        "Area of each class, hectares, mapped and estimated",
-        list(classes),
-        areas.mapped_ha,
-        shown=estimated,
-        tooltips=[
-            f"{c.name}: mapped {mapped[c.id]} ha, estimated {estimated[c.id]} ± {margin[c.id]} ha" for c in classes
-        ],
-        marks=areas.estimated_ha,
-        margins=areas.margin_ha,
-    )
+    tooltips = [f"{c.name}: mapped {mapped[c.id]} ha, estimated {estimated[c.id]} ± {margin[c.id]} ha" for c in classes]
+    bars = Bars(list(classes), areas.mapped_ha, estimated, tooltips, areas.estimated_ha, areas.margin_ha)
+    return bar_plot("area-plot", "Area of each class, hectares, mapped and estimated", bars)
 
 
 def _area_decimals(areas: AreaEstimate | None) -> int:
-    """Decimals that show the largest area to four digits, and a small one beside it to one hundredth of a hectare."""
+    """Decimals that show four digits of the largest area, and small ones to one hundredth of a hectare."""
     known = [] if areas is None else [float(v) for v in (*areas.mapped_ha, *areas.estimated_ha) if v > 0]
     if not known:
         return 1

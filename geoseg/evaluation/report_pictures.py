@@ -1,4 +1,4 @@
-"""The worst and the best windows as pictures inside the page: imagery, truth, map, errors."""
+"""The worst and best windows as pictures inside the page: imagery, truth, map, errors."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ import io
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, features
 
+from geoseg.arrays import BoolArray, ByteArray
 from geoseg.classes import NODATA, ClassTable
 from geoseg.evaluation.result import WindowCase
 
 ERROR_COLOR = "#e5007d"
-"""Errors in the pictures and in the legend: far from what grows, flows or is built."""
+"""Colour of errors in pictures and legend, unlike vegetation, water or buildings."""
 
 _LONGEST_PX = 512  # longer side of a picture; larger windows come reduced
 _QUALITY = 80  # of lossy pictures
-_Ids = npt.NDArray[np.uint8]
 
 
 def window_pictures(case: WindowCase, classes: ClassTable) -> dict[str, Any]:
-    """What the page shows of a window: its place and errors in words, and four pictures as (name, alt text, URI)."""
+    """A window on the page: its place and errors in words, and four pictures as (name, alt text, URI)."""
     w = case.window
     place = f"{case.scene}, rows {w.row:,} to {w.row_stop:,}, columns {w.col:,} to {w.col_stop:,}"
     errors = f"Errors, {100 * case.error:.1f} % of the labelled pixels, over the imagery"
@@ -30,7 +29,7 @@ def window_pictures(case: WindowCase, classes: ClassTable) -> dict[str, Any]:
         "error": case.error,
         "place": place,
         "confusion": _most_frequent(case, classes),
-        # A strip at the edge of a scene is as high as other windows are wide, not higher.
+        # A narrow window at the edge of a scene is not enlarged.
         "width": f"{100 * w.width / w.height:.2f}%" if w.width < w.height else None,
         "pictures": (
             ("imagery", f"Imagery of {place}", _photo(case.picture)),
@@ -42,7 +41,7 @@ def window_pictures(case: WindowCase, classes: ClassTable) -> dict[str, Any]:
 
 
 def _most_frequent(case: WindowCase, classes: ClassTable) -> str:
-    """The confusion with the most pixels, in words; empty where there is no error."""
+    """The most frequent confusion in words; empty without errors."""
     wrong = _wrong(case)
     if not wrong.any():
         return ""
@@ -51,23 +50,23 @@ def _most_frequent(case: WindowCase, classes: ClassTable) -> str:
     return f"; most often {classes[true].name} mapped as {classes[mapped].name}"
 
 
-def _wrong(case: WindowCase) -> npt.NDArray[np.bool_]:
+def _wrong(case: WindowCase) -> BoolArray:
     return np.not_equal(case.truth, case.mapped) & ~_unknown(case)
 
 
-def _unknown(case: WindowCase) -> npt.NDArray[np.bool_]:
+def _unknown(case: WindowCase) -> BoolArray:
     return np.equal(case.truth, NODATA) | np.equal(case.mapped, NODATA)
 
 
-def _shares(ids: _Ids, classes: ClassTable) -> str:
+def _shares(ids: ByteArray, classes: ClassTable) -> str:
     counts = np.bincount(ids.ravel(), minlength=NODATA + 1)
     known = int(counts[: len(classes)].sum())
     present = sorted((c for c in classes if counts[c.id]), key=lambda c: -int(counts[c.id]))
     return ", ".join(f"{c.name} {counts[c.id] / known:.0%}".replace("%", " %") for c in present) or "nothing known"
 
 
-def _errors(case: WindowCase) -> npt.NDArray[np.uint8]:
-    """The imagery in light grey, nearly white where nothing is known, and the errors over it."""
+def _errors(case: WindowCase) -> ByteArray:
+    """The imagery in light grey, nearly white where unknown, with the errors over it."""
     grey = 0.4 * (case.picture @ np.array([0.299, 0.587, 0.114])) + 0.6 * 255
     unknown = _unknown(case)
     grey[unknown] = 0.25 * grey[unknown] + 0.75 * 255
@@ -76,15 +75,15 @@ def _errors(case: WindowCase) -> npt.NDArray[np.uint8]:
     return rgb
 
 
-def _class_picture(ids: _Ids, classes: ClassTable) -> str:
-    """A palette PNG, transparent where nothing is known: the page gives that its colour, light or dark."""
+def _class_picture(ids: ByteArray, classes: ClassTable) -> str:
+    """A palette PNG, transparent where unknown: the page gives that its colour, light or dark."""
     picture = Image.fromarray(np.ascontiguousarray(ids))
     picture.putpalette([channel for c in classes for channel in c.color] + [0] * 3 * (NODATA + 1 - len(classes)))
     picture = picture.resize(_size(picture), Image.Resampling.NEAREST)
     return _uri(picture, "PNG", optimize=True, transparency=NODATA)
 
 
-def _photo(rgb: npt.NDArray[np.uint8]) -> str:
+def _photo(rgb: ByteArray) -> str:
     picture = Image.fromarray(np.ascontiguousarray(rgb))
     kind = "WebP" if features.check("webp") else "JPEG"  # distributions may build pillow without WebP
     return _uri(picture.resize(_size(picture), Image.Resampling.BOX), kind, quality=_QUALITY)

@@ -1,4 +1,4 @@
-"""Plots of the report as SVG that stands inside the page and takes its colours, light or dark."""
+"""Plots of the report as SVG inside the page, in the page's colours, light or dark."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
@@ -15,8 +16,9 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from geoseg.arrays import FloatArray
 from geoseg.classes import MapClass, format_color
-from geoseg.evaluation.result import Calibration, Values
+from geoseg.evaluation.result import Calibration
 from geoseg.network.metrics import ratio
 
 _STYLE: Any = {"svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 13, "axes.axisbelow": True}
@@ -24,43 +26,45 @@ _WIDTH, _ROW, _AXIS = 420, 24, 34  # px: a plot, the row of a class, the labels 
 _LONGEST_NAME = 22  # characters; longer names are cut, their tooltips are not
 
 
-def bar_plot(
-    name: str,
-    title: str,
-    classes: Sequence[MapClass],
-    values: Values,
-    *,
-    shown: Sequence[str],
-    tooltips: Sequence[str],
-    marks: Values,
-    margins: Values | None = None,
-    end: float | None = None,
-    line: float = math.nan,
-) -> str:
-    """Horizontal bars, one per class, over an axis that begins at 0.
+@dataclass(frozen=True, slots=True, eq=False)
+class Bars:
+    """Bars of a plot, one per class.
+
+    Attributes:
+        classes: From top to bottom.
+        values: Lengths, (K,); NaN draws none.
+        shown: Text to the right of each bar.
+        tooltips: Each row as a sentence.
+        marks: Positions of marks across the bars, (K,); NaN for none.
+        margins: Half lengths of whiskers through the marks, (K,); None for strokes without whiskers.
+    """
+
+    classes: Sequence[MapClass]
+    values: FloatArray
+    shown: Sequence[str]
+    tooltips: Sequence[str]
+    marks: FloatArray
+    margins: FloatArray | None = None
+
+
+def bar_plot(name: str, title: str, bars: Bars, *, end: float | None = None, line: float = math.nan) -> str:
+    """An ``<svg>`` element of horizontal bars, one per class, over an axis that begins at 0.
 
     Args:
         name: Id of the plot in the page.
-        title: What it shows, for screen readers.
-        classes: From top to bottom.
-        values: Lengths of the bars, (K,); NaN draws none.
-        shown: Text to the right of each bar.
-        tooltips: Each row as a sentence.
-        marks: Where a mark stands across each bar, (K,); NaN for none.
-        margins: Half lengths of whiskers through the marks, (K,); None for strokes without whiskers.
-        end: End of the axis; None for what fits.
-        line: Where a line crosses all bars, such as their mean; NaN for none.
-
-    Returns:
-        An ``<svg>`` element.
+        title: Its subject, for screen readers.
+        bars: The bars.
+        end: End of the axis; None to fit.
+        line: Value of a line across all bars, such as their mean; NaN for none.
     """
+    values, marks, margins = bars.values, bars.marks, bars.margins
     with matplotlib.rc_context(_STYLE):
-        rows = np.arange(len(classes))
+        rows = np.arange(len(bars.classes))
         figure, (axes,) = _figure(len(rows) * _ROW + _AXIS, 1)
         axes.grid(axis="x", clip_on=False, gid="grid|")
-        colors = [format_color(c.color) for c in classes]
-        for bar, told in zip(axes.barh(rows, values, 0.5, color=colors, clip_on=False), tooltips, strict=True):
-            _mark(bar, "bar", told)
+        colors = [format_color(c.color) for c in bars.classes]
+        for bar, tooltip in zip(axes.barh(rows, values, 0.5, color=colors, clip_on=False), bars.tooltips, strict=True):
+            _mark(bar, "bar", tooltip)
         whiskers = None if margins is None else np.stack([np.minimum(margins, marks), margins])
         kind, size = ("|", 15) if margins is None else ("o", 5)
         for layer in ("halo", "stroke"):  # without a halo, a stroke on a bar of its own colour is lost
@@ -69,11 +73,11 @@ def bar_plot(
                 _mark(artist, layer)
         if not math.isnan(line):
             _mark(axes.axvline(line, clip_on=False), "mean")
-        right = 8 * (max(map(len, shown)) + 1)  # px: of the column of numbers
-        for y, text, told in zip(rows, shown, tooltips, strict=True):
+        right = 8 * (max(map(len, bars.shown)) + 1)  # px: of the column of numbers
+        for y, text, tooltip in zip(rows, bars.shown, bars.tooltips, strict=True):
             place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
-            _mark(axes.annotate(text, (1, y), (right, 0), ha="right", va="center_baseline", **place), "number", told)
-        names = [c.name if len(c.name) <= _LONGEST_NAME else c.name[: _LONGEST_NAME - 1] + "…" for c in classes]
+            _mark(axes.annotate(text, (1, y), (right, 0), ha="right", va="center_baseline", **place), "number", tooltip)
+        names = [c.name if len(c.name) <= _LONGEST_NAME else c.name[: _LONGEST_NAME - 1] + "…" for c in bars.classes]
         axes.set_yticks(rows, [_printable(name) for name in names], parse_math=False)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.locator_params(axis="x", nbins=5)
@@ -83,16 +87,7 @@ def bar_plot(
 
 
 def reliability_diagram(name: str, title: str, calibration: Calibration) -> str:
-    """Accuracy of each bin over its confidence, with the diagonal of a calibrated map; below, the share of the pixels.
-
-    Args:
-        name: Id of the plot in the page.
-        title: What it shows, for screen readers.
-        calibration: Of one pixel or more.
-
-    Returns:
-        An ``<svg>`` element.
-    """
+    """An ``<svg>`` element: accuracy of each bin over its confidence and the diagonal; below, shares of pixels."""
     count = calibration.count
     sure, right = 100 * ratio(calibration.confidence, count), 100 * ratio(calibration.correct, count)
     share = 100 * count / count.sum()
@@ -103,8 +98,8 @@ def reliability_diagram(name: str, title: str, calibration: Calibration) -> str:
         for axes, heights, kind in ((above, right, "accuracy"), (below, share, "share")):
             for i in np.flatnonzero(count):
                 (bar,) = axes.bar(places[i], heights[i], 100 / len(count), clip_on=False)
-                told = f"confidence {sure[i]:.1f} %, right {right[i]:.1f} %, {count[i]:,} px ({share[i]:.1f} %)"
-                _mark(bar, kind, told)
+                tooltip = f"confidence {sure[i]:.1f} %, right {right[i]:.1f} %, {count[i]:,} px ({share[i]:.1f} %)"
+                _mark(bar, kind, tooltip)
         _mark(above.plot([0, 100], [0, 100], clip_on=False)[0], "diagonal")
         _mark(above.plot(sure, right, "o", markersize=6, clip_on=False)[0], "dot")
         above.set(xlim=(0, 100), ylim=(0, 100), ylabel="right, %")
@@ -123,12 +118,12 @@ def _figure(height: float, rows: int, **options: Any) -> tuple[Figure, list[Axes
 
 
 def _mark(artist: Artist, kind: str, tooltip: str = "") -> None:
-    """Give an artist a class for the style sheet, and a tooltip: its id, which the SVG keeps, holds both for `_svg`."""
+    """Give an artist a class for the style sheet and a tooltip, both in its id, which `_svg` reads from the SVG."""
     artist.set_gid(f"{kind}|{_printable(tooltip)}")
 
 
 def _printable(text: str) -> str:
-    """The text without what XML cannot hold."""
+    """The text without characters that XML does not allow."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

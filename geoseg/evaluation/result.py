@@ -1,4 +1,4 @@
-"""What an evaluation found: plain values, of one scene or of all, which tables and reports are made of."""
+"""Results of an evaluation, of one scene or of all, from which tables and reports are made."""
 
 from __future__ import annotations
 
@@ -7,36 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import ByteArray, FloatArray, IntArray
 from geoseg.classes import ClassTable
 from geoseg.network.metrics import Scores, ratio
 from geoseg.windows import Window
-
-Counts = npt.NDArray[np.int64]
-Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoundaryScores:
     """Intersection and union of the strips along the borders of each class, truth and map.
 
-    Attributes:
-        intersection: Pixels in both strips, (K,).
-        union: Pixels in either, (K,).
-        distance_px: Width of a strip, px.
-
     References:
         Cheng et al., Boundary IoU, CVPR 2021.
     """
 
-    intersection: Counts
-    union: Counts
-    distance_px: int
+    intersection: IntArray  # pixels in both strips, (K,)
+    union: IntArray  # pixels in either strip, (K,)
+    distance_px: int  # width of a strip, px
 
     @property
-    def iou(self) -> Values:
-        """Boundary IoU per class, (K,) in [0, 1]; NaN for a class without a border in either."""
+    def iou(self) -> FloatArray:
+        """Boundary IoU per class, (K,) in [0, 1]; NaN for a class without borders."""
         return ratio(self.intersection, self.union)
 
     def __add__(self, other: BoundaryScores) -> BoundaryScores:
@@ -45,32 +37,25 @@ class BoundaryScores:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObjectScores:
-    """Regions of a class in truth and map, and how many of them match one another.
+    """Regions of each class in truth and map, and pairs of them that match."""
 
-    Attributes:
-        true: Regions in the truth, (K,); 0 for classes that are no objects.
-        mapped: Regions in the map, (K,).
-        matched: Pairs of them whose IoU exceeds the threshold, (K,). Above 0.5 no region is in two pairs.
-        threshold: That threshold.
-    """
-
-    true: Counts
-    mapped: Counts
-    matched: Counts
-    threshold: float = 0.5
+    true: IntArray  # regions in the truth, (K,); 0 for classes that are not objects
+    mapped: IntArray  # regions in the map, (K,)
+    matched: IntArray  # pairs whose IoU exceeds the threshold, (K,). Above 0.5 no region is in two pairs
+    threshold: float = 0.5  # the threshold
 
     @property
-    def precision(self) -> Values:
-        """Share of the mapped regions that are one of the truth, (K,) in [0, 1]."""
+    def precision(self) -> FloatArray:
+        """Share of the mapped regions that match, (K,) in [0, 1]."""
         return ratio(self.matched, self.mapped)
 
     @property
-    def recall(self) -> Values:
-        """Share of the true regions that were found, (K,) in [0, 1]."""
+    def recall(self) -> FloatArray:
+        """Share of the true regions that match, (K,) in [0, 1]."""
         return ratio(self.matched, self.true)
 
     @property
-    def f1(self) -> Values:
+    def f1(self) -> FloatArray:
         """Harmonic mean of both, (K,) in [0, 1]."""
         return ratio(2 * self.matched, self.true + self.mapped)
 
@@ -82,21 +67,13 @@ class ObjectScores:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """How often the map is right where it is how sure.
+    """How often the map is right, by its confidence."""
 
-    Attributes:
-        count: Pixels whose confidence lies in each of M equal bins of [0, 1], (M,).
-        confidence: Sum of their confidences, (M,).
-        correct: How many of them are right, (M,).
-        temperature: What the logits should be divided by for the least log loss; above 1 where the map is too sure.
-        tempered_error: `error` once they are divided by it; NaN where not measured.
-    """
-
-    count: Counts
-    confidence: Values
-    correct: Counts
-    temperature: float
-    tempered_error: float = float("nan")
+    count: IntArray  # pixels whose confidence lies in each of M equal bins of [0, 1], (M,)
+    confidence: FloatArray  # sum of their confidences, (M,)
+    correct: IntArray  # right ones among them, (M,)
+    temperature: float  # divisor of the logits with the least log loss; above 1 if the map is overconfident
+    tempered_error: float = float("nan")  # `error` after the division; NaN if not measured
 
     @property
     def error(self) -> float:
@@ -108,26 +85,21 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AreaEstimate:
-    """Area of each class on the ground, as mapped and as estimated from the errors, hectares.
-
-    Attributes:
-        mapped_ha: Area of the map, (K,).
-        estimated_ha: Area corrected for the errors found, (K,).
-        margin_ha: Half of its 95 % confidence interval, (K,).
+    """Area of each class, as mapped and as estimated from the errors, hectares.
 
     References:
         Olofsson et al., Good practices for estimating area and assessing accuracy of land change, Remote Sensing of
         Environment 148 (2014), equations 9 to 11.
     """
 
-    mapped_ha: Values
-    estimated_ha: Values
-    margin_ha: Values
+    mapped_ha: FloatArray  # mapped area, (K,)
+    estimated_ha: FloatArray  # area corrected for errors, (K,)
+    margin_ha: FloatArray  # half of its 95 % confidence interval, (K,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneResult:
-    """What was found on one scene, or on all together. None is what the protocol does not measure."""
+    """Results of one scene, or of all together; None for what the protocol does not measure."""
 
     scores: Scores
     boundary: BoundaryScores | None = None
@@ -138,43 +110,24 @@ class SceneResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowCase:
-    """A window to look at.
+    """A window to show."""
 
-    Attributes:
-        scene: Name of its scene.
-        window: Where it lies.
-        error: Share of its labelled pixels that are mapped wrong.
-        picture: Imagery as one would look at it, (H, W, 3) uint8.
-        truth: Class ids (H, W), 255 where nothing is known.
-        mapped: Class ids (H, W), 255 where the scene is invalid.
-    """
-
-    scene: str
-    window: Window
-    error: float
-    picture: npt.NDArray[np.uint8]
-    truth: npt.NDArray[np.uint8]
-    mapped: npt.NDArray[np.uint8]
+    scene: str  # name of its scene
+    window: Window  # its place
+    error: float  # share of its labelled pixels that are wrong
+    picture: ByteArray  # imagery as a picture, (H, W, 3)
+    truth: ByteArray  # class ids (H, W), 255 if unknown
+    mapped: ByteArray  # class ids (H, W), 255 where the scene is invalid
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """A model's scores over all scenes together, and per scene.
+    """Scores of a model over all scenes and per scene."""
 
-    Attributes:
-        classes: The class table.
-        total: Over all scenes.
-        scenes: Of each scene, by its name.
-        folder: Where the tables and the report lie.
-        facts: How it was made, for people: model, protocol, windows, versions; in the order to be shown.
-        worst: The windows with the largest errors, the worst first.
-        best: The windows with the smallest errors, the best first.
-    """
-
-    classes: ClassTable
-    total: SceneResult
-    scenes: dict[str, SceneResult]
-    folder: Path
-    facts: dict[str, Any] = field(default_factory=dict)
-    worst: tuple[WindowCase, ...] = ()
-    best: tuple[WindowCase, ...] = ()
+    classes: ClassTable  # the class table
+    total: SceneResult  # over all scenes
+    scenes: dict[str, SceneResult]  # by name of the scene
+    folder: Path  # folder of the tables and the report
+    facts: dict[str, Any] = field(default_factory=dict)  # model, protocol, windows, versions, in the order to show
+    worst: tuple[WindowCase, ...] = ()  # windows with the largest errors, the worst first
+    best: tuple[WindowCase, ...] = ()  # windows with the smallest errors, the best first

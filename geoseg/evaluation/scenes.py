@@ -1,61 +1,66 @@
-"""One scene mapped and measured: its finished rows go past all measures once, and are let go."""
+"""Scenes mapped whole and measured row by row as the map is made, and the results of all together."""
 
 from __future__ import annotations
 
+import functools
+import logging
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from tqdm import tqdm
 
-from geoseg.arrays import ByteArray
-from geoseg.classes import NODATA
-from geoseg.data import LabelledScene, Labels, labels_of
-from geoseg.data.labelled import SplitLabels
+from geoseg.arrays import ByteArray, FloatArray, Pixels, Valid
+from geoseg.class_map.overviews import class_areas
+from geoseg.classes import NODATA, ClassTable
+from geoseg.data.labelled import LabelledScene, covered, labels_of
 from geoseg.evaluation.areas import estimate_areas
 from geoseg.evaluation.blocks import BlockMeasure, Blocks, Candidate, CaseFinder, join_blocks
 from geoseg.evaluation.boundary import BoundaryMeasure
-from geoseg.evaluation.calibration import Reliability, Temper
+from geoseg.evaluation.calibration import Reliability, Temper, choose_blocks, find_temper, sample_logits
 from geoseg.evaluation.objects import ObjectMeasure
-from geoseg.evaluation.result import BoundaryScores, ObjectScores, SceneResult, Values, WindowCase
+from geoseg.evaluation.result import BoundaryScores, Evaluation, ObjectScores, SceneResult, WindowCase
 from geoseg.map_rows import MapRows
 from geoseg.network.metrics import Scores
-from geoseg.options import Layers
+from geoseg.options import EvaluateOptions, Layers, Measures, Tiling
 from geoseg.prediction.bands import predicted_rows
 from geoseg.prediction.predictor import Predictor
 from geoseg.runtime.ahead import ahead
-from geoseg.scene import Pixels, Valid
+from geoseg.scene import Raster
 from geoseg.tiling.plan import Plan
 from geoseg.windows import Window
+
+log = logging.getLogger(__name__)
 
 LAYERS = Layers(confidence=True)
 
 _PIECE_PX = 1 << 22
-_STRETCH = 2.0  # per cent of the pixels that come out black, and as many white
+_STRETCH = 2.0  # per cent of the pixels that become black, and white
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneCounts:
-    """What was counted on one scene, or on several together.
+    """Counts of one scene, or of several together.
 
     Attributes:
         blocks: Pairs of truth and map.
         boundary: Strips along borders.
         objects: Regions.
         reliability: Confidence.
-        mapped_m2: Ground of each class in the map, m², (K,), labelled or not, of the part of the scene that belongs to
-            the split; None where a scene has no CRS.
+        mapped_m2: Area of each class in the map, m², (K,), labelled or not, within the split; None without a CRS.
     """
 
     blocks: Blocks
     boundary: BoundaryScores
     objects: ObjectScores
     reliability: Reliability
-    mapped_m2: Values | None
+    mapped_m2: FloatArray | None
 
     def result(self, temper: Temper) -> SceneResult:
-        """The scores that follow from the counts; the temperature was found elsewhere."""
+        """The scores of these counts."""
         return SceneResult(
             Scores(self.blocks.matrix),
             self.boundary,
@@ -67,26 +72,28 @@ class SceneCounts:
 
 def join_counts(parts: Sequence[SceneCounts]) -> SceneCounts:
     """The counts of several scenes together."""
-    first, *others = parts
-    boundary, objects, reliability, mapped = first.boundary, first.objects, first.reliability, first.mapped_m2
-    for part in others:
-        boundary, objects, reliability = (
-            boundary + part.boundary,
-            objects + part.objects,
-            reliability + part.reliability,
-        )
-        mapped = None if mapped is None or part.mapped_m2 is None else mapped + part.mapped_m2
-    return SceneCounts(join_blocks([part.blocks for part in parts]), boundary, objects, reliability, mapped)
+    areas = [part.mapped_m2 for part in parts if part.mapped_m2 is not None]
+    return SceneCounts(
+        join_blocks([part.blocks for part in parts]),
+        functools.reduce(operator.add, (part.boundary for part in parts)),
+        functools.reduce(operator.add, (part.objects for part in parts)),
+        functools.reduce(operator.add, (part.reliability for part in parts)),
+        functools.reduce(operator.add, areas) if len(areas) == len(parts) else None,
+    )
+
+
+def plan_scene(predictor: Predictor, scene: Raster, options: EvaluateOptions) -> Plan:
+    """The plan of a scene."""
+    tiling = Tiling(size=options.tiling.size, overlap=options.tiling.overlap)
+    return predictor.plan(scene, tiling, batch_size=options.network.batch_size, layers=LAYERS)
 
 
 def measure_scene(
     predictor: Predictor,
     labelled: LabelledScene,
     plan: Plan,
+    measures: Measures,
     *,
-    split: str = "val",
-    boundary_px: int,
-    objects: Iterable[int] | None = None,
     number: int = 0,
     finder: CaseFinder | None = None,
     on_rows: Callable[[int], Any] = lambda pixels: None,
@@ -96,28 +103,22 @@ def measure_scene(
     Args:
         predictor: The model.
         labelled: The scene.
-        plan: Its plan, which decides nothing but the time it takes.
-        split: Which labels count where the scene is cut into blocks, "train" or "val".
-        boundary_px: Width of the strips along borders, px.
-        objects: Ids of the classes whose regions are objects; None for all.
+        plan: Its plan, which affects only the time it takes.
+        measures: What to measure.
         number: Number of the scene, for ``finder``.
-        finder: Is offered every block.
-        on_rows: Told how many pixels were measured, as they are.
-
-    Raises:
-        SceneError: A block of the scene cannot be read.
-        DeviceError: One window alone is more than the device's memory.
+        finder: Gets every block.
+        on_rows: Called with the number of pixels measured.
     """
     grid, classes = labelled.grid, plan.classes
     pixel_m2 = grid.pixel_area_m2()
     blocks = BlockMeasure(classes, pixel_m2, grid.width, scene=number, finder=finder)
-    boundary = BoundaryMeasure(classes, grid.width, distance_px=boundary_px)
-    regions = ObjectMeasure(classes, grid.width, of=objects)
+    boundary = BoundaryMeasure(classes, grid.width, distance_px=measures.boundary_px)
+    regions = ObjectMeasure(classes, grid.width, of=object_ids(predictor.classes, measures.objects))
     reliability = Reliability()
     mapped_m2 = np.zeros(classes)
-    labels, part = labels_of(labelled, split), _part_of(labelled, split)
+    labels = labels_of(labelled, measures.split)
     row = 0
-    # The measures have no need of the GIL, nor of the device that makes the next rows meanwhile.
+    # The measures need neither the GIL nor the device, so the next rows are made meanwhile.
     for rows in ahead(_pieces(predicted_rows(predictor, labelled.scene, plan, layers=LAYERS), grid.width)):
         window = Window(row, 0, len(rows), grid.width)
         truth, mapped = labels.read(window), rows.classes
@@ -126,39 +127,27 @@ def measure_scene(
         boundary.feed(truth, mapped)
         regions.feed(truth, mapped)
         reliability.feed(truth, mapped, rows.confidence)
-        mapped_m2 += _class_areas(mapped, part.read(window) != NODATA, pixel_m2[row : row + len(rows)], classes)
+        part = covered(labelled, measures.split, window)
+        counted = mapped if part is None else np.where(part, mapped, np.uint8(NODATA))
+        mapped_m2 += class_areas(counted, pixel_m2[row : row + len(rows)], classes)
         row += len(rows)
         on_rows(len(rows) * grid.width)
-    return SceneCounts(
-        blocks.result(),
-        boundary.result(),
-        regions.result(),
-        reliability,
-        mapped_m2 if grid.is_metric else None,
-    )
+    areas = mapped_m2 if grid.is_metric else None
+    return SceneCounts(blocks.result(), boundary.result(), regions.result(), reliability, areas)
 
 
 def window_case(labelled: LabelledScene, name: str, split: str, bands: Sequence[str], found: Candidate) -> WindowCase:
-    """A block with its pixels: imagery and labels are read again, the map was kept.
-
-    Raises:
-        SceneError: A block of the scene cannot be read.
-    """
+    """A block with its imagery and labels, which are read again."""
     pixels, valid = labelled.scene.read(found.window)
     truth = labels_of(labelled, split).read(found.window)
     return WindowCase(name, found.window, found.error, picture(pixels, valid, bands), truth, found.mapped)
 
 
-def picture(pixels: Pixels, valid: Valid, bands: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """Imagery as one would look at it, (H, W, 3) uint8: red, green and blue, or else the first three bands, or one.
+def picture(pixels: Pixels, valid: Valid, bands: Sequence[str]) -> ByteArray:
+    """Imagery (B, H, W) as a picture (H, W, 3): red, green and blue, else the first three bands, or one.
 
-    Bytes stay as they are. Of other data types, each band is stretched between its 2nd and 98th percentile in the
-    window. Invalid pixels are grey.
-
-    Args:
-        pixels: (B, H, W).
-        valid: (H, W).
-        bands: Names of the bands.
+    8-bit values are unchanged. Other bands are stretched from their 2nd to their 98th percentile in the window. Invalid
+    pixels are grey.
     """
     names = [name.lower() for name in bands]
     colors = ("red", "green", "blue")
@@ -173,29 +162,67 @@ def picture(pixels: Pixels, valid: Valid, bands: Sequence[str]) -> npt.NDArray[n
     return out
 
 
-class _Everywhere:
-    """Labels that are class 0 everywhere: which part of a scene belongs to a split is read through them."""
-
-    def read(self, window: Window) -> ByteArray:
-        return np.zeros((window.height, window.width), dtype=np.uint8)
-
-
-def _part_of(labelled: LabelledScene, split: str) -> Labels:
-    """255 outside the part of a scene that belongs to a split."""
-    return _Everywhere() if labelled.split is None else SplitLabels(_Everywhere(), labelled.split, split)
-
-
 def _pieces(rows: Iterable[MapRows], width: int) -> Iterator[MapRows]:
-    """The rows in pieces of a few million pixels, which the measures take room for."""
+    """The rows in pieces of a few million pixels, to limit the memory of the measures."""
     height = max(_PIECE_PX // width, 1)
     for piece in rows:
         for first in range(0, len(piece), height):
             yield piece[first : first + height]
 
 
-def _class_areas(mapped: ByteArray, wanted: npt.NDArray[np.bool_], pixel_m2: Values, classes: int) -> Values:
-    """Ground of each class in rows of a map, m², (K,)."""
-    place = np.arange(len(mapped), dtype=np.int64)[:, None] * (NODATA + 1) + np.where(wanted, mapped, NODATA)
-    counts = np.bincount(place.ravel(), minlength=len(mapped) * (NODATA + 1)).reshape(len(mapped), NODATA + 1)
-    areas: Values = pixel_m2 @ counts[:, :classes]
-    return areas
+def object_ids(classes: ClassTable, names: Sequence[str]) -> tuple[int, ...] | None:
+    """Ids of the classes that are objects: those named, or all but a background; None for all."""
+    if names:
+        return tuple(sorted({classes.id_of(name) for name in names}))
+    ids = tuple(c.id for c in classes if not c.background)
+    return ids if 0 < len(ids) < len(classes) else None
+
+
+def evaluate_scenes(
+    predictor: Predictor,
+    scenes: Sequence[LabelledScene],
+    names: Sequence[str],
+    options: EvaluateOptions,
+    *,
+    folder: Path,
+) -> Evaluation:
+    """Measure the stitched map of every scene.
+
+    Raises:
+        SceneError: A block of a scene cannot be read.
+        DeviceError: A single window exceeds the device's memory.
+    """
+    measures, classes = options.measures, predictor.classes
+    objects = object_ids(classes, measures.objects)
+    finder = CaseFinder(measures.windows)
+    counts, plans = [], [plan_scene(predictor, labelled.scene, options) for labelled in scenes]
+    pixels = sum(labelled.grid.height * labelled.grid.width for labelled in scenes)
+    with tqdm(total=pixels, unit="px", unit_scale=True, desc="evaluate", disable=not options.progress) as bar:
+        for number, (labelled, plan) in enumerate(zip(scenes, plans, strict=True)):
+            log.info("%s: windows of %d × %d px", names[number], plan.window_height, plan.window_width)
+            found = measure_scene(predictor, labelled, plan, measures, number=number, finder=finder, on_rows=bar.update)
+            counts.append(found)
+    chosen = choose_blocks([found.blocks for found in counts])
+    with tqdm(total=sum(map(len, chosen)), unit="window", desc="calibrate", disable=not options.progress) as bar:
+        samples = [
+            sample_logits(predictor, s.scene, labels_of(s, measures.split), plan, blocks, on_block=bar.update)
+            for s, plan, blocks in zip(scenes, plans, chosen, strict=True)
+        ]
+    together = np.concatenate([logits for logits, _ in samples]), np.concatenate([truth for _, truth in samples])
+    log.info("temperature from the logits of %d pixels", len(together[1]))
+    results = [found.result(find_temper(*sample)) for found, sample in zip(counts, samples, strict=True)]
+    bands = [band.name for band in predictor.contract.bands]
+    worst, best = (
+        tuple(window_case(scenes[c.scene], names[c.scene], measures.split, bands, c) for c in cases)
+        for cases in finder.cases()
+    )
+    sizes = sorted({(plan.window_height, plan.window_width) for plan in plans})
+    facts = {
+        "windows": [f"{height} × {width} px" for height, width in sizes],
+        "overlap": f"{max(plan.overlap for plan in plans)} px",
+        "strips along borders": f"{measures.boundary_px} px",
+        "objects": "all classes" if objects is None else [classes[i].name for i in objects],
+        "network": predictor.hardware["network"],
+    }
+    total = join_counts(counts).result(find_temper(*together))
+    return Evaluation(classes, total, dict(zip(names, results, strict=True)), folder, facts, worst, best)

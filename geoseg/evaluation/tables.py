@@ -1,36 +1,35 @@
-"""The numbers of an evaluation as lines for people, CSV, JSON, and the confusion matrix as a picture."""
+"""The numbers of an evaluation as text, CSV and JSON, and the confusion matrix as a picture."""
 
 from __future__ import annotations
 
 import csv
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from geoseg.arrays import FloatArray, IntArray
 from geoseg.classes import ClassTable
 from geoseg.evaluation import SCORES_CSV
-from geoseg.evaluation.result import Calibration, Counts, Evaluation, SceneResult, Values
-from geoseg.network.metrics import ratio
+from geoseg.evaluation.result import Calibration, Evaluation, SceneResult
+from geoseg.network.metrics import known_mean, ratio
 
 ALL, MEAN, OVERALL = "all", "mean", "overall"
 
-_MANY_SCENES = 20  # so many are told of one by one
-
-_MANY_CELLS = 1 << 18  # of all scenes' confusion matrices; from here on JSON comes in one line
-
+_MANY_SCENES = 20  # scenes in the text
 _MANY_CLASSES = 30  # from here on cells of the picture are small and without numbers
 
-Column = tuple[str, Values | Counts]
+Column = tuple[str, FloatArray | IntArray]
 
 
 def summary_lines(evaluation: Evaluation) -> list[str]:
-    """The scores as tables for people; the last line is the folder."""
+    """The scores as text; the last line is the folder."""
     classes, total = evaluation.classes, evaluation.total
     s = total.scores
     columns: list[Column] = [("IoU", s.iou), ("F1", s.f1), ("precision", s.precision), ("recall", s.recall)]
@@ -56,7 +55,7 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
         lines.append(f"{name}: mIoU {_number(result.scores.miou, 4)} ({ious})")
     more = len(evaluation.scenes) - _MANY_SCENES
     if more > 0:
-        lines.append(f"and {more} scenes more, all of them in {SCORES_CSV}")
+        lines.append(f"and {more} more scenes, see {SCORES_CSV}")
     return [*lines, str(evaluation.folder)]
 
 
@@ -76,25 +75,23 @@ def _number(value: float, decimals: int) -> str:
 
 
 def write_scores(path: Path, evaluation: Evaluation) -> None:
-    """Write every measure of every class as CSV, of all scenes together and of each; empty where there is none.
+    """Write every measure of every class as CSV, for each scene and for all; empty if there is no value.
 
-    After the classes of a scene come ``mean`` (over the classes that have a value; of IoU and F1 at least two) and
+    After the classes of a scene come ``mean`` (over the classes with a value; of IoU and F1 at least two) and
     ``overall``: the frequency-weighted IoU and the accuracy of all pixels.
     """
     columns = class_columns(evaluation.total)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["scene", "class", *columns])
-        for name, result in _named_results(evaluation).items():
-            values = class_columns(result)
-            for c in evaluation.classes:
-                writer.writerow([name, c.name, *(_cell(values.get(key), c.id) for key in columns)])
-            shares = [key for key in columns if key in _SHARES]
-            means = {key: _mean(values[key]) for key in shares if key in values}
-            means |= {"iou": result.scores.miou, "f1": result.scores.mean_f1}
-            writer.writerow([name, MEAN, *(_text(means.get(key, math.nan)) for key in columns)])
-            overall = {"iou": result.scores.frequency_weighted_iou, "accuracy": result.scores.accuracy}
-            writer.writerow([name, OVERALL, *(_text(overall.get(key, math.nan)) for key in columns)])
+    rows: list[list[str]] = [["scene", "class", *columns]]
+    for name, result in _named_results(evaluation).items():
+        s, values = result.scores, class_columns(result)
+        for c in evaluation.classes:
+            rows.append([name, c.name, *(_text(values[key][c.id]) if key in values else "" for key in columns)])
+        means = {key: known_mean(values[key]) for key in columns if key in _SHARES and key in values}
+        means |= {"iou": s.miou, "f1": s.mean_f1}
+        overall = {"iou": s.frequency_weighted_iou, "accuracy": s.accuracy}
+        for row, found in ((MEAN, means), (OVERALL, overall)):
+            rows.append([name, row, *(_text(found.get(key, math.nan)) for key in columns)])
+    _write_csv(path, rows)
 
 
 _SHARES = frozenset(
@@ -102,10 +99,10 @@ _SHARES = frozenset(
 )
 
 
-def class_columns(result: SceneResult) -> dict[str, Values | Counts]:
-    """All that is known of each class, (K,) each, under the names of the CSV and the JSON."""
+def class_columns(result: SceneResult) -> dict[str, FloatArray | IntArray]:
+    """All measures of each class, (K,) each, by their names in CSV and JSON."""
     s = result.scores
-    columns: dict[str, Values | Counts] = {
+    columns: dict[str, FloatArray | IntArray] = {
         "iou": s.iou,
         "f1": s.f1,
         "precision": s.precision,
@@ -125,12 +122,12 @@ def class_columns(result: SceneResult) -> dict[str, Values | Counts]:
 
 
 def write_json(path: Path, evaluation: Evaluation) -> None:
-    """Write everything but the pictures as JSON; what does not exist is null."""
+    """Write everything but the pictures as JSON; missing values are null."""
     classes = evaluation.classes
 
     def values(result: SceneResult) -> dict[str, Any]:
         s, columns = result.scores, class_columns(result)
-        told: dict[str, Any] = {
+        found: dict[str, Any] = {
             "miou": s.miou,
             "frequency_weighted_iou": s.frequency_weighted_iou,
             "mean_f1": s.mean_f1,
@@ -140,38 +137,34 @@ def write_json(path: Path, evaluation: Evaluation) -> None:
             "confusion": s.matrix.tolist(),
         }
         if result.boundary is not None:
-            told["boundary_px"] = result.boundary.distance_px
+            found["boundary_px"] = result.boundary.distance_px
         if result.objects is not None:
-            told["object_iou_above"] = result.objects.threshold
+            found["object_iou_above"] = result.objects.threshold
         if (c := result.calibration) is not None:
-            told["calibration"] = {
+            found["calibration"] = {
                 "error": c.error,
                 "temperature": c.temperature,
                 "tempered_error": c.tempered_error,
                 "bins": reliability_rows(c),
             }
-        return told
-
-    def windows(key: str) -> list[dict[str, Any]]:
-        cases = evaluation.worst if key == "worst" else evaluation.best
-        names = ("row", "col", "height", "width")
-        return [{"scene": c.scene, "error": c.error} | {n: getattr(c.window, n) for n in names} for c in cases]
+        return found
 
     content = {
         "facts": evaluation.facts,
         "classes": list(classes.names),
         "all": values(evaluation.total),
         "scenes": {name: values(result) for name, result in evaluation.scenes.items()},
-        "windows": {key: windows(key) for key in ("worst", "best")},
+        "windows": {
+            key: [{"scene": c.scene, "error": c.error, **asdict(c.window)} for c in cases]
+            for key, cases in (("worst", evaluation.worst), ("best", evaluation.best))
+        },
     }
-    # Indented JSON is written by Python, a number a line: of hundreds of scenes and classes that takes a minute.
-    indent = 1 if len(evaluation.scenes) * len(classes) ** 2 < _MANY_CELLS else None
-    text = json.dumps(_plain(content), indent=indent, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    path.write_bytes(orjson.dumps(content, default=str, option=options))  # NaN becomes null
 
 
 def reliability_rows(calibration: Calibration) -> list[dict[str, float]]:
-    """Each bin of the reliability diagram: its ends, mean confidence, share that is right, pixels."""
+    """Bins of the reliability diagram: ends, mean confidence, accuracy, pixels."""
     bins = len(calibration.count)
     sure, right = ratio(calibration.confidence, calibration.count), ratio(calibration.correct, calibration.count)
     return [
@@ -187,26 +180,26 @@ def reliability_rows(calibration: Calibration) -> list[dict[str, float]]:
 
 
 def write_reliability(path: Path, evaluation: Evaluation) -> None:
-    """Write the reliability diagram of all scenes and of each as CSV; a head alone where it is not measured."""
+    """Write the reliability diagram of each scene and of all as CSV; only the header if it is not measured."""
+    rows = [["scene", "from", "to", "confidence", "accuracy", "pixels"]]
+    for name, result in _named_results(evaluation).items():
+        for row in reliability_rows(result.calibration) if result.calibration is not None else ():
+            rows.append([name, *(_text(value) for value in row.values())])
+    _write_csv(path, rows)
+
+
+def write_matrix(path: Path, classes: ClassTable, matrix: IntArray) -> None:
+    """Write a confusion matrix (K, K) as CSV, pixels: rows = truth, columns = map."""
+    _write_csv(path, [["truth \\ map", *classes.names], *([c.name, *matrix[c.id].tolist()] for c in classes)])
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["scene", "from", "to", "confidence", "accuracy", "pixels"])
-        for name, result in _named_results(evaluation).items():
-            for row in reliability_rows(result.calibration) if result.calibration is not None else ():
-                writer.writerow([name, *(_text(value) for value in row.values())])
+        csv.writer(file).writerows(rows)
 
 
-def write_matrix(path: Path, classes: ClassTable, matrix: Counts) -> None:
-    """Write a confusion matrix (K, K) as CSV: rows = truth, columns = map, pixels."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["truth \\ map", *classes.names])
-        for c in classes:
-            writer.writerow([c.name, *matrix[c.id].tolist()])
-
-
-def draw_confusion(path: Path, classes: ClassTable, matrix: Counts) -> None:
-    """Draw a confusion matrix (K, K) as a PNG: the share of each true class that is mapped as each class."""
+def draw_confusion(path: Path, classes: ClassTable, matrix: IntArray) -> None:
+    """Draw a confusion matrix (K, K) as PNG: the share of each true class that is mapped as each class."""
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     many = len(classes) >= _MANY_CLASSES
     side = 2.5 + (0.2 if many else 0.75) * len(classes)
@@ -228,36 +221,14 @@ def draw_confusion(path: Path, classes: ClassTable, matrix: Counts) -> None:
 
 
 def _named_results(evaluation: Evaluation) -> dict[str, SceneResult]:
-    """Results of the scenes, and of all together under a name that no scene has, last."""
+    """Results of the scenes, then of all together under a name that no scene has."""
     name = ALL
     while name in evaluation.scenes:
         name = f"({name})"
     return {**evaluation.scenes, name: evaluation.total}
 
 
-def _cell(values: Values | Counts | None, class_id: int) -> str:
-    return "" if values is None else _text(values[class_id])
-
-
 def _text(value: float) -> str:
     if isinstance(value, int | np.integer):
         return str(value)
     return "" if math.isnan(value) else f"{value:.6f}"
-
-
-def _mean(values: Values | Counts) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan
-
-
-def _plain(value: Any) -> Any:
-    """Values that JSON knows: no NaN, no numpy."""
-    if isinstance(value, dict):
-        return {str(key): _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return value if all(type(v) is int for v in value) else [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | None) else str(value)

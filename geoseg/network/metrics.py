@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +78,7 @@ class Scores:
     @property
     def miou(self) -> float:
         """Mean IoU over the classes that occur in truth or map; NaN where fewer than two do: of one it is 1 always."""
-        return _mean(self.iou, least=2)
+        return known_mean(self.iou, least=2)
 
     @property
     def frequency_weighted_iou(self) -> float:
@@ -93,12 +93,12 @@ class Scores:
     @property
     def mean_accuracy(self) -> float:
         """Mean recall over the classes that occur in the truth (mmsegmentation's "mAcc"); NaN where none does."""
-        return _mean(self.recall)
+        return known_mean(self.recall)
 
     @property
     def mean_f1(self) -> float:
         """Mean F1 over the classes that occur in truth or map; NaN where fewer than two do."""
-        return _mean(self.f1, least=2)
+        return known_mean(self.f1, least=2)
 
     @property
     def accuracy(self) -> float:
@@ -114,6 +114,7 @@ def ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return ratio
 
 
-def _mean(values: npt.NDArray[np.float64], least: int = 1) -> float:
+def known_mean(values: npt.NDArray[Any], least: int = 1) -> float:
+    """Mean of the values that are not NaN; NaN of fewer than ``least``."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size >= least else float("nan")

@@ -31,8 +31,7 @@ from torch import Tensor
 
 from geoseg.class_tables import ISAID_LEFT_OUT
 from geoseg.classes import NODATA
-from geoseg.data import LabelledScene
-from geoseg.data.labelled import labels_of
+from geoseg.data.labelled import LabelledScene, labels_of
 from geoseg.errors import ConfigError
 from geoseg.network.backends import load_backend
 from geoseg.network.logits import Logits

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from geoseg.class_map.overviews import count_values
+from geoseg.class_map.overviews import class_areas
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.prediction.parts import rows_in_order
@@ -75,10 +75,8 @@ class Arrivals:
                         raise Abandoned
                     self._changed.wait()
             for rows in rows_in_order(parts, plan, band):
-                counts = np.zeros((len(rows), 256), dtype=np.int64)
-                for values, found in zip(rows.classes, counts, strict=True):
-                    count_values(values[None], found)
-                self.areas_m2 += self._row_areas[row : row + len(rows)] @ counts[:, : len(self.areas_m2)]
+                row_areas = self._row_areas[row : row + len(rows)]
+                self.areas_m2 += class_areas(rows.classes, row_areas, len(self.areas_m2))
                 row += len(rows)
                 yield rows
         parts.publish()

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from geoseg.classes import NODATA
 from geoseg.contract import SHIPPED, PrecisionRecord, PrecisionScore
-from geoseg.data import LabelledScene, labels_of
+from geoseg.data.labelled import LabelledScene, labels_of
 from geoseg.errors import ModelError
 from geoseg.network.backends import PRECISIONS
 from geoseg.network.backends.openvino import multiplies_bfloat16

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from geoseg.classes import ClassTable
 from geoseg.config import TrainConfig
-from geoseg.data import open_scenes
+from geoseg.data.labelled import open_scenes
 from geoseg.errors import ConfigError
 from geoseg.evaluation import (
     CONFUSION_CSV,
@@ -27,7 +27,7 @@ from geoseg.evaluation import (
 )
 from geoseg.evaluation.report import write_report
 from geoseg.evaluation.result import Evaluation, SceneResult
-from geoseg.evaluation.stitched import evaluate_scenes, plan_scene
+from geoseg.evaluation.scenes import evaluate_scenes, plan_scene
 from geoseg.evaluation.tables import (
     draw_confusion,
     write_json,

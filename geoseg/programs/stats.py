@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 
+from geoseg.class_map.overviews import class_areas
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig
-from geoseg.data import LabelledScene, open_scenes, suggested_weights
-from geoseg.data.histogram import BLOCK, chunks, count_blocks
-from geoseg.data.labelled import SplitLabels
+from geoseg.data.histogram import BLOCK, chunks, count_blocks, suggested_weights
+from geoseg.data.labelled import LabelledScene, covered, open_scenes
 from geoseg.data.statistics import Moments, ValueCounts, chosen, finite_moments, nothing_valid, scaled_std
 from geoseg.errors import ConfigError
 from geoseg.runtime.processors import processors
@@ -255,9 +255,7 @@ def _sum(scene: LabelledScene, split: str, classes: int, values: ValueCounts) ->
         sums.classes += counts.sum(axis=(0, 1))
         sums.class_blocks += (counts > 0).sum(axis=(0, 1))
         if scene.grid.is_metric:
-            place = labels + np.arange(window.height)[:, None] * (NODATA + 1)
-            per_row = np.bincount(place.ravel(), minlength=window.height * (NODATA + 1)).reshape(window.height, -1)
-            sums.hectares += row_area[window.row : window.row_stop] @ per_row[:, :classes]
+            sums.hectares += class_areas(labels, row_area[window.row : window.row_stop], classes)
         of_bands = chosen(pixels, use)
         if of_bands.shape[1]:
             sums.minimum = np.minimum(sums.minimum, of_bands.min(axis=1))
@@ -274,9 +272,8 @@ def _count_again(scene: LabelledScene, split: str, values: ValueCounts) -> None:
 
 def _parts(scene: LabelledScene, split: str) -> Iterator[tuple[Window, Valid | None]]:
     """Windows that cover a scene, and which of their pixels belong to a split; None for all of them."""
-    part = SplitLabels(scene.labels, scene.split, split) if scene.split is not None else None
     for window in chunks(*scene.grid.shape):
-        also = part.covers(window) if part is not None else None
+        also = covered(scene, split, window)
         if also is None or also.any():
             yield window, also
 

@@ -29,26 +29,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from geoseg.config import TrainConfig, parse_config, save_config
 from geoseg.contract import Band, Contract, find_model, load_contract
-from geoseg.data import (
-    CoveringWindows,
-    LabelledScene,
-    RandomWindows,
-    band_statistics,
-    class_histograms,
-    open_both,
-    suggested_weights,
-    write_split,
-)
-from geoseg.data.checks.every import check_data, refuse
-from geoseg.data.checks.problems import problem_lines
+from geoseg.data.checks.dataset import check_data
+from geoseg.data.histogram import class_histograms, suggested_weights
+from geoseg.data.labelled import LabelledScene, open_both
+from geoseg.data.problems import problem_lines, refuse
+from geoseg.data.split_file import write_split
+from geoseg.data.statistics import band_statistics
+from geoseg.data.windows import CoveringWindows, RandomWindows
 from geoseg.network.model_folder import build_network, save_model
 from geoseg.network.stored_model import open_model
 from geoseg.options import TrainOptions, from_keywords, signature_with
 from geoseg.prediction.precision import record_precision
 from geoseg.programs.early import check_new_run
 from geoseg.runtime.devices import resolve_device
-from geoseg.training.callbacks import Checkpoints, NormsOfFirst, StopSignal, interruptible, stopped
-from geoseg.training.ema import MovingAverage
+from geoseg.training.callbacks import Checkpoints, MovingAverage, NormsOfFirst, StopSignal, interruptible, stopped
 from geoseg.training.environment import add_environment, describe_environment
 from geoseg.training.failures import explained
 from geoseg.training.launch import assignment, count_devices, launch

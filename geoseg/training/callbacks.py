@@ -1,4 +1,4 @@
-"""What happens between the steps: checkpoints, early stopping, signals, and norms that all processes share."""
+"""Callbacks between steps: checkpoints, early stopping, signals, and norms shared by all processes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import Checkpoint
-from torch import nn
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
+from torch import Tensor, nn
 
 from geoseg.config import RunConfig
 from geoseg.files import output_error
@@ -27,28 +27,28 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 NOT_BEGUN = "stopped by a signal before the first iteration"
 
 _STOP = 1
-"""State of a process that was told to end; of one whose loss is no number it is larger, most of all for the first."""
+"""State of a process that received SIGTERM; larger for one whose loss is not finite, largest for the first process."""
 
 
 class StopSignal(Exception):
-    """Ends Lightning's loop after a checkpoint; outside it is a `RunStopped`."""
+    """Ends Lightning's loop after a checkpoint; becomes a `RunStopped`."""
 
 
 class Checkpoints(Checkpoint):
-    """The best checkpoint by validation mIoU, and the last one, which ``--resume`` goes on from.
+    """The best checkpoint by validation mIoU, and the last one, from which ``--resume`` continues.
 
-    The last one is written every ``checkpoint_every`` iterations, at validations, at the end and on SIGTERM. Each is
-    written beside its name and moved there: whenever the run is killed, a whole one is there.
-
-    As a Checkpoint it comes after all other callbacks, whose state it stores.
+    The last one is written every ``checkpoint_every`` iterations, at validations, at the end and on SIGTERM. Files are
+    renamed when complete, so a killed run leaves a complete one. Lightning calls a Checkpoint after all other
+    callbacks, whose state it stores.
 
     Attributes:
-        saved: Iterations done at the last checkpoint; None before the first.
+        saved: Iterations of the last checkpoint; None before the first.
+        best: The best validation mIoU; None before the first validation, NaN without a score.
     """
 
     def __init__(self, folder: Path, recipe: RunConfig, team: Team) -> None:
         self._folder, self._recipe, self._team = folder, recipe, team
-        self._best: float | None = None
+        self.best: float | None = None
         self._since_best = 0
         self._step = 0
         self.saved: int | None = None
@@ -57,51 +57,44 @@ class Checkpoints(Checkpoint):
         self._before: Any = None
 
     @property
-    def best(self) -> float | None:
-        """The best validation mIoU; None before the first validation, NaN where there was no score."""
-        return self._best
-
-    @property
     def has_ended_early(self) -> bool:
-        """Whether validations have brought nothing better for as long as the recipe waits."""
+        """Whether mIoU has not improved for as many validations as ``patience``."""
         patience = self._recipe.patience
         return patience is not None and self._since_best >= patience
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, and validations since."""
-        return {"best": self._best, "since_best": self._since_best}
+        return {"best": self.best, "since_best": self._since_best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's scores."""
-        self._best, self._since_best = state_dict["best"], state_dict["since_best"]
+        """Restore the scores of a checkpoint."""
+        self.best, self._since_best = state_dict["best"], state_dict["since_best"]
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Listen for SIGTERM, in place of Lightning, which would end without a checkpoint."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Handle SIGTERM instead of Lightning, which would end without a checkpoint."""
         self._step = trainer.global_step
         self.saved = self._step or None
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
-        if trainer.received_sigterm:  # while Lightning still listened
+        if trainer.received_sigterm:  # Lightning has caught it before
             raise StopSignal
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Listen no longer."""
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Restore the handler of SIGTERM."""
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = None
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """From now on there is something to save."""
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """From now on SIGTERM waits for the end of a step."""
         self._has_begun = True
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After a step: go on, end, or write the last checkpoint."""
+        """After a step, write the last checkpoint or end the run when due."""
         step = trainer.global_step
-        if step == self._step:  # a forward that only gathers gradients
+        if step == self._step:  # a forward pass that only accumulates gradients
             return
         self._step = step
         every = self._recipe.checkpoint_every
@@ -109,37 +102,37 @@ class Checkpoints(Checkpoint):
         validates = is_last or step % self._recipe.validation_interval == 0
         stops = self._agree(pl_module, all_of_them=validates or step % every == 0)
         if is_last:
-            trainer.should_stop = True  # makes Lightning validate once more, whatever val_every is
-        if validates:  # and saves after it
+            trainer.should_stop = True  # Lightning then validates once more, whatever val_every is
+        if validates:  # which saves afterwards
             return
         if stops or step % every == 0:
             self._save(trainer, LAST)
         if stops:
             raise StopSignal
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Keep the best and the last, and end where nothing has become better for long."""
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the last and the best checkpoint, and end if mIoU has not improved for long."""
         score = float(trainer.callback_metrics["val_miou"])
-        # Of validations without a score the last one counts.
-        is_better = self._best is None or self._best != self._best or score > self._best
-        self._best, self._since_best = (score, 0) if is_better else (self._best, self._since_best + 1)
+        # A score is better than none, and of validations without a score the last one counts.
+        is_better = self.best is None or self.best != self.best or score > self.best
+        self.best, self._since_best = (score, 0) if is_better else (self.best, self._since_best + 1)
         self._save(trainer, LAST)
         if is_better and self._team.is_first:
-            with _told(self._folder / BEST):
+            with _reported(self._folder / BEST):
                 _link(self._folder / LAST, self._folder / BEST)
         if self.has_ended_early:
             trainer.should_stop = True
         if self._agree(pl_module, all_of_them=True) and trainer.global_step < self._recipe.iterations:
             raise StopSignal
 
-    def _agree(self, task: lightning.LightningModule, *, all_of_them: bool) -> bool:
-        """Whether some process was told to end.
+    def _agree(self, task: LightningModule, *, all_of_them: bool) -> bool:
+        """Whether any process received SIGTERM.
 
-        Looking at the last loss of a GPU too makes it wait, which a checkpoint does anyway.
+        With ``all_of_them`` the last loss is checked too, for which a GPU waits.
 
         Raises:
-            ConfigError: This process is the first whose loss is no number.
-            PeerEnded: Another one is.
+            ConfigError: This process is the first whose loss is not finite.
+            PeerEnded: Another process is.
         """
         assert isinstance(task, SegmentationTask)
         failure = task.watch.failure(all_of_them=all_of_them)
@@ -148,13 +141,13 @@ class Checkpoints(Checkpoint):
         if failure is not None and worst == mine:
             raise failure
         if worst > _STOP:
-            raise PeerEnded(f"the loss is no number in process {_STOP + self._team.size - worst} of the run")
+            raise PeerEnded(f"the loss is not finite in process {_STOP + self._team.size - worst} of the run")
         return worst == _STOP
 
-    def _save(self, trainer: lightning.Trainer, name: str) -> None:
+    def _save(self, trainer: Trainer, name: str) -> None:
         path = self._folder / name
         scratch = _partial(path)
-        with _told(path):
+        with _reported(path):
             trainer.save_checkpoint(scratch)
             if self._team.is_first:
                 with scratch.open("rb") as file:
@@ -164,22 +157,22 @@ class Checkpoints(Checkpoint):
 
     def _note(self, number: int, frame: Any) -> None:
         self._signal = number
-        if not self._has_begun:  # the first windows may be a minute away, as processes start that read them
+        if not self._has_begun:  # reading processes may take a minute to start
             raise StopSignal
 
 
-class NormsOfFirst(lightning.Callback):
-    """Without synchronised norms the first process's running statistics are everyone's after each step.
+class NormsOfFirst(Callback):
+    """Copies the running statistics of the first process to the others after each step, without synchronised norms.
 
-    torch's DDP copies them before every forward, in validations too, where processes have unequal numbers of windows
-    and would wait for each other for ever.
+    torch's DDP would copy them before every forward pass, also in validations, where processes have unequal numbers of
+    windows and would wait for each other forever.
     """
 
     @torch.no_grad()
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Copy the statistics, all at once."""
+        """Copy all statistics at once."""
         norms = [m for m in pl_module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         buffers = [b for norm in norms for b in (norm.running_mean, norm.running_var) if b is not None]
         if not buffers:
@@ -190,16 +183,35 @@ class NormsOfFirst(lightning.Callback):
             buffer.copy_(values.view_as(buffer))
 
 
+class MovingAverage(WeightAveraging):
+    """Lightning's moving average of parameters and buffers, with a decay that grows to ``decay``.
+
+    After step t it is ``d · average + (1 − d) · weights`` with ``d = min(decay, (1 + t) / (10 + t))``, so that
+    the first steps are soon forgotten.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def update(average: list[Tensor], weights: list[Tensor], steps: Any) -> None:
+            """Add a step's tensors of one data type to the average of some steps."""
+            if average[0].is_floating_point():
+                t = int(steps) + 1
+                torch._foreach_lerp_(average, weights, 1 - min(decay, (1 + t) / (10 + t)))
+            else:  # counters
+                torch._foreach_copy_(average, weights)
+
+        super().__init__(multi_avg_fn=update)
+
+
 def stopped(run: Path, step: int) -> RunStopped:
-    """What a run that was told to end says."""
+    """The end of a run that received SIGTERM."""
     if step == 0:
         return RunStopped(NOT_BEGUN)
-    return RunStopped(f"stopped by a signal after iteration {step}; go on with --resume: {run}")
+    return RunStopped(f"stopped by a signal after iteration {step}; continue with --resume: {run}")
 
 
 @contextmanager
 def interruptible(run: Path, checkpoints: Checkpoints) -> Iterator[None]:
-    """Say after Ctrl-C what is kept and how to go on."""
+    """After Ctrl-C, report what is kept and how to continue."""
     try:
         yield
     except RunStopped:
@@ -208,17 +220,17 @@ def interruptible(run: Path, checkpoints: Checkpoints) -> Iterator[None]:
         if checkpoints.saved is None:
             raise KeyboardInterrupt("interrupted before the first checkpoint: nothing is kept") from error
         kept = f"{run / 'checkpoints' / LAST} is of iteration {checkpoints.saved}"
-        raise KeyboardInterrupt(f"interrupted; {kept}: go on from there with --resume") from error
+        raise KeyboardInterrupt(f"interrupted; {kept}: continue from there with --resume") from error
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What keeps a checkpoint from being written, in words, and nothing half written."""
+def _reported(path: Path) -> Iterator[None]:
+    """Report why a checkpoint cannot be written, and leave nothing partial."""
     try:
         yield
     except OSError as error:
         _partial(path).unlink(missing_ok=True)
-        hint = "free some space and go on from the one before with --resume"
+        hint = "free some space, then continue from the previous one with --resume"
         raise output_error(f"cannot write checkpoint {path}", error, hint=hint) from error
 
 
@@ -227,7 +239,7 @@ def _partial(path: Path) -> Path:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for a file that is never changed in place; a copy where a disk has no links."""
+    """A second name for a file that is never changed in place; a copy if the disk has no links."""
     scratch = _partial(target)
     scratch.unlink(missing_ok=True)
     try:

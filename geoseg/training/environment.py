@@ -1,4 +1,4 @@
-"""What a run was made with: machine, versions, command, state of the repositories."""
+"""The environment of a run: machine, versions, command, state of the repositories."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENVIRONMENT_FILE = "environment.json"
 
 
 def describe_environment(team: Team, seed: int) -> dict[str, Any]:
-    """Everything but the configuration that a run's outcome may depend on."""
+    """Everything a run's result may depend on, besides the configuration."""
     gpus = (
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
@@ -53,14 +53,14 @@ def describe_environment(team: Team, seed: int) -> dict[str, Any]:
 
 
 def add_environment(run: Path, described: dict[str, Any]) -> None:
-    """Write it into a run folder, after those of the starts before: a resumed run has several."""
+    """Append it to the run folder's list: a resumed run has several."""
     path = run / ENVIRONMENT_FILE
     starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     path.write_text(json.dumps([*starts, described], indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the repository a folder lies in, and whether anything differs from it; None outside of one."""
+    """Commit of the repository of a folder, and whether files differ from it; None outside a repository."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         return {"commit": commit, "changed": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}

@@ -1,4 +1,4 @@
-"""What a run ends of, in words: a loss that is no number, memory that ran out, a process that was killed."""
+"""Explained failures of a run: a loss that is not finite, memory that ran out, a process that was killed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from geoseg.config import RunConfig
 from geoseg.errors import ConfigError, DeviceError, GeosegError, in_one_line
 
 NAMED_WINDOWS = 4
-GO_ON = "go on from the last checkpoint with --resume"
+GO_ON = "continue from the last checkpoint with --resume"
 
 
 class RunStopped(KeyboardInterrupt):
-    """A signal has ended the run, after a checkpoint was written."""
+    """A signal ended the run after a checkpoint."""
 
     exit_code = 143
 
@@ -35,14 +35,12 @@ class _Pending:
 
 
 class LossWatch:
-    """Notices a loss that is no number, without making a GPU wait for it.
+    """Detects a loss that is not finite without making a GPU wait.
 
-    Asking a GPU for a number waits until it has done all it was given. So the loss is copied beside the work, and
-    looked at when the next one is under way.
+    Reading a number from a GPU waits for all its work. So the loss is copied asynchronously, and checked when the next
+    step has begun.
 
-    Args:
-        recipe: Whose learning rate is to blame.
-        place: Tells what the window of an index is, as "a.tif, rows 0 … 64, columns 32 … 96".
+    ``place`` describes the window of an index: "a.tif, rows 0 … 64, columns 32 … 96".
     """
 
     def __init__(self, recipe: RunConfig, place: Callable[[int], str] | None) -> None:
@@ -50,7 +48,7 @@ class LossWatch:
         self._pending: list[_Pending] = []
 
     def note(self, loss: Tensor, batch: dict[str, Tensor], step: int, rate: float) -> None:
-        """Remember the loss of a batch."""
+        """Record the loss of a batch."""
         loss, arrived = loss.detach(), None
         if loss.is_cuda:
             here = torch.empty((), dtype=loss.dtype, pin_memory=True)
@@ -60,7 +58,7 @@ class LossWatch:
         self._pending.append(_Pending(loss, arrived, batch, step, rate))
 
     def failure(self, *, all_of_them: bool) -> ConfigError | None:
-        """What is wrong with the losses noted, but for the last one unless all are asked for."""
+        """The error of the first loss that is not finite; a GPU's last one is checked only if all are."""
         while len(self._pending) > (0 if all_of_them or not self._waits() else 1):
             pending = self._pending.pop(0)
             if pending.arrived is not None:
@@ -93,7 +91,7 @@ class LossWatch:
 
 @contextmanager
 def explained(recipe: RunConfig) -> Iterator[None]:
-    """Say what ran out or was killed, and what to do."""
+    """Explain what ran out or was killed, and what to do."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -101,12 +99,12 @@ def explained(recipe: RunConfig) -> Iterator[None]:
     except GeosegError as error:
         raise _as_raised(error) from error
     except (RuntimeError, OSError, MemoryError) as error:
-        told = _explain_error(str(error), error, recipe)
-        if told is None:
+        explained_as = _explain_error(str(error), error, recipe)
+        if explained_as is None:
             raise
-        raise told from error
+        raise explained_as from error
     except SystemExit as error:
-        # Lightning turns Ctrl-C into an exit; it is the command line that says how a program ends.
+        # Lightning turns Ctrl-C into an exit; the command line decides how the program ends.
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         raise
@@ -133,20 +131,20 @@ def _out_of_memory(recipe: RunConfig, where: str) -> DeviceError:
     found = f"{where} is out of memory with {recipe.batch_size} windows of {recipe.size} px at a time"
     if recipe.batch_size == 1:
         return DeviceError(found, hint="train.size=256, train.precision=bf16-mixed, or a smaller model.encoder")
-    # The largest half that keeps the windows of a step
+    # The largest divisor that keeps the windows of a step
     parts = next(n for n in range(2, recipe.batch_size + 1) if recipe.batch_size % n == 0)
     return DeviceError(
         found,
-        hint=f"train.batch_size={recipe.batch_size // parts} train.accumulate={recipe.accumulate * parts} sees the "
-        f"same windows in each step; with a checkpoint, {GO_ON}",
+        hint=f"train.batch_size={recipe.batch_size // parts} train.accumulate={recipe.accumulate * parts} keeps the "
+        f"windows of each step; with a checkpoint, {GO_ON}",
     )
 
 
 def _as_raised(error: GeosegError) -> GeosegError:
-    """An error of a reading process as it was raised there, out of the traceback that the loader wraps it in."""
+    """An error as raised in a reading process, taken from the traceback that the loader wraps it in."""
     found = re.search(r"^geoseg\.errors\.(\w+): (.+)\Z", error.message, re.MULTILINE | re.DOTALL)
     if "in DataLoader worker process" not in error.message or found is None:
         return error
     kind = getattr(geoseg.errors, found.group(1), type(error))
-    told: GeosegError = kind(found.group(2).strip())
-    return told
+    raised: GeosegError = kind(found.group(2).strip())
+    return raised

@@ -1,7 +1,7 @@
-"""The processes of a run on this machine, by torch's elastic launcher: all end when one fails, and its message is ours.
+"""The processes of a run on this machine, started by torch's elastic launcher: all end when one fails.
 
-Lightning would start the others by running the program again that is running: right for ``geoseg train``, wrong for a
-notebook, a test, or a script without a guard. And where one of its processes fails, the others wait for it.
+Lightning would start them by running the current program again, which is wrong in a notebook, a test, or a script
+without a guard, and if one of them fails, the others wait for it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from geoseg.errors import ConfigError, DeviceError, GeosegError
 from geoseg.runtime.devices import resolve_device
 from geoseg.runtime.processors import processors
 from geoseg.training.callbacks import NOT_BEGUN
-from geoseg.training.failures import RunStopped
+from geoseg.training.failures import GO_ON, RunStopped
 from geoseg.training.processes import PATIENCE, PeerEnded
 
 GRACE_S = 2.0
-"""How long a process whose peer has failed stays, so that the peer can say why before the launcher ends all."""
+"""How long a process whose peer has failed waits, so that the peer can report why before the launcher ends all."""
 
 _OPTIONS: dict[str, Any] = {
     "signals_to_handle": "SIGTERM,SIGINT",  # torch 2.9; before, SIGHUP ends a run in spite of nohup
@@ -45,11 +45,11 @@ _SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 
 
 def count_devices(device: str, devices: int | str) -> int:
-    """How many devices "auto" or a number is.
+    """Number of devices that "auto" or a number means.
 
     Raises:
         ConfigError: Neither a positive number nor "auto".
-        DeviceError: More GPUs than there are, or several of one.
+        DeviceError: More GPUs than available, or several for a numbered one.
     """
     target = torch.device(resolve_device(device))
     there = torch.cuda.device_count() if target.type == "cuda" else 1
@@ -60,26 +60,26 @@ def count_devices(device: str, devices: int | str) -> int:
     except ValueError:
         count = 0
     if count < 1:
-        raise ConfigError(f"--devices {devices} is no number of devices", hint="--devices 2, or auto for all GPUs")
+        raise ConfigError(f"--devices {devices} is not a number of devices", hint="--devices 2, or auto for all GPUs")
     if target.type == "cuda" and count > there:
-        raise DeviceError(f"{count} GPUs were asked for, this machine has {there}", hint="--devices auto")
+        raise DeviceError(f"{count} GPUs requested, this machine has {there}", hint="--devices auto")
     if target.index is not None and count > 1:
         raise DeviceError(f"--device {device} is one GPU, --devices asks for {count}", hint="--device cuda")
     return count
 
 
 def launch(task: Mapping[str, Any], program: str, *, devices: int, nodes: int = 1) -> None:
-    """Run a program in several processes, and wait.
+    """Run a program in several processes and wait for them.
 
     Args:
-        task: What each of them is to do, as JSON; `assignment` gives it.
+        task: The task of each, as JSON; `assignment` returns it there.
         program: Python code that each runs.
         devices: Processes on this machine.
-        nodes: Machines; with more than one, each runs this and MASTER_ADDR, MASTER_PORT and NODE_RANK tell which.
+        nodes: Machines; with several, each runs this, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
 
     Raises:
-        GeosegError: What the first process to fail failed of.
-        RunStopped: The run was stopped by a signal, after a checkpoint.
+        GeosegError: The error of the first process that failed.
+        RunStopped: A signal stopped the run after a checkpoint.
         KeyboardInterrupt: Ctrl-C.
         RuntimeError: A process ended with a bug of ours, whose traceback it has printed.
     """
@@ -104,11 +104,11 @@ def launch(task: Mapping[str, Any], program: str, *, devices: int, nodes: int = 
 
 @contextmanager
 def assignment() -> Iterator[dict[str, Any]]:
-    """In a process of `launch`: what it is to do. It ends with the launcher, which reports an expected end of it."""
+    """In a process of `launch`: its task. It ends with the launcher, which reports expected errors."""
     folder = Path(sys.argv[1])
     task: dict[str, Any] = json.loads((folder / _TASK).read_text(encoding="utf-8"))
     threading.Thread(target=_end_with, args=(task.pop("launcher"),), daemon=True).start()
-    os.dup2(2, 1)  # standard output is the launcher's
+    os.dup2(2, 1)  # standard output belongs to the launcher
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(processors() // int(os.environ["LOCAL_WORLD_SIZE"]), 1))
     level = task.pop("log_level")
@@ -129,7 +129,7 @@ def assignment() -> Iterator[dict[str, Any]]:
 
 
 def _meeting(nodes: int) -> dict[str, Any]:
-    """Where the launchers of all machines meet."""
+    """Options for the rendezvous of all machines' launchers."""
     if nodes == 1:
         return {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
     lacking = [key for key in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if key not in os.environ]
@@ -148,7 +148,7 @@ def _meeting(nodes: int) -> dict[str, Any]:
 
 @contextmanager
 def _as_before() -> Iterator[None]:
-    """Keep torch's launcher from leaving its signal handlers behind, and from logging what we report."""
+    """Restore signal handlers after torch's launcher, and silence its log of what we report."""
     elastic = logging.getLogger("torch.distributed.elastic")
     elastic.addHandler(logging.NullHandler())
     elastic.propagate = False
@@ -163,26 +163,23 @@ def _as_before() -> Iterator[None]:
 
 
 def _report(folder: Path, codes: Mapping[int, int]) -> None:
-    """Raise what the run ended of: the cause before what it led to.
+    """Raise the cause of a run's end.
 
-    Args:
-        folder: Where processes leave words.
-        codes: Exit code of each process that failed, the first to fail first.
+    ``codes`` are the exit codes of the processes that failed, the first to fail first.
     """
     words = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.word"))]
-    for told in words:
-        if told["kind"] == RunStopped.__name__:
-            raise RunStopped(told["message"])
-        if told["kind"] != PeerEnded.__name__:
-            raise getattr(geoseg.errors, told["kind"], GeosegError)(told["message"], hint=told["hint"])
+    for word in words:
+        if word["kind"] == RunStopped.__name__:
+            raise RunStopped(word["message"])
+        if word["kind"] != PeerEnded.__name__:
+            raise getattr(geoseg.errors, word["kind"], GeosegError)(word["message"], hint=word["hint"])
     if next(iter(codes.values())) == -signal.SIGTERM:
         raise RunStopped(NOT_BEGUN)
     for rank, code in codes.items():
         if code < 0 and code != -signal.SIGTERM:  # which the launcher sends to the others
             raise DeviceError(
                 f"process {rank} of the run was killed by {signal.Signals(-code).name}",
-                hint="go on from the last checkpoint with --resume; if memory ran out, lower train.batch_size or "
-                "train.workers",
+                hint=f"{GO_ON}; if memory ran out, lower train.batch_size or train.workers",
             )
     raise RuntimeError(f"the processes of the run ended with exit codes {dict(codes)}")
 

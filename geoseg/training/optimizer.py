@@ -1,4 +1,4 @@
-"""Groups of parameters and the learning rate, as SegNeXt was trained."""
+"""Groups of parameters and the learning rate of SegNeXt's training."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ WARMUP_START = 1e-6
 
 
 def parameter_groups(network: nn.Module, recipe: RunConfig) -> list[dict[str, Any]]:
-    """Encoder and the rest, each split into norms (no weight decay) and others; frozen parameters are left out.
-
-    Raises:
-        ConfigError: Nothing is left to train.
+    """Trained parameters of encoder and decoder, each split into norms (without weight decay) and others.
 
     References:
-        SegNeXt's ``custom_keys``: norms without decay, ten times the learning rate outside the encoder. They go by
-        names, which leaves decay on the two batch norms of the stem and on the decoder's group norms; here no norm has.
+        SegNeXt's ``custom_keys``: norms without decay, ten times the learning rate outside the encoder. By its names
+        the stem's two batch norms and the decoder's group norms have decay; here no norm has.
     """
     norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -30,7 +27,7 @@ def parameter_groups(network: nn.Module, recipe: RunConfig) -> list[dict[str, An
             if parameter.requires_grad:
                 groups.setdefault((in_encoder, isinstance(module, norms)), []).append(parameter)
     if not groups:
-        raise ConfigError("model.freeze leaves nothing to train", hint="leave out a part of it")
+        raise ConfigError("model.freeze leaves nothing to train", hint="shorten the list")
     return [
         {
             "params": parameters,
@@ -42,7 +39,7 @@ def parameter_groups(network: nn.Module, recipe: RunConfig) -> list[dict[str, An
 
 
 def lr_factor(step: int, recipe: RunConfig) -> float:
-    """Learning rate at a step over its peak: polynomial decay to 0, times a linear warm-up.
+    """Learning rate at a step relative to its peak: polynomial decay to 0, times a linear warm-up.
 
     References:
         mmcv 1.x's ``poly`` policy with linear warm-up, which SegNeXt was trained with.

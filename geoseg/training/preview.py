@@ -1,4 +1,4 @@
-"""What a run would be, before it is one: windows, steps, network, memory."""
+"""Preview of a run: windows, steps, network, memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.config import TrainConfig
-from geoseg.data import LabelledScene
+from geoseg.data.labelled import LabelledScene
 from geoseg.training.task import windows_per_step
 
 PROBE_PX = 128
@@ -18,20 +18,14 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A run in numbers.
+    """A run in numbers."""
 
-    Attributes:
-        problems: How many errors and warnings, and each of them, as text.
-        is_fine: Whether the run would begin.
-        facts: What the run would be, name and value; empty where it would not begin.
-    """
-
-    problems: tuple[str, ...]
-    is_fine: bool
-    facts: tuple[tuple[str, str], ...] = ()
+    problems: tuple[str, ...]  # errors and warnings as text
+    is_fine: bool  # whether the run would start
+    facts: tuple[tuple[str, str], ...] = ()  # names and values; empty if the run would not start
 
     def lines(self) -> list[str]:
-        """All of it as text."""
+        """Everything as text."""
         width = max((len(name) for name, _ in self.facts), default=0)
         return [*self.problems, *(f"{name:<{width}}  {value}" for name, value in self.facts)]
 
@@ -45,20 +39,13 @@ def describe_run(
     device: torch.device,
     devices: int,
 ) -> tuple[tuple[str, str], ...]:
-    """Name and value of what is worth knowing of a run before it begins.
-
-    Args:
-        config: The experiment.
-        network: Its network, on the CPU.
-        train: Training scenes.
-        validation_windows: How many windows validate.
-        device: What it would run on.
-        devices: How many of them.
-    """
+    """Names and values that describe a run."""
     recipe = config.train
     step = windows_per_step(recipe, devices)
     pixels = sum(s.grid.height * s.grid.width for s in train)
-    passes = recipe.iterations * step * recipe.size**2 / pixels
+    windows, every = recipe.iterations * step, recipe.validation_interval
+    passes = windows * recipe.size**2 / pixels
+    parts = f"{recipe.batch_size} × {recipe.accumulate} forward passes × {devices} devices"
     counts = [sum(p.numel() for p in network.parameters() if p.requires_grad or all_) for all_ in (True, False)]
     memory = memory_bytes(config, network)
     ema = "" if recipe.ema is None else f", moving average of decay {recipe.ema:g}"
@@ -66,19 +53,9 @@ def describe_run(
         ("run folder", str(config.output)),
         ("devices", f"{devices} × {device.type}"),
         ("training scenes", f"{len(train)}, {pixels / 1e6:.1f} Mpx"),
-        (
-            "validation",
-            f"{validation_windows} windows of {config.window.size} px every {recipe.validation_interval} iterations",
-        ),
-        (
-            "a step",
-            f"{step} windows of {recipe.size} px: {recipe.batch_size} × {recipe.accumulate} forwards × "
-            f"{devices} devices",
-        ),
-        (
-            "iterations",
-            f"{recipe.iterations}, {recipe.iterations * step} windows: {_short(passes)} times the scenes' area",
-        ),
+        ("validation", f"{validation_windows} windows of {config.window.size} px every {every} iterations"),
+        ("a step", f"{step} windows of {recipe.size} px: {parts}"),
+        ("iterations", f"{recipe.iterations}, {windows} windows: {_short(passes)} times the scenes' area"),
         ("network", f"{config.model.architecture}, {config.model.encoder}: {counts[0] / 1e6:.2f} M parameters"),
         ("that train", f"{counts[1] / 1e6:.2f} M{ema}"),
         ("loss", " + ".join(f"{term.weight:g} {term.name}" for term in recipe.loss)),
@@ -87,14 +64,14 @@ def describe_run(
 
 
 def _short(number: float) -> str:
-    """Two digits, or all before the point."""
+    """Two digits, or all before the decimal point."""
     return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def memory_bytes(config: TrainConfig, network: nn.Module) -> float:
-    """Roughly what training needs on a device: weights, gradients, AdamW's two moments, and activations.
+    """Rough memory of training on a device: weights, gradients, AdamW's two moments, and activations.
 
-    What a small forward keeps for the gradient is measured and grows with the pixels; autocast keeps about half of it.
+    Activations are measured in a small forward pass and grow with the pixels; autocast halves them.
     """
     recipe = config.train
     weights = sum(p.numel() for p in network.parameters())
@@ -106,7 +83,7 @@ def memory_bytes(config: TrainConfig, network: nn.Module) -> float:
 
 
 def saved_bytes(network: nn.Module, bands: int, side: int) -> int:
-    """Bytes that a forward of one window of ``side`` px keeps for the gradient, the weights not counted."""
+    """Bytes that a forward pass of one window of ``side`` px keeps for the gradient, besides the weights."""
     held: dict[tuple[int, int], int] = {}
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
 
@@ -116,7 +93,7 @@ def saved_bytes(network: nn.Module, bands: int, side: int) -> int:
             held[(storage.data_ptr(), tensor._version)] = storage.nbytes()
         return tensor
 
-    # In evaluation mode a norm keeps nothing it will not need in training, and its statistics stay.
+    # In evaluation mode norms keep as much, and their statistics do not change.
     was_training, state = network.training, torch.get_rng_state()
     network.eval()
     try:

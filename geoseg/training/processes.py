@@ -1,8 +1,7 @@
-"""The processes of one training run: which one this is, what they agree on, and how all end when one fails.
+"""The processes of a training run, one per device: their places, what they agree on, and how all end when one fails.
 
-A run has one process for each device. torchrun, SLURM or `geoseg.training.launch` starts them; each finds its place in
-its environment. Devices talk over torch's default group; what the processes themselves have to say to each other goes
-over a second group on the CPU, which waits for as long as it takes and stops no device.
+torchrun, SLURM or `geoseg.training.launch` starts them; each finds its place in its environment. Devices communicate
+over torch's default group, the processes themselves over a second group on the CPU with a long timeout.
 """
 
 from __future__ import annotations
@@ -24,42 +23,33 @@ from geoseg.runtime.devices import resolve_device
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=2)
-"""How long processes wait for one that checks labels or counts classes."""
+"""How long processes wait for the one that checks labels or counts classes."""
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "NCCL")
-"""What torch says where another process is no longer there."""
+"""Texts of torch's errors when another process is gone."""
 
 
 class PeerEnded(DeviceError):
-    """Another process of the run has failed, and says why itself."""
+    """Another process of the run has failed, and reports why itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a process stands among those of the run.
+    """The place of a process in the run."""
 
-    Attributes:
-        rank: Its number, from 0.
-        size: How many there are.
-        local_rank: Its number on its machine.
-        local_size: How many there are on its machine.
-        address: Machine of the first one.
-        port: Port it listens on.
-    """
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-    address: str
-    port: int
+    rank: int  # its number, from 0
+    size: int  # number of processes
+    local_rank: int  # its number on its machine
+    local_size: int  # number of processes on its machine
+    address: str  # machine of the first process
+    port: int  # port it listens on
 
 
 def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
-    """The place that torchrun, SLURM's srun or our own launcher gave this process; None where it stands alone.
+    """The place that torchrun, SLURM's srun or our launcher gave this process; None for a single process.
 
     Raises:
         ConfigError: SLURM starts unequal numbers of processes on its machines.
@@ -90,12 +80,13 @@ def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
 
 
 class Team:
-    """This process among those of the run; alone, it agrees with itself.
+    """This process among those of the run; a single one agrees with itself.
 
     Attributes:
-        device: What this process computes on.
-        place: Where it stands; None alone.
-        size: How many processes there are.
+        device: Its device.
+        place: Its place; None for a single process.
+        rank: Its number, from 0.
+        size: Number of processes.
     """
 
     def __init__(self, device: torch.device, place: Place | None = None, control: Any = None) -> None:
@@ -109,10 +100,10 @@ class Team:
 
     @contextmanager
     def same_fate(self) -> Iterator[None]:
-        """What fails in one process ends all.
+        """A failure in one process ends all.
 
         Raises:
-            PeerEnded: This one went well, or is not the first of those that failed.
+            PeerEnded: This process has not failed, or is not the first that did.
         """
         error: Exception | None = None
         try:
@@ -120,7 +111,7 @@ class Team:
         except Exception as own:
             error = own
         words = str(error) or type(error).__name__
-        failed = [(rank, told) for rank, told in enumerate(self._all(error and words)) if told is not None]
+        failed = [(rank, text) for rank, text in enumerate(self._all(error and words)) if text is not None]
         if not failed:
             return
         if error is not None and (failed[0][0] == self.rank or not isinstance(error, GeosegError)):
@@ -128,7 +119,7 @@ class Team:
         raise PeerEnded(f"process {failed[0][0]} of the run ended: {failed[0][1]}") from error
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What the first process makes, known to all."""
+        """What the first process makes, given to all."""
         made: list[Any] = [None]
         with self.same_fate():
             if self.is_first:
@@ -139,7 +130,7 @@ class Team:
         return value
 
     def worst(self, state: int) -> int:
-        """The largest of the numbers that the processes give."""
+        """The largest of the processes' numbers."""
         if self._control is None:
             return state
         largest = torch.tensor([state])
@@ -158,18 +149,14 @@ class Team:
 def joined(device: str, place: Place | None) -> Iterator[Team]:
     """This process as one of the run's.
 
-    Args:
-        device: "auto", "cpu", "cuda" or "cuda:N", the last one only for a process that stands alone.
-        place: Where it stands; None alone.
-
     Raises:
-        DeviceError: A device that is not there, or a number of one where several are needed.
+        DeviceError: No such device, or a numbered one for several processes.
     """
     if place is None or place.size == 1:
         yield Team(torch.device(resolve_device(device)))
         return
     target = local_device(device, place)
-    # As torchrun has it: Lightning reads it there.
+    # As torchrun does; Lightning reads these.
     os.environ |= {
         "MASTER_ADDR": place.address,
         "MASTER_PORT": str(place.port),
@@ -191,7 +178,7 @@ def joined(device: str, place: Place | None) -> Iterator[Team]:
 
 
 def local_device(device: str, place: Place) -> torch.device:
-    """The device of one of several processes of a machine: each has a GPU of its own."""
+    """The device of one of several processes of a machine: each has its own GPU."""
     target = torch.device(resolve_device(device))
     if target.type == "cpu":
         return target

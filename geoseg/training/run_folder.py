@@ -18,6 +18,7 @@ from geoseg.config import TrainConfig, load_config
 from geoseg.errors import ConfigError, GeosegError, in_one_line
 from geoseg.files import DISK_ERRORS, output_error
 from geoseg.training.callbacks import BEST, LAST, Checkpoints
+from geoseg.training.failures import GO_ON
 from geoseg.training.start import starting_miou
 from geoseg.training.task import SegmentationTask, windows_per_step
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
 _DISK_ERRORS = DISK_ERRORS | {errno.EACCES, errno.EPERM, errno.EIO}
-FREE_WHEN_RESUMED = (
+FREE_WHEN_RESUMED = [
     "batch_size",
     "accumulate",
     "cache_mb",
@@ -35,28 +36,22 @@ FREE_WHEN_RESUMED = (
     "precision",
     "val_every",
     "workers",
-)
-"""Settings of the recipe that neither choose the windows nor the schedule. How many windows make a step is checked by
-itself: they may come in other portions."""
+]
+"""Settings of the recipe that may change: they affect neither windows nor schedule. How many windows make a step is
+checked separately."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The checkpoint a run goes on from.
+    """The checkpoint a run goes on from."""
 
-    Attributes:
-        path: The file.
-        step: Iterations done.
-        has_ended_early: Whether nothing is left to do, as validations had brought nothing better for long.
-    """
-
-    path: Path
-    step: int
-    has_ended_early: bool
+    path: Path  # the file
+    step: int  # iterations done
+    has_ended_early: bool  # whether nothing is left to do, as validations had brought nothing better for long
 
 
 def make_run_folder(run: Path, *, resume: bool) -> None:
-    """An empty folder, or the one that is there; a symbolic link to a folder stays."""
+    """Make an empty folder, or keep the existing one; a symbolic link to a folder stays."""
     run = run.resolve()
     try:
         if run.exists() and not resume:
@@ -69,11 +64,7 @@ def make_run_folder(run: Path, *, resume: bool) -> None:
 
 @contextmanager
 def writing_into(run: Path) -> Iterator[None]:
-    """What keeps a run from writing its table, its configuration and so on, in words.
-
-    Raises:
-        OutputError: The disk is full, or its folder no longer to be written in.
-    """
+    """Report why a run cannot write its table, its configuration and so on."""
     try:
         yield
     except GeosegError:
@@ -81,7 +72,7 @@ def writing_into(run: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        hint = "free some space and go on from the last checkpoint with --resume"
+        hint = f"free some space and {GO_ON}"
         raise output_error(f"cannot write into run folder {run}", error, hint=hint) from error
 
 
@@ -89,7 +80,7 @@ def find_checkpoint(config: TrainConfig, processes: int) -> Resumed:
     """The last checkpoint of the configuration's run.
 
     Raises:
-        ConfigError: None, or of a run with another configuration, or with other windows in a step.
+        ConfigError: There is none, or the run had another configuration, or other windows per step.
     """
     path = config.output / "checkpoints" / LAST
     if not path.is_file():
@@ -118,7 +109,7 @@ def find_checkpoint(config: TrainConfig, processes: int) -> Resumed:
 
 
 def load_best(task: SegmentationTask, run: Path) -> dict[str, Any]:
-    """Put the best weights into the task, the moving average where there is one; their validation scores."""
+    """Load the best weights, or their moving average if any, into the task; returns their validation scores."""
     checkpoint = _load(run / "checkpoints" / BEST)
     task.load_state_dict(checkpoint["state_dict"])
     scores, before = checkpoint["val_scores"], starting_miou(checkpoint)
@@ -150,13 +141,13 @@ def _load(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ConfigError(
             f"checkpoint {path} cannot be read: {getattr(error, 'strerror', None) or in_one_line(error)}",
-            hint="start anew with --overwrite, or copy the run's other checkpoint to its place",
+            hint="start again with --overwrite, or copy the run's other checkpoint to its place",
         ) from error
     return checkpoint
 
 
 def _check_same(config: TrainConfig, started: TrainConfig) -> None:
-    """Refuse to go on with other windows, another network or another schedule than the run began with."""
+    """Refuse to resume with other windows, another network or another schedule."""
     before, now = (c.model_dump(mode="json", exclude={"output", "card"}) for c in (started, config))
     for settings in before, now:
         for key in FREE_WHEN_RESUMED:

@@ -1,32 +1,26 @@
-"""Pictures for TensorBoard: imagery, labels and prediction of a few validation windows, side by side."""
+"""Pictures for TensorBoard: imagery, labels and prediction of a few validation windows."""
 
 from __future__ import annotations
 
-import lightning
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from geoseg.arrays import BoolArray, ByteArray, Float32Array
 from geoseg.classes import NODATA, ClassTable
 
 PICTURES = 4
 LARGEST_PX = 512
 NOTHING = (128, 128, 128)
-"""Colour of what is not labelled."""
-
-Picture = npt.NDArray[np.uint8]
+"""Colour of unlabelled pixels."""
 
 
-class SamplePictures(lightning.Callback):
-    """Draw the same few validation windows at every validation.
-
-    Args:
-        windows: Validation windows; those drawn are spread evenly over them.
-        classes: Their colours.
-    """
+class SamplePictures(Callback):
+    """Draw the same few validation windows at every validation."""
 
     def __init__(self, windows: Dataset[dict[str, Tensor]], classes: ClassTable) -> None:
         count = len(windows)  # type: ignore[arg-type]
@@ -35,7 +29,7 @@ class SamplePictures(lightning.Callback):
         self._classes = classes
 
     @torch.no_grad()
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Predict and draw."""
         boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         for i, sample in enumerate(self._samples):
@@ -47,8 +41,8 @@ class SamplePictures(lightning.Callback):
                 board.add_image(f"window {i}", picture, trainer.global_step, dataformats="HWC")
 
 
-def draw_sample(sample: dict[str, Tensor], predicted: npt.NDArray[np.integer], classes: ClassTable) -> Picture:
-    """Imagery, labels and prediction (H, W) of a window side by side, (H, 3 W, 3); of large ones every n-th pixel."""
+def draw_sample(sample: dict[str, Tensor], predicted: npt.NDArray[np.integer], classes: ClassTable) -> ByteArray:
+    """Imagery, labels and prediction (H, W) of a window side by side, (H, 3 W, 3); large ones are thinned out."""
     valid = sample["valid"].numpy()
     shown = np.where(valid, predicted, NODATA)
     parts = [stretched(sample["pixels"].numpy(), valid)]
@@ -57,17 +51,17 @@ def draw_sample(sample: dict[str, Tensor], predicted: npt.NDArray[np.integer], c
     return np.concatenate([part[::step, ::step] for part in parts], axis=1)
 
 
-def colored(ids: npt.NDArray[np.integer], classes: ClassTable) -> Picture:
+def colored(ids: npt.NDArray[np.integer], classes: ClassTable) -> ByteArray:
     """Class ids (H, W) in their colours, (H, W, 3); 255 is grey."""
     table = np.full((NODATA + 1, 3), NOTHING, np.uint8)
     for c in classes:
         table[c.id] = c.color
-    picture: Picture = table[ids]
+    picture: ByteArray = table[ids]
     return picture
 
 
-def stretched(pixels: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]) -> Picture:
-    """The first three bands (B, H, W) from 2nd to 98th percentile, (H, W, 3); of fewer the first one in grey."""
+def stretched(pixels: Float32Array, valid: BoolArray) -> ByteArray:
+    """The first three bands, or one in grey, (B, H, W) stretched from 2nd to 98th percentile, (H, W, 3)."""
     bands = pixels[:3] if len(pixels) >= 3 else pixels[[0, 0, 0]]
     picture = np.zeros((*valid.shape, 3), np.uint8)
     for i, band in enumerate(bands):

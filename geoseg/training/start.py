@@ -1,4 +1,4 @@
-"""Where training starts: from another model's weights, and with parts of the network that stay as they are."""
+"""The start of training: weights of another model, and frozen parts of the network."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import lightning
 import torch
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from geoseg.classes import ClassTable
@@ -19,24 +19,18 @@ from geoseg.words import count
 log = logging.getLogger(__name__)
 
 HEAD = "segmentation_head."
-"""Where SMP's models turn features into one channel for each class."""
+"""Names of the tensors with which SMP's models make one channel per class."""
 
 
 def start_from(network: nn.Module, bands: Sequence[str], classes: ClassTable, model: str) -> None:
-    """Put the weights of a trained model of the same network in place.
+    """Load the weights of a trained model with the same network.
 
-    Where its class table is another one, classes of the same name take their rows of the segmentation head, and the
-    others stay as they are.
-
-    Args:
-        network: Gets them.
-        bands: Names of the bands it is going to be trained on.
-        classes: The classes likewise.
-        model: Folder of the trained model, or the name of a model that comes with geoseg.
+    ``bands`` and ``classes`` are those to train; ``model`` is a folder, or the name of a shipped model. If the class
+    tables differ, classes of the same name take their rows of the segmentation head, and the others stay unchanged.
 
     Raises:
         ModelError: No such model.
-        ConfigError: A model of another network, of other bands, or of no common head.
+        ConfigError: The model has another network, another number of bands, or a head without rows of classes.
     """
     trained = load_model(model)
     before, now = [band.name for band in trained.contract.bands], list(bands)
@@ -47,7 +41,7 @@ def start_from(network: nn.Module, bands: Sequence[str], classes: ClassTable, mo
             hint="set imagery.bands (and imagery.indexes) to the model's, or leave out model.start_from",
         )
     if before != now:
-        log.warning("model.start_from %s was trained on %s, training goes on with %s", model, before, now)
+        log.warning("model.start_from %s was trained on %s, and is now trained on %s", model, before, now)
     weights = trained.network.state_dict()
     known = trained.contract.class_table.names
     if known != classes.names:
@@ -57,8 +51,8 @@ def start_from(network: nn.Module, bands: Sequence[str], classes: ClassTable, mo
         found, wanted = (tuple(t[key].shape) if key in t else "nothing" for t in (weights, own))
         if found != wanted:
             raise ConfigError(
-                f"model.start_from {model} is another network than the configured one: {key} is {found}, "
-                f"wanted {wanted}",
+                f"model.start_from {model} has another network than the configuration: {key} is {found}, "
+                f"expected {wanted}",
                 hint="take model.architecture, encoder and options from its config.json",
             )
     network.load_state_dict(weights)
@@ -67,13 +61,12 @@ def start_from(network: nn.Module, bands: Sequence[str], classes: ClassTable, mo
 def _take_rows(
     weights: dict[str, Tensor], network: nn.Module, old: Sequence[str], new: Sequence[str], model: str
 ) -> None:
-    """Replace the head's tensors in ``weights`` by the network's own, with the rows of classes both have."""
+    """Replace the head's tensors in ``weights`` by the network's own, with the rows of common classes."""
     own = network.state_dict()
     heads = [key for key in weights if key.startswith(HEAD) and key in own and weights[key].shape[:1] == (len(old),)]
     if not heads:
         raise ConfigError(
-            f"model.start_from {model} has the classes {', '.join(old)}, and its network no head whose rows are "
-            "classes",
+            f"model.start_from {model} has the classes {', '.join(old)}, but no head with a row for each",
             hint="train with the same classes, or leave out model.start_from",
         )
     kept = [name for name in new if name in old]
@@ -90,20 +83,16 @@ def _take_rows(
     )
 
 
-class StartingScores(lightning.Callback):
-    """Validates the model that training starts from, as iteration 0 of the run; the log has it at step −1.
-
-    Args:
-        windows: The validation windows in batches.
-    """
+class StartingScores(Callback):
+    """Validates the model that training starts from, as iteration 0 of the run; at step −1 in the log."""
 
     def __init__(self, windows: Iterable[dict[str, Tensor]]) -> None:
         self._windows = windows
         self._scores: dict[str, float] = {}
 
     @torch.no_grad()
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Validate, unless the run goes on from a checkpoint."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate, unless the run is resumed."""
         assert isinstance(pl_module, SegmentationTask)
         if trainer.global_step:
             return
@@ -123,29 +112,25 @@ class StartingScores(lightning.Callback):
         return {"scores": self._scores}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Those of a checkpoint."""
+        """Restore those of a checkpoint."""
         self._scores = state_dict["scores"]
 
 
 def starting_miou(checkpoint: dict[str, Any]) -> float | None:
-    """Validation mIoU of the model that a checkpoint's run started from; None where it started from none."""
+    """Validation mIoU of the model that a checkpoint's run started from, if any."""
     state = checkpoint["callbacks"].get(StartingScores.__qualname__, {})
     score: float | None = state.get("scores", {}).get("val_miou")
     return score
 
 
 def freeze(network: nn.Module, parts: tuple[str, ...]) -> tuple[nn.Module, ...]:
-    """Keep the parameters of parts of a network as they are.
-
-    Args:
-        network: Any.
-        parts: Names of modules or parameters, or where several begin with it, up to a dot.
+    """Freeze parts of a network, given by names of modules or parameters.
 
     Returns:
-        The modules that are frozen as a whole, whose batch norms must not move either.
+        The frozen modules, whose batch norms must not move either.
 
     Raises:
-        ConfigError: A name the network does not have.
+        ConfigError: The network has no such part.
     """
     modules = dict(network.named_modules())
     parameters = dict(network.named_parameters())
@@ -160,13 +145,7 @@ def freeze(network: nn.Module, parts: tuple[str, ...]) -> tuple[nn.Module, ...]:
 
 
 def leaves_unused(network: nn.Module, bands: int, size: int) -> bool:
-    """Whether a loss on the logits would reach some trained parameter not at all, which DDP has to know.
-
-    Args:
-        network: On the CPU; its statistics stay as they are.
-        bands: Input channels.
-        size: Side of a window that it takes, px.
-    """
+    """Whether some trained parameter has no gradient, which DDP has to know; the network is on the CPU."""
     trained = [p for p in network.parameters() if p.requires_grad]
     was_training = network.training
     network.eval()
@@ -176,7 +155,7 @@ def leaves_unused(network: nn.Module, bands: int, size: int) -> bool:
 
 
 def _unknown(part: str, modules: dict[str, nn.Module], parameters: dict[str, Any]) -> ConfigError:
-    """The names one level below the longest beginning that exists."""
+    """An error with the names one level below the longest existing prefix."""
     parent = part
     while parent and parent not in modules:
         parent = parent.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""The log as a table: ``metrics.csv``, one row for what is logged at once."""
+"""The log as a table: ``metrics.csv``, one row per step."""
 
 from __future__ import annotations
 
@@ -13,13 +13,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class MetricsTable(Logger):
-    """Rows of ``step`` and whatever was logged; a resumed run keeps those before its checkpoint.
+    """Rows of ``step`` and what was logged; a resumed run keeps those before its ``start``.
 
-    Lightning's own logger deletes the table of the run it goes on with.
-
-    Args:
-        path: The table.
-        start: Iterations done before; rows of later ones are from what was lost.
+    Lightning's own logger deletes the table of a resumed run.
     """
 
     def __init__(self, path: Path, *, start: int = 0) -> None:
@@ -29,7 +25,7 @@ class MetricsTable(Logger):
         self._fields = ["step"]
         self._is_written = False
         if start and path.exists():
-            # A killed run may have left half a row at the end.
+            # A killed run may have left a partial row at the end.
             text = path.read_text(encoding="utf-8").rpartition("\n")[0]
             reader = csv.DictReader(text.splitlines())
             self._rows = [row for row in reader if int(row["step"]) < start]
@@ -37,21 +33,21 @@ class MetricsTable(Logger):
 
     @property
     def name(self) -> str:
-        """Nothing but a name."""
+        """Required by Lightning."""
         return "table"
 
     @property
     def version(self) -> str:
-        """One run, one table."""
+        """Required by Lightning."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The run folder's config.yaml has them."""
+        """Nothing: they are in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add a row, below the others where it has no new column."""
+        """Append a row; with a new column the whole table is written again."""
         row = {"step": step, **{key: value for key, value in metrics.items() if key != "epoch"}}
         self._rows.append(row)
         new = [key for key in row if key not in self._fields]

@@ -1,4 +1,4 @@
-"""The training step, the validation scores and the optimizer of one network."""
+"""Training step, validation scores and optimizer of a network."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class SegmentationTask(lightning.LightningModule):
 
     Args:
         network: SMP model.
-        contract: Its imagery contract, for the normalisation and the classes.
+        contract: Its imagery contract, with normalisation and classes.
         recipe: Loss, learning rate, schedule and batch.
         class_weights: Weight of each class in the loss.
-        seed: Decides, with step and process, what is random in a step.
+        seed: With step and process, decides what is random in a step.
         frozen: Parts of the network that do not train.
-        place: Names the window of an index, for a loss that is no number.
+        place: Describes the window of an index, for a loss that is not finite.
     """
 
-    # Of few validation windows not every process may get one.
+    # With few validation windows some processes get none.
     allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
@@ -60,30 +60,30 @@ class SegmentationTask(lightning.LightningModule):
         self._losses: list[Tensor] = []
 
     def train(self, mode: bool = True) -> SegmentationTask:
-        """Training mode for all but the frozen parts: their batch norms and random layers stay still."""
+        """Training mode for all but the frozen parts, whose batch norms and random layers do not change."""
         super().train(mode)
         for part in self._frozen:
             part.eval()
         return self
 
     def forward(self, pixels: Tensor, valid: Tensor) -> Tensor:
-        """Logits (N, K, H, W) of scaled pixels or bytes (N, B, H, W), which count where valid (N, H, W)."""
+        """Logits (N, K, H, W) of scaled pixels or bytes (N, B, H, W), valid (N, H, W)."""
         if pixels.dtype == torch.uint8:
             pixels = pixels * self._scale
         logits: Tensor = self.network(self.normalize(pixels, valid))
         return logits
 
     def on_train_start(self) -> None:
-        """Lightning takes the modes of modules as it finds them."""
+        """Set the modes, which Lightning does not."""
         self.train()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Make what is random in this forward a function of seed, forward and process: a resumed run repeats it."""
+        """Seed the forward pass with seed, index and process, so that a resumed run repeats it."""
         words = np.random.SeedSequence((self._seed, batch_idx, self.global_rank)).generate_state(2)
         torch.manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Loss of a batch of windows; logged is the mean over a step's forwards and processes."""
+        """Loss of a batch of windows; its mean over a step's forward passes and processes is logged."""
         loss: Tensor = self.loss(self(batch["pixels"], batch["valid"]), batch["labels"])
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.watch.note(loss, batch, self.global_step, rate)
@@ -94,7 +94,7 @@ class SegmentationTask(lightning.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Begin to count."""
+        """Reset the counts."""
         size = len(self.classes)
         self._confusion = torch.zeros(size, size, dtype=torch.int64, device=self.device)
 
@@ -104,13 +104,13 @@ class SegmentationTask(lightning.LightningModule):
         self._confusion += confusion_matrix(batch["labels"], predictions, len(self.classes))
 
     def on_validation_epoch_end(self) -> None:
-        """Log mIoU and the IoU of each class, of all processes' windows."""
+        """Log mIoU and the IoU of each class over all processes."""
         self.log_dict(self.gathered_scores())
 
     def gathered_scores(self) -> dict[str, float]:
-        """mIoU and the IoU of each class of what was counted, over all processes.
+        """mIoU and the IoU of each class over all processes.
 
-        Where the truth is of one class alone mIoU is NaN: it would be best for a network that maps nothing else.
+        mIoU is NaN if the truth has a single class: mapping nothing else would be best.
         """
         if self.trainer.world_size > 1:
             dist.all_reduce(self._confusion)
@@ -119,13 +119,13 @@ class SegmentationTask(lightning.LightningModule):
         return {"val_miou": miou, **{f"val_iou_{c.name}": float(scores.iou[c.id]) for c in self.classes}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the validation scores with the weights they belong to, and how many windows made a step."""
+        """Add the validation scores of the weights, and the number of windows per step."""
         metrics = self.trainer.callback_metrics
         checkpoint["val_scores"] = {k: float(v) for k, v in metrics.items() if k.startswith("val_")}
         checkpoint["windows_per_step"] = windows_per_step(self.recipe, self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Count forwards as they are counted now: as many windows may come in other portions."""
+        """Convert the count of forward passes: the windows of a step may be divided differently now."""
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         ahead = checkpoint["global_step"] * self.recipe.accumulate - progress["total"]["processed"]
         for part in ("total", "current"):
@@ -140,5 +140,5 @@ class SegmentationTask(lightning.LightningModule):
 
 
 def windows_per_step(recipe: RunConfig, processes: int) -> int:
-    """Windows whose gradients make one step of the optimizer."""
+    """Windows per step of the optimizer."""
     return recipe.batch_size * recipe.accumulate * processes

@@ -41,7 +41,8 @@ from torch.utils.data import DataLoader, default_collate
 from geoseg.classes import format_color
 from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import Band, ClassEntry, Contract
-from geoseg.data import LabelledScene, RandomWindows
+from geoseg.data.labelled import LabelledScene
+from geoseg.data.windows import RandomWindows
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape
 from geoseg.network.losses import cross_entropy
 from geoseg.network.model_folder import Normalize, build_network

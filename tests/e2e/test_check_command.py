@@ -88,7 +88,7 @@ def spoilt(tmp_path: Path) -> tuple[Path, list[str]]:
         {"scene": "none.tif", "labels": "good.tif"},
     ]
     said = [
-        "ids.tif hold ids that are no class, which end at 2: 9 (",
+        "ids.tif contain values outside the classes 0 … 2: 9 (",
         "empty.tif are empty",
         "floats.tif have 1 band of float32",
         "small.tif have 50 × 80 px, scene ",
@@ -97,8 +97,8 @@ def spoilt(tmp_path: Path) -> tuple[Path, list[str]]:
         "no_crs.gpkg have no CRS",
         "no polygon of",
         "typing.gpkg has no field sort",
-        "what lies outside the polygons is not said",
-        "the class of its polygons is not said",
+        "the class outside the polygons is not given",
+        "the class of the polygons is not given",
         "no such labels:",
         "no such labelled area:",
         "deep.tif is uint16, the configuration says uint8",

@@ -12,7 +12,7 @@ import yaml
 
 from geoseg.config import load_config
 from geoseg.contract import SHIPPED, load_contract
-from geoseg.data import open_scenes
+from geoseg.data.labelled import open_scenes
 from geoseg.landscape import Landscape, write_landscape
 from geoseg.network.backends.openvino import multiplies_bfloat16
 from geoseg.network.metrics import Scores

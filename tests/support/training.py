@@ -11,7 +11,7 @@ from affine import Affine
 
 from geoseg.classes import format_color
 from geoseg.config import TrainConfig, parse_config
-from geoseg.data import RandomWindows
+from geoseg.data.windows import RandomWindows
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 from support.networks import TINY
 

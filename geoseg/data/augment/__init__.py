@@ -1,6 +1,6 @@
 """Random changes of training windows: size, flips and turns, brightness and colour.
 
-All of albumentations stays behind this package. It is MIT-licensed but no longer developed (its successor is AGPL).
+albumentations is used in this package only: it is MIT-licensed but no longer developed (its successor is AGPL).
 """
 
 from __future__ import annotations
@@ -9,20 +9,13 @@ import os
 
 import cv2
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at its import it would ask PyPI for a newer version
-
-from geoseg.data.augment.augmenter import Augmenter
-from geoseg.data.augment.distortion import distort
-from geoseg.data.augment.photometric import Photometric
-from geoseg.data.augment.resizing import resize_window
-
-__all__ = ["Augmenter", "Photometric", "distort", "one_thread_each", "resize_window"]
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask PyPI for a newer version
 
 
 def one_thread_each() -> None:
-    """Keep OpenCV to one thread, here and in processes forked from this one: these are as many as there are cores.
+    """Limit OpenCV to one thread, here and in processes forked later, of which there is one per core.
 
-    Before a fork, not after it: OpenCV's other threads are not there in the fork, which would wait for them for ever.
+    To be called before a fork: a fork lacks OpenCV's other threads and would wait for them forever.
     """
     if cv2.getNumThreads() != 1:
         cv2.setNumThreads(1)

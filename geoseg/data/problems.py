@@ -1,0 +1,109 @@
+"""Problems found in data, as values, and the error raised for a list of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Literal
+
+from geoseg.errors import GeosegError, LabelError
+from geoseg.words import count
+
+log = logging.getLogger(__name__)
+
+_MOST_LISTED = 50
+"""Lines of an error message; thousands of scenes may be wrong in the same way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem of the data."""
+
+    severity: Literal["error", "warning"]  # an "error" stops training, a "warning" does not
+    where: str  # file or scene it concerns; lists are sorted by it
+    message: str  # file, found, expected; one sentence without a full stop
+    hint: str | None = None  # the fix, if the message does not imply it
+
+
+def error(where: str | PathLike[str], message: str, hint: str | None = None) -> Problem:
+    """A problem that stops training."""
+    return Problem("error", str(where), message, hint)
+
+
+def warning(where: str | PathLike[str], message: str, hint: str | None = None) -> Problem:
+    """A problem that is only reported."""
+    return Problem("warning", str(where), message, hint)
+
+
+def as_problem(where: str | PathLike[str], raised: GeosegError) -> Problem:
+    """An exception as a problem."""
+    return error(where, raised.message, raised.hint)
+
+
+def has_error(problems: Iterable[Problem]) -> bool:
+    """Whether any of the problems stops training."""
+    return any(problem.severity == "error" for problem in problems)
+
+
+def raise_first(problems: Iterable[Problem]) -> None:
+    """Raise the first error of some problems; warnings are ignored.
+
+    Raises:
+        LabelError: There is an error.
+    """
+    for problem in problems:
+        if problem.severity == "error":
+            raise LabelError(problem.message, hint=problem.hint)
+
+
+def problem_lines(problems: Sequence[Problem]) -> list[str]:
+    """The problems as text: how many, then each with its number and hint."""
+    if not problems:
+        return ["no problems found"]
+    lines = [_headline(problems)]
+    for number, problem in enumerate(problems, start=1):
+        lines.append(f"{number:>4}. {problem.severity}: {problem.message}")
+        if problem.hint is not None:
+            lines.append(f"      hint: {problem.hint}")
+    return lines
+
+
+def refuse(problems: Sequence[Problem]) -> None:
+    """Raise if any problem is an error; otherwise log the warnings.
+
+    Raises:
+        LabelError: There are errors. A single problem is raised as it is; for several, the message lists the first
+            fifty, and the hint is the first one's.
+    """
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if not errors:
+        for problem in problems:
+            log.warning("%s%s", problem.message, f" ({problem.hint})" if problem.hint else "")
+        return
+    if len(problems) == 1:
+        raise_first(problems)
+    lines = [_headline(problems)]
+    lines += [f"{number:>4}. {p.severity}: {p.message}" for number, p in enumerate(problems[:_MOST_LISTED], start=1)]
+    if len(problems) > _MOST_LISTED:
+        lines.append(f"      and {len(problems) - _MOST_LISTED} more; geoseg train CONFIG --check prints all")
+    hint = next((p.hint for p in errors if p.hint is not None), None)
+    raise LabelError("\n".join(lines), hint=f"begin with: {hint}" if hint is not None else None)
+
+
+def listed(items: Sequence[str], most: int) -> str:
+    """The first items joined by commas, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
+def _headline(problems: Sequence[Problem]) -> str:
+    errors = sum(problem.severity == "error" for problem in problems)
+    parts = [count(n, kind) for n, kind in ((errors, "error"), (len(problems) - errors, "warning")) if n]
+    return f"{' and '.join(parts)} in the data of this configuration:"
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Errors before warnings, then by file, each problem once."""
+    return sorted(dict.fromkeys(problems), key=lambda p: (p.severity != "error", p.where, p.message))
