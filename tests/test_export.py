@@ -21,6 +21,7 @@ from geoseg.polygons import PolygonRules, Tolerance
 from geoseg.programs.vectorize import vectorize
 from support.coverages import TABLE, blobs, coverage
 from support.formats import OBLIQUE, RAW, TOWGS84, closing_rows, legend, write_classes
+from support.processes import heed_ctrl_c
 
 UTM = "EPSG:32633"
 NORTH_UP = Affine(0.3, 0, 500_000, 0, -0.3, 5_000_000)
@@ -153,8 +154,7 @@ def test_ctrl_c_ends_the_command_without_a_trace(tmp_path, suffix):
     command = subprocess.Popen(
         [sys.executable, "-m", "geoseg", *map(str, words)],
         stderr=subprocess.PIPE,
-        # Started in the background of a shell, the tests ignore Ctrl-C, and a child would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_ctrl_c,
     )
     while not any(file.stat().st_size > 1 << 20 for file in tmp_path.glob(f".polygons{suffix}.*/*")):
         assert command.poll() is None, "the command ended before it could be stopped"

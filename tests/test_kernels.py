@@ -152,12 +152,12 @@ def test_helpers_live_in_the_package_of_their_kernels() -> None:
     assert elsewhere == []
 
 
-@pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a file in a folder that nobody can write to")
+@pytest.mark.skipif(not Path("/proc/tty/drivers").exists(), reason="needs a file in a folder that nobody can write to")
 def test_kernels_run_where_no_folder_can_keep_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     names: dict[str, object] = {}
-    exec(compile("def double(x):\n    return 2 * x\n", "/proc/version", "exec"), names)
+    exec(compile("def double(x):\n    return 2 * x\n", "/proc/tty/drivers", "exec"), names)
     with pytest.raises(RuntimeError, match="no locator"):
         numba.njit(cache=True)(names["double"])
     assert jit.njit(names["double"])(21) == 42  # type: ignore[arg-type]

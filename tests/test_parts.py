@@ -26,6 +26,7 @@ from geoseg.tiling.plan import Plan, Task, plan_prediction
 from geoseg.tiling.stitcher import SeamCounts
 from support.executors import ExecutorContract
 from support.model_folders import make_model
+from support.processes import heed_ctrl_c
 from support.scenes import MadeScene, write_scene
 
 ROOT = Path(__file__).parents[1]
@@ -289,6 +290,7 @@ def test_the_command_line_tells_in_one_line_what_ctrl_c_keeps(scene: MadeScene, 
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
     deadline = time.monotonic() + 120
     while not list(parts_folder(output).glob("*.part")) and time.monotonic() < deadline and process.poll() is None:

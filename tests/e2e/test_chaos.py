@@ -20,6 +20,7 @@ from geoseg.prediction.parts import JOURNAL, parts_folder, was_publishing
 from support.commands import files_in, succeed
 from support.model_folders import write_model
 from support.networks import WIDE
+from support.processes import heed_ctrl_c
 from support.scenes import write_scene
 
 pytestmark = pytest.mark.slow
@@ -56,7 +57,8 @@ class Place:
     def start(self, output: str, *options: object) -> subprocess.Popen[str]:
         words = [sys.executable, "-c", PROGRAM, *self.words(output, *options)]
         pipe = subprocess.PIPE
-        return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=heed_ctrl_c)
 
     def made(self, output: str) -> int:
         """Number of parts that are there."""

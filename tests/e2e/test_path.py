@@ -26,6 +26,7 @@ from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 from geoseg.network.model_folder import load_model
 from support.commands import burn, files_in, read_map, run, succeed
 from support.networks import TINY
+from support.processes import heed_ctrl_c
 from support.scenes import MadeScene, write_scene
 
 SIDE = 256
@@ -136,8 +137,7 @@ def test_a_run_that_was_stopped_goes_on(trained: Trained, tmp_path: Path) -> Non
     stopped = subprocess.Popen(
         [sys.executable, "-m", "geoseg", "train", *map(str, words)],
         stderr=subprocess.PIPE,
-        # Started in the background of a shell, the tests ignore Ctrl-C, and a child would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_ctrl_c,
     )
     last = output / "checkpoints" / "last.ckpt"
     while not last.exists():
