@@ -43,22 +43,20 @@ class Tolerance:
         Raises:
             ConfigError: Metres, and the map has no CRS; or more than 10,000 pixels.
         """
-        value = self.value if self.unit == "px" else self._in_pixels_of(grid)
+        value, gsd = self.value, grid.gsd_m() if self.unit == "m" else None
+        if self.unit == "m":
+            if gsd is None:
+                raise ConfigError(
+                    f"a tolerance of {self} needs a georeferenced map, but this one has no CRS",
+                    hint="give the tolerance in pixels: --simplify 1px",
+                )
+            value /= gsd
         if value > LARGEST_PX:
             raise ConfigError(
-                f"a tolerance of {self} is {value:,.0f} pixels, at most {LARGEST_PX:,} are meant",
+                f"a tolerance of {self} is {value:,.0f} pixels, more than the {LARGEST_PX:,} allowed",
                 hint="--simplify 1.5px",
             )
         return value
-
-    def _in_pixels_of(self, grid: Grid) -> float:
-        gsd = grid.gsd_m()
-        if gsd is None:
-            raise ConfigError(
-                f"a tolerance of {self} needs a georeferenced map, but this one has no CRS",
-                hint="give the tolerance in pixels: --simplify 1px",
-            )
-        return self.value / gsd
 
 
 def parse_tolerance(text: str) -> Tolerance | None:
@@ -73,8 +71,8 @@ def parse_tolerance(text: str) -> Tolerance | None:
     match = _TOLERANCE.fullmatch(text)
     if match is None:
         raise ConfigError(
-            f"tolerance {text!r} is neither pixels, nor metres, nor none",
-            hint="write for example --simplify 2px, --simplify 0.5m or --simplify none",
+            f"invalid tolerance {text!r}: expected pixels, metres or none",
+            hint="--simplify 2px, --simplify 0.5m or --simplify none",
         )
     value = float(match[1])
     if value == 0:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from rasterio import features
 from scipy import ndimage
 
-from geoseg.polygons.trace.cracks import NEAR_PX, SUBPIXEL, ArcBatch, Cracks, has_horizontal, has_vertical, is_near
-from geoseg.polygons.trace.joining import ClosedPolygons, Tracer
+from geoseg.map_rows import MapRows
+from geoseg.polygons.trace.cracks import NEAR_PX, SUBPIXEL, ArcBatch, Cracks, is_set
+from geoseg.polygons.trace.joining import ClosedPolygons, Joiner, _trace, closed_polygons, cut_bands
+from support.arcs import has_horizontal, has_vertical
 from support.class_maps import framed, maps
 
 Values = npt.NDArray[np.uint8]
@@ -24,19 +27,15 @@ def trace(values: Values, *, feed: int | None = None, confidence: Values | None 
     """All polygons of a map as one value, fed some rows at a time."""
     options.setdefault("threads", 0)
     step = feed or len(values)
-    with Tracer(values.shape[1], **options) as tracer:
-        parts: list[ClosedPolygons] = []
-        for row in range(0, len(values), step):
-            part = None if confidence is None else confidence[row : row + step]
-            parts += tracer.feed(values[row : row + step], part)
-        parts += tracer.close()
-    return joined(parts)
+    rows = MapRows(values, confidence)
+    pieces = (rows[row : row + step] for row in range(0, len(values), step))
+    return joined(list(closed_polygons(pieces, values.shape[1], **options)))
 
 
 def joined(parts: list[ClosedPolygons]) -> ClosedPolygons:
     columns = {}
     for field in fields(ClosedPolygons):
-        arrays = [getattr(part, field.name) for part in parts]
+        arrays = [getattr(part, field.name) for part in parts if getattr(part, field.name) is not None]
         if field.name in ("rings", "polygons"):
             starts = np.cumsum([0] + [array[-1] for array in arrays])
             arrays = [array[1:] + start for array, start in zip(arrays, starts, strict=False)]
@@ -169,8 +168,8 @@ def test_bands_feeds_threads_and_lookahead_change_nothing(
     confidence = np.random.default_rng(values.size).integers(0, 255, values.shape).astype(np.uint8)
     expected = trace(values, confidence=confidence)
     found = trace(
-        values, confidence=confidence, band_rows=band_rows, feed=feed, threads=threads, lookahead=lookahead,
-        finish=whole_pixels,
+        values, confidence=confidence, band_rows=band_rows, feed=feed, threads=threads,
+        finish=Unchanged(lookahead),
     )  # fmt: skip
     assert_same(found, expected)
 
@@ -193,9 +192,14 @@ def test_confidence_is_that_of_the_pixels(values: Values) -> None:
         assert polygons.confidence_min[k] == inside.min()
 
 
-def whole_pixels(arcs: ArcBatch, cracks: Cracks) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+class Unchanged:
     """A finisher that changes nothing."""
-    return arcs.points * np.int32(SUBPIXEL), arcs.offsets
+
+    def __init__(self, lookahead: int = 0, near_classes: tuple[int, ...] = ()) -> None:
+        self.lookahead, self.near_classes = lookahead, near_classes
+
+    def __call__(self, arcs: ArcBatch, cracks: Cracks) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        return arcs.points * np.int32(SUBPIXEL), arcs.offsets
 
 
 @given(maps(), st.integers(1, 9))
@@ -206,11 +210,12 @@ def test_compacting_all_the_time_changes_nothing(values: Values, band_rows: int)
         assert_same(trace(values, band_rows=band_rows), expected)
 
 
-class Watcher:
+class Watcher(Unchanged):
     """A finisher that changes nothing and keeps what it was given."""
 
     def __init__(self, values: Values, lookahead: int = 0, near: tuple[int, ...] = ()) -> None:
-        self.rows, self.lookahead, self.near = framed(values), lookahead, near
+        super().__init__(lookahead, near)
+        self.rows, self.near = framed(values), near
         self.seen: list[tuple[Any, ...]] = []
 
     def __call__(self, arcs: ArcBatch, cracks: Cracks) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
@@ -221,7 +226,7 @@ class Watcher:
         if len(arcs.points):
             y = arcs.points[:, 1]
             self.check_cracks(y.min() - self.lookahead, y.max() + self.lookahead, cracks)
-        return arcs.points * np.int32(SUBPIXEL), arcs.offsets
+        return super().__call__(arcs, cracks)
 
     def check_cracks(self, first: int, last: int, cracks: Cracks) -> None:
         wanted = np.isin(self.rows[1:-1, 1:-1], self.near)
@@ -232,7 +237,7 @@ class Watcher:
                 assert has_vertical(cracks, x, y) == (below[x] != below[x + 1])
                 if self.near and y <= last - self.lookahead:
                     near = wanted[max(y - NEAR_PX, 0) : y + NEAR_PX, max(x - NEAR_PX, 0) : x + NEAR_PX].any()
-                    assert is_near(cracks, x, y) == near
+                    assert is_set(cracks.near, cracks, x, y) == near
 
 
 @given(maps(12), st.integers(1, 5), st.sampled_from([(0, ()), (3, ()), (4, (1, 2)), (6, (0,))]))
@@ -241,7 +246,7 @@ def test_each_arc_is_finished_once_with_the_cracks_around_it(
 ) -> None:
     whole, banded = Watcher(values, *near), Watcher(values, *near)
     for watcher, rows in ((whole, None), (banded, band_rows)):
-        trace(values, finish=watcher, band_rows=rows, lookahead=near[0], near_classes=near[1])
+        trace(values, finish=watcher, band_rows=rows)
     assert sorted(whole.seen) == sorted(banded.seen), "the points to keep included"
     for points, closed, least, _ in whole.seen:
         assert least == 3 if closed else least <= len(points) - 2
@@ -270,33 +275,32 @@ def test_of_two_arcs_the_straight_one_cannot_keep_a_point() -> None:
 
 
 def test_rows_are_checked() -> None:
-    tracer = Tracer(5, threads=0)
+    def polygons(*rows: MapRows, **options: Any) -> list[ClosedPolygons]:
+        return list(closed_polygons(rows, 5, **options))
+
     with pytest.raises(ValueError, match=r"\(h, 5\) uint8"):
-        tracer.feed(np.zeros((2, 4), np.uint8))
+        polygons(MapRows(np.zeros((2, 4), np.uint8)))
     with pytest.raises(ValueError, match=r"found .* int64"):
-        tracer.feed(np.zeros((2, 5), np.int64))
-    tracer.feed(np.zeros((2, 5), np.uint8))
+        polygons(MapRows(np.zeros((2, 5), np.int64)))  # type: ignore[arg-type]
+    zeros = np.zeros((2, 5), np.uint8)
     with pytest.raises(ValueError, match="confidence"):
-        tracer.feed(np.zeros((2, 5), np.uint8), np.zeros((2, 5), np.uint8))
-    assert len(tracer.close()) == 1
-    assert tracer.close() == []
-    with pytest.raises(ValueError, match="closed"):
-        tracer.feed(np.zeros((2, 5), np.uint8))
+        polygons(MapRows(zeros), MapRows(zeros, zeros))
+    assert [len(part) for part in polygons(MapRows(zeros))] == [1]
     with pytest.raises(ValueError, match="lookahead"):
-        Tracer(5, near_classes=(1,))
+        polygons(MapRows(zeros), finish=Unchanged(near_classes=(1,)))
     with pytest.raises(ValueError, match="1 px wide"):
-        Tracer(0)
-    assert Tracer(5).close() == []
+        list(closed_polygons([], 0))
+    assert polygons() == []
 
 
 def test_memory_follows_what_is_open() -> None:
     generator = np.random.default_rng(1)
-    tracer = Tracer(256, threads=0, band_rows=64)
+    joiner = Joiner(256)
+    rows = (MapRows(generator.integers(0, 3, (64, 256)).astype(np.uint8)) for _ in range(40))
     sizes = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("geoseg.polygons.trace.joining._SLACK_BYTES", 0)
-        for _ in range(40):
-            values = generator.integers(0, 3, (64, 256)).astype(np.uint8)
-            tracer.feed(values)
-            sizes.append(tracer.nbytes())
+        for band in islice(cut_bands(rows, 256, 64), 40):
+            joiner.join(_trace(False, None, None, band))
+            sizes.append(joiner.nbytes())
     assert max(sizes[20:]) < 1.5 * max(sizes[5:20])

@@ -167,7 +167,7 @@ def test_whoever_waits_for_kernels_is_told_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(jit, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(jit._watch, "_told", True)  # of this process
+    monkeypatch.setattr(jit._watch, "_said", True)  # of this process
     with caplog.at_level(logging.INFO, "geoseg.runtime.jit"), event.install_listener("numba:compile", jit._Watch()):
         for _ in range(3):
             numba.njit(lambda x: x + 1)(1)

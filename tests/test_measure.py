@@ -12,7 +12,7 @@ from rasterio.crs import CRS
 
 from geoseg.grid import Grid
 from geoseg.polygons.batch import PolygonBatch
-from geoseg.polygons.measure import Measure, area_by_class
+from geoseg.polygons.measure import Measure
 
 PLACES = {
     "utm": ("EPSG:32633", Affine(10, 0, 380_000, 0, -10, 5_200_000)),
@@ -158,15 +158,6 @@ def test_one_pixel_maps_and_no_polygons_are_measured_too():
     np.testing.assert_allclose(columns["perim_m"], 0.4 / 0.9996, rtol=1e-7)
     empty = PolygonBatch(np.empty(0, np.uint8), np.empty((0, 2)), np.zeros(1, np.int64), np.zeros(1, np.int64))
     assert [len(c) for c in measure.columns(empty).values()] == [0, 0]
-
-
-def test_areas_by_class_are_sums_over_polygons():
-    polygons = [shapely.box(0, 0, 1, k + 1) for k in range(4)]
-    batch = batch_of(polygons, [3, 0, 3, 254])
-    columns = Measure(grid_of(None, Affine.identity())).columns(batch)
-    totals = area_by_class(PolygonBatch(batch.class_id, batch.xy, batch.rings, batch.polygons, columns))
-    assert totals[[0, 3, 254]].tolist() == [2, 4, 4]
-    assert totals.sum() == 10
 
 
 def test_100_000_polygons_are_measured_in_a_second():

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import shapely
@@ -9,7 +12,10 @@ from hypothesis.extra.numpy import arrays
 from rasterio import features
 from scipy import ndimage
 
-from geoseg.polygons.rules.regions import RegionFilter, filter_regions
+from geoseg.map_rows import MapRows, join_rows
+from geoseg.polygons import PolygonRules
+from geoseg.polygons.rules.options import RegionRule, region_rules
+from geoseg.polygons.rules.small_regions import apply_rule
 
 NODATA = 255
 RULES = ["merge", "drop", "fill"]
@@ -55,21 +61,18 @@ def maps(draw):
     return np.where(noise == 9, fine, noise)
 
 
-def run(values, row_areas=None, *, heights=None, confidence=None, **rule):
+def run(values, row_areas=None, *, heights=None, confidence=None, band_rows=64, **rule):
     """The filtered map, fed in blocks of these heights; rows of confidence come out in step."""
     row_areas = np.ones(len(values)) if row_areas is None else np.asarray(row_areas, dtype=float)
-    region_filter = RegionFilter(values.shape[1], row_areas, **rule)
-    heights = heights or [len(values)]
-    out, y, i = [], 0, 0
-    while y < len(values):
-        rows = slice(y, y + heights[i % len(heights)])
-        out.append(region_filter.feed(values[rows], None if confidence is None else confidence[rows]))
-        y, i = rows.stop, i + 1
-        assert sum(len(c) for c, _ in out) + region_filter.waiting_rows == min(y, len(values))
-    out.append(region_filter.close())
+    rows = MapRows(values, confidence)
+    ends = np.cumsum((heights or [len(values)]) * len(values))
+    pieces = (rows[start:end] for start, end in pairwise([0, *ends[ends < len(values)], len(values)]))
+    out = join_rows(
+        list(apply_rule(pieces, values.shape[1], row_areas, RegionRule(**rule), band_rows=band_rows)), axis=-2
+    )
     if confidence is not None:
-        np.testing.assert_array_equal(np.concatenate([c for _, c in out]), confidence)
-    return np.concatenate([c for c, _ in out])
+        np.testing.assert_array_equal(out.confidence, confidence)
+    return out.classes
 
 
 # The same definitions once more, with sets of pixels and no thought of speed.
@@ -186,7 +189,7 @@ def test_any_map_is_as_defined_for_any_piece_height(rule, data, values, limit):
     expected = BY_DEFINITION[rule](values, row_areas, limit)
     for band_rows in (256, data.draw(st.integers(1, 5))):
         pieces = {"heights": heights, "band_rows": band_rows, "confidence": confidence}
-        np.testing.assert_array_equal(run(values, row_areas, rule=rule, limit=limit, **pieces), expected)
+        np.testing.assert_array_equal(run(values, row_areas, action=rule, limit=limit, **pieces), expected)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -196,7 +199,7 @@ def test_odd_maps_are_as_defined_for_any_piece_height(rule, case):
     for limit in (2, 5, 17, 60, 1000):
         expected = BY_DEFINITION[rule](values, np.ones(len(values), dtype=int), limit)
         for height in range(1, len(values) + 1):
-            out = run(values, heights=[height], band_rows=height, rule=rule, limit=limit)
+            out = run(values, heights=[height], band_rows=height, action=rule, limit=limit)
             np.testing.assert_array_equal(out, expected)
 
 
@@ -210,7 +213,7 @@ def test_filled_holes_are_the_interior_rings_of_polygons(values, limit, band_row
     for hole, value in sorted(holes, key=lambda h: h[0].area):
         if hole.area < limit:
             expected[shapely.contains_xy(hole, x, y)] = value
-    np.testing.assert_array_equal(run(values, rule="fill", limit=limit, band_rows=band_rows), expected)
+    np.testing.assert_array_equal(run(values, action="fill", limit=limit, band_rows=band_rows), expected)
 
 
 def label_regions(values):
@@ -225,7 +228,7 @@ def label_regions(values):
 
 @given(values=maps(), limit=st.sampled_from([2, 5, 12]), band_rows=st.integers(1, 4))
 def test_merging_leaves_nothing_small_and_keeps_the_whole(values, limit, band_rows):
-    merged = run(values, rule="merge", limit=limit, band_rows=band_rows)
+    merged = run(values, action="merge", limit=limit, band_rows=band_rows)
     labels = label_regions(merged)
     assert (np.bincount(labels.ravel())[labels[merged != NODATA]] >= limit).all()
     # What gets lost is a whole piece of land, and too small.
@@ -237,27 +240,27 @@ def test_merging_leaves_nothing_small_and_keeps_the_whole(values, limit, band_ro
     before = label_regions(values)
     large = (np.bincount(before.ravel()) >= limit)[before]
     np.testing.assert_array_equal(merged[large], values[large])
-    np.testing.assert_array_equal(run(merged, rule="merge", limit=limit), merged)
+    np.testing.assert_array_equal(run(merged, action="merge", limit=limit), merged)
 
 
 def test_a_speck_goes_where_its_border_is_longest():
     speck_in_zero = picture("000011 000211 000011")
-    np.testing.assert_array_equal(run(speck_in_zero, rule="merge", limit=2), picture("000011 000011 000011"))
+    np.testing.assert_array_equal(run(speck_in_zero, action="merge", limit=2), picture("000011 000011 000011"))
     # Two large regions of one value are one neighbour: 2 + 2 sides against 3.
     between = picture("1113333 1112333 1112333 1111333".replace("3", "0"))
     between[:, 3] = [1, 2, 2, 1]
-    assert (run(between, rule="merge", limit=3)[1:3, 3] == 1).all()
+    assert (run(between, action="merge", limit=3)[1:3, 3] == 1).all()
 
 
 def test_the_smallest_region_is_merged_first():
     values = picture("00000000 02320000 02220000 00000000")
-    assert (run(values, rule="merge", limit=6) == np.where(values == 3, 2, values)).all()
-    assert (run(values, rule="merge", limit=7) == 0).all()
+    assert (run(values, action="merge", limit=6) == np.where(values == 3, 2, values)).all()
+    assert (run(values, action="merge", limit=7) == 0).all()
 
 
 def test_filling_takes_the_outermost_hole_that_is_small_enough():
     lake = CASES["island in a lake in an island"]
-    filled = {limit: run(lake, rule="fill", limit=limit) for limit in (2, 3, 13, 31)}
+    filled = {limit: run(lake, action="fill", limit=limit) for limit in (2, 3, 13, 31)}
     assert (filled[2] == lake).all()
     assert (filled[3] == np.where(lake == 3, 2, lake)).all()
     assert (filled[13] == np.where(lake >= 2, 1, lake)).all()
@@ -266,11 +269,15 @@ def test_filling_takes_the_outermost_hole_that_is_small_enough():
 
 def test_holes_are_filled_before_small_regions_merge():
     values = picture("0000000 0111000 0121000 0111000 0000000")
-    options = {"width": 7, "row_areas": np.ones(5), "min_area": 9, "small": "drop", "fill_holes": 2}
-    out, _ = zip(*filter_regions([(values, None)], **options), strict=True)
-    np.testing.assert_array_equal(np.concatenate(out), np.where(values == 2, 1, values))
-    out, _ = zip(*filter_regions([(values, None)], **options | {"fill_holes": 0}), strict=True)
-    np.testing.assert_array_equal(np.concatenate(out), np.where(values == 0, 0, NODATA))
+    rules = PolygonRules(min_area_m2=9, small="drop", fill_holes_m2=2)
+    for some, expected in (
+        (rules, np.where(values == 2, 1, values)),
+        (dataclasses.replace(rules, fill_holes_m2=0), np.where(values == 0, 0, NODATA)),
+    ):
+        found = [MapRows(values)]
+        for rule in region_rules(some):
+            found = apply_rule(found, 7, np.ones(5), rule)
+        np.testing.assert_array_equal(join_rows(list(found), axis=-2).classes, expected)
 
 
 def test_an_area_equal_to_the_limit_is_not_below_it():
@@ -278,13 +285,13 @@ def test_an_area_equal_to_the_limit_is_not_below_it():
     values[2:5, 2:3] = 1
     for pixel in (0.09, 0.3**2, 1 / 3, 7e-7, 1e9):
         areas = np.full(20, pixel)
-        assert (run(values, areas, rule="merge", limit=3 * pixel) == values).all()
-        assert (run(values, areas, rule="merge", limit=3.01 * pixel) == 0).all()
+        assert (run(values, areas, action="merge", limit=3 * pixel) == values).all()
+        assert (run(values, areas, action="merge", limit=3.01 * pixel) == 0).all()
 
 
 def test_area_counts_row_by_row():
     values = picture("0000 0110 0000 0110 0000")
-    out = run(values, [1, 1, 1, 2, 1], rule="merge", limit=4)
+    out = run(values, [1, 1, 1, 2, 1], action="merge", limit=4)
     np.testing.assert_array_equal(out, picture("0000 0000 0000 0110 0000"))
 
 
@@ -295,22 +302,26 @@ def test_a_long_noisy_map_waits_for_few_rows(rule):
     values = np.tile((np.arange(width) // 50).astype(np.uint8), (height, 1))
     noise = rng.random(values.shape) < 0.2
     values[noise] = rng.integers(0, 8, noise.sum())
-    region_filter = RegionFilter(width, np.ones(height), rule=rule, limit=20)
-    out, waiting = [], []
-    for y in range(0, height, 50):
-        out.append(region_filter.feed(values[y : y + 50])[0])
-        waiting.append(region_filter.waiting_rows)
+    fed, left, waiting = 0, [], []
+
+    def rows():
+        nonlocal fed
+        for y in range(0, height, 50):
+            waiting.append(fed - sum(map(len, left)))
+            fed += 50
+            yield MapRows(values[y : y + 50])
+
+    for out in apply_rule(rows(), width, np.ones(height), RegionRule(rule, 20)):
+        left.append(out)
     assert max(waiting) < 200
-    out.append(region_filter.close()[0])
-    np.testing.assert_array_equal(np.concatenate(out), run(values, rule=rule, limit=20, band_rows=height))
+    expected = run(values, action=rule, limit=20, band_rows=height)
+    np.testing.assert_array_equal(join_rows(left, axis=-2).classes, expected)
 
 
 def test_rows_too_many_or_too_few_are_refused():
-    region_filter = RegionFilter(3, np.ones(4), rule="merge", limit=2)
-    region_filter.feed(np.zeros((3, 3), dtype=np.uint8))
-    with pytest.raises(ValueError, match="3 rows came, but the map has 4"):
-        region_filter.close()
-    with pytest.raises(ValueError, match="more than 4 rows"):
-        region_filter.feed(np.zeros((2, 3), dtype=np.uint8))
+    rule, rows = RegionRule("merge", 2), MapRows(np.zeros((3, 3), dtype=np.uint8))
+    for heights, count in ((4, 3), (5, 6)):
+        with pytest.raises(ValueError, match=f"{count} rows came, but the map has {heights}"):
+            list(apply_rule([rows] * (count // 3), 3, np.ones(heights), rule))
     with pytest.raises(ValueError, match="finite"):
-        RegionFilter(3, np.array([1.0, np.nan]), rule="merge", limit=2)
+        list(apply_rule([rows], 3, np.array([1.0, 2.0, np.nan]), rule))

@@ -4,10 +4,11 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoseg.polygons.simplify.finish import arc_finisher, rows_around
+from geoseg.map_rows import MapRows
+from geoseg.polygons.simplify.finish import ArcFinisher
 from geoseg.polygons.simplify.regularize import Regularize, regular_arcs
 from geoseg.polygons.trace.cracks import NEAR_PX, SUBPIXEL
-from geoseg.polygons.trace.joining import Tracer
+from geoseg.polygons.trace.joining import closed_polygons
 from support.arcs import as_sets, assert_coverage, crack_planes_of, rectangle, split, trace
 
 BUILDING, FIELD, ROAD, SHED = 1, 2, 3, 4
@@ -43,7 +44,7 @@ def town(seed, size=48):
 
 def regularized(values, classes=(BUILDING,), **options):
     batch, cracks = trace(values), crack_planes_of(values, near_corners(values, classes))[0]
-    return batch, *arc_finisher(regularize=Regularize(classes), **options)(batch, cracks)
+    return batch, *ArcFinisher(regularize=Regularize(classes), **options)(batch, cracks)
 
 
 def loop_of(values, **options):
@@ -159,7 +160,7 @@ def test_an_arc_alone_among_the_rows_around_it_becomes_the_same(seed, options):
     values = town(seed, size=36)
     batch, cracks = trace(values), crack_planes_of(values, near_corners(values, (BUILDING,)))[0]
     rule = Regularize((BUILDING,))
-    finish, around = arc_finisher(regularize=rule, **options), rows_around(smooth=True, regularize=rule)
+    finish, around = ArcFinisher(regularize=rule, **options), ArcFinisher(smooth=True, regularize=rule).lookahead
     expected = as_sets(*finish(batch, cracks))
     for i in range(len(batch.closed)):
         alone = type(batch)(*(a[i : i + 1] for a in batch))._replace(
@@ -175,17 +176,10 @@ def test_an_arc_alone_among_the_rows_around_it_becomes_the_same(seed, options):
 @pytest.mark.parametrize("smooth", [False, True])
 def test_polygons_do_not_depend_on_the_height_of_bands(seed, smooth):
     values, rule = town(seed, size=70), Regularize((BUILDING, SHED))
-    finish = arc_finisher(tolerance_px=1.5, smooth=smooth, regularize=rule)
+    finish = ArcFinisher(tolerance_px=1.5, smooth=smooth, regularize=rule)
     results = []
     for band_rows in (3, 16, 100):
-        tracer = Tracer(
-            values.shape[1],
-            finish=finish,
-            lookahead=rows_around(smooth=smooth, regularize=rule),
-            near_classes=rule.classes,
-            band_rows=band_rows,
-        )
-        batches = [*tracer.feed(values), *tracer.close()]
+        batches = list(closed_polygons([MapRows(values)], values.shape[1], finish=finish, band_rows=band_rows))
         results.append(np.concatenate([b.xy for b in batches]))
         rings = [r for b in batches for r in np.split(b.xy / SUBPIXEL, b.rings[1:-1])]
         assert all(shapely.Polygon(r).is_valid for r in rings)

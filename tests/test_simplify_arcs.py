@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.polygons.simplify import finish
-from geoseg.polygons.simplify.finish import arc_finisher
+from geoseg.polygons.simplify.finish import ArcFinisher
 from geoseg.polygons.trace.cracks import SUBPIXEL
 from support.arcs import (
     as_sets,
@@ -44,7 +44,7 @@ def test_simplified_arcs_bound_a_coverage_even_if_rounded(values, method, tolera
 @given(maps, methods, tolerances, st.booleans())
 def test_what_becomes_of_an_arc_depends_on_the_map_alone(values, method, tolerance, smooth):
     batch, cracks = trace(values), crack_planes_of(values)[0]
-    finish = arc_finisher(tolerance_px=tolerance, method=method, smooth=smooth)
+    finish = ArcFinisher(tolerance_px=tolerance, method=method, smooth=smooth)
     expected = as_sets(*finish(batch, cracks))
     assert as_sets(*finish(reverse(batch), cracks)) == expected
     assert as_sets(*finish(rotate_loops(batch, by=1), cracks)) == expected
@@ -79,7 +79,7 @@ def test_a_step_goes_where_geos_lets_it_go(step):
     wall = int(np.diff(batch.offsets).argmax())
     below = shapely.Polygon([*batch.points[batch.offsets[wall] : batch.offsets[wall + 1]], (0, 90), (90, 90)])
     for tolerance in (0.7, 0.71, 0.99, 1.0, 1.22, 1.23, 1.41, 1.42, 1.87, 1.88):
-        _, offsets = arc_finisher(tolerance_px=tolerance)(batch, cracks)
+        _, offsets = ArcFinisher(tolerance_px=tolerance)(batch, cracks)
         goes = np.diff(offsets)[wall] < np.diff(batch.offsets)[wall]
         (theirs,) = shapely.coverage_simplify([below], tolerance)
         assert goes == (step / 2 <= tolerance**2)
@@ -158,6 +158,6 @@ def test_no_tolerance_only_scales():
 
 def test_nonsense_is_refused():
     with pytest.raises(ValueError, match="from 0 to 10000 px, found -1"):
-        arc_finisher(tolerance_px=-1.0)
+        ArcFinisher(tolerance_px=-1.0)
     with pytest.raises(ValueError, match="vw or dp"):
-        arc_finisher(tolerance_px=1.0, method="rdp")
+        ArcFinisher(tolerance_px=1.0, method="rdp")

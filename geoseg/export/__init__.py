@@ -34,7 +34,8 @@ class Exporter:
     """One format.
 
     Attributes:
-        write: Writes the polygons of a layer to a scratch path as they come; returns how many there are.
+        write: Writes the polygons of a layer, in the map's CRS and in batches with the same columns, to a scratch path
+            as they come; returns how many there are. Raises `OutputError` where the file cannot be written.
         refusal: Why the format cannot hold a map, or None if it can.
     """
 
@@ -96,7 +97,7 @@ def write_polygons(batches: Iterable[PolygonBatch], path: str | PathLike[str], l
     """Write polygons in the format of the suffix, with a QGIS style: all of it or nothing.
 
     The style has the classes that are present. A GeoPackage holds it, other formats get a ``.qml`` beside the file.
-    What is there under that name is replaced (call `geoseg.files.check_output` before the work).
+    An existing file is replaced (call `geoseg.files.check_output` before the work).
 
     Args:
         batches: Polygons in the layer's CRS, all batches with the same columns.

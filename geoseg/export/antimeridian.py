@@ -14,20 +14,13 @@ from geoseg.arrays import BoolArray, Geometries, IntArray
 from geoseg.errors import OutputError
 from geoseg.export.lonlat import LonLat
 from geoseg.polygons.batch import PolygonBatch
-from geoseg.runtime.jit import njit
 
 
 def to_wgs84(batch: PolygonBatch, lonlat: LonLat, path: Path) -> tuple[PolygonBatch, dict[int, Geometries]]:
     """Polygons in degrees, rounded to the decimals of ``lonlat``; each vertex alike in every polygon that has it.
 
-    Args:
-        batch: Polygons in the map's CRS.
-        lonlat: The way to longitude and latitude.
-        path: File that an error names.
-
-    Returns:
-        The batch in degrees, and the polygons to be cut by row, each as its parts. Their rings in the batch run on
-        beyond ±180°.
+    Returns the batch in degrees, and the polygons to be cut by row, each as its parts. Their rings in the batch run on
+    beyond ±180°. Errors name the file of ``path``.
 
     Raises:
         OutputError: A vertex has no longitude and latitude.
@@ -51,33 +44,19 @@ def to_wgs84(batch: PolygonBatch, lonlat: LonLat, path: Path) -> tuple[PolygonBa
     return dataclasses.replace(batch, xy=placed / scale, rings=rings), parts
 
 
-@njit
 def shift_or_cut(xy: IntArray, rings: IntArray, polygons: IntArray, half: int) -> BoolArray:
-    """Move every polygon that lies between two antimeridians to −180° … 180°, and find the others.
+    """Move every polygon that lies between two antimeridians to −180° … 180°, in place, and find the others, (n,).
 
-    Args:
-        xy: Longitudes and latitudes, whole numbers, changed in place.
-        rings: Where each ring begins in ``xy``.
-        polygons: Where each polygon begins in ``rings``.
-        half: 180° in the unit of ``xy``.
-
-    Returns:
-        True for the polygons to be cut: they cross an antimeridian or go around a pole, (n,).
+    Those are to be cut: they cross an antimeridian or go around a pole. ``half`` is 180° in the unit of ``xy``.
     """
-    cut = np.zeros(len(polygons) - 1, np.bool_)
-    for p in range(len(polygons) - 1):
-        low, high = xy[rings[polygons[p]], 0], xy[rings[polygons[p]], 0]
-        for r in range(polygons[p], polygons[p + 1]):
-            for v in range(rings[r], rings[r + 1]):
-                low, high = min(low, xy[v, 0]), max(high, xy[v, 0])
-                if v > rings[r] and abs(xy[v, 0] - xy[v - 1, 0]) > half:
-                    cut[p] = True
-        turns = (low + half) // (2 * half)
-        if high > half + 2 * half * turns:
-            cut[p] = True
-        if turns != 0 and not cut[p]:
-            for v in range(rings[polygons[p]], rings[polygons[p + 1]]):
-                xy[v, 0] -= 2 * half * turns
+    begin = rings[polygons]
+    longitudes = xy[: begin[-1], 0]
+    low, high = (extreme.reduceat(longitudes, begin[:-1]) for extreme in (np.minimum, np.maximum))
+    jumps = np.abs(np.diff(longitudes, prepend=longitudes[:1])) > half
+    jumps[rings[:-1]] = False
+    turns = (low + half) // (2 * half)
+    cut: BoolArray = np.logical_or.reduceat(jumps, begin[:-1]) | (high > half + 2 * half * turns)
+    longitudes[begin[0] :] -= 2 * half * np.repeat(np.where(cut, 0, turns), np.diff(begin))
     return cut
 
 
@@ -87,9 +66,7 @@ def cut_polygon(rings: list[IntArray], half: int) -> Geometries:
     Every edge first gets a vertex where it crosses, computed from its western end. So GEOS has nothing to intersect,
     coordinates stay whole numbers, and neighbours get the same vertices.
 
-    Args:
-        rings: Shell and holes, each (v, 2), closed.
-        half: 180° in the unit of the coordinates; latitudes reach ± ``half // 2``.
+    Rings are shell and holes, each (v, 2), closed; ``half`` is 180° in their unit.
     """
     first, *holes = (_unrolled(ring, half) for ring in rings)
     shell: shapely.Geometry = shapely.Polygon(first)

@@ -13,7 +13,7 @@ DRIVER = Driver("FlatGeobuf", layer_options={"SPATIAL_INDEX": "YES"})
 
 
 def write_flatgeobuf(batches: Iterable[PolygonBatch], path: Path, layer: Layer) -> int:
-    """Write a FlatGeobuf with a spatial index; returns the number of features.
+    """Write a FlatGeobuf with a spatial index.
 
     GDAL writes the features to a temporary file beside ``path`` and copies them in the order of the index at the end;
     it keeps some 90 bytes of each in memory.

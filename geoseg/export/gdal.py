@@ -60,18 +60,9 @@ def write_layer(batches: Iterable[PolygonBatch], path: Path, layer: Layer, drive
 def write_records(
     records: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path, driver: Driver, *, name: str, crs: str | None
 ) -> int:
-    """Write record batches as they come, then read the file back; what ``records`` raises passes as it is.
+    """Write record batches as they come, then read the file back; returns the number of features.
 
-    Args:
-        records: Batches of the schema.
-        schema: Fields, `WKB_FIELD` last.
-        path: Scratch path of the file.
-        driver: How GDAL writes it.
-        name: Name of the layer.
-        crs: CRS as GDAL takes it, or None.
-
-    Returns:
-        Number of features.
+    The geometry, `WKB_FIELD`, is the last field of the schema. What ``records`` raises passes as it is.
 
     Raises:
         OutputError: The file cannot be written, or is not whole.

@@ -32,14 +32,6 @@ def write_geojson(batches: Iterable[PolygonBatch], path: Path, layer: Layer) -> 
 
     Numbers have as many digits as give them back; NaN is null.
 
-    Args:
-        batches: Polygons in the map's CRS, with columns of numbers; without any the collection is empty.
-        path: Scratch path of the file.
-        layer: Grid, classes and source.
-
-    Returns:
-        Number of features.
-
     Raises:
         OutputError: The disk is full, or a vertex has no longitude and latitude.
 
@@ -66,7 +58,7 @@ def _write(batches: Iterable[PolygonBatch], path: Path, layer: Layer, *, lines: 
         )
     count = 0
     with writing(path), path.open("wb") as file:
-        # What separates two features is written in front of the second: nobody knows which one is the last.
+        # Separators stand in front of a feature, as it is not known which one is the last.
         between = b"" if lines else _START + b"\n"
         for batch in batches:
             for text in _features(*to_wgs84(batch, lonlat, path), layer):

@@ -24,14 +24,6 @@ def write_geopackage(batches: Iterable[PolygonBatch], path: Path, layer: Layer) 
     The table has ``fid``, ``geom``, ``class_id``, ``class_name``, the columns of the batches and, if known, ``source``,
     and a spatial index. Without a CRS the layer is in undefined Cartesian coordinates.
 
-    Args:
-        batches: Polygons in the map's CRS, all batches with the same columns; without any the layer is empty.
-        path: Scratch path of the file.
-        layer: Name, grid, classes and source.
-
-    Returns:
-        Number of features.
-
     Raises:
         OutputError: The file is locked, the disk full, or the layer's name is reserved.
     """

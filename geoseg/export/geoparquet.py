@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyproj
 
-from geoseg.arrays import AnyArray, ByteArray, FloatArray, IntArray
-from geoseg.export.arrow import GEOMETRY, attribute_schema, number_array, portions, record, with_first
+from geoseg.arrays import AnyArray, FloatArray, IntArray
+from geoseg.export.arrow import GEOMETRY, attribute_schema, number_array, portions, record, with_first, wkb_array
 from geoseg.export.layer import Layer
-from geoseg.export.wkb import copy_bytes, polygon_bounds, polygon_wkb
+from geoseg.export.wkb import polygon_bounds, wkb_offsets
 from geoseg.files import writing
 from geoseg.grid import Grid
 from geoseg.polygons.batch import PolygonBatch
-from geoseg.runtime.jit import njit
 
 ROW_GROUP = 65_536
 _ROW_GROUP_BYTES = 128 << 20
@@ -29,19 +27,10 @@ _BITS = 16  # of a Hilbert curve's side
 
 
 def write_geoparquet(batches: Iterable[PolygonBatch], path: Path, layer: Layer, *, row_group: int = ROW_GROUP) -> int:
-    """Write GeoParquet 1.1, zstd, sorted along a Hilbert curve over the map.
+    """Write GeoParquet 1.1, zstd, sorted along a Hilbert curve over the map, ``row_group`` polygons at most together.
 
-    Polygons wait in an unnamed temporary file in the folder of ``path``, as large as their WKB; in memory are a key,
-    a size and a place for each (some 30 bytes) and one row group.
-
-    Args:
-        batches: The polygons; all batches have the columns of the first.
-        path: Scratch path of the file.
-        layer: Name, grid, classes and source. The grid's bounds are the extent of the Hilbert curve.
-        row_group: Most polygons in a row group.
-
-    Returns:
-        Number of features.
+    Polygons wait in an Arrow file beside ``path``, as large as their WKB; in memory are a key, a size and a place for
+    each (some 30 bytes) and one row group.
 
     Raises:
         OutputError: The file cannot be written.
@@ -53,22 +42,28 @@ def write_geoparquet(batches: Iterable[PolygonBatch], path: Path, layer: Layer, 
     schema = attribute_schema(first, layer)
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     schema = schema.append(pa.field(GEOMETRY, pa.binary())).append(pa.field("bbox", bbox))
-    with writing(path, pa.ArrowException):
-        spool_file = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115
-    with spool_file:
-        spool = _Spool(spool_file, path, first, layer.grid)
-        for batch in batches:
-            for portion in portions(batch):
-                spool.add(portion)
-        schema = schema.with_metadata({"geo": json.dumps(_geo_metadata(layer.grid, spool.bounds))})
-        with (
-            writing(path, pa.ArrowException),
-            pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["class_id", *texts]) as writer,
-        ):
-            for attributes, wkb, bounds in spool.row_groups(row_group):
-                boxes = pa.StructArray.from_arrays([number_array(side) for side in bounds.T], fields=list(bbox))
-                writer.write_batch(record(attributes, layer, schema, wkb, boxes))
-    return spool.count
+    waiting = path.with_name(f"{path.name}.arrow")
+    try:
+        with writing(path, pa.ArrowException):
+            with pa.OSFile(str(waiting), "wb") as file, pa.ipc.new_file(file, schema) as spool:
+                order = _Order(layer.grid)
+                for portion in (portion for batch in batches for portion in portions(batch)):
+                    bounds = polygon_bounds(portion)
+                    boxes = pa.StructArray.from_arrays([number_array(side) for side in bounds.T], fields=list(bbox))
+                    rows = record(portion, layer, schema, wkb_array(portion), boxes)
+                    others = 1 + 4 * 8 + sum(values.itemsize for values in portion.columns.values())
+                    rows_order = order.add(bounds, np.diff(wkb_offsets(portion)) + others)
+                    spool.write_batch(rows.take(number_array(rows_order)))
+            schema = schema.with_metadata({"geo": json.dumps(_geo_metadata(layer.grid, order.extent()))})
+            with (
+                pa.memory_map(str(waiting)) as source,
+                pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["class_id", *texts]) as writer,
+            ):
+                for group in order.row_groups(pa.ipc.open_file(source), row_group):
+                    writer.write_table(group)
+    finally:
+        waiting.unlink(missing_ok=True)
+    return order.count
 
 
 def _geo_metadata(grid: Grid, bounds: FloatArray | None) -> dict[str, Any]:
@@ -93,108 +88,64 @@ def _projjson(crs: Any) -> dict[str, Any]:
     return document
 
 
-class _Spool:
-    """Polygons in a file: what a row group needs of each as one record, and the keys to sort them by in memory."""
+class _Order:
+    """Order of the polygons of a file along a Hilbert curve, each batch of which is sorted by itself."""
 
-    def __init__(self, file: IO[bytes], path: Path, first: PolygonBatch, grid: Grid) -> None:
-        self._file, self._path = file, path
-        self._columns = {name: values.dtype for name, values in first.columns.items()}
-        fields = [("class_id", np.uint8), ("bounds", np.float64, 4)]
-        self._head = np.dtype([*fields, *((f"column {name}", dtype) for name, dtype in self._columns.items())])
+    def __init__(self, grid: Grid) -> None:
         left, bottom, right, top = grid.bounds
         self._origin = np.array([left, bottom])
         self._cells = (1 << _BITS) / np.array([right - left, top - bottom])
         self._keys: list[AnyArray] = []
         self._sizes: list[IntArray] = []
-        self.bounds: FloatArray | None = None
+        self._extents: list[FloatArray] = []
         self.count = 0
 
-    def add(self, batch: PolygonBatch) -> None:
-        """Append a batch, sorted by key: what lies near each other is read in one piece."""
-        bounds = polygon_bounds(batch)
-        heads = np.empty(len(batch), self._head)
-        heads["class_id"], heads["bounds"] = batch.class_id, bounds
-        for name in self._columns:
-            heads[f"column {name}"] = batch.columns[name]
-        records, offsets = polygon_wkb(batch, heads.view(np.uint8).reshape(len(batch), -1))
-        centres = (bounds[:, :2] + bounds[:, 2:]) / 2
-        keys = hilbert_keys(centres, self._origin, self._cells)
+    def add(self, bounds: FloatArray, sizes: IntArray) -> IntArray:
+        """Take note of a batch, given the bounds and bytes of its polygons; the order in which it is to be written."""
+        keys = hilbert_keys((bounds[:, :2] + bounds[:, 2:]) / 2, self._origin, self._cells)
         order = np.argsort(keys, kind="stable")
-        sizes = np.diff(offsets)[order]
-        data = _gather(records, offsets[:-1][order], sizes)
-        with writing(self._path):
-            self._file.write(data.data)
         self._keys.append(keys[order])
-        self._sizes.append(sizes)
-        extremes = np.concatenate([bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)])
-        if self.bounds is not None:
-            lows, highs = np.minimum(self.bounds, extremes)[:2], np.maximum(self.bounds, extremes)[2:]
-            extremes = np.concatenate([lows, highs])
-        self.bounds = extremes
-        self.count += len(batch)
+        self._sizes.append(sizes[order])
+        self._extents.append(np.concatenate([bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)]))
+        self.count += len(keys)
+        return order
 
-    def row_groups(self, most: int) -> Iterator[tuple[PolygonBatch, pa.Array, FloatArray]]:
-        """Attributes (a batch without vertices), WKB and bounds of one row group after the other, in Hilbert order."""
-        if self.count == 0:
+    def extent(self) -> FloatArray | None:
+        """Bounds of all polygons, if any."""
+        if not self._extents:
+            return None
+        extents = np.array(self._extents)
+        return np.concatenate([extents[:, :2].min(axis=0), extents[:, 2:].max(axis=0)])
+
+    def row_groups(self, file: Any, most: int) -> Iterator[pa.Table]:
+        """The polygons of the file of all batches, at most so many together."""
+        batches = [file.get_batch(i) for i in range(file.num_record_batches)]  # mapped, not read
+        if not batches:
             return
+        lengths = [len(keys) for keys in self._keys]
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        row = np.concatenate([np.arange(length) for length in lengths])
         order = np.argsort(np.concatenate(self._keys), kind="stable")
-        sizes = np.concatenate(self._sizes)
-        offsets = np.concatenate([[0], np.cumsum(sizes)])
-        sorted_ends = np.cumsum(sizes[order])
+        ends = np.cumsum(np.concatenate(self._sizes)[order])
         start = 0
         while start < self.count:
-            before = sorted_ends[start - 1] if start else 0
-            fitting = int(np.searchsorted(sorted_ends, before + _ROW_GROUP_BYTES, side="right"))
+            before = ends[start - 1] if start else 0
+            fitting = int(np.searchsorted(ends, before + _ROW_GROUP_BYTES, side="right"))
             stop = max(start + 1, min(fitting, start + most, self.count))
             chosen = order[start:stop]
-            yield self._read(offsets[chosen], sizes[chosen])
+            # Those of a batch lie one behind the other in it.
+            by_owner = np.argsort(owner[chosen], kind="stable")
+            owners, begin, counts = np.unique(owner[chosen][by_owner], return_index=True, return_counts=True)
+            firsts = row[chosen[by_owner[begin]]].tolist()
+            pieces = [batches[b].slice(i, n) for b, i, n in zip(owners, firsts, counts.tolist(), strict=True)]
+            yield pa.Table.from_batches(pieces).take(number_array(np.argsort(by_owner)))
             start = stop
-
-    def _read(self, starts: IntArray, sizes: IntArray) -> tuple[PolygonBatch, pa.Array, FloatArray]:
-        data, places = self._read_records(starts, sizes)
-        width = self._head.itemsize
-        heads = _gather(data, places, np.full(len(places), width)).view(self._head)
-        wkb = _gather(data, places + width, sizes - width)
-        ends = np.concatenate([[0], np.cumsum(sizes - width)]).astype(np.int32)
-        array = pa.Array.from_buffers(pa.binary(), len(sizes), [None, pa.py_buffer(ends), pa.py_buffer(wkb)])
-        columns = {name: np.ascontiguousarray(heads[f"column {name}"]) for name in self._columns}
-        no_rings = np.zeros(len(sizes) + 1, dtype=np.int64)
-        batch = PolygonBatch(heads["class_id"].copy(), np.empty((0, 2)), no_rings[:1], no_rings, columns)
-        return batch, array, heads["bounds"]
-
-    def _read_records(self, starts: IntArray, sizes: IntArray) -> tuple[ByteArray, IntArray]:
-        """Records that lie anywhere in the file, in the order of the file, and where each asked for begins in them."""
-        by_place = np.argsort(starts, kind="stable")
-        ends = starts[by_place] + sizes[by_place]
-        breaks = np.flatnonzero(starts[by_place][1:] != ends[:-1]) + 1  # records that do not follow the one before
-        firsts, lasts = np.concatenate([[0], breaks]), np.concatenate([breaks, [len(starts)]]) - 1
-        pieces = []
-        for first, last in zip(firsts, lasts, strict=True):
-            begin = int(starts[by_place[first]])
-            self._file.seek(begin)
-            pieces.append(self._file.read(int(ends[last]) - begin))
-        places = np.empty(len(starts), dtype=np.int64)
-        places[by_place] = np.cumsum(sizes[by_place]) - sizes[by_place]
-        return np.frombuffer(b"".join(pieces), dtype=np.uint8), places
-
-
-@njit
-def _gather(data: ByteArray, starts: IntArray, sizes: IntArray) -> ByteArray:
-    """Pieces of ``data``, one after the other."""
-    out = np.empty(np.sum(sizes), dtype=np.uint8)
-    at = 0
-    for i in range(len(starts)):
-        at = copy_bytes(out, at, data, starts[i], sizes[i])
-    return out
 
 
 def hilbert_keys(xy: FloatArray, origin: FloatArray, cells: FloatArray) -> AnyArray:
-    """Places of points on a Hilbert curve of 2¹⁶ × 2¹⁶ cells, (n,) uint32.
+    """Places of points (n, 2) on a Hilbert curve of 2¹⁶ × 2¹⁶ cells, (n,) uint32; those outside count to the nearest.
 
-    Args:
-        xy: Points, (n, 2); those outside count to the nearest cell.
-        origin: Corner of cell (0, 0).
-        cells: Cells for each unit of x and y.
+    ``origin`` is the corner of cell (0, 0), ``cells`` how many there are for each unit of x and y.
 
     References:
         The curve of Hilbert (1891), one bit of x and y after the other with the quadrant turned in place.

@@ -52,11 +52,25 @@ class LonLat:
 
         Where they lie does not depend on the direction an edge is walked in: both its polygons get the same ones.
         """
-        parts = _parts_of_edges(xy, rings, self._to_pixel, self._longest)
-        longer = np.concatenate([[0], np.cumsum(parts)])
-        if longer[-1] == len(xy):
+        if np.isinf(self._longest):
             return xy, rings
-        return _split_edges(xy, parts, longer), longer[rings]
+        dx, dy = np.diff(xy, axis=0, append=xy[-1:]).T
+        a, b, _, d, e, _ = self._to_pixel
+        length = np.sqrt((a * dx + b * dy) ** 2 + (d * dx + e * dy) ** 2)
+        parts = np.where(length > self._longest, np.ceil(length / self._longest), 1).astype(np.int64)
+        parts[rings[1:] - 1] = 1  # the last vertex of a ring has no edge
+        starts = np.concatenate([[0], np.cumsum(parts)])
+        if starts[-1] == len(xy):
+            return xy, rings
+        edge = np.repeat(np.arange(len(xy)), parts)
+        step, count = np.arange(len(edge)) - starts[edge], parts[edge]
+        first, last = xy[edge], xy[np.minimum(edge + 1, len(xy) - 1)]
+        backwards = (last[:, 0] < first[:, 0]) | ((last[:, 0] == first[:, 0]) & (last[:, 1] < first[:, 1]))
+        share = np.where(backwards, count - step, step) / count  # from the smaller end
+        low, high = (np.where(backwards[:, None], *ends) for ends in ((last, first), (first, last)))
+        split = low + (high - low) * share[:, None]
+        split[step == 0] = xy
+        return split, starts[rings]
 
     def place(self, xy: FloatArray) -> IntArray:
         """Longitudes and latitudes of map coordinates, (n, 2), degrees · 10^decimals, rounded half to even.
@@ -200,37 +214,3 @@ def _cubic_weights(t: float, weights: FloatArray) -> None:
     weights[1] = t * b * c / 2
     weights[2] = t * a * c / -2
     weights[3] = t * a * b / 6
-
-
-@njit
-def _parts_of_edges(xy: FloatArray, rings: IntArray, to_pixel: FloatArray, longest: float) -> IntArray:
-    """Into how many parts the edge from each vertex on is split; 1 for the last vertex of a ring, which has none."""
-    parts = np.ones(len(xy), np.int64)
-    for r in range(len(rings) - 1):
-        for v in range(rings[r], rings[r + 1] - 1):
-            dx, dy = xy[v + 1, 0] - xy[v, 0], xy[v + 1, 1] - xy[v, 1]
-            columns, rows = to_pixel[0] * dx + to_pixel[1] * dy, to_pixel[3] * dx + to_pixel[4] * dy
-            length = np.sqrt(columns * columns + rows * rows)
-            if length > longest:
-                parts[v] = int(np.ceil(length / longest))
-    return parts
-
-
-@njit
-def _split_edges(xy: FloatArray, parts: IntArray, starts: IntArray) -> FloatArray:
-    """The vertices with those added that ``parts`` asks for, counted from the smaller end of each edge."""
-    out = np.empty((starts[-1], 2))
-    for v in range(len(xy)):
-        n, at = parts[v], starts[v]
-        out[at, 0], out[at, 1] = xy[v, 0], xy[v, 1]
-        if n == 1:
-            continue
-        ax, ay, bx, by = xy[v, 0], xy[v, 1], xy[v + 1, 0], xy[v + 1, 1]
-        backwards = bx < ax or (bx == ax and by < ay)
-        if backwards:
-            ax, ay, bx, by = bx, by, ax, ay
-        for k in range(1, n):
-            to = at + (n - k if backwards else k)
-            out[to, 0] = ax + (bx - ax) * (k / n)
-            out[to, 1] = ay + (by - ay) * (k / n)
-    return out

@@ -9,7 +9,6 @@ from typing import Any
 
 import geopandas
 import numpy as np
-import numpy.typing as npt
 import shapely
 from affine import Affine
 from matplotlib.axes import Axes
@@ -20,12 +19,10 @@ from matplotlib.patches import Patch
 from matplotlib.path import Path as Outline
 from PIL import Image
 
-from geoseg.classes import NODATA, ClassTable, Color, format_color
+from geoseg.arrays import ByteArray, FloatArray, Geometries
+from geoseg.classes import NODATA, ClassTable, format_color
 from geoseg.export.qml import darker
 from geoseg.files import atomic_output
-
-ClassValues = npt.NDArray[np.uint8]
-RGB = npt.NDArray[np.uint8]
 
 _DPI = 100
 _MARGIN, _GAP, _HEADING, _LEGEND_ROW = 24, 16, 34, 30  # px
@@ -35,8 +32,8 @@ _INK = "#222222"
 
 def write_overlay(
     path: str | PathLike[str],
-    pixels: RGB,
-    class_values: ClassValues,
+    pixels: ByteArray,
+    class_values: ByteArray,
     classes: ClassTable,
     polygons: geopandas.GeoDataFrame,
     *,
@@ -49,7 +46,7 @@ def write_overlay(
     The legend names the classes of the map with their share of its valid pixels, the largest first.
 
     Args:
-        path: Output file; what is there is replaced.
+        path: Output file, replaced if it exists.
         pixels: Red, green and blue, (3, H, W) uint8; large scenes should come reduced.
         class_values: Class map, (h, w) uint8, of the same ground and side ratio, not necessarily the same size.
         classes: Names and colours.
@@ -65,14 +62,15 @@ def write_overlay(
     """
     if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.dtype != np.uint8 or class_values.ndim != 2:
         raise ValueError(
-            f"wanted pixels (3, H, W) uint8 and class values (h, w), "
+            f"expected pixels (3, H, W) uint8 and class values (h, w), "
             f"found {pixels.shape} {pixels.dtype} and {class_values.shape}"
         )
     height, width = class_values.shape
     scale = panel_px / max(height, width)
     size = max(round(width * scale), 1), max(round(height * scale), 1)  # of a panel, px
     picture = np.asarray(Image.fromarray(np.moveaxis(pixels, 0, -1)).resize(size, _filter(pixels.shape[1:], size)))
-    figure, axes = _panels(size, title, legend_rows=_legend_rows(len(classes), size[0]))
+    columns = max((3 * size[0] + 2 * _GAP) // 260, 1)  # of the legend
+    figure, axes = _panels(size, title, legend_rows=math.ceil(len(classes) / columns))
     for axis, heading in zip(axes, ("Imagery", "Classes", "Polygons"), strict=True):
         axis.set_title(heading, loc="left", fontsize=13, color=_INK, pad=8)
         axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
@@ -83,7 +81,7 @@ def write_overlay(
     axes[1].imshow(_colored(class_values, classes, size), extent=extent, aspect="auto", interpolation="none")
     axes[2].imshow(_muted(picture), extent=extent, aspect="auto", interpolation="none")
     _draw_polygons(axes[2], polygons, classes, transform)
-    _draw_legend(figure, class_values, classes, columns=_legend_columns(size[0]))
+    _draw_legend(figure, class_values, classes, columns=columns)
     with atomic_output(Path(path)) as scratch:
         FigureCanvasAgg(figure)  # registers itself as what draws the figure
         # Level 4 takes half the time of the default, for 1 % more bytes.
@@ -107,27 +105,19 @@ def _panels(size: tuple[int, int], title: str, *, legend_rows: int) -> tuple[Fig
     return figure, axes
 
 
-def _legend_columns(panel_width: int) -> int:
-    return max((3 * panel_width + 2 * _GAP) // 260, 1)
-
-
-def _legend_rows(entries: int, panel_width: int) -> int:
-    return math.ceil(entries / _legend_columns(panel_width))
-
-
 def _filter(shape: tuple[int, ...], size: tuple[int, int]) -> Image.Resampling:
     # Averages where there are more pixels than the panel has, sharp squares where there are fewer.
     return Image.Resampling.BOX if shape[1] >= size[0] else Image.Resampling.NEAREST
 
 
-def _muted(picture: RGB) -> npt.NDArray[np.float64]:
+def _muted(picture: ByteArray) -> FloatArray:
     """Half grey and a little lighter, so that the classes' colours stand out and the ground is still seen."""
     color = picture / 255.0
     grey = color @ [0.299, 0.587, 0.114]
     return np.asarray(0.15 + 0.85 * (0.6 * color + 0.4 * grey[..., None]))
 
 
-def _colored(class_values: ClassValues, classes: ClassTable, size: tuple[int, int]) -> npt.NDArray[np.float64]:
+def _colored(class_values: ByteArray, classes: ClassTable, size: tuple[int, int]) -> FloatArray:
     """Class map in the classes' colours at the panel's size, averaged so that thin roads do not break."""
     table = np.tile(_NODATA_GREY, (256, 1))
     table[: len(classes)] = [[v / 255 for v in c.color] for c in classes]
@@ -147,7 +137,7 @@ def _draw_polygons(axis: Axes, frame: geopandas.GeoDataFrame, classes: ClassTabl
         axis.add_collection(PathCollection(outlines, **style), autolim=False)
 
 
-def _outlines(polygons: npt.NDArray[Any]) -> list[Outline]:
+def _outlines(polygons: Geometries) -> list[Outline]:
     """Each polygon as one path; holes stay open because GeoJSON's ring orders make them run the other way."""
     outlines = []
     for polygon in shapely.orient_polygons(shapely.get_parts(polygons)):
@@ -156,11 +146,15 @@ def _outlines(polygons: npt.NDArray[Any]) -> list[Outline]:
     return outlines
 
 
-def _draw_legend(figure: Figure, class_values: ClassValues, classes: ClassTable, *, columns: int) -> None:
+def _draw_legend(figure: Figure, class_values: ByteArray, classes: ClassTable, *, columns: int) -> None:
     counts = np.bincount(class_values.ravel(), minlength=256)
     valid = max(int(counts[:NODATA].sum()), 1)
-    present = sorted((c for c in classes if counts[c.id]), key=lambda c: -counts[c.id])
-    handles = [_swatch(c.color, f"{c.name}  {_percent(counts[c.id] / valid)}") for c in present]
+    handles = []
+    for c in sorted((c for c in classes if counts[c.id]), key=lambda c: -counts[c.id]):
+        share = counts[c.id] / valid
+        percent = "<1 %" if share < 0.01 else f"{100 * share:.0f} %"
+        edge = format_color(darker(c.color))
+        handles.append(Patch(facecolor=format_color(c.color), edgecolor=edge, label=f"{c.name}  {percent}"))
     if counts[NODATA]:
         handles.append(Patch(facecolor=_NODATA_GREY, edgecolor="#999999", label="no data"))
     width, height = figure.get_size_inches() * _DPI
@@ -178,11 +172,3 @@ def _draw_legend(figure: Figure, class_values: ClassValues, classes: ClassTable,
         handleheight=1.0,
         columnspacing=1.8,
     )
-
-
-def _swatch(color: Color, label: str) -> Patch:
-    return Patch(facecolor=format_color(color), edgecolor=format_color(darker(color)), label=label)
-
-
-def _percent(share: float) -> str:
-    return "<1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")

@@ -42,14 +42,6 @@ def write_pmtiles(batches: Iterable[PolygonBatch], path: Path, layer: Layer) -> 
     of the other formats each polygon has ``color``, ``#rrggbb``, and the layer's description in the metadata is the
     table of the classes as JSON.
 
-    Args:
-        batches: Polygons in the map's CRS, all batches with the same columns.
-        path: Scratch path of the file.
-        layer: Name, grid, classes and source. The grid has a CRS of the Earth (`geoseg.export.check_format`).
-
-    Returns:
-        Number of polygons.
-
     Raises:
         OutputError: A map without polygons, a vertex without longitude and latitude, or the file cannot be written.
     """

@@ -8,7 +8,7 @@ share ``landcover.qml``, so the one document holds both: ``<pipe>``, which only 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from geoseg.classes import ClassTable, Color, MapClass, format_color
@@ -25,10 +25,7 @@ _VECTORS = (".shp", ".fgb", ".parquet", ".geojson", ".geojsonl", ".ndjson", ".pm
 
 
 def style_qml(
-    classes: ClassTable,
-    *,
-    present: Collection[int] | None = None,
-    units: tuple[str, str] = ("m²", "m"),
+    classes: ClassTable, *, present: Collection[int] | None = None, units: tuple[str, str] = ("m²", "m")
 ) -> str:
     """A QGIS style: paletted raster and categorised fills, in the colours and with the names of the classes.
 
@@ -37,14 +34,33 @@ def style_qml(
         present: Ids of the classes that the layer has, for the legend; None takes all.
         units: Units of areas and lengths, for the names that fields are shown with.
     """
+    names = {
+        "class_id": "Class number",
+        "class_name": "Class",
+        "area_m2": f"Area ({units[0]})",
+        "perim_m": f"Perimeter ({units[1]})",
+        "conf_mean": "Mean confidence",
+        "conf_min": "Lowest confidence",
+        "source": "Imagery",
+    }
+    aliases = [_node("alias", field=field, name=name) for field, name in names.items()]
     entries = shown(classes, present)
-    root = _new_style()
-    aliases = ET.SubElement(root, "aliases")
-    for field, name in _aliases(*units).items():
-        ET.SubElement(aliases, "alias", field=field, name=name)
-    _add_raster_renderer(root, entries)
-    _add_vector_renderer(root, entries)
-    return _document(root)
+    palette = [
+        _node("paletteEntry", value=str(c.id), color=format_color(c.color), alpha="255", label=c.name) for c in entries
+    ]
+    renderer = _node(
+        "renderer-v2",
+        _node("categories", *(_category(c) for c in entries)),
+        _node("symbols", *(_symbol(c) for c in entries)),
+        type="categorizedSymbol",
+        attr=CLASS_FIELD,
+        symbollevels="0",
+        enableorderby="0",
+        forceraster="0",
+    )
+    return _document(
+        _node("aliases", *aliases), _raster_style(_node("colorPalette", *palette), type="paletted"), renderer
+    )
 
 
 def shown(classes: ClassTable, present: Collection[int] | None) -> list[MapClass]:
@@ -61,39 +77,23 @@ def ramp_qml(colors: Mapping[float, Color], *, band: int = 1, labels: tuple[str,
         band: The band, from 1.
         labels: What the legend says at the ends of the ramp; None gives their values.
     """
-    root = _new_style()
-    low, high = min(colors), max(colors)
-    renderer = ET.SubElement(
-        ET.SubElement(root, "pipe"),
-        "rasterrenderer",
-        type="singlebandpseudocolor",
-        band=str(band),
-        opacity="1",
-        alphaBand="-1",
-        nodataColor="",
-        classificationMin=f"{low:g}",
-        classificationMax=f"{high:g}",
-    )
-    ET.SubElement(renderer, "rasterTransparency")
-    ramp = ET.SubElement(
-        ET.SubElement(renderer, "rastershader"),
-        "colorrampshader",
-        colorRampType="INTERPOLATED",
-        classificationMode="1",
-        clip="0",
-        minimumValue=f"{low:g}",
-        maximumValue=f"{high:g}",
-    )
+    low, high = f"{min(colors):g}", f"{max(colors):g}"
+    items = [
+        _node("item", value=f"{value:g}", label=f"{value:g}", color=format_color(color), alpha="255")
+        for value, color in colors.items()
+    ]
     if labels is not None:
         legend = {"minimumLabel": labels[0], "maximumLabel": labels[1], "useContinuousLegend": "1", "orientation": "2"}
-        ET.SubElement(ramp, "rampLegendSettings", legend)
-    for value, color in colors.items():
-        ET.SubElement(ramp, "item", value=f"{value:g}", label=f"{value:g}", color=format_color(color), alpha="255")
-    return _document(root)
+        items.insert(0, _node("rampLegendSettings", **legend))
+    ramp = {"colorRampType": "INTERPOLATED", "classificationMode": "1", "clip": "0"}
+    shader = _node("colorrampshader", *items, **ramp, minimumValue=low, maximumValue=high)
+    style = _raster_style(_node("rastershader", shader), type="singlebandpseudocolor", band=str(band))
+    style[0].attrib.update(classificationMin=low, classificationMax=high)
+    return _document(style)
 
 
 def write_style(style: str, file: Path, final: Path) -> None:
-    """Write a style beside a layer's file, with what is there for the other kind of layer of that name.
+    """Write a style beside a layer's file, keeping the part for the other kind of layer of that name.
 
     Polygons beside a raster leave the raster's legend as it is, and give it none where it has none; so does a raster
     beside polygons.
@@ -108,13 +108,12 @@ def write_style(style: str, file: Path, final: Path) -> None:
         root = ET.fromstring(style)
         kept = _part(final.with_suffix(".qml"), part)
         parts = [own for own in root if own.tag != part] + ([] if kept is None else [kept])
-        root[:] = sorted(parts, key=lambda element: element.tag)
-        style = _document(root)
+        style = _document(*sorted(parts, key=lambda element: element.tag))
     file.with_suffix(".qml").write_text(style, encoding="utf-8")
 
 
 def _part(style: Path, name: str) -> ET.Element | None:
-    """An element of a style; None where there is no style, no such element, or no XML."""
+    """An element of a style, if the file exists, is XML and has it."""
     try:
         return ET.parse(style).find(name)
     except (OSError, ET.ParseError):
@@ -127,70 +126,38 @@ def darker(color: Color) -> Color:
     return red * 6 // 10, green * 6 // 10, blue * 6 // 10
 
 
-def _new_style() -> ET.Element:
-    return ET.Element("qgis", version="3.28.0", styleCategories="Symbology|Fields")
-
-
-def _document(root: ET.Element) -> str:
+def _document(*parts: ET.Element) -> str:
+    root = _node("qgis", *parts, version="3.28.0", styleCategories="Symbology|Fields")
     ET.indent(root)
     return _HEAD + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _aliases(area: str, length: str) -> dict[str, str]:
-    return {
-        "class_id": "Class number",
-        "class_name": "Class",
-        "area_m2": f"Area ({area})",
-        "perim_m": f"Perimeter ({length})",
-        "conf_mean": "Mean confidence",
-        "conf_min": "Lowest confidence",
-        "source": "Imagery",
-    }
+def _node(_tag: str, *children: ET.Element, **attributes: str) -> ET.Element:
+    element = ET.Element(_tag, attributes)
+    element.extend(children)
+    return element
 
 
-def _add_raster_renderer(root: ET.Element, classes: Iterable[MapClass]) -> None:
-    pipe = ET.SubElement(root, "pipe")
-    renderer = ET.SubElement(
-        pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1", nodataColor=""
-    )
-    ET.SubElement(renderer, "rasterTransparency")
-    palette = ET.SubElement(renderer, "colorPalette")
-    for c in classes:
-        ET.SubElement(palette, "paletteEntry", value=str(c.id), color=format_color(c.color), alpha="255", label=c.name)
+def _raster_style(colors: ET.Element, *, type: str, band: str = "1") -> ET.Element:
+    fixed = {"opacity": "1", "alphaBand": "-1", "nodataColor": ""}
+    return _node("pipe", _node("rasterrenderer", _node("rasterTransparency"), colors, type=type, band=band, **fixed))
 
 
-def _add_vector_renderer(root: ET.Element, classes: Iterable[MapClass]) -> None:
-    renderer = ET.SubElement(
-        root,
-        "renderer-v2",
-        type="categorizedSymbol",
-        attr=CLASS_FIELD,
-        symbollevels="0",
-        enableorderby="0",
-        forceraster="0",
-    )
-    categories = ET.SubElement(renderer, "categories")
-    symbols = ET.SubElement(renderer, "symbols")
-    for c in classes:
-        name = str(c.id)
-        ET.SubElement(categories, "category", value=name, symbol=name, label=c.name, render="true")
-        symbol = ET.SubElement(symbols, "symbol", type="fill", name=name, alpha="1", clip_to_extent="1", force_rhr="0")
-        layer = ET.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"})
-        options = ET.SubElement(layer, "Option", type="Map")
-        for key, value in _fill(c.color).items():
-            ET.SubElement(options, "Option", type="QString", name=key, value=value)
+def _category(c: MapClass) -> ET.Element:
+    return _node("category", value=str(c.id), symbol=str(c.id), label=c.name, render="true")
 
 
-def _fill(color: Color) -> dict[str, str]:
-    def rgba(rgb: Color, alpha: int) -> str:
-        return ",".join(str(v) for v in (*rgb, alpha))
-
-    return {
+def _symbol(c: MapClass) -> ET.Element:
+    fill = {
         "style": "solid",
-        "color": rgba(color, FILL_ALPHA),
+        "color": ",".join(map(str, (*c.color, FILL_ALPHA))),
         "outline_style": "solid",
-        "outline_color": rgba(OUTLINE, 255),
+        "outline_color": ",".join(map(str, (*OUTLINE, 255))),
         "outline_width": "0.26",
         "outline_width_unit": "MM",
         "joinstyle": "miter",
     }
+    options = [_node("Option", type="QString", name=key, value=value) for key, value in fill.items()]
+    layer = {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
+    drawn = _node("layer", _node("Option", *options, type="Map"), **layer)
+    return _node("symbol", drawn, type="fill", name=str(c.id), alpha="1", clip_to_extent="1", force_rhr="0")

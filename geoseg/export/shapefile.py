@@ -54,17 +54,8 @@ def write_shapefile(batches: Iterable[PolygonBatch], path: Path, layer: Layer, *
     names longer than ten characters are shortened, and ``name.fields.txt`` lists them. Texts longer than 254 bytes are
     cut, with a warning.
 
-    Args:
-        batches: The polygons; all batches have the columns of the first.
-        path: Scratch path of the first ``.shp``.
-        layer: Name, grid, classes and source.
-        limit: Most bytes of a ``.shp`` or ``.dbf``.
-
-    Returns:
-        Number of features in all parts.
-
     Raises:
-        OutputError: A file cannot be written, or a single polygon is larger than the limit.
+        OutputError: A file cannot be written, or a single polygon is larger than ``limit`` bytes.
     """
     first, batches = with_first(batches, importing="pyogrio")
     fields = attribute_schema(first, layer)

@@ -11,59 +11,35 @@ from geoseg.runtime.jit import helper, njit
 _POLYGON = 3  # type code of a polygon in two dimensions
 
 
-def polygon_wkb(batch: PolygonBatch, prefix: ByteArray | None = None) -> tuple[ByteArray, IntArray]:
-    """Little-endian WKB of all polygons, one after the other.
-
-    Args:
-        batch: The polygons.
-        prefix: Bytes that go in front of each polygon's WKB, (n, p): the header that makes it a GeoPackage blob, say.
-
-    Returns:
-        The bytes (uint8), and where each polygon begins in them, (n + 1,) int64; the last entry is their number.
-    """
-    if prefix is None:
-        prefix = np.empty((len(batch), 0), dtype=np.uint8)
-    offsets = wkb_offsets(batch, prefix.shape[1])
+def polygon_wkb(batch: PolygonBatch) -> tuple[ByteArray, IntArray]:
+    """Little-endian WKB of all polygons one after the other (uint8), and where each begins in it, (n + 1,) int64."""
+    offsets = wkb_offsets(batch)
     out = np.empty(offsets[-1], dtype=np.uint8)
     xy = np.ascontiguousarray(batch.xy, dtype="<f8").view(np.uint8).reshape(-1)
-    _fill(out, offsets, xy, batch.rings, batch.polygons, np.ascontiguousarray(prefix))
+    _fill(out, offsets, xy, batch.rings, batch.polygons)
     return out, offsets
 
 
-def wkb_offsets(batch: PolygonBatch, prefix: int = 0) -> IntArray:
+def wkb_offsets(batch: PolygonBatch) -> IntArray:
     """Where each polygon begins in `polygon_wkb`, (n + 1,) int64, without writing it."""
     # Byte order, type and number of rings; a number of points for each ring; 16 bytes for each point.
     before = batch.rings[batch.polygons] * 16 + batch.polygons * 4
-    return np.asarray(before - before[0] + np.arange(len(batch) + 1) * (9 + prefix), dtype=np.int64)
+    return np.asarray(before - before[0] + np.arange(len(batch) + 1) * 9, dtype=np.int64)
 
 
 def polygon_bounds(batch: PolygonBatch) -> FloatArray:
     """(left, bottom, right, top) of each polygon, (n, 4) float64."""
     begin = batch.rings[batch.polygons]
-    columns = [np.ascontiguousarray(batch.xy[: begin[-1], axis]) for axis in (0, 1)]
-    extremes = [
-        reduce(column, begin[:-1]) for reduce in (np.minimum.reduceat, np.maximum.reduceat) for column in columns
-    ]
-    return np.column_stack(extremes)
-
-
-@helper
-def copy_bytes(out: ByteArray, at: int, source: ByteArray, begin: int, size: int) -> int:
-    """Copy ``size`` bytes and give the position behind them; three times faster than a loop over both arrays."""
-    to, of = out[at : at + size], source[begin : begin + size]  # from 0 on, no index is checked for being negative
-    for k in range(size):
-        to[k] = of[k]
-    return at + size
+    columns = [np.ascontiguousarray(batch.xy[begin[0] : begin[-1], axis]) for axis in (0, 1)]
+    starts = begin[:-1] - begin[0]
+    return np.column_stack([f.reduceat(column, starts) for f in (np.minimum, np.maximum) for column in columns])
 
 
 @njit
-def _fill(
-    out: ByteArray, offsets: IntArray, xy: ByteArray, rings: IntArray, polygons: IntArray, prefix: ByteArray
-) -> None:
+def _fill(out: ByteArray, offsets: IntArray, xy: ByteArray, rings: IntArray, polygons: IntArray) -> None:
     """Write each polygon's bytes at its offset; ``xy`` are the bytes of the coordinates."""
     for i in range(len(polygons) - 1):
         at = offsets[i]
-        at = copy_bytes(out, at, prefix[i], 0, prefix.shape[1])
         out[at] = 1  # little-endian
         _put_uint32(out, at + 1, _POLYGON)
         _put_uint32(out, at + 5, polygons[i + 1] - polygons[i])
@@ -72,7 +48,12 @@ def _fill(
             start, stop = rings[r], rings[r + 1]
             _put_uint32(out, at, stop - start)
             at += 4
-            at = copy_bytes(out, at, xy, 16 * start, 16 * (stop - start))
+            size = 16 * (stop - start)
+            to = out[at : at + size]  # from 0 on, no index is checked for being negative
+            of = xy[16 * start : 16 * stop]
+            for k in range(size):
+                to[k] = of[k]
+            at += size
 
 
 @helper

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
+from geoseg.arrays import AnyArray, ByteArray, FloatArray, Geometries, IntArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,16 +24,16 @@ class PolygonBatch:
         columns: Further attributes by field name, each (n,): ``area_m2``, ``perim_m``, ``conf_mean``, …
     """
 
-    class_id: npt.NDArray[np.uint8]
+    class_id: ByteArray
     xy: FloatArray
     rings: IntArray
     polygons: IntArray
-    columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    columns: Mapping[str, AnyArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.class_id)
 
-    def geometries(self) -> npt.NDArray[Any]:
+    def geometries(self) -> Geometries:
         """The polygons as shapely objects, (n,)."""
         if len(self) == 0:
             return np.empty(0, dtype=object)

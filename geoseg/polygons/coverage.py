@@ -12,43 +12,29 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from affine import Affine
 from rasterio.crs import CRS
 
+from geoseg.arrays import AnyArray, ByteArray
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import LabelError
 from geoseg.grid import Grid
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
 from geoseg.options import PolygonRules
-from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
+from geoseg.polygons.batch import PolygonBatch
 from geoseg.polygons.measure import Measure
-from geoseg.polygons.rules.options import ClassRules, class_rules
-from geoseg.polygons.rules.regions import filter_regions
-from geoseg.polygons.simplify.finish import arc_finisher, rows_around
+from geoseg.polygons.rules.options import ClassRules, class_rules, region_rules
+from geoseg.polygons.rules.small_regions import apply_rule
+from geoseg.polygons.simplify.finish import ArcFinisher
 from geoseg.polygons.simplify.regularize import Outlines, Regularize
 from geoseg.polygons.trace.cracks import SUBPIXEL
-from geoseg.polygons.trace.joining import ClosedPolygons, Tracer
+from geoseg.polygons.trace.joining import ClosedPolygons, closed_polygons
 from geoseg.runtime.ahead import ahead
-from geoseg.runtime.jit import njit
 
 if TYPE_CHECKING:
     import geopandas
 
-ByteArray = npt.NDArray[np.uint8]
-
 _FEED_PX = 1 << 22
-_NOTHING, _ZERO = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
-_NO_POLYGONS = ClosedPolygons(
-    value=_NOTHING.astype(np.uint8),
-    xy=np.empty((0, 2), dtype=np.int32),
-    rings=_ZERO,
-    polygons=_ZERO,
-    pixels=_NOTHING,
-    first=_NOTHING,
-    confidence_sum=_NOTHING,
-    confidence_min=_NOTHING.astype(np.uint8),
-)
 
 
 def polygonize(
@@ -86,7 +72,8 @@ def polygonize(
     if nodata != NODATA:
         values = np.where(values == nodata, np.uint8(NODATA), values)
     if classes is None:
-        classes = _numbered(int(values.max(where=values != NODATA, initial=0)) + 1)
+        count = int(values.max(where=values != NODATA, initial=0)) + 1
+        classes = ClassTable.from_names([f"class_{i}" for i in range(count)], [(0, 0, 0)] * count)
     step = max(_FEED_PX // max(width, 1), 1)
     rows = (
         MapRows(values[i : i + step], None if confidence is None else confidence[i : i + step])
@@ -131,52 +118,27 @@ def polygonize_rows(
     """
     rules = rules or PolygonRules()
     resolved = class_rules(rules, classes)
-    tolerance_px = rules.simplify.in_pixels(grid) if rules.simplify else 0.0
-    regularize = Regularize(resolved.regularized) if resolved.regularized else None
-    finish = None
-    if tolerance_px > 0 or rules.smooth or regularize:
-        finish = arc_finisher(
-            tolerance_px=tolerance_px,
-            method=rules.method,
-            smooth=rules.smooth,
-            regularize=regularize,
-            outlines=outlines,
-            threads=threads,
-        )
-    tracer = Tracer(
+    finish = ArcFinisher(
+        tolerance_px=rules.simplify.in_pixels(grid) if rules.simplify else 0.0,
+        method=rules.method,
+        smooth=rules.smooth,
+        regularize=Regularize(resolved.regularized) if resolved.regularized else None,
+        outlines=outlines,
+        threads=threads,
+    )
+    mapped = _mapped(rows, classes, resolved)
+    for rule in region_rules(rules, resolved.left_out):
+        mapped = apply_rule(mapped, grid.width, grid.pixel_area_m2(), rule)
+    measure = Measure(grid)
+    for closed in closed_polygons(
+        mapped,
         grid.width,
-        finish=finish,
-        lookahead=rows_around(smooth=rules.smooth, regularize=regularize),
-        near_classes=resolved.regularized,
+        finish=finish if finish.changes_anything else None,
         left_out=resolved.left_out,
         threads=threads,
         band_rows=band_rows,
-    )
-    measure = Measure(grid)
-    mapped = _mapped(rows, classes, resolved)
-    fill_holes = rules.fill_holes_m2 if resolved.left_out is None else max(rules.fill_holes_m2, rules.min_area_m2)
-    if rules.min_area_m2 > 0 or fill_holes > 0:
-        mapped = filter_regions(
-            mapped,
-            width=grid.width,
-            row_areas=grid.pixel_area_m2(),
-            min_area=rules.min_area_m2,
-            small=rules.small,
-            fill_holes=fill_holes,
-            left_out=resolved.left_out,
-        )
-    with tracer:
-        has_confidence, batches = False, 0
-        for values, confidence in mapped:
-            has_confidence = confidence is not None
-            for closed in tracer.feed(values, confidence):
-                batches += 1
-                yield _batch(closed, grid, measure, has_confidence=has_confidence)
-        for closed in tracer.close():
-            batches += 1
-            yield _batch(closed, grid, measure, has_confidence=has_confidence)
-    if not batches:  # a file without polygons has its fields all the same
-        yield _batch(_NO_POLYGONS, grid, measure, has_confidence=has_confidence)
+    ):
+        yield _batch(closed, grid, measure)
 
 
 def to_frame(batches: Iterable[PolygonBatch], grid: Grid, classes: ClassTable) -> geopandas.GeoDataFrame:
@@ -187,7 +149,7 @@ def to_frame(batches: Iterable[PolygonBatch], grid: Grid, classes: ClassTable) -
     names = np.array([c.name for c in classes], dtype=object)
     ids = [np.zeros(0, dtype=np.uint8)]
     polygons = [np.empty(0, dtype=object)]
-    columns: dict[str, list[npt.NDArray[Any]]] = {}
+    columns: dict[str, list[AnyArray]] = {}
     for batch in batches:
         ids.append(batch.class_id)
         polygons.append(batch.geometries())
@@ -202,13 +164,7 @@ def to_frame(batches: Iterable[PolygonBatch], grid: Grid, classes: ClassTable) -
     return geopandas.GeoDataFrame(fields, geometry=np.concatenate(polygons), crs=grid.crs and grid.crs.to_wkt())
 
 
-def _numbered(count: int) -> ClassTable:
-    return ClassTable.from_names([f"class_{i}" for i in range(count)], [(0, 0, 0)] * count)
-
-
-def _mapped(
-    rows: Iterable[MapRows], classes: ClassTable, resolved: ClassRules
-) -> Iterator[tuple[ByteArray, ByteArray | None]]:
+def _mapped(rows: Iterable[MapRows], classes: ClassTable, resolved: ClassRules) -> Iterator[MapRows]:
     """Rows with their values dissolved and those not kept gone, once it is known that the table has them all."""
     untouched = bool((resolved.table[: len(classes)] == np.arange(len(classes))).all())
     for part in rows:
@@ -218,39 +174,21 @@ def _mapped(
             raise LabelError(
                 f"the class map holds the value {values[unknown][0]}, but its class table ends at {len(classes) - 1}"
             )
-        yield values if untouched else resolved.table[values], part.confidence
+        yield MapRows(values if untouched else resolved.table[values], part.confidence)
 
 
-def _batch(closed: ClosedPolygons, grid: Grid, measure: Measure, *, has_confidence: bool) -> PolygonBatch:
+def _batch(closed: ClosedPolygons, grid: Grid, measure: Measure) -> PolygonBatch:
     """Polygons in the CRS, measured; shells counter-clockwise there."""
-    t = grid.transform
-    # A transform that turns nothing over leaves the rings as they run with y down.
-    reverse = t.a * t.e - t.b * t.d > 0
-    xy = _place(closed.xy, closed.rings, (t.a, t.b, t.c, t.d, t.e, t.f), reverse)
+    t, points = grid.transform, closed.xy
+    if t.a * t.e - t.b * t.d > 0:  # a transform that turns nothing over leaves the rings as they run with y down
+        ends = closed.rings[:-1] + closed.rings[1:] - 1
+        points = points[np.repeat(ends, np.diff(closed.rings)) - np.arange(len(points))]
+    x, y = points[:, 0] / SUBPIXEL, points[:, 1] / SUBPIXEL
+    xy = np.column_stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f])
     batch = PolygonBatch(closed.value, xy, closed.rings, closed.polygons)
-    columns: dict[str, npt.NDArray[Any]] = dict(measure.columns(batch))
-    if has_confidence:
+    columns: dict[str, AnyArray] = dict(measure.columns(batch))
+    if closed.confidence_sum is not None:
         mean = closed.confidence_sum / (closed.pixels * float(CONFIDENCE_SCALE))
         columns["conf_mean"] = mean.astype(np.float32)
         columns["conf_min"] = (closed.confidence_min / CONFIDENCE_SCALE).astype(np.float32)
     return dataclasses.replace(batch, columns=columns)
-
-
-@njit
-def _place(
-    points: npt.NDArray[np.int32],
-    rings: IntArray,
-    transform: tuple[float, float, float, float, float, float],
-    reverse: bool,
-) -> FloatArray:
-    """Points in 1/256 px as coordinates of the CRS, each ring from its end where it is to be reversed."""
-    a, b, c, d, e, f = transform
-    xy = np.empty(points.shape, dtype=np.float64)
-    for ring in range(len(rings) - 1):
-        begin, end = rings[ring], rings[ring + 1]
-        for i in range(begin, end):
-            x, y = points[i, 0] / SUBPIXEL, points[i, 1] / SUBPIXEL
-            to = begin + end - 1 - i if reverse else i
-            xy[to, 0] = a * x + b * y + c
-            xy[to, 1] = d * x + e * y + f
-    return xy

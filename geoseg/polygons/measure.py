@@ -1,8 +1,8 @@
 """True areas and perimeters on the ellipsoid, for millions of polygons.
 
 A map's own lengths and areas are not the ground's: Web Mercator exaggerates areas by 2 at 45° latitude, UTM by up to
-0.1 %. How long a small step (dx, dy) on the map is on the ground is told by the metric, length² = E dx² + 2 F dx dy +
-G dy²; the area factor is √(EG − F²). It is smooth on the scale of the Earth, so it is computed once on a coarse lattice
+0.1 %. The metric gives the length of a small step (dx, dy) on the ground: length² = E dx² + 2 F dx dy + G dy²; the area
+factor is √(EG − F²). It is smooth on the scale of the Earth, so it is computed once on a coarse lattice
 over the map (derivatives of positions in space by the map's coordinates, so neither poles nor antimeridian are special)
 and interpolated with cubics, to 1e-8 of its value.
 """
@@ -10,14 +10,15 @@ and interpolated with cubics, to 1e-8 of its value.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyproj
 
+from geoseg.arrays import FloatArray, IntArray
 from geoseg.georeference import Georeference, crs_georeference, pyproj_crs
 from geoseg.grid import Grid
-from geoseg.polygons.batch import FloatArray, IntArray, PolygonBatch
+from geoseg.polygons.batch import PolygonBatch
 from geoseg.runtime.jit import helper, int64, njit
 
 # Fractions of the Earth's radius.
@@ -29,6 +30,14 @@ _STEP = 1 / 8000  # of the differences that stand for derivatives
 
 # Gauss's two points on [0, 2] are 1 ± 1/√3; this is how far they lie from 1/2 and 3/2.
 _GAUSS = 1 / np.sqrt(3) - 0.5
+
+
+class _Shapes(NamedTuple):
+    """Polygons as in `PolygonBatch`."""
+
+    xy: FloatArray
+    rings: IntArray
+    polygons: IntArray
 
 
 class Measure:
@@ -56,21 +65,15 @@ class Measure:
         Edges are straight between their vertices in the CRS. Holes take from the area and add to the perimeter.
         """
         area, perimeter = np.empty(len(batch)), np.empty(len(batch))
-        xy = np.ascontiguousarray(batch.xy)
+        shapes = _Shapes(np.ascontiguousarray(batch.xy), batch.rings, batch.polygons)
         if self._lattice.size:
-            polygons = area, perimeter, xy, batch.rings, batch.polygons
-            if _measure_small(*polygons, self._lattice, self._place):
-                _measure_large(*polygons, self._lattice, self._place)
+            if _measure_small(area, perimeter, shapes, self._lattice, self._place):
+                _measure_large(area, perimeter, shapes, self._lattice, self._place)
         else:
-            _measure_on_map(area, perimeter, xy, batch.rings, batch.polygons)
+            _measure_on_map(area, perimeter, shapes)
             area *= self._unit**2
             perimeter *= self._unit
         return {"area_m2": area, "perim_m": perimeter}
-
-
-def area_by_class(batch: PolygonBatch) -> FloatArray:
-    """Sum of ``area_m2`` over the polygons of each class, (256,); sums of batches add up to the shares of a layer."""
-    return np.bincount(batch.class_id, weights=batch.columns["area_m2"], minlength=256).astype(np.float64)
 
 
 def _metric_lattice(grid: Grid, crs: pyproj.CRS, unit: float) -> tuple[FloatArray, FloatArray]:
@@ -107,7 +110,7 @@ def _metric(crs: pyproj.CRS, a: float, b: float, x: FloatArray, y: FloatArray, *
     to_lonlat = None if crs.is_geographic else pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
     e2 = 1 - (b / a) ** 2
 
-    def in_space(dx: float, dy: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def in_space(dx: float, dy: float) -> tuple[FloatArray, FloatArray]:
         """Position in space and the direction upwards there, each (3, …)."""
         if to_lonlat is None:
             lon, lat = (x + dx) * unit, (y + dy) * unit
@@ -117,7 +120,7 @@ def _metric(crs: pyproj.CRS, a: float, b: float, x: FloatArray, y: FloatArray, *
         normal = a / np.sqrt(1 - e2 * np.sin(lat) ** 2)
         return np.stack([normal, normal, normal * (1 - e2)]) * upwards, upwards
 
-    def derivative(dx: float, dy: float) -> npt.NDArray[np.float64]:
+    def derivative(dx: float, dy: float) -> FloatArray:
         near = in_space(dx, dy)[0] - in_space(-dx, -dy)[0]
         far = in_space(2 * dx, 2 * dy)[0] - in_space(-2 * dx, -2 * dy)[0]
         return np.asarray((8 * near - far) / (12 * step))
@@ -173,18 +176,13 @@ def _weight(node: int, u: float) -> float:
 
 @njit
 def _measure_small(
-    area: FloatArray,
-    perimeter: FloatArray,
-    xy: FloatArray,
-    rings: IntArray,
-    polygons: IntArray,
-    lattice: FloatArray,
-    place: FloatArray,
+    area: FloatArray, perimeter: FloatArray, shapes: _Shapes, lattice: FloatArray, place: FloatArray
 ) -> int:
     """Area and perimeter of small polygons, by a metric that is linear in x and y; how many others there are.
 
     Others get a NaN for their area.
     """
+    xy, rings, polygons = shapes
     metric = np.empty(15)  # at the lower left corner of the shell's box, and its gradients in x and y
     others = 0
     for i in range(len(area)):
@@ -229,13 +227,7 @@ def _measure_small(
 
 @njit
 def _measure_large(
-    area: FloatArray,
-    perimeter: FloatArray,
-    xy: FloatArray,
-    rings: IntArray,
-    polygons: IntArray,
-    lattice: FloatArray,
-    place: FloatArray,
+    area: FloatArray, perimeter: FloatArray, shapes: _Shapes, lattice: FloatArray, place: FloatArray
 ) -> None:
     """Area and perimeter of polygons whose area is NaN, edge by edge.
 
@@ -243,6 +235,7 @@ def _measure_large(
     −∮ Q dx, where Q is the area factor's integral over y, from the shell's first vertex, so that what is far away does
     not cost digits.
     """
+    xy, rings, polygons = shapes
     metric = np.empty(5)
     for i in range(len(area)):
         if not np.isnan(area[i]):
@@ -268,10 +261,9 @@ def _measure_large(
 
 
 @njit
-def _measure_on_map(
-    area: FloatArray, perimeter: FloatArray, xy: FloatArray, rings: IntArray, polygons: IntArray
-) -> None:
+def _measure_on_map(area: FloatArray, perimeter: FloatArray, shapes: _Shapes) -> None:
     """Area and perimeter of each polygon in units of its coordinates."""
+    xy, rings, polygons = shapes
     for i in range(len(area)):
         area[i] = perimeter[i] = 0.0
         x, y = xy[rings[polygons[i]], 0], xy[rings[polygons[i]], 1]

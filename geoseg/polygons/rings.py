@@ -12,55 +12,38 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geoseg.polygons.trace.cracks import ByteArray, Int32Array, Int64Array
-from geoseg.polygons.trace.tables import ABSENT, Arcs, Nodes, Regions
+from geoseg.arrays import ByteArray, Int32Array, IntArray
+from geoseg.polygons.trace.tables import ABSENT, Arcs, Nodes, Regions, ranges
 from geoseg.runtime.jit import helper, int64, njit
 
 
 class RingBatch(NamedTuple):
-    """Rings of closed regions as half-arcs.
+    """Rings of closed regions as half-arcs, each from the one whose arc comes first by (y, x, direction) of its start.
 
-    Attributes:
-        halves: Half-arcs of all rings in walking order, (h,) int64.
-        rings: Where each ring begins in ``halves``, (r + 1,) int64. A ring begins with the half-arc whose arc comes
-            first by (y, x, direction) of its start.
-        polygons: Where each region begins in ``rings``, (n + 1,) int64; the shell is the first ring, holes follow in
-            the order of that first arc.
+    The shell of a region is its first ring, holes follow in the order of that first arc.
     """
 
-    halves: Int64Array
-    rings: Int64Array
-    polygons: Int64Array
+    halves: IntArray  # half-arcs of all rings in walking order, (h,)
+    rings: IntArray  # where each ring begins in them, (r + 1,)
+    polygons: IntArray  # where each region begins in the rings, (n + 1,)
 
 
-def least_points(arcs: Arcs, nodes: Nodes, offsets: Int64Array, count: int) -> ByteArray:
-    """Interior points that new arcs have to keep for every ring to keep an area.
+@njit
+def least_points(arcs: Arcs, nodes: Nodes, offsets: IntArray, count: int) -> ByteArray:
+    """Interior points that new arcs have to keep for every ring to keep an area, (a,).
 
     A loop without a node keeps three points and a loop at a node two. Of two arcs that bound a region alone one keeps a
     point: the one that reaches lower; if none does, the one that has interior points at all; else the one that starts
     in the later direction. All of it is known when the lower one gets whole, whatever the bands.
 
     Args:
-        arcs: All arcs; the new ones have not been finished.
+        arcs: All arcs, those from ``count`` on new.
         nodes: All nodes.
         offsets: Where the unfinished points of each new arc begin, (a + 1,).
         count: Number of arcs before the new ones.
     """
     least = np.zeros(len(offsets) - 1, dtype=np.uint8)
-    _find_least_points(arcs.nodes, arcs.keys, arcs.lowest, nodes.halves, offsets, count, least)
-    return least
-
-
-@njit
-def _find_least_points(
-    ends: Int32Array,
-    keys: Int64Array,
-    lowest: Int32Array,
-    leaving: Int32Array,
-    offsets: Int64Array,
-    count: int,
-    least: ByteArray,
-) -> None:
+    ends, keys, lowest = arcs.nodes, arcs.keys, arcs.lowest
     for k in range(len(least)):
         arc = count + k
         if ends[arc, 0] < 0:
@@ -70,8 +53,8 @@ def _find_least_points(
         else:
             for side in range(2):
                 half = 2 * arc + side
-                back = _next_left(ends, keys, leaving, half)
-                if back < 0 or back >> 1 == arc or _next_left(ends, keys, leaving, back) != half:
+                back = _next_left(ends, keys, nodes.halves, half)
+                if back < 0 or back >> 1 == arc or _next_left(ends, keys, nodes.halves, back) != half:
                     continue
                 other = back >> 1
                 lower = lowest[arc] > lowest[other]
@@ -81,10 +64,11 @@ def _find_least_points(
                     lower = keys[arc, 0] > keys[other, 0] if bends == other_bends else bends
                 if lower:
                     least[k] = 1
+    return least
 
 
 @helper
-def _next_left(ends: Int32Array, keys: Int64Array, leaving: Int32Array, half: int) -> int:
+def _next_left(ends: Int32Array, keys: IntArray, leaving: Int32Array, half: int) -> int:
     """The half-arc that goes on as far to the left as possible; ``UNFINISHED`` or ``DROPPED`` where it is not there."""
     arc, end = half >> 1, 1 - (half & 1)
     node, away = ends[arc, end], keys[arc, end] & 3
@@ -95,83 +79,42 @@ def _next_left(ends: Int32Array, keys: Int64Array, leaving: Int32Array, half: in
     return ABSENT
 
 
-def assemble(arcs: Arcs, regions: Regions, nodes: Nodes, closed: Int64Array) -> RingBatch:
-    """Rings of closed regions; marks their sides of the arcs as done.
-
-    Args:
-        arcs: All arcs.
-        regions: All regions.
-        nodes: All nodes.
-        closed: Roots of the regions, neither outside nor nodata, (n,).
-    """
+def assemble(arcs: Arcs, regions: Regions, nodes: Nodes, closed: IntArray) -> RingBatch:
+    """Rings of closed regions, given by their roots; marks their sides of the arcs as done."""
     total = int(regions.halves[closed].sum(dtype=np.int64))
     halves, rings = np.empty(total, dtype=np.int64), np.zeros(total + 1, dtype=np.int64)
     first_keys, polygons = np.empty(total, dtype=np.int64), np.zeros(len(closed) + 1, dtype=np.int64)
-    count = _walk_rings(
-        arcs.keys,
-        arcs.nodes,
-        arcs.sides,
-        arcs.area,
-        arcs.follower,
-        arcs.done,
-        nodes.halves,
-        regions.parent,
-        regions.tail,
-        closed,
-        halves,
-        rings,
-        first_keys,
-        polygons,
-    )
+    count = _walk_rings(arcs, regions, nodes, closed, RingBatch(halves, rings, polygons), first_keys)
     batch = RingBatch(halves[: rings[count]], rings[: count + 1], polygons)
     _sort_rings(batch, first_keys[:count])
     return batch
 
 
-def _sort_rings(batch: RingBatch, first_keys: Int64Array) -> None:
+def _sort_rings(batch: RingBatch, first_keys: IntArray) -> None:
     """Sort the rings of each region by their first keys, in place; most regions have a single ring."""
     disordered = np.flatnonzero(first_keys[1:] < first_keys[:-1]) + 1  # ring numbers, the first ones of regions too
     region = np.searchsorted(batch.polygons, disordered, side="right") - 1
     regions = np.unique(region[batch.polygons[region] != disordered])
     if not len(regions):
         return
-    rings, owner = _ranges(batch.polygons[regions], batch.polygons[regions + 1])
+    rings, owner = ranges(batch.polygons[regions], batch.polygons[regions + 1])
     order = rings[np.lexsort((first_keys[rings], owner))]
-    place, _ = _ranges(batch.rings[rings], batch.rings[rings + 1])
-    source, _ = _ranges(batch.rings[order], batch.rings[order + 1])
+    place, _ = ranges(batch.rings[rings], batch.rings[rings + 1])
+    source, _ = ranges(batch.rings[order], batch.rings[order + 1])
     sizes = batch.rings[order + 1] - batch.rings[order]
     batch.halves[place] = batch.halves[source]
     batch.rings[rings] = place[np.cumsum(sizes) - sizes]
 
 
-def _ranges(begin: Int64Array, end: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """The numbers of several ranges one after the other, and the number of the range that each is from."""
-    sizes = end - begin
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    return np.arange(len(owner)) + (begin - np.cumsum(sizes) + sizes)[owner], owner
-
-
 @njit
 def _walk_rings(
-    keys: Int64Array,
-    ends: Int32Array,
-    sides: Int32Array,
-    areas: Int64Array,
-    follower: Int32Array,
-    done: ByteArray,
-    leaving: Int32Array,
-    parent: Int32Array,
-    tails: Int32Array,
-    closed: Int64Array,
-    halves: Int64Array,
-    rings: Int64Array,
-    first_keys: Int64Array,
-    polygons: Int64Array,
+    arcs: Arcs, regions: Regions, nodes: Nodes, closed: IntArray, out: RingBatch, first_keys: IntArray
 ) -> int:
-    """Fill ``halves``, ``rings`` and ``polygons`` of `assemble`, and what rings are sorted by; the number of rings."""
-    count, size = 0, 0
+    """Fill a batch, and what its rings are sorted by; the number of rings."""
+    keys, ends, follower, done, leaving = arcs.keys, arcs.nodes, arcs.follower, arcs.done, nodes.halves
+    halves, count, size = out.halves, 0, 0
     for k in range(len(closed)):
-        region, tail = closed[k], int64(tails[closed[k]])
+        region, tail = closed[k], int64(regions.tail[closed[k]])
         listed = tail
         while True:
             listed = int64(follower[listed >> 1, listed & 1])
@@ -181,7 +124,7 @@ def _walk_rings(
                 while True:
                     arc, back = half >> 1, half & 1
                     done[arc] |= 1 << back
-                    area += -areas[arc] if back else areas[arc]
+                    area += -arcs.area[arc] if back else arcs.area[arc]
                     halves[size] = half
                     if keys[arc, 0] < best_key:
                         best, best_key = size, keys[arc, 0]
@@ -194,9 +137,9 @@ def _walk_rings(
                     half = int64(leaving[node, (away + 3) & 3])
                     goes_right = half >= 0
                     if goes_right:
-                        root = sides[half >> 1, half & 1]
-                        while parent[root] != root:
-                            root = parent[root]
+                        root = arcs.sides[half >> 1, half & 1]
+                        while regions.parent[root] != root:
+                            root = regions.parent[root]
                         goes_right = root == region
                     if not goes_right:
                         turn = 1
@@ -211,56 +154,39 @@ def _walk_rings(
                     for i in range(size - begin):
                         halves[begin + i] = ring[(best - begin + i) % (size - begin)]
                 count += 1
-                rings[count] = size
+                out.rings[count] = size
             if listed == tail:
                 break
-        polygons[k + 1] = count
+        out.polygons[k + 1] = count
     return count
 
 
 def gather(
-    batch: RingBatch, arcs: Arcs, kept: Int32Array, new: Int32Array, new_offsets: Int64Array, count: int
-) -> tuple[Int32Array, Int64Array]:
+    batch: RingBatch, arcs: Arcs, kept: Int32Array, new: Int32Array, new_offsets: IntArray, count: int
+) -> tuple[Int32Array, IntArray]:
     """Points of rings, (v, 2), and where each ring begins, (r + 1,); a ring ends with its first point.
 
-    Args:
-        batch: The rings.
-        arcs: All arcs.
-        kept: Finished points of older arcs, by their span.
-        new: Finished points of the new arcs.
-        new_offsets: Where each new arc begins in ``new``.
-        count: Number of arcs before the new ones.
+    The finished points of the first ``count`` arcs are ``kept``, by their span, those of the others ``new``.
     """
     xy, offsets = _gather(batch.halves, batch.rings, arcs.span, _pairs(kept), _pairs(new), new_offsets, count)
     return xy.view(np.int32).reshape(-1, 2), offsets
 
 
-def keep_points(arcs: Arcs, kept: Int32Array, size: int, new: Int32Array, new_offsets: Int64Array, count: int) -> int:
-    """Copy the finished points of new arcs that are still needed behind the first ``size``; returns the new size."""
-    needed = np.flatnonzero(arcs.done[count : count + len(new_offsets) - 1] != 3)
-    source, _ = _ranges(new_offsets[needed], new_offsets[needed + 1])
-    kept[size : size + len(source)] = new[source]
-    ends = size + np.cumsum(new_offsets[needed + 1] - new_offsets[needed])
-    arcs.span[count + needed, 1] = ends
-    arcs.span[count + needed, 0] = ends - (new_offsets[needed + 1] - new_offsets[needed])
-    return size + len(source)
-
-
-def _pairs(points: Int32Array) -> Int64Array:
+def _pairs(points: Int32Array) -> IntArray:
     """Points x, y as one number each, which takes half the work to copy."""
     return points.reshape(-1).view(np.int64)
 
 
 @njit
 def _gather(
-    halves: Int64Array,
-    rings: Int64Array,
-    span: Int64Array,
-    kept: Int64Array,
-    new: Int64Array,
-    new_offsets: Int64Array,
+    halves: IntArray,
+    rings: IntArray,
+    span: IntArray,
+    kept: IntArray,
+    new: IntArray,
+    new_offsets: IntArray,
     count: int,
-) -> tuple[Int64Array, Int64Array]:
+) -> tuple[IntArray, IntArray]:
     offsets = np.empty(len(rings), dtype=np.int64)
     offsets[0] = 0
     for ring in range(len(rings) - 1):
@@ -286,7 +212,7 @@ def _gather(
 
 
 @helper
-def _append(points: Int64Array, low: int, high: int, back: int, xy: Int64Array, size: int) -> int:
+def _append(points: IntArray, low: int, high: int, back: int, xy: IntArray, size: int) -> int:
     """Copy all points of an arc but the one where the walk leaves it; the new size."""
     for j in range(high - low - 1):
         xy[size + j] = points[high - 1 - j if back else low + j]

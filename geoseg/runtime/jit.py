@@ -23,7 +23,7 @@ from numba.extending import register_jitable
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 2.0
-"""How long kernels are compiled before the user is told."""
+"""How long kernels are compiled before a message says so."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,10 +40,10 @@ def njit(function: Callable[P, R]) -> Callable[P, R]:
     Helpers of a kernel must lie in its own package (``geoseg/polygons``, say) or beside this module.
     """
     # numba keeps machine code under the qualified name, until the kernel's own file changes; helpers lie in others.
-    function.__qualname__ += f"_{_digest(_package(Path(function.__code__.co_filename)))}"
+    function.__qualname__ += f"_{_digest(Path(function.__code__.co_filename).parent)}"
     try:
         return cast(Callable[P, R], numba.njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # there is no folder to keep it in
+    except RuntimeError:  # no folder to keep it in
         return cast(Callable[P, R], numba.njit(nogil=True)(function))
 
 
@@ -52,30 +52,26 @@ def helper(function: Callable[P, R]) -> Callable[P, R]:
     return register_jitable(function)
 
 
-def _package(module: Path) -> Path:
-    """The folder of ``geoseg/`` that holds a module; that of a module elsewhere."""
-    return next((folder for folder in module.parents if folder.parent == _HERE.parent), module.parent)
-
-
 @cache
-def _digest(package: Path) -> str:
-    """Of the modules that kernels of a package may be compiled from."""
-    modules = sorted({*package.rglob("*.py"), *_HERE.glob("*.py")})
+def _digest(folder: Path) -> str:
+    """Of the modules that kernels in a folder may be compiled from: those of its package, or of itself elsewhere."""
+    package = next((f for f in (folder, *folder.parents) if f.parent == _HERE.parent), None)
+    modules = sorted({*(package.rglob("*.py") if package else folder.glob("*.py")), *_HERE.glob("*.py")})
     return hashlib.sha256(b"\0".join(module.read_bytes() for module in modules)).hexdigest()[:8]
 
 
 class _Watch(event.Listener):
-    """Tells the user once what a first run waits for."""
+    """Says once what a first run waits for."""
 
     def __init__(self) -> None:
-        self._depth, self._begin, self._seconds, self._told = 0, 0.0, 0.0, False
+        self._depth, self._begin, self._seconds, self._said = 0, 0.0, 0.0, False
 
     def on_start(self, event: event.Event) -> None:
         """Note when a kernel's turn begins: numba compiles one at a time, and its helpers within."""
         if self._depth == 0:
             self._begin = time.perf_counter()
-            if self._seconds > PATIENCE_S and not self._told:
-                self._told = True
+            if self._seconds > PATIENCE_S and not self._said:
+                self._said = True
                 log.info("compiling kernels, once; about 10 s")
         self._depth += 1
 

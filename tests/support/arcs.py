@@ -1,4 +1,4 @@
-"""The arcs of small maps, traced crack by crack in plain Python: slow, simple, and independent of `Tracer`."""
+"""The arcs of small maps, traced crack by crack in plain Python: slow, simple, and independent of the tracer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import shapely
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from geoseg.polygons.simplify.finish import arc_finisher
-from geoseg.polygons.trace.cracks import OUTSIDE, SUBPIXEL, ArcBatch, Cracks
+from geoseg.polygons.simplify.finish import ArcFinisher
+from geoseg.polygons.trace.cracks import OUTSIDE, SUBPIXEL, ArcBatch, Cracks, crack_count, is_set
 
 STEPS = {"E": (1, 0), "S": (0, 1), "W": (-1, 0), "N": (0, -1)}
 
@@ -35,32 +35,11 @@ def crack_planes_of(values, near=None):
     return Cracks(pack(horizontal), pack(vertical), near_plane, 0, width), horizontal, vertical
 
 
-def label_regions_of(values):
-    """Number of each pixel's 4-connected region by flood fill."""
-    values = np.asarray(values)
-    labels = np.full(values.shape, -1)
-    count = 0
-    for start in np.ndindex(values.shape):
-        if labels[start] >= 0:
-            continue
-        stack, labels[start] = [start], count
-        while stack:
-            i, j = stack.pop()
-            for a, b in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)):
-                inside = 0 <= a < values.shape[0] and 0 <= b < values.shape[1]
-                if inside and labels[a, b] < 0 and values[a, b] == values[i, j]:
-                    labels[a, b] = count
-                    stack.append((a, b))
-        count += 1
-    return labels
-
-
 def trace(values):
     """All arcs of a map as an `ArcBatch`."""
     values = np.asarray(values)
     _, horizontal, vertical = crack_planes_of(values)
     height, width = values.shape
-    regions = np.pad(label_regions_of(values), 1, constant_values=-1)
     framed = np.pad(values.astype(np.int16), 1, constant_values=OUTSIDE)
     leaves = {}  # corner → directions of its cracks
     for y, x in zip(*np.nonzero(horizontal), strict=True):
@@ -118,8 +97,6 @@ def trace(values):
         least=np.array(least, dtype=np.uint8),
         left=framed[pixel[:, 0, 1], pixel[:, 0, 0]],
         right=framed[pixel[:, 1, 1], pixel[:, 1, 0]],
-        region_left=regions[pixel[:, 0, 1], pixel[:, 0, 0]].astype(np.int64),
-        region_right=regions[pixel[:, 1, 1], pixel[:, 1, 0]].astype(np.int64),
     )
 
 
@@ -134,8 +111,6 @@ def reverse(batch):
         points=np.concatenate([p[::-1] for p in split(batch.points, batch.offsets)]),
         left=batch.right,
         right=batch.left,
-        region_left=batch.region_right,
-        region_right=batch.region_left,
     )
 
 
@@ -191,7 +166,7 @@ def blobs(seed=0, size=60, classes=3):
 
 def finished(values, **options):
     batch = trace(values)
-    return batch, *arc_finisher(**options)(batch, crack_planes_of(values)[0])
+    return batch, *ArcFinisher(**options)(batch, crack_planes_of(values)[0])
 
 
 def as_sets(points, offsets):
@@ -217,3 +192,27 @@ def rectangle(values, x, y, length, width, degrees, value=1, notch=(0, 0)):
     inside &= ~((along > length / 2 - notch[0]) & (across > width / 2 - notch[1]))
     values[inside] = value
     return values
+
+
+def has_horizontal(cracks, x, y):
+    """Whether the side from corner (x, y) to (x + 1, y) is a crack."""
+    return is_set(cracks.horizontal, cracks, x, y)
+
+
+def has_vertical(cracks, x, y):
+    """Whether the side from corner (x, y) to (x, y + 1) is a crack."""
+    return is_set(cracks.vertical, cracks, x, y)
+
+
+def is_node(cracks, x, y):
+    """Whether arcs end at a corner: three or four cracks meet there, or it is an outer corner of the map."""
+    count = crack_count(cracks, x, y)
+    if count == 2 and x in (0, cracks.width):
+        return has_vertical(cracks, x, y) != has_vertical(cracks, x, y - 1)
+    return count >= 3
+
+
+def is_vertex(cracks, x, y):
+    """Whether an arc turns or ends at a corner."""
+    along = has_horizontal(cracks, x, y) or has_horizontal(cracks, x - 1, y)
+    return along and (has_vertical(cracks, x, y) or has_vertical(cracks, x, y - 1))

@@ -1,1 +1,1 @@
-"""What was asked of polygons, and the rules on regions that act on rows before tracing."""
+"""The rules for polygons as values, and those on regions, which act on rows before tracing."""

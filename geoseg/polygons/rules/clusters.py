@@ -1,8 +1,7 @@
-"""Kernels behind `geoseg.polygons.rules.regions`: runs, regions, who touches whom, and what becomes of the small ones.
+"""Who touches whom among regions, and what becomes of the small ones: kernels of `geoseg.polygons.rules.small_regions`.
 
-A *run* is a maximal piece of one value in a row, a *region* a maximal set of 4-connected pixels of one value. Both are
-numbered in raster order of their first pixel, so the lower number is the one that comes first. A *cluster* is a
-maximal set of small regions that touch; around it lie large regions, the map's outside, and nothing else.
+A *cluster* is a maximal set of small regions that touch; around it lie large regions, the map's outside, and nothing
+else. A cluster has the number of its first region in raster order.
 """
 
 from __future__ import annotations
@@ -10,39 +9,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import BoolArray, ByteArray, Int32Array, IntArray
+from geoseg.classes import NODATA
+from geoseg.polygons.rules.runs import Regions, Runs
 from geoseg.runtime.forest import find_root, join
 from geoseg.runtime.heap import put, take
 from geoseg.runtime.jit import helper, int64, njit
 
-ClassValues = npt.NDArray[np.uint8]
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-
 IGNORED, LARGE, SMALL = 0, 1, 2  # kinds of regions, as `find_contacts` takes them
-NO_HOST, NOT_YET_ONE = -1, -2  # what `find_hosts` says where no single large region is around a cluster
-INFINITE = 1 << 62  # area of anything large; fixed-point areas are below
-
-
-class Runs(NamedTuple):
-    """Runs of some rows: those of row y are ``offsets[y]:offsets[y + 1]``, each begins where the one before ends."""
-
-    offsets: Int64Array  # (rows + 1,)
-    ends: Int32Array  # column after the last pixel, (runs,)
-    region: Int32Array  # (runs,)
-
-
-class Regions(NamedTuple):
-    """Regions of some rows."""
-
-    value: ClassValues
-    area: Int64Array  # fixed point; only what lies in these rows
-    first_row: Int32Array
-    is_settled: BoolArray  # was decided before, or is large
-    in_last_row: BoolArray
-    at_side: BoolArray  # touches the map's left or right edge
+NO_HOST, NOT_YET_ONE = -1, -2  # in `find_hosts`, where no single large region is around a cluster
+_INFINITE = 1 << 62  # area of anything large; fixed-point areas are below
 
 
 class Contacts(NamedTuple):
@@ -54,89 +31,7 @@ class Contacts(NamedTuple):
 
 
 @njit
-def label_rows(values: ClassValues, pixel_area: Int64Array, settled: Int32Array) -> tuple[Runs, Regions]:
-    """Runs and regions of some rows.
-
-    Args:
-        values: (rows, W).
-        pixel_area: Area of a pixel in each row, fixed point, (rows,).
-        settled: For each pixel of the first row the number (below W) of the region that it belongs to if that has been
-            decided before; -1 where not. Equal numbers are one region, also where only rows above connect it. (W,)
-    """
-    height, width = values.shape
-    count = height
-    for y in range(height):
-        for x in range(1, width):
-            count += values[y, x] != values[y, x - 1]
-    offsets, ends = np.empty(height + 1, np.int64), np.empty(count, np.int32)
-    n = 0
-    for y in range(height):
-        offsets[y] = n
-        for x in range(1, width):
-            ends[n] = x  # stays if a run ends here; without a branch, which noise would make slow
-            n += values[y, x] != values[y, x - 1]
-        ends[n] = width
-        n += 1
-    offsets[height] = n
-
-    region = np.empty(count, np.int32)  # first a forest of runs
-    for run in range(count):
-        region[run] = run
-    first_with = np.empty(width, np.int64)
-    first_with[:] = -1
-    run = 0
-    for x in range(width):
-        if x == ends[run]:
-            run += 1
-        if settled[x] >= 0:
-            if first_with[settled[x]] < 0:
-                first_with[settled[x]] = run
-            join(region, first_with[settled[x]], run)
-    for y in range(1, height):
-        a, b, x = offsets[y - 1], offsets[y], 0
-        while x < width:
-            x = min(ends[a], ends[b])
-            if values[y - 1, x - 1] == values[y, x - 1]:
-                join(region, a, b)
-            a, b = a + (ends[a] == x), b + (ends[b] == x)
-
-    regions = 0
-    for run in range(count):  # parents come first
-        if region[run] == run:
-            region[run] = regions
-            regions += 1
-        else:
-            region[run] = region[region[run]]
-    value, area, first_row = np.empty(regions, np.uint8), np.empty(regions, np.int64), np.empty(regions, np.int32)
-    is_settled, in_last_row = np.empty(regions, np.bool_), np.empty(regions, np.bool_)
-    at_side = np.empty(regions, np.bool_)
-    for r in range(regions):
-        area[r], first_row[r] = 0, -1
-        is_settled[r] = in_last_row[r] = at_side[r] = False
-    for y in range(height):
-        x = 0
-        for run in range(offsets[y], offsets[y + 1]):
-            r = region[run]
-            if first_row[r] < 0:
-                first_row[r] = y
-                value[r] = values[y, x]
-            area[r] += (ends[run] - x) * pixel_area[y]
-            x = ends[run]
-        at_side[region[offsets[y]]] = True
-        at_side[region[offsets[y + 1] - 1]] = True
-    run = 0
-    for x in range(width):
-        if x == ends[run]:
-            run += 1
-        if settled[x] >= 0:
-            is_settled[region[run]] = True
-    for run in range(offsets[height - 1], count):
-        in_last_row[region[run]] = True
-    return Runs(offsets, ends, region), Regions(value, area, first_row, is_settled, in_last_row, at_side)
-
-
-@njit
-def find_contacts(runs: Runs, kind: ClassValues) -> Contacts:
+def find_contacts(runs: Runs, kind: ByteArray) -> Contacts:
     """Borders between two regions of which at least one is SMALL and none IGNORED, in raster order."""
     empty = np.empty(0, np.int32)
     count = _list_contacts(runs, kind, Contacts(empty, empty, empty))
@@ -146,7 +41,7 @@ def find_contacts(runs: Runs, kind: ClassValues) -> Contacts:
 
 
 @helper
-def _list_contacts(runs: Runs, kind: ClassValues, out: Contacts) -> int:
+def _list_contacts(runs: Runs, kind: ByteArray, out: Contacts) -> int:
     """Count the contacts, and write them where ``out`` has room."""
     offsets, ends, region = runs
     width, n = ends[offsets[1] - 1], 0
@@ -172,7 +67,7 @@ def _list_contacts(runs: Runs, kind: ClassValues, out: Contacts) -> int:
 
 
 @njit
-def find_clusters(kind: ClassValues, contacts: Contacts) -> Int32Array:
+def find_clusters(kind: ByteArray, contacts: Contacts) -> Int32Array:
     """Number of each region's cluster: that of its first region; large regions are alone."""
     cluster = np.empty(len(kind), np.int32)
     for i in range(len(kind)):
@@ -188,7 +83,7 @@ def find_clusters(kind: ClassValues, contacts: Contacts) -> Int32Array:
 
 @njit
 def find_hosts(
-    value: ClassValues, kind: ClassValues, is_open: BoolArray, cluster: Int32Array, contacts: Contacts, nodata: int
+    value: ByteArray, kind: ByteArray, is_open: BoolArray, cluster: Int32Array, contacts: Contacts
 ) -> Int32Array:
     """The only large region around each cluster, by the cluster's number.
 
@@ -205,28 +100,23 @@ def find_hosts(
         first = first_host[c]
         if first < 0:
             first_host[c] = large
-            host[c] = large if value[large] != nodata else NO_HOST
+            host[c] = large if value[large] != NODATA else NO_HOST
         elif first != large and host[c] != NO_HOST:
             may_join = is_open[large] and is_open[first] and value[large] == value[first]
             host[c] = NOT_YET_ONE if may_join else NO_HOST
     return host
 
 
-@njit
-def beside_large(kind: ClassValues, contacts: Contacts) -> BoolArray:
+def beside_large(kind: ByteArray, contacts: Contacts) -> BoolArray:
     """Whether each small region touches a large one."""
     beside = np.zeros(len(kind), np.bool_)
-    for k in range(len(contacts.first)):
-        i, j = contacts.first[k], contacts.second[k]
-        if kind[i] != SMALL:
-            beside[j] = True
-        elif kind[j] != SMALL:
-            beside[i] = True
+    beside[contacts.second[kind[contacts.first] != SMALL]] = True
+    beside[contacts.first[kind[contacts.second] != SMALL]] = True
     return beside
 
 
 @helper
-def _neighbours(contacts: Contacts, active: BoolArray) -> tuple[Int64Array, Int32Array, Int32Array]:
+def _neighbours(contacts: Contacts, active: BoolArray) -> tuple[IntArray, Int32Array, Int32Array]:
     """Contacts by region: those of i are entries ``begin[i]:begin[i + 1]`` of the other two, neighbour and length."""
     begin = np.zeros(len(active) + 1, np.int64)
     for k in range(len(contacts.first)):
@@ -252,9 +142,9 @@ def _neighbours(contacts: Contacts, active: BoolArray) -> tuple[Int64Array, Int3
 
 @njit
 def merge_clusters(
-    regions: Regions, active: BoolArray, cluster: Int32Array, contacts: Contacts, min_area: int, nodata: int
-) -> ClassValues:
-    """New value of each region after the small ones have been merged; see `regions.RegionFilter` for the rule.
+    regions: Regions, active: BoolArray, cluster: Int32Array, contacts: Contacts, min_area: int
+) -> ByteArray:
+    """New value of each region after the small ones have been merged; see `small_regions.RegionRule` for the rule.
 
     A pixel side is looked at once for each time the region around it has at least doubled its area, since a region
     goes into one that is no smaller: contacts · log(min_area / pixel) steps.
@@ -265,7 +155,6 @@ def merge_clusters(
         cluster: Number of each region's cluster.
         contacts: Their borders, without those to nodata.
         min_area: Fixed point.
-        nodata: Value of a region that has no neighbour.
     """
     n = len(active)
     begin, neighbour, length = _neighbours(contacts, active)
@@ -278,7 +167,7 @@ def merge_clusters(
     number = np.empty(n, np.int32)
     for i in range(n + 256):
         parent[i], border[i] = i, 0
-        value[i], area[i] = (regions.value[i], regions.area[i]) if i < n else (i - n, INFINITE)
+        value[i], area[i] = (regions.value[i], regions.area[i]) if i < n else (i - n, _INFINITE)
     for i in range(n):
         place[i] = next_member[i] = next_in_cluster[i] = -1
         last_member[i] = last_in_cluster[i] = number[i] = i
@@ -307,7 +196,7 @@ def merge_clusters(
                         border[node] += length[k]
                 member = int64(next_member[member])
             if count == 0:
-                value[x] = nodata
+                value[x] = NODATA
                 continue
             best = int64(touched[0])
             for k in range(1, count):
@@ -350,7 +239,7 @@ def _append(following: Int32Array, last: Int32Array, i: int, j: int) -> None:
 
 @njit
 def fill_clusters(
-    regions: Regions, active: BoolArray, at_exterior: BoolArray, contacts: Contacts, limit: int, nodata: int
+    regions: Regions, active: BoolArray, at_exterior: BoolArray, contacts: Contacts, limit: int
 ) -> Int32Array:
     """The region that each region becomes part of, as part of a hole of it; itself for most.
 
@@ -359,12 +248,11 @@ def fill_clusters(
     1973). Holes lie one within another or apart, so the outermost one below the limit is unique.
 
     Args:
-        regions: The regions.
+        regions: The regions; those of nodata have no holes.
         active: Small regions of clusters that can be decided.
         at_exterior: Regions that touch a large one or the map's outside.
         contacts: Borders of small regions.
         limit: Largest area of a hole plus one, fixed point.
-        nodata: Regions of this value have no holes.
     """
     n = len(active)
     begin, neighbour, _ = _neighbours(contacts, active)
@@ -399,36 +287,10 @@ def fill_clusters(
             if up >= 0:
                 lowest[up] = min(lowest[up], lowest[i])
                 hole_area[up] += hole_area[i]
-                if lowest[i] >= reached[up] and hole_area[i] < limit and regions.value[up] != nodata:
+                if lowest[i] >= reached[up] and hole_area[i] < limit and regions.value[up] != NODATA:
                     into[i] = up
             i = up
     for i in order[:visited]:  # parents come first, and what holds for them holds for all below
         if parent[i] >= 0 and into[parent[i]] != parent[i]:
             into[i] = into[parent[i]]
     return into
-
-
-@njit
-def paint(values: ClassValues, runs: Runs, old: ClassValues, new: ClassValues) -> None:
-    """Give the regions whose value has changed the new one, in place."""
-    for y in range(len(values)):
-        x = 0
-        for run in range(runs.offsets[y], runs.offsets[y + 1]):
-            r = runs.region[run]
-            if old[r] != new[r]:
-                values[y, x : runs.ends[run]] = new[r]
-            x = runs.ends[run]
-
-
-def number_row(runs: Runs, row: int, region: Int32Array) -> Int32Array:
-    """What `label_rows` takes as ``settled`` when this row is the first, (W,).
-
-    Args:
-        runs: Runs of the rows.
-        row: 0 … rows − 1.
-        region: The region that each region has become part of.
-    """
-    here = slice(runs.offsets[row], runs.offsets[row + 1])
-    widths = np.diff(runs.ends[here], prepend=0)
-    _, first, member = np.unique(region[runs.region[here]], return_index=True, return_inverse=True)
-    return np.asarray(np.repeat((runs.ends[here] - widths)[first[member]], widths), dtype=np.int32)

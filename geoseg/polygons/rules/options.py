@@ -1,16 +1,55 @@
-"""What becomes of the regions and borders of a class map on their way to polygons, as one value."""
+"""The rules for polygons, worked out for one map. Imports no numba."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from geoseg.classes import ClassTable, MapClass
+from geoseg.arrays import ByteArray
+from geoseg.classes import NODATA, ClassTable, MapClass
 from geoseg.errors import ConfigError, quoted
 from geoseg.options import PolygonRules
+
+
+@dataclass(frozen=True, slots=True)
+class RegionRule:
+    """What becomes of regions below a limit.
+
+    ``merge``: a region below the limit goes to the neighbour with which it has the longest border. Within a cluster
+    the smallest region goes first (of equal ones the first in raster order). Large regions of one value count as one
+    neighbour, since the absorbed region joins them all. Of equal borders the larger neighbour wins: large ones before
+    small ones, among large ones the lower value, among small ones the larger area, then the first in raster order.
+    Areas and borders add up, and what then touches a neighbour of its own value is one with it, until none is small.
+    A region that has nothing but nodata and the map's outside around it becomes nodata. Large regions never change;
+    that an absorbed region may connect two of them has no influence on others.
+
+    ``drop``: regions below the limit become nodata, or what is left out.
+
+    ``fill``: a hole (interior ring) of a region goes to the region if its area, with everything in it, is below the
+    limit; of holes within holes the outermost such one decides. Nodata is filled like any value, and has no holes;
+    nor has what is left out.
+
+    Attributes:
+        action: One of these.
+        limit: Area below which it is done; an area that equals it up to rounding is not below.
+        left_out: Value whose regions become no polygons: what they surround is no hole to fill, and regions that are
+            dropped become part of them. `NODATA` if all become polygons.
+    """
+
+    action: Literal["merge", "drop", "fill"]
+    limit: float
+    left_out: int = NODATA
+
+
+def region_rules(rules: PolygonRules, left_out: int | None = None) -> list[RegionRule]:
+    """The rules on regions in the order in which they act, given the value of pixels that become no polygons."""
+    value = NODATA if left_out is None else left_out
+    holes = rules.fill_holes_m2 if left_out is None else max(rules.fill_holes_m2, rules.min_area_m2)
+    found = [RegionRule("fill", holes, value), RegionRule(rules.small, rules.min_area_m2, value)]
+    return [rule for rule in found if rule.limit > 0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +64,7 @@ class ClassRules:
         left_out: Id that all classes have which are to become no polygons; None where all become some.
     """
 
-    table: npt.NDArray[np.uint8]
+    table: ByteArray
     classes: ClassTable
     regularized: tuple[int, ...]
     left_out: int | None = None

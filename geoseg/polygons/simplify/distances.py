@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import FloatArray, IntArray
 from geoseg.polygons.simplify.guard import scatter
+from geoseg.polygons.trace.cracks import ArcBatch
 from geoseg.runtime.jit import helper, njit
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-PointArray = npt.NDArray[np.int32]
 
 
 @njit
-def distance_keys(
-    points: PointArray, offsets: IntArray, closed: npt.NDArray[np.bool_], arcs: IntArray, keys: FloatArray
-) -> None:
+def distance_keys(lines: ArcBatch, arcs: IntArray, keys: FloatArray) -> None:
     """Write for each vertex of some arcs the squared tolerance from which on it goes.
 
     A vertex never counts for more than the one whose choice made it an end of its range. The ends of an arc are
     infinitely important, and so are two vertices of a loop: the one farthest from its centre, and the one farthest from
     that.
 
-    Args:
-        points: Vertices x, y of all arcs in units of the lattice, (n, 2); a closed arc repeats its first one.
-        offsets: Where each arc begins in ``points``, (a + 1,).
-        closed: The arc is a loop without a node, (a,).
-        arcs: Numbers of the arcs to work on.
-        keys: The result, (n,); not set for the last vertex of a closed arc, nor for other arcs.
+    For each point of the arcs with these numbers; not set for the last one of a closed arc.
     """
+    points, offsets, closed = lines.points, lines.offsets, lines.closed
     longest = 0
     for arc in arcs:
         longest = max(longest, offsets[arc + 1] - offsets[arc])

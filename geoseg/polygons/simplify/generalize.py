@@ -18,68 +18,44 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import BoolArray, ByteArray, FloatArray, Int32Array, IntArray
+from geoseg.options import Method
 from geoseg.polygons.simplify.distances import distance_keys
-from geoseg.polygons.simplify.ground import fill_path, path_length, path_table_size, strays
-from geoseg.polygons.simplify.guard import GONE, LINEAR_SEARCH, fill_table, is_blocked, scatter
-from geoseg.polygons.trace.cracks import Cracks
+from geoseg.polygons.simplify.ground import path_length, path_table_size, strays, track
+from geoseg.polygons.simplify.guard import GONE, Line, hash_vertices, is_blocked, scatter
+from geoseg.polygons.trace.cracks import ArcBatch, Cracks
 from geoseg.runtime.heap import put, take
 from geoseg.runtime.jit import helper, int64, njit
-
-Method = Literal["vw", "dp"]
-
-BoolArray = npt.NDArray[np.bool_]
-ByteArray = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-PointArray = npt.NDArray[np.int32]
 
 _ON_A_LINE = 1e-12  # less than any squared distance and area of lattice points that are not on one line
 
 
 class Ground(NamedTuple):
-    """Where arcs stay on their own ground, see `geoseg.polygons.simplify.ground`.
+    """Where arcs stay on their own ground, see `geoseg.polygons.simplify.ground`."""
 
-    Attributes:
-        cracks: The raster's cracks; the plane ``near`` says where.
-        corners: The arcs as they were traced, corners of the raster x, y, (c, 2).
-        offsets: Where each arc begins in ``corners``, (a + 1,).
-        unit: Lattice unit of the arcs, 1/256 px.
-    """
-
-    cracks: Cracks
-    corners: PointArray
-    offsets: IntArray
-    unit: int
+    cracks: Cracks  # the plane ``near`` says where
+    corners: Int32Array  # the arcs as they were traced, corners of the raster x, y, (c, 2)
+    offsets: IntArray  # where each arc begins in the corners, (a + 1,)
+    unit: int  # lattice unit of the arcs, 1/256 px
 
 
 class Surroundings(NamedTuple):
-    """What is around the arcs that are simplified.
+    """What is around the arcs that are simplified."""
 
-    Attributes:
-        obstacles: All vertices of all arcs, those to be simplified included; a bit per lattice point, x from 0.
-        first_row: Lattice row of ``obstacles[0]``; the plane covers the rows of all arcs.
-        clearance2: Square of the distance that new edges keep from vertices, lattice units, below 1.
-        ground: The ground that new edges stay on, or None where they may run anywhere.
-    """
-
-    obstacles: ByteArray
-    first_row: int
-    clearance2: float
-    ground: Ground | None
+    obstacles: ByteArray  # all vertices of all arcs, those to be simplified included; a bit per lattice point, x from 0
+    first_row: int  # lattice row of ``obstacles[0]``; the plane covers the rows of all arcs
+    clearance2: float  # square of the distance that new edges keep from vertices, lattice units, below 1
 
 
 def remaining_vertices(
-    points: PointArray,
-    offsets: IntArray,
-    *,
-    closed: BoolArray,
-    least: ByteArray,
+    lines: ArcBatch,
     around: Surroundings,
+    ground: Ground | None,
+    *,
     tolerance: float,
     method: Method,
     keep: BoolArray,
@@ -88,50 +64,30 @@ def remaining_vertices(
     """Mark the vertices of some arcs that simplification leaves.
 
     Args:
-        points: Vertices x, y of all arcs in units of the lattice, (n, 2) int32; a closed arc repeats its first one.
-        offsets: Where each arc begins in ``points``, (a + 1,).
-        closed: The arc is a loop without a node, (a,): all its vertices are alike, none is pinned.
-        least: Interior points that have to stay, (a,).
+        lines: All arcs; points in units of the lattice. Of a closed one all vertices are alike, none is pinned.
         around: What the arcs keep clear of.
+        ground: The ground that new edges stay on; None if they may run anywhere.
         tolerance: Side of the square (``vw``) or the distance (``dp``) up to which a vertex goes, units; 0 takes those
             on straight lines.
         method: ``vw`` or ``dp``.
-        keep: The result, (n,); the last vertex of a closed arc is left unset.
-        arcs: Numbers of the arcs to work on; others are left alone, so that threads can share the work.
+        keep: The result, for each point; the last one of a closed arc is left unset.
+        arcs: Numbers of the arcs to work on, so that threads can share the work.
     """
-    # Areas that are equal to the tolerance in real numbers shall go, and all that are on a line.
+    # Areas equal to the tolerance in real numbers go too, and all vertices on a line.
     limit = max(tolerance**2 * (1 + 1e-12), _ON_A_LINE)
     keys = None
     if method == "vw":
         limit = math.floor(2 * limit) + 1.0
     else:
-        keys = np.empty(len(points))
-        distance_keys(points, offsets, closed, arcs, keys)
-    _simplify_arcs(
-        points,
-        offsets,
-        closed,
-        least,
-        around.obstacles,
-        around.first_row,
-        around.clearance2,
-        around.ground,
-        limit,
-        keys,
-        keep,
-        arcs,
-    )
+        keys = np.empty(len(lines.points))
+        distance_keys(lines, arcs, keys)
+    _simplify_arcs(lines, around, ground, limit, keys, keep, arcs)
 
 
 @njit
 def _simplify_arcs(
-    points: PointArray,
-    offsets: IntArray,
-    closed: BoolArray,
-    least: ByteArray,
-    obstacles: ByteArray,
-    first_row: int,
-    clearance2: float,
+    lines: ArcBatch,
+    around: Surroundings,
     ground: Ground | None,
     limit: float,
     keys: FloatArray | None,
@@ -140,8 +96,9 @@ def _simplify_arcs(
 ) -> None:
     """`remaining_vertices`, one arc after the other with the same scratch arrays.
 
-    What ``ground`` and ``keys`` ask for is compiled only where they are given: numba takes None for a type.
+    What ``ground`` and ``keys`` ask for is compiled only where they are given: an argument of None is a type to numba.
     """
+    points, offsets, closed = lines.points, lines.offsets, lines.closed
     longest, farthest = 0, 0
     for arc in arcs:
         longest = max(longest, offsets[arc + 1] - offsets[arc])
@@ -167,16 +124,11 @@ def _simplify_arcs(
             x[i], y[i] = points[start + i, 0], points[start + i, 1]
             scattered[i] = scatter(x[i], y[i])
             previous[i], following[i], place[i] = i - 1, i + 1, -1
-        used = 0  # size of the hash table; 0: too short an arc for one
-        if size > LINEAR_SEARCH:
-            used = 64
-            while used < 2 * size:
-                used *= 2
-            fill_table(scattered, size, table, used)
+        line = Line(x, y, following, size, table, hash_vertices(scattered, size, table))
         if ground is not None:
             corners = ground.corners[ground.offsets[arc] : ground.offsets[arc + 1]]
-            passed = fill_path(corners, closed[arc], path)
-        first, end, left, fewest = 1, size - 1, size - 2, int64(least[arc])  # open arcs keep their ends
+            own = track(corners, closed[arc], ground.cracks, path)
+        first, end, left, fewest = 1, size - 1, size - 2, int64(lines.least[arc])  # open arcs keep their ends
         if closed[arc]:
             previous[0], following[size - 1] = size - 1, 0
             first, end, left, fewest = 0, size, size, max(fewest, 3)
@@ -189,12 +141,13 @@ def _simplify_arcs(
             v = heap[0]
             waiting = take(v, key, scattered, heap, place, waiting)
             a, b = previous[v], following[v]
-            if is_blocked(a, v, b, x, y, size, following, table, used, obstacles, first_row, clearance2):
+            if is_blocked(a, v, b, line, around.obstacles, around.first_row, around.clearance2):
                 continue  # until one of its neighbours goes
-            if ground is not None and _strays(
-                a, b, x, y, size, closed[arc], ground.unit, ground.cracks, corners, path, passed
-            ):
-                continue
+            if ground is not None:
+                at_start, at_end = not closed[arc] and a == 0, not closed[arc] and b == size - 1
+                unit = ground.unit
+                if strays(unit * x[a], unit * y[a], unit * x[b], unit * y[b], at_start, at_end, False, own):
+                    continue
             following[a], previous[b], following[v] = b, a, GONE
             left -= 1
             for side in range(2):
@@ -209,42 +162,6 @@ def _simplify_arcs(
                     waiting = put(i, key, scattered, heap, place, waiting)
         for i in range(size):
             keep[start + i] = following[i] != GONE
-
-
-@helper
-def _strays(
-    a: int,
-    b: int,
-    x: IntArray,
-    y: IntArray,
-    size: int,
-    closed: bool,
-    unit: int,
-    cracks: Cracks,
-    corners: PointArray,
-    path: IntArray,
-    passed: int,
-) -> bool:
-    """Whether the edge a–b would leave the ground of its arc near regularized classes."""
-    first_x, first_y, last_x, last_y = 0, 0, 0, 0
-    if not closed and a == 0:
-        first_x, first_y = corners[1, 0] - corners[0, 0], corners[1, 1] - corners[0, 1]
-    if not closed and b == size - 1:
-        last_x, last_y = corners[-2, 0] - corners[-1, 0], corners[-2, 1] - corners[-1, 1]
-    return strays(
-        unit * x[a],
-        unit * y[a],
-        unit * x[b],
-        unit * y[b],
-        int(np.sign(first_x)),
-        int(np.sign(first_y)),
-        int(np.sign(last_x)),
-        int(np.sign(last_y)),
-        False,
-        cracks,
-        path,
-        passed,
-    )
 
 
 @helper

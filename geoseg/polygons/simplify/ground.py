@@ -15,12 +15,13 @@ Lines keep `MARGIN` from the border of their ground, so two arcs keep twice of i
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import Int32Array, IntArray
 from geoseg.polygons.simplify.guard import scatter
-from geoseg.polygons.trace.cracks import SUBPIXEL, Cracks, crack_count, is_near
+from geoseg.polygons.trace.cracks import SUBPIXEL, Cracks, crack_count, is_set
 from geoseg.runtime.jit import helper
 
 EXCLUSIVE_PX = 2
@@ -32,16 +33,13 @@ MARGIN = SUBPIXEL // 8
 ROWS_AROUND = 8
 """Rows of the raster above and below an arc that decide about its ground."""
 
-IntArray = npt.NDArray[np.int64]
-PointArray = npt.NDArray[np.int32]
-
 _HALF = SUBPIXEL // 2
 _EMPTY = -1
 _STEEPEST = (_HALF - MARGIN) / (_HALF + MARGIN)  # slope to its crack of a line that leaves a node on its own quarter
 
 
 @helper
-def path_length(points: PointArray, begin: int, end: int) -> int:
+def path_length(points: Int32Array, begin: int, end: int) -> int:
     """Number of cracks of the arc ``points[begin:end]``."""
     length = 0
     for i in range(begin, end - 1):
@@ -58,17 +56,27 @@ def path_table_size(length: int) -> int:
     return size
 
 
+class Track(NamedTuple):
+    """An arc along the lattice, and what decides about its ground."""
+
+    corners: Int32Array  # corners x, y where it turns, its ends included, (n, 2)
+    closed: bool  # a loop without a node
+    cracks: Cracks
+    passed: IntArray  # hash table of the corners that it passes
+    used: int  # part of the table in use
+
+
 @helper
-def fill_path(points: PointArray, closed: bool, table: IntArray) -> int:
-    """Hash all corners of the raster that an arc passes, except nodes; the size of the part of ``table`` in use."""
-    used = path_table_size(path_length(points, 0, len(points)))
+def track(corners: Int32Array, closed: bool, cracks: Cracks, table: IntArray) -> Track:
+    """An arc with all corners of the raster that it passes, except nodes, in the table."""
+    used = path_table_size(path_length(corners, 0, len(corners)))
     table[:used] = _EMPTY
-    for i in range(len(points) - 1):
-        x, y = int(points[i, 0]), int(points[i, 1])
-        dx, dy = points[i + 1, 0] - x, points[i + 1, 1] - y
+    for i in range(len(corners) - 1):
+        x, y = int(corners[i, 0]), int(corners[i, 1])
+        dx, dy = corners[i + 1, 0] - x, corners[i + 1, 1] - y
         for k in range(0 if closed or i > 0 else 1, abs(dx + dy)):
             _enter(x + k * int(np.sign(dx)), y + k * int(np.sign(dy)), table, used)
-    return used
+    return Track(corners, closed, cracks, table, used)
 
 
 @helper
@@ -80,27 +88,27 @@ def _enter(x: int, y: int, table: IntArray, used: int) -> None:
 
 
 @helper
-def _is_passed(x: int, y: int, table: IntArray, used: int) -> bool:
+def _is_passed(x: int, y: int, arc: Track) -> bool:
     if x < 0 or y < 0:
         return False
-    at = (scatter(x, y) >> 20) & (used - 1)
-    while table[at] != _EMPTY:
-        if table[at] == (y << 32) | x:
+    at = (scatter(x, y) >> 20) & (arc.used - 1)
+    while arc.passed[at] != _EMPTY:
+        if arc.passed[at] == (y << 32) | x:
             return True
-        at = (at + 1) & (used - 1)
+        at = (at + 1) & (arc.used - 1)
     return False
 
 
 @helper
-def _is_own(x: int, y: int, cracks: Cracks, table: IntArray, used: int) -> bool:
+def _is_own(x: int, y: int, arc: Track) -> bool:
     """Whether the square of a corner that is no end of the arc is part of its ground."""
-    if _is_passed(x, y, table, used):
+    if _is_passed(x, y, arc):
         return True
     found = False
     for j in range(y - EXCLUSIVE_PX, y + EXCLUSIVE_PX + 1):
         for i in range(x - EXCLUSIVE_PX, x + EXCLUSIVE_PX + 1):
-            if crack_count(cracks, i, j) > 0:
-                if not _is_passed(i, j, table, used):
+            if crack_count(arc.cracks, i, j) > 0:
+                if not _is_passed(i, j, arc):
                     return False
                 found = True
     return found
@@ -113,37 +121,13 @@ def _leaves_well(dx: int, dy: int, crack_x: int, crack_y: int) -> bool:
 
 
 @helper
-def strays(
-    x0: int,
-    y0: int,
-    x1: int,
-    y1: int,
-    first_x: int,
-    first_y: int,
-    last_x: int,
-    last_y: int,
-    only_near: bool,
-    cracks: Cracks,
-    table: IntArray,
-    used: int,
-) -> bool:
-    """Whether a line leaves the ground of its arc near regularized classes.
+def strays(x0: int, y0: int, x1: int, y1: int, at_start: bool, at_end: bool, only_near: bool, arc: Track) -> bool:
+    """Whether a line from (x0, y0) to (x1, y1), 1/256 px, leaves the ground of its arc near regularized classes.
 
-    Args:
-        x0: Start of the line, 1/256 px.
-        y0: The same.
-        x1: End of the line, 1/256 px.
-        y1: The same.
-        first_x: Direction of the arc's crack at the start, if that is a node; else 0.
-        first_y: The same.
-        last_x: Direction of the arc's crack at the end, seen from there, if that is a node; else 0.
-        last_y: The same.
-        only_near: Whether leaving the surroundings of the regularized classes counts as straying; if not, anything goes
-            beyond them.
-        cracks: The raster's cracks.
-        table: The corners that the arc passes, from `fill_path`.
-        used: Part of the table in use.
+    ``at_start`` and ``at_end`` say that it begins or ends at a node of the arc, ``only_near`` that leaving the
+    surroundings of the regularized classes counts as straying; otherwise anything goes beyond them.
     """
+    corners, n = arc.corners, len(arc.corners)
     reach = _HALF + MARGIN
     for row in range(-((reach - min(y0, y1)) // SUBPIXEL), (max(y0, y1) + reach) // SUBPIXEL + 1):
         begin, end = float(x0), float(x1)
@@ -153,17 +137,20 @@ def strays(
             end = x0 + min(max(max(enter, leave), 0.0), 1.0) * (x1 - x0)
         left, right = min(begin, end) - reach, max(begin, end) + reach
         for column in range(math.ceil(left / SUBPIXEL), math.floor(right / SUBPIXEL) + 1):
-            if not is_near(cracks, column, row):
+            if not is_set(arc.cracks.near, arc.cracks, column, row):
                 if only_near:
                     return True
                 continue
             x, y = column * SUBPIXEL, row * SUBPIXEL
-            if (first_x != 0 or first_y != 0) and x == x0 and y == y0:
-                if not _leaves_well(x1 - x0, y1 - y0, first_x, first_y):
+            if at_start and x == x0 and y == y0:
+                crack_x, crack_y = np.sign(corners[1, 0] - corners[0, 0]), np.sign(corners[1, 1] - corners[0, 1])
+                if not _leaves_well(x1 - x0, y1 - y0, int(crack_x), int(crack_y)):
                     return True
-            elif (last_x != 0 or last_y != 0) and x == x1 and y == y1:
-                if not _leaves_well(x0 - x1, y0 - y1, last_x, last_y):
+            elif at_end and x == x1 and y == y1:
+                crack_x = np.sign(corners[n - 2, 0] - corners[n - 1, 0])
+                crack_y = np.sign(corners[n - 2, 1] - corners[n - 1, 1])
+                if not _leaves_well(x0 - x1, y0 - y1, int(crack_x), int(crack_y)):
                     return True
-            elif not _is_own(column, row, cracks, table, used):
+            elif not _is_own(column, row, arc):
                 return True
     return False

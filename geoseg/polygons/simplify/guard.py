@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import ByteArray, IntArray
 from geoseg.polygons.trace.cracks import Cracks
 from geoseg.runtime.jit import helper, int64
 
@@ -16,13 +17,7 @@ CLEARANCE_PX = 0.25
 GONE = -1
 """In place of the vertex that follows: the vertex has been taken out."""
 
-LINEAR_SEARCH = 16
-"""Arcs up to this number of vertices are searched one by one instead of through a hash table."""
-
-ByteArray = npt.NDArray[np.uint8]
-IntArray = npt.NDArray[np.int64]
-
-_FOREIGN, _OWN_GONE, _OWN_KEPT = 0, 1, 2
+_LINEAR_SEARCH = 16  # vertices up to which an arc is searched one by one instead of through a hash table
 
 
 def vertex_plane(cracks: Cracks, first_row: int, last_row: int) -> ByteArray:
@@ -66,59 +61,55 @@ def scatter(x: int, y: int) -> int:
     return x * -7046029254386353131 + y * -4521708957497675121
 
 
-@helper
-def fill_table(scattered: IntArray, size: int, table: IntArray, used: int) -> None:
-    """Hash the places of an arc's vertices, so that a vertex found on the map is known as its own.
+class Line(NamedTuple):
+    """An arc while it is simplified."""
 
-    Args:
-        scattered: `scatter` of each vertex.
-        size: Number of vertices.
-        table: The result: numbers of vertices, −1 in free places.
-        used: Part of the table in use, a power of 2 above ``size``.
-    """
+    x: IntArray
+    y: IntArray
+    following: IntArray  # the vertex after each that is left, or `GONE`
+    size: int  # number of vertices, gone ones included
+    table: IntArray  # hash table of the vertices
+    used: int  # part of the table in use; 0 for an arc that is searched vertex by vertex
+
+
+@helper
+def hash_vertices(scattered: IntArray, size: int, table: IntArray) -> int:
+    """Enter the `scatter` of an arc's vertices, if they are many; the part of the table in use."""
+    if size <= _LINEAR_SEARCH:
+        return 0
+    used = 64
+    while used < 2 * size:
+        used *= 2
     table[:used] = -1
     for i in range(size):
         at = (scattered[i] >> 20) & (used - 1)
         while table[at] >= 0:
             at = (at + 1) & (used - 1)
         table[at] = i
+    return used
 
 
 @helper
-def _owner(
-    px: int, py: int, x: IntArray, y: IntArray, size: int, following: IntArray, table: IntArray, used: int
-) -> int:
-    """Whether a vertex found on the map is another arc's, or the own arc's and gone, or kept."""
-    if used == 0:
-        for i in range(size):
-            if x[i] == px and y[i] == py:
-                return _OWN_GONE if following[i] == GONE else _OWN_KEPT
-        return _FOREIGN
-    at = (scatter(px, py) >> 20) & (used - 1)
-    while table[at] >= 0:
-        i = table[at]
-        if x[i] == px and y[i] == py:
-            return _OWN_GONE if following[i] == GONE else _OWN_KEPT
-        at = (at + 1) & (used - 1)
-    return _FOREIGN
+def _may_be_passed(px: int, py: int, line: Line) -> bool:
+    """Whether a vertex found on the map is one of the arc's own that is gone."""
+    if line.used == 0:
+        for i in range(line.size):
+            if line.x[i] == px and line.y[i] == py:
+                return bool(line.following[i] == GONE)
+        return False
+    at = (scatter(px, py) >> 20) & (line.used - 1)
+    while line.table[at] >= 0:
+        i = line.table[at]
+        if line.x[i] == px and line.y[i] == py:
+            return bool(line.following[i] == GONE)
+        at = (at + 1) & (line.used - 1)
+    return False
 
 
 @helper
-def is_blocked(
-    a: int,
-    v: int,
-    b: int,
-    x: IntArray,
-    y: IntArray,
-    size: int,
-    following: IntArray,
-    table: IntArray,
-    used: int,
-    obstacles: ByteArray,
-    first_row: int,
-    clearance2: float,
-) -> bool:
+def is_blocked(a: int, v: int, b: int, line: Line, obstacles: ByteArray, first_row: int, clearance2: float) -> bool:
     """Whether another vertex is in the closed triangle a, v, b or too near to the segment a–b."""
+    x, y = line.x, line.y
     ax, ay, vx, vy, bx, by = x[a], y[a], x[v], y[v], x[b], y[b]
     left, right = min(ax, vx, bx), max(ax, vx, bx)
     top, bottom = min(ay, vy, by), max(ay, vy, by)
@@ -170,7 +161,7 @@ def is_blocked(
                     continue
                 if not _is_in_the_way(column, row, ax, ay, vx, vy, bx, by, length2, clearance2):
                     continue
-                if _owner(column, row, x, y, size, following, table, used) != _OWN_GONE:
+                if not _may_be_passed(column, row, line):
                     return True
     return False
 

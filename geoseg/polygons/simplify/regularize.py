@@ -12,18 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from geoseg.polygons.simplify.ground import fill_path, path_length, path_table_size, strays
+from geoseg.arrays import BoolArray, FloatArray, Int32Array, IntArray
+from geoseg.classes import NODATA
+from geoseg.polygons.simplify.ground import Track, path_length, path_table_size, strays, track
 from geoseg.polygons.simplify.walls import Frame, fit_walls, to_frame, to_map
-from geoseg.polygons.trace.cracks import NODATA, OUTSIDE, SUBPIXEL, ArcBatch, Cracks
+from geoseg.polygons.trace.cracks import OUTSIDE, SUBPIXEL, ArcBatch, Cracks
 from geoseg.runtime.jit import helper, njit
-
-BoolArray = npt.NDArray[np.bool_]
-ByteArray = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-PointArray = npt.NDArray[np.int32]
 
 _PRICES = (2.5, 6.0)  # of a line: what it has to save in squared distances, px²; the dearer one if that fails
 _SHORTEST_WALL = 2.0  # px
@@ -81,13 +76,8 @@ class Regularize:
         return wanted
 
 
-def regular_arcs(batch: ArcBatch, cracks: Cracks, rule: Regularize) -> tuple[PointArray, IntArray]:
+def regular_arcs(batch: ArcBatch, cracks: Cracks, rule: Regularize) -> tuple[Int32Array, IntArray]:
     """Arcs with straight walls and right angles in the place of some arcs of a batch.
-
-    Args:
-        batch: Arcs along the lattice.
-        cracks: The raster's cracks, with the plane ``near`` for the classes of the rule.
-        rule: Which arcs, and how far they may move.
 
     Returns:
         Points in 1/256 px, (n, 2), and the number of points of each arc, (a,): arc i has the first ones of those from
@@ -97,39 +87,24 @@ def regular_arcs(batch: ArcBatch, cracks: Cracks, rule: Regularize) -> tuple[Poi
     sizes = np.zeros(len(batch.closed), dtype=np.int64)
     arcs = np.flatnonzero(rule.concerns(batch))
     if len(arcs):
-        _regularize(
-            batch.points, batch.offsets, batch.closed, batch.least, arcs, cracks, rule.max_shift_px, points, sizes
-        )
+        _regularize(batch, arcs, cracks, rule.max_shift_px, points, sizes)
     return points, sizes
 
 
 class _Way(NamedTuple):
-    """Ways from a node to the line of the first wall beside it, the best first.
+    """Ways from a node to the line of the first wall beside it, the best first."""
 
-    Attributes:
-        sizes: Number of points of each way, (ways,); 0 where there is none.
-        lines: Where the line is, (ways,).
-        points: Points of each way in 1/256 px, the node first, (ways, ·, 2).
-    """
-
-    sizes: IntArray
-    lines: FloatArray
-    points: IntArray
+    sizes: IntArray  # number of points of each way, (ways,); 0 where there is none
+    lines: FloatArray  # where the line is, (ways,)
+    points: IntArray  # of each way in 1/256 px, the node first, (ways, ·, 2)
 
 
 @njit
 def _regularize(
-    points: PointArray,
-    offsets: IntArray,
-    closed: BoolArray,
-    least: ByteArray,
-    arcs: IntArray,
-    cracks: Cracks,
-    max_shift: float,
-    out: PointArray,
-    sizes: IntArray,
+    batch: ArcBatch, arcs: IntArray, cracks: Cracks, max_shift: float, out: Int32Array, sizes: IntArray
 ) -> None:
     """`regular_arcs`, one arc after the other."""
+    points, offsets, closed = batch.points, batch.offsets, batch.closed
     walls = np.empty((_MOST_CORNERS + 2 * (_WAY + 3), 2), dtype=np.int64)
     for arc in arcs:
         begin = offsets[arc]
@@ -137,19 +112,16 @@ def _regularize(
         length = path_length(corners, 0, len(corners))
         if length < _SHORTEST_PATH or length > _LONGEST_PATH:
             continue
-        table = np.empty(path_table_size(length), dtype=np.int64)
-        used = fill_path(corners, closed[arc], table)
+        own = track(corners, closed[arc], cracks, np.empty(path_table_size(length), dtype=np.int64))
         for price in _PRICES:
             frame, uv, bounds, lines, label = fit_walls(corners, closed[arc], price, max_shift)
             if len(lines) == 0 or len(lines) > _MOST_CORNERS:
                 continue
             if closed[arc]:
-                count = _ring(lines, label, frame, corners, closed[arc], cracks, table, used, walls)
+                count = _ring(lines, label, frame, own, walls)
             else:
-                count = _between_nodes(
-                    uv, bounds, lines, label, frame, corners, closed[arc], cracks, table, used, walls
-                )
-            if 2 + least[arc] <= count <= len(corners) and _is_simple(walls, count):
+                count = _between_nodes(uv, bounds, lines, label, frame, own, walls)
+            if 2 + batch.least[arc] <= count <= len(corners) and _is_simple(walls, count):
                 for i in range(count):
                     out[begin + i, 0], out[begin + i, 1] = walls[i, 0], walls[i, 1]
                 sizes[arc] = count
@@ -172,17 +144,7 @@ def _put_corner(walls: IntArray, at: int, line: float, next_line: float, label: 
 
 
 @helper
-def _ring(
-    lines: FloatArray,
-    label: int,
-    frame: Frame,
-    corners: PointArray,
-    closed: bool,
-    cracks: Cracks,
-    table: IntArray,
-    used: int,
-    walls: IntArray,
-) -> int:
+def _ring(lines: FloatArray, label: int, frame: Frame, arc: Track, walls: IntArray) -> int:
     """Write the ring of a loop's lines to ``walls``; number of its points, the first repeated, or 0."""
     count = len(lines)
     for k in range(count):
@@ -190,9 +152,9 @@ def _ring(
     walls[count, 0], walls[count, 1] = walls[0, 0], walls[0, 1]
     if _has_short_wall(walls, 0, count + 1):
         return 0
-    if not _keep_their_ground(walls, count + 1, corners, closed, cracks, table, used):
+    if not _keep_their_ground(walls, count + 1, arc):
         return 0
-    area, raster_area = 0.0, 0.0
+    corners, area, raster_area = arc.corners, 0.0, 0.0
     for k in range(count):
         area += walls[k, 0] * walls[k + 1, 1] - walls[k + 1, 0] * walls[k, 1]
     for k in range(len(corners) - 1):
@@ -202,17 +164,7 @@ def _ring(
 
 @helper
 def _between_nodes(
-    uv: FloatArray,
-    bounds: IntArray,
-    lines: FloatArray,
-    label: int,
-    frame: Frame,
-    corners: PointArray,
-    closed: bool,
-    cracks: Cracks,
-    table: IntArray,
-    used: int,
-    walls: IntArray,
+    uv: FloatArray, bounds: IntArray, lines: FloatArray, label: int, frame: Frame, arc: Track, walls: IntArray
 ) -> int:
     """Write the lines, joined with the nodes at both ends of the arc, to ``walls``; number of points, or 0.
 
@@ -220,8 +172,8 @@ def _between_nodes(
     its ground, and the cracks before that one stay as they are if need be.
     """
     last = len(lines) - 1
-    starts = _ways(uv, bounds[1], lines[0], label, frame, corners, False)
-    ends = _ways(uv, bounds[last + 1] - bounds[last], lines[last], (label + last) % 2, frame, corners, True)
+    starts = _ways(uv, bounds[1], lines[0], label, frame, arc.corners, False)
+    ends = _ways(uv, bounds[last + 1] - bounds[last], lines[last], (label + last) % 2, frame, arc.corners, True)
     for i in range(_WAYS):
         for j in range(_WAYS):
             if starts.sizes[i] == 0 or ends.sizes[j] == 0:
@@ -239,13 +191,13 @@ def _between_nodes(
             for k in range(ends.sizes[j] - 1, -1, -1):
                 walls[count, 0], walls[count, 1] = ends.points[j, k, 0], ends.points[j, k, 1]
                 count += 1
-            if _keep_their_ground(walls, count, corners, closed, cracks, table, used):
+            if _keep_their_ground(walls, count, arc):
                 return int(count)
     return 0
 
 
 @helper
-def _ways(uv: FloatArray, run: int, line: float, label: int, frame: Frame, corners: PointArray, from_end: bool) -> _Way:
+def _ways(uv: FloatArray, run: int, line: float, label: int, frame: Frame, corners: Int32Array, from_end: bool) -> _Way:
     """Ways to the line of the run that is the first one of an arc, or the last one seen from the arc's end."""
     sizes, lines = np.zeros(_WAYS, dtype=np.int64), np.full(_WAYS, line)
     points = np.empty((_WAYS, _WAY + 3, 2), dtype=np.int64)
@@ -291,27 +243,11 @@ def _has_short_wall(walls: IntArray, begin: int, end: int) -> bool:
 
 
 @helper
-def _keep_their_ground(
-    walls: IntArray, count: int, corners: PointArray, closed: bool, cracks: Cracks, table: IntArray, used: int
-) -> bool:
+def _keep_their_ground(walls: IntArray, count: int, arc: Track) -> bool:
     """Whether walls stay where no other arc can come; those of an open arc begin and end at its nodes."""
-    n = len(corners)
     for i in range(count - 1):
-        at_first, at_last = int(not closed and i == 0), int(not closed and i == count - 2)
-        if strays(
-            walls[i, 0],
-            walls[i, 1],
-            walls[i + 1, 0],
-            walls[i + 1, 1],
-            at_first * int(np.sign(corners[1, 0] - corners[0, 0])),
-            at_first * int(np.sign(corners[1, 1] - corners[0, 1])),
-            at_last * int(np.sign(corners[n - 2, 0] - corners[n - 1, 0])),
-            at_last * int(np.sign(corners[n - 2, 1] - corners[n - 1, 1])),
-            True,
-            cracks,
-            table,
-            used,
-        ):
+        at_start, at_end = not arc.closed and i == 0, not arc.closed and i == count - 2
+        if strays(walls[i, 0], walls[i, 1], walls[i + 1, 0], walls[i + 1, 1], at_start, at_end, True, arc):
             return False
     return True
 

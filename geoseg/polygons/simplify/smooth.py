@@ -12,30 +12,18 @@ half pixels.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import BoolArray, ByteArray, Int32Array, IntArray
 from geoseg.polygons.simplify.guard import crack_planes, shift_left, shift_right
 from geoseg.polygons.trace.cracks import Cracks
 from geoseg.runtime.jit import njit
 
-BoolArray = npt.NDArray[np.bool_]
-ByteArray = npt.NDArray[np.uint8]
-IntArray = npt.NDArray[np.int64]
-PointArray = npt.NDArray[np.int32]
-
 
 @njit
-def cut_corners(points: PointArray, offsets: IntArray, closed: BoolArray) -> tuple[PointArray, IntArray]:
+def cut_corners(points: Int32Array, offsets: IntArray, closed: BoolArray) -> tuple[Int32Array, IntArray]:
     """Arcs whose corners at steps are replaced by the middles of the cracks beside them.
 
-    Args:
-        points: Corners of the raster x, y where arcs turn and end, (n, 2); a closed arc repeats its first one.
-        offsets: Where each arc begins in ``points``, (a + 1,).
-        closed: The arc is a loop without a node, (a,).
-
-    Returns:
-        Points in half pixels, (m, 2), and where each arc begins in them, (a + 1,). The ends of open arcs are theirs as
-        before, a closed arc again repeats its first point.
+    Takes columns of `ArcBatch`; returns points in half pixels and offsets alike.
     """
     cut = np.empty((2 * len(points), 2), dtype=np.int32)
     cut_offsets = np.zeros_like(offsets)
@@ -69,16 +57,9 @@ def cut_corners(points: PointArray, offsets: IntArray, closed: BoolArray) -> tup
 
 
 def smoothed_vertex_plane(cracks: Cracks, first_row: int, last_row: int) -> ByteArray:
-    """Where arcs turn or end once their corners are cut.
+    """Where arcs turn or end once their corners are cut, in rows ``2 * first_row`` … ``2 * last_row`` of half pixels.
 
-    Args:
-        cracks: The raster's cracks; all that there are from two rows above the first to one row below the last.
-        first_row: First corner row to look at.
-        last_row: Last corner row to look at.
-
-    Returns:
-        A bit per point of the lattice of half pixels, rows ``2 * first_row`` … ``2 * last_row``, x from 0, packed like
-        the planes of `Cracks`.
+    Packed like the planes of `Cracks`, x from 0; looks two rows further up and one row further down.
     """
     right, left, down, up = crack_planes(cracks, first_row - 1, last_row + 1)
     vertices: ByteArray = (right | left) & (down | up)

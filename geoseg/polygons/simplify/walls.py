@@ -16,14 +16,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import FloatArray, Int32Array, IntArray
 from geoseg.polygons.simplify.ground import path_length
 from geoseg.runtime.jit import helper
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-PointArray = npt.NDArray[np.int32]
 
 _MOST_VARIANCE = 0.22  # mean squared distance of the middles from their lines, px²; 1/12 is the raster's own
 _LEAST_AGREEMENT = 0.35  # of the chords' directions modulo 90°: 1 for a straight wall, 0 for a circle
@@ -40,15 +36,12 @@ class Frame(NamedTuple):
 
 @helper
 def fit_walls(
-    corners: PointArray, closed: bool, price: float, max_shift: float
+    corners: Int32Array, closed: bool, price: float, max_shift: float
 ) -> tuple[Frame, FloatArray, IntArray, FloatArray, int]:
     """Lines in two directions that explain an arc.
 
-    Args:
-        corners: The arc's corners x, y, (n, 2).
-        closed: The arc is a loop without a node.
-        price: What a further line has to save in squared distances, px².
-        max_shift: Largest distance of a line from the middles of its cracks, px.
+    A further line has to save ``price`` in squared distances, px²; none is farther than ``max_shift`` from the middles
+    of its cracks, px.
 
     Returns:
         The frame; the middles of the cracks in it, (m, 2), a loop's from the middle of a wall on; where each run of
@@ -94,7 +87,7 @@ def to_frame(x: float, y: float, frame: Frame) -> tuple[float, float]:
 
 
 @helper
-def _middles(corners: PointArray) -> FloatArray:
+def _middles(corners: Int32Array) -> FloatArray:
     """The middles of an arc's cracks, (m, 2)."""
     middles = np.empty((path_length(corners, 0, len(corners)), 2))
     at = 0

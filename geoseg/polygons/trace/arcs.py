@@ -13,8 +13,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geoseg.polygons.trace.cracks import ByteArray, Int32Array, Int64Array, ValueArray
-from geoseg.polygons.trace.labels import EAST, NODE, NORTH, SEAM, SOUTH, BandRegions, find_regions, mark_corners
+from geoseg.arrays import ByteArray, Int16Array, Int32Array, IntArray
+from geoseg.polygons.trace.labels import (
+    EAST,
+    NODE,
+    NORTH,
+    SEAM,
+    SOUTH,
+    WEST,
+    BandRegions,
+    Corners,
+    find_regions,
+    mark_corners,
+)
 from geoseg.runtime.jit import int64, njit
 
 _USED = 64  # further bit of a corner of a seam
@@ -41,38 +52,23 @@ _TURNS = _turns()
 class BandArcs(NamedTuple):
     """Arcs of a band: the open pieces, which cross a seam, come first, whole arcs after them.
 
-    Attributes:
-        points: Turning corners and end nodes x, y in map coordinates, (p, 2) int32. Where a piece crosses a seam it has
-            no point of its own, so a straight piece from seam to seam has none at all.
-        offsets: Where each arc begins in ``points``, (a + 1,) int64.
-        sides: Region on the left and on the right, (a, 2) int32.
-        nodes: Node at the start and at the end, (a, 2) int32; −1 at a seam and for a loop without a node.
-        keys: Place of start and end as 4 · (y · (W + 1) + x) + direction in which the arc leaves it, (a, 2) int64; −1
-            at a seam.
-        area: ∑ x₁ y₂ − x₂ y₁ along the points, (a,) int64; of a loop that is twice its area, and negative where the
-            inner side is on the left.
-        extent: Smallest and largest y, (a, 2) int32.
-        open_pieces: How many of the arcs are open pieces.
-        top: End 2 · arc (its start) or 2 · arc + 1 that crosses the upper seam in a corner column, (W + 1,) int32; −1
-            where there is no crack.
-        bottom: The same for the lower seam.
-        cracks: Bits of the directions in which cracks leave each node, (nodes,) uint8; nodes are in raster order.
+    Where a piece crosses a seam it has no point of its own, so a straight piece from seam to seam has none at all.
     """
 
-    points: Int32Array
-    offsets: Int64Array
-    sides: Int32Array
-    nodes: Int32Array
-    keys: Int64Array
-    area: Int64Array
-    extent: Int32Array
+    points: Int32Array  # turning corners and end nodes x, y in map coordinates, (p, 2)
+    offsets: IntArray  # where each arc begins in the points, (a + 1,)
+    sides: Int32Array  # region on the left and on the right, (a, 2)
+    nodes: Int32Array  # node at the start and at the end, (a, 2); −1 at a seam and for a loop without a node
+    keys: IntArray  # 4 · (y · (W + 1) + x) + direction of leaving, of start and end, (a, 2); −1 at a seam
+    area: IntArray  # ∑ x₁ y₂ − x₂ y₁ along the points, (a,); of a loop twice its area, negative if the inside is left
+    extent: Int32Array  # smallest and largest y, (a, 2)
     open_pieces: int
-    top: Int32Array
-    bottom: Int32Array
-    cracks: ByteArray
+    top: Int32Array  # end 2 · arc or 2 · arc + 1 that crosses the upper seam in a corner column, (W + 1,); −1 for none
+    bottom: Int32Array  # the same for the lower seam
+    cracks: ByteArray  # bits of the directions in which cracks leave each node, (nodes,), in raster order
 
 
-def trace_band(rows: ValueArray, confidence: ByteArray, *, first_row: int) -> tuple[BandRegions, BandArcs]:
+def trace_band(rows: Int16Array, confidence: ByteArray, *, first_row: int) -> tuple[BandRegions, BandArcs]:
     """Regions and arcs of a band; several bands may be traced in threads at once.
 
     The band owns the corner rows ``first_row`` … ``first_row + h − 1``, the upper edges of its pixel rows. Cracks that
@@ -84,89 +80,64 @@ def trace_band(rows: ValueArray, confidence: ByteArray, *, first_row: int) -> tu
             Below the last row of the map follows one of `OUTSIDE`.
         confidence: Confidence of the band's own rows, (h, W) uint8, or an empty array; may lack a row of `OUTSIDE`.
         first_row: Pixel row of ``rows[1]`` in the map.
-
-    Returns:
-        Regions and arcs of the band.
     """
     codes = np.full((len(rows) + 1, rows.shape[1] - 1), SEAM, dtype=np.uint8)
-    *bounds, turns = mark_corners(rows, codes)
-    regions, labels, region, nodes, loops = find_regions(
-        rows, codes, (bounds[0], bounds[1], bounds[2]), confidence, first_row
-    )
-    starts, open_starts = _starts(codes, nodes, loops)
-    cracks = codes.reshape(-1)[nodes] & np.uint8(15)
+    mark_corners(rows, codes)
+    straight = sum(np.count_nonzero(codes == code) for code in (EAST | WEST, NORTH | SOUTH))
+    turns = int(np.count_nonzero(codes[1:-1])) - int(straight)
+    regions, labels, region, corners = find_regions(rows, codes, confidence, first_row)
+    starts, open_starts = _starts(codes, corners)
+    nodes, flat, stride = corners.nodes, codes.reshape(-1), codes.shape[1]
     node_at = np.empty(codes.size, dtype=np.int32)
     node_at[nodes] = np.arange(len(nodes))
-    loop_starts = len(starts) - len(loops)
-    bound, stride = loop_starts // 2 + len(loops), codes.shape[1]
+    loop_starts = len(starts) - len(corners.loops)
+    most = loop_starts // 2 + len(corners.loops)
     arcs = BandArcs(
         points=np.empty((turns + len(starts), 2), dtype=np.int32),
-        offsets=np.zeros(bound + 1, dtype=np.int64),
-        sides=np.empty((bound, 2), dtype=np.int32),
-        nodes=np.full((bound, 2), -1, dtype=np.int32),
-        keys=np.full((bound, 2), -1, dtype=np.int64),
-        area=np.empty(bound, dtype=np.int64),
-        extent=np.empty((bound, 2), dtype=np.int32),
+        offsets=np.zeros(most + 1, dtype=np.int64),
+        sides=np.empty((most, 2), dtype=np.int32),
+        nodes=np.full((most, 2), -1, dtype=np.int32),
+        keys=np.full((most, 2), -1, dtype=np.int64),
+        area=np.empty(most, dtype=np.int64),
+        extent=np.empty((most, 2), dtype=np.int32),
         open_pieces=0,
         top=np.full(stride, -1, dtype=np.int32),
         bottom=np.full(stride, -1, dtype=np.int32),
-        cracks=cracks,
+        cracks=flat[nodes] & np.uint8(15),
     )
     count, size, open_pieces = _follow_arcs(
-        codes.reshape(-1),
-        stride,
-        labels,
-        region,
-        node_at,
-        starts,
-        open_starts,
-        loop_starts,
-        first_row,
-        arcs.points,
-        arcs.offsets,
-        arcs.sides,
-        arcs.nodes,
-        arcs.keys,
-        arcs.area,
-        arcs.extent,
-        arcs.top,
-        arcs.bottom,
+        flat, first_row, labels, region, node_at, starts, open_starts, loop_starts, arcs
     )
     whole = {name: getattr(arcs, name)[:count] for name in ("sides", "nodes", "keys", "area", "extent")}
-    arcs = arcs._replace(points=arcs.points[:size], offsets=arcs.offsets[: count + 1], open_pieces=open_pieces, **whole)
-    return regions, arcs
+    return regions, arcs._replace(
+        points=arcs.points[:size], offsets=arcs.offsets[: count + 1], open_pieces=open_pieces, **whole
+    )
 
 
-def _starts(codes: ByteArray, nodes: Int64Array, loops: Int64Array) -> tuple[Int64Array, int]:
+def _starts(codes: ByteArray, corners: Corners) -> tuple[IntArray, int]:
     """Where arcs may start as 4 · place + direction, at seams, nodes, and loops; and how many of these are at seams."""
     upper = 4 * np.flatnonzero(codes[1] & NORTH) + 1
     lower = 4 * ((len(codes) - 1) * codes.shape[1] + np.flatnonzero(codes[-2] & SOUTH)) + 3
+    nodes = corners.nodes
     node, direction = np.nonzero(codes.reshape(-1)[nodes][:, None] >> np.arange(4, dtype=np.uint8) & 1)
-    return np.concatenate([upper, lower, 4 * nodes[node] + direction, 4 * loops + 1]), len(upper) + len(lower)
+    starts = np.concatenate([upper, lower, 4 * nodes[node] + direction, 4 * corners.loops + 1])
+    return starts, len(upper) + len(lower)
 
 
 @njit
 def _follow_arcs(
     codes: ByteArray,
-    stride: int,
+    first_row: int,
     labels: Int32Array,
     region: Int32Array,
     node_at: Int32Array,
-    starts: Int64Array,
+    starts: IntArray,
     open_starts: int,
     loop_starts: int,
-    first_row: int,
-    points: Int32Array,
-    offsets: Int64Array,
-    sides: Int32Array,
-    nodes: Int32Array,
-    keys: Int64Array,
-    area: Int64Array,
-    extent: Int32Array,
-    top: Int32Array,
-    bottom: Int32Array,
+    arcs: BandArcs,
 ) -> tuple[int, int, int]:
-    """Fill the arrays of `BandArcs`, clearing bits of what was followed; numbers of arcs, points and open pieces."""
+    """Fill arcs, clearing bits of what was followed; numbers of arcs, points and open pieces."""
+    points, sides, keys, stride = arcs.points, arcs.sides, arcs.keys, len(arcs.top)
     arc, size, open_pieces = 0, 0, 0
     for s in range(len(starts)):
         if s == open_starts:
@@ -181,7 +152,7 @@ def _follow_arcs(
             continue  # the other end of an earlier arc
         row = begin // stride
         begin_x, begin_y = begin - row * stride, first_row + row - 1
-        for side in range(2):  # what is on the right is on the left of whoever has turned right
+        for side in range(2):  # the right is the left after a turn to the right
             hand = (first_direction + side) & 3
             sides[arc, side] = region[labels[row + _LEFT_ROW[hand], begin_x + _LEFT_COLUMN[hand]]]
         if not code & SEAM:
@@ -207,7 +178,7 @@ def _follow_arcs(
                 points[size, 0], points[size, 1] = x, y
                 size += 1
                 last_x, last_y = x, y
-        area[arc], extent[arc, 0], extent[arc, 1] = twice, high, low
+        arcs.area[arc], arcs.extent[arc, 0], arcs.extent[arc, 1] = twice, high, low
         if not code & SEAM:
             points[size, 0], points[size, 1] = x, y
             size += 1
@@ -217,17 +188,17 @@ def _follow_arcs(
                 begin, begin_x, begin_y, leaving = place, x, y, direction ^ 2
             if codes[begin] & SEAM:
                 codes[begin] |= _USED
-                seam = top if begin < stride else bottom
+                seam = arcs.top if begin < stride else arcs.bottom
                 seam[begin_x] = 2 * arc + end
             else:
                 codes[begin] &= ~(1 << leaving)
                 keys[arc, end] = 4 * (begin_y * stride + begin_x) + leaving
                 if s < loop_starts:
-                    nodes[arc, end] = node_at[begin]
+                    arcs.nodes[arc, end] = node_at[begin]
         if s >= loop_starts:
             codes[place] = 0
         arc += 1
-        offsets[arc] = size
+        arcs.offsets[arc] = size
     if open_starts == len(starts):
         open_pieces = arc
     return arc, size, open_pieces

@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import BoolArray, Int32Array, IntArray
 from geoseg.polygons.trace.arcs import BandArcs
-from geoseg.polygons.trace.cracks import Int32Array, Int64Array
-from geoseg.polygons.trace.tables import Points, grown, row_bytes
+from geoseg.polygons.trace.tables import Points, Table, new_numbers, renumber, spans
 from geoseg.runtime.jit import helper, int64, njit
 
 
@@ -23,23 +22,23 @@ class _Pieces(NamedTuple):
 
     sides: Int32Array  # region on the left and right
     nodes: Int32Array  # −1 where the piece crosses a seam
-    keys: Int64Array
-    span: Int64Array  # where its points begin and end
+    keys: IntArray
+    span: IntArray  # where its points begin and end
     link: Int32Array  # the end that continues it beyond the seam; −1 none yet
     far: Int32Array  # of an outermost end: the other outermost end of the chain
     top: Int32Array  # of an outermost end: smallest y of the chain
-    whole: npt.NDArray[np.bool_]  # handed out as part of a whole arc
+    whole: BoolArray  # handed out as part of a whole arc
 
 
 class WholeArcs(NamedTuple):
     """Arcs without loose ends in canonical direction; fields as in `BandArcs`."""
 
     points: Int32Array
-    offsets: Int64Array
+    offsets: IntArray
     sides: Int32Array
     nodes: Int32Array
-    keys: Int64Array
-    area: Int64Array
+    keys: IntArray
+    area: IntArray
     extent: Int32Array
 
 
@@ -47,18 +46,9 @@ class Chains:
     """Open pieces of all bands so far, and the ends that wait at the lower seam."""
 
     def __init__(self, width: int) -> None:
-        self._pieces = _Pieces(
-            np.empty((0, 2), np.int32),
-            np.empty((0, 2), np.int32),
-            np.empty((0, 2), np.int64),
-            np.empty((0, 2), np.int64),
-            np.empty((0, 2), np.int32),
-            np.empty((0, 2), np.int32),
-            np.empty((0, 2), np.int32),
-            np.empty(0, np.bool_),
-        )
-        self._points = Points(np.empty((0, 2), np.int32))
-        self._piece_count = self._point_count = 0
+        columns = ("i4", 2), ("i4", 2), ("i8", 2), ("i8", 2), ("i4", 2), ("i4", 2), ("i4", 2), ("?", 0)
+        self._pieces = Table(_Pieces, *columns)
+        self._points = Table(Points, ("i4", 2))
         self._waiting = np.full(width + 1, -1, dtype=np.int32)
 
     def join(self, arcs: BandArcs, region_shift: int, node_shift: int) -> WholeArcs:
@@ -71,65 +61,64 @@ class Chains:
         """
         np.add(arcs.sides, region_shift, out=arcs.sides, where=arcs.sides > 0)
         np.add(arcs.nodes, node_shift, out=arcs.nodes, where=arcs.nodes >= 0)
-        if not arcs.open_pieces and not self._piece_count:  # a map of one band
-            return WholeArcs(arcs.points, arcs.offsets, arcs.sides, arcs.nodes, arcs.keys, arcs.area, arcs.extent)
         count, size = arcs.open_pieces, int(arcs.offsets[arcs.open_pieces])
-        self._pieces = grown(self._pieces, self._piece_count, self._piece_count + count)
-        self._points = grown(self._points, self._point_count, self._point_count + size)
-        self._points.xy[self._point_count : self._point_count + size] = arcs.points[:size]
-        starts = _link(self._pieces, self._waiting, arcs, self._piece_count, self._point_count)
-        self._waiting = np.where(arcs.bottom < 0, -1, arcs.bottom + 2 * self._piece_count).astype(np.int32)
-        self._piece_count += count
-        self._point_count += size
-        joined = _whole_arcs(self._pieces, self._points.xy, starts, len(self._waiting))
+        if not count and not self._pieces.count:  # a map of one band
+            return WholeArcs(arcs.points, arcs.offsets, arcs.sides, arcs.nodes, arcs.keys, arcs.area, arcs.extent)
+        pieces, points = self._pieces.add(count), self._points.add(size)
+        self._points.rows.xy[points] = arcs.points[:size]
+        rows, first = self._pieces.rows, 2 * pieces.start
+        for name in ("sides", "nodes", "keys"):
+            getattr(rows, name)[pieces] = getattr(arcs, name)[:count]
+        rows.span[pieces] = points.start + spans(np.diff(arcs.offsets[: count + 1]))
+        rows.far[pieces] = np.arange(first, first + 2 * count).reshape(-1, 2)[:, ::-1]
+        rows.link[pieces], rows.top[pieces], rows.whole[pieces] = -1, arcs.extent[:count, :1], False
+        starts = _link(rows, self._waiting, np.where(arcs.top < 0, -1, arcs.top + first))
+        self._waiting = np.where(arcs.bottom < 0, -1, arcs.bottom + first).astype(np.int32)
+        joined = _whole_arcs(rows, self._points.rows.xy, starts, len(self._waiting))
+        columns = ("sides", "nodes", "keys", "area", "extent")
         return WholeArcs(
             np.concatenate([joined.points, arcs.points[size:]]),
             np.concatenate([joined.offsets, arcs.offsets[count + 1 :] - size + joined.offsets[-1]]),
-            np.concatenate([joined.sides, arcs.sides[count:]]),
-            np.concatenate([joined.nodes, arcs.nodes[count:]]),
-            np.concatenate([joined.keys, arcs.keys[count:]]),
-            np.concatenate([joined.area, arcs.area[count:]]),
-            np.concatenate([joined.extent, arcs.extent[count:]]),
+            *(np.concatenate([getattr(joined, name), getattr(arcs, name)[count:]]) for name in columns),
         )
 
     def top(self) -> int | None:
         """Smallest y of the open chains, or None without any."""
         waiting = self._waiting[self._waiting >= 0]
-        return int(self._pieces.top.reshape(-1)[waiting].min()) if len(waiting) else None
+        return int(self._pieces.rows.top.reshape(-1)[waiting].min()) if len(waiting) else None
 
     def nbytes(self) -> int:
         """Bytes in use, pieces of whole arcs included."""
-        return self._piece_count * row_bytes(self._pieces) + self._point_count * 8
+        return self._pieces.nbytes() + self._points.nbytes()
 
     def references(self) -> tuple[Int32Array, Int32Array]:
         """Sides (p, 2) and nodes (p, 2) of all pieces that are left; views, to be renumbered in place."""
-        return self._pieces.sides[: self._piece_count], self._pieces.nodes[: self._piece_count]
+        pieces = self._pieces.used()
+        return pieces.sides, pieces.nodes
 
     def compact(self) -> None:
         """Drop the pieces of whole arcs."""
-        self._piece_count, self._point_count = _compact(self._pieces, self._points.xy, self._waiting, self._piece_count)
+        pieces = self._pieces.used()
+        kept, sizes = ~pieces.whole, np.diff(pieces.span).ravel()
+        number = new_numbers(kept)
+        self._points.keep(np.repeat(kept, sizes))
+        self._pieces.keep(kept)
+        pieces = self._pieces.used()
+        pieces.span[:] = spans(sizes[kept])
+        # An end inside a chain may still name an earlier far end that is gone.
+        for ends in (pieces.link, pieces.far, self._waiting):
+            ends[:] = renumber(ends, number)
 
 
 @njit
-def _link(pieces: _Pieces, waiting: Int32Array, arcs: BandArcs, count: int, size: int) -> Int64Array:
-    """Append a band's open pieces and link them; the ends at which whole arcs begin, −1 − end for a loop."""
-    for k in range(arcs.open_pieces):
-        piece = count + k
-        for side in range(2):
-            pieces.sides[piece, side] = arcs.sides[k, side]
-            pieces.nodes[piece, side] = arcs.nodes[k, side]
-            pieces.keys[piece, side] = arcs.keys[k, side]
-            pieces.span[piece, side] = size + arcs.offsets[k + side]
-            pieces.link[piece, side] = -1
-            pieces.far[piece, side] = 2 * piece + 1 - side
-            pieces.top[piece, side] = arcs.extent[k, 0]
-        pieces.whole[piece] = False
+def _link(pieces: _Pieces, waiting: Int32Array, below: Int32Array) -> IntArray:
+    """Link the ends over and under a seam, (W + 1,) each, −1 for none; where whole arcs begin, −1 − end for a loop."""
     starts = np.empty(len(waiting), dtype=np.int64)
     found = 0
     for x in range(len(waiting)):
-        if arcs.top[x] < 0:
+        if below[x] < 0:
             continue
-        upper, lower = int64(waiting[x]), int64(arcs.top[x] + 2 * count)
+        upper, lower = int64(waiting[x]), int64(below[x])
         pieces.link[upper >> 1, upper & 1] = lower
         pieces.link[lower >> 1, lower & 1] = upper
         one, other = int64(pieces.far[upper >> 1, upper & 1]), int64(pieces.far[lower >> 1, lower & 1])
@@ -148,7 +137,7 @@ def _link(pieces: _Pieces, waiting: Int32Array, arcs: BandArcs, count: int, size
 
 
 @njit
-def _whole_arcs(pieces: _Pieces, xy: Int32Array, starts: Int64Array, stride: int) -> WholeArcs:
+def _whole_arcs(pieces: _Pieces, xy: Int32Array, starts: IntArray, stride: int) -> WholeArcs:
     """Gather the points of chains that have become whole arcs, and turn loops so that they begin where they should."""
     count = len(starts)
     offsets = np.zeros(count + 1, dtype=np.int64)
@@ -221,39 +210,3 @@ def _turn_loop(points: Int32Array) -> bool:
         source = (first - i if reverse else first + i) % count
         points[i, 0], points[i, 1] = loop[source, 0], loop[source, 1]
     return reverse
-
-
-@njit
-def _compact(pieces: _Pieces, xy: Int32Array, waiting: Int32Array, count: int) -> tuple[int, int]:
-    """Drop whole pieces and their points; the numbers of pieces and points left."""
-    number = np.full(count, np.int32(-1))
-    left, size = 0, int64(0)
-    for piece in range(count):
-        if pieces.whole[piece]:
-            continue
-        number[piece] = left
-        for side in range(2):
-            pieces.sides[left, side] = pieces.sides[piece, side]
-            pieces.nodes[left, side] = pieces.nodes[piece, side]
-            pieces.keys[left, side] = pieces.keys[piece, side]
-            pieces.link[left, side] = pieces.link[piece, side]
-            pieces.far[left, side] = pieces.far[piece, side]
-            pieces.top[left, side] = pieces.top[piece, side]
-        pieces.whole[left] = False
-        low, high = pieces.span[piece, 0], pieces.span[piece, 1]
-        for i in range(low, high):  # points move towards the front only
-            xy[size + i - low, 0], xy[size + i - low, 1] = xy[i, 0], xy[i, 1]
-        pieces.span[left, 0], pieces.span[left, 1] = size, size + high - low
-        size += high - low
-        left += 1
-    for piece in range(left):
-        for side in range(2):
-            link, far = pieces.link[piece, side], pieces.far[piece, side]
-            if link >= 0:
-                pieces.link[piece, side] = 2 * number[link >> 1] + (link & 1)
-            # An end inside a chain may still name a far end of former times that is gone.
-            pieces.far[piece, side] = 2 * number[far >> 1] + (far & 1)
-    for x in range(len(waiting)):
-        if waiting[x] >= 0:
-            waiting[x] = 2 * number[waiting[x] >> 1] + (waiting[x] & 1)
-    return left, int(size)

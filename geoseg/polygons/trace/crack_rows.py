@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-import numpy.typing as npt
 
-from geoseg.polygons.trace.cracks import NEAR_PX, ByteArray, Cracks, ValueArray
-from geoseg.polygons.trace.tables import grown
-from geoseg.runtime.jit import njit
+from geoseg.arrays import BoolArray, ByteArray, Int16Array
+from geoseg.polygons.trace.cracks import NEAR_PX, Cracks
+
+Planes = tuple[ByteArray, ByteArray, ByteArray]
+"""Of some rows: ``horizontal`` and ``vertical`` of `Cracks`, and `near_pixels`."""
 
 
-class _Plane(NamedTuple):
-    bits: ByteArray
+class _Plane:
+    """Rows of bits, added below and dropped above; memory is given back once the dropped ones are the larger part."""
+
+    def __init__(self, row_bytes: int) -> None:
+        self._bits = np.empty((0, row_bytes), np.uint8)
+        self._begin = self._end = 0
+
+    @property
+    def rows(self) -> ByteArray:
+        return self._bits[self._begin : self._end]
+
+    def add(self, rows: ByteArray) -> None:
+        if self._end + len(rows) > len(self._bits):
+            kept = self.rows
+            self._begin, self._end = 0, len(kept)
+            self._bits = np.empty((max(len(kept) + len(rows), 2 * len(kept)), kept.shape[1]), np.uint8)
+            self._bits[: len(kept)] = kept
+        self._bits[self._end : self._end + len(rows)] = rows
+        self._end += len(rows)
+
+    def drop(self, count: int) -> None:
+        self._begin += count
+        if 2 * self._begin > self._end:
+            left = self._end - self._begin
+            self._bits[:left] = self.rows
+            self._begin, self._end = 0, left
 
 
 class CrackRows:
@@ -25,78 +48,56 @@ class CrackRows:
     """
 
     def __init__(self, width: int, *, near: bool = False) -> None:
-        self._width, self._near_wanted = width, near
+        self._width, self._first, self._is_near = width, 0, near
         row_bytes = (width + 8) // 8
-        # A table each: where arcs span the whole map they grow large, and only one at a time is there twice.
-        self._horizontal, self._vertical, self._near = (_Plane(np.empty((0, row_bytes), np.uint8)) for _ in range(3))
-        self._first = self._begin = self._end = self._near_end = 0
+        self._horizontal, self._vertical, self._near = (_Plane(row_bytes) for _ in range(3))
         # Pixel rows y − 4 … y + 3 are near corner row y; there are none above the map.
         self._recent = np.zeros((NEAR_PX, row_bytes), np.uint8)
 
-    def append(self, horizontal: ByteArray, vertical: ByteArray, near_pixels: ByteArray) -> None:
-        """Add the planes of further rows, (h, ceil((W + 1) / 8)) each; ``near_pixels`` from `near_pixel_rows`."""
-        count = len(horizontal)
-        self._horizontal = grown(self._horizontal, self._end, self._end + count)
-        self._horizontal.bits[self._end : self._end + count] = horizontal
-        self._vertical = grown(self._vertical, self._end, self._end + count)
-        self._vertical.bits[self._end : self._end + count] = vertical
-        self._end += count
-        if self._near_wanted:
-            self._append_near(near_pixels)
+    def append(self, planes: Planes) -> None:
+        """Add the planes of further rows, (h, ceil((W + 1) / 8)) each."""
+        horizontal, vertical, near = planes
+        self._horizontal.add(horizontal)
+        self._vertical.add(vertical)
+        self._append_near(near)
 
     def finish(self) -> None:
         """Complete the plane ``near`` after the last row, below which there are no pixels."""
-        if self._near_wanted:
-            self._append_near(np.zeros((NEAR_PX - 1, self._recent.shape[1]), np.uint8))
+        self._append_near(np.zeros((NEAR_PX - 1, self._recent.shape[1]), np.uint8))
 
     def _append_near(self, pixels: ByteArray) -> None:
-        rows = np.concatenate([self._recent, pixels])
-        self._recent = rows[-(2 * NEAR_PX - 1) :]
-        if len(rows) < 2 * NEAR_PX:
-            return
-        rows = rows[:-1] | rows[1:]
-        rows = rows[:-2] | rows[2:]
-        rows = rows[:-4] | rows[4:]  # each the union of 8 pixel rows
-        self._near = grown(self._near, self._near_end, self._near_end + len(rows))
-        self._near.bits[self._near_end : self._near_end + len(rows)] = rows
-        self._near_end += len(rows)
+        if self._is_near:
+            rows = np.concatenate([self._recent, pixels])
+            self._recent = rows[-(2 * NEAR_PX - 1) :]
+            if len(rows) >= 2 * NEAR_PX:
+                self._near.add(_any_of_eight(rows))
 
     def view(self) -> Cracks:
         """The rows as they are; valid until rows are appended or dropped."""
-        horizontal, vertical = (plane.bits[self._begin : self._end] for plane in (self._horizontal, self._vertical))
-        near = self._near.bits[self._begin : self._near_end] if self._near_wanted else np.empty((0, 0), np.uint8)
-        return Cracks(horizontal, vertical, near, self._first, self._width)
+        return Cracks(self._horizontal.rows, self._vertical.rows, self._near.rows, self._first, self._width)
 
     def drop_above(self, row: int) -> None:
-        """Forget corner rows above ``row``; memory is given back once they are the larger part."""
-        end = self._near_end if self._near_wanted else self._end
-        dropped = min(max(row - self._first, 0), end - self._begin)
+        """Forget corner rows above ``row``."""
+        planes = [self._horizontal, self._vertical, *([self._near] if self._is_near else [])]
+        dropped = min(max(row - self._first, 0), len(planes[-1].rows))
         self._first += dropped
-        self._begin += dropped
-        if 2 * self._begin > self._end:
-            for plane in (self._horizontal, self._vertical):
-                plane.bits[: self._end - self._begin] = plane.bits[self._begin : self._end]
-            if self._near_wanted:
-                near = self._near.bits
-                near[: self._near_end - self._begin] = near[self._begin : self._near_end]
-                self._near_end -= self._begin
-            self._end -= self._begin
-            self._begin = 0
+        for plane in planes:
+            plane.drop(dropped)
 
 
-@njit
-def near_pixel_rows(rows: ValueArray, wanted: npt.NDArray[np.bool_]) -> ByteArray:
+def _any_of_eight(rows: ByteArray) -> ByteArray:
+    """The union of 8 consecutive rows, from each row on that has so many."""
+    rows = rows[:-1] | rows[1:]
+    rows = rows[:-2] | rows[2:]
+    return rows[:-4] | rows[4:]
+
+
+def near_pixels(rows: Int16Array, wanted: BoolArray) -> ByteArray:
     """Corner columns within `NEAR_PX` of a wanted pixel of the same row, (h, ceil((W + 1) / 8)) bit planes.
 
     Args:
         rows: Values of pixels framed by one column on either side, (h, W + 2).
-        wanted: Whether a value from 0 on is wanted.
+        wanted: Whether a value is wanted, `OUTSIDE` by its index −1.
     """
-    height, width = rows.shape[0], rows.shape[1] - 2
-    out = np.zeros((height, (width + 8) // 8), dtype=np.uint8)
-    for i in range(height):
-        for x in range(width):
-            if rows[i, x + 1] >= 0 and wanted[rows[i, x + 1]]:
-                for corner in range(max(x + 1 - NEAR_PX, 0), min(x + NEAR_PX, width) + 1):
-                    out[i, corner >> 3] |= 1 << (corner & 7)
-    return out
+    pixels = np.pad(wanted[rows[:, 1:-1]].view(np.uint8), ((0, 0), (NEAR_PX, NEAR_PX)))
+    return np.packbits(_any_of_eight(pixels.T).T, axis=1, bitorder="little")

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import BoolArray, ByteArray, Int16Array, Int32Array, IntArray
 from geoseg.runtime.jit import helper
 
 SUBPIXEL = 256
@@ -22,38 +22,21 @@ SUBPIXEL = 256
 OUTSIDE = -1
 """The value of everything outside the map, in int16 rows."""
 
-NODATA = 255
-"""The value of pixels that belong to no class."""
-
 LEFT_OUT = 256
 """The value, in int16 rows, of pixels whose class is to become no polygon. To all else they are ground like any."""
 
 NEAR_PX = 4
 """How far `Cracks.near` reaches from a pixel of the classes asked for, px."""
 
-ByteArray = npt.NDArray[np.uint8]
-ValueArray = npt.NDArray[np.int16]
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
-
 
 class Cracks(NamedTuple):
-    """Which sides of some rows of corners are cracks; bit ``x & 7`` of byte ``x >> 3`` belongs to corner column x.
+    """Bits of some rows of corners, (rows, ceil((W + 1) / 8)): that of column x is ``x & 7`` of byte ``x >> 3``."""
 
-    Attributes:
-        horizontal: Crack from corner (x, y) to (x + 1, y), (rows, ceil((W + 1) / 8)) uint8.
-        vertical: Crack from corner (x, y) to (x, y + 1), same shape.
-        near: A pixel of the classes asked for lies within `NEAR_PX` of the corner, that is in columns x − 4 … x + 3
-            and rows y − 4 … y + 3; same shape, or (0, 0) where no classes were asked for.
-        first_row: Corner row y of index 0.
-        width: Width of the map W, px.
-    """
-
-    horizontal: ByteArray
-    vertical: ByteArray
-    near: ByteArray
-    first_row: int
-    width: int
+    horizontal: ByteArray  # there is a crack from corner (x, y) to (x + 1, y)
+    vertical: ByteArray  # there is a crack from corner (x, y) to (x, y + 1)
+    near: ByteArray  # a pixel of the classes asked for is in columns x − 4 … x + 3 and rows y − 4 … y + 3; may be empty
+    first_row: int  # corner row y of index 0
+    width: int  # of the map, W
 
 
 class ArcBatch(NamedTuple):
@@ -62,83 +45,33 @@ class ArcBatch(NamedTuple):
     Every arc is there once and always walked in the same direction, so that what happens to it depends on the map
     alone. "Left" and "right" are the walker's hands as seen on the map, y down: walking in the direction of growing x,
     the left side is the row above.
-
-    Attributes:
-        points: Corners x, y where an arc turns, its two end nodes included, (n, 2) int32. A loop without a node repeats
-            its first point at the end.
-        offsets: Where each arc begins in ``points``, (a + 1,) int64; the last entry is n.
-        closed: The arc is a loop without a node, (a,) bool.
-        least: Interior points that have to stay for its rings to keep an area, (a,) uint8; 0 for ordinary arcs.
-        left: Value of the pixels on the left, (a,) int16; −1 outside, 255 nodata.
-        right: Value of the pixels on the right, (a,) int16.
-        region_left: Number of the region on the left, (a,) int64; two arcs of a batch with the same number bound the
-            same region. Numbers mean nothing beyond the batch.
-        region_right: Number of the region on the right, (a,) int64.
     """
 
-    points: Int32Array
-    offsets: Int64Array
-    closed: npt.NDArray[np.bool_]
-    least: npt.NDArray[np.uint8]
-    left: ValueArray
-    right: ValueArray
-    region_left: Int64Array
-    region_right: Int64Array
+    points: Int32Array  # corners x, y where an arc turns or ends, (n, 2); a loop without a node repeats its first one
+    offsets: IntArray  # where each arc begins in the points, (a + 1,)
+    closed: BoolArray  # the arc is a loop without a node, (a,)
+    least: ByteArray  # interior points that have to stay for its rings to keep an area, (a,); mostly 0
+    left: Int16Array  # value of the pixels on the left, (a,); −1 outside, 255 nodata
+    right: Int16Array  # the same for the right
 
 
 @helper
-def has_horizontal(cracks: Cracks, x: int, y: int) -> bool:
-    """Whether the side from corner (x, y) to (x + 1, y) is a crack; False outside the stored rows and columns."""
+def is_set(plane: ByteArray, cracks: Cracks, x: int, y: int) -> bool:
+    """The bit of corner (x, y) in a plane of ``cracks``; False outside the stored rows and columns."""
     row = y - cracks.first_row
-    if row < 0 or row >= cracks.horizontal.shape[0] or x < 0 or x >= cracks.width:
+    if row < 0 or row >= plane.shape[0] or x < 0 or x > cracks.width:
         return False
-    return bool((cracks.horizontal[row, x >> 3] >> (x & 7)) & 1)
-
-
-@helper
-def has_vertical(cracks: Cracks, x: int, y: int) -> bool:
-    """Whether the side from corner (x, y) to (x, y + 1) is a crack; False outside the stored rows and columns."""
-    row = y - cracks.first_row
-    if row < 0 or row >= cracks.vertical.shape[0] or x < 0 or x > cracks.width:
-        return False
-    return bool((cracks.vertical[row, x >> 3] >> (x & 7)) & 1)
+    return bool((plane[row, x >> 3] >> (x & 7)) & 1)
 
 
 @helper
 def crack_count(cracks: Cracks, x: int, y: int) -> int:
     """Number of cracks that meet at a corner, 0 … 4."""
-    along = int(has_horizontal(cracks, x, y)) + int(has_horizontal(cracks, x - 1, y))
-    return along + int(has_vertical(cracks, x, y)) + int(has_vertical(cracks, x, y - 1))
+    along = int(is_set(cracks.horizontal, cracks, x, y)) + int(is_set(cracks.horizontal, cracks, x - 1, y))
+    return along + int(is_set(cracks.vertical, cracks, x, y)) + int(is_set(cracks.vertical, cracks, x, y - 1))
 
 
-@helper
-def is_node(cracks: Cracks, x: int, y: int) -> bool:
-    """Whether arcs end at a corner: three or four cracks meet there, or it is an outer corner of the map."""
-    count = crack_count(cracks, x, y)
-    if count == 2 and (x == 0 or x == cracks.width):
-        # Cracks run along the whole left and right outline, so only an outer corner lacks one of its vertical two.
-        return has_vertical(cracks, x, y) != has_vertical(cracks, x, y - 1)
-    return count >= 3
-
-
-@helper
-def is_vertex(cracks: Cracks, x: int, y: int) -> bool:
-    """Whether an arc turns or ends at a corner; False where none passes or one passes straight."""
-    right, left = has_horizontal(cracks, x, y), has_horizontal(cracks, x - 1, y)
-    down, up = has_vertical(cracks, x, y), has_vertical(cracks, x, y - 1)
-    return (right or left) and (down or up)
-
-
-@helper
-def is_near(cracks: Cracks, x: int, y: int) -> bool:
-    """Whether a corner is near a pixel of the classes asked for; False outside the stored rows, or without classes."""
-    row = y - cracks.first_row
-    if row < 0 or row >= cracks.near.shape[0] or x < 0 or x > cracks.width:
-        return False
-    return bool((cracks.near[row, x >> 3] >> (x & 7)) & 1)
-
-
-def pack_cracks(rows: ValueArray) -> tuple[ByteArray, ByteArray]:
+def pack_cracks(rows: Int16Array) -> tuple[ByteArray, ByteArray]:
     """The bit planes of the corner rows between consecutive pixel rows.
 
     Args:

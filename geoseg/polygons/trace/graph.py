@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from geoseg.polygons.rings import keep_points
+from geoseg.arrays import ByteArray, Int32Array, IntArray
+from geoseg.classes import NODATA
 from geoseg.polygons.trace.chains import WholeArcs
-from geoseg.polygons.trace.compaction import compact
-from geoseg.polygons.trace.cracks import NODATA, OUTSIDE, ByteArray, Int32Array, Int64Array, ValueArray
+from geoseg.polygons.trace.cracks import OUTSIDE
 from geoseg.polygons.trace.labels import BandRegions
-from geoseg.polygons.trace.tables import ABSENT, UNFINISHED, Arcs, Nodes, Points, Regions, grown, row_bytes
+from geoseg.polygons.trace.tables import (
+    ABSENT,
+    DROPPED,
+    UNFINISHED,
+    Arcs,
+    Nodes,
+    Points,
+    Regions,
+    Table,
+    new_numbers,
+    ranges,
+    renumber,
+    spans,
+)
 from geoseg.runtime.forest import find_root
 from geoseg.runtime.jit import int64, njit
 
@@ -22,95 +35,73 @@ class Graph:
     """
 
     def __init__(self, width: int) -> None:
-        self.regions = Regions(*(np.empty(0, t) for t in ("i4", "i2", "i8", "i8", "i4", "i8", "u1", "i4", "i4")))
-        self.arcs = Arcs(
-            np.empty((0, 2), np.int32),
-            np.empty((0, 2), np.int32),
-            np.empty((0, 2), np.int64),
-            np.empty(0, np.int64),
-            np.empty(0, np.int32),
-            np.empty((0, 2), np.int64),
-            np.empty((0, 2), np.int32),
-            np.empty(0, np.uint8),
-        )
-        self.nodes = Nodes(np.empty((0, 4), np.int32))
-        self.points = Points(np.empty((0, 2), np.int32))
-        self._region_count, self._arc_count, self._node_count, self._point_count = 1, 0, 0, 0
-        self.regions = grown(self.regions, 0, 1)
-        self.regions.parent[0], self.regions.value[0] = 0, OUTSIDE
-        self.regions.tail[0], self.regions.halves[0] = -1, 0
+        self.regions = Table(Regions, *((t, 0) for t in ("i4", "i2", "i8", "i8", "i4", "i8", "u1", "i4", "i4")))
+        self.arcs = Table(Arcs, ("i4", 2), ("i4", 2), ("i8", 2), ("i8", 0), ("i4", 0), ("i8", 2), ("i4", 2), ("u1", 0))
+        self.nodes = Table(Nodes, ("i4", 4))
+        self.points = Table(Points, ("i4", 2))
+        self.regions.add(1)
+        outside = self.regions.rows
+        outside.parent[0], outside.value[0], outside.tail[0], outside.halves[0] = 0, OUTSIDE, -1, 0
         self._above = np.zeros(width, dtype=np.int32)  # region of each pixel over the seam
         self._open = np.zeros(0, dtype=np.int64)  # roots of the regions over the seam
 
     def add_regions(self, new: BandRegions) -> int:
         """Add the regions of a band, joined with those over the seam; the number of its region 1."""
-        before = self._region_count
-        self._region_count += len(new.value) - 1
-        regions = self.regions = grown(self.regions, before, self._region_count)
-        added = slice(before, self._region_count)
+        added = self.regions.add(len(new.value) - 1)
+        regions, before = self.regions.rows, added.start
         for field in ("value", "pixels", "first", "last", "confidence_sum", "confidence_min"):
             getattr(regions, field)[added] = getattr(new, field)[1:]
-        regions.parent[added] = np.arange(before, self._region_count)
+        regions.parent[added] = np.arange(before, added.stop)
         regions.halves[added], regions.tail[added] = 0, -1
         if new.top.any():
-            _join_over_seam(regions, self.arcs.follower, self._above, np.where(new.top, new.top + (before - 1), 0))
+            below = np.where(new.top, new.top + (before - 1), 0)
+            _join_over_seam(regions, self.arcs.rows.follower, self._above, below)
         self._above = np.where(new.bottom, new.bottom + (before - 1), 0)
-        return before
+        return int(before)
 
     def add_nodes(self, cracks: ByteArray) -> int:
         """Add nodes, given the bits of their cracks; the number of the first."""
-        before = self._node_count
-        self._node_count += len(cracks)
-        self.nodes = grown(self.nodes, before, self._node_count)
+        added = self.nodes.add(len(cracks))
         is_crack = cracks[:, None] >> np.arange(4, dtype=np.uint8) & 1
-        self.nodes.halves[before : self._node_count] = np.where(is_crack, UNFINISHED, ABSENT)
-        return before
+        self.nodes.rows.halves[added] = np.where(is_crack, UNFINISHED, ABSENT)
+        return int(added.start)
 
     def add_arcs(self, new: WholeArcs) -> int:
         """Add whole arcs, without their points; the number of the first."""
-        before = self._arc_count
-        self._arc_count += len(new.area)
-        regions, arcs = self.regions, grown(self.arcs, before, self._arc_count)
-        self.arcs = arcs
-        added = slice(before, self._arc_count)
+        added = self.arcs.add(len(new.area))
+        arcs, before = self.arcs.rows, added.start
         arcs.area[added], arcs.lowest[added] = new.area, new.extent[:, 1]
         arcs.keys[added], arcs.nodes[added] = new.keys, new.nodes
         arcs.done[added], arcs.span[added] = 0, 0
         for end in range(2):
             at_node = np.flatnonzero(new.nodes[:, end] >= 0)
             place = new.nodes[at_node, end], new.keys[at_node, end] & 3
-            self.nodes.halves[place] = 2 * (before + at_node) + end
-        _list_arcs(
-            arcs.sides,
-            arcs.follower,
-            arcs.done,
-            regions.parent,
-            regions.value,
-            regions.tail,
-            regions.halves,
-            new.sides,
-            before,
-        )
-        return before
+            self.nodes.rows.halves[place] = 2 * (before + at_node) + end
+        _list_arcs(arcs, self.regions.rows, new.sides, before)
+        return int(before)
 
-    def keep_points(self, points: Int32Array, offsets: Int64Array, first_arc: int) -> None:
+    def keep_points(self, points: Int32Array, offsets: IntArray, first_arc: int) -> None:
         """Keep the finished points of those new arcs that open regions will need."""
-        self.points = grown(self.points, self._point_count, self._point_count + len(points))
-        self._point_count = keep_points(self.arcs, self.points.xy, self._point_count, points, offsets, first_arc)
+        needed = np.flatnonzero(self.arcs.rows.done[first_arc : self.arcs.count] != 3)
+        begin, end = offsets[needed], offsets[needed + 1]
+        source, _ = ranges(begin, end)
+        added = self.points.add(len(source))
+        self.points.rows.xy[added] = points[source]
+        self.arcs.rows.span[first_arc + needed] = added.start + spans(end - begin)
 
-    def take_closed(self, first_new: int) -> Int64Array:
+    def take_closed(self, first_new: int) -> IntArray:
         """Roots of the regions that the last band has closed, by (last row, first pixel) of those that become polygons.
 
         Args:
             first_new: Number of the first region of that band.
         """
-        regions, older = self.regions, self._open
-        self._open = _roots(regions.parent, np.unique(self._above))
+        regions, older = self.regions.rows, self._open
+        self._open = np.unique(_roots(regions.parent, np.unique(self._above))).astype(np.int64)
         older = older[(regions.parent[older] == older) & ~np.isin(older, self._open)]
         older = older[np.argsort(regions.first[older])]
         # New roots are numbered by their first pixel, and older regions have earlier ones.
-        new = np.arange(first_new, self._region_count)
-        is_root = regions.parent[first_new : self._region_count] == new
+        new = np.arange(first_new, self.regions.count)
+        is_root = regions.parent[new] == new
         is_root[self._open[self._open >= first_new] - first_new] = False
         closed = np.concatenate([older, new[is_root]])
         closed = closed[(regions.value[closed] != OUTSIDE) & (regions.value[closed] < NODATA)]
@@ -123,29 +114,54 @@ class Graph:
 
     def nbytes(self) -> int:
         """Bytes in use, garbage included."""
-        counts = self._region_count, self._arc_count, self._node_count, self._point_count
-        tables = self.regions, self.arcs, self.nodes, self.points
-        return sum(count * row_bytes(table) for count, table in zip(counts, tables, strict=True))
+        return self.regions.nbytes() + self.arcs.nbytes() + self.nodes.nbytes() + self.points.nbytes()
 
     def compact(self, piece_sides: Int32Array, piece_nodes: Int32Array) -> None:
-        """Drop what is not needed any more, and renumber the rest, also where open pieces refer to it.
+        """Drop all that no open region, open piece or unfinished node needs, and renumber the rest.
+
+        An arc that both sides are done with stays while a node at one of its ends has an unfinished arc: the two may
+        turn out to bound a region alone.
 
         Args:
-            piece_sides: Regions of the open pieces, (p, 2).
-            piece_nodes: Nodes of the open pieces, (p, 2).
+            piece_sides: Regions of the open pieces, (p, 2), renumbered in place.
+            piece_nodes: Nodes of the open pieces, (p, 2), renumbered in place.
         """
-        counts = self._arc_count, self._region_count, self._node_count
-        self._arc_count, self._region_count, self._node_count, self._point_count = compact(
-            self.arcs, self.regions, self.nodes, self.points.xy, counts, self._above, piece_sides, piece_nodes
-        )
+        arcs, halves, parent = self.arcs.used(), self.nodes.used().halves, self.regions.used().parent
+        root = _roots(parent, parent)
+        used = np.zeros(len(root), dtype=bool)
+        used[0] = used[root[self._above]] = True
+        number = np.maximum(new_numbers(used), 0)[root]  # of what is dropped: the outside
+        for sides in (self._above, piece_sides, arcs.sides):
+            sides[:] = number[sides]
+        self.regions.keep(used)
+
+        unfinished = np.append((halves == UNFINISHED).any(axis=1), False)  # index −1 stands for no node
+        needed = arcs.done != 3
+        kept = needed | unfinished[arcs.nodes].any(axis=1)
+        self.points.keep(np.repeat(needed, np.diff(arcs.span).ravel()))
+        arcs.span[:] = spans(np.diff(arcs.span).ravel() * needed)
+        ends = np.concatenate([piece_nodes.ravel(), arcs.nodes[kept].ravel()])
+        node_kept = np.zeros(len(halves), dtype=bool)
+        node_kept[ends[ends >= 0]] = True
+        arc_number, node_number = new_numbers(kept), new_numbers(node_kept)
+        halves[:] = np.where((halves >= 0) & (arc_number[halves >> 1] < 0), DROPPED, renumber(halves, arc_number))
+        self.nodes.keep(node_kept)
+        for nodes in (piece_nodes, arcs.nodes):
+            nodes[:] = node_number[nodes]
+        listed = arcs.done[:, None] >> np.arange(2, dtype=np.uint8) & 1 == 0  # in the list of an open region
+        arcs.follower[listed] = renumber(arcs.follower[listed], arc_number)
+        self.arcs.keep(kept)
+        regions = self.regions.used()
+        regions.parent[:] = np.arange(self.regions.count)
+        regions.tail[:] = renumber(regions.tail, arc_number)
         self._open = np.unique(self._above).astype(np.int64)
 
 
-def _roots(parent: Int32Array, numbers: Int32Array) -> Int64Array:
-    """The different roots of some regions."""
-    while not np.array_equal(above := np.unique(parent[numbers]), numbers):
+def _roots(parent: Int32Array, numbers: Int32Array) -> Int32Array:
+    """The root of each of some regions."""
+    while not np.array_equal(above := parent[numbers], numbers):
         numbers = above
-    return numbers.astype(np.int64)
+    return numbers
 
 
 @njit
@@ -175,42 +191,20 @@ def _join_over_seam(regions: Regions, follower: Int32Array, above: Int32Array, b
 
 
 @njit
-def _list_arcs(
-    sides: Int32Array,
-    follower: Int32Array,
-    done: ByteArray,
-    parent: Int32Array,
-    value: ValueArray,
-    tail: Int32Array,
-    halves: Int32Array,
-    new_sides: Int32Array,
-    count: int,
-) -> None:
-    """Enter new arcs in the lists of the regions on both sides.
-
-    Args:
-        sides: Columns of `Arcs`.
-        follower: The same.
-        done: The same.
-        parent: Columns of `Regions`.
-        value: The same.
-        tail: The same.
-        halves: The same.
-        new_sides: Sides of the new arcs, (n, 2).
-        count: Number of arcs before.
-    """
+def _list_arcs(arcs: Arcs, regions: Regions, new_sides: Int32Array, count: int) -> None:
+    """Enter new arcs, whose sides are ``new_sides``, (n, 2), in the lists of the regions on both sides."""
     for k in range(len(new_sides)):
         arc = count + k
         for side in range(2):
-            region = find_root(parent, int64(new_sides[k, side]))
-            sides[arc, side] = region
-            if region == 0 or value[region] >= NODATA:  # never becomes a polygon
-                done[arc] |= 1 << side
+            region = find_root(regions.parent, int64(new_sides[k, side]))
+            arcs.sides[arc, side] = region
+            if region == 0 or regions.value[region] >= NODATA:  # never becomes a polygon
+                arcs.done[arc] |= 1 << side
                 continue
-            half, last = 2 * arc + side, int64(tail[region])
-            follower[arc, side] = half
+            half, last = 2 * arc + side, int64(regions.tail[region])
+            arcs.follower[arc, side] = half
             if last >= 0:
-                follower[arc, side] = follower[last >> 1, last & 1]
-                follower[last >> 1, last & 1] = half
-            tail[region] = half
-            halves[region] += 1
+                arcs.follower[arc, side] = arcs.follower[last >> 1, last & 1]
+                arcs.follower[last >> 1, last & 1] = half
+            regions.tail[region] = half
+            regions.halves[region] += 1

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geoseg.polygons.trace.cracks import ByteArray, Int32Array, Int64Array, ValueArray
+from geoseg.arrays import ByteArray, Int16Array, Int32Array, IntArray
 from geoseg.runtime.forest import join
 from geoseg.runtime.jit import int64, njit
 
@@ -14,132 +14,98 @@ from geoseg.runtime.jit import int64, njit
 EAST, SOUTH, WEST, NORTH = 1, 2, 4, 8
 NODE, SEAM = 16, 32  # further bits of a corner
 _NOWHERE = np.iinfo(np.int64).max
+_JUNCTIONS = (7, 11, 13, 14, 15)  # codes of three or four cracks
 
 
 class BandRegions(NamedTuple):
-    """Regions of a band in raster order of their first pixel; number 0 is the outside.
+    """Regions of a band in raster order of their first pixel, (n,) each; number 0 is the outside."""
 
-    Attributes:
-        value: Value of the pixels, (n,) int16.
-        pixels: Number of pixels without the overlap row, (n,) int64.
-        first: First pixel as row · W + column without the overlap row, (n,) int64; the largest int64 if there is none.
-        last: Last row, (n,) int32; −1 for a region of the overlap row alone.
-        confidence_sum: Sum of the confidence, (n,) int64; 0 where none was given.
-        confidence_min: Smallest confidence, (n,) uint8; 255 where none was given.
-        top: Region of each pixel of the overlap row, (W,) int32.
-        bottom: Region of each pixel of the last row, (W,) int32.
-    """
-
-    value: ValueArray
-    pixels: Int64Array
-    first: Int64Array
-    last: Int32Array
-    confidence_sum: Int64Array
-    confidence_min: ByteArray
-    top: Int32Array
-    bottom: Int32Array
+    value: Int16Array
+    pixels: IntArray  # number of pixels without the overlap row
+    first: IntArray  # first pixel as row · W + column without the overlap row; the largest int64 if there is none
+    last: Int32Array  # last row; −1 for a region of the overlap row alone
+    confidence_sum: IntArray  # 0 without confidence
+    confidence_min: ByteArray  # 255 without confidence
+    top: Int32Array  # region of each pixel of the overlap row, (W,)
+    bottom: Int32Array  # region of each pixel of the last row, (W,)
 
 
-@njit
-def mark_corners(rows: ValueArray, codes: ByteArray) -> tuple[int, int, int, int]:
-    """Write the bits of the cracks at each corner; upper bounds of labels, nodes, loops and turning corners.
+class Corners(NamedTuple):
+    """Corners of a band where arcs may begin, as places in its flattened ``codes``."""
+
+    nodes: IntArray
+    loops: IntArray  # where a loop without a node may begin
+
+
+def mark_corners(rows: Int16Array, codes: ByteArray) -> None:
+    """Write the bits of the cracks at each corner into ``codes``.
 
     Args:
         rows: Values of the pixels, see `trace_band`.
         codes: The result, (h + 2, W + 1). Its first and last row stand for the seams, and are left as they are.
     """
-    height, width = rows.shape[0] - 1, rows.shape[1] - 2
-    labels = width + 1  # at most, in the overlap row
-    nodes = 4
-    loops = 0
-    turns = 0
-    for i in range(height):
-        above, below, out = rows[i], rows[i + 1], codes[i + 1]
-        for x in range(width + 1):
-            east = np.uint8(above[x + 1] != below[x + 1])
-            south = np.uint8(below[x] != below[x + 1])
-            west = np.uint8(above[x] != below[x])
-            north = np.uint8(above[x] != above[x + 1])
-            out[x] = east | south << 1 | west << 2 | north << 3
-        for x in range(width + 1):
-            code = out[x]
-            if code:
-                labels += (code & 3) == 3
-                nodes += (code & (code - 1)) & ((code & (code - 1)) - 1) != 0
-                loops += code == 3
-                turns += (code & 5 != 0) & (code & 10 != 0)
-    return labels, nodes, loops, turns
+    across, down = (rows[:-1] != rows[1:]).view(np.uint8), (rows[:, :-1] != rows[:, 1:]).view(np.uint8)
+    inner = codes[1:-1]
+    np.left_shift(down[:-1], 3, out=inner)
+    inner |= across[:, :-1] << np.uint8(2)
+    inner |= down[1:] << np.uint8(1)
+    inner |= across[:, 1:]
 
 
 def find_regions(
-    rows: ValueArray, codes: ByteArray, bounds: tuple[int, int, int], confidence: ByteArray, first_row: int
-) -> tuple[BandRegions, Int32Array, Int32Array, Int64Array, Int64Array]:
-    """Regions of a band, provisional labels (h + 1, W + 2), their region, and the corners of nodes and possible loops.
+    rows: Int16Array, codes: ByteArray, confidence: ByteArray, first_row: int
+) -> tuple[BandRegions, Int32Array, Int32Array, Corners]:
+    """Regions of a band, provisional labels (h + 1, W + 2), their region, and the corners where arcs may begin.
 
     Args:
         rows: Values of the pixels, see `trace_band`.
         codes: Corners from `mark_corners`; the nodes are marked in it.
-        bounds: Upper bounds of labels, nodes and loops.
         confidence: See `trace_band`.
         first_row: Pixel row of ``rows[1]`` in the map.
     """
-    labels, parent = np.zeros(rows.shape, dtype=np.int32), np.zeros(bounds[0], dtype=np.int32)
-    value, pixels = np.full(bounds[0], -1, dtype=np.int16), np.zeros(bounds[0], dtype=np.int64)
-    first, last = np.full(bounds[0], _NOWHERE, dtype=np.int64), np.full(bounds[0], -1, dtype=np.int32)
-    confidence_sum, confidence_min = np.zeros(bounds[0], dtype=np.int64), np.full(bounds[0], 255, dtype=np.uint8)
-    nodes, loops = np.empty(bounds[1], dtype=np.int64), np.empty(bounds[2], dtype=np.int64)
-    count, node_count, loop_count = _label_regions(
-        rows,
-        codes,
-        confidence,
-        first_row,
-        labels,
-        parent,
-        value,
-        pixels,
-        first,
-        last,
-        confidence_sum,
-        confidence_min,
-        nodes,
-        loops,
-    )
+    at = codes[1:-1]
+    most = rows.shape[1] + int(np.count_nonzero(at & np.uint8(EAST | SOUTH) == EAST | SOUTH))  # labels
+    labels, parent = np.zeros(rows.shape, dtype=np.int32), np.zeros(most, dtype=np.int32)
     regions = BandRegions(
-        value[:count].copy(),
-        pixels[:count].copy(),
-        first[:count].copy(),
-        last[:count].copy(),
-        confidence_sum[:count].copy(),
-        confidence_min[:count].copy(),
-        top=parent[labels[0, 1:-1]],
-        bottom=parent[labels[-1, 1:-1]],
+        value=np.full(most, -1, dtype=np.int16),
+        pixels=np.zeros(most, dtype=np.int64),
+        first=np.full(most, _NOWHERE, dtype=np.int64),
+        last=np.full(most, -1, dtype=np.int32),
+        confidence_sum=np.zeros(most, dtype=np.int64),
+        confidence_min=np.full(most, 255, dtype=np.uint8),
+        top=labels[0, 1:-1],
+        bottom=labels[-1, 1:-1],
     )
-    return regions, labels, parent, nodes[:node_count], loops[:loop_count]
+    junctions = sum(int(np.count_nonzero(at == code)) for code in _JUNCTIONS)
+    corners = Corners(
+        np.empty(junctions + 4, dtype=np.int64),
+        np.empty(int(np.count_nonzero(at == EAST | SOUTH)), dtype=np.int64),
+    )
+    count, nodes, loops = _label_regions(rows, codes, confidence, first_row, labels, parent, regions, corners)
+    columns = {name: getattr(regions, name)[:count].copy() for name in regions._fields[:-2]}
+    regions = regions._replace(top=parent[regions.top], bottom=parent[regions.bottom], **columns)
+    return regions, labels, parent, Corners(corners.nodes[:nodes], corners.loops[:loops])
 
 
 @njit
 def _label_regions(
-    rows: ValueArray,
+    rows: Int16Array,
     codes: ByteArray,
     confidence: ByteArray,
     first_row: int,
     labels: Int32Array,
     parent: Int32Array,
-    value: ValueArray,
-    pixels: Int64Array,
-    first: Int64Array,
-    last: Int32Array,
-    confidence_sum: Int64Array,
-    confidence_min: ByteArray,
-    nodes: Int64Array,
-    loops: Int64Array,
+    regions: BandRegions,
+    corners: Corners,
 ) -> tuple[int, int, int]:
-    """Fill the arrays of `find_regions`; ``parent`` becomes the region of each label. Numbers of regions, nodes, loops.
+    """Fill the arrays; ``parent`` becomes the region of each label. Numbers of regions, nodes and loops.
 
     A pixel takes the label of its left or else its upper neighbour of equal value; where it has both and they meet in
     it for the first time, the labels are joined under the smaller one.
     """
     height, width = rows.shape[0] - 1, rows.shape[1] - 2
+    value, pixels, first, last = regions.value, regions.pixels, regions.first, regions.last
+    confidence_sum, confidence_min = regions.confidence_sum, regions.confidence_min
     label_count, node_count, loop_count = 1, 0, 0
     for x in range(1, width + 1):
         if rows[0, x] < 0:
@@ -153,11 +119,11 @@ def _label_regions(
         label_count += 1
     for i in range(1, height + 1):
         y = first_row + i - 1
-        corners, above, here = codes[i], labels[i - 1], labels[i]
+        row, above, here = codes[i], labels[i - 1], labels[i]
         label = 0
         begin = 0  # of the run of pixels with this label
         for x in range(width + 1):
-            code = corners[x]
+            code = row[x]
             if code == 0:
                 here[x + 1] = label
                 continue
@@ -188,11 +154,11 @@ def _label_regions(
             fewer = code & (code - 1)  # without its lowest bit
             outer = (x == 0 or x == width) and (code & (NORTH | SOUTH)) != (NORTH | SOUTH)
             if fewer & (fewer - 1) or outer:
-                corners[x] = code | NODE
-                nodes[node_count] = int64(i) * (width + 1) + x
+                row[x] = code | NODE
+                corners.nodes[node_count] = int64(i) * (width + 1) + x
                 node_count += 1
             elif code == EAST | SOUTH:
-                loops[loop_count] = int64(i) * (width + 1) + x
+                corners.loops[loop_count] = int64(i) * (width + 1) + x
                 loop_count += 1
     # Roots are the smallest labels of their regions, so numbers given in this order follow the first pixels.
     count = 1
