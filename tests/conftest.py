@@ -28,7 +28,7 @@ settings.load_profile("quick")
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Two for the whole suite; chosen files start sooner without workers, and can be debugged."""
-    return 2 if config.args == config.getini("testpaths") else 0
+    return 2 if [*map(Path, config.args)] == [*map(Path, config.getini("testpaths"))] else 0
 
 
 LOG_LEVELS = {logger: logger.level for logger in (logging.getLogger(), logging.getLogger("geoseg"))}

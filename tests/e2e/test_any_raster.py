@@ -20,7 +20,7 @@ import pytest
 import rasterio
 import yaml
 from affine import Affine
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -33,6 +33,7 @@ from support.model_folders import BANDS, CLASSES, write_model
 from support.networks import TINY
 
 SIZE = (40, 56)
+EXAMPLES = 4 + settings().max_examples // 4  # each takes a second
 
 # CRS, and a place and a pixel size that it can have.
 CRSS: dict[str, tuple[str | None, float, float, float]] = {
@@ -180,6 +181,7 @@ def check_place(path: Path, drawn: Drawn, scene: Path, valid: npt.NDArray[np.boo
         np.testing.assert_allclose(found, [low, high], atol=slack)
 
 
+@settings(max_examples=EXAMPLES)
 @given(
     drawn=st.builds(
         Drawn,
