@@ -403,7 +403,7 @@ def test_a_class_that_no_window_can_hold_is_named(make_scene: MakeScene, tmp_pat
         return RandomWindows([scene], config, length=50)
 
     assert not split.validates(Window(3, 140, 3, 3), 24).any()
-    with pytest.raises(ConfigError, match="that holds class rare"):
+    with pytest.raises(ConfigError, match="that contains class rare"):
         windows((3, 140))
     # Just below them it is seen, though only at the upper edge of windows.
     dataset = windows((125, 140))
