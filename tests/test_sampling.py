@@ -446,7 +446,7 @@ def test_a_data_set_of_20_000_scenes_is_made_at_once(rare_entries: list[SceneCon
     start = time.perf_counter()
     dataset = RandomWindows(scenes, settings(*rare_entries, train={"align_blocks": False}), length=1)
     assert time.perf_counter() - start < 2  # 0.03 s on a quiet machine
-    drawn = [dataset._sampler._place(None, np.random.default_rng(i))[0] for i in range(500)]
+    drawn = [dataset._sampler._anywhere(np.random.default_rng(i))[0] for i in range(500)]
     assert len(set(drawn)) > 450 and max(drawn) > 19_000
 
 
