@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("support")
 
-from support.scenes import MadeScene, write_scene  # noqa: E402
+from support.scenes import MadeScene, MakeScene, write_scene  # noqa: E402
 
 # Each worker has one core; set before torch and numba are imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -62,7 +62,7 @@ def _reset_logging() -> None:
 
 
 @pytest.fixture
-def make_scene(tmp_path: Path) -> Callable[..., MadeScene]:
+def make_scene(tmp_path: Path) -> MakeScene:
     """`write_scene` into the test's own folder, under a name of its own or the given ``name``."""
     made = iter(range(1000))
 

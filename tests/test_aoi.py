@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import geopandas
@@ -21,9 +20,7 @@ from geoseg.grid import Grid
 from geoseg.scene import open_scene
 from geoseg.scene.aoi import Aoi, load_aoi
 from geoseg.windows import Window
-from support.scenes import PLACES, MadeScene, Orientation
-
-Make = Callable[..., MadeScene]
+from support.scenes import PLACES, MadeScene, MakeScene, Orientation
 
 
 def write(path: Path, geometries: list[BaseGeometry], crs: str | None, **options: str) -> Path:
@@ -102,7 +99,7 @@ def test_what_is_not_touched_holds_nothing(seed: int, row: int, col: int, height
 @pytest.mark.parametrize("orientation", ["north", "south", "rotated"])
 @pytest.mark.parametrize("kind", ["aoi.gpkg", "aoi.shp", "aoi.geojson"])
 def test_polygons_of_any_file_and_crs_lie_in_the_same_place(
-    make_scene: Make, tmp_path: Path, crs: str, orientation: Orientation, kind: str
+    make_scene: MakeScene, tmp_path: Path, crs: str, orientation: Orientation, kind: str
 ) -> None:
     made = make_scene(crs=crs, orientation=orientation, size=(64, 80))
     shape = Polygon([(10.2, 5.1), (70.7, 12.3), (40.9, 60.2), (30.3, 30.8)])
@@ -129,14 +126,14 @@ def test_long_edges_stay_straight_where_they_were_drawn(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask.ravel(), inside.to_numpy())
 
 
-def test_the_whole_world_as_aoi_is_no_aoi(make_scene: Make, tmp_path: Path) -> None:
+def test_the_whole_world_as_aoi_is_no_aoi(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene(nodata="value")
     world = write(tmp_path / "world.geojson", [box(-180, -90, 180, 90)], "EPSG:4326")
     with open_scene(made.path, aoi=world) as scene:
         np.testing.assert_array_equal(scene.read(Window(0, 0, 96, 80))[1], made.valid)
 
 
-def test_any_window_of_a_clipped_scene_is_the_crop_of_the_whole(make_scene: Make, tmp_path: Path) -> None:
+def test_any_window_of_a_clipped_scene_is_the_crop_of_the_whole(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene(size=(120, 140), nodata="value")
     shapes = [in_place(made, s) for s in (box(20, 10, 50, 40), box(100.5, 70.5, 130.5, 110.5))]
     path = write(tmp_path / "aoi.gpkg", [MultiPolygon(shapes)], made.crs)
@@ -166,7 +163,7 @@ def test_any_window_of_a_clipped_scene_is_the_crop_of_the_whole(make_scene: Make
         assert plain.may_be_valid(Window(60, 0, 20, 90)) and not plain.may_be_valid(Window(120, 0, 20, 20))
 
 
-def test_a_small_area_reads_only_the_blocks_it_needs(make_scene: Make, tmp_path: Path) -> None:
+def test_a_small_area_reads_only_the_blocks_it_needs(make_scene: MakeScene, tmp_path: Path) -> None:
     """Every block outside is ruined: reading one of them would be an error."""
     made = make_scene(size=(320, 320), compress="deflate")
     spoilt = bytearray(made.path.read_bytes())
@@ -187,7 +184,7 @@ def test_a_small_area_reads_only_the_blocks_it_needs(make_scene: Make, tmp_path:
     np.testing.assert_array_equal(pixels[:, valid], made.pixels[:, valid])
 
 
-def test_what_is_no_area_of_interest(make_scene: Make, tmp_path: Path) -> None:
+def test_what_is_no_area_of_interest(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene()
     here = in_place(made, box(10, 10, 40, 40))
     several = write(tmp_path / "two.gpkg", [here], made.crs, layer="fields")
@@ -213,7 +210,7 @@ def test_what_is_no_area_of_interest(make_scene: Make, tmp_path: Path) -> None:
         assert scene.read(Window(0, 0, 96, 80))[1].sum() == 900
 
 
-def test_coordinates_of_a_site_are_nowhere_else(make_scene: Make, tmp_path: Path) -> None:
+def test_coordinates_of_a_site_are_nowhere_else(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene()
     site = CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
     grid = Grid(*made.pixels.shape[1:], made.transform, site)
@@ -223,14 +220,14 @@ def test_coordinates_of_a_site_are_nowhere_else(make_scene: Make, tmp_path: Path
     assert error.value.hint
 
 
-def test_a_polygon_that_crosses_itself_is_repaired(make_scene: Make, tmp_path: Path) -> None:
+def test_a_polygon_that_crosses_itself_is_repaired(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene()
     bow = in_place(made, Polygon([(10, 10), (50, 50), (50, 10), (10, 50)]))
     with open_scene(made.path, aoi=write(tmp_path / "bow.gpkg", [bow], made.crs)) as scene:
         assert scene.read(Window(0, 0, 96, 80))[1].sum() == pytest.approx(800, abs=45)
 
 
-def test_the_digest_is_that_of_the_polygons(make_scene: Make, tmp_path: Path) -> None:
+def test_the_digest_is_that_of_the_polygons(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene()
     one, other = in_place(made, box(10, 10, 40, 40)), in_place(made, box(10, 10, 40, 41))
     digests = []

@@ -25,11 +25,10 @@ from geoseg.data.problems import Problem, problem_lines, refuse
 from geoseg.data.windows import RandomWindows
 from geoseg.errors import ConfigError, LabelError
 from support.hints import commands_in, complaint, misplaced_commands, words_of
-from support.scenes import MadeScene
+from support.scenes import MadeScene, MakeScene
 
 NAMES = ("other", "field", "house")
 SHAPE = (96, 80)  # of `write_scene`
-MakeScene = Callable[..., MadeScene]
 Entry = dict[str, Any]
 
 

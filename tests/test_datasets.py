@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,9 @@ from geoseg.errors import LabelError, SceneError
 from geoseg.grid import Grid
 from geoseg.scene import Scene
 from geoseg.windows import Window
-from support.scenes import MadeScene
+from support.scenes import MadeScene, MakeScene
 
 CLASSES = ClassTable.from_names(["other", "field", "house"], ["#000000", "#00ff00", "#ff0000"])
-MakeScene = Callable[..., MadeScene]
 
 
 def write_labels(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,7 @@ from geoseg.programs.info import describe
 from geoseg.programs.vectorize import check_rules, vectorize
 from geoseg.scene import Mosaic, Scene, open_scene
 from support.hints import commands_in, complaint, words_of
-from support.scenes import MadeScene
-
-Make = Callable[..., MadeScene]
+from support.scenes import MakeScene
 
 SITE = 'LOCAL_CS["site grid",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
 MARS = "IAU_2015:49910"
@@ -242,7 +239,7 @@ def test_rational_polynomials_are_control_points_too(tmp_path: Path) -> None:
     assert str(error.value.hint).startswith("gdalwarp -rpc ")
 
 
-def test_photographs_are_no_mosaic(make_scene: Make) -> None:
+def test_photographs_are_no_mosaic(make_scene: MakeScene) -> None:
     photographs = [make_scene(crs=None, seed=n).path for n in range(2)]
     with pytest.raises(SceneError, match="how they lie to each other is not known"):
         open_scene(photographs)
@@ -260,7 +257,7 @@ def test_metres_are_refused_and_areas_named_without_a_crs(caplog: pytest.LogCapt
     assert "map.tif has no CRS: --min-area and --fill-holes count in units²" in caplog.text
 
 
-def test_labels_with_a_crs_blame_the_scene_without(make_scene: Make, tmp_path: Path) -> None:
+def test_labels_with_a_crs_blame_the_scene_without(make_scene: MakeScene, tmp_path: Path) -> None:
     path = tmp_path / "labels.gpkg"
     geopandas.GeoDataFrame(geometry=[box(15, 46, 16, 47)], crs="EPSG:4326").to_file(path)
     assert read_layer(path, Grid(8, 8, FIELD, None), scene="scene").empty
@@ -280,7 +277,7 @@ def test_no_area_of_interest_leads_from_one_body_to_another(tmp_path: Path) -> N
             open_scene(write_raster(tmp_path / f"{name}.tif", crs, FIELD), aoi=path)
 
 
-def test_commands_in_the_warnings_of_info_can_be_pasted(make_scene: Make, tmp_path: Path) -> None:
+def test_commands_in_the_warnings_of_info_can_be_pasted(make_scene: MakeScene, tmp_path: Path) -> None:
     folder = tmp_path / "my files"
     folder.mkdir()
     striped = make_scene(name="my files/strips.tif", size=(16, 3000), tiled=False, blockysize=4, blockxsize=3000).path

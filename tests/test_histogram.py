@@ -22,9 +22,8 @@ from geoseg.data.histogram import BLOCK, Histogram, class_histogram, class_histo
 from geoseg.data.labelled import LabelledScene
 from geoseg.data.labels import process_files
 from geoseg.windows import Window
-from support.scenes import MadeScene
+from support.scenes import MadeScene, MakeScene
 
-MakeScene = Callable[..., MadeScene]
 SIZE = (700, 530)  # three blocks by three, the last ones smaller
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import geopandas
@@ -23,9 +22,7 @@ from geoseg.network.stored_model import open_model
 from geoseg.prediction.predictor import Predictor
 from geoseg.programs.info import describe
 from geoseg.scene import Scene
-from support.scenes import MadeScene
-
-Make = Callable[..., MadeScene]
+from support.scenes import MakeScene
 
 
 def facts(path: object, **options: str) -> dict[str, str]:
@@ -33,7 +30,7 @@ def facts(path: object, **options: str) -> dict[str, str]:
     return dict(re.split(r" {2,}", line, maxsplit=1) for line in describe(str(path), **options))
 
 
-def test_a_scene_says_what_it_is_and_where(make_scene: Make) -> None:
+def test_a_scene_says_what_it_is_and_where(make_scene: MakeScene) -> None:
     made = make_scene(size=(600, 900), photometric="RGB", nodata="value")
     found = facts(made.path)
     assert found["scene"] == str(made.path)
@@ -50,7 +47,7 @@ def test_a_scene_says_what_it_is_and_where(make_scene: Make) -> None:
     assert "warning" not in found
 
 
-def test_orientation_units_and_the_lack_of_them_are_said(make_scene: Make) -> None:
+def test_orientation_units_and_the_lack_of_them_are_said(make_scene: MakeScene) -> None:
     assert facts(make_scene(orientation="south").path)["pixel"].endswith("on the ground, south-up")
     assert facts(make_scene(orientation="rotated").path)["pixel"].endswith("rotated by 30°")
     assert "5e-06 × 5e-06 ° on the map, 0.4598 m" in facts(make_scene(crs="EPSG:4326").path)["pixel"]
@@ -68,11 +65,11 @@ def test_orientation_units_and_the_lack_of_them_are_said(make_scene: Make) -> No
         ({"nodata": "nan", "dtype": "float32"}, "NaN"),
     ],
 )
-def test_the_rule_of_validity_is_said(make_scene: Make, options: dict[str, str], validity: str) -> None:
+def test_the_rule_of_validity_is_said(make_scene: MakeScene, options: dict[str, str], validity: str) -> None:
     assert facts(make_scene(**options).path)["nodata"] == validity
 
 
-def test_alpha_is_told_from_a_near_infrared_tagged_as_alpha(make_scene: Make) -> None:
+def test_alpha_is_told_from_a_near_infrared_tagged_as_alpha(make_scene: MakeScene) -> None:
     real = make_scene(bands=3, nodata="alpha", photometric="RGB").path
     assert facts(real)["warning"] == "band 4 is alpha: use it as validity with --bands 1,2,3 --alpha"
     infrared = make_scene(bands=4, photometric="RGB").path
@@ -81,7 +78,7 @@ def test_alpha_is_told_from_a_near_infrared_tagged_as_alpha(make_scene: Make) ->
     assert "may be near infrared" in facts(infrared)["warning"]
 
 
-def test_traps_are_pointed_out_with_what_to_type(make_scene: Make) -> None:
+def test_traps_are_pointed_out_with_what_to_type(make_scene: MakeScene) -> None:
     black = make_scene(nodata="value")
     with rasterio.open(black.path, "r+") as file:
         file.nodata = None
@@ -91,7 +88,7 @@ def test_traps_are_pointed_out_with_what_to_type(make_scene: Make) -> None:
     assert "-ot Float32" in facts(make_scene(dtype="int32").path)["warning"]
 
 
-def test_a_class_map_says_its_classes_shares_and_areas(tmp_path: Path, make_scene: Make) -> None:
+def test_a_class_map_says_its_classes_shares_and_areas(tmp_path: Path, make_scene: MakeScene) -> None:
     with Scene(make_scene(size=(40, 50)).path) as scene:
         grid = scene.grid
     values = np.zeros((40, 50), np.uint8)
@@ -109,7 +106,7 @@ def test_a_class_map_says_its_classes_shares_and_areas(tmp_path: Path, make_scen
         describe(str(tmp_path / "map.tif"), model="buildings-tiny")
 
 
-def test_foreign_label_rasters_are_class_maps_too(make_scene: Make) -> None:
+def test_foreign_label_rasters_are_class_maps_too(make_scene: MakeScene) -> None:
     labels = make_scene(bands=1, dtype="uint16")
     with rasterio.open(labels.path, "r+") as file:
         file.write(np.where(labels.pixels > 30000, 7, 255).astype("uint16"))
@@ -199,7 +196,7 @@ def test_the_training_is_told_in_words(model_folder: Path) -> None:
     ]
 
 
-def test_info_plans_a_prediction_and_reports_problems(make_scene: Make, model_folder: Path) -> None:
+def test_info_plans_a_prediction_and_reports_problems(make_scene: MakeScene, model_folder: Path) -> None:
     network = build_network("segnext", "tu-mscan_tiny", encoder_weights=None, in_channels=1, classes=2)
     save_model(model_folder, network, load_contract(model_folder))
     fitting = facts(make_scene(size=(300, 300), bands=1, crs=None).path, model=str(model_folder))
@@ -211,7 +208,7 @@ def test_info_plans_a_prediction_and_reports_problems(make_scene: Make, model_fo
 
 @pytest.mark.parametrize(("size_m", "models"), [(0.14, ["buildings-tiny"]), (0.5, ["landscape-tiny"]), (3, [])])
 def test_without_a_model_the_shipped_ones_that_fit_are_planned(
-    make_scene: Make, size_m: float, models: list[str]
+    make_scene: MakeScene, size_m: float, models: list[str]
 ) -> None:
     made = make_scene(size=(600, 900))
     with rasterio.open(made.path, "r+") as file:
@@ -234,7 +231,7 @@ def test_a_shipped_model_goes_by_its_name(model_folder: Path, monkeypatch: pytes
         describe("models")
 
 
-def test_an_unknown_model_is_refused(make_scene: Make) -> None:
+def test_an_unknown_model_is_refused(make_scene: MakeScene) -> None:
     with pytest.raises(ModelError, match="no model folder nothing"):
         describe(str(make_scene().path), model="nothing")
 

@@ -19,13 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from support.model_folders import contract
 from support.networks import SHALLOW
 
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from geoseg.contract import DEFAULT_SCALE, Band, ClassEntry, Contract  # noqa: E402
+from geoseg.contract import DEFAULT_SCALE, Contract  # noqa: E402
 from geoseg.errors import ConfigError, ModelError  # noqa: E402
 from geoseg.model_export.check import check_file, reference, sample_windows  # noqa: E402
 from geoseg.model_export.deepness import deepness_entries, why_not  # noqa: E402
@@ -37,17 +38,6 @@ from geoseg.network.model_folder import TrainedModel, build_network  # noqa: E40
 
 SIZE = (96, 160)
 ON_SHAPES = {"Shape", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze"}
-
-
-def contract(bands: int = 3, classes: int = 3, **changes: Any) -> Contract:
-    values = {
-        "name": "tiny",
-        "bands": tuple(Band(name=f"b{i}", mean=0.4 + 0.05 * i, std=0.2 + 0.02 * i) for i in range(bands)),
-        "dtype": "uint8",
-        "scale": 1 / 255,
-        "classes": tuple(ClassEntry(name=f"c{i}", color=f"#{i:02x}0000") for i in range(classes)),
-    }
-    return Contract(**(values | changes))
 
 
 def network(architecture: str = "segnext", encoder: str = "tu-mscan_tiny", seed: int = 0, **options: Any) -> nn.Module:

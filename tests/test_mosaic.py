@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +13,14 @@ from geoseg.scene.mosaic import Mosaic
 from geoseg.scene.open_files import OpenFiles
 from geoseg.scene.raster import Raster
 from geoseg.windows import Window, window_grid
-from support.scenes import MadeScene
-
-Make = Callable[..., MadeScene]
+from support.scenes import MadeScene, MakeScene
 
 
 def whole(scene: Raster) -> Window:
     return Window(0, 0, *scene.grid.shape)
 
 
-def test_a_cut_scene_reads_as_one_again(make_scene: Make, tmp_path: Path) -> None:
+def test_a_cut_scene_reads_as_one_again(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene(size=(90, 100), nodata="value", orientation="rotated")
     parts = []
     for i, (rows, cols) in enumerate([((0, 50), (0, 60)), ((40, 90), (0, 60)), ((0, 90), (55, 100))]):
@@ -45,7 +42,7 @@ def test_a_cut_scene_reads_as_one_again(make_scene: Make, tmp_path: Path) -> Non
                 np.testing.assert_array_equal(got, wanted)
 
 
-def test_the_later_scene_wins_and_gaps_are_invalid(make_scene: Make) -> None:
+def test_the_later_scene_wins_and_gaps_are_invalid(make_scene: MakeScene) -> None:
     first = make_scene(size=(60, 60), seed=1)
     second = make_scene(size=(60, 60), seed=2, nodata="mask", shift=(30, 40))
     with open_scene([first.path, second.path]) as mosaic:
@@ -59,7 +56,7 @@ def test_the_later_scene_wins_and_gaps_are_invalid(make_scene: Make) -> None:
     np.testing.assert_array_equal(valid, covered)
 
 
-def test_a_hundredth_of_a_pixel_is_forgiven_and_a_tenth_is_not(make_scene: Make) -> None:
+def test_a_hundredth_of_a_pixel_is_forgiven_and_a_tenth_is_not(make_scene: MakeScene) -> None:
     first = make_scene(size=(40, 40))
     near = make_scene(size=(40, 40), shift=(40.005, -0.005))
     with open_scene([first.path, near.path]) as mosaic:
@@ -71,7 +68,7 @@ def test_a_hundredth_of_a_pixel_is_forgiven_and_a_tenth_is_not(make_scene: Make)
     assert "gdalwarp -tr 0.5 0.5" in (error.value.hint or "")
 
 
-def test_scenes_that_do_not_go_together(make_scene: Make) -> None:
+def test_scenes_that_do_not_go_together(make_scene: MakeScene) -> None:
     first = make_scene(size=(40, 40)).path
     for other, complaint in [
         ({"crs": "EPSG:3857"}, "EPSG:3857, but .* in EPSG:32633"),
@@ -120,7 +117,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_hundreds_of_files_read_as_one_with_few_open(make_scene: Make, tmp_path: Path) -> None:
+def test_hundreds_of_files_read_as_one_with_few_open(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene(size=(160, 160))
     paths = cut(made, tmp_path, 8)
     assert len(paths) == 400
@@ -133,7 +130,7 @@ def test_hundreds_of_files_read_as_one_with_few_open(make_scene: Make, tmp_path:
 
 
 def test_a_window_opens_only_the_files_it_meets(
-    make_scene: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_scene: MakeScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make_scene(size=(64, 64))
     with Mosaic([Scene(path, files=OpenFiles(max_idle=1)) for path in cut(made, tmp_path, 16)]) as mosaic:
@@ -146,7 +143,7 @@ def test_a_window_opens_only_the_files_it_meets(
         assert mosaic.may_be_valid(Window(60, 60, 30, 30)) and not mosaic.may_be_valid(Window(64, 0, 9, 9))
 
 
-def test_a_gap_between_files_needs_no_reading(make_scene: Make, tmp_path: Path) -> None:
+def test_a_gap_between_files_needs_no_reading(make_scene: MakeScene, tmp_path: Path) -> None:
     paths = cut(make_scene(size=(64, 64)), tmp_path, 16)
     with open_scene([paths[0], paths[-1]]) as mosaic:
         assert mosaic.grid.shape == (64, 64)
@@ -154,7 +151,7 @@ def test_a_gap_between_files_needs_no_reading(make_scene: Make, tmp_path: Path) 
         assert not mosaic.may_be_valid(Window(16, 16, 32, 32))
 
 
-def test_what_lies_below_a_valid_file_is_not_decoded(make_scene: Make) -> None:
+def test_what_lies_below_a_valid_file_is_not_decoded(make_scene: MakeScene) -> None:
     below, above = make_scene(size=(60, 60), seed=1), make_scene(size=(60, 60), seed=2, shift=(0, 0))
     ruined = below.path.read_bytes()
     below.path.write_bytes(ruined[: len(ruined) // 3])
@@ -167,7 +164,7 @@ def test_what_lies_below_a_valid_file_is_not_decoded(make_scene: Make) -> None:
         mosaic.read(whole(mosaic))
 
 
-def test_what_is_wrong_with_several_files_is_said_at_once(make_scene: Make, tmp_path: Path) -> None:
+def test_what_is_wrong_with_several_files_is_said_at_once(make_scene: MakeScene, tmp_path: Path) -> None:
     good = make_scene().path
     for i in range(5):
         (tmp_path / f"bad{i}.tif").write_text("hello")
@@ -179,7 +176,7 @@ def test_what_is_wrong_with_several_files_is_said_at_once(make_scene: Make, tmp_
         open_scene([good, *others])
 
 
-def test_the_cache_a_mosaic_needs_is_that_of_its_fullest_row(make_scene: Make) -> None:
+def test_the_cache_a_mosaic_needs_is_that_of_its_fullest_row(make_scene: MakeScene) -> None:
     first, beside, below = (make_scene(size=(64, 64), shift=shift).path for shift in ((0, 0), (10, 64), (64, 0)))
     one = 3 * 32 * (64 + 32)  # bands × rows of a block × columns and one block
     with open_scene(first) as scene:

@@ -34,10 +34,9 @@ from geoseg.programs.predict import predict
 from geoseg.scene import Scene, open_scene
 from geoseg.windows import Window
 from support.model_folders import make_model
-from support.scenes import MadeScene, NodataKind, Orientation, write_scene
+from support.scenes import MadeScene, MakeScene, NodataKind, Orientation, write_scene
 
 CPU = torch.device("cpu")
-MakeScene = Callable[..., MadeScene]
 Ids = npt.NDArray[np.uint8]
 
 

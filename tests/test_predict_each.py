@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from geoseg.programs.session import Session
 from geoseg.scene import open_scene
 from support import commands
 from support.networks import TINY
-from support.scenes import MadeScene, write_scene
+from support.scenes import MakeScene, write_scene
 
 
 def how(**keywords: Any) -> PredictOptions:
@@ -42,7 +41,6 @@ def how(**keywords: Any) -> PredictOptions:
 
 
 HOW = how()
-MakeScene = Callable[..., MadeScene]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from geoseg.programs.prepare_scenes import prepare_scenes
 from geoseg.scene import Scene
 from geoseg.windows import Window
 from support import commands
-from support.scenes import MadeScene
+from support.scenes import MakeScene
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-MakeScene = Callable[..., MadeScene]
 STRIPED: dict[str, Any] = {"tiled": False, "blockxsize": 1100, "blockysize": 4, "size": (70, 1100)}
 
 

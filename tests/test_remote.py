@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,9 +19,7 @@ from geoseg.errors import SceneError
 from geoseg.scene import open_scene
 from geoseg.scene.raster import Raster
 from geoseg.windows import Window, window_grid
-from support.scenes import MadeScene, write_scene
-
-Make = Callable[..., MadeScene]
+from support.scenes import write_scene
 
 
 class Server(ThreadingHTTPServer):

@@ -17,9 +17,7 @@ from geoseg.scene import Scene, open_scene
 from geoseg.scene.raster import Raster
 from geoseg.scene.resample import Resampled
 from geoseg.windows import Window
-from support.scenes import PLACES, MadeScene, NodataKind, Orientation, write_scene
-
-Make = Callable[..., MadeScene]
+from support.scenes import PLACES, MadeScene, MakeScene, NodataKind, Orientation, write_scene
 
 
 def whole(scene: Raster) -> Window:
@@ -63,7 +61,7 @@ def test_any_window_is_the_crop_of_the_whole_bit_for_bit(
     np.testing.assert_array_equal(got_valid, np.pad(valid, margin, mode="reflect")[crop])
 
 
-def test_small_pieces_give_the_same_as_large_ones(make_scene: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_pieces_give_the_same_as_large_ones(make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_scene(size=(200, 170), nodata="value").path
     for gsd_m in (0.41, 1.3):
         with open_scene(path, gsd_m=gsd_m) as scene:
@@ -85,7 +83,7 @@ def resampled_to(path: Path, height: int, width: int) -> tuple[np.ndarray, np.nd
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_twice_the_size_is_the_mean_of_four_pixels(make_scene: Make, dtype: str) -> None:
+def test_twice_the_size_is_the_mean_of_four_pixels(make_scene: MakeScene, dtype: str) -> None:
     made = make_scene(size=(60, 80), dtype=dtype)
     pixels, valid = resampled_to(made.path, 30, 40)
     mean = made.pixels.reshape(3, 30, 2, 40, 2).astype(float).mean(axis=(2, 4))
@@ -94,7 +92,7 @@ def test_twice_the_size_is_the_mean_of_four_pixels(make_scene: Make, dtype: str)
 
 
 @pytest.mark.parametrize("size", [(23, 31), (7, 40), (1, 1)])
-def test_the_mean_of_the_scene_is_kept(make_scene: Make, size: tuple[int, int]) -> None:
+def test_the_mean_of_the_scene_is_kept(make_scene: MakeScene, size: tuple[int, int]) -> None:
     """Each source pixel goes where it lies, and nowhere twice: the mean over equal areas stays."""
     made = make_scene(size=(60, 80), dtype="float32")
     pixels, _ = resampled_to(made.path, *size)
@@ -102,7 +100,7 @@ def test_the_mean_of_the_scene_is_kept(make_scene: Make, size: tuple[int, int]) 
 
 
 @pytest.mark.parametrize("size", [(23, 31), (60, 200), (90, 20), (177, 161)])
-def test_a_slope_stays_where_it_is(make_scene: Make, size: tuple[int, int]) -> None:
+def test_a_slope_stays_where_it_is(make_scene: MakeScene, size: tuple[int, int]) -> None:
     """A linear ramp has the value of its place at every pixel's centre: nothing moves by a part of a pixel."""
     made = make_scene(size=(60, 80), dtype="float32", bands=2)
     rows, cols = np.mgrid[0:60, 0:80] + 0.5
@@ -119,7 +117,7 @@ def test_a_slope_stays_where_it_is(make_scene: Make, size: tuple[int, int]) -> N
 @pytest.mark.parametrize("size", [(30, 40), (60, 80), (90, 130), (33, 61), (60, 41)])
 @pytest.mark.parametrize(("nodata", "dtype"), [("value", "uint8"), ("mask", "uint16"), ("nan", "float32")])
 def test_invalid_pixels_give_neither_values_nor_area(
-    make_scene: Make, size: tuple[int, int], nodata: NodataKind, dtype: str
+    make_scene: MakeScene, size: tuple[int, int], nodata: NodataKind, dtype: str
 ) -> None:
     made = make_scene(size=(60, 80), nodata=nodata, dtype=dtype, bands=1)
     pixels, valid = resampled_to(made.path, *size)
@@ -137,7 +135,7 @@ def test_invalid_pixels_give_neither_values_nor_area(
 
 @pytest.mark.parametrize("crs", [c for c in PLACES if c])
 @pytest.mark.parametrize("orientation", ["north", "south", "rotated"])
-def test_pixels_are_square_on_the_same_ground(make_scene: Make, crs: str, orientation: Orientation) -> None:
+def test_pixels_are_square_on_the_same_ground(make_scene: MakeScene, crs: str, orientation: Orientation) -> None:
     made = make_scene(crs=crs, orientation=orientation, size=(300, 400))
     with open_scene(made.path) as plain, open_scene(made.path, gsd_m=1.25) as scene:
         assert scene.grid.pixel_size_m() == pytest.approx((1.25, 1.25), rel=0.01)
@@ -148,14 +146,14 @@ def test_pixels_are_square_on_the_same_ground(make_scene: Make, crs: str, orient
         assert scene.read(whole(scene))[0].mean() == pytest.approx(made.pixels.mean(), abs=0.6)
 
 
-def test_a_size_that_is_the_scenes_own_leaves_it_alone(make_scene: Make) -> None:
+def test_a_size_that_is_the_scenes_own_leaves_it_alone(make_scene: MakeScene) -> None:
     made = make_scene(nodata="value")
     with open_scene(made.path, gsd_m=0.505) as scene:
         for got, wanted in zip(scene.read(whole(scene)), (made.pixels, made.valid), strict=True):
             np.testing.assert_array_equal(got, wanted)
 
 
-def test_a_mosaic_with_an_aoi_is_resampled_across_files(make_scene: Make, tmp_path: Path) -> None:
+def test_a_mosaic_with_an_aoi_is_resampled_across_files(make_scene: MakeScene, tmp_path: Path) -> None:
     left, right = make_scene(size=(80, 50), seed=1), make_scene(size=(80, 50), seed=2, shift=(0, 50))
     both = np.concatenate([left.pixels, right.pixels], axis=2)
     (x, y), (x2, y2) = left.transform @ (20, 20), left.transform @ (80, 60)
@@ -169,7 +167,7 @@ def test_a_mosaic_with_an_aoi_is_resampled_across_files(make_scene: Make, tmp_pa
     np.testing.assert_array_equal(pixels[:, valid], expected[:, valid])
 
 
-def test_sizes_that_cannot_be_meant(make_scene: Make) -> None:
+def test_sizes_that_cannot_be_meant(make_scene: MakeScene) -> None:
     path = make_scene().path
     for gsd_m in (0.0, -1.0, 100.0, 0.001, float("nan")):
         with pytest.raises(SceneError, match=r"cannot be resampled") as error:

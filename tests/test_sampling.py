@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,8 @@ from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 from geoseg.windows import Window
-from support.scenes import MadeScene
+from support.scenes import MadeScene, MakeScene
 
-MakeScene = Callable[..., MadeScene]
 STILL = {"scale": [1, 1], "brightness": 0, "contrast": 0, "hue": 0, "saturation": 0}
 RARE = 2
 

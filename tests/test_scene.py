@@ -25,9 +25,7 @@ from geoseg.scene import Scene, open_scene
 from geoseg.scene.open_files import OpenFiles
 from geoseg.scene.raster import Raster
 from geoseg.windows import Window, window_grid
-from support.scenes import PLACES, MadeScene, NodataKind, Orientation, write_scene
-
-Make = Callable[..., MadeScene]
+from support.scenes import PLACES, MadeScene, MakeScene, NodataKind, Orientation, write_scene
 
 
 def whole(scene: Raster) -> Window:
@@ -71,7 +69,7 @@ def test_any_window_is_the_crop_of_the_reflected_scene(
 
 @pytest.mark.parametrize("crs", PLACES)
 @pytest.mark.parametrize("orientation", ["north", "south", "rotated"])
-def test_the_grid_is_the_files(make_scene: Make, crs: str | None, orientation: Orientation) -> None:
+def test_the_grid_is_the_files(make_scene: MakeScene, crs: str | None, orientation: Orientation) -> None:
     made = make_scene(crs=crs, orientation=orientation, size=(40, 50))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -92,7 +90,9 @@ def test_the_grid_is_the_files(make_scene: Make, crs: str | None, orientation: O
     ],
 )
 @pytest.mark.parametrize("bands", [1, 4])
-def test_validity_is_exact_for_every_nodata_kind(make_scene: Make, dtype: str, nodata: NodataKind, bands: int) -> None:
+def test_validity_is_exact_for_every_nodata_kind(
+    make_scene: MakeScene, dtype: str, nodata: NodataKind, bands: int
+) -> None:
     made = make_scene(dtype=dtype, nodata=nodata, bands=bands)
     with Scene(made.path, alpha=nodata == "alpha") as scene:
         assert scene.dtype == np.dtype(dtype)
@@ -102,7 +102,7 @@ def test_validity_is_exact_for_every_nodata_kind(make_scene: Make, dtype: str, n
     np.testing.assert_array_equal(valid, made.valid)
 
 
-def test_windows_put_together_are_the_scene(make_scene: Make) -> None:
+def test_windows_put_together_are_the_scene(make_scene: MakeScene) -> None:
     made = make_scene(nodata="mask", size=(97, 61))
     pixels, valid = np.zeros_like(made.pixels), np.zeros_like(made.valid)
     with Scene(made.path) as scene:
@@ -114,7 +114,7 @@ def test_windows_put_together_are_the_scene(make_scene: Make) -> None:
     np.testing.assert_array_equal(valid, made.valid)
 
 
-def test_a_black_pixel_in_one_band_is_no_nodata(make_scene: Make) -> None:
+def test_a_black_pixel_in_one_band_is_no_nodata(make_scene: MakeScene) -> None:
     made = make_scene(bands=3)
     with rasterio.open(made.path, "r+") as file:
         file.nodata = 0
@@ -127,7 +127,7 @@ def test_a_black_pixel_in_one_band_is_no_nodata(make_scene: Make) -> None:
         assert (~scene.read(whole(scene))[1]).sum() == 16
 
 
-def test_a_near_infrared_tagged_as_alpha_is_a_band(make_scene: Make) -> None:
+def test_a_near_infrared_tagged_as_alpha_is_a_band(make_scene: MakeScene) -> None:
     made = make_scene(bands=3, nodata="alpha")
     with Scene(made.path) as scene:
         assert (scene.bands, scene.alpha_band) == ((1, 2, 3, 4), 4)
@@ -136,7 +136,7 @@ def test_a_near_infrared_tagged_as_alpha_is_a_band(make_scene: Make) -> None:
         assert (scene.bands, scene.file_bands) == ((1, 2, 3), 4)
 
 
-def test_nodata_given_overrides_the_files(make_scene: Make) -> None:
+def test_nodata_given_overrides_the_files(make_scene: MakeScene) -> None:
     made = make_scene(nodata="value", dtype="int16")
     with Scene(made.path, nodata=-1) as scene:
         assert scene.nodata == -1
@@ -145,7 +145,7 @@ def test_nodata_given_overrides_the_files(make_scene: Make) -> None:
         Scene(made.path, nodata=1e6)
 
 
-def test_an_impossible_nodata_value_is_ignored(make_scene: Make) -> None:
+def test_an_impossible_nodata_value_is_ignored(make_scene: MakeScene) -> None:
     vrt = make_scene(dtype="uint8").path.with_suffix(".vrt")
     with rasterio.open(vrt.with_suffix(".tif")) as file:
         band = (
@@ -157,7 +157,7 @@ def test_an_impossible_nodata_value_is_ignored(make_scene: Make) -> None:
         assert scene.read(whole(scene))[1].all()
 
 
-def test_bands_come_in_the_order_asked_for_and_by_name(make_scene: Make) -> None:
+def test_bands_come_in_the_order_asked_for_and_by_name(make_scene: MakeScene) -> None:
     made = make_scene(bands=4, photometric="RGB")
     with rasterio.open(made.path, "r+") as file:
         file.set_band_description(4, "nir")
@@ -169,7 +169,7 @@ def test_bands_come_in_the_order_asked_for_and_by_name(make_scene: Make) -> None
         assert scene.band_names == ("band 1",)
 
 
-def test_threads_may_share_a_scene(make_scene: Make) -> None:
+def test_threads_may_share_a_scene(make_scene: MakeScene) -> None:
     made = make_scene(size=(200, 160), nodata="mask")
     windows = window_grid(200, 160, size=48, overlap=16)
     got: dict[Window, np.ndarray] = {}
@@ -187,7 +187,7 @@ def test_threads_may_share_a_scene(make_scene: Make) -> None:
         np.testing.assert_array_equal(pixels, made.pixels[:, w.row : w.row_stop, w.col : w.col_stop])
 
 
-def test_threads_have_datasets_of_their_own_and_give_them_back(make_scene: Make) -> None:
+def test_threads_have_datasets_of_their_own_and_give_them_back(make_scene: MakeScene) -> None:
     made = make_scene(size=(200, 160))
     start = threading.Barrier(3)
 
@@ -212,7 +212,7 @@ def test_threads_have_datasets_of_their_own_and_give_them_back(make_scene: Make)
         scene.read(whole(scene))
 
 
-def test_a_scene_travels_to_another_process_and_reads_the_same(make_scene: Make, tmp_path: Path) -> None:
+def test_a_scene_travels_to_another_process_and_reads_the_same(make_scene: MakeScene, tmp_path: Path) -> None:
     paths = [make_scene(nodata="mask").path, make_scene(shift=(50, 30)).path]
     with open_scene(paths) as mosaic:
         travelled = pickle.loads(pickle.dumps(mosaic))
@@ -248,7 +248,7 @@ def _bytes_read() -> int:
     return int(Path("/proc/self/io").read_text().split()[1])
 
 
-def test_a_fingerprint_changes_with_all_that_pixels_depend_on(make_scene: Make) -> None:
+def test_a_fingerprint_changes_with_all_that_pixels_depend_on(make_scene: MakeScene) -> None:
     made = make_scene(nodata="value", bands=4)
 
     def fingerprint(**options: Any) -> dict[str, Any]:
@@ -266,7 +266,7 @@ def test_a_fingerprint_changes_with_all_that_pixels_depend_on(make_scene: Make) 
     assert all(a != b for a, b in itertools.combinations([plain, *others], 2))
 
 
-def test_a_fingerprint_sees_the_sources_of_a_vrt(make_scene: Make, tmp_path: Path) -> None:
+def test_a_fingerprint_sees_the_sources_of_a_vrt(make_scene: MakeScene, tmp_path: Path) -> None:
     made, vrt = make_scene(size=(96, 80)), tmp_path / "all.vrt"
     source = f"<SimpleSource><SourceFilename>{made.path}</SourceFilename></SimpleSource>"
     band = f'<VRTRasterBand dataType="Byte" band="1">{source}</VRTRasterBand>'
@@ -279,7 +279,7 @@ def test_a_fingerprint_sees_the_sources_of_a_vrt(make_scene: Make, tmp_path: Pat
 
 
 @pytest.mark.parametrize("compress", ["deflate", "jpeg", "none"])
-def test_a_truncated_file_names_the_rows(make_scene: Make, compress: str) -> None:
+def test_a_truncated_file_names_the_rows(make_scene: MakeScene, compress: str) -> None:
     made = make_scene(size=(256, 256), compress=compress)
     content = made.path.read_bytes()
     made.path.write_bytes(content[: len(content) // 2])
@@ -289,7 +289,7 @@ def test_a_truncated_file_names_the_rows(make_scene: Make, compress: str) -> Non
     assert "gdalinfo -checksum" in (error.value.hint or "")
 
 
-def test_a_corrupt_block_spoils_only_its_rows(make_scene: Make) -> None:
+def test_a_corrupt_block_spoils_only_its_rows(make_scene: MakeScene) -> None:
     made = make_scene(size=(256, 256), compress="deflate")
     content = bytearray(made.path.read_bytes())
     middle = len(content) // 2
@@ -319,7 +319,7 @@ def test_paths_that_are_no_scene(tmp_path: Path) -> None:
         assert error.value.hint
 
 
-def test_bands_that_are_not_there_or_do_not_go_together(make_scene: Make, tmp_path: Path) -> None:
+def test_bands_that_are_not_there_or_do_not_go_together(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene()
     with pytest.raises(SceneError, match="has bands 1 … 3, but band 4"):
         Scene(made.path, bands=[1, 4])

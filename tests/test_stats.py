@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,8 @@ from geoseg.errors import ConfigError, SceneError
 from geoseg.programs.stats import scene_stats
 from geoseg.scene import Scene
 from support import commands
-from support.scenes import MadeScene
+from support.scenes import MadeScene, MakeScene
 
-MakeScene = Callable[..., MadeScene]
 CLASSES = ("other", "field", "house", "none")
 SIZES = [(600, 340), (270, 530)]
 

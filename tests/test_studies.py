@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,7 @@ from geoseg.models.studies.gates import STRIPS, MultiScaleGateStudy
 from geoseg.network.model_folder import Normalize, build_network, load_model, save_model
 from support.model_folders import contract
 from support.networks import MSCAN_SMALL, TINY, segnext
-from support.scenes import MadeScene
-
-MakeScene = Callable[..., MadeScene]
+from support.scenes import MakeScene
 
 
 def noise(*size: int, seed: int = 1) -> Tensor:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import geopandas
@@ -26,10 +25,9 @@ from geoseg.programs.info import describe
 from geoseg.scene import open_scene
 from geoseg.scene.vector_files import polygons_of, single_polygons
 from geoseg.windows import Window
-from support.scenes import MadeScene
+from support.scenes import MadeScene, MakeScene
 
 CLASSES = ClassTable.from_names(["other", "roof"], ["#000000", "#ff0000"])
-Make = Callable[..., MadeScene]
 
 
 def grid_of(made: MadeScene) -> Grid:
@@ -69,7 +67,7 @@ def valid_pixels(made: MadeScene, aoi: Path | str) -> int:
 # --- only polygons count
 
 
-def test_lines_and_points_in_a_collection_are_not_burnt(make_scene: Make, tmp_path: Path) -> None:
+def test_lines_and_points_in_a_collection_are_not_burnt(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene(size=(256, 256))
     roof = MultiPolygon([box(10, 10, 60, 110), box(70, 10, 95, 110)])
     yard = box(120, 20, 220, 120)
@@ -90,7 +88,7 @@ def test_lines_and_points_in_a_collection_are_not_burnt(make_scene: Make, tmp_pa
     assert any("lines and points beside the polygons in 1 feature" in message for message in found)
 
 
-def test_features_that_are_no_polygons_are_left_aside(make_scene: Make, tmp_path: Path) -> None:
+def test_features_that_are_no_polygons_are_left_aside(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene()
     path = write(tmp_path / "l.gpkg", made, [Point(5, 5), box(10, 10, 20, 20), LineString([(0, 0), (60, 60)])])
     assert roofs(made, path) == valid_pixels(made, path) == 100
@@ -107,7 +105,7 @@ def test_polygons_of_geometries_of_any_kind() -> None:
 # --- GeoParquet
 
 
-def test_geoparquet_is_read_as_labels_area_and_by_info(make_scene: Make, tmp_path: Path) -> None:
+def test_geoparquet_is_read_as_labels_area_and_by_info(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene()
     path = write(tmp_path / "roofs.parquet", made, [box(10, 10, 40, 30)])
     assert roofs(made, path, class_name=None, attribute="kind") == 600
@@ -126,7 +124,7 @@ def test_geoparquet_is_read_as_labels_area_and_by_info(make_scene: Make, tmp_pat
     assert "geoseg info" in str(caught.value.hint)
 
 
-def test_row_groups_far_from_the_scene_are_not_read(make_scene: Make, tmp_path: Path) -> None:
+def test_row_groups_far_from_the_scene_are_not_read(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene()
     near = [box(10, 10, 20, 20), box(30, 30, 40, 40)]
     far = [shapely.transform(box(0, 0, 9, 9), lambda p, i=i: p + 1000 + 10 * i) for i in range(100)]
@@ -145,7 +143,7 @@ def test_row_groups_far_from_the_scene_are_not_read(make_scene: Make, tmp_path: 
         geopandas.read_parquet(path)
 
 
-def test_a_catalogue_may_be_geoparquet_or_lie_in_an_archive(make_scene: Make, tmp_path: Path) -> None:
+def test_a_catalogue_may_be_geoparquet_or_lie_in_an_archive(make_scene: MakeScene, tmp_path: Path) -> None:
     from geoseg.config import load_config
 
     made = make_scene()
@@ -173,7 +171,7 @@ def test_a_catalogue_may_be_geoparquet_or_lie_in_an_archive(make_scene: Make, tm
 
 
 @pytest.fixture
-def archive(make_scene: Make, tmp_path: Path) -> tuple[MadeScene, Path]:
+def archive(make_scene: MakeScene, tmp_path: Path) -> tuple[MadeScene, Path]:
     """A scene, and a zip file with a shapefile in a folder and the scene itself."""
     made = make_scene()
     (tmp_path / "in").mkdir()

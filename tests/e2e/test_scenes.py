@@ -17,9 +17,8 @@ from geoseg.classes import NODATA
 from geoseg.grid import Grid
 from support.commands import burn, read_map, run, succeed
 from support.model_folders import CLASSES
-from support.scenes import PLACES, MadeScene
+from support.scenes import PLACES, MakeScene
 
-MakeScene = Callable[..., MadeScene]
 RandomModel = Callable[..., Path]
 
 SCENES: dict[str, dict[str, Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,10 @@ class MadeScene:
     valid: npt.NDArray[np.bool_]  # (H, W)
     transform: Affine
     crs: str | None
+
+
+MakeScene = Callable[..., MadeScene]
+"""The fixture ``make_scene``."""
 
 
 def place_transform(crs: str | None, orientation: Orientation) -> Affine:
