@@ -84,9 +84,10 @@ def zoom_levels(grid: Grid) -> tuple[int, int]:
 
     The first is at most the second.
     """
-    steps = np.linspace(0, 1, _SAMPLES)
+    # Steps of less than a pixel could be as small as what degrees are rounded to.
+    columns, rows = (np.linspace(0, 1, min(_SAMPLES, n + 1)) * n for n in (grid.width, grid.height))
     lonlat = lonlat_of(grid)
-    xy = map_coordinates(grid.transform, steps * grid.width, steps * grid.height)
+    xy = map_coordinates(grid.transform, columns, rows)
     placed = lonlat.place(xy.reshape(-1, 2)).reshape(xy.shape)
     degrees = placed / 10.0**lonlat.decimals
     lost = (placed == np.iinfo(np.int64).min).any(axis=-1) | (np.abs(degrees[..., 1]) > _MOST_LATITUDE)
@@ -94,8 +95,8 @@ def zoom_levels(grid: Grid) -> tuple[int, int]:
     world = np.stack([degrees[..., 0] / 360, np.arcsinh(np.tan(np.radians(degrees[..., 1]))) / (2 * np.pi)], axis=-1)
     world[lost] = np.nan
     sides = [
-        np.linalg.norm(np.diff(world, axis=axis), axis=-1).ravel() * (_SAMPLES - 1) / length
-        for axis, length in enumerate(grid.shape)
+        np.linalg.norm(np.diff(world, axis=axis), axis=-1).ravel() * (len(steps) - 1) / length
+        for axis, (steps, length) in enumerate(zip((rows, columns), grid.shape, strict=True))
     ]
     known = np.concatenate(sides)
     known = known[np.isfinite(known)]
