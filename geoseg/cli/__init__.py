@@ -53,7 +53,6 @@ app = typer.Typer(
     help="From aerial and satellite GeoTIFFs to clean polygons.",
     epilog="geoseg VERB --help explains a verb; geoseg demo shows the whole path.",
     no_args_is_help=True,
-    add_completion=False,
     # Plain text: rich would triple the time of --help, and its frames do not survive a log file.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
