@@ -39,7 +39,7 @@ def check_room(plan: Plan, scene: Raster, folder: Path, *, there_bytes: int = 0)
     if scene.covered_share < LEAST_COVERED and plan.height * plan.width > LARGE_PX:
         number = count(len(scene.paths), "scene")
         raise SceneError(
-            f"the {number} cover {100 * scene.covered_share:.2g} % of their mosaic, {plan.height} × {plan.width} px",
+            f"the {number} cover {100 * scene.covered_share:.2g} % of the mosaic, {plan.height} × {plan.width} px",
             hint=EACH,
         )
     least = plan.disk_bytes * (scene.covered_share / MOST_COMPRESSED + 1 / MOST_COMPRESSED_NODATA) - there_bytes
