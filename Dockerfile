@@ -3,7 +3,7 @@
 #     docker build -t geoseg --build-arg TORCH_INDEX=… .
 #     docker run --rm -v "$PWD:/data" --user "$(id -u):$(id -g)" geoseg predict scene.tif -m buildings-tiny -o houses.gpkg
 #
-# The image has not been built yet. Tested in its place: the pip steps in a fresh virtual environment, then `geoseg demo`
+# The image has not been built yet. Tested in its place: the pip steps in a fresh environment of Python 3.11, then `geoseg demo`
 # as an unprivileged user without a home folder, with an empty environment but for the ENV lines below; and the shared
 # libraries that the wheels load but do not bring, which are those that apt installs here. The environment took 6.9 GB
 # with the default torch, 4.1 GB of it CUDA libraries and Triton.
