@@ -38,6 +38,7 @@ STYLE_MARK = "written by geoseg, which replaces it together with its layer"
 _PLACEHOLDER = re.compile(r"{(\w+)}")
 _SCRATCH = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial")
 _LONG_FOR_SQLITE = 480
+_FULL_BYTES = 64 << 10
 
 # A GeoPackage's layer has the file's name, and these names are reserved by SQLite, the format, and QGIS.
 _RESERVED = re.compile(r"(sqlite|gpkg|rtree)_.*|layer_styles", re.IGNORECASE)
@@ -84,7 +85,20 @@ def writing(path: Path, *errors: type[Exception], hint: str | None = None) -> It
     except Exception as error:
         if isinstance(error, GeosegError) or not isinstance(error, (OSError, *errors)):
             raise
-        raise output_error(f"cannot write {_final_name(path)}", error, hint=hint) from error
+        cause = error if _has_number(error) or not _is_full(path.parent) else OSError(errno.ENOSPC, "")
+        raise output_error(f"cannot write {_final_name(path)}", cause, hint=hint) from cause
+
+
+def _has_number(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno is not None
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether a disk has no room left, which libraries seldom give as the reason."""
+    try:
+        return shutil.disk_usage(folder).free < _FULL_BYTES
+    except OSError:
+        return False
 
 
 # --- checks before the work

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from geoseg.errors import GeosegError, OutputError, SceneError
 from geoseg.map_rows import MapRows
 from geoseg.prediction.bands import BandFacts, Layers
-from geoseg.prediction.parts import JOURNAL, Parts, PartWriter, parts_folder, rows_in_order
+from geoseg.prediction.parts import JOURNAL, Parts, PartWriter, parts_folder
 from geoseg.programs.predict import predict
 from geoseg.tiling.plan import Plan, Task, plan_prediction
 from geoseg.tiling.stitcher import SeamCounts
@@ -83,7 +83,7 @@ def test_rows_come_back_in_order_whatever_pieces_they_came_in(
                 part.facts = BandFacts(task.band, SeamCounts(1, 2, 3, task.strip))
         for band in range(plan.bands):
             first = band * plan.band_rows
-            for rows in rows_in_order(parts, plan, band, height=100):
+            for rows in parts.rows(plan, band, height=100):
                 wanted = whole[first : first + len(rows)]
                 for name, layer in wanted.layers.items():
                     found = rows.layers[name]
@@ -121,7 +121,7 @@ def test_a_damaged_part_is_noticed(tmp_path: Path, keep: int) -> None:
     content = parts.path(TASK).read_bytes()
     parts.path(TASK).write_bytes(content[: min(keep, len(content) // 4)])
     with pytest.raises(OutputError, match="is damaged") as caught:
-        parts.read(TASK).take(10)
+        next(parts.rows(planned(10, 20), 0))
     assert "--restart" in str(caught.value.hint)
 
 
@@ -251,7 +251,7 @@ def test_a_full_disk_keeps_what_is_finished(
     assert "free some space" in str(caught.value.hint)
     assert "the same command continues" in str(caught.value.hint)
     assert [p.name for p in tmp_path.iterdir()] == [".map.tif.parts"]
-    kept = len(list((tmp_path / ".map.tif.parts").glob("*.part")))
+    kept = len(list((tmp_path / ".map.tif.parts").glob("*.tif")))
     assert kept > 0
     finish(scene, model, tmp_path, kept, wanted)
 
@@ -268,7 +268,7 @@ def test_ctrl_c_keeps_what_is_finished(
     with pytest.raises(KeyboardInterrupt, match=r"interrupted; \d of 4 bands are kept, and the same command continues"):
         predict(scene.path, model, tmp_path / "map.tif", confidence=True, **WAY)
     monkeypatch.undo()
-    kept = len(list((tmp_path / ".map.tif.parts").glob("*.part")))
+    kept = len(list((tmp_path / ".map.tif.parts").glob("*.tif")))
     finish(scene, model, tmp_path, kept, wanted)
 
 
@@ -293,7 +293,7 @@ def test_the_command_line_tells_in_one_line_what_ctrl_c_keeps(scene: MadeScene, 
         preexec_fn=heed_ctrl_c,
     )
     deadline = time.monotonic() + 120
-    while not list(parts_folder(output).glob("*.part")) and time.monotonic() < deadline and process.poll() is None:
+    while not list(parts_folder(output).glob("*.tif")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, talk = process.communicate(timeout=60)

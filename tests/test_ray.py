@@ -64,7 +64,7 @@ class TestRay(ExecutorContract):
         parts = place / ".survived.tif.parts"
 
         def kill() -> None:
-            while not list(parts.glob("*.part")):
+            while not list(parts.glob("*.tif")):
                 time.sleep(0.02)
             cluster.remove_node(doomed, allow_graceful=False)
 

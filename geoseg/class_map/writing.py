@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
@@ -24,7 +24,7 @@ from types import TracebackType
 import numpy as np
 
 from geoseg.arrays import ByteArray, IntArray
-from geoseg.class_map.cog import CogWriter
+from geoseg.class_map.cog import CogWriter, Tile
 from geoseg.class_map.names import CLASSES_TAG
 from geoseg.class_map.overviews import count_values, halve_by_mean, halve_by_mode
 from geoseg.class_map.reading import DIGEST_TAG, layer_path
@@ -58,6 +58,7 @@ class MapFileWriter:
         classes: Ids, names and colours.
         layers: Names out of `LAYERS`; "classes" is always among them.
         tags: Provenance, put into every file as it is: model, version, window size, …
+        tiles: Files that hold the pixels of each layer when the context ends, and need not be stored again.
 
     Raises:
         ValueError: A layer that there is not, or layers without "classes".
@@ -72,6 +73,7 @@ class MapFileWriter:
         *,
         layers: Collection[str] = ("classes",),
         tags: Mapping[str, str] | None = None,
+        tiles: Mapping[str, Sequence[Tile]] | None = None,
     ) -> None:
         if "classes" not in layers or not set(layers) <= set(LAYERS):
             raise ValueError(f"layers must be of {', '.join(LAYERS)} and have classes, found {', '.join(layers)}")
@@ -80,7 +82,7 @@ class MapFileWriter:
         self.classes = classes
         self.layers = tuple(name for name in LAYERS if name in layers)
         self.rows_written = 0
-        self._tags = dict(tags or {})
+        self._tags, self._tiles = dict(tags or {}), tiles or {}
         self._digest = hashlib.sha256()
         self._counts = {name: np.zeros(256, dtype=np.int64) for name in self.layers}
         self._files: dict[str, CogWriter] = {}
@@ -91,9 +93,17 @@ class MapFileWriter:
             # The stack unwinds from its end: the class map is published last, when all that belongs to it is there.
             for name in self.layers:
                 scratch = stack.enter_context(atomic_output(layer_path(self.path, name)))
-                self._files[name] = stack.enter_context(_create(scratch, self.grid, self.classes, name))
+                self._files[name] = stack.enter_context(self._create(scratch, name))
             self._stack = stack.pop_all()
         return self
+
+    def _create(self, path: Path, layer: str) -> CogWriter:
+        tiles, table = self._tiles.get(layer), _table(layer, self.classes)
+        if table is not None:
+            palette = {c.id: c.color for c in table}
+            return CogWriter(path, self.grid, halve=halve_by_mode, bands=[layer], palette=palette, tiles=tiles)
+        bands, scale = self.classes.names if layer == "probabilities" else (layer,), 1 / CONFIDENCE_SCALE
+        return CogWriter(path, self.grid, halve=halve_by_mean, bands=bands, scale=scale, smooth=True, tiles=tiles)
 
     def write(self, rows: MapRows) -> None:
         """Append finished rows, any number of them.
@@ -151,15 +161,6 @@ class MapFileWriter:
             else:
                 style = style_qml(table, present=np.flatnonzero(self._counts[name]).tolist())
             write_style(style, file.path, layer_path(self.path, name))
-
-
-def _create(path: Path, grid: Grid, classes: ClassTable, layer: str) -> CogWriter:
-    table = _table(layer, classes)
-    if table is not None:
-        palette = {c.id: c.color for c in table}
-        return CogWriter(path, grid, halve=halve_by_mode, bands=[layer], palette=palette)
-    bands = classes.names if layer == "probabilities" else (layer,)
-    return CogWriter(path, grid, halve=halve_by_mean, bands=bands, scale=1 / CONFIDENCE_SCALE, smooth=True)
 
 
 def _share_style(layer: str, classes: ClassTable) -> str:

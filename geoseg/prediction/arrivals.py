@@ -12,7 +12,6 @@ import numpy as np
 from geoseg.class_map.overviews import class_areas
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
-from geoseg.prediction.parts import rows_in_order
 from geoseg.prediction.tasks import Job
 from geoseg.tiling.plan import Task
 
@@ -74,7 +73,7 @@ class Arrivals:
                     if self._failed:
                         raise Abandoned
                     self._changed.wait()
-            for rows in rows_in_order(parts, plan, band):
+            for rows in parts.rows(plan, band):
                 row_areas = self._row_areas[row : row + len(rows)]
                 self.areas_m2 += class_areas(rows.classes, row_areas, len(self.areas_m2))
                 row += len(rows)

@@ -1,8 +1,8 @@
-"""Finished parts of a prediction on disk, so that an interrupted one goes on where it stopped.
+"""Finished parts of a prediction on disk, so that an interrupted run continues where it stopped.
 
-Beside ``map.tif`` there is meanwhile a folder ``.map.tif.parts`` with one file for every finished task and a journal,
-which says what the parts were made from. A part appears under its name when it is whole, so whatever happens, also a
-kill in the middle of a write, the parts that are there may be used.
+While ``map.tif`` is made there is a folder ``.map.tif.parts`` beside it, with a tiled GeoTIFF for every finished task
+and a journal of what the parts were made from. A part gets its name when it is complete, so the parts that exist may
+be used whatever happened, a kill in the middle of a write included.
 """
 
 from __future__ import annotations
@@ -10,21 +10,24 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import secrets
 import shutil
-import struct
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterWindow
 
-from geoseg.errors import GeosegError, OutputError
-from geoseg.map_rows import MapRows, join_rows
+from geoseg.class_map.cog import Tile
+from geoseg.class_map.tiled import TiledFile, check_written, writing_raster
+from geoseg.errors import OutputError
+from geoseg.files import open_raster, writing
+from geoseg.grid import Grid
+from geoseg.map_rows import MapRows
 from geoseg.options import Layers
 from geoseg.prediction.bands import BandFacts
 from geoseg.tiling.plan import Plan, Task
@@ -39,10 +42,8 @@ log = logging.getLogger(__name__)
 
 JOURNAL = "journal.json"
 PUBLISHING = "publishing"
-_LENGTH = struct.Struct("<I")
 _RESTART = "--restart, which makes all parts anew"
-_FAST = 1
-"""zlib's level: class ids shrink tenfold at it, at some hundred MB/s."""
+_FACTS_TAG = "GEOSEG_FACTS"
 
 
 def parts_folder(output: Path) -> Path:
@@ -63,64 +64,107 @@ class Parts:
         folder: Where they lie.
         layers: What the parts hold beside the classes.
         classes: Number of classes.
+        grid: Size, transform and CRS of the whole map; None leaves the parts without a georeference.
     """
 
     folder: Path
     layers: Layers
     classes: int
+    grid: Grid | None = None
 
     def path(self, task: Task) -> Path:
         """File of a task."""
-        return self.folder / f"band{task.band:05d}-strip{task.strip:03d}.part"
+        return self.folder / f"band{task.band:05d}-strip{task.strip:03d}.tif"
 
     def has(self, task: Task) -> bool:
         """Whether a task is finished."""
         return self.path(task).exists()
 
+    @property
+    def bands(self) -> dict[str, slice]:
+        """Which bands of a part hold each layer, counted from 0."""
+        sizes = {"confidence": 1, "probabilities": self.classes, "disagreement": 1}
+        found = {"classes": slice(0, 1)}
+        for name, size in sizes.items():
+            if getattr(self.layers, name):
+                stop = max(bands.stop for bands in found.values())
+                found[name] = slice(stop, stop + size)
+        return found
+
+    @property
+    def band_count(self) -> int:
+        """Number of bands of a part."""
+        return 1 + self.layers.bytes(self.classes)
+
+    def tiles(self, plan: Plan) -> dict[str, list[Tile]]:
+        """All parts as the pixels of each layer of the map."""
+        return {
+            name: [Tile(self.path(task), task.window, bands.start + 1) for task in plan.tasks]
+            for name, bands in self.bands.items()
+        }
+
     @contextmanager
     def write(self, task: Task) -> Iterator[PartWriter]:
-        """A part to be filled from top to bottom; it gets its name at a clean end and is gone after an exception.
+        """A part to be filled from top to bottom; it gets its name at a clean end and is removed after an exception.
 
         Raises:
             OutputError: The disk is full, or the folder is gone.
         """
         path = self.path(task)
-        # A name of its own: a task may run twice at once where a machine was taken for dead.
+        # A name of its own: a task may run twice at once if its machine was taken for dead.
         scratch = path.with_suffix(f".{secrets.token_hex(4)}.partial")
         try:
-            with _as_output_error(path), scratch.open("wb") as file:
-                writer = PartWriter(file)
-                yield writer
-                writer.finish()
-                file.flush()
-                os.fsync(file.fileno())
-            with _as_output_error(path):
+            with writing_raster(path):
+                with PartWriter(scratch, task, self) as writer:
+                    yield writer
+                writer.check()
+                with scratch.open("rb+") as file:
+                    os.fsync(file.fileno())
                 scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
 
-    def read(self, task: Task) -> PartReader:
-        """A finished part, to be read from top to bottom."""
-        return PartReader(self.path(task), task, self)
-
     def facts(self, task: Task) -> BandFacts:
         """What is known of a finished task beside its rows."""
-        with _as_output_error(self.path(task)), self.path(task).open("rb") as file:
-            file.seek(-_LENGTH.size, os.SEEK_END)
-            (length,) = _LENGTH.unpack(file.read())
-            file.seek(-_LENGTH.size - length, os.SEEK_END)
-            found = json.loads(file.read(length))
-        skipped, *counts = found
-        return BandFacts(skipped, SeamCounts(*counts[:4]), *counts[4:])
+        with self._reading(task) as file:
+            found = json.loads(file.tags()[_FACTS_TAG])
+            return BandFacts(**{**found, "seams": SeamCounts(**found["seams"])})
+
+    def rows(self, plan: Plan, band: int, height: int = 256) -> Iterator[MapRows]:
+        """Rows of a finished band over the scene's whole width, from top to bottom.
+
+        Raises:
+            OutputError: A part is damaged.
+        """
+        tasks = [plan.task(band, strip) for strip in range(plan.strips)]
+        total = tasks[0].window.height
+        with ExitStack() as stack:
+            files = [stack.enter_context(self._reading(task)) for task in tasks]
+            for top in range(0, total, height):
+                count = min(height, total - top)
+                pieces = [file.read(window=RasterWindow(0, top, file.width, count)) for file in files]
+                layers = {name: np.concatenate([piece[b] for piece in pieces], -1) for name, b in self.bands.items()}
+                yield MapRows(**{name: a if name == "probabilities" else a[0] for name, a in layers.items()})
+
+    @contextmanager
+    def _reading(self, task: Task) -> Iterator[Any]:
+        path = self.path(task)
+        try:
+            with open_raster(path) as file:
+                if (file.height, file.width, file.count) != (task.window.height, task.window.width, self.band_count):
+                    raise ValueError("it has another size")
+                yield file
+        except (RasterioError, KeyError, ValueError) as error:
+            raise OutputError(f"{path} is damaged: {error.__cause__ or error}", hint=_RESTART) from error
 
     @property
     def size_bytes(self) -> int:
         """What finished parts take on the disk."""
-        return sum(part.stat().st_size for part in self.folder.glob("*.part"))
+        return sum(part.stat().st_size for part in self.folder.glob("*.tif"))
 
     def journal(self) -> dict[str, Any]:
         """What the parts of an interrupted run depend on; empty where there is none, or none that can be read."""
-        return (_load(self.folder / JOURNAL) or {}) if any(self.folder.glob("*.part")) else {}
+        return (_load(self.folder / JOURNAL) or {}) if any(self.folder.glob("*.tif")) else {}
 
     def publish(self) -> None:
         """Note that all parts are there, and the output will get its final name.
@@ -128,7 +172,7 @@ class Parts:
         Raises:
             OutputError: The folder cannot be written.
         """
-        with _as_output_error(self.folder):
+        with writing(self.folder):
             (self.folder / PUBLISHING).touch()
 
     @contextmanager
@@ -144,17 +188,17 @@ class Parts:
         Raises:
             OutputError: Another process works on the same output, or the folder cannot be written.
         """
-        with _as_output_error(self.folder):
+        with writing(self.folder):
             self.folder.mkdir(exist_ok=True)
             lock = (self.folder / "lock").open("a")
         with lock:
             self._lock(lock)
-            with _as_output_error(self.folder):
+            with writing(self.folder):
                 self._take_over(json.loads(json.dumps(fingerprint)), restart=restart)
             try:
                 yield
             except BaseException:
-                if not any(self.folder.glob("*.part")):
+                if not any(self.folder.glob("*.tif")):
                     shutil.rmtree(self.folder, ignore_errors=True)
                 raise
             self._remove()
@@ -184,7 +228,7 @@ class Parts:
     def _take_over(self, fingerprint: dict[str, Any], *, restart: bool) -> None:
         journal = self.folder / JOURNAL
         found = None if restart else _load(journal)
-        kept = list(self.folder.glob("*.part"))
+        kept = list(self.folder.glob("*.tif"))
         if found != fingerprint:
             if kept and found is not None:
                 keys = [key for key in {**found, **fingerprint} if found.get(key) != fingerprint.get(key)]
@@ -199,105 +243,45 @@ class Parts:
 
 
 class PartWriter:
-    """An open part; see `Parts.write`."""
+    """An open part; see `Parts.write`.
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    Attributes:
+        facts: What is known beside the rows; to be set before the context ends.
+    """
+
+    def __init__(self, path: Path, task: Task, parts: Parts) -> None:
         self.facts = BandFacts()
+        self._bands = parts.bands
+        self._file = TiledFile(path, (task.window.height, task.window.width), parts.band_count)
+        file = self._file.file
+        file.descriptions = [name for name, bands in self._bands.items() for _ in range(bands.start, bands.stop)]
+        if parts.grid is not None and parts.grid.has_transform:
+            file.transform = parts.grid.crop(task.window).transform
+        if parts.grid is not None and parts.grid.crs is not None:
+            file.crs = parts.grid.crs
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._file.file.update_tags(**{_FACTS_TAG: json.dumps(asdict(self.facts))})
+        self._file.file.close()
 
     def write(self, rows: MapRows) -> None:
         """Append rows."""
-        self._file.write(_LENGTH.pack(len(rows)))
-        for layer in rows.layers.values():
-            if layer is not None:
-                data = zlib.compress(np.ascontiguousarray(layer).data, _FAST)
-                self._file.write(_LENGTH.pack(len(data)))
-                self._file.write(data)
+        layers = [getattr(rows, name) for name in self._bands]
+        arrays = [layer if layer.ndim == 3 else layer[None] for layer in layers]
+        for _ in self._file.write(arrays[0] if len(arrays) == 1 else np.concatenate(arrays)):
+            pass
 
-    def finish(self) -> None:
-        """Close the list of rows and put the facts behind it."""
-        seams, known = self.facts.seams, self.facts
-        counts = seams.border, seams.border_differs, seams.inside, seams.inside_differs
-        facts = json.dumps([known.skipped, *counts, known.confidence, known.measured]).encode()
-        self._file.write(_LENGTH.pack(0) + facts + _LENGTH.pack(len(facts)))
-
-
-class PartReader:
-    """An open part that gives its rows from top to bottom, as many as asked for."""
-
-    def __init__(self, path: Path, task: Task, parts: Parts) -> None:
-        self._path = path
-        self._width = task.window.width
-        wanted, classes = parts.layers, parts.classes
-        self._bands = {
-            "classes": 1,
-            **({"confidence": 1} if wanted.confidence else {}),
-            **({"probabilities": classes} if wanted.probabilities else {}),
-            **({"disagreement": 1} if wanted.disagreement else {}),
-        }
-        self._records = self._read()
-        self._rest: MapRows | None = None
-
-    def take(self, count: int) -> MapRows:
-        """The next rows.
+    def check(self) -> None:
+        """Read the closed file back.
 
         Raises:
-            OutputError: The part is damaged.
+            OSError: It is not what was written.
         """
-        taken: list[MapRows] = []
-        while count:
-            rows = next(self._records) if self._rest is None else self._rest
-            taken.append(rows[:count])
-            self._rest = rows[count:] if len(rows) > count else None
-            count -= len(taken[-1])
-        return join_rows(taken, axis=-2)
-
-    def _read(self) -> Iterator[MapRows]:
-        try:
-            with self._path.open("rb") as file:
-                while count := _LENGTH.unpack(file.read(_LENGTH.size))[0]:
-                    layers = {}
-                    for name, bands in self._bands.items():
-                        (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-                        values = np.frombuffer(zlib.decompress(file.read(length)), dtype=np.uint8)
-                        shape = (bands, count, self._width) if name == "probabilities" else (count, self._width)
-                        layers[name] = values.reshape(shape)
-                    yield MapRows(**layers)
-        except (OSError, ValueError, struct.error, zlib.error) as error:
-            raise OutputError(f"{self._path} is damaged: {error}", hint=_RESTART) from error
-        raise OutputError(f"{self._path} is damaged: it ends early", hint=_RESTART)
-
-
-def remove_scratch(output: Path) -> None:
-    """Remove the scratch folders that killed runs left beside an output; only for who holds its parts."""
-    name = re.compile(rf"\.{re.escape(output.name)}\.[0-9a-f]{{8}}\.partial")
-    for path in output.parent.iterdir():
-        if name.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def rows_in_order(parts: Parts, plan: Plan, band: int, height: int = 256) -> Iterator[MapRows]:
-    """Rows of a finished band over the scene's whole width."""
-    tasks = [plan.task(band, strip) for strip in range(plan.strips)]
-    readers = [parts.read(task) for task in tasks]
-    left = tasks[0].window.height
-    while left:
-        count = min(height, left)
-        pieces = [reader.take(count) for reader in readers]
-        yield join_rows(pieces, axis=-1)
-        left -= count
-
-
-@contextmanager
-def _as_output_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except GeosegError:  # a scene that cannot be read is an OSError too
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}", hint="free some space or choose another folder"
-        ) from error
+        check_written(self._file.path, self._file.checksum[0])
 
 
 def _load(journal: Path) -> dict[str, Any] | None:

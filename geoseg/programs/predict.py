@@ -15,11 +15,11 @@ from tqdm import tqdm
 from geoseg.class_map import layer_path
 from geoseg.class_map.writing import LAYERS, MapFileWriter
 from geoseg.errors import GeosegError
+from geoseg.files import remove_scratch
 from geoseg.options import AnyPath, PredictOptions, from_keywords, signature_with
 from geoseg.prediction.arrivals import Arrivals
 from geoseg.prediction.bands import BandFacts
 from geoseg.prediction.imagery import low_confidence
-from geoseg.prediction.parts import remove_scratch
 from geoseg.prediction.report import PredictReport, seam_text
 from geoseg.prediction.room import check_room
 from geoseg.prediction.stages import Stages
@@ -176,7 +176,8 @@ def _write_output(ready: Prepared, arrivals: Arrivals, stages: Stages) -> tuple[
         report = write_vectors(arrivals.rows(), grid, ready.classes, ready.output, rules=options.rules, source=source)
         return facts(), report
     layers = ["classes", *options.layers.names]
-    with MapFileWriter(ready.output, grid, ready.classes, layers=layers, tags=ready.tags()) as writer:
+    tiles = job.parts.tiles(job.plan)
+    with MapFileWriter(ready.output, grid, ready.classes, layers=layers, tags=ready.tags(), tiles=tiles) as writer:
         for rows in arrivals.rows():
             with stages.time("output"):
                 writer.write(rows)

@@ -147,7 +147,7 @@ class Session:
                 replace(options.network, precision=cast(Precision, predictor.precision)),
                 options.tiling.tta,
                 plan,
-                self.parts(output),
+                replace(self.parts(output), grid=scene.grid),
                 options.running.readers or executor.readers,
             )
             yield Prepared(self, output, predictor, scene, job, against)

@@ -62,7 +62,7 @@ class Place:
 
     def made(self, output: str) -> int:
         """Number of parts that are there."""
-        return len(list(parts_folder(self / output).glob("*.part")))
+        return len(list(parts_folder(self / output).glob("*.tif")))
 
 
 @pytest.fixture(scope="module")
