@@ -170,7 +170,7 @@ def read_class_table(path: str | PathLike[str]) -> ClassTable:
     except FileNotFoundError as error:
         raise ConfigError(f"no such file of classes: {path}", hint=HINT) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is no YAML or JSON: {in_one_line(error, 120)}", hint=HINT) from error
+        raise ConfigError(f"{path} is not valid YAML or JSON: {in_one_line(error, 120)}", hint=HINT) from error
     entries = content.get("classes") if isinstance(content, Mapping) else content
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"{path} lists no classes", hint=HINT)
@@ -205,7 +205,7 @@ def _row(path: Path, place: int, entry: Any) -> _Row:
         raise ConfigError(f"{path}: class {values['name']} has an unknown key {unknown[0]}", hint=HINT)
     number, color, background = values.get("id", place), values.get("color"), values.get("background", False)
     if not isinstance(number, int):
-        raise ConfigError(f"{path}: class {values['name']} has the id {number!r:.40}, which is no number", hint=HINT)
+        raise ConfigError(f"{path}: class {values['name']} has the id {number!r:.40}, which is not a number", hint=HINT)
     if not isinstance(background, bool):
         raise ConfigError(f"{path}: background of class {values['name']} is {background!r:.40}, not true", hint=HINT)
     try:

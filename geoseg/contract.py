@@ -185,7 +185,7 @@ def load_contract(folder: Path) -> Contract:
         return Contract.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(
-            f"{folder} has no {CONTRACT_FILE}, so it is no geoseg model folder",
+            f"{folder} has no {CONTRACT_FILE}, so it is not a geoseg model folder",
             hint="a model folder holds config.json, model.safetensors and geoseg.json; geoseg train writes one",
         ) from error
     except (OSError, UnicodeDecodeError) as error:

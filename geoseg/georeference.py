@@ -22,7 +22,7 @@ class Georeference(Enum):
     """
 
     EARTH = "is in {crs}"
-    BODY = "is in {crs}, a CRS of another celestial body: its coordinates are no longitude and latitude on Earth"
+    BODY = "is in {crs}, a CRS of another celestial body: its coordinates are not longitudes and latitudes on Earth"
     LOCAL = "is in {crs}, a local CRS: where on Earth it lies is not known"
     ASTRAY = "has coordinates that its CRS, {crs}, does not have: coordinates and areas are in the transform's unit"
     TRANSFORM = "has a transform but no CRS: coordinates and areas are in its unknown unit (--crs EPSG:… assigns one)"

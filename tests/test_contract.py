@@ -79,7 +79,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_contract_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no geoseg model folder") as caught:
+    with pytest.raises(ModelError, match="not a geoseg model folder") as caught:
         load_contract(tmp_path)
     assert "geoseg train" in str(caught.value.hint)
 

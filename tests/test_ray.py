@@ -139,6 +139,6 @@ def test_without_ray_the_hint_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
 def test_an_address_needs_the_executor(tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     scene = write_scene(tmp_path / "scene.tif").path
-    with pytest.raises(ConfigError, match="of no use in-process") as caught:
+    with pytest.raises(ConfigError, match="but the executor is in-process") as caught:
         predict(scene, tmp_path / "model", tmp_path / "map.tif", address="head:6379")
     assert caught.value.hint == "--executor ray --address head:6379"

@@ -110,7 +110,7 @@ class ClassMapReader:
         except RasterioError:
             belongs = False
         if not belongs:
-            log.warning("%s belongs to another map than %s and is left aside", path, self.path)
+            log.warning("%s belongs to another map than %s and is ignored", path, self.path)
         return path if belongs else None
 
     def rows(self, height: int = _ROWS) -> Iterator[MapRows]:
@@ -195,7 +195,7 @@ def _check_class_map(path: str | PathLike[str], file: Any) -> None:
     else:
         found = f"{file.count} bands of {file.dtypes[0]}"
         hint = f"map the scene first: geoseg predict {quoted(path)} -m MODEL -o MAP.tif"
-    raise SceneError(f"{path} is no class map: found {found}, wanted 1 band of uint8", hint=hint)
+    raise SceneError(f"{path} is not a class map: found {found}, expected 1 band of uint8", hint=hint)
 
 
 def _read(path: InputPath, file: Any, window: Window) -> ByteArray:

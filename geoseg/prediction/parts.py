@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 JOURNAL = "journal.json"
 PUBLISHING = "publishing"
-_RESTART = "--restart, which makes all parts anew"
+_RESTART = "--restart, which makes all parts again"
 _FACTS_TAG = "GEOSEG_FACTS"
 
 

@@ -1,4 +1,4 @@
-"""What the stitcher asks of whoever keeps its arrays: numpy on a CPU, torch on a GPU, the same bits in both."""
+"""Values that the stitcher exchanges with its arrays: `geoseg.tiling.host` on a CPU, `geoseg.tiling.tensors` on a GPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from geoseg.arrays import AnyArray, Float32Array, IntArray
+from geoseg.arrays import Float32Array, IntArray
 from geoseg.map_rows import MapRows
 
 Array: TypeAlias = Any
@@ -22,7 +22,7 @@ EXPONENTIALS: Float32Array = np.append(np.exp(-np.arange(16 * 256) / 256), 0).as
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Some rows of mean logits (K, n, C), whether they are covered and whether windows differ (n, C) uint8."""
+    """Some rows of mean logits (K, n, C); whether any window covers them and whether windows differ, (n, C) uint8."""
 
     logits: Array
     covered: Array
@@ -84,45 +84,6 @@ class Pending(Protocol):
 
     def rows(self) -> MapRows:
         """Wait for the rows; invalid pixels are not marked yet."""
-
-
-class Arrays(Protocol):
-    """Makes and changes the stitcher's arrays on one device."""
-
-    def zeros(self, shape: tuple[int, ...]) -> Array:
-        """Zeros, int32."""
-
-    def filled(self, shape: tuple[int, ...], value: int) -> Array:
-        """One value everywhere, uint8."""
-
-    def constant(self, values: AnyArray) -> Array:
-        """The values on this device."""
-
-    def copy(self, array: Array) -> Array:
-        """A copy."""
-
-    def join(self, above: Array, below: Array) -> Array:
-        """Rows below other rows: along the last axis but one."""
-
-    def flags(self, mask: Array) -> Array:
-        """A mask as uint8, 0 or 1."""
-
-    def counts(self, masks: list[Array]) -> Array:
-        """How many are true in each mask, int64."""
-
-    def add_logits(
-        self, logits: Array, taper: Array, state: tuple[Array, Array, Array, Array], own: slice, here: slice, step: int
-    ) -> None:
-        """Add columns ``own`` of logits (K, h, w), any float type, to columns ``here`` of sums, weights, low and high.
-
-        See `geoseg.tiling.kernels.add_logits`.
-        """
-
-    def mean_logits(self, sums: Array, weights: Array, rows: slice) -> tuple[Array, Array]:
-        """See `geoseg.tiling.kernels.mean_logits`; the means of some rows and where there are any."""
-
-    def finish(self, block: Block, place: Placement, wanted: Wanted) -> Pending:
-        """Rows of the output from a block; see `geoseg.tiling.kernels.upsample`."""
 
 
 def cells_of_pixels(place: Placement) -> tuple[IntArray, IntArray]:

@@ -295,7 +295,7 @@ def plan_prediction(
 
     Raises:
         ConfigError: A size or overlap off the grid, a batch size below 1, an unknown blend, bands or strips that are
-            no multiples of 512 px.
+            not multiples of 512 px.
     """
     _check(size, overlap, batch_size, blend, band_rows, strip_cols)
     rows = window_starts(height, size=size, overlap=overlap, align=ALIGN)
@@ -373,15 +373,15 @@ def check_window(size: int, overlap: int) -> None:
     """Refuse windows that are off the grid of logits.
 
     Raises:
-        ConfigError: A size or overlap that is no multiple of 32 px, or an overlap as large as the window.
+        ConfigError: A size or overlap that is not a multiple of 32 px, or an overlap as large as the window.
     """
     if size < ALIGN or size % ALIGN:
         raise ConfigError(
-            f"window size {size} is no multiple of {ALIGN} px", hint=f"--size {max(round_up(size, ALIGN), ALIGN)}"
+            f"window size {size} must be a multiple of {ALIGN} px", hint=f"--size {max(round_up(size, ALIGN), ALIGN)}"
         )
     if not 0 <= overlap < size or overlap % ALIGN:
         raise ConfigError(
-            f"overlap {overlap} is no multiple of {ALIGN} px in 0 … {size - ALIGN}",
+            f"overlap {overlap} must be a multiple of {ALIGN} px from 0 to {size - ALIGN}",
             hint=f"--overlap {default_overlap(size)}",
         )
 
@@ -397,7 +397,7 @@ def _check(
     for name, value in (("band_rows", band_rows), ("strip_cols", strip_cols)):
         if value is not None and (value < BLOCK or value % BLOCK):
             raise ConfigError(
-                f"{name} {value} is no multiple of {BLOCK} px", hint=f"{name}={max(round_up(value, BLOCK), BLOCK)}"
+                f"{name} {value} must be a multiple of {BLOCK} px", hint=f"{name}={max(round_up(value, BLOCK), BLOCK)}"
             )
 
 

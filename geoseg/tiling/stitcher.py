@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from geoseg.arrays import BoolArray, FloatArray, Int32Array
-from geoseg.tiling.arrays import LOGIT_LIMIT, Array, Arrays, Block, Pending, Placement, Wanted
+from geoseg.tiling.arrays import LOGIT_LIMIT, Array, Block, Pending, Placement, Wanted
 from geoseg.tiling.host import HostArrays
 from geoseg.tiling.plan import PIECE_BYTES, Plan, Span
 from geoseg.windows import Window
@@ -197,7 +197,7 @@ class Stitcher:
         return Block(*self._arrays.mean_logits(self._sums, self._weights, rows), differs)
 
 
-def _arrays(device: str, compiled: bool | None) -> Arrays:
+def _arrays(device: str, compiled: bool | None) -> HostArrays:
     if device == "cpu" and compiled is not False:
         return HostArrays()
     from geoseg.tiling.tensors import TensorArrays  # loads torch, which a CPU can do without
@@ -212,7 +212,7 @@ class _Tapers:
     logit, the sums of all windows stay in 32 bits.
     """
 
-    def __init__(self, plan: Plan, arrays: Arrays) -> None:
+    def __init__(self, plan: Plan, arrays: HostArrays) -> None:
         self._plan, self._arrays = plan, arrays
         (rows, row_sum, row_count), (cols, col_sum, col_count) = (
             _axis(taper, starts, plan.stride) for taper, starts in zip(plan.tapers, (plan.rows, plan.cols), strict=True)
@@ -229,12 +229,7 @@ class _Tapers:
     def of(self, window: Window) -> Array:
         """Weights (h, w) int32 of a window of the grid."""
         plan = self._plan
-        ends = (
-            window.row == 0,
-            window.row == plan.rows[-1],
-            window.col == 0,
-            window.col == plan.cols[-1],
-        )
+        ends = window.row == 0, window.row == plan.rows[-1], window.col == 0, window.col == plan.cols[-1]
         if ends not in self._made:
             rows, cols = self._axes[0][ends[:2]], self._axes[1][ends[2:]]
             weights = np.maximum(np.rint(self._full * rows[:, None] * cols), 1).astype(np.int32)
@@ -268,7 +263,7 @@ def _axis(
 class _SeamCounter:
     """Counts logits where windows differ, near windows' borders and elsewhere, by band; each in one task."""
 
-    def __init__(self, plan: Plan, rows: Span, cols: Span, arrays: Arrays) -> None:
+    def __init__(self, plan: Plan, rows: Span, cols: Span, arrays: HostArrays) -> None:
         s = plan.stride
         self._arrays = arrays
         self._band_cells = -(-plan.band_rows // s)

@@ -12,10 +12,11 @@ from torch import Tensor
 from geoseg.arrays import AnyArray
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
 from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, Placement, Wanted, cells_of_pixels
+from geoseg.tiling.host import HostArrays
 
 
-class TensorArrays:
-    """See `geoseg.tiling.arrays.Arrays`."""
+class TensorArrays(HostArrays):
+    """The stitcher's arrays as tensors of a device."""
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)

@@ -292,8 +292,8 @@ def refused(folder: Path, *arguments: object) -> str:
         (["MODEL", "-o", "there.onnx"], "there.onnx exists\nhint:  add --overwrite"),
         (["MODEL", "-o", "described.onnx"], "described.json exists\nhint:  add --overwrite"),
         (["MODEL", "-o", "no/model.onnx"], "does not exist"),
-        (["MODEL", "-o", "model.onnx", "--size", "100"], "window size 100 is no multiple of 32 px\nhint:  --size 128"),
-        (["MODEL", "-o", "model.onnx", "--size", "64", "--overlap", "64"], "overlap 64 is no multiple of 32 px in"),
+        (["MODEL", "-o", "model.onnx", "--size", "100"], "must be a multiple of 32 px\nhint:  --size 128"),
+        (["MODEL", "-o", "model.onnx", "--size", "64", "--overlap", "64"], "overlap 64 must be a multiple of 32 px"),
         (["MODEL", "-o", "model.onnx", "--opset", "9"], "opset 9 is not in 18 … 23\nhint:  --opset 20"),
     ],
 )

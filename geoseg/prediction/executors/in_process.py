@@ -52,5 +52,8 @@ def connect(device: str, address: str | None) -> Iterator[InProcess]:
         DeviceError: See `geoseg.runtime.devices.resolve_device`.
     """
     if address is not None:
-        raise ConfigError(f"the address {address} is of no use in-process", hint=f"--executor ray --address {address}")
+        raise ConfigError(
+            f"an address was given, {address}, but the executor is in-process",
+            hint=f"--executor ray --address {address}",
+        )
     yield InProcess(resolve_device(device))

@@ -137,7 +137,7 @@ def plan_crew(nodes: Sequence[dict[str, float]], device: str) -> Crew:
         )
     with_cpu = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     if not with_cpu:
-        raise DeviceError("the Ray cluster has neither processors nor GPUs to work on", hint="ray status")
+        raise DeviceError("the Ray cluster has neither processors nor GPUs", hint="ray status")
     cpus = min(*with_cpu, MAX_CPU_WINDOWS)
     return Crew(sum(node // cpus for node in with_cpu), cpus, 0)
 
@@ -174,7 +174,7 @@ class RayExecutor:
             if not told and time.monotonic() > since + PATIENCE_S:
                 told = True
                 log.warning(
-                    "waiting for a worker with %s and %d GPUs; ray status tells what is free",
+                    "waiting for a worker with %s and %d GPUs; ray status shows what is free",
                     count(self._crew.cpus, "processor"),
                     self._crew.gpus,
                 )
@@ -224,7 +224,7 @@ class RayExecutor:
                     on_part(task)
                 elif time.monotonic() > deadline:
                     raise OutputError(
-                        f"{job.parts.path(task)} was written on another node and is not to be seen here",
+                        f"{job.parts.path(task)} was written on another node and is not visible here",
                         hint="put the output into a folder that all nodes share",
                     )
 
