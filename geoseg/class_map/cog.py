@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import rasterio
@@ -177,7 +176,5 @@ class CogWriter:
         place = {"xOff": str(tile.window.col), "yOff": str(tile.window.row)}
         ET.SubElement(source, "DstRect", {**place, **size})
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import rasterio
@@ -77,7 +76,7 @@ class ClassMapReader:
         confidence_path: The confidence raster that was written with this very map (`MapFileWriter`), or None.
 
     Raises:
-        SceneError: See `open_class_map`.
+        SceneError: No such file, unreadable, more than one band, or not uint8; or a CRS that is not the file's.
     """
 
     def __init__(self, path: str | PathLike[str], *, crs: str | None = None, classes: ClassTable | None = None) -> None:
@@ -150,9 +149,7 @@ class ClassMapReader:
     def __enter__(self) -> ClassMapReader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -160,15 +157,8 @@ class ClassMapReader:
         self._file.close()
 
 
-def open_class_map(
-    path: str | PathLike[str], *, crs: str | None = None, classes: ClassTable | None = None
-) -> ClassMapReader:
-    """A class map to be read row by row; see `ClassMapReader`.
-
-    Raises:
-        SceneError: No such file, unreadable, more than one band, or not uint8; or a CRS that is not the file's.
-    """
-    return ClassMapReader(path, crs=crs, classes=classes)
+open_class_map = ClassMapReader
+"""A class map to be read row by row."""
 
 
 def read_class_map(path: str | PathLike[str], *, window: Window | None = None) -> ClassMap:

@@ -1,4 +1,4 @@
-"""Values that the stitcher exchanges with its arrays: `geoseg.tiling.host` on a CPU, `geoseg.tiling.tensors` on a GPU."""
+"""Values that the stitcher exchanges with its arrays, which are numpy's (`host`) or a GPU's (`tensors`)."""
 
 from __future__ import annotations
 
