@@ -1,4 +1,4 @@
-"""The class table: which id means what, and its colour on a map."""
+"""The class table: ids, names and colours."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def format_color(color: Color) -> str:
 class MapClass:
     """One class of a map: its id (the pixel value and the logit channel), its name, its RGB colour in [0, 255].
 
-    A background is what lies around objects: it is in maps, and becomes no polygons unless it is asked for.
+    A background is what surrounds objects: it is in maps, but becomes polygons only on request.
 
     Raises:
         ValueError: An empty name, or a colour channel outside [0, 255].
@@ -119,12 +119,12 @@ class ClassTable:
 
 
 def class_entries(classes: ClassTable) -> list[dict[str, Any]]:
-    """A table as it is stored: name and colour (``#rrggbb``) of each class in order, and which is a background."""
+    """A table as it is stored: name, colour (``#rrggbb``) and background flag of each class."""
     flag = {True: {"background": True}, False: {}}
     return [{"name": c.name, "color": format_color(c.color), **flag[c.background]} for c in classes]
 
 
 def nearest_name(name: str, names: Sequence[str]) -> str:
-    """Of the names, the one most similar to a mistyped one; all of them, joined by "or", where none is similar."""
+    """The name most similar to a mistyped one; all names, joined by "or", if none is similar."""
     near = difflib.get_close_matches(name.casefold(), [n.casefold() for n in names], n=1, cutoff=0.5)
     return next((n for n in names if near and n.casefold() == near[0]), " or ".join(names))

@@ -1,7 +1,6 @@
-"""The imagery contract: what a model was trained on, so that other imagery is refused or converted, never guessed.
+"""The imagery contract, ``geoseg.json`` in a model folder: what imagery a model takes and which classes it gives.
 
-It lies as ``geoseg.json`` beside a model's weights. Reading order of a pixel: ``(pixel * scale - mean) / std`` per
-band, and 0 where the pixel is invalid.
+A model's input is ``(pixel * scale - mean) / std`` per band, and 0 where the pixel is invalid.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ MODEL_FILES = frozenset({"config.json", "model.safetensors", CONTRACT_FILE, "REA
 
 SHIPPED = Path(__file__).parent / "weights"
 GSD_TOLERANCE = 0.3
-"""A scene whose GSD differs by more than this share from the model's is refused unless the user says otherwise."""
+"""A scene is refused if its GSD differs by more than this share from the model's."""
 
 DType = Literal["uint8", "uint16", "int16", "float32"]
 
@@ -89,7 +88,7 @@ class PrecisionScore(Frozen):
 
 
 class PrecisionRecord(Frozen):
-    """What reduced precision costs this model, as `geoseg evaluate` measured it.
+    """The cost of reduced precision, as `geoseg evaluate` measured it.
 
     Attributes:
         measured_on: Name of the configuration whose validation scenes were mapped.

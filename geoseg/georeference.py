@@ -1,4 +1,4 @@
-"""What is known of where a raster or a layer lies on Earth, decided in one place; and the ways from CRS to CRS."""
+"""What is known of where a raster or layer lies on Earth; transformations between CRSs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ AnyCRS: TypeAlias = CRS | pyproj.CRS | str
 
 
 class Georeference(Enum):
-    """What is known of where a raster lies; the value is a sentence about it, to be read after the file's name.
-
-    `Grid.georeference` decides it. Whatever transforms coordinates, or measures ground, asks there.
-    """
+    """What is known of where a raster lies, decided by `Grid.georeference`; the value is to follow the file's name."""
 
     EARTH = "is in {crs}"
     BODY = "is in {crs}, a CRS of another celestial body: its coordinates are not longitudes and latitudes on Earth"
@@ -31,10 +28,7 @@ class Georeference(Enum):
 
 
 def crs_georeference(crs: AnyCRS) -> Georeference:
-    """What a CRS says of where its coordinates lie: EARTH, BODY or LOCAL.
-
-    Local are engineering and vertical CRSs, geocentric ones, and those that call themselves undefined.
-    """
+    """EARTH, BODY or LOCAL; engineering, vertical, geocentric and undefined CRSs are local."""
     return _crs_georeference(crs if isinstance(crs, str) else crs.to_wkt())
 
 
@@ -55,7 +49,7 @@ def _crs_georeference(text: str) -> Georeference:
 
 
 def crs_name(crs: AnyCRS | None) -> str:
-    """``EPSG:32633``, or the name it has, or ``no CRS``."""
+    """``EPSG:32633``, else the CRS's name, or ``no CRS``."""
     if crs is None:
         return "no CRS"
     known = pyproj_crs(crs)
@@ -69,12 +63,12 @@ def pyproj_crs(crs: AnyCRS | None) -> pyproj.CRS:
 
 
 def are_apart(crs: AnyCRS, other: AnyCRS) -> bool:
-    """Whether two CRSs are not the same and no way is known from one to the other."""
+    """Whether two CRSs differ and no transformation between them is known."""
     return pyproj_crs(crs) != pyproj_crs(other) and transformer(crs, other) is None
 
 
 def transformer(crs: AnyCRS, wanted: AnyCRS) -> pyproj.Transformer | None:
-    """The way from one CRS to another, x before y; None where none is known, as from a site's own coordinates."""
+    """The transformation from one CRS to another, x before y; None if none is known, as for a local CRS."""
     own, other = pyproj_crs(crs), pyproj_crs(wanted)
     if Georeference.LOCAL in (crs_georeference(own), crs_georeference(other)):
         return None  # PROJ would take the heights of a vertical CRS for coordinates
@@ -85,10 +79,7 @@ def transformer(crs: AnyCRS, wanted: AnyCRS) -> pyproj.Transformer | None:
 
 
 def warp_command(dataset: Any) -> str | None:
-    """What to type for an open raster that has control points in place of a transform; None where it has none.
-
-    Control points are GCPs, RPCs and geolocation arrays.
-    """
+    """The command for an open raster with GCPs, RPCs or geolocation arrays but no transform; None for others."""
     if dataset.crs is not None or not dataset.transform.is_identity:
         return None
     points, crs = dataset.gcps
@@ -105,5 +96,7 @@ def warp_command(dataset: Any) -> str | None:
 
 
 def unwarped(path: str, command: str) -> SceneError:
-    """The refusal of a raster with control points, whose map would be in pixels; ``command`` is `warp_command`'s."""
-    return SceneError(f"{path} has control points but no transform, so its pixels have no place yet", hint=command)
+    """The error for a raster with control points; ``command`` is that of `warp_command`."""
+    return SceneError(
+        f"{path} has control points but no transform, so its pixels have no place on the ground", hint=command
+    )

@@ -24,14 +24,14 @@ from geoseg.georeference import Georeference, crs_georeference, crs_name, pyproj
 from geoseg.windows import Window
 
 _MOST_LATITUDE, _MOST_LONGITUDE = 180, 720
-"""Degrees that a raster's centre may have: some run on past the antimeridian or a pole; metres are far more."""
+"""Degrees that a raster's centre may have: some continue past the antimeridian or a pole; metres are far more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Height and width in px, the affine pixel → CRS transform, and the CRS or None.
 
-    A raster without a transform has the identity, and its "coordinates" are pixels, whether it has a CRS or not.
+    A raster without a transform has the identity: its coordinates are pixels.
     """
 
     height: int
@@ -58,36 +58,36 @@ class Grid:
 
     @property
     def has_transform(self) -> bool:
-        """True where the raster has a transform, by which its coordinates are not its pixels."""
+        """Whether the raster has a transform."""
         return not self.transform.is_identity
 
     @property
     def is_georeferenced(self) -> bool:
-        """True where the raster has a CRS and a transform."""
+        """Whether the raster has a CRS and a transform."""
         return self.crs is not None and self.has_transform
 
     @property
     def is_metric(self) -> bool:
-        """True where lengths and areas of the raster are known in metres: on an ellipsoid, or in a local plane."""
+        """Whether lengths and areas are known in metres, on an ellipsoid or in a local plane."""
         kind = self.georeference
         is_plane = kind is Georeference.LOCAL and not pyproj_crs(self.crs).is_geographic
         return kind in (Georeference.EARTH, Georeference.BODY) or is_plane
 
     @property
     def area_unit(self) -> tuple[str, float]:
-        """The unit areas are reported in, and what the numbers of `pixel_area_m2` are multiplied with for it."""
+        """The unit in which areas are reported, and the factor for `pixel_area_m2`."""
         if self.is_metric:
             return "ha", 1e-4
         return ("px" if self.georeference in (Georeference.NONE, Georeference.CRS_ALONE) else "units²"), 1.0
 
     @property
     def place_note(self) -> str | None:
-        """The sentence about the georeference, to be read after the file's name; None for a CRS of the Earth."""
+        """A sentence about the georeference, to follow the file's name; None for a CRS of the Earth."""
         kind = self.georeference
         return None if kind is Georeference.EARTH else kind.value.format(crs=crs_name(self.crs))
 
     def as_drawn(self) -> Grid:
-        """The grid in whose coordinates GIS programs draw the raster: without a transform, y is -row from 0 down."""
+        """The grid as GIS programs draw it: without a transform, y is -row."""
         if self.has_transform:
             return self
         return dataclasses.replace(self, transform=Affine.scale(1, -1), crs=None)
@@ -116,8 +116,8 @@ class Grid:
     def pixel_area_m2(self) -> FloatArray:
         """True area of a pixel on the ellipsoid for every row, m², shape (height,), measured at the row's middle.
 
-        A map's own areas are not the ground's: Web Mercator exaggerates them by 2 at 45° latitude, UTM by up to
-        0.1 %. In a local CRS the area is that of its plane; without a CRS (`area_unit`) that of the transform.
+        Areas in map units differ: by a factor of 2 in Web Mercator at 45° latitude, by up to 0.1 % in UTM. In a local
+        CRS the area is that of its plane; without a CRS (`area_unit`) that of the transform.
         """
         t = self.transform
         determinant = abs(t.a * t.e - t.b * t.d)
@@ -128,14 +128,14 @@ class Grid:
         return determinant * ground_area_m2(pyproj_crs(self.crs), x, y)
 
     def gsd_m(self) -> float | None:
-        """Ground sample distance at the scene's centre, metres: the root of a pixel's true area; None without CRS."""
+        """Ground sample distance at the centre, m: the root of a pixel's true area; None if not `is_metric`."""
         if not self.is_metric:
             return None
         middle = self.crop(Window(self.height // 2, 0, 1, self.width))
         return float(np.sqrt(middle.pixel_area_m2()[0]))
 
     def pixel_size_m(self) -> tuple[float, float] | None:
-        """Height and width of the pixel at the grid's centre on the ground, m; None without a CRS."""
+        """Height and width of the centre pixel on the ground, m; None if not `is_metric`."""
         if not self.is_metric:
             return None
         crs = pyproj_crs(self.crs)
@@ -170,7 +170,7 @@ def _with_crs(grid: Grid, text: str, path: str | PathLike[str]) -> Grid:
         crs = CRS.from_user_input(text)
     except CRSError as error:
         raise SceneError(
-            f"{path} cannot be given the CRS {text!r}, which is not known", hint="give its code, as in EPSG:32633"
+            f"{path} cannot be given the CRS {text!r}, which is unknown", hint="give its code, as in EPSG:32633"
         ) from error
     if grid.crs is not None and grid.crs != crs:
         raise SceneError(
@@ -201,7 +201,7 @@ def _to_lonlat(wkt: str) -> pyproj.Transformer:
 
 
 def crs_hint(grid: Grid) -> str:
-    """What to type so that a scene without a CRS gets one."""
+    """How to give a scene without a CRS one."""
     if grid.georeference is Georeference.TRANSFORM:
         return "say which CRS the scene is in: --crs EPSG:…, or crs: EPSG:… in the scene's entry of a configuration"
     return "the scene has no transform: georeference it first, in QGIS or with control points and gdalwarp"
@@ -210,9 +210,8 @@ def crs_hint(grid: Grid) -> str:
 def ground_area_m2(crs: pyproj.CRS, x: FloatArray, y: FloatArray) -> FloatArray:
     """Area on the ellipsoid of one square map unit, m², at coordinates of a geographic or projected CRS.
 
-    In a geographic CRS the product of the radii of curvature; in a projected one the same behind the Jacobian of
-    the inverse projection, by central differences over 100 m (1e-9 exact). PROJ's own areal scale will not do: for
-    Web Mercator it is the sphere's, 0.7 % off at the equator.
+    The product of the radii of curvature; in a projected CRS times the Jacobian of the inverse projection, by central
+    differences over 100 m (1e-9 exact). PROJ's areal scale is that of the sphere for Web Mercator, 0.7 % off.
 
     Args:
         crs: Horizontal CRS of the coordinates.

@@ -1,4 +1,4 @@
-"""Finished rows of a prediction, on their way from the network to a raster or to polygons."""
+"""Finished rows of a map, on their way from the network or a raster to a raster or polygons."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ CONFIDENCE_SCALE = 254
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MapRows:
-    """Some rows of a map over the scene's whole width, from top to bottom.
+    """Some rows of a map.
 
     Attributes:
-        classes: Class ids, (h, W) uint8; 255 where the scene is invalid.
-        confidence: Probability of that class times 254, (h, W) uint8, 255 where invalid; None where not asked for.
-        probabilities: The same for every class, (K, h, W) uint8, 255 where invalid; None where not asked for.
-        disagreement: 1 where overlapping windows saw different classes, 0 where they agree or only one looked, 255
-            where invalid, (h, W) uint8; None where not asked for.
+        classes: Class ids, (h, W) uint8; 255 where the scene is invalid, here and below.
+        confidence: Probability of that class times 254, (h, W) uint8; None if not wanted.
+        probabilities: The same for every class, (K, h, W) uint8; None if not wanted.
+        disagreement: 1 where overlapping windows saw different classes, else 0, (h, W) uint8; None if not wanted.
     """
 
     classes: ByteArray

@@ -1,7 +1,6 @@
-"""Names of input files, resolved alike for every kind of input: scenes, labels, areas, catalogues, class maps.
+"""Names of input files: paths, members of archives, URLs, for every kind of input.
 
-A name is a path of the file system, or text that only GDAL understands: ``/vsizip/FILE.zip/MEMBER``, a URL. The latter
-is never made a `Path`, which turns two slashes into one.
+What only GDAL understands, as ``/vsizip/FILE.zip/MEMBER`` or a URL, stays text: a `Path` turns two slashes into one.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from geoseg.errors import GeosegError, quoted
 
 InputPath = Path | str
-"""A path of the file system, or the text of what only GDAL can open."""
+"""A path of the file system, or text that only GDAL can open."""
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt", ".png", ".img", ".jp2", ".bmp", ".gif", ".jpg", ".jpeg"})
 VECTOR_SUFFIXES = frozenset(
@@ -24,7 +23,7 @@ VECTOR_SUFFIXES = frozenset(
 
 _FOLDERS_OF_GDAL = frozenset({".safe", ".zarr", ".gdb"})
 _VIRTUAL = re.compile(r"/vsi\w+[/?]|[\w.+-]{2,}:|\s*<")
-"""How names begin that only GDAL understands: virtual files, URLs, subdatasets, XML."""
+"""Beginnings of names that only GDAL understands: virtual files, URLs, subdatasets, XML."""
 
 _ARCHIVE = re.compile(r"(/vsi(?:zip|tar|gzip|7z|rar)/)(?!/?vsi|\{)(.+)")
 _MEMBER = re.compile(r"(?:zip://)?(.+\.zip)!/?(.+)", re.IGNORECASE)
@@ -32,12 +31,11 @@ _LOST_SLASH = re.compile(r"(\w[\w+.-]+):/(?!/)")
 
 
 def input_path(name: str | PathLike[str], base: Path | None = None) -> InputPath:
-    """What a name of an input means.
+    """The input that a name stands for.
 
     Args:
-        name: A path, ``~`` allowed, or GDAL's name of something; ``zip://FILE.zip!MEMBER`` and ``FILE.zip!MEMBER`` are
-            members of archives too.
-        base: Folder that relative paths count from, those of archives too; None leaves them relative.
+        name: A path, ``~`` allowed, a name for GDAL, ``zip://FILE.zip!MEMBER`` or ``FILE.zip!MEMBER``.
+        base: Folder that relative paths count from; None leaves them relative.
 
     Returns:
         A path, or text for what only GDAL can open.
@@ -61,11 +59,11 @@ def opened_name(
     suffixes: Collection[str] = RASTER_SUFFIXES | VECTOR_SUFFIXES,
     kind: type[GeosegError] = GeosegError,
 ) -> str:
-    """What GDAL is to open for a name: the name itself, or of a zip file the one member that is meant.
+    """What GDAL opens for a name: the name itself, or the one suitable member of a zip file.
 
     Args:
         name: See `input_path`.
-        suffixes: Of the files that are wanted, lower case.
+        suffixes: Suffixes of suitable files, lower case.
         kind: Error to raise.
 
     Raises:
@@ -85,10 +83,9 @@ def opened_name(
 
 
 def scene_names(names: Iterable[str | PathLike[str]]) -> list[str]:
-    """Names of scenes, a folder written out as the rasters in it, each once.
+    """Names of scenes, each once, a folder replaced by the rasters in it.
 
-    A folder that GDAL opens as a whole, as a Zarr or a Sentinel-2 product, stays as it is; so does one without rasters,
-    which opening refuses.
+    A folder that GDAL opens as a whole, such as a Zarr or a Sentinel-2 product, stays; so does one without rasters.
     """
     found: dict[str, None] = {}
     for name in names:
@@ -102,7 +99,7 @@ def scene_names(names: Iterable[str | PathLike[str]]) -> list[str]:
 
 
 def suffix(path: InputPath) -> str:
-    """Lower-case suffix of what is opened for a path, without what follows a URL's "?"."""
+    """Lower-case suffix of what is opened for a path, without a URL's query."""
     try:
         name = opened_name(path)
     except GeosegError:
@@ -111,7 +108,7 @@ def suffix(path: InputPath) -> str:
 
 
 def exists(path: InputPath) -> bool:
-    """Whether something is there; True of what only opening tells, as on a server."""
+    """Whether an input exists; True if only opening it can tell, as on a server."""
     if isinstance(path, Path):
         return path.exists()
     if not _ARCHIVE.fullmatch(path):
@@ -126,7 +123,7 @@ def exists(path: InputPath) -> bool:
 
 
 def file_behind(path: InputPath) -> Path | None:
-    """The file whose size and time of change tell the state of an input: itself, or its archive; None of others."""
+    """The file on disk that holds an input: itself or its archive; None for others."""
     if isinstance(path, Path):
         return path
     found = _ARCHIVE.fullmatch(path)

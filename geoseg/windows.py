@@ -33,9 +33,8 @@ def round_up(value: int, multiple: int) -> int:
 def window_starts(length: int, *, size: int, overlap: int, align: int = 1) -> list[int]:
     """Starts of equal windows that cover ``0 … length`` along one axis.
 
-    The last window is moved back so that it ends at the padded end, ``round_up(length, align)``; therefore no
-    window reads outside it and all have one size. With ``align`` every start is a multiple of it, so windows of
-    a network with that stride put their logits on one scene-wide grid.
+    The last window is moved back to end at the padded length, ``round_up(length, align)``, so all windows have one
+    size. Starts are multiples of ``align``, so that logits of that stride lie on one scene-wide grid.
 
     Args:
         length: Length of the scene along the axis, px; at least 1.
@@ -44,7 +43,7 @@ def window_starts(length: int, *, size: int, overlap: int, align: int = 1) -> li
         align: Multiple on which windows start, px.
 
     Returns:
-        Starts in increasing order, none twice. One start, 0, where one window covers the padded scene.
+        Starts in increasing order; only 0 if one window covers the padded scene.
 
     Raises:
         ValueError: A length or multiple below 1, ``overlap`` outside ``[0, size)``, or a size or overlap off the grid.
@@ -65,24 +64,9 @@ def window_starts(length: int, *, size: int, overlap: int, align: int = 1) -> li
 
 
 def window_grid(height: int, width: int, *, size: int, overlap: int, align: int = 1) -> list[Window]:
-    """Cover a scene with equal windows, row by row.
+    """Equal windows that cover a scene, row by row; along each axis as `window_starts` says.
 
-    The last window of a row or column is moved back inside the scene padded to a multiple of ``align``, so all
-    windows have one shape and none reads outside the padding. A scene smaller than ``size`` gets one window of
-    its own padded size along that axis.
-
-    Args:
-        height: Scene height, px.
-        width: Scene width, px.
-        size: Window side, px; a multiple of ``align``.
-        overlap: Strip shared by neighbours, px; ``0 <= overlap < size``, a multiple of ``align``.
-        align: Multiple on which windows start and end, px; 1 for none.
-
-    Returns:
-        Windows in row-major order; their union covers the scene, none occurs twice.
-
-    Raises:
-        ValueError: See `window_starts`.
+    A scene smaller than ``size`` gets one window of its own padded size along that axis.
     """
     rows = window_starts(height, size=size, overlap=overlap, align=align)
     cols = window_starts(width, size=size, overlap=overlap, align=align)

@@ -157,7 +157,7 @@ def test_a_crs_is_given_to_a_raster_that_lacks_one(tmp_path: Path) -> None:
         (None, None, "EPSG:32633", "has no transform"),
         ("EPSG:32633", None, "EPSG:32633", "has no transform"),
         (None, FIELD, "EPSG:4326", "cannot be in EPSG:4326: its x runs from 100000 to 100017.92"),
-        (None, FIELD, "EPSG:999999", "'EPSG:999999', which is not known"),
+        (None, FIELD, "EPSG:999999", "'EPSG:999999', which is unknown"),
     ],
 )
 def test_a_crs_that_cannot_be_the_rasters_is_refused(
@@ -241,7 +241,7 @@ def test_rational_polynomials_are_control_points_too(tmp_path: Path) -> None:
 
 def test_photographs_are_no_mosaic(make_scene: MakeScene) -> None:
     photographs = [make_scene(crs=None, seed=n).path for n in range(2)]
-    with pytest.raises(SceneError, match="how they lie to each other is not known"):
+    with pytest.raises(SceneError, match="their relative position is unknown"):
         open_scene(photographs)
     with Mosaic([Scene(photographs[0])]) as mosaic:
         assert mosaic.grid.shape == (96, 80)

@@ -1,7 +1,6 @@
-"""Halve the rows of a raster for its overviews, count and check them; 255 is nodata and never wins.
+"""Halve the rows of a raster for its overviews, count and check them; 255 is nodata.
 
-GDAL can make overviews too, after the raster is whole. Here it happens while rows come, on pixels that are in memory
-anyway, so that a fast network does not wait for a second pass over its map.
+GDAL makes overviews by mode in several times the time, after the raster is complete. Here they are made as rows arrive.
 """
 
 from __future__ import annotations
@@ -20,10 +19,7 @@ Halve = Callable[[ByteArray], ByteArray]
 
 @njit
 def halve_by_mode(rows: ByteArray) -> ByteArray:
-    """The commonest valid value of every 2 × 2 pixels, the first in reading order where several are as common.
-
-    Not the nearest pixel: thin roads and small houses would flicker between zoom levels. A mean has no sense for
-    classes.
+    """The most common valid value of every 2 × 2 pixels; of equally common ones the first in reading order.
 
     Args:
         rows: (B, h, W) uint8 from an even row of the raster on; 255 is nodata.

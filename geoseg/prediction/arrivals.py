@@ -1,4 +1,4 @@
-"""Rows of a prediction on their way from finished parts to the output, while other parts are still being made."""
+"""Rows from finished parts to the output, while other parts are still being made."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from geoseg.tiling.plan import Task
 
 
 class Abandoned(Exception):
-    """The rows end early because of an exception elsewhere, which is the one to be shown."""
+    """The rows end early because of an exception elsewhere, which is reported."""
 
 
 class Arrivals:
-    """Rows of the map as soon as all parts of the next band are there, for another thread than the one that waits.
+    """Rows of the map, each band as soon as all its parts exist, for a thread beside the one that makes parts.
 
-    A context manager around the work that makes parts: an exception there ends the rows with it.
+    A context manager around the making of parts: an exception there ends the rows.
 
     Attributes:
         areas_m2: Area per class of the rows so far, (K,).
@@ -59,7 +59,7 @@ class Arrivals:
             self.taker.result()
 
     def rows(self) -> Iterator[MapRows]:
-        """The map from top to bottom; waits for what is not there yet.
+        """The map from top to bottom; waits for parts that do not exist yet.
 
         Raises:
             Abandoned: No more parts will come.

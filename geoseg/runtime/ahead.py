@@ -14,8 +14,7 @@ _END: Any = object()
 def ahead(items: Iterable[T], *, name: str = "geoseg-ahead") -> Iterator[T]:
     """The items, the next one being made in a thread while this one is used.
 
-    Pays where making and using an item both spend their time without the GIL: decoding, compiled kernels, SQLite.
-    What making an item raises is raised here, in its place. No item is begun after the user has stopped asking.
+    Worth it if both release the GIL: decoding, compiled kernels, SQLite. An exception is raised in its item's place.
     """
     iterator = iter(items)
     with ThreadPoolExecutor(1, thread_name_prefix=name) as thread:

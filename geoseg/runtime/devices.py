@@ -11,10 +11,10 @@ from geoseg.errors import DeviceError
 
 
 def check_device(name: str) -> str:
-    """Refuse a name that no device can have; whether the device is there, only torch knows.
+    """Refuse an invalid name of a device.
 
     Raises:
-        DeviceError: Such a name.
+        DeviceError: It is neither auto, cpu nor cuda.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise DeviceError(f"unknown device {name!r}", hint="--device auto, cpu, cuda or cuda:0")
@@ -22,12 +22,10 @@ def check_device(name: str) -> str:
 
 
 def resolve_device(name: str) -> str:
-    """The device of a name, by torch's name; "auto" is the first GPU where there is one, else the CPU.
-
-    torch is loaded only where it is asked about a GPU.
+    """torch's name of a device; "auto" is the first GPU, else the CPU. Loads torch only if there may be a GPU.
 
     Raises:
-        DeviceError: Another name, or a GPU that is not there.
+        DeviceError: An invalid name, or a GPU that does not exist.
     """
     if check_device(name) == "cpu" or (name == "auto" and not _may_have_gpu()):
         return "cpu"

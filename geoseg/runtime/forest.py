@@ -1,4 +1,4 @@
-"""Sets that are joined, as a forest: each member knows its parent, and the root stands for all."""
+"""Disjoint sets as a forest (union-find)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from geoseg.runtime.jit import helper, int64
 
 @helper
 def find_root(parent: Int32Array, i: int) -> int:
-    """The member that stands for all those joined with this one; shortens the way for the next time."""
+    """The root of a member's set; halves the path to it."""
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = int64(parent[i])

@@ -1,8 +1,7 @@
-"""A heap of numbered items, the least first, from which any may be taken out: what simplifying and merging both need.
+"""A heap of numbered items, the least first, from which any item may be taken.
 
-An item i comes before another if its ``key[i]`` is less, or as great and its ``rank[i]`` less; ranks differ. ``heap``
-has the waiting items, ``place[i]`` where item i is in it, −1 for one that does not wait. A waiting item whose key has
-changed is put anew.
+Items are ordered by ``key[i]``, then by ``rank[i]``; ranks differ. ``heap`` holds the waiting items, ``place[i]`` the
+position of item i in it, −1 if it does not wait. An item whose key has changed is put again.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Keys = npt.NDArray[np.integer[Any] | np.floating[Any]]
 
 @helper
 def put(i: int, key: Keys, rank: Ints, heap: Ints, place: Ints, waiting: int) -> int:
-    """Let an item wait, or settle one that waits and has another key; the new number of those that wait."""
+    """Insert an item, or move one whose key has changed; the new number of waiting items."""
     at = int64(place[i])
     if at < 0:
         at = waiting
@@ -31,7 +30,7 @@ def put(i: int, key: Keys, rank: Ints, heap: Ints, place: Ints, waiting: int) ->
 
 @helper
 def take(i: int, key: Keys, rank: Ints, heap: Ints, place: Ints, waiting: int) -> int:
-    """Let an item wait no longer, if it does; the new number of those that do."""
+    """Remove an item if it waits; the new number of waiting items."""
     hole = int64(place[i])
     if hole < 0:
         return waiting
@@ -44,7 +43,7 @@ def take(i: int, key: Keys, rank: Ints, heap: Ints, place: Ints, waiting: int) -
 
 @helper
 def _settle(i: int, at: int, key: Keys, rank: Ints, heap: Ints, place: Ints, waiting: int) -> None:
-    """Bring an item to where it belongs, from a place of the heap that it has or that is free."""
+    """Move an item to its position, from the free one ``at``."""
     while at > 0:
         parent = int64(heap[(at - 1) >> 1])
         if not _precedes(key, rank, i, parent):

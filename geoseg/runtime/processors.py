@@ -1,4 +1,4 @@
-"""How many processors and how much memory there are to use."""
+"""Processors and memory of this machine or container."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 def processors() -> int:
-    """Processors that this process may use, at least 1; not every system tells of less than all."""
+    """Processors that this process may use, at least 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_bytes() -> int | None:
-    """Memory of this machine, or of the container that this process runs in; None where the system does not tell."""
+    """Memory of this machine or container; None if the system does not say."""
     try:
         found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

@@ -1,9 +1,8 @@
 """Area of interest: polygons of any vector file, in any CRS, as validity of windows of a scene.
 
-Polygons are brought into the scene's pixel coordinates once. A pixel is inside where its centre is. Whether it is does
-not depend on the window: the crossing of an edge with a row of centres is computed from the same scene-wide numbers
-every time, so a map has the same bytes however it is cut, also where an edge runs right through pixel centres. (GDAL
-rasterises in coordinates of the window, and decides such a pixel anew in every one.)
+A pixel is inside if its centre is. Edges are intersected with rows of pixel centres in scene-wide coordinates, so the
+answer does not depend on the window, even if an edge runs through pixel centres. (GDAL rasterises in coordinates of the
+window.)
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from geoseg.scene.vector_files import bounds_in, polygon_layer, reading, single_
 from geoseg.windows import Window
 
 _EDGE_SHARE = 256
-"""Edges are cut to at most this share of the scene before they change CRS: a straight line seldom stays one there.
-What is left of the bow is below (1/256)² of its own, 5 mm for a border of 100 km along a parallel."""
+"""Edges are cut to at most this share of the scene before they change CRS, where straight lines become curves.
+What is left is below (1/256)² of the curve's own sagitta, 5 mm for a border of 100 km along a parallel."""
 
 _CHUNK_PX = 1 << 22
 
@@ -73,7 +72,7 @@ class Aoi:
         return inside
 
     def _winding(self, window: Window) -> Int32Array:
-        """How often polygons turn around each pixel's centre, (H, W)."""
+        """Winding number of the polygons around each pixel's centre, (H, W)."""
         # Edges right of the window do not matter; those left of it do.
         met = (self._first < window.row_stop) & (self._stop > window.row) & (self._left < window.col_stop)
         edges = np.flatnonzero(met)

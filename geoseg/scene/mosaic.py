@@ -17,7 +17,7 @@ from geoseg.windows import Window
 from geoseg.words import count
 
 ALIGNMENT_PX = 0.01
-"""How far scenes of one mosaic may lie off its pixel grid, px; more would need resampling."""
+"""How far scenes may lie off the mosaic's pixel grid, px."""
 
 UNUSABLE = "scenes cannot be used"
 
@@ -25,8 +25,8 @@ UNUSABLE = "scenes cannot be used"
 class Mosaic(Raster):
     """Several scenes as one raster.
 
-    The grid is the union of theirs. Where scenes overlap the later one wins wherever it is valid; pixels that none
-    covers are invalid and hold nodata, or 0 without it. Of hundreds of files only those a window meets are read.
+    The grid is the union of theirs. Where scenes overlap, the last valid one wins; pixels that none covers are invalid
+    and hold nodata, or 0. Only the files that a window meets are read.
 
     Args:
         scenes: At least one, on one pixel grid: same CRS, pixel size and orientation, origins whole pixels apart.
@@ -116,7 +116,7 @@ def _place(scene: Raster, first: Raster) -> Window:
         )
     if first.grid.georeference in (Georeference.NONE, Georeference.CRS_ALONE) and scene is not first:
         raise SceneError(
-            f"{scene.path} and {first.path} have no transform, so how they lie to each other is not known",
+            f"{scene.path} and {first.path} have no transform, so their relative position is unknown",
             hint="map each scene on its own: -o FOLDER/",
         )
     height, width = scene.grid.shape

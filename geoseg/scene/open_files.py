@@ -1,4 +1,4 @@
-"""A bounded number of open datasets, lent to one reader at a time: threads decode side by side, files stay few."""
+"""A limited number of open datasets, each used by one thread at a time."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from geoseg.files import open_raster
 from geoseg.scene.remote import gdal_settings, is_remote
 
 MAX_IDLE = 128
-"""Datasets kept open while nobody reads them; far below the usual limit of 1024 open files."""
+"""Unused datasets kept open; far below the usual limit of 1024 open files."""
 
 
 class OpenFiles:
-    """Datasets opened when needed; those not used for longest are closed.
+    """Datasets opened when needed; those unused for longest are closed.
 
-    A dataset must not be read by two threads at once, so each reader borrows one; a path that several threads read
-    is opened once for each. Readers one after another get the same dataset, and with it GDAL's cache of its blocks.
+    Two threads must not read one dataset at once, so each reader borrows one. Readers one after another get the same
+    dataset, and with it GDAL's cache of its blocks.
 
     Args:
-        max_idle: Datasets kept open while nobody reads them; with those lent out, all that are open.
+        max_idle: Unused datasets kept open.
     """
 
     def __init__(self, max_idle: int = MAX_IDLE) -> None:
@@ -35,17 +35,17 @@ class OpenFiles:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[OpenFiles], tuple[int]]:
-        # Open files do not travel: another process opens its own.
+        # Open files cannot be pickled: another process opens its own.
         return OpenFiles, (self._max_idle,)
 
     @property
     def idle(self) -> int:
-        """How many datasets are open and not lent out."""
+        """Number of unused open datasets."""
         return len(self._idle)
 
     @contextmanager
     def borrow(self, path: str) -> Iterator[Any]:
-        """A rasterio dataset of a path, for this thread alone until the block ends.
+        """A rasterio dataset of a path, for this thread alone.
 
         Raises:
             SceneError: No such file, or no raster.
@@ -55,7 +55,7 @@ class OpenFiles:
             try:
                 yield dataset
             except BaseException:
-                dataset.close()  # after an error nobody knows its state, and the next reader may have more luck
+                dataset.close()  # its state is unknown after an error
                 raise
             self._give_back(path, dataset)
 
@@ -84,7 +84,7 @@ class OpenFiles:
 
 
 def open_dataset(path: str) -> Any:
-    """The rasterio dataset of a path; a missing georeference is a fact of the scene here and not worth a warning.
+    """The rasterio dataset of a path.
 
     Raises:
         SceneError: No such file, or no raster.

@@ -1,7 +1,6 @@
-"""What all imagery has in common: a grid, bands, an area of interest, and windows that may reach past the edge.
+"""The base class of imagery: a grid, bands, an area of interest, and windows that may reach past the edge.
 
-`Scene` is one file, `Mosaic` several, `Resampled` either at another GSD. One base class, because a reader who follows
-`read` should find reflection and areas of interest once, not three times.
+`Scene` is one file, `Mosaic` several, `Resampled` either at another GSD.
 """
 
 from __future__ import annotations
@@ -30,15 +29,14 @@ class Raster(ABC):
     """Open imagery; a context manager. Several threads may read one raster at once; it travels to other processes.
 
     Attributes:
-        path: Of the file, or of the first of several and how many more.
-        paths: Of all files.
+        path: The file, or the first of several and how many more.
+        paths: All files.
         grid: Size, transform and CRS.
         bands: 1-based bands that `read` returns.
         band_names: Description of each of them, else its colour interpretation, else ``band N``.
-        dtype: Of the pixels.
-        nodata: Value of the first read band that means nothing, or None.
-        scaling: (scale, offset) of each read band by the file's tags, which nothing here applies; None where all are
-            (1, 0).
+        dtype: Data type of the pixels.
+        nodata: Nodata value of the first read band, or None.
+        scaling: (scale, offset) of each read band in the file's tags, which are not applied; None if all are (1, 0).
         alpha_band: 1-based band tagged as alpha, whether used or not, or None.
         file_bands: How many bands the file has.
         block_shape: (rows, columns) of the file's blocks, px: the unit in which it is decoded.
@@ -75,35 +73,31 @@ class Raster(ABC):
     def row_of_blocks_bytes(self) -> int:
         """GDAL cache, bytes, with which strips or windows that end inside a block decode every block once.
 
-        That is the blocks one row of pixels touches, twice where bands are stored one after another. Where strips end
-        where blocks end, a few blocks' worth is enough. Threads that read at once need as much each.
+        The blocks of one row of pixels, twice if bands are stored one after another; each thread needs as much.
         """
 
     @abstractmethod
     def source_facts(self) -> list[dict[str, Any]]:
-        """What tells the state of each file on disk or server, for `fingerprint`."""
+        """The state of each file on disk or server, for `fingerprint`."""
 
     @abstractmethod
     def _read_inside(self, window: Window) -> tuple[Pixels, Valid]:
-        """Pixels and validity of a window inside the grid, the area of interest left aside."""
+        """Pixels and validity of a window inside the grid, regardless of the area of interest."""
 
     def _is_covered(self, window: Window) -> bool:
         """Whether any file covers a pixel of a window inside the grid."""
         return True
 
     def read(self, window: Window, *, reflect_valid: bool = False, clip: bool = True) -> tuple[Pixels, Valid]:
-        """Pixels and validity of a window, which may reach past the scene or lie wholly outside it.
+        """Pixels and validity of a window, which may reach past the scene or lie outside it.
 
-        Outside the scene the pixels are the whole scene's, reflected at its edge (the edge pixel is not repeated)
-        as often as needed, and invalid, unless their validity is to be reflected with them. Blocks without a pixel
-        of the area of interest are not decoded where ``clip``; their pixels are then nodata or 0.
+        Outside the scene the pixels are those of the scene reflected at its edge (the edge pixel is not repeated).
+        With ``clip``, blocks without a pixel of the area of interest are not decoded; their pixels are nodata or 0.
 
         Args:
             window: Rows and columns, px.
-            reflect_valid: Outside the scene, give the validity of the pixel that was reflected: what a network may
-                look at, where the default is what may be mapped.
-            clip: Call what lies outside the area of interest invalid. A network that may look across its border
-                (False) maps what is inside as if there were no border; what to keep then is `inside`.
+            reflect_valid: Reflect validity too, for a network's input; else all is invalid outside the scene.
+            clip: Make pixels outside the area of interest invalid. False lets a network look across its border.
 
         Returns:
             Pixels (B, H, W) in the file's dtype and valid (H, W), of the window's size.
@@ -126,7 +120,7 @@ class Raster(ABC):
         return pixels, valid
 
     def sample(self) -> tuple[Pixels, Valid]:
-        """Pixels (B, N) and validity (N,) of small windows all over the scene, its corners too: quick for any size.
+        """Pixels (B, N) and validity (N,) of small windows all over the scene, corners included; quick for any size.
 
         Raises:
             SceneError: See `read`.
@@ -141,7 +135,7 @@ class Raster(ABC):
         return pixels, np.concatenate([v.ravel() for _, v in parts])
 
     def inside(self, window: Window) -> Valid:
-        """Where a map is wanted: inside the scene and the area of interest, (H, W); nothing is decoded for it."""
+        """Where a map is wanted, (H, W): inside the scene and the area of interest; decodes nothing."""
         wanted = np.zeros((window.height, window.width), dtype=bool)
         part = self._intersection(window)
         if part is not None:
@@ -150,10 +144,7 @@ class Raster(ABC):
         return wanted
 
     def may_be_valid(self, window: Window) -> bool:
-        """False where no pixel of a window can be valid: outside the scene, its files or the area of interest.
-
-        The answer comes from outlines; not a pixel is decoded. True promises nothing: there may be nodata.
-        """
+        """False if a window lies outside the scene, its files or the area of interest; decodes nothing."""
         part = self._intersection(window)
         return part is not None and self._is_covered(part) and (self.aoi is None or self.aoi.touches(part))
 
@@ -176,7 +167,7 @@ class Raster(ABC):
         }
 
     def empty(self, height: int, width: int) -> tuple[Pixels, Valid]:
-        """Pixels (B, H, W) of nodata, or 0 without it, and valid (H, W), False throughout."""
+        """Pixels (B, H, W) of nodata, or 0 if there is none, and valid (H, W), all False."""
         fill = self.nodata if self.nodata is not None and can_hold(self.dtype, self.nodata) else 0
         return np.full((len(self.bands), height, width), fill, dtype=self.dtype), np.zeros((height, width), dtype=bool)
 
@@ -202,7 +193,7 @@ def intersection(a: Window, b: Window) -> Window | None:
 
 
 def can_hold(dtype: np.dtype[Any], value: float) -> bool:
-    """Whether a pixel of this dtype can equal the value; a byte is never -9999, whatever the file's header says."""
+    """Whether a pixel of this dtype can equal the value: a header may say -9999 of bytes."""
     if dtype.kind == "f":
         return True
     return math.isfinite(value) and value == int(value) and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max

@@ -1,4 +1,4 @@
-"""Imagery on servers: GDAL's settings for it, and what a server says about a file when asked directly."""
+"""Imagery on servers: GDAL's settings for it, and a server's own answers about a file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NOTHING_BESIDE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path names something on a server, by URL or by GDAL's name for one."""
+    """Whether a path is a URL, or GDAL's name of something on a server."""
     return ("://" in path and not path.startswith(("file://", "zip://", "tar://"))) or path.startswith(_SERVERS)
 
 
@@ -48,9 +48,9 @@ def gdal_settings(path: str) -> AbstractContextManager[Any]:
 
 
 def remote_facts(path: str) -> dict[str, Any]:
-    """Address, size and ETag or date of a file on an HTTP server; of other stores the address alone is known.
+    """Address, size and ETag or date of a file on an HTTP server; only the address for other stores.
 
-    What follows a "?" is left out: it is often a signature, which is secret and differs from day to day.
+    What follows a "?" is left out: often a signature, which is secret and changes.
     """
     facts: dict[str, Any] = {"path": path.removeprefix("/vsicurl/").partition("?")[0]}
     try:
@@ -64,7 +64,7 @@ def remote_facts(path: str) -> dict[str, Any]:
 
 
 def server_complaint(path: str) -> str | None:
-    """What is wrong with a server, in its own words, which GDAL keeps to itself; None where it answers well."""
+    """A server's error, which GDAL does not report; None if it answers."""
     try:
         _ask(path)
     except urllib.error.HTTPError as error:
@@ -75,7 +75,7 @@ def server_complaint(path: str) -> str | None:
 
 
 def _ask(path: str) -> Any | None:
-    """Headers of an answer with one byte, which signed addresses allow and HEAD is refused; None if not over HTTP."""
+    """Headers of a request for one byte (signed addresses refuse HEAD); None if not over HTTP."""
     url = path.removeprefix("/vsicurl/")
     if not url.startswith(("http://", "https://")):
         return None

@@ -1,8 +1,8 @@
 """A scene read as if its pixels had another size: exact averages when they grow, bilinear when they shrink.
 
-Each pixel is computed from its own source pixels with weights that are fractions of scene-wide integers, summed in one
-order, so any window is the crop of the whole, bit for bit. (GDAL's warper approximates coordinates per chunk and takes
-nodata band by band; a scene here is invalid where all bands are.)
+Weights are fractions of scene-wide integers and summed in one order, so any window is the crop of the whole, bit for
+bit. (GDAL's warper approximates coordinates per chunk and takes nodata band by band; here a pixel is invalid if all
+bands are.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.floating[Any]]
 Taps = tuple[IntArray, Floats]
 
 _SOURCE_BYTES = 1 << 26
-"""Source pixels read at once; more only where a row of the file's blocks is more."""
+"""Source pixels read at once, bytes, unless a row of the file's blocks is larger."""
 
 _CHUNK_PX = 1 << 19
 """Source pixels turned into floats at once."""
@@ -36,14 +36,12 @@ _SAME = 0.02
 class Resampled(Raster):
     """A raster with square pixels of a given size on the ground.
 
-    The grid covers exactly the same ground, in the same CRS and orientation; its height and width are rounded, so
-    the pixel size is off by at most half a pixel over the whole scene. An axis within 2 % of the size keeps its
-    pixels: interpolation would blur them for a difference no network sees. Pixels that are not square on the ground,
-    as in geographic coordinates, become so at the scene's centre.
+    The grid covers exactly the same ground, in the same CRS and orientation; height and width are rounded. An axis
+    within 2 % of the size keeps its pixels. Pixels that are not square on the ground, as in geographic coordinates,
+    become square at the scene's centre.
 
-    A pixel is the mean of what it covers, weighted by area and over valid source pixels only; where pixels shrink
-    along an axis it is interpolated between two centres. It is valid where at least half of the weight is, so areas
-    neither grow nor shrink.
+    A pixel is the area-weighted mean of the valid source pixels that it covers; along an axis where pixels shrink it is
+    interpolated between two centres. It is valid if at least half of the weight is, so areas neither grow nor shrink.
 
     Args:
         source: Closed with this one.

@@ -1,8 +1,7 @@
 """Open one raster, or several as one, and read windows: pixels (B, H, W) and valid (H, W).
 
-A pixel is invalid where all read bands hold nodata, where any band is NaN, where a mask band says so, or, only when
-asked, where the alpha band is 0. Alpha is not taken unasked: a four-band GeoTIFF written with GDAL's defaults calls
-its near infrared "alpha", and a dark pixel there is no hole in the scene.
+A pixel is invalid if all read bands hold nodata, any band is NaN, a mask band says so, or, only on request, the alpha
+band is 0. A four-band GeoTIFF written with GDAL's defaults calls its near infrared "alpha", which may be 0 in the dark.
 """
 
 from __future__ import annotations
@@ -101,7 +100,7 @@ class Scene(Raster):
 
     @property
     def dataset(self) -> Any:
-        """A rasterio dataset, for what is not said here; not for reading while other threads read."""
+        """A rasterio dataset, for what is not said here; not to be read while other threads read."""
         if self._dataset is None:
             self._dataset = open_dataset(self.path)
         return self._dataset
@@ -115,7 +114,7 @@ class Scene(Raster):
 
     @property
     def can_be_invalid(self) -> bool:
-        """Whether a pixel of the scene can mean nothing; False promises that none does, and nothing need be read."""
+        """Whether the scene may have invalid pixels; decodes nothing."""
         declared = all(value is not None and can_hold(self.dtype, value) for value in self._nodata)
         return declared or self.dtype.kind == "f" or self._has_mask or self._alpha or self.aoi is not None
 

@@ -1,4 +1,4 @@
-"""What a prediction will do, decided before any pixel is read: windows, bands and strips of output, memory, disk."""
+"""The plan of a prediction, made before any pixel is read: windows, bands and strips of output, memory, disk."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ BLOCK = 512
 """Bands and strips of output start on multiples of this, px, as the blocks of the map do."""
 
 TASK_PX = 1 << 25
-"""A band of one strip is about so many pixels: what is lost when a run is interrupted, and rarely more than seconds."""
+"""Pixels of a band of one strip: what an interrupted run loses."""
 
 GDAL_CACHE_BYTES = 64 << 20
-"""What GDAL may keep of decoded blocks during a prediction, where whole blocks are read and each is asked for once."""
+"""GDAL's block cache during a prediction that reads every block once."""
 
 MAX_GDAL_CACHE_BYTES = 512 << 20
-"""The same where blocks cannot be read whole: a row of them should fit."""
+"""The most of it if blocks are read in parts: a row of blocks should fit."""
 
 PIECE_BYTES = 32 << 20
-"""Finished logits are upsampled in pieces of rows of about so many bytes."""
+"""Finished logits are upsampled in pieces of about this size."""
 
 STRIP_MEMORY_BYTES = 1_500_000_000
-"""Above so much, the scene is cut into strips of columns."""
+"""Above this the scene is cut into strips of columns."""
 
 MAX_CPU_WINDOWS = 16
-"""So many windows side by side at most on a CPU: more cost memory, and share one path to it."""
+"""The most windows side by side on a CPU: more cost memory and share its bandwidth."""
 
 WINDOWS_AHEAD = 3
-"""So many times the windows that the network works on at once are on their way to it and from it."""
+"""Windows on their way to the network and from it, for each that it works on."""
 
 IN_PROCESS: ExecutorName = "in-process"
 
@@ -66,7 +66,7 @@ def flat(length: int, overlap: int) -> FloatArray:
 
 
 def crop(length: int, overlap: int) -> FloatArray:
-    """Nothing but the centre of each window: neighbours meet in the middle of their overlap."""
+    """Only the centre of each window: neighbours meet in the middle of their overlap."""
     weights, margin = np.zeros(length), overlap // 2
     weights[margin : length - margin] = 1
     return weights
@@ -96,7 +96,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A rectangle of the output that can be made alone: one band of one strip.
+    """A rectangle of the output that can be made independently: one band of one strip.
 
     Attributes:
         band: Number of the band, from the top.
@@ -130,9 +130,9 @@ class Plan:
         chunk_rows: Rows of the file that are decoded together, px: its blocks' height.
         cache_bytes: What GDAL may keep of decoded blocks.
         executor: Where the tasks run.
-        memory_bytes: What the prediction holds beside the network and its activations; bounded by the width of a
-            strip, not by the scene's height.
-        disk_bytes: At most so much for finished parts and the map, were nothing compressible.
+        memory_bytes: Memory beside the network and its activations; it depends on the strips' width, not on the
+            scene's height.
+        disk_bytes: Disk for parts and map if nothing were compressible.
     """
 
     height: int
@@ -186,20 +186,12 @@ class Plan:
 
     @property
     def forwards(self) -> int:
-        """Windows that reach the network in one undisturbed run, were the scene valid everywhere.
-
-        More than `windows` where there are strips: what two strips share is computed for each.
-        """
+        """Windows that reach the network if the scene is valid everywhere; strips share some, which are repeated."""
         return len(self.rows) * sum(len(self.strip_span(i).starts) for i in range(self.strips))
-
-    @property
-    def forwards_apart(self) -> int:
-        """The same where every task runs alone, as on several machines."""
-        return sum(len(self.band_span(i).starts) for i in range(self.bands)) * self.forwards // len(self.rows)
 
     @cached_property
     def tapers(self) -> tuple[FloatArray, FloatArray]:
-        """Weights of a window's rows and columns of logits, the greatest 1, before the scene's edges are considered."""
+        """Weights of a window's rows and columns of logits, at most 1; the scene's edges are not considered."""
         function = BLENDS[self.blend] if isinstance(self.blend, str) else self.blend
         both = []
         for size, starts in ((self.window_height, self.rows), (self.window_width, self.cols)):
@@ -220,12 +212,12 @@ class Plan:
         return Task(band, strip, Window(rows.first, cols.first, rows.stop - rows.first, cols.stop - cols.first))
 
     def band_span(self, first: int, last: int | None = None) -> Span:
-        """What a band, or the bands ``first … last``, need of the rows."""
+        """Rows of a band, or of the bands ``first … last``, and what they need."""
         stop = min(((first if last is None else last) + 1) * self.band_rows, self.height)
         return _span(first * self.band_rows, stop, self.stride, self.rows, self.window_height)
 
     def strip_span(self, strip: int) -> Span:
-        """What a strip needs of the columns."""
+        """Columns of a strip and what they need."""
         stop = min((strip + 1) * self.strip_cols, self.width)
         return _span(strip * self.strip_cols, stop, self.stride, self.cols, self.window_width)
 
