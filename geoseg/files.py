@@ -76,29 +76,20 @@ def writing(path: Path, *errors: type[Exception], hint: str | None = None) -> It
         path: The file; of a file inside `atomic_output` the message gives the final name.
         errors: What the library that writes raises, beside `OSError`.
         hint: The fix; None takes the usual one for the reason.
-
-    Raises:
-        OutputError: The disk is full, the folder is gone or not writable, and so on.
     """
     try:
         yield
     except Exception as error:
         if isinstance(error, GeosegError) or not isinstance(error, (OSError, *errors)):
             raise
-        cause = error if _has_number(error) or not _is_full(path.parent) else OSError(errno.ENOSPC, "")
+        has_reason = isinstance(error, OSError) and error.errno is not None
+        cause = error if has_reason or not _is_full(path.parent) else OSError(errno.ENOSPC, "")
         raise output_error(f"cannot write {_final_name(path)}", cause, hint=hint) from cause
-
-
-def _has_number(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno is not None
 
 
 def _is_full(folder: Path) -> bool:
     """Whether a disk has no room left, which libraries seldom give as the reason."""
-    try:
-        return shutil.disk_usage(folder).free < _FULL_BYTES
-    except OSError:
-        return False
+    return folder.is_dir() and shutil.disk_usage(folder).free < _FULL_BYTES
 
 
 # --- checks before the work
@@ -212,11 +203,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def check_folder(path: Path, *, hint: str = "choose another with -o") -> None:
-    """Check that a folder can be made, or written if it exists.
-
-    Raises:
-        OutputError: It cannot.
-    """
+    """Check that a folder can be made, or written if it exists; an `OutputError` if not."""
     with made_folder(path, hint=hint):
         try:
             with _scratch(path / "trial"):
@@ -226,7 +213,7 @@ def check_folder(path: Path, *, hint: str = "choose another with -o") -> None:
 
 
 def check_output_folder(folder: Path, *, overwrite: bool, ours: Collection[str], writer: str) -> None:
-    """Check that a folder may be written; an existing one is replaced only if ``writer`` wrote all that is in it.
+    """Check that a folder may be written; an existing one is replaced only if all files in it are ``ours``.
 
     Args:
         folder: Folder that will be written.
@@ -237,10 +224,10 @@ def check_output_folder(folder: Path, *, overwrite: bool, ours: Collection[str],
     Raises:
         OutputError: It exists and ``overwrite`` is False, it holds other files, it is a file, or it cannot be written.
     """
-    if not folder.is_dir():
-        if folder.exists():
-            raise OutputError(f"output {folder} is a file", hint="name a folder with -o")
+    if not folder.exists():
         check_output(folder, overwrite=False)
+    elif not folder.is_dir():
+        raise OutputError(f"output {folder} is a file", hint="name a folder with -o")
     elif not overwrite:
         raise OutputError(f"output {folder} exists", hint="add --overwrite, or choose another folder with -o")
     elif folder.is_symlink():
@@ -325,11 +312,7 @@ def remove_scratch(output: Path) -> None:
 
 
 def make_folder(path: Path, *, hint: str = "choose another with -o") -> None:
-    """Make a folder and those above it, unless it exists.
-
-    Raises:
-        OutputError: It cannot be made.
-    """
+    """Make a folder and those above it, unless it exists; an `OutputError` if it cannot be made."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -338,11 +321,7 @@ def make_folder(path: Path, *, hint: str = "choose another with -o") -> None:
 
 @contextmanager
 def made_folder(path: Path, *, hint: str = "choose another with -o") -> Iterator[None]:
-    """Make a folder for outputs, and remove it again if nothing was put into it.
-
-    Raises:
-        OutputError: It cannot be made.
-    """
+    """Make a folder for outputs, and remove it again if nothing was put into it; see `make_folder`."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     make_folder(path, hint=hint)
     try:
@@ -388,8 +367,7 @@ def name_outputs(pattern: Path, scenes: Sequence[str]) -> list[Path]:
     found: dict[Path, str] = {}
     for scene in scenes:
         source = PurePath(scene.partition("?")[0])
-        name = pattern.name.replace("{stem}", source.stem).replace("{parent}", source.parent.name)
-        path = pattern.with_name(name)
+        path = pattern.with_name(pattern.name.replace("{stem}", source.stem).replace("{parent}", source.parent.name))
         if path in found:
             longer = pattern.with_name(f"{{parent}}_{pattern.name}")
             raise OutputError(
