@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from geoseg.programs.train import train as train
     from geoseg.programs.vectorize import vectorize as vectorize
     from geoseg.scene import Scene as Scene
+    from geoseg.view.notebook import show as show
 
 _PUBLIC = {
     "Landscape": "geoseg.landscape",
@@ -30,6 +31,7 @@ _PUBLIC = {
     "load_model": "geoseg.network.model_folder",
     "polygonize": "geoseg.polygons",
     "predict": "geoseg.programs.predict",
+    "show": "geoseg.view.notebook",
     "train": "geoseg.programs.train",
     "vectorize": "geoseg.programs.vectorize",
 }

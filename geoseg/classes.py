@@ -10,6 +10,9 @@ from typing import Any
 NODATA = 255
 """Value of a class map where the scene is invalid, and of a label to be ignored."""
 
+RIGHT, IGNORE = "right as it is", "ignore"
+"""What a correction of a map may say in place of a class: the map is right there, or nothing is known."""
+
 Color = tuple[int, int, int]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,20 +32,42 @@ def view(
     basemap: Annotated[
         str | None, typer.Option("--basemap", metavar="URL", help="Background map, with {z}, {x} and {y}.")
     ] = None,
+    doubt: Annotated[
+        bool, typer.Option("--doubt", help="List the windows of a map that the model was least sure of.")
+    ] = False,
+    windows: Annotated[int, typer.Option("--windows", metavar="N", min=1, help="How many --doubt lists.")] = 20,
+    save: Annotated[
+        Path | None,
+        typer.Option("--save", metavar="PAGE.html", help="Write a page that needs no server, for small results."),
+    ] = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Show results in the browser, on this machine alone.
 
     Confidence and other layers of a map are found beside it. Polygons drawn on the page are saved as corrections in
     MAP.corrections.gpkg, which geoseg train takes as labels. Ctrl-C ends the viewer.
     """
-    from geoseg.view.program import serve
+    from geoseg.view.program import save_page, serve
 
+    asked = parse_bands(bands)
+    if save is not None:
+        lines = save_page(
+            paths,
+            save,
+            bands=asked,
+            doubt=windows if doubt else None,
+            overwrite=overwrite,
+            on_start=lambda line: typer.echo(line, err=True),
+        )
+        ctx.obj.report(lines, save)
+        return
     serve(
         paths,
         port=port,
         browser=browser,
-        bands=parse_bands(bands),
+        bands=asked,
         basemap=basemap,
+        doubt=windows if doubt else None,
         progress=ctx.obj.progress,
         on_start=typer.echo,
     )

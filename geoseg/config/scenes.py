@@ -24,7 +24,7 @@ from geoseg.words import count, nearest
 
 SPLITS = ("train", "val", "scenes")
 
-PATHS = ("scene", "labels", "labelled_area")
+PATHS = ("scene", "labels", "labelled_area", "corrections")
 """Keys of an entry that name files."""
 
 COLUMNS = (*PATHS, "attribute", "class_name", "outside", "crs", "split")

@@ -167,6 +167,9 @@ def _digest(scene: LabelledScene, settings: TrainConfig) -> str:
         "block": BLOCK,
         "labels": _file_facts(config.labels),
         "area": _file_facts(config.labelled_area) if config.labelled_area is not None else None,
+        "corrected": [_file_facts(config.corrections), config.corrected_only]
+        if config.corrections is not None
+        else None,
         "stated": [config.attribute, config.class_name, config.outside, settings.data.first_label],
         "classes": settings.class_table.names,
         "grid": [*grid.shape, *list(grid.transform)[:6], grid.crs.to_wkt() if grid.crs is not None else None],

@@ -312,7 +312,12 @@ def check_files(config: TrainConfig, splits: Iterable[str]) -> None:
 
 
 def _missing(entry: SceneConfig) -> list[str]:
-    files = {"scene": entry.scene, "labels": entry.labels, "labelled area": entry.labelled_area}
+    files = {
+        "scene": entry.scene,
+        "labels": entry.labels,
+        "labelled area": entry.labelled_area,
+        "corrections": entry.corrections,
+    }
     return [f"no such {what}: {path}" for what, path in files.items() if path is not None and _is_missing(path)]
 
 

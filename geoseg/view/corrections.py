@@ -17,12 +17,10 @@ import pyproj
 import shapely
 from rasterio.crs import CRS
 
+from geoseg.classes import IGNORE, RIGHT
 from geoseg.errors import ConfigError, SceneError
 from geoseg.files import atomic_output
 from geoseg.view.place import MERCATOR, Plane
-
-RIGHT, IGNORE = "right as it is", "ignore"
-"""What a polygon may say in place of a class: the map below is right, or nothing is known."""
 
 _MOST_VERTICES = 100_000
 _MOST_NOTE = 1000

@@ -1,0 +1,65 @@
+"""The viewer in a notebook: the same page in a frame below the cell."""
+
+from __future__ import annotations
+
+from html import escape
+from os import PathLike
+
+from geoseg.view.program import open_session
+from geoseg.view.server import Server
+
+AnyPath = str | PathLike[str]
+
+
+class Shown:
+    """A viewer that runs until `close`, or until the notebook's kernel ends; Jupyter draws it as a frame.
+
+    Attributes:
+        address: What to open in a browser.
+    """
+
+    def __init__(self, server: Server, height: int) -> None:
+        self._server = server
+        self._height = height
+        self.address = server.address
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe src="{escape(self.address)}" width="100%" height="{self._height}" '
+            'style="border: 0" allowfullscreen></iframe>'
+        )
+
+    def __repr__(self) -> str:
+        return f"geoseg viewer at {self.address}"
+
+    def close(self) -> None:
+        """End the viewer."""
+        self._server.stop()
+
+
+def show(
+    class_map: AnyPath | None = None,
+    *,
+    scene: AnyPath | None = None,
+    polygons: AnyPath | None = None,
+    port: int = 0,
+    height: int = 600,
+) -> Shown:
+    """Show a class map, its scene and its polygons, in Jupyter as a frame below the cell.
+
+    The server listens on the machine that the kernel runs on. In a browser elsewhere, forward the port:
+    ``ssh -L PORT:127.0.0.1:PORT HOST``.
+
+    Args:
+        class_map: Class map, as `geoseg.predict` writes it.
+        scene: The imagery below it.
+        polygons: A vector file above it.
+        port: To listen on; 0 takes a free one.
+        height: Of the frame, px.
+
+    Raises:
+        GeosegError: No file is named, one cannot be shown, or the port is taken.
+    """
+    server = Server(open_session([path for path in (scene, class_map, polygons) if path is not None]), port)
+    server.start()
+    return Shown(server, height)
