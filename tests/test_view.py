@@ -27,6 +27,7 @@ from shapely.geometry import Point, box
 pytest.importorskip("rio_tiler")
 pytest.importorskip("starlette")
 
+import geoseg
 from geoseg.classes import NODATA
 from geoseg.errors import ConfigError, GeosegError, SceneError
 from geoseg.grid import Grid
@@ -468,3 +469,78 @@ def test_corrections_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
         assert ask(address, "corrections/0", method="PUT", body=[1])[0] == 400
         assert ask(address, "corrections/9")[0] == 409
     assert not (tmp_path / "map.corrections.gpkg").exists()
+
+
+# Windows to look at, pages that are saved, notebooks
+
+
+def doubtful(path: Path) -> None:
+    sure = np.full((1024, 1024), 240, np.uint8)
+    sure[600:700, 300:500] = 30
+    sure[100:120, 800:900] = 100
+    write_map(path, side=1024, layers=("classes", "confidence"), confidence=sure)
+
+
+def test_windows_of_most_doubt_come_first(tmp_path: Path) -> None:
+    doubtful(tmp_path / "map.tif")
+    session = one_layer(tmp_path / "map.tif", doubt=3)
+    assert [(w["name"], w["kind"]) for w in session.windows[:2]] == [
+        ("row 512, column 256", "Least sure"),
+        ("row 0, column 768", "Least sure"),
+    ]
+    assert len(session.windows) == 3
+    west, south, east, north = session.windows[0]["bounds"]
+    to_map = pyproj.Transformer.from_crs(4326, 32633, always_xy=True)
+    left, top = place_transform("EPSG:32633", "north") @ (256 + 128, 512 + 128)
+    assert to_map.transform((west + east) / 2, (south + north) / 2) == pytest.approx((left, top), abs=0.5)
+    write_map(tmp_path / "sure.tif")
+    with pytest.raises(ConfigError, match="no map has a layer") as raised:
+        one_layer(tmp_path / "sure.tif", doubt=3)
+    assert "--confidence" in (raised.value.hint or "")
+
+
+def test_evaluation_folder_shows_scenes_labels_and_worst_windows(tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene.tif", size=(SIDE, SIDE))
+    write_map(tmp_path / "labels.tif")
+    window = {"scene": "scene", "error": 0.42, "row": 16, "col": 8, "height": 32, "width": 32}
+    files = {"scene": {"scene": str(scene.path), "labels": str(tmp_path / "labels.tif")}}
+    folder = tmp_path / "eval"
+    folder.mkdir()
+    (folder / "scores.json").write_text(json.dumps({"files": files, "windows": {"worst": [window]}}))
+    session = one_layer(folder)
+    assert [layer.name for layer in session.layers] == ["scene.tif", "labels.tif"]
+    assert [(w["name"], w["note"]) for w in session.windows] == [("scene", "42 % wrong")]
+    (tmp_path / "labels.tif").unlink()
+    with pytest.raises(SceneError, match="is gone"):
+        one_layer(folder)
+    (folder / "scores.json").write_text("{}")
+    with pytest.raises(SceneError, match="does not name the scenes"):
+        one_layer(folder)
+
+
+def test_saved_page_holds_all_and_says_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_map(tmp_path / "map.tif", layers=("classes", "confidence"))
+    page = tmp_path / "page.html"
+    asked = ["view", str(tmp_path / "map.tif"), "--save", str(page)]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0
+    assert "page.html: " in result.output and "tiles, about" in result.output
+    text = page.read_text(encoding="utf-8")
+    assert "GEOSEG_SAVED" in text and str(tmp_path) not in text
+    again = CliRunner().invoke(app, asked)
+    assert again.exit_code == 2 and "exists" in again.output
+    monkeypatch.setattr("geoseg.view.saving.MOST_TILES", 3)
+    many = CliRunner().invoke(app, [*asked, "--overwrite"])
+    assert many.exit_code == 2 and "the page would hold" in many.output
+
+
+def test_notebooks_show_the_page_in_a_frame(tmp_path: Path) -> None:
+    write_map(tmp_path / "map.tif")
+    shown = geoseg.show(tmp_path / "map.tif")
+    try:
+        assert f'src="{shown.address}"' in shown._repr_html_()
+        assert ask(shown.address)[0] == 200
+    finally:
+        shown.close()
+    with pytest.raises(ConfigError, match="nothing to show"):
+        geoseg.show()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import Annotated
 
@@ -53,7 +54,8 @@ def predict(
         from geoseg.programs.predict import run_prediction
 
         report = run_prediction(scenes, model, output, options)
-        ctx.obj.report(report.lines(), report.path)
+        look = shlex.join(["geoseg", "view", *scenes, str(report.path)])
+        ctx.obj.report([*report.lines(), f"look at it: {look}"], report.path)
 
 
 def _predict_each(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from geoseg.cli.options import Overwrite
 from geoseg.cli.parsing import parse_bands
 
 
@@ -40,7 +41,7 @@ def view(
         Path | None,
         typer.Option("--save", metavar="PAGE.html", help="Write a page that needs no server, for small results."),
     ] = None,
-    overwrite: options.Overwrite = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Show results in the browser, on this machine alone.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 MODEL = "landscape-tiny"
 SIDE, SEED, GSD_M = 1536, 2026, 0.5
+VIEWED = ("imagery", "class map", "polygons")
+"""Files that the last line shows in the viewer."""
+
 RULES = dataclasses.replace(DEFAULT_RULES, min_area_m2=4.0)
 
 TRAIN_SEEDS, VAL_SEED = (1, 2, 3, 4), 100
@@ -79,7 +83,7 @@ class DemoReport:
             *lines,
             "",
             f"{steps}; in all {sum(self.seconds.values()):.1f} s",
-            "open overlay.png, or the .gpkg in QGIS",
+            "look at it: " + shlex.join(["geoseg", "view", *(str(self.files[what]) for what in VIEWED)]),
         ]
 
 

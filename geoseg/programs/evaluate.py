@@ -40,6 +40,7 @@ from geoseg.network.metrics import Matrix, Scores
 from geoseg.network.stored_model import open_model
 from geoseg.options import EvaluateOptions, Protocol, Split, from_keywords, signature_with
 from geoseg.paper.patches import evaluate_patches, scene_names
+from geoseg.paths import InputPath
 from geoseg.prediction.imagery import check_scene
 from geoseg.prediction.precision import record_precision
 from geoseg.prediction.predictor import Predictor
@@ -130,9 +131,17 @@ def run_evaluation(model: str, config: TrainConfig, output: Path, options: Evalu
                     f"costs {record.loss_points:.2f} points of mIoU ({record.float32.miou:.4f} in float32), and "
                     f"{100 * record.bfloat16.agreement:.2f} % of pixels keep their class (on {record.measured_on})"
                 )
-        evaluation = dataclasses.replace(found, facts=facts)
+        files = {
+            name: {"scene": _absolute(labelled.config.scene), "labels": _absolute(labelled.config.labels)}
+            for name, labelled in zip(names, scenes, strict=True)
+        }
+        evaluation = dataclasses.replace(found, facts=facts, files=files)
         _write(evaluation)
     return evaluation
+
+
+def _absolute(path: InputPath) -> str:
+    return str(path.absolute()) if isinstance(path, Path) else path
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from geoseg.errors import ConfigError
 from geoseg.view.doubt import doubtful_windows
+from geoseg.view.evaluations import named_files, worst_windows
 from geoseg.view.layers import Opener
 from geoseg.view.saving import save
 from geoseg.view.server import Server
@@ -46,10 +47,9 @@ def open_session(
     if not names:
         raise ConfigError("nothing to show was named", hint="name a scene, a class map or a vector file")
     opener = Opener(bands)
-    layers = opener.open(names)
-    windows: list[dict[str, Any]] = []
-    if doubt is not None:
-        windows = doubtful_windows(layers, doubt)
+    files, scores = named_files(names)
+    layers = opener.open(files)
+    windows = worst_windows(scores, layers) if doubt is None else doubtful_windows(layers, doubt)
     return Session(layers, opener, windows=windows, title=title_of(names), basemap=basemap, progress=progress)
 
 

@@ -15,7 +15,7 @@ pytest.importorskip("rio_tiler")
 pytest.importorskip("maplibre")
 
 from geoseg.classes import NODATA
-from geoseg.view.program import open_session
+from geoseg.view.program import open_session, save_page
 from geoseg.view.server import Server
 from support.browser import BROWSER, Browser
 from support.scenes import place_transform, write_scene
@@ -245,3 +245,20 @@ def test_drawn_correction_lands_in_the_geopackage(viewer: Viewer, folder: Path) 
     browser.wait("correcting.features.length === 1")
     assert geopandas.read_file(file)["class"].tolist() == ["ignore"]
     file.unlink()
+
+
+def test_saved_page_draws_without_a_server(folder: Path, browser: Browser, tmp_path: Path) -> None:
+    save_page([folder / "scene.tif", folder / "map.tif"], tmp_path / "page.html")
+    browser.open("about:blank")
+    browser.run("1")
+    browser.requests.clear()
+    browser.console.clear()
+    browser.open((tmp_path / "page.html").as_uri())
+    browser.settled()
+    browser.run("(() => { const l = layers.get(1); l.opacity = 1; restyle(l); })()")
+    browser.settled()
+    shot = browser.picture()
+    seen = {tuple(color) for color in shot.reshape(-1, 3)[::7].tolist()}
+    assert {tuple(c.color) for c in CLASSES} <= seen
+    assert all(address.startswith(("file:", "data:", "blob:")) for address in browser.requests)
+    assert browser.console == []

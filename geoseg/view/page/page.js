@@ -655,7 +655,7 @@ function start(state) {
   for (const layer of places) {
     if (!meets(layer.bounds, first.bounds)) notice(`${layer.name} lies elsewhere than ${first.name}: Zoom to shows it`);
   }
-  const bounds = windows[0]?.bounds ?? first?.bounds;
+  const bounds = windows[0]?.bounds ?? first?.bounds, isKept = location.hash.includes("place=");
   const map = makeMap("map", { hash: "place", bounds, fitBoundsOptions: { padding: 30, maxZoom: 22 } });
   maps.push(map);
   map.addControl(new maplibregl.NavigationControl({ showCompass: false }), "top-right");
@@ -672,7 +672,7 @@ function start(state) {
   map.on("mouseout", () => ($("under").textContent = $("place").textContent = ""));
   map.once("load", showScale);
   fillWindows();
-  if (windows.length) map.once("load", () => location.hash.includes("place=") || goTo(0));
+  if (windows.length && !isKept) map.once("load", () => goTo(0));
 }
 
 document.addEventListener("keydown", onKey);
