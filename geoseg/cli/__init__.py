@@ -17,7 +17,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from geoseg.cli import demo, evaluate, export, info, models, predict, prepare, stats, train, vectorize, view, weights
+from geoseg.cli import (
+    demo,
+    evaluate,
+    export,
+    info,
+    models,
+    predict,
+    prepare,
+    qgis_plugin,
+    stats,
+    train,
+    vectorize,
+    view,
+    weights,
+)
 from geoseg.cli.expand import Command
 from geoseg.cli.options import Talk
 from geoseg.errors import GeosegError
@@ -69,6 +83,7 @@ app.command("info", cls=Command)(info.info)
 app.command("models", cls=Command)(models.models)
 app.add_typer(weights.app, name="weights")
 app.command("export", cls=Command)(export.export)
+app.command("qgis-plugin", cls=Command)(qgis_plugin.qgis_plugin)
 app.command("demo", cls=Command)(demo.demo)
 
 

@@ -39,13 +39,13 @@ _MOST_LATITUDE = 85.0511287
 _KEPT = 32
 """Tile sets in the cache; those not used for longest go."""
 
-_ZOOMS = 5
+_ZOOMS = 4
 """Zoom levels that are made: below them outlines would be a blot."""
 
 _SPACING_PX = 64
 """Mean distance of the features at the highest level, px of a tile that is drawn 512 px wide."""
 
-_VERSION = "1"
+_VERSION = "2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def make_tiles(tiled: TiledLayer, progress: Callable[[int], None]) -> None:
             f"cannot make folder {folder}: {error.strerror}", hint="set XDG_CACHE_HOME to a folder that can be written"
         ) from error
     _make_room(folder)
-    with atomic_output(tiled.tiles) as scratch, _opened(layer) as (schema, batches):
+    with atomic_output(tiled.tiles) as scratch, _Opened(layer) as (schema, batches):
 
         def records() -> Iterator[pa.RecordBatch]:
             for batch in batches:
@@ -140,7 +140,7 @@ def make_tiles(tiled: TiledLayer, progress: Callable[[int], None]) -> None:
         write_records(records(), schema, scratch, driver, name=layer.name, crs=crs)
 
 
-class _opened:
+class _Opened:
     """The features of a layer as record batches, their geometry last."""
 
     def __init__(self, layer: VectorLayer) -> None:
@@ -199,7 +199,7 @@ def values_of(layer: VectorLayer, field: str, most: int = 64) -> list[str]:
     if layer.path.lower().endswith(".pmtiles"):
         return []
     found: set[str] = set()
-    with _opened(layer) as (_, batches):
+    with _Opened(layer) as (_, batches):
         for batch in batches:
             found |= {str(value) for value in pa.compute.unique(batch.column(field)).to_pylist() if value is not None}
             if len(found) > most:

@@ -254,6 +254,8 @@ function zoomTo(bounds) {
   if (bounds) maps[0].fitBounds(bounds, { padding: 30, duration: 0, maxZoom: 22 });
 }
 
+const isTooFar = (layer) => layer.kind === "vector" && layer.bounds && maps.length && Math.floor(maps[0].getZoom()) < layer.zooms[0];
+
 function fillLayers() {
   $("layers").replaceChildren(...[...layers.values()].reverse().map((layer) => {
     const box = el("input", { type: "checkbox", checked: layer.on, onchange: () => {
@@ -271,7 +273,8 @@ function fillLayers() {
     } }, ...layer.bands.map((name) => el("option", {}, name)));
     if (bands) bands.selectedIndex = layer.band - 1;
     const zoom = el("button", { type: "button", className: "zoom", disabled: !layer.bounds, onclick: () => zoomTo(layer.bounds) }, "Zoom to");
-    const trouble = layer.error ?? (layer.making === null ? null : `making its tiles, once: ${Math.floor(100 * layer.making)} %`);
+    const trouble = layer.error ?? (layer.making !== null ? `making its tiles, once: ${Math.floor(100 * layer.making)} %`
+      : isTooFar(layer) ? "zoom in to see its outlines" : null);
     const item = el("li", { title: layer.path },
       el("div", { className: "name" }, el("label", {}, box, el("span", {}, layer.name)), zoom),
       el("div", { className: "controls" }, slider, bands),
@@ -671,6 +674,7 @@ function start(state) {
   map.on("dblclick", () => correcting.corners && endDrawing());
   map.on("mouseout", () => ($("under").textContent = $("place").textContent = ""));
   map.once("load", showScale);
+  map.on("zoomend", () => [...layers.values()].some((layer) => layer.wasTooFar !== (layer.wasTooFar = isTooFar(layer))) && fillLayers());
   fillWindows();
   if (windows.length && !isKept) map.once("load", () => goTo(0));
 }

@@ -1,0 +1,25 @@
+"""``geoseg qgis-plugin``: the plugin for QGIS as a zip file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from geoseg.cli.options import Overwrite
+
+
+def qgis_plugin(
+    output: Annotated[str, typer.Option("--output", "-o", metavar="ZIP", help="File to write.")] = "geoseg.zip",
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the plugin for QGIS.
+
+    Install it in QGIS under Plugins, Manage and Install Plugins, Install from ZIP. It runs this command in its own
+    environment, and installs nothing into QGIS's Python.
+    """
+    from pathlib import Path
+
+    from geoseg.programs.qgis_plugin import write_plugin
+
+    typer.echo(str(write_plugin(Path(output), overwrite=overwrite)))

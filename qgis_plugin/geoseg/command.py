@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the geoseg command in its own environment; its progress goes to the dialog, and Cancel ends it."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+
+SETTING = "geoseg/command"
+"""Where QGIS keeps the path of the command, once it has been chosen."""
+
+_PERCENT = re.compile(r"(\d{1,3})%\|")
+# QGIS sets these for its own Python and GDAL; another environment must not see them.
+_OF_QGIS = ("PYTHONHOME", "PYTHONPATH", "GDAL_DATA", "PROJ_LIB", "PROJ_DATA", "GDAL_DRIVER_PATH", "LD_LIBRARY_PATH")
+
+
+def find_command(chosen=""):
+    """Path of the geoseg command: the one chosen, else the one on PATH; None if there is none."""
+    if chosen:
+        return chosen if os.access(chosen, os.X_OK) else None
+    return shutil.which("geoseg")
+
+
+def run_command(command, arguments, *, say, progress, is_canceled):
+    """Run geoseg and return what it printed.
+
+    Args:
+        command: Path of the command.
+        arguments: What follows it.
+        say: Called with each line that it says.
+        progress: Called with the percentage of its progress bar.
+        is_canceled: Asked several times a second; True ends the command.
+
+    Returns:
+        Lines of its output, or None if it was canceled.
+
+    Raises:
+        RuntimeError: It failed; the message is its own.
+    """
+    env = {key: value for key, value in os.environ.items() if key not in _OF_QGIS}
+    own_group = {"start_new_session": True} if os.name == "posix" else {}
+    process = subprocess.Popen(
+        [command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        env=env,
+        **own_group,
+    )
+    said, printed = [], []
+
+    def read_errors():
+        for line in _lines(process.stderr):
+            found = _PERCENT.findall(line)
+            if found:
+                progress(min(int(found[-1]), 100))
+            elif line.strip():
+                said.append(line)
+                say(line)
+
+    def read_output():
+        for line in _lines(process.stdout):
+            printed.append(line)
+            say(line)
+
+    readers = [threading.Thread(target=target, daemon=True) for target in (read_errors, read_output)]
+    for reader in readers:
+        reader.start()
+    canceled = False
+    while True:
+        try:
+            process.wait(0.2)
+            break
+        except subprocess.TimeoutExpired:
+            if is_canceled() and not canceled:
+                canceled = True
+                _interrupt(process)
+    for reader in readers:
+        reader.join(5)
+    if canceled:
+        return None
+    if process.returncode:
+        raise RuntimeError("\n".join(said[-10:]) or f"geoseg ended with exit code {process.returncode}")
+    return printed
+
+
+def _lines(stream):
+    """Lines of a stream, those too that a progress bar ends with a carriage return."""
+    pending = b""
+    for chunk in iter(lambda: stream.read1(4096), b""):
+        *lines, pending = re.split(rb"[\r\n]", pending + chunk)
+        for line in lines:
+            yield line.decode("utf-8", "replace")
+    if pending:
+        yield pending.decode("utf-8", "replace")
+
+
+def _interrupt(process):
+    """End the command as Ctrl-C would: what it has finished is kept for the next run."""
+    if os.name == "posix":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.terminate()
