@@ -522,16 +522,16 @@ def test_saved_page_holds_all_and_says_its_size(tmp_path: Path, monkeypatch: pyt
     write_map(tmp_path / "map.tif", layers=("classes", "confidence"))
     page = tmp_path / "page.html"
     asked = ["view", str(tmp_path / "map.tif"), "--save", str(page)]
-    result = CliRunner().invoke(app, asked)
+    result = commands.run(*asked)
     assert result.exit_code == 0
-    assert "page.html: " in result.output and "tiles, about" in result.output
+    assert "page.html: " in result.stderr and "tiles, about" in result.stderr
     text = page.read_text(encoding="utf-8")
     assert "GEOSEG_SAVED" in text and str(tmp_path) not in text
-    again = CliRunner().invoke(app, asked)
-    assert again.exit_code == 2 and "exists" in again.output
+    again = commands.run(*asked)
+    assert again.exit_code == 2 and "exists" in again.stderr
     monkeypatch.setattr("geoseg.view.saving.MOST_TILES", 3)
-    many = CliRunner().invoke(app, [*asked, "--overwrite"])
-    assert many.exit_code == 2 and "the page would hold" in many.output
+    many = commands.run(*asked, "--overwrite")
+    assert many.exit_code == 2 and "the page would hold" in many.stderr
 
 
 def test_notebooks_show_the_page_in_a_frame(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("starlette")
 
 from geoseg.classes import IGNORE, NODATA, RIGHT, ClassTable
 from geoseg.config import SceneConfig
-from geoseg.data.labels import open_labels
+from geoseg.data.labelled import open_labels
 from geoseg.errors import ConfigError, LabelError
 from geoseg.grid import Grid
 from geoseg.programs.early import check_files

@@ -99,6 +99,8 @@ class SceneConfig(Frozen):
         class_name: Class of all polygons.
         outside: Class outside all polygons, or "ignore".
         labelled_area: Polygons, in any CRS, outside which labels are ignored; None for the whole scene.
+        corrections: Polygons saved by ``geoseg view``; they replace the labels, which may be a predicted map.
+        corrected_only: Labels outside the corrections are ignored.
         crs: CRS of a scene with a transform but no CRS, as EPSG code or WKT; None for the file's.
     """
 
@@ -108,13 +110,22 @@ class SceneConfig(Frozen):
     class_name: str | None = None
     outside: str | None = None
     labelled_area: Source | None = None
+    corrections: Source | None = None
+    corrected_only: bool = False
     crs: str | None = None
 
     @model_validator(mode="after")
     def _one_source_of_class(self) -> SceneConfig:
         if self.attribute is not None and self.class_name is not None:
             raise ValueError("give attribute or class_name, not both")
+        if self.corrected_only and self.corrections is None:
+            raise ValueError("corrected_only needs corrections")
         return self
+
+    @property
+    def is_part_labelled(self) -> bool:
+        """Whether labels are ignored in a part of the scene."""
+        return self.labelled_area is not None or self.outside == "ignore" or self.corrected_only
 
 
 class SplitConfig(Frozen):

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from rasterio.features import rasterize
 from shapely.geometry import box
 
 from geoseg.arrays import ByteArray
 from geoseg.classes import IGNORE, NODATA, RIGHT, ClassTable
+from geoseg.config import SceneConfig
+from geoseg.data.labels import Labels
 from geoseg.data.layers import has_features, read_layer
 from geoseg.errors import LabelError
 from geoseg.grid import Grid
-from geoseg.paths import InputPath, exists
+from geoseg.paths import exists
 from geoseg.windows import Window
-
-if TYPE_CHECKING:
-    from geoseg.data.labels import Labels
 
 CLASS_FIELD = "class"
 
@@ -29,21 +26,22 @@ class CorrectedLabels:
 
     Args:
         labels: The labels, or the predicted map, that was corrected.
-        path: The corrections; later polygons lie over earlier ones.
+        config: Names the corrections, of which later polygons lie over earlier ones.
         grid: The scene's grid.
         classes: The class table.
-        only: Ignore everything outside the polygons.
 
     Raises:
         LabelError: No such file, another kind of file, or a class outside the table.
     """
 
-    def __init__(self, labels: Labels, path: InputPath, grid: Grid, classes: ClassTable, *, only: bool) -> None:
+    def __init__(self, labels: Labels, config: SceneConfig, grid: Grid, classes: ClassTable) -> None:
+        path, only = config.corrections, config.corrected_only
+        assert path is not None
         if not exists(path):
             raise LabelError(f"no such corrections: {path}", hint="draw some with geoseg view, or leave the key out")
         self._labels, self._only = labels, only
         self._grid = grid.as_drawn()
-        frame = read_layer(path, self._grid, CLASS_FIELD)
+        frame = read_layer(path, self._grid, CLASS_FIELD, scene=config.scene)
         if only and not has_features(path):
             raise LabelError(
                 f"corrections {path} hold no polygon, and corrected_only leaves nothing else", hint="draw some first"

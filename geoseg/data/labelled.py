@@ -11,6 +11,7 @@ import numpy as np
 from geoseg.arrays import AnyArray, ByteArray, IntArray, Valid
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import ImageryConfig, SceneConfig, TrainConfig
+from geoseg.data.corrected import CorrectedLabels
 from geoseg.data.labels import Labels, MaskedLabels, SceneHere, process_files
 from geoseg.data.layers import assign_crs, whole_layers
 from geoseg.data.places import no_transformation
@@ -123,7 +124,7 @@ class LabelledScene:
 
 
 def open_labels(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_label: int = 0) -> Labels:
-    """The labels of a configured scene; those outside its labelled area are 255.
+    """The labels of a configured scene, corrected; those outside its labelled area are 255.
 
     Args:
         config: Names the label file, how its classes are stated, and the labelled area.
@@ -143,6 +144,8 @@ def open_labels(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_l
         labels = RasterLabels(config.labels, config.scene, grid, classes, first_label=first_label)
     else:
         labels = PolygonLabels(config, grid, classes, first_label=first_label)
+    if config.corrections is not None:
+        labels = CorrectedLabels(labels, config, grid, classes)
     if config.labelled_area is None:
         return labels
     return MaskedLabels(labels, _load_area(config.labelled_area, grid).mask)

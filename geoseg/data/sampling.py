@@ -70,7 +70,7 @@ class Sampler:
         shares = _class_shares(settings)
         self._classes = np.array(list(shares), dtype=np.int64)
         self._class_ends = np.cumsum(list(shares.values()))
-        in_part = any(s.config.labelled_area is not None or s.config.outside == "ignore" for s in scenes)
+        in_part = any(s.config.is_part_labelled for s in scenes)
         self._rest: int | None = LABELLED if in_part else None
         self._blocks: dict[int, _Blocks] = {}
         if shares or self._rest is not None:

@@ -131,3 +131,4 @@ class Evaluation:
     facts: dict[str, Any] = field(default_factory=dict)  # model, protocol, windows, versions, in the order to show
     worst: tuple[WindowCase, ...] = ()  # windows with the largest errors, the worst first
     best: tuple[WindowCase, ...] = ()  # windows with the smallest errors, the best first
+    files: dict[str, dict[str, str]] = field(default_factory=dict)  # paths of the scene and labels of each scene

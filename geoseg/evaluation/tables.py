@@ -154,6 +154,7 @@ def write_json(path: Path, evaluation: Evaluation) -> None:
         "classes": list(classes.names),
         "all": values(evaluation.total),
         "scenes": {name: values(result) for name, result in evaluation.scenes.items()},
+        "files": evaluation.files,
         "windows": {
             key: [{"scene": c.scene, "error": c.error, **asdict(c.window)} for c in cases]
             for key, cases in (("worst", evaluation.worst), ("best", evaluation.best))

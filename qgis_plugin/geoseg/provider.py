@@ -65,8 +65,8 @@ class _Verb(QgsProcessingAlgorithm):
         self.add_parameters()
         extra = QgsProcessingParameterString("OPTIONS", f"More options of geoseg {self.verb}", "", optional=True)
         chosen = QgsSettings().value(SETTING, "", str)
-        command = QgsProcessingParameterFile(
-            "COMMAND", "The geoseg command, if it is not on PATH", defaultValue=chosen, optional=True
+        command = QgsProcessingParameterString(
+            "COMMAND", "Path of the geoseg command, if it is not on PATH", chosen, optional=True
         )
         for parameter in (extra, command):
             parameter.setFlags(parameter.flags() | parameter.FlagAdvanced)

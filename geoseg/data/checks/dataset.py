@@ -186,7 +186,8 @@ def _offset_problem(config: SceneConfig, grid: Grid, offset: Offset) -> Problem:
 def _count_training(scene: _Checked, settings: TrainConfig) -> None:
     """Which classes training sees of a scene that it sees in part."""
     assert scene.labelled is not None
-    if settings.data.split is not None or scene.config.labelled_area is not None:
+    config = scene.config
+    if settings.data.split is not None or config.labelled_area is not None or config.corrections is not None:
         present = class_histogram(scene.labelled, settings).total > 0
         scene.found = LabelFacts(present, scene.found.numbers)
 
