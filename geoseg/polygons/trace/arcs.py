@@ -20,7 +20,6 @@ from geoseg.polygons.trace.labels import (
     NORTH,
     SEAM,
     SOUTH,
-    WEST,
     BandRegions,
     Corners,
     find_regions,
@@ -82,10 +81,10 @@ def trace_band(rows: Int16Array, confidence: ByteArray, *, first_row: int) -> tu
         first_row: Pixel row of ``rows[1]`` in the map.
     """
     codes = np.full((len(rows) + 1, rows.shape[1] - 1), SEAM, dtype=np.uint8)
-    mark_corners(rows, codes)
-    straight = sum(np.count_nonzero(codes == code) for code in (EAST | WEST, NORTH | SOUTH))
-    turns = int(np.count_nonzero(codes[1:-1])) - int(straight)
-    regions, labels, region, corners = find_regions(rows, codes, confidence, first_row)
+    *bounds, turns = mark_corners(rows, codes)
+    regions, labels, region, corners = find_regions(
+        rows, codes, (bounds[0], bounds[1], bounds[2]), confidence, first_row
+    )
     starts, open_starts = _starts(codes, corners)
     nodes, flat, stride = corners.nodes, codes.reshape(-1), codes.shape[1]
     node_at = np.empty(codes.size, dtype=np.int32)

@@ -132,35 +132,37 @@ def cut_bands(parts: Iterable[MapRows], width: int, height: int) -> Iterator[Ban
     """The rows of a map in bands of ``height`` rows; the last one has fewer, and the row of `OUTSIDE` below the map."""
     first_row = count = 0
     above: ByteArray | None = None
-    rows, confidence = np.empty((0, 0), dtype=np.int16), _NO_BYTES
+    pieces: list[MapRows] = []
+    has_confidence: bool | None = None
+
+    def band(last: bool) -> Band:
+        rows = np.full((1 + count + last, width + 2), OUTSIDE, dtype=np.int16)
+        if above is not None:
+            rows[0, 1:-1] = above
+        if pieces:
+            np.concatenate([piece.classes for piece in pieces], out=rows[1 : count + 1, 1:-1])
+        confidence = [piece.confidence for piece in pieces if piece.confidence is not None]
+        return Band(
+            first_row, rows, np.concatenate([np.empty((0, width * bool(has_confidence)), np.uint8), *confidence])
+        )
+
     for part in parts:
-        if above is not None and (part.confidence is not None) != bool(len(confidence)):
+        if has_confidence not in (None, part.confidence is not None):
             raise ValueError("confidence is given with all rows or with none")
+        has_confidence = part.confidence is not None
         for array in (part.classes, part.classes if part.confidence is None else part.confidence):
             if array.dtype != np.uint8 or array.shape != (len(part), width):
                 raise ValueError(f"rows are (h, {width}) uint8, found {array.shape} {array.dtype}")
         while len(part):
-            if count == 0:
-                rows = np.full((height + 2, width + 2), OUTSIDE, dtype=np.int16)
-                if above is not None:
-                    rows[0, 1:-1] = above
-                confidence = _NO_BYTES if part.confidence is None else np.empty((height, width), dtype=np.uint8)
-            piece = part[: height - count]
-            part = part[len(piece) :]
-            end = count + len(piece)
-            rows[count + 1 : end + 1, 1:-1] = piece.classes
-            if piece.confidence is not None:
-                confidence[count:end] = piece.confidence
-            count = end
-            above = piece.classes[-1]
+            pieces.append(part[: height - count])
+            count += len(pieces[-1])
+            part = part[len(pieces[-1]) :]
             if count == height:
-                yield Band(first_row, rows[:-1], confidence)
-                first_row, count = first_row + height, 0
-    if above is not None:
-        if count == 0:
-            rows = np.full((2, width + 2), OUTSIDE, dtype=np.int16)
-            rows[0, 1:-1] = above
-        yield Band(first_row, rows[: count + 2], confidence[:count])
+                yield band(last=False)
+                first_row, above = first_row + height, pieces[-1].classes[-1]
+                pieces, count = [], 0
+    if has_confidence is not None:
+        yield band(last=True)
 
 
 def _trace(finishing: bool, near: BoolArray | None, left_out: int | None, band: Band) -> TracedBand:

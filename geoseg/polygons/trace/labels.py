@@ -14,7 +14,6 @@ from geoseg.runtime.jit import int64, njit
 EAST, SOUTH, WEST, NORTH = 1, 2, 4, 8
 NODE, SEAM = 16, 32  # further bits of a corner
 _NOWHERE = np.iinfo(np.int64).max
-_JUNCTIONS = (7, 11, 13, 14, 15)  # codes of three or four cracks
 
 
 class BandRegions(NamedTuple):
@@ -37,34 +36,50 @@ class Corners(NamedTuple):
     loops: IntArray  # where a loop without a node may begin
 
 
-def mark_corners(rows: Int16Array, codes: ByteArray) -> None:
-    """Write the bits of the cracks at each corner into ``codes``.
+@njit
+def mark_corners(rows: Int16Array, codes: ByteArray) -> tuple[int, int, int, int]:
+    """Write the bits of the cracks at each corner; upper bounds of labels, nodes, loops and turning corners.
 
     Args:
         rows: Values of the pixels, see `trace_band`.
         codes: The result, (h + 2, W + 1). Its first and last row stand for the seams, and are left as they are.
     """
-    across, down = (rows[:-1] != rows[1:]).view(np.uint8), (rows[:, :-1] != rows[:, 1:]).view(np.uint8)
-    inner = codes[1:-1]
-    np.left_shift(down[:-1], 3, out=inner)
-    inner |= across[:, :-1] << np.uint8(2)
-    inner |= down[1:] << np.uint8(1)
-    inner |= across[:, 1:]
+    height, width = rows.shape[0] - 1, rows.shape[1] - 2
+    labels = width + 1  # at most, in the overlap row
+    nodes = 4
+    loops = 0
+    turns = 0
+    for i in range(height):
+        above, below, out = rows[i], rows[i + 1], codes[i + 1]
+        for x in range(width + 1):
+            east = np.uint8(above[x + 1] != below[x + 1])
+            south = np.uint8(below[x] != below[x + 1])
+            west = np.uint8(above[x] != below[x])
+            north = np.uint8(above[x] != above[x + 1])
+            out[x] = east | south << 1 | west << 2 | north << 3
+        for x in range(width + 1):
+            code = out[x]
+            if code:
+                labels += (code & 3) == 3
+                nodes += (code & (code - 1)) & ((code & (code - 1)) - 1) != 0
+                loops += code == 3
+                turns += (code & 5 != 0) & (code & 10 != 0)
+    return labels, nodes, loops, turns
 
 
 def find_regions(
-    rows: Int16Array, codes: ByteArray, confidence: ByteArray, first_row: int
+    rows: Int16Array, codes: ByteArray, bounds: tuple[int, int, int], confidence: ByteArray, first_row: int
 ) -> tuple[BandRegions, Int32Array, Int32Array, Corners]:
     """Regions of a band, provisional labels (h + 1, W + 2), their region, and the corners where arcs may begin.
 
     Args:
         rows: Values of the pixels, see `trace_band`.
         codes: Corners from `mark_corners`; the nodes are marked in it.
+        bounds: Upper bounds of labels, nodes and loops.
         confidence: See `trace_band`.
         first_row: Pixel row of ``rows[1]`` in the map.
     """
-    at = codes[1:-1]
-    most = rows.shape[1] + int(np.count_nonzero(at & np.uint8(EAST | SOUTH) == EAST | SOUTH))  # labels
+    most, junctions, loop_corners = bounds
     labels, parent = np.zeros(rows.shape, dtype=np.int32), np.zeros(most, dtype=np.int32)
     regions = BandRegions(
         value=np.full(most, -1, dtype=np.int16),
@@ -76,11 +91,7 @@ def find_regions(
         top=labels[0, 1:-1],
         bottom=labels[-1, 1:-1],
     )
-    junctions = sum(int(np.count_nonzero(at == code)) for code in _JUNCTIONS)
-    corners = Corners(
-        np.empty(junctions + 4, dtype=np.int64),
-        np.empty(int(np.count_nonzero(at == EAST | SOUTH)), dtype=np.int64),
-    )
+    corners = Corners(np.empty(junctions, dtype=np.int64), np.empty(loop_corners, dtype=np.int64))
     count, nodes, loops = _label_regions(rows, codes, confidence, first_row, labels, parent, regions, corners)
     columns = {name: getattr(regions, name)[:count].copy() for name in regions._fields[:-2]}
     regions = regions._replace(top=parent[regions.top], bottom=parent[regions.bottom], **columns)
