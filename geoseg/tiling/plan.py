@@ -77,13 +77,10 @@ BLENDS: dict[str, Taper] = {"sine": sine, "linear": linear, "flat": flat, "crop"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Rows, or columns, of output and what they need.
+    """Rows, or columns, ``first … stop`` of output, px, and what they need.
 
     Attributes:
-        first: First row, px.
-        stop: Row after the last, px.
-        cell_first: First row of logits that they are interpolated from.
-        cell_stop: Row of logits after the last.
+        cell_first, cell_stop: Rows of logits that they are interpolated from.
         starts: Starts of all windows that touch these logits, px.
     """
 
@@ -96,13 +93,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A rectangle of the output that can be made independently: one band of one strip.
-
-    Attributes:
-        band: Number of the band, from the top.
-        strip: Number of the strip, from the left.
-        window: Its pixels.
-    """
+    """A rectangle of the output that can be made independently: one band of one strip, counted from the top left."""
 
     band: int
     strip: int
