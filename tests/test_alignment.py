@@ -49,9 +49,9 @@ def moved_copy(path: Path, target: Path, rows: float, cols: float) -> Path:
 
 def made(folder: Path, seed: int, **options: Any) -> tuple[Path, Path]:
     landscape = Landscape(SIDE, SIDE, seed=seed, gsd_m=GSD, **options)
-    files = write_landscape(landscape, folder / f"scene{seed}.tif", labels_path=folder / f"labels{seed}.tif")
-    assert files.labels is not None
-    return files.scene, files.labels
+    scene, labels = folder / f"scene{seed}.tif", folder / f"labels{seed}.tif"
+    write_landscape(landscape, scene, labels_path=labels)
+    return scene, labels
 
 
 def measured(config: TrainConfig) -> Offset:
@@ -112,9 +112,9 @@ def test_imagery_without_edges_says_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", [64, 200])
 def test_a_scene_too_small_for_four_windows_is_not_measured(side: int, tmp_path: Path) -> None:
-    files = write_landscape(Landscape(side, side, seed=1), tmp_path / "s.tif", labels_path=tmp_path / "l.tif")
-    assert files.labels is not None
-    config = experiment(files.scene, files.labels)
+    scene, labels = tmp_path / "s.tif", tmp_path / "l.tif"
+    write_landscape(Landscape(side, side, seed=1), scene, labels_path=labels)
+    config = experiment(scene, labels)
     assert label_offset(LabelledScene(config.data.train[0], config)) is None
 
 

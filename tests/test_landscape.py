@@ -114,7 +114,7 @@ def test_truth_is_a_coverage_of_the_valid_area(nodata: float | None) -> None:
 def test_buildings_stand_apart_from_roads_water_and_each_other(seed: int) -> None:
     frame = Landscape(1024, 1024, seed=seed).frame
     things = Features.join(cell_features(frame, i, j) for i in range(-1, 3) for j in range(-1, 3))
-    classes = things.table["class_id"]
+    classes = things.classes
     bodies = things.polygons[classes == BUILDING]
     assert len(bodies) > 30
     houses = shapely.get_parts(shapely.union_all(bodies))
@@ -153,10 +153,11 @@ def test_objects_reach_no_further_than_their_cells_are_searched() -> None:
 @pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:4326", None])
 def test_files_hold_the_landscape(tmp_path, bands, dtype, nodata, crs) -> None:
     scene = Landscape(70, 90, seed=9, bands=bands, dtype=dtype, nodata=nodata, crs=crs)
-    files = write_landscape(scene, tmp_path / "s.tif", labels_path=tmp_path / "y.tif", block=64)
+    pixels_path, labels_path = tmp_path / "s.tif", tmp_path / "y.tif"
+    write_landscape(scene, pixels_path, labels_path=labels_path, block=64)
     pixels, labels = scene.read(whole(scene))
     assert pixels.dtype == dtype
-    with Scene(files.scene) as opened:
+    with Scene(pixels_path) as opened:
         stored, valid = opened.read(whole(scene))
         assert opened.grid == scene.grid
         assert opened.band_names == bands
@@ -164,24 +165,25 @@ def test_files_hold_the_landscape(tmp_path, bands, dtype, nodata, crs) -> None:
     assert np.array_equal(stored, pixels, equal_nan=dtype == "float32")
     assert np.array_equal(valid, labels != NODATA)
     assert (nodata is None) == bool(valid.all())
-    with rasterio.open(files.labels) as opened:
+    with rasterio.open(labels_path) as opened:
         assert np.array_equal(opened.read(1), labels)
         assert opened.nodata == NODATA
 
 
 def test_files_have_overviews_down_to_one_tile(tmp_path) -> None:
     scene = Landscape(200, 260, seed=9)
-    files = write_landscape(scene, tmp_path / "s.tif", labels_path=tmp_path / "y.tif", block=64)
+    pixels_path, labels_path = tmp_path / "s.tif", tmp_path / "y.tif"
+    write_landscape(scene, pixels_path, labels_path=labels_path, block=64)
     pixels, labels = scene.read(whole(scene))
-    for path, level in itertools.product((files.scene, files.labels), range(3)):
+    for path, level in itertools.product((pixels_path, labels_path), range(3)):
         with rasterio.open(path, overview_level=level) as opened:
             assert opened.shape == (-(-200 // 2 ** (level + 1)), -(-260 // 2 ** (level + 1)))
-    with pytest.raises(rasterio.errors.RasterioIOError), rasterio.open(files.scene, overview_level=3):
+    with pytest.raises(rasterio.errors.RasterioIOError), rasterio.open(pixels_path, overview_level=3):
         pass
-    with rasterio.open(files.scene, overview_level=0) as opened:
+    with rasterio.open(pixels_path, overview_level=0) as opened:
         mean = pixels.reshape(3, 100, 2, 130, 2).mean(axis=(2, 4))
         assert np.abs(opened.read() - mean).max() <= 0.5
-    with rasterio.open(files.labels, overview_level=2) as opened:
+    with rasterio.open(labels_path, overview_level=2) as opened:
         assert set(np.unique(opened.read(1))) <= set(np.unique(labels))
 
 

@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from geoseg.landscape.features import LANDSCAPE_CLASSES
 from geoseg.landscape.scenery import BANDS, Landscape
-from geoseg.landscape.writing import LandscapeFiles, write_landscape
+from geoseg.landscape.writing import write_landscape
 
-__all__ = ["BANDS", "LANDSCAPE_CLASSES", "Landscape", "LandscapeFiles", "write_landscape"]
+__all__ = ["BANDS", "LANDSCAPE_CLASSES", "Landscape", "write_landscape"]

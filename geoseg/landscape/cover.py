@@ -1,4 +1,4 @@
-"""What covers a cell of the lattice: parcels, houses, woods, ponds, trees; one generator and one list for a cell."""
+"""What covers a cell of the lattice: parcels, houses, woods, ponds, trees; one generator and one list per cell."""
 
 from __future__ import annotations
 
@@ -9,22 +9,15 @@ import numpy as np
 import shapely
 from shapely.geometry import LineString, Polygon
 
-from geoseg.landscape.features import (
-    ROAD,
-    WATER,
-    Z_ROAD,
-    Z_WATER,
-    FeatureList,
-    Features,
-    Kind,
-)
+from geoseg.arrays import FloatArray
+from geoseg.landscape.features import FeatureList, Features, Kind, Place
 from geoseg.landscape.network import Edge, Frame, Use, cell_outline, cell_use, edge, largest
-from geoseg.landscape.noise import Float64, Rng, generator
+from geoseg.landscape.noise import Rng, generator
 from geoseg.landscape.palette import CARS, GRASS_GREEN, GRAVEL, LAKE, PAINT, SHALLOW, TARMAC, vary
 from geoseg.landscape.parcels import add_parcel
 from geoseg.landscape.plants import crowns, hedge, scatter, wood
 from geoseg.landscape.settlement import farm, village
-from geoseg.landscape.shapes import blob, rectangle, split
+from geoseg.landscape.shapes import blob, split
 
 
 @lru_cache(maxsize=192)
@@ -73,7 +66,7 @@ def _wood_and_farm(things: FeatureList, area: Polygon, rng: Rng) -> None:
 
 
 def _pond(things: FeatureList, area: Polygon, rng: Rng) -> None:
-    """A pond in a meadow with trees on its bank; arable land around it where there is room."""
+    """A pond in a meadow with trees on its bank, and arable land around it if there is room."""
     x, y = largest(area.buffer(-30)).centroid.coords[0] if not area.buffer(-30).is_empty else area.centroid.coords[0]
     radius = min(float(rng.uniform(24, 40)), 0.42 * math.sqrt(area.area))
     pond = largest(blob(x, y, radius, rng).intersection(area.buffer(-4)))
@@ -83,18 +76,8 @@ def _pond(things: FeatureList, area: Polygon, rng: Rng) -> None:
     add_parcel(things, meadow, rng, use="meadow")
     if pond.is_empty:
         return
-    things.add(
-        pond,
-        z=Z_WATER,
-        kind=Kind.WATER,
-        class_id=WATER,
-        origin=(x, y),
-        half_length=radius * 1.1,
-        half_width=radius * 1.1,
-        style=1.0,
-        color=vary(rng, LAKE, 0.2),
-        accent=vary(rng, SHALLOW, 0.25),
-    )
+    colors = vary(rng, LAKE, 0.2), vary(rng, SHALLOW, 0.25)
+    things.add(pond, Kind.WATER, Place.round(np.array([x, y]), radius * 1.1), colors, style=1.0)
     bank = pond.buffer(rng.uniform(2.5, 4)).exterior
     stops = np.arange(0, bank.length, 5.5)
     stops = stops[rng.random(len(stops)) < 0.5] + rng.uniform(-1.5, 1.5)
@@ -115,39 +98,24 @@ def _edge_objects(things: FeatureList, line: Edge, rng: Rng) -> None:
             spots = shapely.get_coordinates(shapely.line_interpolate_point(path, at)) + rng.normal(0, 0.3, (len(at), 2))
             crowns(things, spots, rng.uniform(1.6, 3.2, len(at)), rng, height=1.2)
         return
-    if line.kind == "river":
-        z, kind, class_id, color, accent = Z_WATER, Kind.WATER, WATER, LAKE, SHALLOW
-    elif line.kind == "track":
-        z, kind, class_id, color, accent = Z_ROAD, Kind.TRACK, ROAD, GRAVEL, GRASS_GREEN
-    else:
-        z = Z_ROAD + (0.2 if line.kind == "main" else 0.1)
-        kind, class_id, color, accent = Kind.ASPHALT, ROAD, TARMAC, PAINT
+    kind, color, accent = {
+        "river": (Kind.WATER, LAKE, SHALLOW),
+        "track": (Kind.TRACK, GRAVEL, GRASS_GREEN),
+        "minor": (Kind.STREET, TARMAC, PAINT),
+        "main": (Kind.MAIN_ROAD, TARMAC, PAINT),
+    }[line.kind]
     if line.kind in ("track", "minor"):
         color, accent = vary(rng, color, 0.13), vary(rng, accent, 0.13)
-    # First the whole strip, which rounds the bends, then one quad for each straight piece with its own local frame.
-    strip = path.buffer(line.half_width, quad_segs=4)
+    # First the whole strip, which rounds the bends, then one rectangle for each straight piece with its own frame.
     steps = np.diff(line.path, axis=0)
     lengths = np.hypot(*steps.T)
-    pieces = [strip] + [
-        rectangle((a + b) / 2, s / d, d / 2, line.half_width)
-        for a, b, s, d in zip(line.path[:-1], line.path[1:], steps, lengths, strict=True)
-    ]
     middle = len(steps) // 2
-    for n, piece in enumerate(pieces):
-        k = middle if n == 0 else n - 1
-        things.add(
-            piece,
-            z=z,
-            kind=kind,
-            class_id=class_id,
-            origin=line.path[k] + steps[k] / 2,
-            axis=steps[k] / lengths[k],
-            half_length=1e4 if n == 0 else lengths[k] / 2,
-            half_width=line.half_width,
-            style=1.0 if line.kind == "main" and n else 0.0,
-            color=color,
-            accent=accent,
-        )
+    strip = Place(line.path[middle] + steps[middle] / 2, steps[middle] / lengths[middle], 1e4, line.half_width)
+    things.add(path.buffer(line.half_width, quad_segs=4), kind, strip, (color, accent), style=0.0)
+    for a, b, step, length in zip(line.path[:-1], line.path[1:], steps, lengths, strict=True):
+        outline = Place((a + b) / 2, step / length, length / 2, line.half_width).rectangle()
+        place = Place(a + step / 2, step / length, length / 2, line.half_width)
+        things.add(outline, kind, place, (color, accent), style=1.0 if line.kind == "main" else 0.0)
     if line.kind in ("main", "minor"):
         _cars(things, line, steps / lengths[:, None], rng)
     if line.kind == "main" and rng.random() < 0.35:
@@ -158,24 +126,13 @@ def _edge_objects(things: FeatureList, line: Edge, rng: Rng) -> None:
         crowns(things, spots, rng.uniform(2.2, 3.4, len(spots)), rng)
 
 
-def _cars(things: FeatureList, line: Edge, along: Float64, rng: Rng) -> None:
+def _cars(things: FeatureList, line: Edge, along: FloatArray, rng: Rng) -> None:
     """A few cars in their lanes; they belong to the road's class."""
     for k in range(1, len(along) - 1):
         if rng.random() > 0.12:
             continue
         across = np.array([-along[k][1], along[k][0]])
         lane = line.half_width * 0.5 * float(rng.choice([-1, 1]))
-        centre = line.path[k] + along[k] * 3 + across * lane
-        things.add(
-            rectangle(centre, along[k], 2.2, 0.9),
-            z=Z_ROAD + 0.5,
-            kind=Kind.CAR,
-            class_id=ROAD,
-            origin=centre,
-            axis=along[k],
-            half_length=2.2,
-            half_width=0.9,
-            height=1.5,
-            color=CARS[int(rng.choice(len(CARS), p=[0.6, 0.25, 0.15]))],
-            accent=CARS[1],
-        )
+        place = Place(line.path[k] + along[k] * 3 + across * lane, along[k], 2.2, 0.9)
+        color = CARS[int(rng.choice(len(CARS), p=[0.6, 0.25, 0.15]))]
+        things.add(place.rectangle(), Kind.CAR, place, (color, CARS[1]), height=1.5)

@@ -1,17 +1,17 @@
-"""Objects of a landscape as polygons with what the renderer must know of each: a table, one row per object."""
+"""Objects of a landscape: polygons, and a table with what the renderer must know about each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 from shapely.geometry import Polygon
 
+from geoseg.arrays import AnyArray, ByteArray, FloatArray, Geometries
 from geoseg.classes import ClassTable
 
 LANDSCAPE_CLASSES = ClassTable.from_names(
@@ -24,31 +24,31 @@ SOIL, GRASS, FIELD, ROAD, BUILDING, TREE, WATER = range(len(LANDSCAPE_CLASSES))
 
 
 class Kind(IntEnum):
-    """How an object is drawn; several kinds may share a class."""
+    """How an object is drawn."""
 
     MEADOW = 0
     CROP = 1
     SOIL = 2
     WATER = 3
-    ASPHALT = 4
-    TRACK = 5
-    CAR = 6
-    ROOF = 7
-    CANOPY = 8
-    CROWN = 9
+    TRACK = 4
+    STREET = 5
+    MAIN_ROAD = 6
+    CAR = 7
+    ROOF = 8
+    CANOPY = 9
+    CROWN = 10
 
+
+CLASS_OF_KIND = np.array([GRASS, FIELD, SOIL, WATER, ROAD, ROAD, ROAD, ROAD, BUILDING, TREE, TREE], dtype=np.uint8)
+_LAYER = np.array([0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
+"""Painter's order of the kinds; parcels lie side by side."""
 
 MAX_HEIGHT_M = 10.0
 """Nothing is higher; it bounds the longest shadow."""
 
-# Painter's order; the fractional part orders objects within a class (tracks under main roads).
-Z_GROUND, Z_WATER, Z_ROAD, Z_BUILDING, Z_TREE = 1.0, 2.0, 3.0, 4.0, 5.0
-
 COLUMNS = np.dtype(
     [
-        ("z", np.float64),
         ("kind", np.uint8),
-        ("class_id", np.uint8),
         ("x", np.float64),  # local frame: origin, m in the scene's frame (x right, y down) …
         ("y", np.float64),
         ("ux", np.float64),  # … and the unit vector of its long axis
@@ -56,38 +56,60 @@ COLUMNS = np.dtype(
         ("half_length", np.float32),  # m
         ("half_width", np.float32),  # m
         ("height", np.float32),  # above ground, m
-        ("style", np.float32),  # in [0, 1], read by the kind: roof type, sowing density, …
+        ("style", np.float32),  # its meaning depends on the kind: roof type, sowing density, …
         ("period", np.float32),  # distance of rows, m
         ("color", np.float32, (4,)),  # reflectance in red, green, blue, nir …
         ("accent", np.float32, (4,)),  # … and of what is mixed in
     ]
 )
 
-Color4 = npt.NDArray[np.float64]
-Point = npt.NDArray[np.float64]
+
+class Place(NamedTuple):
+    """An object's local frame, m: origin, unit vector of its long axis, half its length and half its width."""
+
+    origin: FloatArray
+    axis: FloatArray
+    half_length: float
+    half_width: float
+
+    @classmethod
+    def round(cls, origin: FloatArray, radius: float) -> Place:
+        """A frame without a direction."""
+        return cls(origin, np.array([1.0, 0.0]), radius, radius)
+
+    def rectangle(self) -> Polygon:
+        """The rectangle that fills the frame."""
+        c, along = self.origin, self.axis * self.half_length
+        across = np.array([-self.axis[1], self.axis[0]]) * self.half_width
+        return Polygon([c - along - across, c + along - across, c + along + across, c - along + across])
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Polygons (without holes; m in the scene's frame) and their rows of `COLUMNS`, in painter's order where sorted."""
+    """Polygons without holes, m in the scene's frame, and their rows of `COLUMNS`."""
 
-    polygons: npt.NDArray[np.object_]
-    table: npt.NDArray[Any]
+    polygons: Geometries
+    table: AnyArray
 
     def __len__(self) -> int:
         return len(self.polygons)
 
+    @property
+    def classes(self) -> ByteArray:
+        """Class id of each object."""
+        return np.asarray(CLASS_OF_KIND[self.table["kind"]])
+
     @staticmethod
     def join(parts: Iterable[Features]) -> Features:
-        """All parts after one another, then stably sorted into painter's order."""
+        """All parts, stably sorted into painter's order."""
         parts = list(parts)
         polygons = np.concatenate([p.polygons for p in parts])
         table = np.concatenate([p.table for p in parts])
-        order = np.argsort(table["z"], kind="stable")
+        order = np.argsort(_LAYER[table["kind"]], kind="stable")
         return Features(polygons[order], table[order])
 
     def touching(self, left: float, top: float, right: float, bottom: float) -> Features:
-        """The objects whose bounding box meets a rectangle, in unchanged order."""
+        """The objects whose bounding box meets a rectangle, in the same order."""
         bounds = shapely.bounds(self.polygons)
         keep = (bounds[:, 0] <= right) & (bounds[:, 2] >= left) & (bounds[:, 1] <= bottom) & (bounds[:, 3] >= top)
         return Features(self.polygons[keep], self.table[keep])
@@ -103,28 +125,21 @@ class FeatureList:
     def add(
         self,
         polygon: Polygon,
-        *,
-        z: float,
         kind: Kind,
-        class_id: int,
-        origin: Sequence[float] | Point,
-        axis: Sequence[float] | Point = (1.0, 0.0),
-        half_length: float = 1.0,
-        half_width: float = 1.0,
+        place: Place,
+        colors: tuple[FloatArray, FloatArray],
+        *,
         height: float = 0.0,
         style: float = 0.5,
         period: float = 2.0,
-        color: Color4,
-        accent: Color4,
     ) -> None:
-        """Append one object; units and meanings as in `COLUMNS`."""
+        """Append one object; units and meanings as in `COLUMNS`, ``colors`` are color and accent."""
         self.polygons.append(polygon)
-        frame = (float(origin[0]), float(origin[1]), float(axis[0]), float(axis[1]))
-        size = (half_length, half_width, height, style, period)
-        self.rows.append((z, int(kind), class_id, *frame, *size, tuple(color), tuple(accent)))
+        size = (place.half_length, place.half_width, height, style, period)
+        self.rows.append((kind, *place.origin, *place.axis, *size, *map(tuple, colors)))
 
     def features(self) -> Features:
-        """The objects added so far, in the order they were added."""
+        """The objects in the order in which they were added."""
         polygons = np.empty(len(self.polygons), dtype=object)
         polygons[:] = self.polygons
         return Features(polygons, np.array(self.rows, dtype=COLUMNS))

@@ -1,9 +1,9 @@
-"""The net of roads, tracks, rivers and field borders: a warped, turned lattice, and everything else lies in its cells.
+"""The net of roads, tracks, rivers and field borders: a warped, turned lattice with everything else in its cells.
 
 Node (i, j) is a jittered lattice point; edge (i, j, 0) runs to node (i+1, j) and edge (i, j, 1) to node (i, j+1), both
 as smooth curves through their neighbours. Lines i or j = 0, 4, 8 … are main roads and 2, 6, 10 … minor roads, so
-2 × 2 cells lie between roads; what runs along the odd lines is drawn by lot for each edge. Everything is computed from
-the seed and the integer coordinates alone.
+2 × 2 cells lie between roads; the kinds of edges on odd lines are random. Everything depends only on the seed and on
+integer coordinates.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 from shapely.geometry import LineString, Polygon
 from shapely.geometry.base import BaseGeometry
 
-from geoseg.landscape.features import Point
-from geoseg.landscape.noise import Float64, generator
+from geoseg.arrays import FloatArray
+from geoseg.landscape.noise import generator
 
 CELL_M = 170.0
 """Distance of neighbouring lattice lines, m."""
 
 REACH_M = 1.15 * CELL_M
-"""No object of a cell lies further than this from the cell's undistorted centre along the ray to it, m."""
+"""No object of a cell is further than this from the cell's undistorted centre, m."""
 
 _JITTER = 0.17
 _STEPS = 8
@@ -41,21 +41,21 @@ class Use(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One edge of the lattice: its centre line (n, 2) in m, what runs along it and how wide."""
+    """One edge of the lattice: its centre line (n, 2) in m, its kind and its width."""
 
-    path: Float64
+    path: FloatArray
     kind: str
     half_width: float
     verge: float
 
     def border(self) -> Polygon:
-        """The area fields and plots keep clear of, m."""
+        """The area without fields and plots, m."""
         return LineString(self.path).buffer(self.half_width + self.verge, quad_segs=3)
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where the lattice lies in the scene's frame (m, x right, y down): a turn and the place of node (1, 1)."""
+    """Place of the lattice in the scene's frame (m, x right, y down): a rotation and the place of node (1, 1)."""
 
     seed: int
     x: float
@@ -69,14 +69,14 @@ class Frame:
         dx, dy = rng.uniform(-15, 15, 2)
         return cls(seed, x + float(dx), y + float(dy), float(rng.uniform(math.radians(8), math.radians(82))))
 
-    def to_scene(self, i: float, j: float) -> Point:
+    def to_scene(self, i: float, j: float) -> FloatArray:
         """Scene coordinates of lattice coordinates."""
         c, s = math.cos(self.angle), math.sin(self.angle)
         u, v = (i - 1) * CELL_M, (j - 1) * CELL_M
         return np.array([self.x + c * u - s * v, self.y + s * u + c * v])
 
     def cells_near(self, left: float, top: float, right: float, bottom: float) -> list[tuple[int, int]]:
-        """The cells of which an object may touch a rectangle, in row-major order."""
+        """The cells whose objects may touch a rectangle, in row-major order."""
         c, s = math.cos(self.angle), math.sin(self.angle)
         corners = np.array([(x - self.x, y - self.y) for x in (left, right) for y in (top, bottom)])
         i = (corners @ (c, s)) / CELL_M + 1
@@ -92,7 +92,7 @@ class Frame:
 
 
 @lru_cache(maxsize=4096)
-def node(frame: Frame, i: int, j: int) -> Point:
+def node(frame: Frame, i: int, j: int) -> FloatArray:
     """Scene coordinates of a lattice node, m."""
     shift = generator(frame.seed, 2, i, j).uniform(-_JITTER, _JITTER, 2)
     return frame.to_scene(i + float(shift[0]), j + float(shift[1]))
@@ -100,12 +100,12 @@ def node(frame: Frame, i: int, j: int) -> Point:
 
 @lru_cache(maxsize=4096)
 def cell_use(seed: int, i: int, j: int) -> Use:
-    """What a cell is used for; each 2 × 2 cells between roads hold all four uses, or three of them."""
+    """What a cell is used for; the 2 × 2 cells between roads have all four uses, or three of them."""
     block_i, block_j = i // 2, j // 2
     rng = generator(seed, 3, block_i, block_j)
     uses = rng.permutation(4)
     use = Use(int(uses[2 * (j % 2) + i % 2]))
-    # Some variation from block to block, but never in the first one: a small scene shall hold every class.
+    # Blocks vary, except the first: even a small scene has every class.
     if (block_i, block_j) != (0, 0) and rng.random() < 0.45:
         swap = {Use.VILLAGE: Use.ARABLE} if rng.random() < 0.5 else {Use.POND: Use.VILLAGE, Use.MIXED: Use.ARABLE}
         use = swap.get(use, use)
@@ -155,7 +155,7 @@ def _edge_kind(seed: int, i: int, j: int, axis: int, rng: np.random.Generator) -
 
 
 def cell_outline(frame: Frame, i: int, j: int) -> tuple[Polygon, list[Edge]]:
-    """The area of a cell within its edges' clear strips, and the four edges around it."""
+    """The area of a cell without its edges' clear strips, and the four edges around it."""
     edges = [edge(frame, i, j, 0), edge(frame, i + 1, j, 1), edge(frame, i, j + 1, 0), edge(frame, i, j, 1)]
     ring = np.concatenate([edges[0].path[:-1], edges[1].path[:-1], edges[2].path[:0:-1], edges[3].path[:0:-1]])
     area: BaseGeometry = Polygon(ring).buffer(0)

@@ -1,7 +1,7 @@
-"""Counter-based noise: every value is a function of a seed and integer coordinates, never of the window asked for.
+"""Counter-based noise: every value is a function of a seed and integer coordinates, never of the window.
 
-Only integer hashing and elementwise IEEE arithmetic are used (no sine, no BLAS, no reduction), so a pixel's value is
-the same bit for bit whichever window it is computed in.
+Only integer hashing and elementwise IEEE arithmetic are used (no sine, no BLAS, no reduction), so a pixel has the same
+bits in every window.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
+from geoseg.arrays import Float32Array, FloatArray, IntArray
+
 UInt32 = npt.NDArray[np.uint32]
 Rng = np.random.Generator
 
 
-def hash_grid(rows: Int64, cols: Int64, seed: int) -> UInt32:
-    """Well mixed 32-bit integers of every pair of a row and a column, shape (rows, cols).
+def hash_grid(rows: IntArray, cols: IntArray, seed: int) -> UInt32:
+    """Well mixed 32-bit integers for every pair of a row and a column, shape (rows, cols).
 
     References:
         The finaliser is "lowbias32" of C. Wellons, Prospecting for Hash Functions (2018), public domain.
@@ -37,7 +36,7 @@ def _mix(h: UInt32) -> UInt32:
     return h
 
 
-def value_noise(y: Float64, x: Float64, *, spacing: float, seed: int) -> Float32:
+def value_noise(y: FloatArray, x: FloatArray, *, spacing: float, seed: int) -> Float32Array:
     """Smooth noise in [-1, 1] at the grid of coordinates ``y`` × ``x``, shape (len(y), len(x)).
 
     Hashed values on a square lattice, interpolated between neighbours with a smoothstep along each axis.
@@ -60,11 +59,11 @@ def value_noise(y: Float64, x: Float64, *, spacing: float, seed: int) -> Float32
     lower -= upper
     lower *= row_weight[:, None]
     lower += upper
-    result: Float32 = lower
+    result: Float32Array = lower
     return result
 
 
-def _lattice(coordinates: Float64, spacing: float) -> tuple[Int64, Float32]:
+def _lattice(coordinates: FloatArray, spacing: float) -> tuple[IntArray, Float32Array]:
     scaled = coordinates / spacing
     index = np.floor(scaled)
     fraction = scaled - index
@@ -72,5 +71,5 @@ def _lattice(coordinates: Float64, spacing: float) -> tuple[Int64, Float32]:
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
-    """A generator that depends on the seed and the integers of the key alone; the key may hold negative numbers."""
+    """A generator that depends only on the seed and the integers of the key, which may be negative."""
     return np.random.default_rng([k & 0xFFFFFFFF for k in (seed, *key)])

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from geoseg.landscape.features import Color4
+from geoseg.arrays import FloatArray
 from geoseg.landscape.noise import Rng
 
 
-def _color(red: float, green: float, blue: float, nir: float) -> Color4:
+def _color(red: float, green: float, blue: float, nir: float) -> FloatArray:
     return np.array([red, green, blue, nir])
 
 
@@ -34,23 +34,16 @@ CROPS = (
 CROP_SHARES = (0.17, 0.24, 0.17, 0.16, 0.12, 0.03, 0.11)
 
 # Red, brown-red, brown, slate, light grey metal, dark grey, as tiles age.
-ROOFS = tuple(
-    _color(*c)
-    for c in (
-        (0.230, 0.095, 0.060, 0.30),
-        (0.180, 0.085, 0.062, 0.25),
-        (0.120, 0.085, 0.066, 0.18),
-        (0.085, 0.088, 0.095, 0.11),
-        (0.300, 0.300, 0.295, 0.32),
-        (0.140, 0.140, 0.142, 0.16),
-    )
+ROOFS = (
+    *(_color(0.230, 0.095, 0.060, 0.30), _color(0.180, 0.085, 0.062, 0.25), _color(0.120, 0.085, 0.066, 0.18)),
+    *(_color(0.085, 0.088, 0.095, 0.11), _color(0.300, 0.300, 0.295, 0.32), _color(0.140, 0.140, 0.142, 0.16)),
 )
 ROOF_SHARES = (0.34, 0.20, 0.14, 0.13, 0.06, 0.13)
 HALL_SHARES = (0.06, 0.06, 0.08, 0.15, 0.35, 0.30)
 SOLAR = _color(0.030, 0.038, 0.065, 0.05)
-CARS = tuple(_color(*c) for c in ((0.5, 0.5, 0.5, 0.5), (0.04, 0.04, 0.05, 0.05), (0.3, 0.05, 0.04, 0.3)))
+CARS = _color(0.5, 0.5, 0.5, 0.5), _color(0.04, 0.04, 0.05, 0.05), _color(0.3, 0.05, 0.04, 0.3)
 
 
-def vary(rng: Rng, color: Color4, amount: float = 0.12) -> Color4:
-    """A colour a little brighter or darker, with a little other hue."""
+def vary(rng: Rng, color: FloatArray, amount: float = 0.12) -> FloatArray:
+    """A colour with slightly changed brightness and hue."""
     return np.asarray(color * math.exp(rng.normal(0, amount)) * np.exp(rng.normal(0, amount * 0.25, 4)))

@@ -9,34 +9,23 @@ import shapely
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from geoseg.landscape.features import MAX_HEIGHT_M, TREE, Z_TREE, Color4, FeatureList, Kind
+from geoseg.arrays import FloatArray
+from geoseg.landscape.features import MAX_HEIGHT_M, FeatureList, Kind, Place
 from geoseg.landscape.network import largest
-from geoseg.landscape.noise import Float64, Rng
+from geoseg.landscape.noise import Rng
 from geoseg.landscape.palette import LEAF_DARK, LEAF_LIGHT, vary
 from geoseg.landscape.shapes import long_axis
 
 
 def wood(things: FeatureList, area: Polygon, rng: Rng) -> None:
-    """A wood: a canopy polygon with a soft, lobed edge, and crowns all over it."""
+    """A wood: a canopy with a soft, lobed edge, and crowns all over it."""
     inner = largest(area.buffer(-7).buffer(3))
     if inner.is_empty:
         return
-    centre, axis, half_length, half_width = long_axis(inner)
     conifers = float(rng.random() < 0.35)
     dark = LEAF_DARK * (0.75 if conifers else 1.0)
-    things.add(
-        inner,
-        z=Z_TREE,
-        kind=Kind.CANOPY,
-        class_id=TREE,
-        origin=centre,
-        axis=axis,
-        half_length=half_length,
-        half_width=half_width,
-        height=6.0,
-        color=vary(rng, dark),
-        accent=vary(rng, LEAF_LIGHT * 0.6),
-    )
+    colors = vary(rng, dark), vary(rng, LEAF_LIGHT * 0.6)
+    things.add(inner, Kind.CANOPY, long_axis(inner), colors, height=6.0)
     spacing = 4.4 if conifers else 6.2
     left, top, right, bottom = inner.bounds
     xs, ys = np.meshgrid(np.arange(left, right, spacing), np.arange(top, bottom, spacing))
@@ -84,15 +73,15 @@ def hedge(things: FeatureList, parcel: Polygon, area: Polygon, rng: Rng) -> None
 
 def crowns(
     things: FeatureList,
-    spots: Float64,
-    radii: Float64,
+    spots: FloatArray,
+    radii: FloatArray,
     rng: Rng,
     *,
-    dark: Color4 = LEAF_DARK,
+    dark: FloatArray = LEAF_DARK,
     height: float = 1.6,
     spread: float = 0.2,
 ) -> None:
-    """Tree crowns as lobed outlines around their trunks; ``height`` in crown radii."""
+    """Tree crowns, lobed outlines around the trunks; ``height`` is in crown radii."""
     if not len(spots):
         return
     angle = np.arange(12) * (2 * math.pi / 12)
@@ -103,15 +92,6 @@ def crowns(
     hue = np.exp(rng.normal(0, 0.08, (len(spots), 4)))
     polygons = np.atleast_1d(np.asarray(shapely.polygons(outline)))
     for crown, spot, radius, gain, tint in zip(polygons, spots, radii, light, hue, strict=True):
-        things.add(
-            crown,
-            z=Z_TREE + 0.5,
-            kind=Kind.CROWN,
-            class_id=TREE,
-            origin=spot,
-            half_length=float(radius) * 1.12,
-            half_width=float(radius) * 1.12,
-            height=min(height * float(radius) + 1.5, MAX_HEIGHT_M),
-            color=dark * gain * tint,
-            accent=LEAF_LIGHT * gain * tint,
-        )
+        colors = dark * gain * tint, LEAF_LIGHT * gain * tint
+        place = Place.round(spot, float(radius) * 1.12)
+        things.add(crown, Kind.CROWN, place, colors, height=min(height * float(radius) + 1.5, MAX_HEIGHT_M))

@@ -1,7 +1,7 @@
 """From objects to pixels: object ids by GDAL's pixel-centre rule, then height, shadow, texture, light and the sensor.
 
-Every step is elementwise in global pixel coordinates, or looks at a fixed neighbourhood that is rendered along; so any
-window equals the crop of a larger one bit for bit.
+Every step is elementwise in global pixel coordinates, or looks at a fixed neighbourhood that is rendered as well. So
+any window equals the crop of a larger one bit for bit.
 """
 
 from __future__ import annotations
@@ -9,30 +9,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import rasterio.features
 import shapely
 
-from geoseg.landscape.features import GRASS, MAX_HEIGHT_M, Features, Kind
-from geoseg.landscape.noise import Float32, Float64, generator, hash_grid, value_noise
+from geoseg.arrays import AnyArray, ByteArray, Float32Array, FloatArray, Int16Array, Int32Array, IntArray
+from geoseg.landscape.features import COLUMNS, GRASS, MAX_HEIGHT_M, Features, Kind
+from geoseg.landscape.noise import generator, hash_grid, value_noise
 from geoseg.landscape.shaders import SHADERS, Spots, Sun, dome
 from geoseg.windows import Window
-
-Ids = npt.NDArray[np.int32]
 
 _STRIP_PX = 1 << 17  # Pixels shaded at a time, so that temporaries stay in the processor's cache.
 _CENTIMETRES = 100.0
 
-# (seed, lattice spacing in m, share) of the noise fields: fine, mid, coarse, broad.
-_OCTAVES = (
-    ((0, 0.8, 1.0),),
-    ((1, 4.6, 0.62), (2, 1.9, 0.50)),
-    ((3, 26.0, 0.68), (4, 10.3, 0.48)),
-    ((9, 120.0, 0.75), (10, 53.0, 0.42)),
-)
+# Seed, lattice spacing in m and share of the octaves of each noise field.
+_OCTAVES = {
+    "fine": ((0, 0.8, 1.0),),
+    "mid": ((1, 4.6, 0.62), (2, 1.9, 0.50)),
+    "coarse": ((3, 26.0, 0.68), (4, 10.3, 0.48)),
+    "broad": ((9, 120.0, 0.75), (10, 53.0, 0.42)),
+}
+_PARAMETERS = ("half_length", "half_width", "style", "period", "ux", "uy")
 
 # Light left in full shadow: the blue sky still shines there. Red, green, blue, nir.
 _SHADOW = (0.30, 0.34, 0.44, 0.24)
@@ -48,14 +47,14 @@ _QUANTILES = (
 
 
 def pixel_features(features: Features, window: Window, gsd_m: float) -> Features:
-    """The objects that touch a window, their polygons in the window's pixel coordinates; the table stays in metres."""
+    """The objects that touch a window, with polygons in its pixel coordinates; the table stays in metres."""
     left, top, right, bottom = (v * gsd_m for v in (window.col, window.row, window.col_stop, window.row_stop))
     near = features.touching(left, top, right, bottom)
     origin = np.array([window.col, window.row])
     return Features(shapely.transform(near.polygons, lambda xy: xy / gsd_m - origin), near.table)
 
 
-def burn_ids(features: Features, height: int, width: int) -> Ids:
+def burn_ids(features: Features, height: int, width: int) -> Int32Array:
     """Id raster (height, width) by the pixel-centre rule in painter's order: 1 + index of the object, 0 for none."""
     ids = np.zeros((height, width), dtype=np.int32)
     if len(features):
@@ -66,21 +65,14 @@ def burn_ids(features: Features, height: int, width: int) -> Ids:
     return ids
 
 
-def class_of_ids(features: Features, ids: Ids) -> npt.NDArray[np.uint8]:
+def class_of_ids(features: Features, ids: Int32Array) -> ByteArray:
     """Class id of every pixel of an id raster; grass where there is no object."""
-    classes = np.concatenate([[GRASS], features.table["class_id"]]).astype(np.uint8)
-    return np.asarray(classes[ids])
+    return np.concatenate([[GRASS], features.classes]).astype(np.uint8)[ids]
 
 
 @dataclass(frozen=True, slots=True)
 class Painter:
-    """Renders reflectance; one for each landscape.
-
-    Args:
-        seed: Of light, noise and sensor.
-        gsd_m: Side of a pixel, m.
-        bands: Of red, green, blue, nir, in order.
-    """
+    """Renders the reflectance of a landscape, see `geoseg.landscape.Landscape` for the arguments."""
 
     seed: int
     gsd_m: float
@@ -106,7 +98,7 @@ class Painter:
             rest -= shifts[-1]
         return shifts
 
-    def strips(self, features: Features, ids: Ids, around: Window) -> Iterator[tuple[Window, Float32]]:
+    def strips(self, features: Features, ids: Int32Array, around: Window) -> Iterator[tuple[Window, Float32Array]]:
         """Render a window strip by strip, from the top.
 
         Args:
@@ -118,7 +110,7 @@ class Painter:
             A strip of the window, in scene pixels, and its reflectance (B, H, W) without sensor noise.
         """
         halo = self.halo_px
-        columns = _Columns.of(features.table)
+        columns = _columns(features.table)
         heights = self._heights(columns, ids, around)
         shadow = self._shadow(heights)
         height, width = around.height - 2 * halo, around.width - 2 * halo
@@ -131,25 +123,26 @@ class Painter:
             strip = Window(part.row + 1, part.col + 1, part.height - 2, part.width - 2)
             yield strip, _lens(self._strip(columns, ids[inside], shadow[inside], part))
 
-    def _coordinates(self, window: Window) -> tuple[Float64, Float64]:
+    def _coordinates(self, window: Window) -> tuple[FloatArray, FloatArray]:
         """Centres of rows and columns, m in the scene's frame."""
         rows = np.arange(window.row, window.row_stop, dtype=np.float64) + 0.5
         cols = np.arange(window.col, window.col_stop, dtype=np.float64) + 0.5
         return np.asarray(rows * self.gsd_m), np.asarray(cols * self.gsd_m)
 
-    def _heights(self, columns: _Columns, ids: Ids, around: Window) -> npt.NDArray[np.int16]:
+    def _heights(self, columns: dict[str, AnyArray], ids: Int32Array, around: Window) -> Int16Array:
         """Height above ground, cm: roofs with their slope, crowns as domes."""
-        heights = columns.height[ids]
+        kind, heights = columns["kind"], columns["height"][ids]
+        shaped = (kind == Kind.CROWN) | ((kind == Kind.ROOF) & (columns["style"] % 1 >= 0.3))
         y, x = self._coordinates(around)
-        flat = np.flatnonzero(columns.shaped[ids])
+        flat = np.flatnonzero(shaped[ids])
         if len(flat):
             here = ids.ravel()[flat]
-            u, v = columns.local(here, y[flat // len(x)], x[flat % len(x)])
-            shape = np.where(columns.kind[here] == Kind.CROWN, dome(u, v)[0], 1 - 0.35 * np.abs(v))
+            u, v = _local(columns, here, y[flat // len(x)], x[flat % len(x)])
+            shape = np.where(kind[here] == Kind.CROWN, dome(u, v)[0], 1 - 0.35 * np.abs(v))
             heights.ravel()[flat] *= shape.astype(np.float32)
         return np.asarray((heights * np.float32(_CENTIMETRES)).astype(np.int16))
 
-    def _shadow(self, heights: npt.NDArray[np.int16]) -> Float32:
+    def _shadow(self, heights: Int16Array) -> Float32Array:
         """Share of direct sunlight kept away, in [0, 1].
 
         The highest line of light seen from each pixel towards the sun, by doubling: the maximum over 2n steps is that
@@ -160,53 +153,41 @@ class Painter:
         for steps in self._shadow_shifts():
             dx, dy = round(steps * sun.x), round(steps * sun.y)
             fall = round(steps * gsd * sun.slope * _CENTIMETRES)
-            here, there = _shifted(crest.shape, dy, dx)
-            if here is None or there is None:
-                continue
-            further = crest[there] - np.int16(fall)
-            np.maximum(crest[here], further, out=crest[here])
+            (rows, rows_there), (cols, cols_there) = (
+                _overlap(*axis) for axis in zip(crest.shape, (dy, dx), strict=True)
+            )
+            further = crest[rows_there, cols_there] - np.int16(fall)
+            np.maximum(crest[rows, cols], further, out=crest[rows, cols])
         penumbra = np.float32(max(45.0, 0.5 * gsd * _CENTIMETRES))
         return np.asarray(np.clip((crest - heights).astype(np.float32) / penumbra, 0, 1))
 
-    def _strip(self, columns: _Columns, ids: Ids, shadow: Float32, window: Window) -> Float32:
+    def _strip(
+        self, columns: dict[str, AnyArray], ids: Int32Array, shadow: Float32Array, window: Window
+    ) -> Float32Array:
         """Reflectance (B, H, W) of a strip as the lens sees it."""
         y, x = self._coordinates(window)
-        fields = [self._field(y, x, octaves) for octaves in _OCTAVES]
-        grain = hash_grid(
-            np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop), self.seed * 16 + 5
-        )
+        fields = {name: self._field(y, x, octaves) for name, octaves in _OCTAVES.items()}
+        grain = self._hash(window, 5)
         mix = np.zeros(ids.shape, dtype=np.float32)
         gain = np.ones(ids.shape, dtype=np.float32)
-        kinds = columns.kind[ids].ravel()
+        kinds = columns["kind"][ids].ravel()
         flat_ids = ids.ravel()
         for kind in np.unique(kinds):
             at = np.flatnonzero(kinds == kind)
             here = flat_ids[at]
-            ground_y, ground_x = y[at // len(x)], x[at % len(x)]
-            u, v = columns.local(here, ground_y, ground_x)
-            spots = Spots(
-                u=u,
-                v=v,
-                half_length=columns.half_length[here],
-                half_width=columns.half_width[here],
-                style=columns.style[here],
-                period=columns.period[here],
-                axis_x=columns.ux[here],
-                axis_y=columns.uy[here],
-                fine=fields[0].ravel()[at],
-                mid=fields[1].ravel()[at],
-                coarse=fields[2].ravel()[at],
-                broad=fields[3].ravel()[at],
-                grain=((grain.ravel()[at] & np.uint32(255)).astype(np.float32) - np.float32(127.5)) / np.float32(127.5),
-            )
+            u, v = _local(columns, here, y[at // len(x)], x[at % len(x)])
+            parameters = {name: columns[name][here] for name in _PARAMETERS}
+            noise: dict[str, AnyArray] = {name: field.ravel()[at] for name, field in fields.items()}
+            white = ((grain.ravel()[at] & np.uint32(255)).astype(np.float32) - np.float32(127.5)) / np.float32(127.5)
+            spots = Spots(u, v, **parameters, **noise, grain=white)
             mix.ravel()[at], gain.ravel()[at] = SHADERS[Kind(kind)](spots, self.sun, self.gsd_m)
-        gain *= self._light(y, x)
+        # Slow variation of the illumination, a few per cent over half a kilometre.
+        gain *= np.float32(1) + np.float32(0.06) * value_noise(y, x, spacing=420.0, seed=self.seed * 16 + 6)
         out = np.empty((len(self.bands), *ids.shape), dtype=np.float32)
         strip_of, gains = self._flights(y, x)
         for n, band in enumerate(self.bands):
             b = _BANDS[band]
-            first = columns.color[b][ids]
-            layer = columns.accent[b][ids]
+            first, layer = columns["color"][b][ids], columns["accent"][b][ids]
             layer -= first
             layer *= mix
             layer += first
@@ -217,7 +198,7 @@ class Painter:
             out[n] = layer
         return out
 
-    def _field(self, y: Float64, x: Float64, octaves: tuple[tuple[int, float, float], ...]) -> Float32:
+    def _field(self, y: FloatArray, x: FloatArray, octaves: tuple[tuple[int, float, float], ...]) -> Float32Array:
         """A noise field of two incommensurable octaves; with one alone the lattice would show as squares."""
         field = np.zeros((len(y), len(x)), dtype=np.float32)
         for n, spacing, share in octaves:
@@ -225,12 +206,12 @@ class Painter:
             field += noise * np.float32(share)
         return field
 
-    def _light(self, y: Float64, x: Float64) -> Float32:
-        """Slow variation of the illumination, a few per cent over half a kilometre."""
-        return np.float32(1) + np.float32(0.06) * value_noise(y, x, spacing=420.0, seed=self.seed * 16 + 6)
+    def _hash(self, window: Window, n: int) -> npt.NDArray[np.uint32]:
+        rows, cols = np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop)
+        return hash_grid(rows, cols, self.seed * 16 + n)
 
-    def _flights(self, y: Float64, x: Float64) -> tuple[npt.NDArray[np.int64], Float32]:
-        """Index (H, W) of the flight strip and gain (4, strips) in it: small radiometric steps along wavering seams."""
+    def _flights(self, y: FloatArray, x: FloatArray) -> tuple[IntArray, Float32Array]:
+        """Index (H, W) of the flight strip, and gain (4, strips): small radiometric steps along wavering seams."""
         rng = generator(self.seed, 9)
         turn = math.radians(rng.uniform(-12, 12))
         across = x[None, :] * math.cos(turn) + y[:, None] * math.sin(turn) + rng.uniform(0, _FLIGHT_STRIP_M)
@@ -242,69 +223,36 @@ class Painter:
         )
         return strip - numbers[0], np.ascontiguousarray(gains.T.astype(np.float32))
 
-    def sensor_noise(self, window: Window) -> Float32:
+    def sensor_noise(self, window: Window) -> Float32Array:
         """Noise (B, H, W) of unit variance, white and different in every band."""
-        rows, cols = np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop)
-        bits = hash_grid(rows, cols, self.seed * 16 + 8)
+        bits = self._hash(window, 8)
         return np.stack([_QUANTILES[(bits >> np.uint32(8 * _BANDS[b])) & np.uint32(255)] for b in self.bands])
 
 
-def _lens(image: Float32) -> Float32:
+def _lens(image: Float32Array) -> Float32Array:
     """The point spread of optics and resampling: weights 1 6 1 along both axes; one pixel shorter on every side."""
     image = (image[:, 1:-1] * np.float32(6) + image[:, :-2] + image[:, 2:]) * np.float32(0.125)
     return (image[:, :, 1:-1] * np.float32(6) + image[:, :, :-2] + image[:, :, 2:]) * np.float32(0.125)
 
 
-def _shifted(shape: tuple[int, ...], dy: int, dx: int) -> tuple[tuple[slice, slice] | None, tuple[slice, slice] | None]:
-    """Index of the pixels whose neighbour (dy, dx) away lies inside too, and of those neighbours; None if no pixel."""
-    if abs(dy) >= shape[0] or abs(dx) >= shape[1]:
-        return None, None
-    rows = slice(max(-dy, 0), shape[0] - max(dy, 0)), slice(max(dy, 0), shape[0] + min(dy, 0))
-    cols = slice(max(-dx, 0), shape[1] - max(dx, 0)), slice(max(dx, 0), shape[1] + min(dx, 0))
-    return (rows[0], cols[0]), (rows[1], cols[1])
+def _overlap(length: int, shift: int) -> tuple[slice, slice]:
+    """Pixels along an axis whose neighbour ``shift`` away is inside as well, and those neighbours; perhaps none."""
+    return slice(max(-shift, 0), max(length - max(shift, 0), 0)), slice(max(shift, 0), max(length + min(shift, 0), 0))
 
 
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """The table of objects as contiguous columns with a first row for "no object", grass."""
+def _columns(table: AnyArray) -> dict[str, AnyArray]:
+    """The table as contiguous columns, with a first row for pixels without an object: grass."""
+    first = np.zeros(1, dtype=table.dtype)
+    first["ux"] = first["half_length"] = first["half_width"] = 1
+    first["color"], first["accent"] = _GRASS
+    rows = np.concatenate([first, table])
+    return {name: np.ascontiguousarray(rows[name].T) for name in COLUMNS.names or ()}
 
-    kind: npt.NDArray[np.uint8]
-    shaped: npt.NDArray[np.bool_]
-    x: Float64
-    y: Float64
-    ux: Float64
-    uy: Float64
-    half_length: Float32
-    half_width: Float32
-    height: Float32
-    style: Float32
-    period: Float32
-    color: list[Float32]
-    accent: list[Float32]
 
-    @classmethod
-    def of(cls, table: npt.NDArray[Any]) -> _Columns:
-        first = np.zeros(1, dtype=table.dtype)
-        first["ux"] = first["half_length"] = first["half_width"] = 1
-        first["color"], first["accent"] = _GRASS
-        rows = np.concatenate([first, table])
-        names = ("x", "y", "ux", "uy", "half_length", "half_width", "height", "style", "period")
-        kind = np.ascontiguousarray(rows["kind"])
-        return cls(
-            kind=kind,
-            shaped=(kind == Kind.CROWN) | ((kind == Kind.ROOF) & (rows["style"] % 1 >= 0.3)),
-            **{name: np.ascontiguousarray(rows[name]) for name in names},
-            color=[np.ascontiguousarray(rows["color"][:, b]) for b in range(4)],
-            accent=[np.ascontiguousarray(rows["accent"][:, b]) for b in range(4)],
-        )
-
-    def local(self, ids: Ids, y: Float64, x: Float64) -> tuple[Float32, Float32]:
-        """Coordinates along and across each object; of roofs, roads and crowns in half lengths and half widths.
-
-        Rows of crops and the like need metres; their shaders multiply back by the half sizes.
-        """
-        dx, dy = x - self.x[ids], y - self.y[ids]
-        ux, uy = self.ux[ids], self.uy[ids]
-        u = (dx * ux + dy * uy) / self.half_length[ids]
-        v = (dy * ux - dx * uy) / self.half_width[ids]
-        return u.astype(np.float32), v.astype(np.float32)
+def _local(columns: dict[str, AnyArray], ids: Int32Array, y: FloatArray, x: FloatArray) -> tuple[Float32Array, ...]:
+    """Coordinates along and across each object, in half lengths and half widths."""
+    dx, dy = x - columns["x"][ids], y - columns["y"][ids]
+    ux, uy = columns["ux"][ids], columns["uy"][ids]
+    u = (dx * ux + dy * uy) / columns["half_length"][ids]
+    v = (dy * ux - dx * uy) / columns["half_width"][ids]
+    return u.astype(np.float32), v.astype(np.float32)

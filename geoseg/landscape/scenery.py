@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import numpy.typing as npt
 import pyproj
 import rasterio.errors
 import rasterio.features
@@ -17,6 +15,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from shapely.geometry import Polygon
 
+from geoseg.arrays import BoolArray, ByteArray, Float32Array, Pixels
 from geoseg.classes import NODATA
 from geoseg.errors import ConfigError
 from geoseg.grid import Grid
@@ -27,9 +26,6 @@ from geoseg.landscape.noise import generator
 from geoseg.landscape.render import Painter, burn_ids, class_of_ids, pixel_features
 from geoseg.landscape.truth import coverage
 from geoseg.windows import Window
-
-Pixels = npt.NDArray[Any]
-Labels = npt.NDArray[np.uint8]
 
 BANDS = ("red", "green", "blue", "nir")
 """Bands a landscape can have."""
@@ -47,20 +43,18 @@ class Landscape:
     """An aerial scene that exists only as its parameters.
 
     Objects have sizes in metres, so ``gsd_m`` sets how many pixels a house has; 0.3 to 0.5 m looks like an
-    orthophoto. Two landscapes that differ in georeference alone have the same pixels.
+    orthophoto. The georeference has no effect on the pixels.
 
     Args:
         height: Rows, px.
         width: Columns, px.
         seed: Of everything: layout, colours, light, noise; non-negative.
         gsd_m: Side of a pixel, m.
-        crs: CRS of the scene as a string PROJ knows, or None for a scene without georeference.
-        bands: Names from `BANDS`, in the order wanted.
+        crs: CRS of the scene as a string for PROJ, or None for a scene without georeference.
+        bands: Names from `BANDS`, in order.
         dtype: One of `DTYPES`.
         nodata: Value of an irregular invalid region (a ragged flight edge and a hole), or None for no such region.
-            NaN only with float32.
-        transform: Pixel → CRS; None puts a north-up scene into the middle of the CRS's area of use. Rotated and
-            south-up transforms are as good as any.
+        transform: Any transform from pixel to CRS; None puts a north-up scene into the middle of the CRS's area of use.
 
     Raises:
         ConfigError: A size below 1, an unknown band, dtype or CRS, or a nodata value the dtype cannot hold.
@@ -92,7 +86,7 @@ class Landscape:
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype of a landscape is one of {', '.join(DTYPES)}, found {self.dtype}")
         if self.nodata is not None and not _holds(self.dtype, self.nodata):
-            raise ConfigError(f"nodata {self.nodata} is no value of {self.dtype}")
+            raise ConfigError(f"nodata {self.nodata} is not a value of {self.dtype}")
         object.__setattr__(self, "grid", Grid(self.height, self.width, *self._georeference()))
 
     def _georeference(self) -> tuple[Affine, CRS | None]:
@@ -101,16 +95,16 @@ class Landscape:
         try:
             definition, crs = pyproj.CRS.from_user_input(self.crs), CRS.from_user_input(self.crs)
         except (pyproj.exceptions.CRSError, rasterio.errors.CRSError) as error:
-            raise ConfigError(f"unknown CRS {self.crs}", hint="name one such as EPSG:32633") from error
+            raise ConfigError(f"unknown CRS {self.crs}", hint="use an authority code such as EPSG:32633") from error
         return self.transform or _north_up(definition, self.gsd_m), crs
 
     @property
     def frame(self) -> Frame:
-        """Where the lattice of roads and cells lies: small scenes look at the meeting point of four kinds of cells."""
+        """The lattice of roads and cells, placed so that small scenes show the point where four kinds of cells meet."""
         x, y = (min(side * self.gsd_m, 512.0) / 2 for side in (self.width, self.height))
         return Frame.around(self.seed, x, y)
 
-    def read(self, window: Window) -> tuple[Pixels, Labels]:
+    def read(self, window: Window) -> tuple[Pixels, ByteArray]:
         """Pixels and labels of a window, equal to the crop of the whole scene bit for bit.
 
         Args:
@@ -120,7 +114,7 @@ class Landscape:
             Pixels (B, H, W) in ``dtype``, and class ids (H, W), `geoseg.classes.NODATA` where the scene is invalid.
 
         Raises:
-            ValueError: A window that reaches outside the scene, or is empty.
+            ValueError: The window is empty or not inside the scene.
         """
         self._check(window)
         painter = Painter(self.seed, self.gsd_m, self.bands)
@@ -145,11 +139,11 @@ class Landscape:
         Burning it with `rasterio.features.rasterize` over the window's grid gives the labels.
 
         Returns:
-            Columns ``class_id``, ``class_name`` and ``geometry``, in CRS coordinates (pixels without a CRS and
-            transform). Fields, plots and buildings stay apart; what is connected of any other class is one polygon.
+            Columns ``class_id``, ``class_name`` and ``geometry``, in CRS coordinates, or in pixels without CRS and
+            transform. Fields, plots and buildings are separate polygons; connected areas of any other class are one.
 
         Raises:
-            ValueError: A window that reaches outside the scene, or is empty.
+            ValueError: The window is empty or not inside the scene.
         """
         window = window or Window(0, 0, self.height, self.width)
         self._check(window)
@@ -162,10 +156,8 @@ class Landscape:
         return gpd.GeoDataFrame({"class_id": class_id, "class_name": names}, geometry=geometry, crs=self.grid.crs)
 
     def _check(self, window: Window) -> None:
-        inside = (
-            window.row >= 0 and window.col >= 0 and window.row_stop <= self.height and window.col_stop <= self.width
-        )
-        if not inside or window.height < 1 or window.width < 1:
+        rows = 0 <= window.row < window.row_stop <= self.height
+        if not (rows and 0 <= window.col < window.col_stop <= self.width):
             raise ValueError(f"{window} is not inside a landscape of {self.height} × {self.width} px")
 
     def _features(self, window: Window) -> Features:
@@ -193,11 +185,11 @@ class Landscape:
         hole = Polygon(np.column_stack([cx + radius * np.cos(angle), cy + radius * np.sin(angle)]))
         return [shapely.transform(g, lambda xy: xy - [window.col, window.row]) for g in (edge, hole)]
 
-    def _burn_invalid(self, window: Window) -> npt.NDArray[np.bool_]:
+    def _burn_invalid(self, window: Window) -> BoolArray:
         shape = (window.height, window.width)
         return np.asarray(rasterio.features.rasterize(self._invalid(window), out_shape=shape, dtype="uint8") == 1)
 
-    def _encode(self, reflectance: npt.NDArray[np.float32], noise: npt.NDArray[np.float32]) -> Pixels:
+    def _encode(self, reflectance: Float32Array, noise: Float32Array) -> Pixels:
         clipped = np.clip(reflectance, 0, 1)
         step = np.float32(_NOISE[self.dtype])
         if self.dtype == "float32":
@@ -208,7 +200,7 @@ class Landscape:
             tone = np.float32(255) * np.sqrt(np.minimum(clipped * np.float32(_EXPOSURE), np.float32(1)))
             pixels = np.clip(np.rint(tone + step * noise), 1, 254).astype(np.uint8)
         if self.nodata is not None and not math.isnan(self.nodata):
-            # A valid pixel must not look like a hole; one band one step off is enough.
+            # A valid pixel must not equal nodata; changing one band by one step is enough.
             clash = (pixels == pixels.dtype.type(self.nodata)).all(axis=0)
             if self.dtype == "float32":
                 pixels[0][clash] = np.nextafter(np.float32(self.nodata), np.float32(0))

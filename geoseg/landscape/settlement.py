@@ -7,19 +7,19 @@ import shapely
 from shapely import affinity
 from shapely.geometry import LineString, Point, Polygon
 
-from geoseg.landscape.features import BUILDING, Z_BUILDING, FeatureList, Kind
+from geoseg.arrays import FloatArray
+from geoseg.landscape.features import FeatureList, Kind, Place
 from geoseg.landscape.network import Edge, largest
-from geoseg.landscape.noise import Float64, Rng
+from geoseg.landscape.noise import Rng
 from geoseg.landscape.palette import HALL_SHARES, ROOF_SHARES, ROOFS, SOLAR, vary
 from geoseg.landscape.parcels import add_parcel
 from geoseg.landscape.plants import scatter
-from geoseg.landscape.shapes import long_axis, rectangle, split
+from geoseg.landscape.shapes import long_axis, split
 
 
 def village(things: FeatureList, area: Polygon, edges: list[Edge], rng: Rng) -> None:
     """Plots with a garden and a house each, the houses parallel to the nearest street."""
     streets = [LineString(e.path) for e in edges if e.kind in ("main", "minor")] or [area.exterior]
-    houses: list[Polygon] = []
     for plot in split(area, rng, float(rng.uniform(620, 1000)), across=True):
         add_parcel(things, plot, rng, use="garden")
         house: Polygon | None = None
@@ -28,22 +28,19 @@ def village(things: FeatureList, area: Polygon, edges: list[Edge], rng: Rng) -> 
             house = _house_on(things, plot, street, rng)
         if rng.random() < 0.3:
             add_parcel(things, _beside(plot, house, rng), rng, use="soil")
-        around = [house] if house is not None else []
-        houses += around
-        keep_off = shapely.union_all(around) if around else Polygon()
-        scatter(things, plot, rng, per_hectare=50, keep_off=keep_off, radius=(1.6, 4.0))
+        scatter(things, plot, rng, per_hectare=50, keep_off=house, radius=(1.6, 4.0))
 
 
 def _beside(plot: Polygon, house: Polygon | None, rng: Rng) -> Polygon:
     """A vegetable bed or a gravelled yard: a piece of a plot away from its house."""
     centre, axis, half_length, _ = long_axis(plot)
-    bed = rectangle(centre, axis, rng.uniform(3.5, 6), rng.uniform(3, 4.5))
+    bed = Place(centre, axis, rng.uniform(3.5, 6), rng.uniform(3, 4.5)).rectangle()
     shift = axis * half_length * rng.uniform(-0.6, 0.6)
     free = plot.buffer(-1) if house is None else plot.buffer(-1).difference(house.buffer(1))
     return largest(affinity.translate(bed, float(shift[0]), float(shift[1])).intersection(free))
 
 
-def _direction(line: LineString, near: Point) -> Float64:
+def _direction(line: LineString, near: Point) -> FloatArray:
     """Unit vector of a line where it passes a point."""
     at = line.project(near)
     ends = [line.interpolate(max(at - 4, 0)), line.interpolate(min(at + 4, line.length))]
@@ -63,53 +60,39 @@ def _house_on(things: FeatureList, plot: Polygon, street: LineString, rng: Rng) 
     for _ in range(6):
         length, width = rng.uniform(6.0, 9.5), rng.uniform(4.4, 6.0)
         centre = middle + (front - middle) * rng.uniform(0, 0.35) + rng.normal(0, 1.5, 2)
-        wings = [(centre, axis, length, width)]
+        wings = [Place(centre, axis, length, width)]
         if rng.random() < 0.35:
             side = float(rng.choice([-1, 1]))
             across = np.array([-axis[1], axis[0]])
             wing_length, wing_width = width * rng.uniform(0.75, 1.0), length * rng.uniform(0.38, 0.5)
             corner = centre + axis * side * (length - wing_width) + across * (width * 0.4 + wing_length)
-            wings.append((corner, across, wing_length + width * 0.4, wing_width))
-        bodies = [rectangle(*w) for w in wings]
-        house = shapely.union_all(bodies)
+            wings.append(Place(corner, across, wing_length + width * 0.4, wing_width))
+        house = shapely.union_all([wing.rectangle() for wing in wings])
         if room.contains(house) and isinstance(house, Polygon):
-            _roofs(things, wings, bodies, rng, shares=ROOF_SHARES, flat=0.1, eave=(3.5, 6.5))
+            _roofs(things, wings, rng, shares=ROOF_SHARES, flat=0.1, eave=(3.5, 6.5))
             return house
     return None
 
 
 def _roofs(
     things: FeatureList,
-    wings: list[tuple[Float64, Float64, float, float]],
-    bodies: list[Polygon],
+    wings: list[Place],
     rng: Rng,
     *,
     shares: tuple[float, ...],
     flat: float,
     eave: tuple[float, float],
 ) -> None:
-    """One roofed body for each wing; style < 0.3 is flat, < 0.65 gabled, else hipped, plus 1 with solar panels."""
+    """One roof for each wing; a style below 0.3 is flat, below 0.65 gabled, else hipped, plus 1 with solar panels."""
     color = vary(rng, ROOFS[int(rng.choice(len(ROOFS), p=shares))], 0.14)
     style = float(rng.uniform(0, 0.3) if rng.random() < flat else rng.uniform(0.3, 1))
     height = float(rng.uniform(*eave))
     if rng.random() < 0.22:
         style += 1
-    for (centre, axis, half_length, half_width), body in zip(wings, bodies, strict=True):
-        things.add(
-            body,
-            z=Z_BUILDING,
-            kind=Kind.ROOF,
-            class_id=BUILDING,
-            origin=centre,
-            axis=axis,
-            half_length=half_length,
-            half_width=half_width,
-            height=height,
-            style=style,
-            period=float(rng.uniform(0.9, 1.4)),
-            color=color,
-            accent=vary(rng, SOLAR, 0.1) if style >= 1 else color * 1.35,
-        )
+    for wing in wings:
+        period = float(rng.uniform(0.9, 1.4))
+        colors = color, vary(rng, SOLAR, 0.1) if style >= 1 else color * 1.35
+        things.add(wing.rectangle(), Kind.ROOF, wing, colors, height=height, style=style, period=period)
 
 
 def farm(things: FeatureList, area: Polygon, rng: Rng) -> None:
@@ -118,18 +101,17 @@ def farm(things: FeatureList, area: Polygon, rng: Rng) -> None:
     room = area.buffer(-4)
     if room.is_empty:
         return
-    (x, y), axis, half_length, half_width = long_axis(area)
+    centre, axis, half_length, half_width = long_axis(area)
     across = np.array([-axis[1], axis[0]])
     placed: list[Polygon] = []
     for v in np.arange(-half_width + 8, half_width, 26):
         u = -half_length + 6
         while u < half_length:
             length, width = rng.uniform(9, 20), rng.uniform(6.5, 10.5)
-            centre = np.array([x, y]) + axis * (u + length) + across * (v + rng.uniform(0, 4))
-            body = rectangle(centre, axis, length, width)
+            wing = Place(centre + axis * (u + length) + across * (v + rng.uniform(0, 4)), axis, length, width)
+            body = wing.rectangle()
             if room.contains(body) and all(body.distance(p) > 4 for p in placed) and rng.random() < 0.75:
-                wing = (centre, axis, float(length), float(width))
-                _roofs(things, [wing], [body], rng, shares=HALL_SHARES, flat=0.5, eave=(5, 8))
+                _roofs(things, [wing], rng, shares=HALL_SHARES, flat=0.5, eave=(5, 8))
                 placed.append(body)
                 u += 2 * length
             u += rng.uniform(5, 12)

@@ -1,7 +1,7 @@
-"""What each kind of object looks like from above: two colours, how they mix, and how much light comes back.
+"""What each kind of object looks like from above: how its two colours mix, and how much light comes back.
 
-A shader takes the pixels of one kind and returns the share of the accent colour and the gain of both; the renderer
-does the rest. Elementwise arithmetic without transcendental functions, see `geoseg.landscape.noise`.
+A shader takes the pixels of one kind and returns the share of the accent colour and a gain for both. Elementwise
+arithmetic without transcendental functions, see `geoseg.landscape.noise`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.arrays import Float32Array, FloatArray
 from geoseg.landscape.features import Kind
-from geoseg.landscape.noise import Float32, Float64, generator
+from geoseg.landscape.noise import generator
 
 
 @dataclass(frozen=True, slots=True)
 class Sun:
-    """Where the light comes from: unit vector on the ground towards the sun (x right, y down), tangent of elevation."""
+    """The sun: unit vector on the ground towards it (x right, y down), and tangent of its elevation."""
 
     x: float
     y: float
@@ -34,7 +35,7 @@ class Sun:
         return cls(math.sin(azimuth), -math.cos(azimuth), math.tan(math.radians(rng.uniform(36, 52))))
 
 
-def dome(u: Float32, v: Float32) -> tuple[Float32, Float32]:
+def dome(u: Float32Array, v: Float32Array) -> tuple[Float32Array, Float32Array]:
     """Height of a crown in [0.35, 1] and the squared distance from its trunk, u and v in crown radii."""
     square = np.minimum(u * u + v * v, np.float32(1))
     return np.float32(0.35) + np.float32(0.65) * np.sqrt(np.float32(1) - square), square
@@ -42,111 +43,111 @@ def dome(u: Float32, v: Float32) -> tuple[Float32, Float32]:
 
 @dataclass(frozen=True, slots=True)
 class Spots:
-    """Pixels of one kind, as flat arrays: place in the object's frame, its parameters, and noise fields in [-1, 1]."""
+    """Pixels of one kind, as flat arrays: coordinates in and parameters of the object, and noise fields in [-1, 1]."""
 
-    u: Float32
-    v: Float32
-    half_length: Float32
-    half_width: Float32
-    style: Float32
-    period: Float32
-    axis_x: Float64
-    axis_y: Float64
-    fine: Float32
-    mid: Float32
-    coarse: Float32
-    broad: Float32
-    grain: Float32
+    u: Float32Array
+    v: Float32Array
+    half_length: Float32Array
+    half_width: Float32Array
+    style: Float32Array
+    period: Float32Array
+    ux: FloatArray
+    uy: FloatArray
+    fine: Float32Array
+    mid: Float32Array
+    coarse: Float32Array
+    broad: Float32Array
+    grain: Float32Array
 
 
-Shader = Callable[[Spots, Sun, float], tuple[Float32, Float32]]
+Shader = Callable[[Spots, Sun, float], tuple[Float32Array, Float32Array]]
 
 
 def _f(value: float) -> np.float32:
     return np.float32(value)
 
 
-def _wave(phase: npt.NDArray[np.floating[Any]]) -> Float32:
+def _wave(phase: npt.NDArray[np.floating[Any]]) -> Float32Array:
     """Smooth periodic wave in [0, 1] of period 1, by parabolas."""
     t = phase - np.floor(phase)
-    rise = np.abs(_f(2) * t - _f(1)).astype(np.float32)
-    return np.asarray(rise * rise * (_f(3) - _f(2) * rise))
+    rise = np.abs(2 * t - 1).astype(np.float32)
+    return np.asarray(rise * rise * (3 - 2 * rise))
 
 
-def _meadow(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
-    mix = _f(0.30) + _f(0.35) * s.coarse + _f(0.22) * s.mid + _f(0.25) * s.broad
-    gain = _f(1) + _f(0.07) * s.fine + _f(0.10) * s.mid + _f(0.04) * s.grain
+def _meadow(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
+    mix = 0.30 + 0.35 * s.coarse + 0.22 * s.mid + 0.25 * s.broad
+    gain = 1 + 0.07 * s.fine + 0.10 * s.mid + 0.04 * s.grain
     return np.clip(mix, 0, 1), gain
 
 
-def _crop(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+def _crop(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
     """Rows along the parcel, across it on the headlands, tramlines where the tractor always drives."""
     u, v = s.u * s.half_length, s.v * s.half_width
-    headland = np.abs(u) > s.half_length - _f(9)
+    headland = np.abs(u) > s.half_length - 9
     across = np.where(headland & (s.half_length > 30), u, v) + _f(0.25) * s.coarse
     # Rows finer than two pixels would alias; they fade instead.
-    period = np.maximum(s.period, _f(0))
-    contrast = np.clip((period / _f(gsd_m) - _f(2)) / _f(1.5), 0, 1)
-    rows = _wave(across / period) - _f(0.5)
-    tram = across / _f(21.0)
-    tram = np.abs(tram - np.floor(tram) - _f(0.5)) * _f(21.0)
+    period = np.maximum(s.period, 0)
+    contrast = np.clip((period / _f(gsd_m) - 2) / 1.5, 0, 1)
+    rows = _wave(across / period) - 0.5
+    tram = across / 21.0
+    tram = np.abs(tram - np.floor(tram) - 0.5) * 21.0
     wheel = np.clip(_f(1.3) - np.abs(tram - _f(1.0)) * _f(1.9), 0, 1) * np.where(s.style > 0.25, _f(0.8), _f(0))
-    vigour = _f(0.58) + _f(0.26) * s.coarse + _f(0.22) * s.broad + _f(0.10) * s.mid
-    mix = np.clip(vigour + contrast * (_f(0.5) + _f(0.55) * s.style) * rows + _f(0.12) * s.fine, 0, 1)
-    mix *= _f(1) - wheel
-    gain = _f(1) + contrast * _f(0.16) * rows + _f(0.05) * s.fine + _f(0.04) * s.grain - _f(0.08) * wheel
+    vigour = 0.58 + 0.26 * s.coarse + 0.22 * s.broad + 0.10 * s.mid
+    mix = np.clip(vigour + contrast * (0.5 + 0.55 * s.style) * rows + 0.12 * s.fine, 0, 1)
+    mix *= 1 - wheel
+    gain = 1 + contrast * 0.16 * rows + 0.05 * s.fine + 0.04 * s.grain - 0.08 * wheel
     return mix, gain
 
 
-def _soil(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
-    mix = _f(0.45) + _f(0.50) * s.coarse + _f(0.30) * s.mid + _f(0.2) * s.broad
+def _soil(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
+    mix = 0.45 + 0.50 * s.coarse + 0.30 * s.mid + 0.2 * s.broad
     stones = np.where(s.grain > 0.93, _f(0.22), _f(0))
-    gain = _f(1) + _f(0.10) * s.fine + _f(0.12) * s.mid + _f(0.06) * s.grain + stones
+    gain = 1 + 0.10 * s.fine + 0.12 * s.mid + 0.06 * s.grain + stones
     return np.clip(mix, 0, 1), gain
 
 
-def _water(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+def _water(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
     """Dark in the middle, paler over the shallows; faint ripples."""
     shore = np.where(s.style > 0.5, s.u * s.u + s.v * s.v, s.v * s.v)
-    mix = np.clip(_f(0.75) * shore * shore + _f(0.15) * s.coarse + _f(0.05) * s.mid, 0, 1)
-    gain = _f(1) + _f(0.05) * s.mid + _f(0.04) * s.fine + _f(0.10) * s.broad
+    mix = np.clip(0.75 * shore * shore + 0.15 * s.coarse + 0.05 * s.mid, 0, 1)
+    gain = 1 + 0.05 * s.mid + 0.04 * s.fine + 0.10 * s.broad
     return mix, gain
 
 
-def _asphalt(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+def _asphalt(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
     """Worn lanes, patches, and on main roads a broken centre line and edge lines."""
     v = np.abs(s.v)
     lane = np.abs(v - _f(0.5))
-    mix = np.clip(_f(0.30) + _f(0.25) * s.coarse + _f(0.25) * s.mid - _f(0.5) * (_f(0.3) - lane), 0, 1)
-    along = s.u * s.half_length / _f(6.5)
+    mix = np.clip(0.30 + 0.25 * s.coarse + 0.25 * s.mid - 0.5 * (_f(0.3) - lane), 0, 1)
+    along = s.u * s.half_length / 6.5
     dash = (along - np.floor(along) < 0.5) & (v * s.half_width < 0.16)
-    edge = np.abs(v * s.half_width - s.half_width + _f(0.45)) < 0.14
+    edge = np.abs(v * s.half_width - s.half_width + 0.45) < 0.14
     paint = np.where((s.style > 0.5) & (dash | edge), _f(1.1), _f(0)) * _f(min(1.0, 0.3 / gsd_m))
-    gain = _f(1) + _f(0.05) * s.fine + _f(0.05) * s.mid + _f(0.03) * s.grain + paint
+    gain = 1 + 0.05 * s.fine + 0.05 * s.mid + 0.03 * s.grain + paint
     return mix, gain
 
 
-def _track(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+def _track(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
     """Two ruts with grass between them and at the sides."""
     v = np.abs(s.v)
-    green = np.clip((np.abs(v - _f(0.5)) - _f(0.26)) * _f(3.2) + _f(0.30) * s.mid + _f(0.2) * s.coarse, 0, 1)
-    gain = _f(1) + _f(0.08) * s.fine + _f(0.08) * s.mid + _f(0.05) * s.grain
+    green: Float32Array = np.clip((np.abs(v - 0.5) - 0.26) * 3.2 + 0.30 * s.mid + 0.2 * s.coarse, 0, 1)
+    gain = 1 + 0.08 * s.fine + 0.08 * s.mid + 0.05 * s.grain
     return _f(0.75) * green, gain
 
 
-def _car(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+def _car(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
     glass = np.where((s.u > 0.05) & (s.u < 0.4), _f(0.8), _f(0))
     return glass, np.ones_like(glass)
 
 
-def _roof(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+def _roof(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
     """Flat, gabled or hipped: the sides lie in more or less light; tile courses, skylights, solar panels."""
     kind = s.style - np.floor(s.style)
     u, v = s.u * s.half_length, s.v * s.half_width
     pitched = kind >= 0.3
     hip = (kind >= 0.65) & (s.half_width - np.abs(v) > s.half_length - np.abs(u))
     # Sunlight on a plane of slope 0.7 facing along (fx, fy): the flat ground gets 1.
-    ax, ay = s.axis_x.astype(np.float32), s.axis_y.astype(np.float32)
+    ax, ay = s.ux.astype(np.float32), s.uy.astype(np.float32)
     side = np.where(hip, np.sign(u), np.sign(v))
     fx, fy = np.where(hip, ax, -ay) * side, np.where(hip, ay, ax) * side
     facing = fx * _f(sun.x) + fy * _f(sun.y)
@@ -158,28 +159,26 @@ def _roof(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
     to_ridge = np.where(hip, s.half_length - np.abs(u) - s.half_width + np.abs(v), np.abs(v))
     ridge = np.where(pitched & (np.abs(to_ridge) < max(0.25, 0.45 * gsd_m)), _f(0.16), _f(0))
     solar = (s.style >= 1) & pitched & (facing > 0) & ~hip
-    solar &= (np.abs(s.u) < 0.62) & (np.abs(np.abs(s.v) - _f(0.5)) < 0.3)
-    parapet = ~pitched & (
-        (np.abs(s.u) > _f(1) - _f(0.6) / s.half_length) | (np.abs(s.v) > _f(1) - _f(0.6) / s.half_width)
-    )
-    wear = _f(1) + _f(0.05) * s.mid + _f(0.05) * s.fine + _f(0.03) * s.grain + _f(0.10) * visible * courses
+    solar &= (np.abs(s.u) < 0.62) & (np.abs(np.abs(s.v) - 0.5) < 0.3)
+    parapet = ~pitched & ((np.abs(s.u) > 1 - 0.6 / s.half_length) | (np.abs(s.v) > 1 - 0.6 / s.half_width))
+    wear = 1 + 0.05 * s.mid + 0.05 * s.fine + 0.03 * s.grain + _f(0.10) * visible * courses
     mix = np.where(solar, _f(0.95), np.where(parapet, _f(0.7), _f(0.2) + _f(0.2) * s.mid))
     mix = np.where((s.style >= 1) & ~solar, _f(0), mix)
     return mix, light * wear + ridge
 
 
-def _canopy(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
-    mix = np.clip(_f(0.3) + _f(0.4) * s.mid + _f(0.3) * s.fine, 0, 1)
-    return mix, _f(0.9) + _f(0.2) * s.fine + _f(0.15) * s.mid + _f(0.06) * s.grain
+def _canopy(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
+    mix = np.clip(0.3 + 0.4 * s.mid + 0.3 * s.fine, 0, 1)
+    return mix, 0.9 + 0.2 * s.fine + 0.15 * s.mid + 0.06 * s.grain
 
 
-def _crown(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32, Float32]:
+def _crown(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
     """A dome of leaves: light towards the sun, dark away from it, clumps of twigs."""
     _, square = dome(s.u, s.v)
     facing = s.u * _f(sun.x) + s.v * _f(sun.y)
-    clumps = _f(0.30) * s.fine + _f(0.28) * s.mid
-    mix = np.clip(_f(0.50) + _f(0.58) * facing - _f(0.20) * square + clumps, 0, 1)
-    gain = _f(1.06) + _f(0.16) * facing + _f(0.14) * s.fine + _f(0.07) * s.grain - _f(0.12) * square
+    clumps = 0.30 * s.fine + 0.28 * s.mid
+    mix = np.clip(0.50 + 0.58 * facing - 0.20 * square + clumps, 0, 1)
+    gain = 1.06 + 0.16 * facing + 0.14 * s.fine + 0.07 * s.grain - 0.12 * square
     return mix, gain
 
 
@@ -188,8 +187,9 @@ SHADERS: dict[Kind, Shader] = {
     Kind.CROP: _crop,
     Kind.SOIL: _soil,
     Kind.WATER: _water,
-    Kind.ASPHALT: _asphalt,
     Kind.TRACK: _track,
+    Kind.STREET: _asphalt,
+    Kind.MAIN_ROAD: _asphalt,
     Kind.CAR: _car,
     Kind.ROOF: _roof,
     Kind.CANOPY: _canopy,

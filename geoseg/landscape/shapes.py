@@ -9,12 +9,13 @@ import shapely
 from shapely import affinity
 from shapely.geometry import Polygon, box
 
+from geoseg.landscape.features import Place
 from geoseg.landscape.network import largest
-from geoseg.landscape.noise import Float64, Rng
+from geoseg.landscape.noise import Rng
 
 
 def split(area: Polygon, rng: Rng, target: float, *, across: bool) -> list[Polygon]:
-    """Cut an area into parcels near ``target`` m², across its long axis, or (strips) along it."""
+    """Cut an area into parcels near ``target`` m², across its long axis, or into strips along it."""
     if area.area < 1.7 * target:
         return [area]
     (x, y), axis, half_length, half_width = long_axis(area)
@@ -31,22 +32,13 @@ def split(area: Polygon, rng: Rng, target: float, *, across: bool) -> list[Polyg
     return pieces
 
 
-def long_axis(area: Polygon) -> tuple[tuple[float, float], Float64, float, float]:
-    """Centre, unit vector of the long side, half length and half width of the smallest rectangle around an area."""
+def long_axis(area: Polygon) -> Place:
+    """The frame of the smallest rectangle around an area."""
     corners = shapely.get_coordinates(shapely.minimum_rotated_rectangle(area))[:4]
     first, second = corners[1] - corners[0], corners[2] - corners[1]
     a, b = float(np.hypot(*first)), float(np.hypot(*second))
-    long, length, width = (first / a, a, b) if a >= b else (second / b, b, a)
-    x, y = corners.mean(axis=0)
-    return (float(x), float(y)), long, length / 2, width / 2
-
-
-def rectangle(centre: tuple[float, float] | Float64, axis: Float64, half_length: float, half_width: float) -> Polygon:
-    """Rectangle around a centre, its long side along a unit vector."""
-    along = np.asarray(axis) * half_length
-    across = np.array([-axis[1], axis[0]]) * half_width
-    c = np.asarray(centre)
-    return Polygon([c - along - across, c + along - across, c + along + across, c - along + across])
+    axis, length, width = (first / a, a, b) if a >= b else (second / b, b, a)
+    return Place(corners.mean(axis=0), axis, length / 2, width / 2)
 
 
 def blob(x: float, y: float, radius: float, rng: Rng) -> Polygon:

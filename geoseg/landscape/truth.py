@@ -1,21 +1,19 @@
-"""The exact vector truth: overlapping objects in painter's order → a disjoint coverage."""
+"""The exact vector truth: from overlapping objects in painter's order to a disjoint coverage."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 from shapely.geometry import Polygon, box
 
+from geoseg.arrays import Geometries, IntArray
 from geoseg.landscape.features import BUILDING, FIELD, GRASS, LANDSCAPE_CLASSES, SOIL, Features
 
-# Lines closer than this are one; far below a pixel, far above the rounding of coordinates in a window.
+# Lines closer than this are merged: far less than a pixel, far more than the rounding of coordinates in a window.
 _SNAP_PX = 2.0**-27
 
 
-def coverage(
-    features: Features, height: int, width: int, *, without: list[Polygon]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.object_]]:
+def coverage(features: Features, height: int, width: int, *, without: list[Polygon]) -> tuple[IntArray, Geometries]:
     """Cut a rectangle along all outlines and give each face to the topmost object.
 
     All faces come from one noded set of lines, so neighbours share their borders vertex by vertex.
@@ -38,11 +36,11 @@ def coverage(
     face, index = shapely.STRtree(polygons).query(inner, predicate="within")
     top = np.full(len(faces), -1)
     np.maximum.at(top, face, index)
-    class_of = np.concatenate([features.table["class_id"], [GRASS]]).astype(np.int64)
+    class_of = np.concatenate([features.classes, [GRASS]]).astype(np.int64)
     kept = top < len(features)
     faces, top = faces[kept], top[kept]
     classes = class_of[top]
-    # Objects that are one thing on the ground stay apart; of the others only the class is known.
+    # Fields, plots and buildings stay apart; other classes are merged.
     apart = np.isin(classes, (SOIL, FIELD, BUILDING))
     group = np.where(apart, top + len(LANDSCAPE_CLASSES), classes)
     order = np.argsort(group, kind="stable")
