@@ -1,8 +1,8 @@
-"""Published weights: where they lie, what their SHA-256 begins with, and where they are kept here.
+"""Published weights: their addresses, the first digits of their SHA-256, and where they are stored.
 
-The one place with addresses. openmmlab publishes files whose names end in the first eight digits of their SHA-256,
-the rule of torch.hub; they are kept in torch.hub's folder, ``$TORCH_HOME/hub/checkpoints``. The official repository
-publishes its files in a cloud folder, without an address or a hash for each. Only a download loads torch.
+openmmlab's file names end in the first eight digits of their SHA-256, as torch.hub expects; the files are stored in
+torch.hub's folder, ``$TORCH_HOME/hub/checkpoints``. The official repository publishes its files in a cloud folder,
+without an address or a digest for each. Only a download loads torch.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from geoseg.errors import ModelError, quoted
 log = logging.getLogger(__name__)
 
 OFFICIAL_FOLDER = "https://cloud.tsinghua.edu.cn/d/c15b25a6745946618462/"
-"""The official repository's own files, by hand in a browser: mscan_t.pth … mscan_l.pth and segmentation models."""
+"""The official repository's own files, for a browser: mscan_t.pth … mscan_l.pth and segmentation models."""
 
 LICENCE = "code Apache-2.0; the official README asks commercial users to contact the authors"
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
-"""Of checkpoints that can be read."""
+"""Suffixes of checkpoints that can be read."""
 
 _OPENMMLAB = "https://download.openmmlab.com/mmsegmentation/v0.5/"
 _NAMED_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
@@ -39,10 +39,10 @@ class Pretrained:
     """One published file.
 
     Attributes:
-        name: What it is called here.
+        name: Its name here.
         what: What it holds.
         url: Its address.
-        is_encoder: Whether it is an encoder that timm loads, not a whole SegNeXt.
+        is_encoder: Whether it is an encoder that timm loads rather than a whole SegNeXt.
     """
 
     name: str
@@ -57,11 +57,11 @@ class Pretrained:
 
     @property
     def sha256(self) -> str:
-        """The first digits of its SHA-256, as its name says."""
+        """The first digits of its SHA-256, from its name."""
         return self.file.rpartition("-")[2].partition(".")[0]
 
     def path(self, folder: str | PathLike[str] | None = None) -> Path:
-        """Where it is kept: in ``folder``, or in torch.hub's."""
+        """Where it is stored: in ``folder``, or in torch.hub's."""
         return (Path(folder) if folder is not None else checkpoint_folder()) / self.file
 
 
@@ -91,13 +91,13 @@ PRETRAINED: dict[str, Pretrained] = {
         _ade20k("large", "20230209_172055", "19b14b63", 50.99),
     )
 }
-"""By name: encoders by timm's name of the network, whole networks as ``segnext_SIZE_DATASET``."""
+"""By name: encoders as in timm, whole networks as ``segnext_SIZE_DATASET``."""
 
 
 def checkpoint_folder() -> Path:
-    """torch.hub's folder of checkpoints; it need not exist."""
+    """torch.hub's folder of checkpoints; it may not exist."""
     hub = sys.modules.get("torch.hub")
-    if hub is not None:  # whose set_dir may have named another
+    if hub is not None:  # its set_dir may have changed the folder
         return Path(hub.get_dir()) / "checkpoints"
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = Path(os.environ.get("TORCH_HOME", Path(cache) / "torch")).expanduser()
@@ -105,19 +105,18 @@ def checkpoint_folder() -> Path:
 
 
 def list_weights() -> list[str]:
-    """Published weights in lines for people: names, addresses, digests, and which of them are here."""
-    lines = [f"kept in {checkpoint_folder()}, or downloaded to it by: geoseg weights import NAME -o FOLDER", ""]
+    """Published weights in lines for people: names, addresses, digests, and whether they are downloaded."""
     width = max(len(name) for name in PRETRAINED)
+    lines = [f"stored in {checkpoint_folder()}; download with: geoseg weights import NAME -o FOLDER", ""]
     for entry in PRETRAINED.values():
-        here = "here" if entry.path().is_file() else "not here"
-        lines += [
-            f"{entry.name:<{width}}  {entry.what}, SHA-256 {entry.sha256}…, {here}",
-            f"{'':<{width}}  {entry.url}",
-        ]
+        here = "downloaded" if entry.path().is_file() else "not downloaded"
+        lines.append(f"{entry.name:<{width}}  {entry.what}, SHA-256 {entry.sha256}…, {here}")
+        lines.append(f"{'':<{width}}  {entry.url}")
+    official = "the official repository's own files, to be downloaded by hand, without digests"
     return [
         *lines,
         "",
-        f"{'official':<{width}}  the official repository's own files, by hand: no address or digest for each",
+        f"{'official':<{width}}  {official}",
         f"{'':<{width}}  {OFFICIAL_FOLDER}",
         "",
         f"licence: {LICENCE}",
@@ -125,7 +124,7 @@ def list_weights() -> list[str]:
 
 
 def check_source(source: str | PathLike[str]) -> None:
-    """Whether a checkpoint is a file that may be one, or a name of `PRETRAINED`.
+    """Refuse what is neither a file with a checkpoint's suffix nor a name of `PRETRAINED`.
 
     Raises:
         ModelError: No such file, a folder, or a file with another suffix.
@@ -135,7 +134,7 @@ def check_source(source: str | PathLike[str]) -> None:
         return
     if path.is_dir() or not path.exists():
         found = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
-        raise ModelError(f"{path} {found}", hint="see where to get one: geoseg weights list")
+        raise ModelError(f"{path} {found}", hint="for published ones: geoseg weights list")
     if path.suffix.lower() not in SUFFIXES:
         raise ModelError(
             f"{path} has the unknown suffix {path.suffix or '(none)'} for a checkpoint",
@@ -144,16 +143,15 @@ def check_source(source: str | PathLike[str]) -> None:
 
 
 def fetch(entry: Pretrained, *, folder: str | PathLike[str] | None = None, progress: bool = False) -> Path:
-    """A published file on this disk, downloaded where it is not here yet, its digest checked either way.
+    """A published file on this disk, downloaded if necessary; its digest is checked either way.
 
     Args:
         entry: Which file.
-        folder: Where it is kept; None for torch.hub's folder.
+        folder: Where it is stored; None for torch.hub's folder.
         progress: Draw a progress bar of the download on standard error.
 
     Raises:
-        ModelError: It is not here and cannot be downloaded (the message says where to put it), or it is truncated
-            or altered.
+        ModelError: It cannot be downloaded (the message says where to put it), or it is truncated or altered.
     """
     path = entry.path(folder)
     if not path.is_file():
@@ -162,19 +160,14 @@ def fetch(entry: Pretrained, *, folder: str | PathLike[str] | None = None, progr
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             log.info("downloading %s to %s", entry.url, path)
-            # Into a file of another name first, renamed when the digest is right.
             torch.hub.download_url_to_file(entry.url, str(path), entry.sha256, progress)
         except (OSError, RuntimeError) as error:
-            other = ""
-            if entry.is_encoder:
-                other = (
-                    ", name another with pretrained_cfg_overlay=dict(file=…), "
-                    "or train from random weights with model.encoder_weights=null"
-                )
+            other = ", name another with pretrained_cfg_overlay=dict(file=…), or train with model.encoder_weights=null"
+            reason = " ".join(str(getattr(error, "reason", None) or error).split())  # urllib wraps the actual error
             raise ModelError(
-                f"{entry.name} is not at {path} and cannot be downloaded from {entry.url}: {_reason(error)}; "
-                f"put the file there{other}",
-                hint=f"where there is a network: curl -L --create-dirs -o {quoted(path)} {entry.url}",
+                f"{entry.name} is not at {path} and cannot be downloaded from {entry.url}: {reason}; "
+                f"put the file there{other if entry.is_encoder else ''}",
+                hint=f"with network access: curl -L --create-dirs -o {quoted(path)} {entry.url}",
             ) from error
     check_digest(path, sha256_of(path))
     return path
@@ -187,9 +180,9 @@ def sha256_of(path: Path) -> str:
 
 
 def check_digest(path: Path, sha256: str) -> None:
-    """Compare a file's SHA-256 with the digits that its name carries, where it carries any.
+    """Compare a file's SHA-256 with the digits in its name, if any.
 
-    Eight decimal digits are taken for a date, unless the file is one of those listed here.
+    Eight decimal digits are taken for a date, unless the file is one of `PRETRAINED`.
 
     Raises:
         ModelError: They differ.
@@ -212,19 +205,19 @@ def encoder_file(
     overlay: Mapping[str, Any] | None = None,
     folder: str | PathLike[str] | None = None,
 ) -> Path | None:
-    """The file of timm's ``pretrained=True``: the caller's, or the published one.
+    """The file for timm's ``pretrained=True``: the caller's, or the published one.
 
     Args:
         variant: timm's name of the network.
-        config: ``pretrained_cfg`` of the caller; one that is no mere tag names a source of its own.
-        overlay: ``pretrained_cfg_overlay`` of the caller.
+        config: The caller's ``pretrained_cfg``; unless it is a mere tag, it names a source.
+        overlay: The caller's ``pretrained_cfg_overlay``.
         folder: timm's ``cache_dir``.
 
     Returns:
-        The file; None where the caller names another source: a hub, an address, a folder, tensors.
+        The file; None if the caller names another source: a hub, an address, a folder, tensors.
 
     Raises:
-        ModelError: The published file is not here and cannot be downloaded, or it is truncated or altered.
+        ModelError: The published file cannot be downloaded, or it is truncated or altered.
     """
     overlay = overlay or {}
     if overlay.get("file"):
@@ -232,8 +225,3 @@ def encoder_file(
     if any(overlay.get(key) for key in ("url", "hf_hub_id", "state_dict")) or not isinstance(config, str | None):
         return None
     return fetch(PRETRAINED[variant], folder=folder)
-
-
-def _reason(error: Exception) -> str:
-    """An error in one line; urllib wraps the telling one."""
-    return " ".join(str(getattr(error, "reason", None) or error).split())

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 import geoseg
 from geoseg.errors import ConfigError, ModelError
 from geoseg.network import backends
-from geoseg.network.backends import BACKENDS, choose_backends, choose_precision, compiled, load_backend
+from geoseg.network.backends import BACKENDS, choose_backends, choose_precision, compiled
 from geoseg.network.backends import openvino as openvino_backend
 from geoseg.network.backends.openvino import multiplies_bfloat16
-from geoseg.network.forward import InMemory
 from geoseg.prediction.predictor import Predictor
-from support.backends import SIZE, BackendContract, side_by_side, trained, wanted, wide
-from support.networks import difference, images
+from support.backends import SIZE, BackendContract, load_backend, side_by_side, trained, wanted, wide
+from support.networks import InMemory, difference, images
 
 CPU, CUDA = "cpu", "cuda:0"
 
@@ -298,12 +297,13 @@ SIGNALS = """
 import gc, os, signal, threading
 import torch
 from torch import nn
-from geoseg.network.backends import load_backend
-from geoseg.network.forward import InMemory
+from types import SimpleNamespace
+from geoseg.network.backends import Request, load_backend
 
 found = []
 signal.signal(signal.SIGUSR1, lambda *_: found.append(1))
-forward = load_backend(InMemory(nn.Conv2d(3, 4, 1).eval()), backend="openvino")
+model = SimpleNamespace(network=nn.Conv2d(3, 4, 1).eval(), stride=1, key=None)
+forward = load_backend(model, "openvino", Request())
 forward(torch.zeros(1, 3, 32, 32))
 
 def drop():

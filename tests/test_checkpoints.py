@@ -31,8 +31,8 @@ import geoseg.models
 from geoseg.class_tables import KNOWN, distinct_colors, numbered_classes, read_class_table
 from geoseg.errors import ConfigError, GeosegError, ModelError
 from geoseg.models.checkpoints import read_checkpoint
-from geoseg.models.recognition import BASES, Design, build_encoder, build_segnext, find_rank, recognize
 from geoseg.network.model_folder import build_network
+from geoseg.paper.recognition import BASES, Design, build_encoder, build_segnext, class_notes, find_rank, recognize
 from geoseg.pretrained import PRETRAINED, Pretrained, check_digest, fetch, sha256_of
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -154,8 +154,7 @@ def test_mmengines_log_stays_out_of_the_way(mmengine_file: Path) -> None:
     before = set(torch.serialization.get_safe_globals())
     found = read_checkpoint(mmengine_file)
     same(found.tensors, later(official()))
-    assert found.class_names == ("wall", "sky")
-    assert found.palette == ((120, 120, 120), (6, 230, 230))
+    assert class_notes(found.notes) == (("wall", "sky"), ((120, 120, 120), (6, 230, 230)))
     assert set(torch.serialization.get_safe_globals()) == before
     assert "mmengine" not in sys.modules
 
@@ -178,7 +177,7 @@ def test_class_names_come_from_the_files_own_notes(
     meta: object, names: object, palette: object, tmp_path: Path
 ) -> None:
     found = read_checkpoint(saved(tmp_path / "a.pth", {"state_dict": STATE, "meta": meta}))
-    assert (found.class_names, found.palette) == (names, palette)
+    assert class_notes(found.notes) == (names, palette)
 
 
 class Runs:
@@ -419,9 +418,9 @@ def a_design(size: str, *, is_official: bool, rank: int | None = None) -> Design
         ("base", True, None, None, 64, "the official repository's B and L"),
         ("large", False, None, None, 16, "mmsegmentation 1.x"),
         ("base", False, 24, None, 24, "the file's bases"),
-        ("base", False, None, 64, 64, "as asked for"),
-        ("large", True, None, 16, 16, "as asked for"),
-        ("tiny", True, 16, 16, 16, "as asked for"),
+        ("base", False, None, 64, 64, "as requested"),
+        ("large", True, None, 16, 16, "as requested"),
+        ("tiny", True, 16, 16, 16, "as requested"),
         ("tiny", True, 16, 8, 8, "bases of rank 16 are left out"),
     ],
 )
@@ -482,7 +481,10 @@ NAMES = "backbone.block2.0.mlp.dwconv.dwconv.weight"
         (lambda s: s.pop("backbone.norm3.bias"), r"it lacks backbone\.norm3\.bias$"),
         (lambda s: s.pop(NAMES), r"it lacks backbone\.block2\.0\.mlp\.dwconv\.dwconv\.weight$"),
         (lambda s: [s.pop(k) for k in list(s) if "block1.0.norm" in k], r"block1\.0\.norm1\.weight and 9 more$"),
-        (lambda s: s.update({"auxiliary_head.a": torch.zeros(1)}), r"has auxiliary_head\.a, which the network has not"),
+        (
+            lambda s: s.update({"auxiliary_head.a": torch.zeros(1)}),
+            r"has auxiliary_head\.a, which the network does not have",
+        ),
         (lambda s: s.update({f"ema.{i}": torch.zeros(1) for i in range(3)}), r"has ema\.0 and 2 more"),
         (lambda s: s.update({"decode_head.align.gn.weight": torch.zeros(7)}), r"of shape \(7,\) instead of \(32,\)"),
         (lambda s: s.pop("decode_head.conv_seg.weight"), r"lacks decode_head\.conv_seg\.weight"),
@@ -674,7 +676,7 @@ def test_a_file_for_other_bands_fits_those_alone(tmp_path: Path) -> None:
     [
         (lambda s: s.pop("norm1.bias"), r"lacks norm1\.bias"),
         (lambda s: s.pop("patch_embed1.proj.0.weight"), r"lacks patch_embed1\.proj\.0\.weight"),
-        (lambda s: s.update({"fc.weight": torch.zeros(1)}), r"has fc\.weight, which the network has not"),
+        (lambda s: s.update({"fc.weight": torch.zeros(1)}), r"has fc\.weight, which the network does not have"),
         (lambda s: s.update({"norm1.bias": torch.zeros(3)}), r"has norm1\.bias of shape \(3,\) instead of \(8,\)"),
     ],
 )

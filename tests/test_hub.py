@@ -61,7 +61,7 @@ def test_without_a_network_weights_are_refused_at_once(
     cache: Path, caplog: pytest.LogCaptureFixture, encoder: str
 ) -> None:
     start = time.perf_counter()
-    with caplog.at_level(logging.WARNING), pytest.raises(ConfigError, match=f"{NOWHERE} does not answer") as caught:
+    with caplog.at_level(logging.WARNING), pytest.raises(ConfigError, match=f"{NOWHERE} does not respond") as caught:
         unet(encoder, "imagenet")
     assert time.perf_counter() - start < 10  # five retries take 23 s
     assert caplog.records == []

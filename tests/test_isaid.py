@@ -182,12 +182,12 @@ def test_everything_that_is_wrong_stands_in_one_list(release: Made, tmp_path: Pa
     message = refused(release, tmp_path / "out")
     assert "has 6 problems, so nothing was written" in message
     mask = f"train/Semantic_masks/images.zip/images/P0003{MASK}.png"
-    assert f"{mask}: colour (1, 2, 3) is none of iSAID's, 3 px, the first in row 290, column 5" in message
-    assert f"{mask}: colour (0, 0, 64) is none of iSAID's, 1 px, the first in row 299, column 0" in message
+    assert f"{mask}: colour (1, 2, 3) is not one of iSAID's, 3 px, the first in row 290, column 5" in message
+    assert f"{mask}: colour (0, 0, 64) is not one of iSAID's, 1 px, the first in row 299, column 0" in message
     assert f"P0007{MASK}.png: has 64 × 63 px, its image val/images/part1.zip/images/P0007.png 64 × 64" in message
     assert "images/P0100.png: has no mask" in message
     assert f"images/P0200{MASK}.png: has no image" in message
-    assert "images/P0011.png: is PNG of uint16, wanted a PNG of bytes" in message
+    assert "images/P0011.png: is PNG of uint16, expected a PNG of bytes" in message
 
 
 def test_masks_with_many_strange_colors_are_summed_up(release: Made, tmp_path: Path) -> None:
@@ -211,7 +211,6 @@ def test_a_truncated_picture_is_named(kind: str, release: Made, tmp_path: Path) 
     path = next(p for p in (release.folder / "train" / folder).rglob("P0003*"))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     message = refused(release, tmp_path / "out")
-    assert "a problem" in message
     assert f"{path.name}: cannot be read" in message
 
 
@@ -220,13 +219,13 @@ def test_a_truncated_archive_is_named(release: Made, tmp_path: Path) -> None:
     path = release.folder / "val/images/part1.zip"
     path.write_bytes(path.read_bytes()[:-30])
     message = refused(release, tmp_path / "out")
-    assert "val/images/part1.zip: is no whole archive" in message
+    assert "val/images/part1.zip: is incomplete" in message
     assert "val/images: no pictures, and no archive that holds any" in message
 
 
 def test_a_picture_that_is_there_twice_is_refused(release: Made, tmp_path: Path) -> None:
     release.save(release.folder / "val/images/P0007.png", release.truth["val"]["P0007"][0])
-    assert "is there a second time" in refused(release, tmp_path / "out")
+    assert "is a duplicate of" in refused(release, tmp_path / "out")
 
 
 def test_another_folder_is_no_release(tmp_path: Path) -> None:

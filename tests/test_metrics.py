@@ -110,4 +110,3 @@ def test_weighted_iou_and_mean_accuracy_by_their_formulas(pair: tuple[Ids, Ids])
     assert scores.frequency_weighted_iou == pytest.approx(np.mean([scores.iou[k] for k in truth[counted]]))
     shares = [(mapped[counted & (truth == k)] == k).mean() for k in present]
     assert scores.mean_accuracy == pytest.approx(np.mean(shares))
-    np.testing.assert_array_equal(scores.class_accuracy, scores.recall)

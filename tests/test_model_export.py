@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from support.model_folders import contract
-from support.networks import SHALLOW
+from support.networks import SHALLOW, InMemory
 
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
@@ -30,11 +30,11 @@ from geoseg.contract import DEFAULT_SCALE, Contract  # noqa: E402
 from geoseg.errors import ConfigError, ModelError  # noqa: E402
 from geoseg.model_export.check import check_file, reference, sample_windows  # noqa: E402
 from geoseg.model_export.deepness import deepness_entries, why_not  # noqa: E402
-from geoseg.model_export.host import Feed, HostModel, feed_values, find_feed  # noqa: E402
-from geoseg.model_export.onnx_graph import onnx_bytes  # noqa: E402
+from geoseg.model_export.host import Feed, FileTerms, HostModel, feed_values, find_feed  # noqa: E402
+from geoseg.model_export.onnx_graph import onnx_model  # noqa: E402
 from geoseg.model_export.stac import slug, value_scaling  # noqa: E402
 from geoseg.network.folding import deployed  # noqa: E402
-from geoseg.network.model_folder import TrainedModel, build_network  # noqa: E402
+from geoseg.network.model_folder import build_network  # noqa: E402
 
 SIZE = (96, 160)
 ON_SHAPES = {"Shape", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze"}
@@ -52,8 +52,8 @@ def network(architecture: str = "segnext", encoder: str = "tu-mscan_tiny", seed:
     return made
 
 
-def trained(made: nn.Module, terms: Contract) -> TrainedModel:
-    return TrainedModel(made, terms, Path("tiny"), "0" * 16)
+def trained(made: nn.Module, terms: Contract) -> InMemory:
+    return InMemory(made, terms, folder=Path("tiny"))
 
 
 def session(data: bytes) -> Any:
@@ -71,6 +71,15 @@ def difference(data: bytes, module: nn.Module, *shape: int) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
+def onnx_bytes(module: nn.Module, **how: Any) -> bytes:
+    data: bytes = onnx_model(module, bands=3, **how).SerializeToString(deterministic=True)
+    return data
+
+
+def terms_of(feed: Feed, overlap: int = 0) -> FileTerms:
+    return FileTerms(feed, "probabilities", 512, overlap, False, 20)
+
+
 @pytest.fixture(scope="module")
 def tiny() -> nn.Module:
     return network()
@@ -78,12 +87,12 @@ def tiny() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def free(tiny: nn.Module) -> bytes:
-    return onnx_bytes(deployed(tiny), bands=3, batch=None)
+    return onnx_bytes(deployed(tiny), batch=None)
 
 
 @pytest.fixture(scope="module")
 def fixed(tiny: nn.Module) -> bytes:
-    return onnx_bytes(deployed(tiny), bands=3, size=SIZE)
+    return onnx_bytes(deployed(tiny), size=SIZE)
 
 
 # The graph
@@ -110,7 +119,7 @@ def test_a_fixed_size_equals_torch_and_computes_no_shapes(tiny: nn.Module, fixed
 
 
 def test_the_inference_form_has_no_batch_norms(tiny: nn.Module, fixed: bytes) -> None:
-    plain = onnx_bytes(tiny, bands=3, size=(32, 32))
+    plain = onnx_bytes(tiny, size=(32, 32))
     assert "BatchNormalization" in {node.op_type for node in onnx.load_from_string(plain).graph.node}
     assert "BatchNormalization" not in {node.op_type for node in onnx.load_from_string(fixed).graph.node}
 
@@ -120,7 +129,7 @@ def test_the_same_network_has_the_same_bytes(tiny: nn.Module, fixed: bytes) -> N
     try:
         torch.set_num_threads(3 - min(threads, 2))
         torch.manual_seed(5)
-        assert onnx_bytes(deployed(tiny), bands=3, size=SIZE) == fixed
+        assert onnx_bytes(deployed(tiny), size=SIZE) == fixed
     finally:
         torch.set_num_threads(threads)
 
@@ -128,7 +137,7 @@ def test_the_same_network_has_the_same_bytes(tiny: nn.Module, fixed: bytes) -> N
 def test_and_in_another_process_too(fixed: bytes) -> None:
     code = (
         "import hashlib, test_model_export as t\n"
-        "data = t.onnx_bytes(t.deployed(t.network()), bands=3, size=t.SIZE)\n"
+        "data = t.onnx_bytes(t.deployed(t.network()), size=t.SIZE)\n"
         "print(hashlib.sha256(data).hexdigest())"
     )
     ran = subprocess.run(
@@ -156,7 +165,7 @@ def types_in(model: Any) -> set[int]:
 
 @pytest.mark.parametrize(("opset", "file_format"), [(18, 8), (20, 9)])
 def test_old_runtimes_can_read_it(tiny: nn.Module, opset: int, file_format: int) -> None:
-    data = onnx_bytes(deployed(tiny), bands=3, size=(64, 64), opset=opset)
+    data = onnx_bytes(deployed(tiny), size=(64, 64), opset=opset)
     model = onnx.load_from_string(data)
     onnx.checker.check_model(model, full_check=True)
     assert (model.ir_version, [(o.domain, o.version) for o in model.opset_import]) == (file_format, [("", opset)])
@@ -166,7 +175,7 @@ def test_old_runtimes_can_read_it(tiny: nn.Module, opset: int, file_format: int)
 
 def test_other_architectures_go_the_same_way() -> None:
     unet = network("unet", "resnet18", decoder_channels=(32, 16, 16, 8, 8))
-    data = onnx_bytes(unet, bands=3, batch=None, multiple=32)
+    data = onnx_bytes(unet, batch=None, multiple=32)
     assert difference(data, unet, 2, 3, 64, 96) < 1e-4
     assert session(data).get_inputs()[0].shape == ["batch", 3, "height", "width"]
 
@@ -178,21 +187,21 @@ class DependsOnValues(nn.Module):
 
 def test_what_cannot_be_exported_is_said_in_a_line() -> None:
     with pytest.raises(ModelError, match="cannot be written as ONNX") as caught:
-        onnx_bytes(DependsOnValues(), bands=3, size=(32, 32))
+        onnx_bytes(DependsOnValues(), size=(32, 32))
     assert "\n" not in caught.value.message
 
 
 @pytest.mark.parametrize("opset", [12, 99])
 def test_an_opset_that_cannot_be_written(tiny: nn.Module, opset: int) -> None:
     with pytest.raises(ConfigError, match=f"opset {opset} is not in 18 … 23"):
-        onnx_bytes(tiny, bands=3, opset=opset)
+        onnx_bytes(tiny, opset=opset)
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
 def test_a_missing_package_is_named(tiny: nn.Module, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=package) as caught:
-        onnx_bytes(tiny, bands=3, size=(32, 32))
+        onnx_bytes(tiny, size=(32, 32))
     assert caught.value.hint == 'pip install "geoseg[onnx]"'
 
 
@@ -259,14 +268,14 @@ def test_samples_are_spread_as_the_model_knows_its_bands(dtype: Any) -> None:
 @pytest.mark.parametrize("scale", [1 / 255, 0.01])
 def test_deepness_feeds_what_the_file_takes(feed: Feed, scale: float) -> None:
     terms = contract(scale=scale)
-    keys = deepness_entries(terms, feed, size=512, overlap=128)
+    keys = deepness_entries(terms, terms_of(feed, 128))
     mean, std = (np.array(json.loads(keys[f"standardization_{n}"]))[:, None, None] for n in ("mean", "std"))
     pixels = sample_windows(terms, 8, 8)
     np.testing.assert_allclose((pixels / 255 - mean) / std, feed_values(pixels, terms, feed), rtol=1e-5, atol=1e-5)
 
 
 def test_the_keys_of_deepness() -> None:
-    keys = deepness_entries(contract(gsd_m=0.14), "pixel / 255", size=512, overlap=160)
+    keys = deepness_entries(contract(gsd_m=0.14), terms_of("pixel / 255", 160))
     assert {key: json.loads(value) for key, value in keys.items()} == {
         "model_type": "Segmentor",
         "class_names": {"0": "c0", "1": "c1", "2": "c2"},
@@ -279,12 +288,12 @@ def test_the_keys_of_deepness() -> None:
         "seg_thresh": 0.0,
         "seg_small_segment": 0,
     }
-    assert "resolution" not in deepness_entries(contract(), "pixel / 255", size=512, overlap=0)
+    assert "resolution" not in deepness_entries(contract(), terms_of("pixel / 255"))
 
 
 @pytest.mark.parametrize(("gsd_m", "resolution"), [(0.5002, 50.0), (0.1, 10.0), (0.125, 12.5), (10.003, 1000.0)])
 def test_the_resolution_of_deepness_is_a_round_figure(gsd_m: float, resolution: float) -> None:
-    keys = deepness_entries(contract(gsd_m=gsd_m), "pixel / 255", size=512, overlap=0)
+    keys = deepness_entries(contract(gsd_m=gsd_m), terms_of("pixel / 255"))
     assert json.loads(keys["resolution"]) == resolution
 
 
@@ -314,7 +323,7 @@ def test_good_names_stay(name: str) -> None:
 
 def host_file(path: Path, made: nn.Module, terms: Contract) -> Path:
     host = HostModel(deployed(made), terms, feed="pixel / 255", result="probabilities").eval()
-    path.write_bytes(onnx_bytes(host, bands=3, size=(64, 64), batch=None))
+    path.write_bytes(onnx_bytes(host, size=(64, 64), batch=None))
     return path
 
 
@@ -324,7 +333,7 @@ def test_a_file_is_checked_against_torch(tiny: nn.Module, tmp_path: Path, monkey
     how: dict[str, Any] = {"feed": "pixel / 255", "result": "probabilities"}
     agreement = check_file(path, trained(tiny, terms), sizes=sizes, **how)
     assert agreement is not None and agreement.difference < 1e-5 and agreement.agreement == 1
-    with pytest.raises(ModelError, match="is not the model: values differ by"):
+    with pytest.raises(ModelError, match="does not match the model: values differ by"):
         check_file(path, trained(network(seed=1), terms), sizes=sizes, **how)
     with pytest.raises(ModelError, match="does not run in ONNX Runtime"):
         check_file(path, trained(tiny, terms), sizes=[(32, 32)], **how)

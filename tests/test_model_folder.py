@@ -12,14 +12,8 @@ from torch import nn
 import geoseg.network.model_folder
 from geoseg.contract import CONTRACT_FILE, find_model, shipped_models
 from geoseg.errors import ConfigError, ModelError
-from geoseg.network.model_folder import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    Normalize,
-    build_network,
-    load_model,
-    save_model,
-)
+from geoseg.network.model_folder import Normalize, build_network, load_model, save_model
+from geoseg.network.stored_model import CONFIG_FILE, WEIGHTS_FILE
 from support.model_folders import contract
 from support.networks import TINY
 
@@ -97,10 +91,10 @@ def test_an_existing_folder_is_replaced_whole(tmp_path: Path) -> None:
 def test_a_failed_save_leaves_the_old_folder_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(geoseg.network.model_folder, "_store_half", full)
+    monkeypatch.setattr(geoseg.network.model_folder, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_model(folder, network(), contract(), half=True)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before

@@ -22,16 +22,16 @@ from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.data.labelled import LabelledScene
 from geoseg.errors import ConfigError
 from geoseg.models.official import official_key
-from geoseg.models.recognition import BASES
 from geoseg.network.metrics import Scores
-from geoseg.network.model_folder import TrainedModel, build_network, load_model
+from geoseg.network.model_folder import build_network, load_model
 from geoseg.paper import patches
 from geoseg.paper.isaid import CLASSES as CLASSES_OF_ISAID
 from geoseg.paper.patches import PROTOCOLS, PatchProtocol, evaluate_patches, isaid_windows, scene_names
+from geoseg.paper.recognition import BASES
 from geoseg.windows import Window
 from support import commands
 from support.isaid import Made, colors, made
-from support.networks import TINY
+from support.networks import TINY, InMemory
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -106,7 +106,7 @@ def test_protocols_have_the_published_numbers() -> None:
 class Plain:
     """A network, and how patches are predicted and counted by the description: float64, whole arrays, one by one."""
 
-    def __init__(self, trained: TrainedModel) -> None:
+    def __init__(self, trained: InMemory) -> None:
         self.network = trained.network
         self.close = 0  # labelled pixels whose two best classes float32 may not tell apart
 
@@ -200,7 +200,7 @@ def plain_jseg(plain: Plain, image: Ids, ids: Ids, *, patch: int, overlap: int, 
 
 
 @pytest.fixture(scope="module")
-def trained() -> TrainedModel:
+def trained() -> InMemory:
     """A small random SegNeXt whose classes are about equally likely."""
     torch.manual_seed(0)
     network = build_network("segnext", "tu-mscan_tiny", encoder_weights=None, in_channels=3, classes=CLASSES, **TINY)
@@ -216,7 +216,7 @@ def trained() -> TrainedModel:
         scale=1 / 255,
         classes=tuple(ClassEntry(name=f"c{i}", color=f"#0000{i:02x}") for i in range(CLASSES)),
     )
-    return TrainedModel(network, contract, Path(), "none")
+    return InMemory(network, contract)
 
 
 Make = Callable[..., tuple[LabelledScene, Ids, Ids]]
@@ -279,7 +279,7 @@ AWKWARD = [(64, 64), (40, 64), (64, 30), (31, 50), (65, 64), (65, 65), (33, 200)
 
 
 @pytest.mark.parametrize(("height", "width"), AWKWARD)
-def test_padded_patches_count_as_described(height: int, width: int, make: Make, trained: TrainedModel) -> None:
+def test_padded_patches_count_as_described(height: int, width: int, make: Make, trained: InMemory) -> None:
     scene, image, ids = make(height, width)
     rule = PatchProtocol(64, 24, pad=True, fit=(64, 64))
     found = evaluate_patches(trained, [scene], rule, device=CPU)
@@ -288,7 +288,7 @@ def test_padded_patches_count_as_described(height: int, width: int, make: Make, 
 
 
 @pytest.mark.parametrize(("height", "width"), AWKWARD)
-def test_patches_resized_to_fit_count_as_described(height: int, width: int, make: Make, trained: TrainedModel) -> None:
+def test_patches_resized_to_fit_count_as_described(height: int, width: int, make: Make, trained: InMemory) -> None:
     scene, image, ids = make(height, width)
     rule = PatchProtocol(64, 16, narrow="whole", fit=(72, 72), multiple=32)
     found = evaluate_patches(trained, [scene], rule, device=CPU)
@@ -296,7 +296,7 @@ def test_patches_resized_to_fit_count_as_described(height: int, width: int, make
     check(found["scene"], plain_jseg(plain, image, ids, patch=64, overlap=16, fit=72), plain)
 
 
-def test_scales_and_flips_average_probabilities(make: Make, trained: TrainedModel) -> None:
+def test_scales_and_flips_average_probabilities(make: Make, trained: InMemory) -> None:
     scene, image, ids = make(90, 70)
     rule = PatchProtocol(64, 24, pad=True, fit=(64, 64))
     several = evaluate_patches(trained, [scene], rule, device=CPU, ms_flip=True)["scene"]
@@ -309,7 +309,7 @@ def test_scales_and_flips_average_probabilities(make: Make, trained: TrainedMode
 
 
 @pytest.mark.parametrize(("height", "width"), [(896, 130), (60, 900)])
-def test_the_protocols_by_name(height: int, width: int, make: Make, trained: TrainedModel) -> None:
+def test_the_protocols_by_name(height: int, width: int, make: Make, trained: InMemory) -> None:
     """One side exactly 896, and one above; the other smaller."""
     scene, image, ids = make(height, width)
     found = evaluate_patches(trained, [scene], "mmseg", device=CPU)["scene"]
@@ -320,13 +320,13 @@ def test_the_protocols_by_name(height: int, width: int, make: Make, trained: Tra
     check(found, plain_jseg(plain, image, ids, patch=800, overlap=200, fit=896), plain)
 
 
-def test_ground_in_the_overlap_counts_as_often_as_it_is_seen(make: Make, trained: TrainedModel) -> None:
+def test_ground_in_the_overlap_counts_as_often_as_it_is_seen(make: Make, trained: InMemory) -> None:
     scene, _, ids = make(810, 805)
     found = evaluate_patches(trained, [scene], "jseg", device=CPU)["scene"]
     assert found.sum() == sum((ids[r : r + 800, c : c + 800] != 255).sum() for r in (0, 10) for c in (0, 5))
 
 
-def test_whole_pictures_are_fitted_in_the_base_size(make: Make, trained: TrainedModel) -> None:
+def test_whole_pictures_are_fitted_in_the_base_size(make: Make, trained: InMemory) -> None:
     scene, image, ids = make(75, 100)
     found = evaluate_patches(trained, [scene], "whole", device=CPU, base_size=(256, 64))["scene"]
 
@@ -354,7 +354,7 @@ def test_many_classes_are_compared_a_few_at_a_time() -> None:
 # --- what the counts do not depend on
 
 
-def test_threads_and_company_change_nothing(make: Make, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_and_company_change_nothing(make: Make, trained: InMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = make(150, 111, "one")[0], make(64, 100, "other")[0]
     rule = PatchProtocol(64, 24, pad=True, fit=(64, 64))
     results = []
@@ -367,13 +367,13 @@ def test_threads_and_company_change_nothing(make: Make, trained: TrainedModel, m
     np.testing.assert_array_equal(results[1]["other"], results[0]["other"])
 
 
-def test_torchs_threads_are_as_before(make: Make, trained: TrainedModel) -> None:
+def test_torchs_threads_are_as_before(make: Make, trained: InMemory) -> None:
     before = torch.get_num_threads()
     evaluate_patches(trained, [make(64, 64)[0]], PatchProtocol(64, 24, fit=(64, 64)), device=CPU)
     assert torch.get_num_threads() == before
 
 
-def test_progress_sees_every_patch(make: Make, trained: TrainedModel) -> None:
+def test_progress_sees_every_patch(make: Make, trained: InMemory) -> None:
     seen: list[int] = []
 
     def progress(items: Sequence[Any]) -> Iterable[Any]:
@@ -388,13 +388,13 @@ def test_progress_sees_every_patch(make: Make, trained: TrainedModel) -> None:
 # --- scenes that do not count, or only in part
 
 
-def test_scenes_left_out_of_the_paper_do_not_count(make: Make, trained: TrainedModel) -> None:
+def test_scenes_left_out_of_the_paper_do_not_count(make: Make, trained: InMemory) -> None:
     scenes = [make(40, 40, name)[0] for name in ("P1527", "P1528", "P1530")]
     rule = replace(PROTOCOLS["jseg"], fit=(64, 64))
     assert list(evaluate_patches(trained, scenes, rule, device=CPU)) == ["P1528"]
 
 
-def test_scenes_of_one_name_are_told_apart_by_their_folders(make: Make, trained: TrainedModel) -> None:
+def test_scenes_of_one_name_are_told_apart_by_their_folders(make: Make, trained: InMemory) -> None:
     scenes = [make(64, 64, name)[0] for name in ("a/x", "b/x", "y")]
     assert scene_names(scenes) == ["a/x", "b/x", "y"]
     rule = PatchProtocol(64, 24, fit=(64, 64))
@@ -402,7 +402,7 @@ def test_scenes_of_one_name_are_told_apart_by_their_folders(make: Make, trained:
     assert list(found) == ["a/x", "b/x", "y"] and all(matrix.sum() for matrix in found.values())
 
 
-def test_only_validation_blocks_of_a_split_scene_count(make: Make, trained: TrainedModel, tmp_path: Path) -> None:
+def test_only_validation_blocks_of_a_split_scene_count(make: Make, trained: InMemory, tmp_path: Path) -> None:
     _, _, ids = make(200, 200)
     entry = {"scene": str(tmp_path / "scene.tif"), "labels": str(tmp_path / "scene_labels.tif")}
     data = {"scenes": [entry], "split": {"block": 64, "val_share": 0.3, "buffer": 0}}
@@ -418,13 +418,13 @@ def test_only_validation_blocks_of_a_split_scene_count(make: Make, trained: Trai
     assert 0 < wanted < (ids != 255).sum()
 
 
-def test_an_unknown_protocol_is_answered_with_the_known_ones(make: Make, trained: TrainedModel) -> None:
+def test_an_unknown_protocol_is_answered_with_the_known_ones(make: Make, trained: InMemory) -> None:
     with pytest.raises(ConfigError, match="no protocol is called 'mmesg'") as caught:
         evaluate_patches(trained, [make(64, 64)[0]], "mmesg", device=CPU)
     assert "jseg, mmseg, whole" in str(caught.value.hint)
 
 
-def test_pixels_that_mean_nothing_do_not_count(make: Make, trained: TrainedModel, tmp_path: Path) -> None:
+def test_pixels_that_mean_nothing_do_not_count(make: Make, trained: InMemory, tmp_path: Path) -> None:
     _, image, ids = make(100, 90, "holes")  # its labels are taken, not its scene
     pixels = np.maximum(image.transpose(2, 0, 1), 1)
     pixels[:, 20:70, 30:50] = 0
@@ -440,7 +440,7 @@ def test_pixels_that_mean_nothing_do_not_count(make: Make, trained: TrainedModel
     np.testing.assert_array_equal(found.sum(1), np.bincount(ids[ids != 255], minlength=CLASSES))
 
 
-def test_scenes_of_16_bit_are_scaled_once(make: Make, trained: TrainedModel, tmp_path: Path) -> None:
+def test_scenes_of_16_bit_are_scaled_once(make: Make, trained: InMemory, tmp_path: Path) -> None:
     scene, image, _ = make(100, 90)
     rule = PatchProtocol(64, 24, pad=True, fit=(64, 64))
     wanted = evaluate_patches(trained, [scene], rule, device=CPU)["scene"]

@@ -23,7 +23,8 @@ from torch import nn
 import geoseg
 from geoseg.classes import NODATA
 from geoseg.errors import ConfigError, DeviceError, GeosegError, ModelError, OutputError, SceneError
-from geoseg.network.model_folder import TrainedModel, load_model
+from geoseg.network.model_folder import load_model
+from geoseg.network.stored_model import StoredModel
 from geoseg.options import Network, PredictOptions, Tiling
 from geoseg.polygons import PolygonRules, Tolerance
 from geoseg.prediction.bands import predicted_rows
@@ -34,6 +35,7 @@ from geoseg.programs.predict import predict
 from geoseg.scene import Scene, open_scene
 from geoseg.windows import Window
 from support.model_folders import make_model
+from support.networks import InMemory
 from support.scenes import MadeScene, MakeScene, NodataKind, Orientation, write_scene
 
 CPU = torch.device("cpu")
@@ -63,7 +65,7 @@ def whole_scene(model: Path, made: MadeScene) -> Ids:
 
 
 @torch.inference_mode()
-def forward_whole(trained: TrainedModel, made: MadeScene) -> Ids:
+def forward_whole(trained: StoredModel, made: MadeScene) -> Ids:
     """Read all, fill, reflect to a multiple of 32, one forward, upsample, argmax: no window, no strip, no stitching."""
     contract, network = trained.contract, trained.network
     mean, std = (np.array([getattr(b, k) for b in contract.bands])[:, None, None] for k in ("mean", "std"))
@@ -178,7 +180,7 @@ def test_without_context_many_windows_are_one_whole(
 ) -> None:
     made = make_scene(size=size, nodata=nodata)
     contract = load_model(models()).contract
-    trained = TrainedModel(ContextFree(stride).eval(), contract, Path(), "")
+    trained = InMemory(ContextFree(stride).eval(), contract)
     predictor = Predictor(trained, CPU)
     with Scene(made.path) as scene:
         plan = predictor.plan(scene, Tiling(size=window, overlap=overlap), batch_size=batch)
@@ -259,7 +261,7 @@ def test_out_of_memory_halves_the_batch_and_the_run_goes_on(
 ) -> None:
     made = make_scene(size=(100, 300))
     network = Greedy(most)
-    trained = TrainedModel(network.eval(), load_model(models()).contract, Path(), "")
+    trained = InMemory(network.eval(), load_model(models()).contract)
     predictor = Predictor(trained, CPU, batched=batched, backend="torch")
     with Scene(made.path) as scene:
         plan = predictor.plan(scene, batch_size=8)

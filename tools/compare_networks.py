@@ -1,10 +1,10 @@
-"""Train several networks with one budget on the two small real sets and print their IoU per class as Markdown.
+"""Train several networks with the same budget on the two small real data sets; print IoU per class as Markdown.
 
 python tools/compare_networks.py runs/compare --iterations 400 --batch 4 --size 256
 
-Every network starts from random weights and sees the same windows in the same order. Each training and each evaluation
-is a command of geoseg, printed as it begins, so that one of them can be repeated alone. What is finished in the folder
-is not done again; a training that was cut off goes on from its last checkpoint.
+Every network starts from random weights and sees the same windows in the same order. Each training and evaluation is a
+geoseg command, which is printed so that it can be repeated. Finished ones are not repeated, and an interrupted training
+resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NETWORKS: dict[str, dict[str, str]] = {
 }
 
 SETS = {"buildings": "hot_buildings", "dubai": "mbrsc_dubai"}
-"""Configuration ``configs/NAME-small.yaml``, and the folder of its data beside the other's."""
+"""Names of configurations ``configs/NAME-small.yaml``, and the folders of their data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class Result:
     """One network on one set.
 
     Attributes:
-        parameters: Of the network.
-        seconds: Of its training, validations and all; NaN where it went on from a checkpoint.
-        scores: What ``geoseg evaluate`` wrote of all scenes together.
+        parameters: Number of parameters.
+        seconds: Time of the training including validations; NaN if it was resumed.
+        scores: What ``geoseg evaluate`` wrote for all scenes together.
     """
 
     parameters: int
@@ -50,7 +50,7 @@ class Result:
 
 
 def compare(options: argparse.Namespace) -> str:
-    """Train and evaluate what is not finished; the tables as Markdown."""
+    """Train and evaluate what is not finished; return the tables as Markdown."""
     tables = []
     for name in options.sets:
         results = {network: measure(name, network, options) for network in options.networks}
@@ -60,7 +60,7 @@ def compare(options: argparse.Namespace) -> str:
 
 
 def measure(name: str, network: str, options: argparse.Namespace) -> Result:
-    """The result of one network on one set, trained and evaluated where it is not yet."""
+    """The result of one network on one data set; trained and evaluated if it is not yet."""
     slug = network.lower().replace(", ", "-").replace(" ", "-")
     run = options.folder / f"{name}-{slug}-{options.iterations}x{options.batch}x{options.size}-seed{options.seed}"
     evaluation, took = run.with_name(f"{run.name}-evaluation"), run.with_name(f"{run.name}-seconds.txt")
@@ -94,7 +94,7 @@ def measure(name: str, network: str, options: argparse.Namespace) -> Result:
 
 
 def geoseg(*arguments: str) -> None:
-    """Run a command of geoseg from the repository's folder, as it is printed."""
+    """Print a geoseg command and run it from the repository's folder."""
     print(shlex.join(["geoseg", *arguments]), file=sys.stderr, flush=True)
     subprocess.run([sys.executable, "-m", "geoseg", "-q", *arguments], cwd=ROOT, stdout=sys.stderr, check=True)
 

@@ -1,4 +1,4 @@
-"""Count all variants of SegNeXt anew and write the table that ``geoseg models`` prints."""
+"""Count all variants of SegNeXt and write the table that ``geoseg models`` prints."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     python tools/draw_outlines.py map.tif docs/img/outlines.png --window 640 1200 150 --regularize building
 
-The class map alone is drawn, never the imagery behind it. Polygons are made of the whole map, then the window is shown.
+Only the class map is drawn, never the imagery. Polygons are made from the whole map, then the window is drawn.
 """
 
 from __future__ import annotations

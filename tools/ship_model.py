@@ -1,4 +1,4 @@
-"""Put a trained model folder into the package: float16 weights, and the card that goes with them.
+"""Put a trained model into the package: float16 weights and the model card.
 
 python tools/ship_model.py runs/buildings-tiny/model docs/cards/buildings-tiny.md
 """

@@ -107,7 +107,7 @@ def class_columns(result: SceneResult) -> dict[str, FloatArray | IntArray]:
         "f1": s.f1,
         "precision": s.precision,
         "recall": s.recall,
-        "accuracy": s.class_accuracy,
+        "accuracy": s.recall,
         "true_px": s.matrix.sum(axis=1),
         "mapped_px": s.matrix.sum(axis=0),
     }

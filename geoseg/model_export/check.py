@@ -1,23 +1,21 @@
-"""A written file beside the network it came from: ONNX Runtime against torch, on noise and on a generated landscape."""
+"""An ONNX file compared with its network: ONNX Runtime against torch, on noise and on a generated landscape."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
+from geoseg.arrays import AnyArray
 from geoseg.contract import Contract
 from geoseg.errors import ModelError, in_one_line
 from geoseg.landscape import Landscape
-from geoseg.model_export.host import Feed, Result, feed_values
-from geoseg.network.logits import logits_of
-from geoseg.network.model_folder import Normalize, TrainedModel
+from geoseg.model_export.host import NORMALIZED, Feed, HostModel, Result, feed_values
+from geoseg.network.model_folder import Normalize
+from geoseg.network.stored_model import StoredModel
 from geoseg.windows import Window
 
 TOLERANCE = 1e-3
@@ -37,7 +35,7 @@ class Agreement:
 
     Attributes:
         runtime: Version of ONNX Runtime.
-        difference: Largest difference of a value; 0 where the file gives class ids.
+        difference: Largest difference of a value; 0 for class ids.
         agreement: Share of pixels with the same class.
     """
 
@@ -47,62 +45,61 @@ class Agreement:
 
 
 def check_file(
-    path: Path, trained: TrainedModel, *, feed: Feed, result: Result, sizes: list[tuple[int, int]]
+    path: Path, model: StoredModel, *, feed: Feed, result: Result, sizes: list[tuple[int, int]]
 ) -> Agreement | None:
-    """Run a file beside the network as it was trained, two windows of each size in one batch.
+    """Compare a file with the network as it was trained, on a batch of two windows of each size.
 
     Args:
         path: ONNX file with a free batch.
-        trained: The model it was made from.
+        model: The model it was made from.
         feed: What the file takes.
         result: What it gives.
         sizes: Heights and widths, px.
 
     Returns:
-        How they compare, or None where ONNX Runtime is not installed.
+        How they compare, or None if ONNX Runtime is not installed.
 
     Raises:
-        ModelError: The file does not run, or gives something else.
+        ModelError: The file does not run, or gives another result.
     """
     try:
         import onnxruntime
     except ImportError:
         return None
-    contract = trained.contract
+    contract = model.contract
     batches = [sample_windows(contract, height, width) for height, width in sizes]
-    wanted = [reference(trained, pixels, result) for pixels in batches]
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised as well
+    options.log_severity_level = 4  # errors are raised, too
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         found = [session.run(None, {name: feed_values(pixels, contract, feed)})[0] for pixels in batches]
     except Exception as error:  # its exceptions have no common base
         raise ModelError(
-            f"the ONNX file of {trained.folder} does not run in ONNX Runtime {onnxruntime.__version__}: "
+            f"the ONNX file of {model.folder} does not run in ONNX Runtime {onnxruntime.__version__}: "
             f"{in_one_line(error)}",
             hint=f"leave out --dynamic; or {_OTHER}",
         ) from error
-    compared = [_compare(f, w, result) for f, w in zip(found, wanted, strict=True)]
+    compared = [_compare(f, reference(model, p, result), result) for f, p in zip(found, batches, strict=True)]
     differences, agreements = zip(*compared, strict=True)
     agreed = Agreement(onnxruntime.__version__, max(differences), min(agreements))
     if not agreed.difference <= TOLERANCE or not agreed.agreement >= AGREEMENT:
         raise ModelError(
-            f"the ONNX file of {trained.folder} is not the model: values differ by {agreed.difference:.2g}, "
+            f"the ONNX file of {model.folder} does not match the model: values differ by {agreed.difference:.2g}, "
             f"classes agree on {agreed.agreement:.3%} of the pixels",
             hint=_OTHER,
         )
     return agreed
 
 
-def sample_windows(contract: Contract, height: int, width: int) -> npt.NDArray[Any]:
-    """Noise and a landscape (2, B, H, W) in the model's data type, each band spread as the model knows it."""
+def sample_windows(contract: Contract, height: int, width: int) -> AnyArray:
+    """Noise and a landscape (2, B, H, W) in the model's data type, with the mean and spread of its bands."""
     noise = np.random.default_rng(SEED).standard_normal((len(contract.bands), height, width))
     landscape, _ = Landscape(height, width, seed=SEED).read(Window(0, 0, height, width))
     shades = landscape[np.arange(len(contract.bands)) % len(landscape)].astype(np.float64)
     shades = (shades - shades.mean((1, 2), keepdims=True)) / shades.std((1, 2), keepdims=True)
     mean, std = (np.array([getattr(b, name) for b in contract.bands])[:, None, None] for name in ("mean", "std"))
-    pixels: npt.NDArray[Any] = (np.stack([noise, shades]) * std + mean) / contract.scale
+    pixels: AnyArray = (np.stack([noise, shades]) * std + mean) / contract.scale
     if contract.dtype != "float32":
         limits = np.iinfo(contract.dtype)
         pixels = pixels.round().clip(limits.min, limits.max)
@@ -110,22 +107,16 @@ def sample_windows(contract: Contract, height: int, width: int) -> npt.NDArray[A
 
 
 @torch.inference_mode()
-def reference(trained: TrainedModel, pixels: npt.NDArray[Any], result: Result) -> npt.NDArray[Any]:
-    """What the network as it was trained makes of pixels (N, B, H, W) in the file's values."""
-    x = Normalize(trained.contract)(torch.from_numpy(pixels.astype(np.float32)))
-    logits = logits_of(trained.network, x)
-    if logits.shape[2:] != x.shape[2:]:
-        logits = F.interpolate(logits, size=x.shape[2:], mode="bilinear", align_corners=False)
-    if result == "classes":
-        logits = logits.argmax(dim=1).to(torch.uint8)
-    elif result == "probabilities":
-        logits = logits.softmax(dim=1)
-    values: npt.NDArray[Any] = logits.numpy()
+def reference(model: StoredModel, pixels: AnyArray, result: Result) -> AnyArray:
+    """What the network as it was trained makes of pixels (N, B, H, W)."""
+    normalize = Normalize(model.contract)
+    host = HostModel(model.network, model.contract, feed=NORMALIZED, result=result)
+    values: AnyArray = host(normalize(torch.from_numpy(pixels.astype(np.float32)))).numpy()
     return values
 
 
-def _compare(found: npt.NDArray[Any], wanted: npt.NDArray[Any], result: Result) -> tuple[float, float]:
-    """Largest difference and share of equal classes; infinity and 0 for results of other shapes."""
+def _compare(found: AnyArray, wanted: AnyArray, result: Result) -> tuple[float, float]:
+    """Largest difference and share of equal classes; infinity and 0 for results of different shapes."""
     if found.shape != wanted.shape:
         return math.inf, 0.0
     if result == "classes":

@@ -1,22 +1,23 @@
-"""A model as a host runs it: one window of pixels in, one value per pixel out, both at the window's size.
+"""A model as a host runs it: a window of pixels in, a value per pixel out, both of the window's size.
 
-What a host feeds is stated in one of three words, and everything that describes the file follows from the word:
+What a host feeds has one of three names, from which everything that describes the file follows:
 
-- ``pixel / 255``: byte imagery, 0 … 1, what Deepness feeds and what most image pipelines do with bytes.
-- ``pixel``: values as they are in the file, for every other data type.
-- ``(pixel * scale - mean) / std``: the network's own input, with the contract's numbers, where the host normalises.
+- ``pixel / 255``: byte imagery scaled to [0, 1], as Deepness and most image pipelines feed it.
+- ``pixel``: values as in the file, for every other data type.
+- ``(pixel * scale - mean) / std``: the network's own input, if the host normalises.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geoseg.arrays import AnyArray, Float32Array
 from geoseg.contract import Contract
 from geoseg.network.logits import logits_of
 from geoseg.network.stored_model import logits_stride
@@ -24,30 +25,52 @@ from geoseg.network.stored_model import logits_stride
 Feed: TypeAlias = Literal["pixel / 255", "pixel", "(pixel * scale - mean) / std"]
 Result: TypeAlias = Literal["probabilities", "logits", "classes"]
 
+NORMALIZED: Feed = "(pixel * scale - mean) / std"
 BYTE = 255.0
+INPUT = "pixels"
+"""Name of the graph's input; its output is named after the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileTerms:
+    """What an exported file takes and gives.
+
+    Attributes:
+        feed: What a host feeds.
+        result: What it gets.
+        size: Side of a window, px.
+        overlap: Strip shared by neighbouring windows, px.
+        dynamic: Whether height and width are free; the size is then a proposal.
+        opset: Version of ONNX's operations.
+    """
+
+    feed: Feed
+    result: Result
+    size: int
+    overlap: int
+    dynamic: bool
+    opset: int
 
 
 def find_feed(contract: Contract, *, normalize: bool) -> Feed:
-    """What a host feeds, where normalisation is part of the file or left to the host."""
+    """What a host feeds to a file that normalises, or to one that leaves this to the host."""
     if not normalize:
-        return "(pixel * scale - mean) / std"
+        return NORMALIZED
     return "pixel / 255" if contract.dtype == "uint8" else "pixel"
 
 
-def pixel_statistics(contract: Contract, feed: Feed) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of what a host feeds, per band: what is left to subtract and to divide by."""
-    if feed == "(pixel * scale - mean) / std":
-        return [0.0] * len(contract.bands), [1.0] * len(contract.bands)
-    unit = contract.scale * BYTE if feed == "pixel / 255" else contract.scale
-    return [band.mean / unit for band in contract.bands], [band.std / unit for band in contract.bands]
+def scaled_statistics(contract: Contract, unit: float) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per band of pixels divided by ``unit``."""
+    factor = contract.scale * unit
+    return [band.mean / factor for band in contract.bands], [band.std / factor for band in contract.bands]
 
 
-def feed_values(pixels: npt.NDArray[np.generic], contract: Contract, feed: Feed) -> npt.NDArray[np.float32]:
-    """Pixels (N, B, H, W) as in a file to what a host feeds, float32: the convention, written out once more."""
+def feed_values(pixels: AnyArray, contract: Contract, feed: Feed) -> Float32Array:
+    """Pixels (N, B, H, W) as in a file to what a host feeds, independently of `HostModel`."""
     values = pixels.astype(np.float64)
     if feed == "pixel / 255":
         values = values / BYTE
-    elif feed == "(pixel * scale - mean) / std":
+    elif feed == NORMALIZED:
         mean, std = (np.array([getattr(b, name) for b in contract.bands])[:, None, None] for name in ("mean", "std"))
         values = (values * contract.scale - mean) / std
     return values.astype(np.float32)
@@ -57,7 +80,7 @@ class HostModel(nn.Module):
     """Normalisation, network, upsampling and softmax as one module.
 
     Args:
-        network: SMP network, or its inference form; logits at its ``logits_stride``.
+        network: SMP network, or its inference form.
         contract: Of the model.
         feed: What comes in.
         result: What goes out: softmax probabilities, logits, or ids of the most probable classes.
@@ -70,9 +93,10 @@ class HostModel(nn.Module):
         super().__init__()
         self.network = network
         self.stride = logits_stride(network)
-        self.normalize = feed != "(pixel * scale - mean) / std"
+        self.normalize = feed != NORMALIZED
         self.result = result
-        mean, std = pixel_statistics(contract, feed)
+        bands, unit = len(contract.bands), BYTE if feed == "pixel / 255" else 1.0
+        mean, std = scaled_statistics(contract, unit) if self.normalize else ([0.0] * bands, [1.0] * bands)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 

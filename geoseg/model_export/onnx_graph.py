@@ -1,11 +1,11 @@
-"""The ONNX graph of a network: small, the same bytes every time, and without what only new runtimes can run.
+"""The ONNX graph of a network: small, the same bytes every time, and readable by old runtimes.
 
-torch's exporter writes it (``torch.export``, not the deprecated TorchScript one, which knows neither GELU as one
-operation nor ``Tensor.mT``). Three things are put right afterwards:
+torch's exporter writes it (``torch.export``; the deprecated TorchScript exporter has no single operation for GELU).
+Three things are corrected afterwards:
 
-- Every node carries the Python stack it came from, with the paths of this machine. That goes.
+- The Python stack of every node, with paths of this machine, is removed.
 - float64 becomes float32. ONNX Runtime 1.17, which the QGIS plugin Deepness pins, refuses a transposed float64 product.
-- The version of the file format is the lowest that holds the operations, and not the newest there is.
+- The file format gets the lowest version that holds the operations, rather than the newest.
 """
 
 from __future__ import annotations
@@ -13,60 +13,26 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from geoseg.errors import ConfigError, ModelError, in_one_line
+from geoseg.model_export.host import INPUT
 from geoseg.options import ExportOptions
 from geoseg.version import __version__
 
 OPSET = ExportOptions().opset
-"""First with Gelu as one operation. As a chain of five it costs ONNX Runtime a half more time: 0.12 s instead of 0.08 s
-for SegNeXt-T at 512², because its own blocked layout ends at every Erf."""
+"""The first with Gelu as one operation. A chain of five costs ONNX Runtime half as much time again, because its blocked
+memory layout ends at every Erf."""
 
 OPSETS = range(18, 24)
 """What torch's exporter writes without converting versions."""
 
-INPUT, OUTPUT = "pixels", "values"
 _DIMENSIONS = {0: "batch", 2: "height", 3: "width"}
 _SAMPLE = (96, 160)
-"""Height and width to trace with where they are free: unlike each other, and above 1 px at every stride."""
-
-
-def onnx_bytes(
-    module: nn.Module,
-    *,
-    bands: int,
-    size: tuple[int, int] | None = None,
-    batch: int | None = 1,
-    opset: int = OPSET,
-    multiple: int = 1,
-    names: tuple[str, str] = (INPUT, OUTPUT),
-) -> bytes:
-    """The ONNX file of a module that maps (N, B, H, W) float32 to (N, …).
-
-    The same bytes for the same module: threads, random numbers and the order of a hash play no part.
-
-    Args:
-        module: In evaluation mode, on the CPU.
-        bands: B.
-        size: H and W, px; None leaves them free. Fixed shapes run a little faster, and leave no arithmetic on shapes
-            in the graph.
-        batch: N; None leaves it free.
-        opset: Version of ONNX's operations, one of `OPSETS`.
-        multiple: Free heights and widths are multiples of this, px; most networks of SMP want their output stride.
-        names: Of the input and the output.
-
-    Raises:
-        ConfigError: The packages onnx and onnxscript are not installed, or there is no such opset.
-        ModelError: The network does something that torch cannot export, or needs a fixed size.
-    """
-    model = onnx_model(module, bands=bands, size=size, batch=batch, opset=opset, multiple=multiple, names=names)
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+"""Height and width to trace with if they are free: different, and above 1 px at every stride."""
 
 
 def onnx_model(
@@ -77,22 +43,44 @@ def onnx_model(
     batch: int | None = 1,
     opset: int = OPSET,
     multiple: int = 1,
-    names: tuple[str, str] = (INPUT, OUTPUT),
+    output: str = "values",
 ) -> Any:
-    """`onnx_bytes` as an ``onnx.ModelProto``, to add metadata to."""
+    """An ``onnx.ModelProto`` of a module that maps (N, B, H, W) float32 to (N, …).
+
+    ``SerializeToString(deterministic=True)`` gives the same bytes for the same module, whatever the threads, random
+    numbers or hash seed.
+
+    Args:
+        module: In evaluation mode, on the CPU.
+        bands: B.
+        size: H and W, px; None leaves them free. A fixed size runs a little faster and needs no arithmetic on shapes.
+        batch: N; None leaves it free.
+        opset: Version of ONNX's operations, one of `OPSETS`.
+        multiple: Free heights and widths are multiples of this, px; most of SMP's networks need their output stride.
+        output: Name of the output; the input is called `geoseg.model_export.host.INPUT`.
+
+    Raises:
+        ConfigError: The packages onnx and onnxscript are not installed, or the opset is not supported.
+        ModelError: torch cannot export the network, or only for a fixed size.
+    """
     onnx = import_onnx()
     check_opset(opset)
     free = [axis for axis, fixed in ((0, batch), (2, size), (3, size)) if fixed is None]
-    shapes = {axis: _dimension(axis, multiple) for axis in free}
+    names = {axis: torch.export.Dim(_DIMENSIONS[axis]) for axis in free}
+    shapes: dict[int, Any] = {axis: multiple * n if axis and multiple > 1 else n for axis, n in names.items()}
     height, width = size or _SAMPLE
-    sample = torch.zeros(batch or 2, bands, height, width)  # a batch of 1 would be taken for always 1
+    sample = torch.zeros(batch or 2, bands, height, width)  # a batch of 1 would be written down as a constant
     try:
-        with _in_silence(), torch.no_grad():
+        with (
+            contextlib.redirect_stdout(io.StringIO()),  # progress
+            warnings.catch_warnings(action="ignore"),  # about the exporter itself
+            torch.no_grad(),
+        ):
             program = torch.onnx.export(
                 module,
                 (sample,),
-                input_names=[names[0]],
-                output_names=[names[1]],
+                input_names=[INPUT],
+                output_names=[output],
                 opset_version=opset,
                 dynamic_shapes=(shapes,) if shapes else None,
                 dynamo=True,
@@ -107,16 +95,19 @@ def onnx_model(
         ) from error
     assert program is not None
     model = program.model_proto
-    _tidy(onnx, model)
+    _remove_stacks(model)
+    _to_single(onnx, model.graph)
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
+    model.producer_name, model.producer_version = "geoseg", __version__
     _name_dimensions(model, free)
     return model
 
 
 def import_onnx() -> Any:
-    """The package onnx, once it is known that its partner is there too.
+    """The package onnx.
 
     Raises:
-        ConfigError: One of them is not installed.
+        ConfigError: onnx, or onnxscript, which torch's exporter needs, is not installed.
     """
     try:
         import onnx
@@ -129,36 +120,21 @@ def import_onnx() -> Any:
 
 
 def check_opset(opset: int) -> None:
-    """Whether the exporter can write an opset.
+    """Refuse an opset that the exporter does not write.
 
     Raises:
-        ConfigError: It cannot.
+        ConfigError: The opset is not one of `OPSETS`.
     """
     if opset not in OPSETS:
         raise ConfigError(f"opset {opset} is not in {OPSETS[0]} … {OPSETS[-1]}", hint=f"--opset {OPSET}")
 
 
-def _dimension(axis: int, multiple: int) -> Any:
-    one = torch.export.Dim(_DIMENSIONS[axis])
-    return one if axis == 0 or multiple == 1 else multiple * one
-
-
-@contextlib.contextmanager
-def _in_silence() -> Iterator[None]:
-    """Without the exporter's progress on stdout and its warnings about itself."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
-        yield
-
-
-def _tidy(onnx: Any, model: Any) -> None:
+def _remove_stacks(model: Any) -> None:
     graph = model.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
         part.doc_string = ""
     del model.metadata_props[:]
-    _to_single(onnx, graph)
-    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
-    model.producer_name, model.producer_version = "geoseg", __version__
 
 
 def _to_single(onnx: Any, graph: Any) -> None:
@@ -184,7 +160,7 @@ def _to_single(onnx: Any, graph: Any) -> None:
 
 
 def _name_dimensions(model: Any, free: list[int]) -> None:
-    """Plain names for the free axes of the input, and of an output of the same size."""
+    """Give the free axes of the input, and the same axes of the output, plain names."""
     (given,), (made,) = model.graph.input, model.graph.output
     for axis in free:
         dimension = given.type.tensor_type.shape.dim[axis]

@@ -1,7 +1,6 @@
-"""The STAC item of an exported model: bands, shapes, scaling and classes in the words of the MLM extension.
+"""The STAC item of an exported model: bands, shapes, scaling and classes as the MLM extension describes them.
 
-A catalogue that holds such items finds models by task, band and GSD, and a host knows from one what to feed. The item
-is built with pystac alone; nothing is fetched.
+Catalogues find models by it, and hosts read what to feed. pystac alone builds it; nothing is fetched.
 
 References:
     Machine Learning Model extension, https://github.com/stac-extensions/mlm, version 1.4 (the one that pystac writes).
@@ -17,8 +16,8 @@ from typing import Any
 
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError
-from geoseg.model_export.host import BYTE, Feed, Result
-from geoseg.network.model_folder import TrainedModel
+from geoseg.model_export.host import BYTE, INPUT, Feed, FileTerms, scaled_statistics
+from geoseg.network.stored_model import StoredModel
 from geoseg.version import __version__
 
 _ANYWHERE = [-180.0, -90.0, 180.0, 90.0]
@@ -28,7 +27,7 @@ _SHA256 = "1220"
 
 
 def import_pystac() -> Any:
-    """The package pystac, once it is known that it has the MLM extension.
+    """The package pystac with the MLM extension.
 
     Raises:
         ConfigError: It is not installed, or too old.
@@ -43,32 +42,14 @@ def import_pystac() -> Any:
     return pystac
 
 
-def stac_item(
-    trained: TrainedModel,
-    file: Path,
-    *,
-    feed: Feed,
-    result: Result,
-    names: tuple[str, str],
-    size: int,
-    overlap: int,
-    dynamic: bool,
-    opset: int,
-    onnx_version: str,
-) -> str:
+def stac_item(model: StoredModel, file: Path, terms: FileTerms, *, onnx_version: str) -> str:
     """The item as JSON text, to be written beside the file.
 
     Args:
-        trained: The model.
+        model: The model.
         file: The written ONNX file; the item names it relative to itself.
-        feed: What the file takes.
-        result: What it gives.
-        names: Of the graph's input and output.
-        size: Side of a window, px.
-        overlap: Strip shared by neighbouring windows, px.
-        dynamic: Whether height and width are free.
-        opset: Version of ONNX's operations.
-        onnx_version: First version of ONNX that has them, as ``1.15.0``.
+        terms: What the file takes and gives.
+        onnx_version: First version of ONNX that has the file's operations, such as ``1.15.0``.
     """
     pystac = import_pystac()
     from pystac.extensions import mlm
@@ -76,12 +57,12 @@ def stac_item(
     from pystac.extensions.file import FileExtension
     from pystac.extensions.raster import DataType
 
-    contract = trained.contract
+    contract, result = model.contract, terms.result
     bands = [band.name for band in contract.bands]
     item = pystac.Item(
         id=slug(contract.name),
         geometry={"type": "Polygon", "coordinates": [[[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]]},
-        bbox=_ANYWHERE,  # where a model applies is for its users to know
+        bbox=_ANYWHERE,  # geoseg does not know where a model applies
         datetime=None,
         properties={
             **_ALWAYS,
@@ -92,35 +73,35 @@ def stac_item(
             "bands": [{"name": name, "data_type": contract.dtype} for name in bands],
         },
     )
-    side = -1 if dynamic else size
+    side = -1 if terms.dynamic else terms.size
     classes = [Classification.create(**_class_entry(i, c.name, c.color)) for i, c in enumerate(contract.classes)]
     shape, order = ([-1, side, side], ["batch", "height", "width"])
     if result != "classes":
         shape, order = ([-1, len(classes), side, side], ["batch", "class", "height", "width"])
     given = mlm.ModelInput.create(
-        name=names[0],
+        name=INPUT,
         bands=bands,
         input=mlm.InputStructure.create(
             shape=[-1, len(bands), side, side],
             dim_order=["batch", "bands", "height", "width"],
             data_type=DataType.FLOAT32,
         ),
-        description=feed,
+        description=terms.feed,
     )
-    # The specification has a list here, pystac 1.15 takes and writes one object.
-    given.properties["value_scaling"] = value_scaling(contract, feed) or None
+    # The specification has a list here; pystac 1.15 is typed for one object.
+    given.properties["value_scaling"] = value_scaling(contract, terms.feed) or None
     task = mlm.TaskType.SEMANTIC_SEGMENTATION
     mlm.MLMExtension.ext(item, add_if_missing=True).apply(
         name=slug(contract.name),
-        architecture=type(trained.network).__name__,
+        architecture=type(model.network).__name__,
         tasks=[task],
         framework="ONNX",
         framework_version=onnx_version,
-        total_parameters=sum(p.numel() for p in trained.network.parameters()),
+        total_parameters=sum(p.numel() for p in model.network.parameters()),
         input=[given],
         output=[
             mlm.ModelOutput.create(
-                name=names[1],
+                name=result,
                 tasks=[task],
                 result=mlm.ResultStructure.create(
                     shape=shape, dim_order=order, data_type=DataType.UINT8 if result == "classes" else DataType.FLOAT32
@@ -130,11 +111,11 @@ def stac_item(
             )
         ],
         hyperparameters=mlm.Hyperparameters.create(
-            window_size_px=size,
-            window_overlap_px=overlap,
-            onnx_opset=opset,
+            window_size_px=terms.size,
+            window_overlap_px=terms.overlap,
+            onnx_opset=terms.opset,
             geoseg_version=__version__,
-            weights_digest=trained.digest,
+            weights_digest=model.digest,
             **_recipe(contract),
         ),
     )
@@ -156,29 +137,29 @@ def stac_item(
 
 
 def value_scaling(contract: Contract, feed: Feed) -> list[dict[str, Any]]:
-    """What a host does to pixels before it feeds them, in MLM's words: nothing, one entry for all bands or one each."""
+    """What a host does to pixels before it feeds them, in MLM's terms: no entry, one for all bands, or one each."""
     if feed == "pixel / 255":
         return [{"type": "scale", "value": BYTE}]
     if feed == "pixel":
         return []
-    scale = contract.scale
-    return [{"type": "z-score", "mean": band.mean / scale, "stddev": band.std / scale} for band in contract.bands]
+    statistics = zip(*scaled_statistics(contract, 1.0), strict=True)
+    return [{"type": "z-score", "mean": mean, "stddev": std} for mean, std in statistics]
 
 
 def slug(name: str) -> str:
-    """A name in letters, digits, ``_``, ``-`` and ``.``, from a letter to a letter or digit."""
+    """A name reduced to letters, digits, ``_``, ``-`` and ``.``; it begins with a letter and ends with no mark."""
     words = re.sub(r"[^0-9A-Za-z_.-]+", "-", name).strip("-_.")
     return words if re.match(r"[A-Za-z]..", words) else f"model-{words or 'unnamed'}"
 
 
 def _class_entry(value: int, name: str, color: str) -> dict[str, Any]:
     machine = re.sub(r"[^0-9A-Za-z_-]+", "_", name)
-    # no title: the package stac-model, which others validate with, knows none
+    # no title: the package stac-model, used for validation, does not have it
     return {"value": value, "name": machine, "description": name, "color_hint": color.lstrip("#").upper()}
 
 
 def _recipe(contract: Contract) -> dict[str, Any]:
-    """How it was trained, as far as the contract tells: numbers, words and switches."""
+    """How the model was trained: the numbers and texts in the contract's recipe."""
     recipe = contract.training.get("recipe")
     if not isinstance(recipe, dict):
         return {}

@@ -1,4 +1,4 @@
-"""Weights out of other programs' checkpoints, without running what is in the files."""
+"""Weights from other programs' checkpoints, read without running code from the files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from geoseg.errors import ModelError, quoted
+from geoseg.errors import ModelError, in_one_line, quoted
 from geoseg.models.official import encoder_key, mismatch, without_wrappers
 from geoseg.pretrained import check_digest, check_source, sha256_of
 from geoseg.words import count
@@ -31,7 +31,6 @@ _HEAD = ("head.weight", "head.bias")
 _IMAGENET_CLASSES = 1000
 
 N = TypeVar("N", bound=nn.Module)
-Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,17 @@ class Checkpoint:
         path: The file.
         sha256: Its SHA-256.
         tensors: Its state dict, on the CPU.
-        class_names: Names of the classes, where the file's own notes list them.
-        palette: Their colours, red, green and blue in [0, 255], where its notes list as many.
+        notes: What it has under ``meta``, where mmsegmentation notes its classes.
     """
 
     path: Path
     sha256: str
     tensors: dict[str, Tensor]
-    class_names: tuple[str, ...] | None = None
-    palette: tuple[Color, ...] | None = None
+    notes: object = None
 
 
 class _Inert:
-    """Stands in for an object that a checkpoint holds beside its weights; takes anything, keeps and does nothing."""
+    """Replaces an object that a checkpoint holds beside its weights; takes any arguments and does nothing."""
 
     def __new__(cls, *_: object) -> _Inert:
         return super().__new__(cls)
@@ -64,41 +61,36 @@ class _Inert:
     def __setstate__(self, state: object) -> None: ...
 
 
-def _stand_in(name: str) -> type[_Inert]:
-    module, _, last = name.rpartition(".")
-    return type(last, (_Inert,), {"__module__": module})
-
-
 # mmengine saves the history of its log, with a table of methods that pickle writes as calls of getattr; mmcv saves
-# scores as numpy scalars, timm its arguments. None of it is of use here, so none of it is made.
+# scores as numpy scalars, timm its arguments. None of it is needed here.
 _STAND_INS = [
-    _stand_in(name)
-    for name in (
-        "mmengine.logging.history_buffer.HistoryBuffer",
-        "builtins.getattr",
-        "numpy.core.multiarray._reconstruct",
-        "numpy._core.multiarray._reconstruct",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-        "numpy.ndarray",
-        "numpy.dtype",
-        "argparse.Namespace",
+    type(name, (_Inert,), {"__module__": module})
+    for module, name in (
+        ("mmengine.logging.history_buffer", "HistoryBuffer"),
+        ("builtins", "getattr"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("argparse", "Namespace"),
     )
 ]
 
 
 def read_checkpoint(path: str | PathLike[str]) -> Checkpoint:
-    """The state dict in a checkpoint, without running anything the file asks for.
+    """The state dict in a checkpoint.
 
-    Pickles are read by torch's restricted unpickler. Beyond tensors and containers it meets only names that are known
-    to lie in such files beside the weights, and makes inert objects of them.
+    Pickles are read by torch's restricted unpickler. Beside tensors and containers it accepts only names that are known
+    to occur in such files, and makes inert objects of them.
 
     Args:
         path: ``.pth``, ``.pt``, ``.ckpt`` or ``.bin`` as torch writes them, or ``.safetensors``; a bare state dict,
             or one under ``state_dict`` or ``model``.
 
     Raises:
-        ModelError: No such file, another suffix, a file that is truncated, altered or no checkpoint, or one that
+        ModelError: No such file, an unknown suffix, a file that is truncated, altered or not a checkpoint, or one that
             names code.
     """
     path = Path(path)
@@ -108,25 +100,32 @@ def read_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}", hint=f"ls -l {quoted(path)}") from error
     check_digest(path, digest)
-    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
-    names, palette = _class_notes(content)
-    return Checkpoint(path, digest, _tensors(content, path), names, palette)
+    content: object
+    if path.suffix.lower() == ".safetensors":
+        try:
+            content = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
+    else:
+        content = _read_pickle(path)
+    notes = content.get("meta") if isinstance(content, Mapping) else None
+    return Checkpoint(path, digest, _tensors(content, path), notes)
 
 
 def load_encoder(network: N, path: str | PathLike[str], *, features_only: bool = False) -> N:
-    """An MSCAN with the weights of an ImageNet checkpoint in place; the same network.
+    """The same MSCAN with the weights of an ImageNet checkpoint.
 
-    As timm has it, the stem is adapted to other bands (one takes the sum over the three, others repeat them, scaled by
-    3 / bands), and another number of classes keeps its fresh head. Unlike timm, every other tensor must be there and
-    of the network's shape for features too.
+    As in timm, the stem is adapted to the number of bands (a single band gets the sum of the three, others repeat them,
+    scaled by 3 / bands), and a head for another number of classes stays as it is. Every other tensor must be there and
+    have the network's shape, unlike in timm.
 
     Args:
         network: MSCAN of any bands and classes.
         path: See `read_checkpoint`.
-        features_only: The head is of no interest.
+        features_only: The head is not needed.
 
     Raises:
-        ModelError: A file that cannot be read, or does not fit.
+        ModelError: The file cannot be read, or does not fit.
     """
     state = encoder_state(read_checkpoint(path).tensors, network, path)
     own = network.state_dict()
@@ -148,7 +147,7 @@ def load_encoder(network: N, path: str | PathLike[str], *, features_only: bool =
 
 
 def encoder_state(tensors: Mapping[str, Tensor], network: nn.Module, source: object) -> dict[str, Tensor]:
-    """An ImageNet checkpoint's state dict in the names of an MSCAN, compared with it but for bands and classes.
+    """An ImageNet checkpoint's state dict under MSCAN's names; its shapes are checked, bands and classes excepted.
 
     Args:
         tensors: Names of the official repository or of mmsegmentation 1.x.
@@ -156,7 +155,7 @@ def encoder_state(tensors: Mapping[str, Tensor], network: nn.Module, source: obj
         source: Named in errors.
 
     Raises:
-        ModelError: A tensor of the encoder that is missing, of another shape, or one too many; the first is named.
+        ModelError: A tensor is missing, unexpected, or of another shape; the first is named.
     """
     state = {encoder_key(key): value for key, value in without_wrappers(tensors).items()}
     found, wanted = (
@@ -169,17 +168,9 @@ def encoder_state(tensors: Mapping[str, Tensor], network: nn.Module, source: obj
     if problem is not None:
         raise ModelError(
             f"{source} does not fit this MSCAN: it {problem}",
-            hint="see which network a file is of: geoseg weights import FILE -o FOLDER",
+            hint="to find out what network a file is for: geoseg weights import FILE -o FOLDER",
         )
     return state
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    return tensors
 
 
 def _read_pickle(path: Path) -> object:
@@ -187,19 +178,19 @@ def _read_pickle(path: Path) -> object:
     try:
         with _known_names(), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the bytes provoke: index, key, struct, unicode errors among others
+    except Exception as error:  # damaged bytes raise index, key, struct, unicode and other errors
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and refused:
             raise ModelError(
-                f"{path} asks for {refused[1]}, which is code and no weights, so nothing of it was loaded",
-                hint="get the file from its source again, or save the weights alone: torch.save(net.state_dict(), …)",
+                f"{path} asks for {refused[1]}, which is code, so nothing was loaded",
+                hint="get the file from its source again, or save only the weights: torch.save(net.state_dict(), …)",
             ) from error
         raise _unreadable(path, error) from error
 
 
 @contextmanager
 def _known_names() -> Iterator[None]:
-    """Allow the stand-ins and nothing that another part of the program allowed, while a file is read."""
+    """Allow only the stand-ins while a file is read, and nothing that another part of the program allowed."""
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(list(_STAND_INS))
@@ -211,18 +202,18 @@ def _known_names() -> Iterator[None]:
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
-    reason = "its bytes are no whole file of torch's"
+    reason = "it is not a complete file of torch's"
     if isinstance(error, RuntimeError | pickle.UnpicklingError | SafetensorError):
-        told = re.search(r"WeightsUnpickler error:\s*([^\n]+)", str(error))  # torch puts a lecture before it
-        reason = " ".join((told[1] if told else str(error)).split())
+        short = re.search(r"WeightsUnpickler error:\s*([^\n]+)", str(error))  # a long explanation stands before it
+        reason = short[1] if short else str(error)
     return ModelError(
-        f"{path} cannot be read as a checkpoint: {reason:.120}",
-        hint="copy or download it again; see where from: geoseg weights list",
+        f"{path} cannot be read as a checkpoint: {in_one_line(reason, 120)}",
+        hint="copy or download it again; for addresses: geoseg weights list",
     )
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse a damaged zip archive, which torch.save writes; torch itself compares no checksums while it reads."""
+    """Refuse a damaged zip archive, which torch.save writes; torch does not compare its checksums."""
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
             return
@@ -240,45 +231,18 @@ def _check_archive(path: Path) -> None:
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:
-    inner = content
+    inner, problem = content, None
     if isinstance(content, Mapping):
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(inner, Mapping) or not inner:
-        raise ModelError(
-            f"{path} holds no state dict, found {type(inner).__name__}",
-            hint="save one: torch.save(net.state_dict(), 'weights.pth')",
-        )
-    for key, value in inner.items():
-        usable = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
-        if not isinstance(key, str) or not usable or value.is_quantized or value.is_complex():
-            raise ModelError(
-                f"{path} holds no state dict: {str(key)!r:.80} is no plain tensor",
-                hint="save one: torch.save(net.state_dict(), 'weights.pth')",
-            )
-    return {key: value.detach() for key, value in inner.items()}
-
-
-def _class_notes(content: object) -> tuple[tuple[str, ...] | None, tuple[Color, ...] | None]:
-    """Class names and colours in the notes of mmsegmentation 0.x (CLASSES, PALETTE) or 1.x (dataset_meta)."""
-    notes = content.get("meta") if isinstance(content, Mapping) else None
-    if not isinstance(notes, Mapping):
-        return None, None
-    inner = notes.get("dataset_meta")
-    sources = [notes, *([inner] if isinstance(inner, Mapping) else [])]
-    names, palette = (
-        next((value for s in sources for key in keys if isinstance(value := s.get(key), list | tuple)), None)
-        for keys in (("CLASSES", "classes"), ("PALETTE", "palette"))
-    )
-    if not names or not all(isinstance(name, str) and name.strip() for name in names) or len(set(names)) < len(names):
-        return None, None
-    if palette is None or len(palette) != len(names) or not all(_is_color(color) for color in palette):
-        return tuple(names), None
-    return tuple(names), tuple((red, green, blue) for red, green, blue in palette)
-
-
-def _is_color(color: object) -> bool:
-    return (
-        isinstance(color, list | tuple)
-        and len(color) == 3
-        and all(isinstance(channel, int) and 0 <= channel <= 255 for channel in color)
+    if isinstance(inner, Mapping) and inner:
+        for key, value in inner.items():
+            usable = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+            if not isinstance(key, str) or not usable or value.is_quantized or value.is_complex():
+                problem = f": {str(key)!r:.80} is not a plain tensor"
+                break
+        else:
+            return {key: value.detach() for key, value in inner.items()}
+    raise ModelError(
+        f"{path} holds no state dict{problem or f', found {type(inner).__name__}'}",
+        hint="save one: torch.save(net.state_dict(), 'weights.pth')",
     )

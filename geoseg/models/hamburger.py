@@ -1,12 +1,12 @@
 """The light Hamburger decoder of SegNeXt: three stages joined at stride 8, one matrix decomposition over all of them.
 
 Papers: Geng et al., "Is Attention Better Than Matrix Decomposition?", ICLR 2021 (the Hamburger); Guo et al., SegNeXt,
-NeurIPS 2022, arXiv 2209.08575, Figure 3c and Table 5 (where it stands in the decoder). Original code Apache-2.0;
-independent implementation, module names after the original's state dict.
+NeurIPS 2022, arXiv 2209.08575, Figure 3c and Table 5 (its place in the decoder). Original code Apache-2.0; independent
+implementation, module names after the original's state dict.
 
-What differs: the original draws the bases of the decomposition anew at every forward, in evaluation too, so its
-predictions depend on a random state and on the batch (SegNeXt issues 52, 66, 69). Here they are a seeded buffer: the
-network is a fixed function of its input.
+What differs: the original draws new bases for the decomposition at every forward, also in evaluation, so its
+predictions depend on a random state and on the batch (SegNeXt issues 52, 66, 69). Here the bases are a seeded buffer,
+so the network is a fixed function of its input.
 """
 
 from __future__ import annotations
@@ -25,26 +25,24 @@ EVAL_STEPS = 7
 
 
 class NMF2d(nn.Module):
-    """Non-negative matrix factorization of each image's features, a low-rank reconstruction of them.
+    """Low-rank reconstruction of each image's features by non-negative matrix factorization.
 
-    Every image's features X (D, H·W) ≥ 0 are approximated by W C with W (D, rank) and C (rank, H·W) ≥ 0, by
-    multiplicative updates (Lee and Seung, 2001) from the bases W₀ in the buffer ``bases``. Gradients flow through
-    every update, as in the code that made the published results. float32 throughout, also under autocast: sums over
-    H·W overflow float16.
+    See `factorize`. Gradients flow through every update, as in the code behind the published results. float32
+    throughout, also under autocast, because sums over H·W overflow float16.
 
     Args:
         channels: Channels D of the features.
-        rank: Rank of the factorization.
+        rank: Rank R of the factorization.
 
     Attributes:
-        bases: Buffer (1, D, rank) in [0, 1), drawn from a fixed seed; it may be set to any other.
+        bases: Buffer (1, D, R) in [0, 1) that every image starts from, drawn from a fixed seed; any other may be set.
     """
 
     bases: Tensor
 
     def __init__(self, channels: int, rank: int) -> None:
         super().__init__()
-        # On the CPU and from a generator of its own: one function on every device, no global state touched.
+        # On the CPU and from its own generator: the same on every device, and no global state is touched.
         generator = torch.Generator(device="cpu").manual_seed(BASES_SEED)
         self.register_buffer("bases", torch.rand(1, channels, rank, generator=generator, device="cpu"))
 
@@ -52,25 +50,35 @@ class NMF2d(nn.Module):
         """Reconstruction (N, D, H, W) of non-negative features (N, D, H, W)."""
         with full_precision(x.device):
             n, d, h, w = x.shape
-            # (N, H*W, D), the layout channels-last tensors have already
+            # (N, H*W, D), which is how channels-last tensors lie in memory
             pixels = x.float().permute(0, 2, 3, 1).reshape(n, h * w, d)
-            reconstruction = self._factorize(pixels)
-            return reconstruction.view(n, h, w, d).permute(0, 3, 1, 2).to(x.dtype)
+            steps = TRAIN_STEPS if self.training else EVAL_STEPS
+            codes, bases = factorize(pixels, F.normalize(self.bases.float(), dim=1), steps)
+            return (codes @ bases.transpose(-1, -2)).view(n, h, w, d).permute(0, 3, 1, 2).to(x.dtype)
 
-    def _factorize(self, pixels: Tensor) -> Tensor:
-        bases = F.normalize(self.bases.float(), dim=1).expand(pixels.shape[0], -1, -1)  # (N, D, R)
-        numerator = pixels @ bases  # (N, H*W, R); the first update shares it with the initialisation
-        codes = numerator.softmax(dim=-1)
-        for _ in range(TRAIN_STEPS if self.training else EVAL_STEPS):
-            codes = codes * numerator / (codes @ (bases.mT @ bases) + NMF_EPS)
-            bases = bases * (pixels.mT @ codes) / (bases @ (codes.mT @ codes) + NMF_EPS)
-            numerator = pixels @ bases
-        codes = codes * numerator / (codes @ (bases.mT @ bases) + NMF_EPS)
-        return codes @ bases.mT
+
+def factorize(pixels: Tensor, bases: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Codes C (N, H·W, R) and bases W (N, D, R) such that C Wᵀ is near the pixels; all of them are ≥ 0.
+
+    Multiplicative updates (Lee and Seung, 2001), the codes once more at the end.
+
+    Args:
+        pixels: (N, H·W, D).
+        bases: (1, D, R) of length 1 to start from.
+        steps: Rounds of updates.
+    """
+    bases = bases.expand(pixels.shape[0], -1, -1)
+    numerator = pixels @ bases  # (N, H·W, R); the first update shares it with the initialisation
+    codes = numerator.softmax(dim=-1)
+    for _ in range(steps):
+        codes = codes * numerator / (codes @ (bases.transpose(-1, -2) @ bases) + NMF_EPS)
+        bases = bases * (pixels.transpose(-1, -2) @ codes) / (bases @ (codes.transpose(-1, -2) @ codes) + NMF_EPS)
+        numerator = pixels @ bases
+    return codes * numerator / (codes @ (bases.transpose(-1, -2) @ bases) + NMF_EPS), bases
 
 
 class ConvNorm(nn.Module):
-    """1×1 convolution, then group norm and ReLU where asked for."""
+    """1×1 convolution, then optionally group norm and ReLU."""
 
     def __init__(self, in_channels: int, channels: int, *, groups: int | None, activation: bool) -> None:
         super().__init__()
@@ -102,14 +110,13 @@ class HamburgerDecoder(nn.Module):
     """Features of stages 2, 3 and 4 to decoded features at stride 8.
 
     Args:
-        encoder_channels: Channels of the features it is given, by log2 stride, as SMP lists them; the last three
-            are used.
+        encoder_channels: Channels of the encoder's features, as SMP lists them; the last three are used.
         channels: Width D of the decoder.
         rank: Rank of the factorization.
         groups: Groups of the group norms.
 
     References:
-        Figure 3c and Table 7 of the SegNeXt paper: stage 1 costs much and brings nothing.
+        Figure 3c and Table 7 of the SegNeXt paper: stage 1 costs much and gains nothing.
     """
 
     stride = 8
@@ -128,12 +135,12 @@ class HamburgerDecoder(nn.Module):
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """No autocast on a device; the meta device, where costs are counted, knows none."""
+    """Turn autocast off; the meta device, where costs are counted, has none."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def joined(stages: Sequence[Tensor]) -> Tensor:
-    """Channels of all stages (N, C₁ + … + Cₖ, H, W) at the size of the first."""
+    """Features of all stages (N, C₁ + … + Cₖ, H, W) at the size of the first."""
     first, *others = stages
     size = first.shape[2:]
     return torch.cat(
@@ -142,7 +149,7 @@ def joined(stages: Sequence[Tensor]) -> Tensor:
 
 
 def init_convolutions(module: nn.Module) -> None:
-    """Kaiming-normal weights by fan-out for ReLU and zero biases, as the original's decoder."""
+    """Kaiming-normal weights (fan-out, ReLU) and zero biases, as in the original decoder."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

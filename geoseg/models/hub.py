@@ -1,10 +1,9 @@
-"""Weights of SMP's and timm's encoders: from this disk, else from the hub, if that answers."""
+"""Weights of SMP's and timm's encoders: from this disk, else from the hub if it responds."""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -19,44 +18,35 @@ T = TypeVar("T")
 
 
 def from_disk_or_hub(load: Callable[[], T]) -> T:
-    """What ``load`` gives, which asks the hub for files only where they are not on this disk and the hub answers.
+    """The result of ``load``, which queries the hub only for files that are not on this disk, and only if it responds.
 
-    By itself huggingface_hub asks a hub that cannot be reached again and again, for half a minute a file, and for files
-    that are on this disk, too.
+    huggingface_hub queries it for files on this disk, too, and retries for half a minute if it cannot be reached.
 
     Raises:
-        ConnectionError: A file is not on this disk and the hub does not answer.
+        ConnectionError: A file is not on this disk and the hub does not respond.
         OSError: It cannot be downloaded for another reason.
     """
     state = torch.get_rng_state()
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
-        with _disk_only():
-            return load()
+        return load()
     except LocalEntryNotFoundError:
-        torch.set_rng_state(state)  # the layers without pretrained weights, as if this had not been tried
+        torch.set_rng_state(state)  # so that layers without pretrained weights do not depend on this attempt
+    finally:
+        constants.HF_HUB_OFFLINE = before
     if not answers(constants.ENDPOINT):
-        raise ConnectionError(f"{constants.ENDPOINT} does not answer")
+        raise ConnectionError(f"{constants.ENDPOINT} does not respond")
     return load()
 
 
-@contextmanager
-def _disk_only() -> Iterator[None]:
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
 def answers(url: str) -> bool:
-    """Whether a server, or a proxy before it, answers within `ANSWER_S`; what it says does not matter."""
+    """Whether a server or its proxy responds within `ANSWER_S`, be it with an error."""
     try:
         urlopen(Request(url, method="HEAD"), timeout=ANSWER_S).close()
     except HTTPError:
         return True
     except URLError as error:
-        return isinstance(error.reason, ssl.SSLError)  # certificates are the download's concern
+        return isinstance(error.reason, ssl.SSLError)  # the download checks certificates
     except OSError:
         return False
     return True

@@ -5,16 +5,14 @@ arXiv 2209.08575. Original code: github.com/Visual-Attention-Network/SegNeXt, Ap
 users to contact the authors). This file is an independent implementation of the published definition; module names
 follow the original's state dict, so its checkpoints map key by key (`geoseg.models.official`).
 
-What the code does and the paper does not say: the stem is two stride-2 convolutions with a GELU between; every
-stage ends in a LayerNorm whose output also feeds the next stage; the attention has an inner shortcut around it that
-adds the batch-normalised input.
+In the original code but not in the paper: the stem is two stride-2 convolutions with a GELU between; the next stage
+takes the output of a stage's LayerNorm; an inner shortcut around the attention adds the batch-normalised input.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +24,7 @@ from timm.models._registry import generate_default_cfgs
 from torch import Tensor, nn
 
 from geoseg.models.checkpoints import encoder_state, load_encoder
-from geoseg.models.studies.gates import STRIPS, MultiScaleGateStudy, check_branches
+from geoseg.models.studies.gates import find_gate
 from geoseg.pretrained import PRETRAINED, encoder_file
 
 __all__ = ["MSCAN"]
@@ -34,18 +32,24 @@ __all__ = ["MSCAN"]
 NORM_EPS = 1e-5
 LAYER_SCALE_INIT = 1e-2
 
+SIZES = {
+    "mscan_tiny": ((32, 64, 160, 256), (3, 3, 5, 2)),
+    "mscan_small": ((64, 128, 320, 512), (2, 2, 4, 2)),
+    "mscan_base": ((64, 128, 320, 512), (3, 3, 12, 3)),
+    "mscan_large": ((64, 128, 320, 512), (3, 5, 27, 3)),
+}
+"""Channels and blocks of the four stages: Table 2 of the paper."""
+MLP_RATIOS = (8, 8, 4, 4)
+
 
 def _depthwise(channels: int, kernel: tuple[int, int]) -> nn.Conv2d:
-    """Depthwise convolution of same size as its input."""
+    """Depthwise convolution whose output has the size of its input."""
     padding = kernel[0] // 2, kernel[1] // 2
     return nn.Conv2d(channels, channels, kernel, padding=padding, groups=channels)
 
 
 class MultiScaleGate(nn.Module):
-    """Multi-scale convolutional attention of Figure 2c: a 5×5 depthwise, three strip pairs, a 1×1, a product.
-
-    Each k×k depthwise convolution (k = 7, 11, 21) is a pair of strips, 1×k before k×1.
-    """
+    """Multi-scale convolutional attention of Figure 2c: 5×5, three pairs of strips (1×k, k×1), 1×1, product."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -64,19 +68,18 @@ class MultiScaleGate(nn.Module):
         strips_7 = self.conv0_2(self.conv0_1(local))
         strips_11 = self.conv1_2(self.conv1_1(local))
         strips_21 = self.conv2_2(self.conv2_1(local))
-        attention = self.conv3(local + strips_7 + strips_11 + strips_21)
-        gated: Tensor = attention * u
-        return gated
+        out: Tensor = self.conv3(local + strips_7 + strips_11 + strips_21) * u
+        return out
 
 
 class Attention(nn.Module):
-    """1×1, GELU, multi-scale gate, 1×1, and the inner shortcut around them."""
+    """1×1, GELU, multi-scale gate, 1×1, and a shortcut around them."""
 
-    def __init__(self, channels: int, gate: Callable[[int], nn.Module] = MultiScaleGate) -> None:
+    def __init__(self, channels: int, gate: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.proj_1 = nn.Conv2d(channels, channels, 1)
         self.activation = nn.GELU()
-        self.spatial_gating_unit: Any = gate(channels)  # a module; which one, the options of Table 6 say
+        self.spatial_gating_unit: Any = gate(channels)
         self.proj_2 = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,14 +107,7 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each with batch norm before, a per-channel scale and stochastic depth after."""
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        mlp_ratio: float,
-        drop_path: float,
-        gate: Callable[[int], nn.Module] = MultiScaleGate,
-    ) -> None:
+    def __init__(self, channels: int, *, mlp_ratio: float, drop_path: float, gate: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(channels, eps=NORM_EPS)
         self.attn = Attention(channels, gate)
@@ -169,33 +165,25 @@ class MSCAN(nn.Module):
         num_classes: Classes of the ImageNet-style head; 0 for none.
         embed_dims: Channels of the four stages.
         depths: Blocks of the four stages.
-        mlp_ratios: Hidden width of the MLP over the stage's channels.
+        mlp_ratios: Hidden width of the MLPs relative to the stage's channels.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
-        global_pool: "avg", the mean over the last stage before the head, or "" for none.
-        branches: Strip branches of the attention, some of 7, 11 and 21.
-        channel_mixing: The 1×1 convolution after the attention's branches.
-        attention: The product of the attention with its input.
+        global_pool: "avg" for the mean over the last stage before the head, or "" for none.
+        **study: Options of Table 6, see `geoseg.models.studies.gates.find_gate`; none for the final design.
 
     Raises:
-        ValueError: Another ``global_pool``, or ``branches`` the paper does not have.
-
-    References:
-        Table 2 of the paper for the variants; Table 3 for the classification results; Table 6 for the last three
-        arguments, whose defaults are the paper's final design (`geoseg.models.studies.gates` has the others).
+        ValueError: An unknown ``global_pool``, or an unknown branch in ``study``.
     """
 
     def __init__(
         self,
         in_chans: int = 3,
         num_classes: int = 1000,
-        embed_dims: Sequence[int] = (32, 64, 160, 256),
-        depths: Sequence[int] = (3, 3, 5, 2),
-        mlp_ratios: Sequence[float] = (8, 8, 4, 4),
+        embed_dims: Sequence[int] = SIZES["mscan_tiny"][0],
+        depths: Sequence[int] = SIZES["mscan_tiny"][1],
+        mlp_ratios: Sequence[float] = MLP_RATIOS,
         drop_path_rate: float = 0.0,
         global_pool: str = "avg",
-        branches: Sequence[int] = tuple(STRIPS),
-        channel_mixing: bool = True,
-        attention: bool = True,
+        **study: Any,
     ) -> None:
         super().__init__()
         if global_pool not in ("avg", ""):
@@ -208,7 +196,7 @@ class MSCAN(nn.Module):
             for i, channels in enumerate(embed_dims)
         ]
         self.num_stages = len(embed_dims)
-        gate = _gate(branches, channel_mixing=channel_mixing, attention=attention)
+        gate = find_gate(MultiScaleGate, **study)
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         for i, (channels, depth, ratio) in enumerate(zip(embed_dims, depths, mlp_ratios, strict=True), start=1):
             embed = Stem(in_chans, channels) if i == 1 else Downsample(embed_dims[i - 2], channels)
@@ -222,7 +210,7 @@ class MSCAN(nn.Module):
         self.apply(_init_weights)
 
     def _stage(self, x: Tensor, i: int) -> Tensor:
-        """Features of stage ``i`` (1 … 4) from those of the stage before; normalised, as the next stage takes them."""
+        """Normalised features of stage ``i`` (1 … 4) from those of the stage before."""
         x = getattr(self, f"patch_embed{i}")(x)
         for block in getattr(self, f"block{i}"):
             x = block(x)
@@ -236,7 +224,7 @@ class MSCAN(nn.Module):
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Last features to class scores (N, num_classes); the pooled features where ``pre_logits``."""
+        """Last features to class scores (N, num_classes), or to the pooled features if ``pre_logits``."""
         if self.global_pool == "avg":
             x = x.mean(dim=(2, 3))
         if pre_logits:
@@ -261,14 +249,14 @@ class MSCAN(nn.Module):
 
         Args:
             x: Image (N, B, H, W).
-            indices: Stages wanted, 0 … 3; an int takes the last so many, None all.
-            norm: Accepted for timm; every stage is normalised in this network anyway.
+            indices: Stages wanted, 0 … 3; an int n for the last n, None for all.
+            norm: Has no effect, because every stage is normalised anyway.
             stop_early: Leave out the stages after the last one wanted.
-            output_fmt: "NCHW", nothing else.
-            intermediates_only: Return the list alone, without the final features.
+            output_fmt: Only "NCHW".
+            intermediates_only: Return only the list, without the final features.
 
         Raises:
-            ValueError: An ``output_fmt`` other than "NCHW".
+            ValueError: Another ``output_fmt``.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', found {output_fmt!r}")
@@ -284,7 +272,7 @@ class MSCAN(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what the wanted stages do not need (the later stages, the head); the wanted stages come back."""
+        """Remove what the wanted stages do not need, the later stages and the head; the wanted stages are returned."""
         wanted, last = feature_take_indices(self.num_stages, indices)
         for i in range(last + 2, self.num_stages + 1):
             for part in (f"patch_embed{i}", f"block{i}", f"norm{i}"):
@@ -299,23 +287,15 @@ class MSCAN(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a fresh head for ``num_classes`` in place; 0 for none."""
+        """Replace the head by a fresh one for ``num_classes``; 0 for none."""
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = global_pool
         self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
 
 
-def _gate(branches: Sequence[int], *, channel_mixing: bool, attention: bool) -> Callable[[int], nn.Module]:
-    """What builds a block's gate: the paper's own, or one of Table 6."""
-    branches = check_branches(branches)
-    if branches == tuple(STRIPS) and channel_mixing and attention:
-        return MultiScaleGate
-    return partial(MultiScaleGateStudy, branches=branches, channel_mixing=channel_mixing, attention=attention)
-
-
 def _init_weights(module: nn.Module) -> None:
-    """Convolutions N(0, sqrt(2 / fan-out)) with zero bias, the head N(0, 0.02), norms 1 and 0, as the original."""
+    """Convolutions N(0, sqrt(2 / fan-out)), the head N(0, 0.02), zero biases, norms 1 and 0, as in the original."""
     if isinstance(module, nn.Conv2d):
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
@@ -327,12 +307,12 @@ def _init_weights(module: nn.Module) -> None:
 
 
 def _checkpoint_filter(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """ImageNet checkpoints of the official repository (or of mmsegmentation) to this module's keys, strictly."""
+    """ImageNet checkpoints of the official repository or of mmsegmentation to this module's keys, strictly."""
     return encoder_state(state_dict.get("state_dict", state_dict), model, "the pretrained file")
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> MSCAN:
-    # A file is read and compared here, which timm does less strictly; any other source is left to timm.
+    # Files are read and compared here, more strictly than timm does; any other source is left to timm.
     file, features_only = None, kwargs.get("features_only", False)
     if pretrained:
         config, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")
@@ -342,62 +322,58 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> MSCAN:
         network = MSCAN(**args)
         return network if file is None else load_encoder(network, file, features_only=features_only)
 
+    embed_dims, depths = SIZES[variant]
     model: MSCAN = build_model_with_cfg(
         build,
         variant,
         pretrained and file is None,
         pretrained_filter_fn=_checkpoint_filter,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **kwargs,
+        **({"embed_dims": embed_dims, "depths": depths} | kwargs),
     )
     return model
 
 
-def _cfg(variant: str) -> dict[str, Any]:
-    return {
-        "url": PRETRAINED[variant].url,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "patch_embed1.proj.0",
-        "classifier": "head",
-        "license": "apache-2.0",
-        "paper_ids": "arXiv:2209.08575",
-    }
-
-
 default_cfgs = generate_default_cfgs(
-    {variant: _cfg(variant) for variant in ("mscan_tiny", "mscan_small", "mscan_base", "mscan_large")}
+    {
+        variant: {
+            "url": PRETRAINED[variant].url,
+            "num_classes": 1000,
+            "input_size": (3, 224, 224),
+            "pool_size": (7, 7),
+            "crop_pct": 0.9,
+            "interpolation": "bicubic",
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+            "first_conv": "patch_embed1.proj.0",
+            "classifier": "head",
+            "license": "apache-2.0",
+            "paper_ids": "arXiv:2209.08575",
+        }
+        for variant in SIZES
+    }
 )
 
 
 @register_model
 def mscan_tiny(pretrained: bool = False, **kwargs: Any) -> MSCAN:
     """MSCAN-T: 4.2 M parameters with the ImageNet head."""
-    args = {"embed_dims": (32, 64, 160, 256), "depths": (3, 3, 5, 2)}
-    return _create("mscan_tiny", pretrained, **(args | kwargs))
+    return _create("mscan_tiny", pretrained, **kwargs)
 
 
 @register_model
 def mscan_small(pretrained: bool = False, **kwargs: Any) -> MSCAN:
     """MSCAN-S: 14.0 M parameters with the ImageNet head."""
-    args = {"embed_dims": (64, 128, 320, 512), "depths": (2, 2, 4, 2)}
-    return _create("mscan_small", pretrained, **(args | kwargs))
+    return _create("mscan_small", pretrained, **kwargs)
 
 
 @register_model
 def mscan_base(pretrained: bool = False, **kwargs: Any) -> MSCAN:
     """MSCAN-B: 26.8 M parameters with the ImageNet head."""
-    args = {"embed_dims": (64, 128, 320, 512), "depths": (3, 3, 12, 3)}
-    return _create("mscan_base", pretrained, **(args | kwargs))
+    return _create("mscan_base", pretrained, **kwargs)
 
 
 @register_model
 def mscan_large(pretrained: bool = False, **kwargs: Any) -> MSCAN:
     """MSCAN-L: 45.2 M parameters with the ImageNet head."""
-    args = {"embed_dims": (64, 128, 320, 512), "depths": (3, 5, 27, 3)}
-    return _create("mscan_large", pretrained, **(args | kwargs))
+    return _create("mscan_large", pretrained, **kwargs)

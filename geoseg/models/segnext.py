@@ -1,6 +1,6 @@
 """SegNeXt as an SMP model: MSCAN (or any other encoder), the light Hamburger decoder, logits at stride 8.
 
-The paper's design studies are options of the same model: `geoseg.models.studies.decoders`, `…contexts` and `…studies`.
+The paper's design studies are options of the same model, see `geoseg.models.studies`.
 
 Paper: Guo et al., NeurIPS 2022, arXiv 2209.08575. Original code Apache-2.0; independent implementation.
 """
@@ -23,11 +23,11 @@ from geoseg.models.studies.decoders import build_decoder
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What the paper sets per encoder: decoder width, rank of the factorization, stochastic depth."""
+    """What the paper chooses for each encoder."""
 
     decoder_channels: int
     nmf_rank: int
-    drop_path_rate: float
+    drop_path_rate: float | None
 
 
 RECIPES: dict[str, Recipe] = {
@@ -44,33 +44,28 @@ class SegNeXt(SegmentationModel):  # type: ignore[misc]
 
     Args:
         encoder_name: SMP encoder; ``tu-mscan_tiny``, ``…small``, ``…base`` and ``…large`` are SegNeXt-T, S, B, L.
-        encoder_depth: SMP's count of halvings; 5 is the only one this decoder takes.
-        encoder_weights: Anything but None asks timm for pretrained weights.
+        encoder_depth: SMP's number of halvings; only 5.
+        encoder_weights: Anything but None for timm's pretrained weights.
         in_channels: Bands of the image.
-        classes: Classes K.
-        activation: SMP activation put on the logits, or None.
+        classes: Number of classes K.
+        activation: SMP's activation for the logits, or None.
         aux_params: SMP's classification head, or None.
-        decoder_channels: Decoder width; None takes the paper's for the encoder (256 for an encoder it lacks).
-        nmf_rank: Rank of the factorization; None takes the paper's for the encoder (16 for an encoder it lacks).
-        drop_path_rate: Stochastic depth; None takes the paper's for the encoder and says nothing to others.
+        decoder_channels: Width of the decoder; None for the paper's (256 for encoders of others).
+        nmf_rank: Rank of the factorization; None for the paper's (16 for encoders of others).
+        drop_path_rate: Stochastic depth; None for the paper's (not passed to encoders of others).
         norm_groups: Groups of the decoder's group norms.
-        decoder_dropout: Share of the decoded channels that a training step leaves out, in [0, 1).
-        decoder: Table 7: "ham" for the paper's own (c), "mlp" for (a) over four stages, "conv" for (b).
-        stage1: Table 7: let (c) join stage 1 too, at stride 4.
-        context: Table 5: what stands in (c): "ham", "ema", "non_local", "cc"; "none" for nothing.
-        **encoder_kwargs: Passed on to the encoder; MSCAN's ``branches``, ``channel_mixing`` and ``attention`` are
-            Table 6.
+        decoder_dropout: Share of the decoded channels that a training step drops, in [0, 1).
+        decoder, stage1, context: Studies, see `geoseg.models.studies.decoders.build_decoder`.
+        **encoder_kwargs: Passed to the encoder; for studies see `geoseg.models.studies.gates.find_gate`.
 
     Attributes:
-        logits_stride: Pixels per logit of `forward_logits`: 8; 4 for "mlp" and stage 1, 32 for "conv".
+        logits_stride: Pixels per logit of `forward_logits`: 8, in studies also 4 or 32.
 
     Raises:
-        ValueError: An ``encoder_depth`` other than 5, an unknown decoder or context, or a context or stage 1 for
-            another decoder than (c).
+        ValueError: An ``encoder_depth`` other than 5, or an invalid study.
 
     References:
-        Tables 2, 5, 6 and 7 of the paper, whose final design the defaults are; parameter counts equal the official
-        ones.
+        Table 2 of the paper. The defaults are its final design; parameter counts equal the official ones.
     """
 
     requires_divisible_input_shape = False
@@ -98,23 +93,22 @@ class SegNeXt(SegmentationModel):  # type: ignore[misc]
         super().__init__()
         if encoder_depth != 5:
             raise ValueError(f"SegNeXt joins strides 8, 16 and 32, so encoder_depth must be 5, found {encoder_depth}")
-        recipe = RECIPES.get(encoder_name)
-        if drop_path_rate is None and recipe is not None:
+        recipe = RECIPES.get(encoder_name, Recipe(256, 16, None))
+        if drop_path_rate is None:
             drop_path_rate = recipe.drop_path_rate
         if drop_path_rate is not None:
             encoder_kwargs = {"drop_path_rate": drop_path_rate, **encoder_kwargs}
-        default = recipe or Recipe(256, 16, 0.0)
         self.encoder = get_encoder(
             encoder_name, in_channels=in_channels, depth=encoder_depth, weights=encoder_weights, **encoder_kwargs
         )
-        width = decoder_channels or default.decoder_channels
+        width = decoder_channels or recipe.decoder_channels
         self.decoder: Any = build_decoder(
             decoder,
             self.encoder.out_channels,
             context=context,
             stage1=stage1,
             channels=width,
-            rank=nmf_rank or default.nmf_rank,
+            rank=nmf_rank or recipe.nmf_rank,
             groups=norm_groups,
         )
         self.logits_stride = self.decoder.stride
@@ -129,7 +123,7 @@ class SegNeXt(SegmentationModel):  # type: ignore[misc]
         self.name = f"segnext-{encoder_name}"
 
     def forward_logits(self, x: Tensor) -> Tensor:
-        """Logits (N, K, ceil(H/s), ceil(W/s)) at ``logits_stride`` s: what overlapping windows are blended in."""
+        """Logits (N, K, ceil(H/s), ceil(W/s)) at ``logits_stride`` s, at which overlapping windows are blended."""
         return self._head(self.encoder(x))
 
     def _head(self, features: list[Tensor]) -> Tensor:
@@ -137,7 +131,7 @@ class SegNeXt(SegmentationModel):  # type: ignore[misc]
         return logits
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits (N, K, H, W), upsampled with ``align_corners=False``; with ``aux_params`` also the image's scores."""
+        """Logits (N, K, H, W), upsampled with ``align_corners=False``; with ``aux_params`` also scores of the image."""
         features = self.encoder(x)
         logits = F.interpolate(self._head(features), size=x.shape[2:], mode="bilinear", align_corners=False)
         masks: Tensor = self.activation(logits)

@@ -1,8 +1,7 @@
 """Networks in OpenVINO's format, kept in the user's cache folder, so that a second prediction needs no torch.
 
-An entry is a folder named by a digest of all that its content depends on. It holds the network for one shape of
-windows (``network.xml``, ``network.bin``) and ``entry.json`` with the files' digests. An entry that is incomplete or
-damaged is made anew.
+An entry is a zip file named after a digest of everything that its content depends on. A SegNeXt has one entry for
+windows of any shape; other networks have one for each shape. A damaged entry is replaced.
 """
 
 from __future__ import annotations
@@ -17,56 +16,57 @@ import shutil
 import tempfile
 import time
 import warnings
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from geoseg.errors import in_one_line
-from geoseg.network.forward import Model, does_not_run
+from geoseg.network.forward import does_not_run
+from geoseg.network.stored_model import StoredModel
 from geoseg.runtime.user_cache import user_cache
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Of an entry; to be raised when the same inputs give another one."""
+FORMAT = 2
+"""Version of the entries; raise it when the same inputs give another entry."""
 
 KEPT_BYTES = 2 << 30
-"""Of all entries; when a new one is stored, those not used for longest go first."""
+"""Size of all entries together; storing a new one removes those that were not used for longest."""
 
 TOLERANCE = 1e-3
-"""A converted network's logits may differ so much from torch's, as a share of the largest."""
+"""How much a converted network's logits may differ from torch's, as a share of the largest."""
 
-Files: TypeAlias = tuple[bytes, ...]
-"""Content of `NETWORK_FILES`."""
+ANY = -1
+"""OpenVINO's mark for an axis of any length."""
 
 NETWORK_FILES = ("network.xml", "network.bin")
-ENTRY_FILE = "entry.json"
 _PACKAGES = ("openvino", "torch", "timm", "segmentation-models-pytorch")
 
 
-def converted(model: Model, shape: tuple[int, ...], core: Any) -> Any:
-    """A network as ``openvino.Model`` for windows of one shape, from the cache where it is there.
-
-    Networks that do not come from a model folder are converted each time.
+def converted(model: StoredModel, shape: tuple[int, ...], core: Any) -> Any:
+    """A network as ``openvino.Model`` for windows of one shape, from the cache if it is there.
 
     Args:
-        model: The network; `geoseg.network.stored_model.StoredModel` has the ``key`` that entries go by.
+        model: The model; one without a ``key`` is not cached.
         shape: (N, B, H, W) of the windows.
         core: OpenVINO's core.
 
     Raises:
         ModelError: OpenVINO cannot convert the network, or its logits are not torch's.
     """
-    key = getattr(model, "key", None)
-    entry = None if key is None else user_cache("networks") / _digest(key, shape)
-    files = None if entry is None else _read(entry)
+    shapes = (ANY, shape[1], ANY, ANY), shape
+    entries = [user_cache("networks") / f"{_digest(model.key, one)}.zip" for one in shapes if model.key]
+    files = next((found for entry in entries if (found := _read(entry)) is not None), None)
     if files is None:
-        files = _convert(model, shape, core)
-        if entry is not None:
-            _store(entry, files)
-    return core.read_model(*files)
+        files, is_free = _convert(model, shape, core)
+        if entries:
+            _store(entries[0 if is_free else 1], files)
+    network = core.read_model(*files)
+    network.reshape(list(shape))
+    return network
 
 
 def _digest(key: str, shape: tuple[int, ...]) -> str:
@@ -76,99 +76,95 @@ def _digest(key: str, shape: tuple[int, ...]) -> str:
 
 @functools.cache
 def _sources() -> str:
-    """Digest of the code that defines networks and their inference form."""
+    """Digest of the code that defines networks, their inference form and the conversion."""
     here = Path(__file__).parent
     files = [*sorted((here.parent / "models").rglob("*.py")), here / "folding.py", here / "logits.py", Path(__file__)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _read(entry: Path) -> Files | None:
-    """The files of an entry; None where there is none, or a damaged one."""
+def _read(entry: Path) -> tuple[bytes, ...] | None:
+    """The files of an entry; None if it does not exist or is damaged."""
     try:
-        stated = json.loads((entry / ENTRY_FILE).read_text(encoding="utf-8"))
-        files = tuple((entry / name).read_bytes() for name in NETWORK_FILES)
-        if stated != _digests(files):
-            raise ValueError("its files are not those that were stored")
+        with zipfile.ZipFile(entry) as archive:  # compares checksums
+            files = tuple(archive.read(name) for name in NETWORK_FILES)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        log.warning("the cached network %s is damaged and made anew: %s", entry, in_one_line(error))
+    except Exception as error:  # damaged bytes make zipfile raise errors of many kinds
+        log.warning("the cached network %s is damaged and is made again: %s", entry, in_one_line(error))
         return None
     with contextlib.suppress(OSError):
-        entry.touch()  # the time of its last use
+        entry.touch()  # records the last use
     return files
 
 
-def _store(entry: Path, files: Files) -> None:
-    """Keep a network; where that fails, only time is lost."""
-    scratch = entry.with_name(f".{entry.name}.{secrets.token_hex(4)}.partial")
+def _store(entry: Path, files: tuple[bytes, ...]) -> None:
+    """Store a network; if that fails, only time is lost."""
+    scratch = entry.with_suffix(f".{secrets.token_hex(4)}.partial")
     try:
-        scratch.mkdir(parents=True)
-        for name, content in zip(NETWORK_FILES, files, strict=True):
-            (scratch / name).write_bytes(content)
-        (scratch / ENTRY_FILE).write_text(json.dumps(_digests(files)), encoding="utf-8")
-        shutil.rmtree(entry, ignore_errors=True)
-        scratch.rename(entry)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(scratch, "w") as archive:
+            for name, content in zip(NETWORK_FILES, files, strict=True):
+                archive.writestr(name, content)
+        scratch.replace(entry)
         _trim(entry)
     except OSError as error:
-        log.warning("the converted network cannot be kept in %s, so every run converts it: %s", entry.parent, error)
+        log.warning("cannot store the converted network in %s, so every run converts it again: %s", entry.parent, error)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _digests(files: Files) -> dict[str, list[str]]:
-    return {"sha256": [hashlib.sha256(content).hexdigest() for content in files]}
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 def _trim(newest: Path) -> None:
-    """Remove entries that were not used for longest, so that all together stay below `KEPT_BYTES`."""
-    entries = [path for path in newest.parent.iterdir() if path != newest]
-    room = KEPT_BYTES - _size(newest)
-    for entry in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True):
-        room -= _size(entry)
-        abandoned = entry.suffix == ".partial" and time.time() - entry.stat().st_mtime > 3600
-        if (room < 0 and entry.suffix != ".partial") or abandoned:
-            shutil.rmtree(entry, ignore_errors=True)
+    """Remove the entries not used for longest until all together take less than `KEPT_BYTES`."""
+    room = KEPT_BYTES - newest.stat().st_size
+    others = {path: path.stat() for path in newest.parent.iterdir() if path != newest}
+    for path, facts in sorted(others.items(), key=lambda item: item[1].st_mtime, reverse=True):
+        if path.suffix != newest.suffix:  # being written, left behind by a killed process, or of an older version
+            if time.time() - facts.st_mtime > 3600:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            continue
+        room -= facts.st_size
+        if room < 0:
+            path.unlink(missing_ok=True)
 
 
-def _size(entry: Path) -> int:
-    return sum(file.stat().st_size for file in entry.iterdir())
+def _convert(model: StoredModel, shape: tuple[int, ...], core: Any) -> tuple[tuple[bytes, ...], bool]:
+    """The files of the converted network, and whether they are for windows of any shape, as those of SegNeXt are.
 
-
-def _convert(model: Model, shape: tuple[int, ...], core: Any) -> Files:
-    """The network converted, and compared with torch on a dark and on a bright window of noise.
-
-    The files and not the converter's own object: once read back, that gives other last bits.
+    Its logits are compared with torch's on a dark and on a bright window of noise. Only the network as read from its
+    files is ever run: the converter's own object gives other last bits.
     """
     import openvino as ov
     import torch
 
-    from geoseg.network.folding import deployed
+    from geoseg.network.folding import FoldedSegNeXt, deployed
     from geoseg.network.logits import Logits
 
-    log.info("converting the network for windows of %d × %d px, once", *shape[2:])
+    log.info("converting the network, once")
     logits = Logits(deployed(model.network)).eval().requires_grad_(False)
+    is_free = isinstance(logits.network, FoldedSegNeXt)  # others may write down the size that they are traced with
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    windows = noise - 1, noise + 1
     with (
         warnings.catch_warnings(),
         torch.inference_mode(False),
         torch.no_grad(),
         tempfile.TemporaryDirectory(prefix="geoseg-") as folder,
     ):
-        warnings.simplefilter("ignore")  # tracing is deprecated in torch, and still the converter's way in
-        wanted = np.stack([logits(x.clone()).numpy() for x in windows])
+        warnings.simplefilter("ignore")  # tracing is deprecated in torch, but the converter needs it
+        wanted = np.stack([logits(x.clone()).numpy() for x in (noise - 1, noise + 1)])
         try:
             traced = torch.jit.trace(logits, noise.clone(), check_trace=False)  # type: ignore[no-untyped-call]
-            network = ov.convert_model(traced, example_input=noise.clone(), input=list(shape))
+            size = [ANY, shape[1], ANY, ANY] if is_free else list(shape)
             path = Path(folder, NETWORK_FILES[0])
-            ov.save_model(network, path, compress_to_fp16=False)
+            ov.save_model(ov.convert_model(traced, example_input=noise.clone(), input=size), path, False)
             files = path.read_bytes(), path.with_suffix(".bin").read_bytes()
-            compiled = core.compile_model(core.read_model(*files), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-            found = np.stack([compiled(x.numpy())[0] for x in windows])
+            network = core.read_model(*files)
+            network.reshape(list(shape))
+            compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+            found = np.stack([compiled(x.numpy())[0] for x in (noise - 1, noise + 1)])
         except Exception as error:  # whatever torch's tracer and OpenVINO's frontends raise
             raise does_not_run("OpenVINO", error) from error
     worst = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else np.inf
     if not worst <= TOLERANCE * max(float(np.abs(wanted).max()), 1.0):
         raise does_not_run("OpenVINO", ValueError(f"its logits differ by {worst:.3g} from torch's"))
-    return files
+    return files, is_free

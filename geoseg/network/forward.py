@@ -4,53 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from geoseg.errors import ModelError, in_one_line
-from geoseg.network.stored_model import logits_stride
-
-if TYPE_CHECKING:
-    from torch import nn
-
-Floats = npt.NDArray[np.float32]
-
-
-class Model(Protocol):
-    """A trained network; `geoseg.network.stored_model.StoredModel` builds it when it is first asked for."""
-
-    @property
-    def network(self) -> nn.Module:
-        """SMP network in evaluation mode, on the CPU."""
-
-    @property
-    def stride(self) -> int:
-        """Pixels per logit."""
-
-
-@dataclass(frozen=True, slots=True)
-class InMemory:
-    """A network that comes from no model folder; see `Model`."""
-
-    network: nn.Module
-
-    @property
-    def stride(self) -> int:
-        """Pixels per logit."""
-        return logits_stride(self.network)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """How a network is to run; see `geoseg.network.backends.load_backend`."""
+    """How a network is to run.
 
-    precision: str
-    device: str
-    bands: int
-    threads: int
-    at_once: int
+    Attributes:
+        precision: One of `geoseg.network.backends.PRECISIONS`.
+        device: Where it runs, by torch's name.
+        bands: B of the windows.
+        threads: Threads per window, on a CPU. 1 is for callers that run several windows in their own threads.
+        at_once: Windows that run at once: side by side on a CPU, in one batch on a GPU.
+        size: Height and width of most windows, px, to be made ready for beforehand; None leaves that to the first.
+    """
+
+    precision: str = "float32"
+    device: str = "cpu"
+    bands: int = 3
+    threads: int = 1
+    at_once: int = 1
     size: tuple[int, int] | None = None
 
     @property
@@ -71,10 +49,10 @@ class Forward:
     Attributes:
         run: What computes them.
         backend: Its name.
-        identity: What the last bits of the result depend on, beside the weights and the machine: backend, its
-            version, precision; for people too.
+        identity: What the last bits of the result depend on, beside the weights and the machine: backend, version,
+            precision. Shown to people, too.
         stride: Pixels per logit s.
-        takes_arrays: Whether ``run`` takes and gives numpy arrays; else torch tensors on the device.
+        takes_arrays: Whether ``run`` takes and returns numpy arrays; else torch tensors on the device.
     """
 
     run: Callable[[Any], Any]
@@ -84,7 +62,7 @@ class Forward:
     takes_arrays: bool = False
 
     def __call__(self, x: Any) -> Any:
-        """Logits of windows: an array of an array, a tensor of a tensor."""
+        """Logits of windows: an array for an array, a tensor for a tensor."""
         if isinstance(x, np.ndarray) == self.takes_arrays:
             return self.run(x)
         import torch
@@ -95,5 +73,5 @@ class Forward:
 
 
 def does_not_run(runtime: str, error: Exception) -> ModelError:
-    """The error of a network that a runtime refuses."""
+    """The error for a network that a runtime refuses."""
     return ModelError(f"this network does not run in {runtime}: {in_one_line(error, 300)}", hint="--backend torch")

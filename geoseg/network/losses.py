@@ -1,18 +1,16 @@
-"""Losses over logits (N, K, H, W) and class ids (N, H, W), where pixels of 255 do not count.
+"""Losses over logits (N, K, H, W) and integer class ids (N, H, W), where 255 means "no label" and does not count.
 
-Every loss is one number of the whole batch, also of a batch that several processes share: each counts its part, the
-parts are added up, and the gradient of each process is scaled such that the mean over processes, which is what DDP
-makes of gradients, is the gradient of the whole batch in one process. It does not matter then how many labelled pixels
-each process has, nor whether it has any.
+Every loss is one number for the whole batch, also for a batch that several processes share: each process counts its
+part, the parts are summed, and each process's gradient is scaled so that DDP's mean over processes is the gradient of
+the whole batch in one process. So it does not matter how many labelled pixels a process has, or whether it has any.
 
-All is reckoned in float32, also under autocast, and in float64 for logits of float64. Without a labelled pixel the loss
-is 0, with a gradient of 0.
+Computed in float32, also under autocast, and in float64 for float64 logits. Without a labelled pixel the loss and its
+gradient are 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -31,105 +29,66 @@ OHEM_MIN_KEPT = 1 / 16
 FOCAL_GAMMA = 2.0
 
 
-class Term(Protocol):
-    """Name and weight of one summand, as `geoseg.config.LossTerm` has them."""
-
-    @property
-    def name(self) -> str:
-        """Key of `LOSSES`."""
-        ...
-
-    @property
-    def weight(self) -> float:
-        """Factor on it."""
-        ...
-
-
 class SummedLoss(nn.Module):
-    """A weighted sum of losses; see `build_loss`."""
+    """A weighted sum of losses.
+
+    Args:
+        terms: Names of `LOSSES` and their weights.
+        classes: Number of classes K.
+        weights: Weight of each class in cross_entropy, ohem and focal; None for 1 each. Dice and Lovász weigh all
+            classes alike.
+
+    Raises:
+        ConfigError: The class weights are all 0 or not K.
+    """
 
     class_weights: Tensor | None
 
-    def __init__(self, terms: Sequence[tuple[str, float]], class_weights: Tensor | None) -> None:
+    def __init__(
+        self, terms: Sequence[tuple[str, float]], *, classes: int, weights: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
+        if weights is not None and (len(weights) != classes or not any(weight > 0 for weight in weights)):
+            raise ConfigError(
+                f"train.class_weights are {list(weights)} for {classes} classes",
+                hint="give one number for each class, not all 0, or train.class_weights=balanced",
+            )
         self.terms = tuple(terms)
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        table = None if weights is None else torch.tensor(weights, dtype=torch.float32)
+        self.register_buffer("class_weights", table, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The sum for logits (N, K, H, W) and class ids (N, H, W), integer; 255 is ignored.
-
-        Where torch.distributed runs, all processes have to call it at once.
-        """
+        """The weighted sum. Under torch.distributed all processes must call it together."""
         with torch.autocast(logits.device.type, enabled=False):
             total = logits.new_zeros((), dtype=_precise(logits).dtype)
             for name, weight in self.terms:
                 total = total + weight * LOSSES[name](logits, labels, self.class_weights)
             return total
 
-    def extra_repr(self) -> str:
-        """The summands, for print."""
-        return " + ".join(f"{weight:g} × {name}" for name, weight in self.terms)
-
-
-def build_loss(terms: Sequence[Term], *, classes: int, weights: Sequence[float] | None) -> SummedLoss:
-    """The loss of a configuration.
-
-    Args:
-        terms: Summands: names of `LOSSES`, and their weights.
-        classes: K.
-        weights: Weight of each class in cross_entropy, ohem and focal; None for 1 each. Dice and Lovász weigh classes
-            alike by themselves.
-
-    Raises:
-        ConfigError: An unknown loss, another number of weights than of classes, or weights that are all 0.
-    """
-    for term in terms:
-        if term.name not in LOSSES:
-            raise ConfigError(f"unknown loss {term.name!r}", hint=f"losses: {', '.join(LOSSES)}")
-    if weights is not None and (len(weights) != classes or not any(weight > 0 for weight in weights)):
-        raise ConfigError(
-            f"train.class_weights are {list(weights)} for {classes} classes",
-            hint="give one number for each class, not all 0, or train.class_weights=balanced",
-        )
-    table = None if weights is None else torch.tensor(weights, dtype=torch.float32)
-    return SummedLoss([(term.name, term.weight) for term in terms], table)
-
 
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over the labelled pixels, weighted by the weight of their class.
+    """Mean cross-entropy over the labelled pixels, each weighted with the weight (K,) of its class.
 
-    The official SegNeXt averages over all pixels, ignored ones counting as 0 (mmsegmentation's
-    ``avg_non_ignore=False``); here the mean is over the pixels that have a label, so that nodata does not shrink the
-    step.
-
-    Args:
-        logits: (N, K, H, W).
-        labels: Class ids (N, H, W), integer; 255 is ignored.
-        weights: (K,), or None for 1 each.
+    The official SegNeXt divides by all pixels (mmsegmentation's ``avg_non_ignore=False``), so nodata shrinks its step.
     """
     losses, weight = _losses_and_weights(logits, labels, weights)
     return _weighted_mean(losses, weight)
 
 
 def ohem(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy of the hard pixels alone: those whose class has a probability under 0.7.
+    """Weighted mean cross-entropy of the hard pixels: those whose class has a probability below 0.7.
 
-    Of each image the hardest sixteenth of its labelled pixels counts in any case. The choice is made image by image,
-    so it does not depend on which others are in the batch.
-
-    Args:
-        logits: (N, K, H, W).
-        labels: Class ids (N, H, W), integer; 255 is ignored.
-        weights: (K,), or None for 1 each.
+    At least the hardest sixteenth of an image's labelled pixels counts. Pixels are chosen image by image, so the
+    choice does not depend on the rest of the batch.
 
     References:
         Shrivastava et al., online hard example mining (arXiv 1604.03540). Threshold and least share as in BiSeNet
-        (arXiv 1808.00897) and its kin, which choose in the batch as a whole.
+        (arXiv 1808.00897), which chooses from the whole batch.
     """
     losses, weight = _losses_and_weights(logits, labels, weights)
     labelled = labels != NODATA
     with torch.no_grad():
-        # From easy to hard a rising loss; what has no label is easiest of all.
+        # The harder a pixel, the larger its loss; pixels without a label come last.
         hardness = losses.masked_fill(~labelled, -1).flatten(1)  # (N, H*W)
         kept = (labelled.flatten(1).sum(1) * OHEM_MIN_KEPT).ceil().long().clamp(min=1)
         least = hardness.sort(1, descending=True).values.gather(1, kept[:, None] - 1)
@@ -139,12 +98,7 @@ def ohem(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tenso
 
 
 def focal(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy times (1 - p)², p being the probability of the true class; a mean over the labelled pixels.
-
-    Args:
-        logits: (N, K, H, W).
-        labels: Class ids (N, H, W), integer; 255 is ignored.
-        weights: (K,), or None for 1 each.
+    """Weighted mean over the labelled pixels of cross-entropy times (1 - p)², where p is the true class's probability.
 
     References:
         Lin et al., Focal loss for dense object detection (arXiv 1708.02002), γ = 2. There the sum is divided by the
@@ -155,15 +109,9 @@ def focal(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tens
 
 
 def dice(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """1 minus the mean, over the classes that the batch's labels hold, of 2 Σ p y / (Σ p + Σ y).
+    """1 minus the mean of 2 Σ p y / (Σ p + Σ y) over the classes in the batch's labels; ``weights`` are ignored.
 
-    The sums go over all labelled pixels of the batch. For probabilities of 0 and 1 this is 1 minus the mean F1 of
-    these classes. A class without a pixel has no part: its score would be 0 however small its probabilities are.
-
-    Args:
-        logits: (N, K, H, W).
-        labels: Class ids (N, H, W), integer; 255 is ignored.
-        weights: Not used; each class counts alike.
+    The sums run over all labelled pixels of the batch. For probabilities of 0 and 1 it is 1 minus the mean F1.
 
     References:
         Milletari et al., V-Net (arXiv 1606.04797), without the squares in the denominator.
@@ -178,15 +126,9 @@ def dice(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tenso
 
 
 def lovasz(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Lovász-softmax: a convex extension of 1 - IoU, per image, over the classes its labels hold.
+    """Lovász-softmax: a convex extension of 1 - IoU over the classes of an image's labels; ``weights`` are ignored.
 
-    The mean over the batch's images that have a label. For probabilities of 0 and 1 it is 1 minus the mean IoU of the
-    classes present.
-
-    Args:
-        logits: (N, K, H, W).
-        labels: Class ids (N, H, W), integer; 255 is ignored.
-        weights: Not used; each class counts alike.
+    The mean over the batch's images that have a label. For probabilities of 0 and 1 it is 1 minus the mean IoU.
 
     References:
         Berman et al., The Lovász-Softmax loss (arXiv 1705.08790), "present" classes, per image. Written from the paper.
@@ -199,32 +141,26 @@ def lovasz(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Ten
 
 
 def _lovasz_of_image(probabilities: Tensor, truth: Tensor, labelled: Tensor) -> Tensor:
-    """Of probabilities (K, P) and truth (K, P), both 0 where not labelled (P,); 0 where nothing is."""
+    """Lovász loss of probabilities and truth (K, P), both 0 where not ``labelled`` (P,); 0 without a label."""
     errors, order = (probabilities - truth).abs().masked_fill(~labelled, -1).sort(1, descending=True)
     with torch.no_grad():
         true = truth.gather(1, order)
         missed = true.cumsum(1)
         total = truth.sum(1, keepdim=True)
-        # Jaccard loss when the pixels up to each are wrong, those after it right
+        # Jaccard loss if the pixels up to each are wrong and those after it right
         union = total + (1 - true).cumsum(1)
         jaccard = 1 - (total - missed) / union.clamp(min=1)
         slopes = torch.diff(jaccard, dim=1, prepend=jaccard.new_zeros(len(jaccard), 1))
         present = total[:, 0] > 0
-    # Pixels without a label have come last, with an error of -1
+    # Pixels without a label come last, with an error of -1
     losses = (errors.clamp(min=0) * slopes).sum(1)
     return (losses * present).sum() / present.sum().clamp(min=1)
 
 
-LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-
-LOSSES: dict[str, LossFunction] = {
-    "cross_entropy": cross_entropy,
-    "ohem": ohem,
-    "dice": dice,
-    "lovasz": lovasz,
-    "focal": focal,
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
+    loss.__name__: loss for loss in (cross_entropy, ohem, dice, lovasz, focal)
 }
-"""Losses of logits, labels and class weights, by the name that a configuration gives them."""
+"""Losses of logits, labels and class weights (K,) or None, by the name they have in a configuration."""
 
 
 def _precise(logits: Tensor) -> Tensor:
@@ -232,7 +168,7 @@ def _precise(logits: Tensor) -> Tensor:
 
 
 def _losses_and_weights(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each pixel (N, H, W), 0 without a label, and its class's weight, likewise."""
+    """Cross-entropy of each pixel and the weight of its class, both (N, H, W) and 0 without a label."""
     labels = labels.long()
     losses = F.cross_entropy(_precise(logits), labels, ignore_index=NODATA, reduction="none")
     labelled = labels != NODATA
@@ -243,7 +179,7 @@ def _losses_and_weights(logits: Tensor, labels: Tensor, weights: Tensor | None) 
 
 
 def _probabilities_and_truth(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities and one-hot labels (N, K, H*W), both 0 where there is no label."""
+    """Probabilities and one-hot labels (N, K, H*W), both 0 without a label."""
     labels = labels.flatten(1).long()
     labelled = labels != NODATA
     probabilities = _precise(logits).flatten(2).softmax(1) * labelled[:, None]
@@ -257,15 +193,14 @@ def _weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
 
 
 def _over_processes(*parts: Tensor) -> list[Tensor]:
-    """Sums over all processes, as if the pixels of all were here; the gradient times the number of processes.
+    """Sums over all processes; their gradient is that of this process's part times the number of processes.
 
-    The mean over processes of the gradient of any function of these sums is then that of the whole batch: the function
-    has the same slopes everywhere, and each process adds its own pixels.
+    So the mean over processes of the gradient of any function of these sums is the gradient for the whole batch.
     """
     dtype = next(part.dtype for part in parts if part.is_floating_point())
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return [part.to(dtype) for part in parts]
-    # Counts of pixels pass 2^24, beyond which float32 does not count
+    # Counts of pixels may exceed 2^24, the largest count exact in float32
     sums = torch.cat([part.detach().double().flatten() for part in parts])
     dist.all_reduce(sums)
     scale = dist.get_world_size()

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from geoseg.arrays import ByteArray, FloatArray, IntArray
 from geoseg.classes import NODATA
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Matrix = npt.NDArray[np.int64]
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
@@ -32,7 +31,7 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tenso
     return index.bincount(minlength=classes**2).view(classes, classes)
 
 
-def count_pixels(truth: npt.NDArray[np.uint8], mapped: npt.NDArray[np.uint8], classes: int) -> Matrix:
+def count_pixels(truth: ByteArray, mapped: ByteArray, classes: int) -> IntArray:
     """`confusion_matrix` of arrays."""
     counted = (truth != NODATA) & (mapped != NODATA)
     index = truth[counted] * np.int64(classes) + mapped[counted]
@@ -41,48 +40,43 @@ def count_pixels(truth: npt.NDArray[np.uint8], mapped: npt.NDArray[np.uint8], cl
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores of one confusion matrix (K, K), rows = truth. Classes found in neither truth nor map have NaN.
+    """Scores of one confusion matrix (K, K), rows = truth; NaN for classes in neither truth nor map.
 
     Attributes:
         matrix: The counts, px.
     """
 
-    matrix: Matrix
+    matrix: IntArray
 
     @property
-    def iou(self) -> npt.NDArray[np.float64]:
+    def iou(self) -> FloatArray:
         """Intersection over union per class, (K,) in [0, 1]."""
         hits = np.diag(self.matrix)
         return ratio(hits, self.matrix.sum(0) + self.matrix.sum(1) - hits)
 
     @property
-    def precision(self) -> npt.NDArray[np.float64]:
-        """Share of the mapped pixels of a class that are right, (K,) in [0, 1]."""
+    def precision(self) -> FloatArray:
+        """Share of a class's mapped pixels that are correct, (K,) in [0, 1]."""
         return ratio(np.diag(self.matrix), self.matrix.sum(0))
 
     @property
-    def recall(self) -> npt.NDArray[np.float64]:
-        """Share of the true pixels of a class that are mapped as such, (K,) in [0, 1]."""
+    def recall(self) -> FloatArray:
+        """Share of a class's true pixels that are mapped as such, (K,) in [0, 1]; mmsegmentation's "Acc"."""
         return ratio(np.diag(self.matrix), self.matrix.sum(1))
 
     @property
-    def class_accuracy(self) -> npt.NDArray[np.float64]:
-        """`recall` under the name that mmsegmentation gives it ("Acc"), (K,) in [0, 1]."""
-        return self.recall
-
-    @property
-    def f1(self) -> npt.NDArray[np.float64]:
+    def f1(self) -> FloatArray:
         """Harmonic mean of precision and recall (the Dice coefficient) per class, (K,) in [0, 1]."""
         return ratio(2 * np.diag(self.matrix), self.matrix.sum(0) + self.matrix.sum(1))
 
     @property
     def miou(self) -> float:
-        """Mean IoU over the classes that occur in truth or map; NaN where fewer than two do: of one it is 1 always."""
+        """Mean IoU over the classes in truth or map; NaN for fewer than two, because for one it is always 1."""
         return known_mean(self.iou, least=2)
 
     @property
     def frequency_weighted_iou(self) -> float:
-        """Mean IoU weighted by each class's share of the true pixels; NaN where nothing was counted.
+        """Mean IoU weighted by each class's share of the true pixels; NaN if nothing was counted.
 
         References:
             Long et al., Fully convolutional networks for semantic segmentation, CVPR 2015.
@@ -92,22 +86,22 @@ class Scores:
 
     @property
     def mean_accuracy(self) -> float:
-        """Mean recall over the classes that occur in the truth (mmsegmentation's "mAcc"); NaN where none does."""
+        """Mean recall over the classes in the truth (mmsegmentation's "mAcc"); NaN if there is none."""
         return known_mean(self.recall)
 
     @property
     def mean_f1(self) -> float:
-        """Mean F1 over the classes that occur in truth or map; NaN where fewer than two do."""
+        """Mean F1 over the classes in truth or map; NaN for fewer than two."""
         return known_mean(self.f1, least=2)
 
     @property
     def accuracy(self) -> float:
-        """Share of pixels mapped right; NaN where nothing was counted."""
+        """Share of pixels that are mapped correctly; NaN if nothing was counted."""
         return float(ratio(np.trace(self.matrix), self.matrix.sum()))
 
 
-def ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Part over whole, elementwise; NaN where the whole is 0."""
+def ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> FloatArray:
+    """Part over whole, elementwise; NaN if the whole is 0."""
     part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
     ratio = np.full(whole.shape, np.nan)
     np.divide(part, whole, out=ratio, where=whole > 0)

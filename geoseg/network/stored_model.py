@@ -1,6 +1,6 @@
-"""A model folder, read as far as that goes without torch: its contract, its weights' digest, whether its files agree.
+"""A model folder, read as far as possible without torch: contract, digest of the weights, consistency of its files.
 
-The network is built when it is first asked for. A prediction whose network is in the cache never asks.
+The network is built when it is first used. A prediction whose network is in the cache never builds it.
 """
 
 from __future__ import annotations
@@ -28,53 +28,65 @@ WHOLE_FOLDER = "copy the whole model folder that geoseg train wrote"
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model folder whose files are there and agree with each other.
+    """A trained model: a folder that is complete and consistent.
 
     Attributes:
-        folder: Where it lies.
+        folder: Where it is.
         contract: What the model takes and gives.
         digest: First 16 hexadecimal digits of the SHA-256 of the weights file.
-        key: SHA-256 of weights and network configuration: equal keys mean equal networks.
+        key: SHA-256 of weights and network configuration, under which the converted network is cached.
     """
 
     folder: Path
     contract: Contract
     digest: str
-    key: str
+    key: str | None
 
     @cached_property
     def network(self) -> nn.Module:
-        """The network in evaluation mode, float32, on the CPU.
+        """The SMP network in evaluation mode, float32, on the CPU.
 
         Raises:
-            ModelError: The weights do not fit the network, or the configuration describes none.
+            ModelError: The weights do not fit the network, or the configuration does not describe an SMP model.
         """
-        return _load_network(self.folder)
+        import segmentation_models_pytorch as smp
+        from safetensors import SafetensorError
+
+        import geoseg.models  # noqa: F401  registers SegNeXt, which smp.from_pretrained looks up by name
+
+        try:
+            with redirect_stdout(io.StringIO()):  # huggingface_hub prints "Loading weights from local directory"
+                network: nn.Module = smp.from_pretrained(str(self.folder), strict=True)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _not_a_config(self.folder, error) from error
+        except (RuntimeError, SafetensorError) as error:
+            raise ModelError(
+                f"{self.folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {in_one_line(error)}", hint=WHOLE_FOLDER
+            ) from error
+        return network.float().eval()
 
     @property
     def stride(self) -> int:
-        """Pixels per logit, from the contract or, in folders of older versions, from the network."""
-        if self.contract.stride is not None:
-            return self.contract.stride
-        return logits_stride(self.network)
+        """Pixels per logit, from the contract or, if an older version wrote it, from the network."""
+        return self.contract.stride or logits_stride(self.network)
 
 
 def logits_stride(network: nn.Module) -> int:
-    """Pixels per logit: what the network says, or 1 where it knows of none."""
+    """Pixels per logit of a network; 1 unless it states another."""
     return int(getattr(network, "logits_stride", 1))
 
 
 def open_model(name: str | PathLike[str]) -> StoredModel:
-    """The model in a folder, or the shipped one of that name.
+    """The model in a folder, or the shipped model of that name.
 
     Raises:
-        ModelError: No such folder, a file missing, or a network other than the contract describes.
+        ModelError: No such folder, a missing or invalid file, or a network that does not match the contract.
     """
     folder = find_model(name)
     contract = load_contract(folder)
-    for name_of_file in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name_of_file).is_file():
-            raise ModelError(f"{folder} has no {name_of_file}", hint=WHOLE_FOLDER)
+    for required in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / required).is_file():
+            raise ModelError(f"{folder} has no {required}", hint=WHOLE_FOLDER)
     try:
         text = (folder / CONFIG_FILE).read_bytes()
         with (folder / WEIGHTS_FILE).open("rb") as file:
@@ -84,39 +96,14 @@ def open_model(name: str | PathLike[str]) -> StoredModel:
     except OSError as error:
         raise ModelError(f"{error.filename} cannot be read: {error.strerror}") from error
     except (AttributeError, ValueError) as error:
-        raise ModelError(
-            f"{folder / CONFIG_FILE} describes no SMP model: {in_one_line(error)}", hint=WHOLE_FOLDER
-        ) from error
+        raise _not_a_config(folder, error) from error
     for key, count in (("in_channels", len(contract.bands)), ("classes", len(contract.classes))):
         if stated[key] != count:
             raise ModelError(
-                f"{folder}: {CONFIG_FILE} has {key} {stated[key]}, but {CONTRACT_FILE} has {count}",
-                hint=WHOLE_FOLDER,
+                f"{folder}: {CONFIG_FILE} has {key} {stated[key]}, but {CONTRACT_FILE} has {count}", hint=WHOLE_FOLDER
             )
-    key = hashlib.sha256(digest.encode() + text).hexdigest()
-    return StoredModel(folder, contract, digest[:16], key)
+    return StoredModel(folder, contract, digest[:16], hashlib.sha256(digest.encode() + text).hexdigest())
 
 
-def _load_network(folder: Path) -> nn.Module:
-    """The network of a model folder in evaluation mode, float32, on the CPU.
-
-    Raises:
-        ModelError: The weights do not fit the network, or the configuration describes none.
-    """
-    import segmentation_models_pytorch as smp
-    from safetensors import SafetensorError
-
-    import geoseg.models  # noqa: F401  registers SegNeXt, which smp.from_pretrained looks up by name
-
-    try:
-        with redirect_stdout(io.StringIO()):  # huggingface_hub prints "Loading weights from local directory"
-            network: nn.Module = smp.from_pretrained(str(folder), strict=True)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{folder / CONFIG_FILE} describes no SMP model: {in_one_line(error)}", hint=WHOLE_FOLDER
-        ) from error
-    except (RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {in_one_line(error)}", hint=WHOLE_FOLDER
-        ) from error
-    return network.float().eval()
+def _not_a_config(folder: Path, error: Exception) -> ModelError:
+    return ModelError(f"{folder / CONFIG_FILE} describes no SMP model: {in_one_line(error)}", hint=WHOLE_FOLDER)

@@ -1,13 +1,12 @@
-"""Test-time augmentation: the same windows flipped, turned and scaled, their predictions averaged at the stride.
+"""Test-time augmentation: windows flipped, turned and scaled, their predictions averaged at the network's stride.
 
-What is averaged are probabilities, as mmsegmentation does, which the paper's "MS + flip" numbers were made with: each
-of them counts at most 1, whereas the logits of one scale that is sure and wrong could outweigh all others. The result
-is the logarithm of the mean probability, so it can be blended like logits, its softmax is the mean itself, and the
-class of the largest value is theirs.
+Probabilities are averaged, as in mmsegmentation, behind the paper's "MS + flip" numbers: logits of a single scale that
+is confident and wrong could outweigh all others. The result is the logarithm of the mean probability, so it can be
+blended like logits, and its softmax is the mean.
 
 References:
     Guo et al., SegNeXt, NeurIPS 2022 (multi-scale testing with flips); SegTTAModel in mmsegmentation (Apache-2.0),
-    which averages at full resolution; here it is done at the network's stride, where windows are blended.
+    which averages at full resolution.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ class Symmetry(NamedTuple):
     transpose: bool = False
 
     def apply(self, x: Tensor) -> Tensor:
-        """Of images (…, H, W): (…, H, W), or (…, W, H) where it transposes."""
+        """Images (…, H, W) to (…, H, W), or to (…, W, H) if it transposes."""
         x = x.flip(self._dims) if self._dims else x
         return x.transpose(-2, -1) if self.transpose else x
 
     def undo(self, x: Tensor) -> Tensor:
-        """The image that `apply` turned into ``x``."""
+        """The images that `apply` turned into ``x``."""
         x = x.transpose(-2, -1) if self.transpose else x
         return x.flip(self._dims) if self._dims else x
 
@@ -55,11 +54,11 @@ D4 = (*FLIPS, *(s._replace(transpose=True) for s in FLIPS))
 
 @dataclass(frozen=True, slots=True)
 class Tta:
-    """What a window is predicted as; each symmetry at each scale, in this order.
+    """How a window is varied: each symmetry at each scale, in this order.
 
     Attributes:
-        symmetries: Flips and turns. Ones that transpose give the network windows of width × height px.
-        scales: Factors on the sides of a window, rounded to multiples of 32 px, at least one.
+        symmetries: Flips and turns.
+        scales: Factors for the sides of a window, which are then rounded to multiples of 32 px.
     """
 
     symmetries: tuple[Symmetry, ...] = (IDENTITY,)
@@ -67,17 +66,8 @@ class Tta:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it changes nothing: the logits of the window as it is."""
+        """Whether windows are predicted as they are."""
         return self == Tta()
-
-    @property
-    def cost(self) -> float:
-        """Pixels that go through the network for each pixel of a window."""
-        return len(self.symmetries) * sum(scale**2 for scale in self.scales)
-
-    def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Height and width of a window at each scale, px; the largest decides how much memory a forward takes."""
-        return [(_scaled(height, scale), _scaled(width, scale)) for scale in self.scales]
 
 
 _PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -93,7 +83,7 @@ TTA: dict[str, Tta] = {
 
 
 def find_tta(name: str) -> Tta:
-    """The augmentation of a name.
+    """The augmentation of that name.
 
     Raises:
         ConfigError: No such name; the hint lists them.
@@ -104,9 +94,9 @@ def find_tta(name: str) -> Tta:
 
 
 def augmented(logits_fn: Callable[[Tensor], Tensor], x: Tensor, tta: Tta) -> Tensor:
-    """Logits of windows, averaged over augmentations of them; those of ``logits_fn`` alone where nothing is augmented.
+    """Logits of windows, averaged over their augmentations; without any, those of ``logits_fn``.
 
-    The sum runs in the order of scales, then symmetries, whatever the batch: the same window gives the same values.
+    The order of the sum does not depend on the batch, so a window always gives the same values.
 
     Args:
         logits_fn: Network on normalised windows (N, B, h, w), h and w multiples of 32, giving (N, K, h/s, w/s).
@@ -118,12 +108,13 @@ def augmented(logits_fn: Callable[[Tensor], Tensor], x: Tensor, tta: Tta) -> Ten
     """
     if tta.is_plain:
         return logits_fn(x)
-    import torch  # not above: names are looked up where torch is not loaded
+    import torch  # not at the top: choosing an augmentation must not load torch
     import torch.nn.functional as F
 
     total: Tensor | None = None
     shape: tuple[int, int] | None = None
-    for size in tta.sizes(*x.shape[-2:]):
+    for scale in tta.scales:
+        size = _scaled(x.shape[-2], scale), _scaled(x.shape[-1], scale)
         scaled = _resize(x, size)
         for symmetry in tta.symmetries:
             logits = symmetry.undo(logits_fn(symmetry.apply(scaled).contiguous())).float()
@@ -143,7 +134,7 @@ def _scaled(length: int, scale: float) -> int:
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear by pixel centres; the same tensor where nothing changes."""
+    """Bilinear interpolation by pixel centres; the same tensor if the size is the same."""
     if x.shape[-2:] == size:
         return x
     import torch.nn.functional as F

@@ -1,7 +1,7 @@
-"""Every variant of SegNeXt with its measured cost beside the paper's numbers.
+"""Every variant of SegNeXt with its counted cost and the paper's numbers.
 
-Networks are built on the meta device: no weights are made, loaded or downloaded. The verb ``geoseg models`` prints what
-was counted here once, see `geoseg.paper.variants`.
+Networks are built on the meta device, without weights. ``geoseg models`` prints the stored result, see
+`geoseg.paper.variants`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import segmentation_models_pytorch as smp
 import timm
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from geoseg.models import SegNeXt
 from geoseg.paper.complexity import cost, parameters
 
 ADE20K_CLASSES = 150
@@ -32,7 +32,7 @@ BASELINE = "a baseline of ours, not of the paper"
 
 
 class Published(NamedTuple):
-    """The paper's numbers: parameters in millions, GFLOPs at 512 × 512 and at 2048 × 1024; None where not compared."""
+    """The paper's numbers: parameters in millions, GFLOPs at 512 × 512 and at 2048 × 1024; None if not compared."""
 
     parameters: float | None = None
     gflops_512: float | None = None
@@ -47,13 +47,13 @@ class Variant:
     """One network.
 
     Attributes:
-        name: What it is called in the paper, or what differs from SegNeXt-T.
-        table: Tables of the paper it stands in.
+        name: Its name in the paper, or what differs from SegNeXt-T.
+        table: Tables of the paper that have it.
         encoder: Name of the encoder in timm.
-        options: Keyword arguments beside the encoder, as they go into ``model.options`` of a configuration.
+        options: Keyword arguments, as in ``model.options`` of a configuration.
         published: The paper's numbers.
-        classifier: Encoder with the head for 1000 classes in place of the whole network.
-        why_not: Why a number of the paper is missing, or is another one.
+        classifier: Whether it is the encoder with a head for 1000 classes rather than the whole network.
+        why_not: Why a number of the paper is missing or differs.
     """
 
     name: str
@@ -63,11 +63,6 @@ class Variant:
     published: Published = NOTHING
     classifier: bool = False
     why_not: str = ""
-
-    @property
-    def options_text(self) -> str:
-        """The options as they are written in Python."""
-        return ", ".join(f"{key}={value!r}" for key, value in self.options.items())
 
 
 class Row(NamedTuple):
@@ -116,18 +111,12 @@ def build(variant: Variant, *, classes: int = ADE20K_CLASSES) -> nn.Module:
         if variant.classifier:
             network: nn.Module = timm.create_model(variant.encoder, **variant.options)
         else:
-            network = smp.create_model(
-                "segnext",
-                encoder_name=f"tu-{variant.encoder}",
-                encoder_weights=None,
-                classes=classes,
-                **variant.options,
-            )
+            network = SegNeXt(f"tu-{variant.encoder}", classes=classes, **variant.options)
     return network.eval()
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Leaves out torch.nn.init, which on the meta device takes longer than all the rest and sets nothing."""
+    """Skips torch.nn.init, which sets nothing on the meta device but takes longer than all the rest."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -154,18 +143,13 @@ def as_csv(rows: Sequence[Row]) -> str:
     """The rows as CSV with a header; numbers in full, the paper's as printed there."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    names = ("variant", "table", "encoder", "options", "parameters", "paper_parameters_m", "macs_512")
     writer.writerow(
-        [
-            *("variant", "table", "encoder", "options", "parameters", "paper_parameters_m"),
-            *("macs_512", "paper_gflops_512", "macs_2048x1024", "paper_gflops_2048x1024", "macs_224", "not_compared"),
-        ]
+        [*names, "paper_gflops_512", "macs_2048x1024", "paper_gflops_2048x1024", "macs_224", "not_compared"]
     )
     for variant, size, macs_512, macs_2048, macs_224 in rows:
         paper = variant.published
-        writer.writerow(
-            [
-                *(variant.name, variant.table, variant.encoder, variant.options_text, size, paper.parameters),
-                *(macs_512, paper.gflops_512, macs_2048, paper.gflops_2048, macs_224, variant.why_not),
-            ]
-        )
+        options = ", ".join(f"{key}={value!r}" for key, value in variant.options.items())
+        start = (variant.name, variant.table, variant.encoder, options, size, paper.parameters, macs_512)
+        writer.writerow([*start, paper.gflops_512, macs_2048, paper.gflops_2048, macs_224, variant.why_not])
     return text.getvalue()

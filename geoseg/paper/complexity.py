@@ -2,8 +2,8 @@
 
 The SegNeXt paper's "GFLOPs" are multiply-accumulates as torchprofile counts them in the original code: convolutions
 and matrix products, one per normalised element, one per element of an element-wise product, four per element of a
-bilinear interpolation, the last one to the image's size included. Sums, biases, activations, divisions and softmax
-count nothing. Here the same is counted while the network runs on torch's meta device, which knows shapes alone.
+bilinear interpolation, including the last one to the image's size. Sums, biases, activations, divisions and softmax
+count nothing. Here they are counted while the network runs on torch's meta device, which only has shapes.
 """
 
 from __future__ import annotations
@@ -36,30 +36,23 @@ class Cost(NamedTuple):
 
 
 def parameters(module: nn.Module) -> int:
-    """Numbers that training changes; statistics of batch norms and bases are none."""
+    """Numbers that training changes, so no statistics of batch norms and no bases."""
     return sum(p.numel() for p in module.parameters())
 
 
-def cost(network: nn.Module, height: int, width: int, *, bands: int = 3, as_original: bool = True) -> Cost:
-    """Multiply-accumulates of one image in evaluation mode.
+def cost(network: nn.Module, height: int, width: int, *, bands: int = 3) -> Cost:
+    """Multiply-accumulates of one image (bands, height, width) in evaluation mode, as the original code needs them.
 
-    Args:
-        network: A network on any device; it is left as it is. One built under ``torch.device("meta")`` takes no memory.
-        height: Rows of the image.
-        width: Columns of the image.
-        bands: Bands of the image.
-        as_original: Count what the original code of the decoder does; False counts what ours does. Ours computes the
-            first product of the factorization once where the original does it twice, has no factor 1 on it, and does
-            not interpolate stage 2 to the size it has.
+    The original decoder computes the first product of the factorization twice, the second time with a factor 1, and
+    interpolates stage 2 to its own size; ours does neither.
     """
     network = copy.deepcopy(network).to("meta").eval()
     counter = _Counter()
-    if as_original:
-        for module in network.modules():
-            if isinstance(module, NMF2d):
-                module.register_forward_hook(counter.repeated_product)
-            elif isinstance(module, HamburgerDecoder):
-                module.register_forward_hook(counter.idle_interpolation)
+    for module in network.modules():
+        if isinstance(module, NMF2d):
+            module.register_forward_hook(counter.repeated_product)
+        elif isinstance(module, HamburgerDecoder):
+            module.register_forward_hook(counter.idle_interpolation)
     with torch.no_grad(), counter:
         network(torch.empty(1, bands, height, width, device="meta"))
     return Cost(**{kind: counter.counted[kind] for kind in Cost._fields})
@@ -82,7 +75,7 @@ RULES: dict[str, tuple[str, Callable[[tuple[Any, ...], Any], int]]] = {
     "mul": ("elementwise", lambda args, out: out.numel()),
     "native_layer_norm": ("elementwise", lambda args, out: out[0].numel()),
     "native_group_norm": ("elementwise", lambda args, out: out[0].numel()),
-    # which one runs depends on torch's version
+    # torch's version decides which one runs
     "native_batch_norm": ("elementwise", lambda args, out: out[0].numel()),
     "_native_batch_norm_legit_no_training": ("elementwise", lambda args, out: out[0].numel()),
     "_batch_norm_no_update": ("elementwise", lambda args, out: out[0].numel()),
@@ -91,7 +84,7 @@ RULES: dict[str, tuple[str, Callable[[tuple[Any, ...], Any], int]]] = {
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what the operations below it cost."""
+    """Counts the cost of all operations while it is active."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -105,7 +98,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def repeated_product(self, nmf: NMF2d, inputs: tuple[Tensor], out: Tensor) -> None:
-        """X W of the softmax initialisation, computed anew in the first round, and its factor of 1."""
+        """X W of the softmax initialisation, computed again in the first round, and its factor of 1."""
         rank, pixels = nmf.bases.shape[2], out.shape[2] * out.shape[3]
         self.counted["products"] += out.shape[0] * pixels * out.shape[1] * rank
         self.counted["elementwise"] += out.shape[0] * pixels * rank

@@ -1,9 +1,9 @@
-"""The official release of iSAID as it is downloaded: which picture belongs to which mask, zipped or not.
+"""The official release of iSAID as downloaded: which mask belongs to which picture, zipped or not.
 
     SRC/{train,val,test}/images/part1.zip …            the photographs of DOTA 1.0, P0003.png
     SRC/{train,val}/Semantic_masks/images.zip          P0003_instance_color_RGB.png
 
-Archives may be unpacked, into folders of any depth. Nothing is extracted: GDAL reads inside them.
+Archives may be unpacked into folders of any depth. Nothing is extracted: GDAL reads inside archives.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LABELLED = ("train", "val")
 SPLITS = (*LABELLED, "test")
 IMAGES, MASKS = "images", "Semantic_masks"
 MASK_SUFFIX = "_instance_color_RGB.png"
-LAYOUT = f"wanted: SRC/train/{IMAGES}/*.zip and SRC/train/{MASKS}/*.zip, or their unpacked folders; likewise val"
+LAYOUT = f"expected: SRC/train/{IMAGES}/*.zip and SRC/train/{MASKS}/*.zip, or their unpacked folders; likewise val"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Picture:
     """A PNG, in a folder or an archive.
 
     Attributes:
-        name: Where it is, for people, from the release's folder on.
+        name: Its path in the release, for people.
         path: What GDAL opens.
-        archive: Whether it lies in one.
+        archive: Whether it is in one.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A photograph, and its mask where the split has labels."""
+    """A photograph, and its mask if the split has labels."""
 
     split: str
     id: str
@@ -49,44 +49,32 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What a release holds.
-
-    Attributes:
-        pairs: Photographs with their masks, by split and id.
-        archives: How many archives they lie in.
-        problems: What does not fit together, in lines for people.
-    """
+    """Photographs with their masks, by split and id, and problems in lines for people."""
 
     pairs: tuple[Pair, ...]
-    archives: int
     problems: tuple[str, ...]
 
 
 def find_release(source: Path) -> Release:
-    """Pair the pictures of every split that is there, by the whole id, whatever dots or underscores it has.
-
-    A picture that is there both unpacked and in an archive is taken unpacked.
+    """The pictures of all existing splits, paired by their whole ids; unpacked ones are preferred to archives.
 
     Raises:
-        LabelError: No such folder, or neither train nor val in it.
+        LabelError: No such folder, or it has neither train nor val.
     """
     if not source.is_dir():
         raise LabelError(f"no such folder: {source}", hint=LAYOUT)
     if not any((source / split).is_dir() for split in LABELLED):
-        raise LabelError(f"{source} holds neither train nor val, so it is no release of iSAID", hint=LAYOUT)
+        raise LabelError(f"{source} holds neither train nor val, so it is not a release of iSAID", hint=LAYOUT)
     pairs: list[Pair] = []
     problems: list[str] = []
-    archives = 0
     for split in SPLITS:
         if not (source / split).is_dir():
             continue
-        images, images_zipped = _pictures(source, f"{split}/{IMAGES}", ".png", problems)
-        archives += images_zipped
+        images = _pictures(source, f"{split}/{IMAGES}", ".png", problems)
         if split not in LABELLED:
             pairs += [Pair(split, key, picture, None) for key, picture in sorted(images.items())]
             continue
-        masks, masks_zipped = _pictures(source, f"{split}/{MASKS}", MASK_SUFFIX, problems)
-        archives += masks_zipped
+        masks = _pictures(source, f"{split}/{MASKS}", MASK_SUFFIX, problems)
         for folder, found in ((IMAGES, images), (MASKS, masks)):
             if not found:
                 problems.append(f"{split}/{folder}: no pictures, and no archive that holds any")
@@ -94,43 +82,41 @@ def find_release(source: Path) -> Release:
             problems += [f"{images[key].name}: has no mask" for key in sorted(images.keys() - masks.keys())]
             problems += [f"{masks[key].name}: has no image" for key in sorted(masks.keys() - images.keys())]
         pairs += [Pair(split, key, images[key], masks[key]) for key in sorted(images.keys() & masks.keys())]
-    return Release(tuple(pairs), archives, tuple(problems))
+    return Release(tuple(pairs), tuple(problems))
 
 
-def _pictures(source: Path, folder: str, suffix: str, problems: list[str]) -> tuple[dict[str, Picture], int]:
-    """Pictures of a folder and its archives by id, and how many archives hold any."""
+def _pictures(source: Path, folder: str, suffix: str, problems: list[str]) -> dict[str, Picture]:
+    """Pictures of a folder and its archives by id."""
     found: dict[str, Picture] = {}
-    archives = set()
-    for archive, picture in _listed(source, folder, problems):
+    for picture in _listed(source, folder, problems):
         base = picture.name.rpartition("/")[2]
-        # A mask beside the photographs is no photograph.
+        # A mask may lie beside the photographs.
         if not base.lower().endswith(suffix.lower()) or (suffix != MASK_SUFFIX and base.endswith("_RGB.png")):
             continue
         key = base[: -len(suffix)]
         other = found.get(key)
         if other is not None and other.archive == picture.archive:
-            problems.append(f"{picture.name}: is there a second time, as {other.name}")
+            problems.append(f"{picture.name}: is a duplicate of {other.name}")
         elif other is None or other.archive:
             found[key] = picture
-            archives.add(archive)
-    return found, len(archives - {None})
+    return found
 
 
-def _listed(source: Path, folder: str, problems: list[str]) -> Iterator[tuple[Path | None, Picture]]:
-    """Files of a folder and members of its archives, without what archivers and systems hide among them."""
+def _listed(source: Path, folder: str, problems: list[str]) -> Iterator[Picture]:
+    """Files of a folder and members of its archives, except hidden ones."""
     for path in sorted((source / folder).rglob("*")):
         name = path.relative_to(source).as_posix()
         if path.name.startswith(".") or not path.is_file():
             continue
         if path.suffix.lower() != ".zip":
-            yield None, Picture(name, str(path), archive=False)
+            yield Picture(name, str(path), archive=False)
             continue
         try:
             with zipfile.ZipFile(path) as archive:
                 members = archive.namelist()
         except (zipfile.BadZipFile, OSError) as error:
-            problems.append(f"{name}: is no whole archive ({error}); download it again")
+            problems.append(f"{name}: is incomplete ({error}); download it again")
             continue
         for member in sorted(members):
             if not (member.endswith("/") or member.startswith("__MACOSX/") or "/." in f"/{member}"):
-                yield path, Picture(f"{name}/{member}", f"/vsizip/{{{path.resolve()}}}/{member}", archive=True)
+                yield Picture(f"{name}/{member}", f"/vsizip/{{{path.resolve()}}}/{member}", archive=True)

@@ -1,4 +1,4 @@
-"""The table of ``geoseg models``: constants of the networks, kept as data so that printing them builds none.
+"""The table of ``geoseg models``, stored as data so that printing it builds no network.
 
 `geoseg.paper.catalogue` computes the numbers; a test compares them with the file.
 """
@@ -15,12 +15,12 @@ TABLE = Path(__file__).with_name("variants.csv")
 
 
 def as_csv() -> str:
-    """The variants as CSV with a header; numbers in full, the paper's as printed there."""
+    """The variants as CSV with a header; our numbers in full, the paper's as printed."""
     return TABLE.read_text(encoding="utf-8")
 
 
 def as_text() -> Iterator[str]:
-    """The variants as a table in lines, with the reasons why numbers are not compared below it."""
+    """The variants as a table in lines, and below it why numbers are not compared."""
     reasons: dict[str, str] = {}
     cells = [
         ("variant", "options", "table", "params", "paper", "512×512", "paper", "2048×1024", "paper", ""),

@@ -16,15 +16,16 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from llvmlite.binding import get_host_cpu_name
 
+from geoseg.arrays import Float32Array
 from geoseg.contract import Contract
 from geoseg.errors import DeviceError
-from geoseg.network.backends import Forward, choose_backends, choose_precision, load_backend
-from geoseg.network.forward import Floats, Model
+from geoseg.network.backends import Forward, Request, choose_backends, choose_precision, load_backend
+from geoseg.network.stored_model import StoredModel
 from geoseg.network.tta import augmented, find_tta
 from geoseg.options import ExecutorName, Layers, Tiling
 from geoseg.prediction.stages import Stages
@@ -76,18 +77,6 @@ class Predicted(Generic[T]):
     note: T
 
 
-class PredictingModel(Model, Protocol):
-    """A model as a predictor needs it, such as `geoseg.network.stored_model.StoredModel`."""
-
-    @property
-    def contract(self) -> Contract:
-        """Imagery and classes of the model."""
-
-    @property
-    def digest(self) -> str:
-        """Of its weights."""
-
-
 class Predictor:
     """A model on a device.
 
@@ -105,7 +94,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: PredictingModel,
+        model: StoredModel,
         device: object = "cpu",
         *,
         tta: str = "none",
@@ -150,15 +139,14 @@ class Predictor:
         """
         with self._loading:
             if self._loaded is None:
-                self._loaded = load_backend(
-                    self._model,
-                    backend=self._backend,
+                request = Request(
                     precision=self.precision,
                     device=self.device,
                     bands=len(self.contract.bands),
                     at_once=self._at_once,
                     size=self._window,
                 )
+                self._loaded = load_backend(self._model, self._backend, request)
             return self._loaded
 
     def plan(
@@ -199,16 +187,16 @@ class Predictor:
     def _default_batch(self) -> int:
         return GPU_BATCH if self.batched else min(processors(), MAX_CPU_WINDOWS)
 
-    def logits(self, pixels: Pixels, valid: Valid | None) -> Floats:
+    def logits(self, pixels: Pixels, valid: Valid | None) -> Float32Array:
         """Logits (N, K, H / stride, W / stride), on a CPU, of pixels (N, B, H, W) as read and valid (N, H, W)."""
         x = normalized(self.contract, pixels, valid)
         if self.tta.is_plain:
-            found: Floats = self.forward(x)
+            found: Float32Array = self.forward(x)
             return found
         import torch
 
         with torch.inference_mode():
-            averaged: Floats = augmented(self.forward, torch.from_numpy(x), self.tta).numpy()
+            averaged: Float32Array = augmented(self.forward, torch.from_numpy(x), self.tta).numpy()
         return averaged
 
     def run(self, items: Iterable[Item[T]], *, batch_size: int, stages: Stages | None = None) -> Iterator[Predicted[T]]:
@@ -236,15 +224,15 @@ class Predictor:
         if not self.tta.is_plain:
             import torch  # noqa: F401  before the threads start: they must not meet it half loaded
         pool = _single_threaded(at_once)
-        waiting: deque[tuple[Item[T], Future[Floats] | None]] = deque()
+        waiting: deque[tuple[Item[T], Future[Float32Array] | None]] = deque()
 
-        def predict(window: WindowPixels) -> Floats:
+        def predict(window: WindowPixels) -> Float32Array:
             with stages.time("network", workers=at_once):
                 valid = None if window.valid.all() else window.valid[None]
-                logits: Floats = self.logits(window.pixels[None], valid)[0]
+                logits: Float32Array = self.logits(window.pixels[None], valid)[0]
                 return logits
 
-        def submit(item: Item[T]) -> tuple[Item[T], Future[Floats] | None]:
+        def submit(item: Item[T]) -> tuple[Item[T], Future[Float32Array] | None]:
             return item, None if item.pixels is None else pool.submit(predict, item.pixels)
 
         def first() -> Predicted[T]:
@@ -298,7 +286,7 @@ class Predictor:
         return batch_size // 2
 
 
-def normalized(contract: Contract, pixels: Pixels, valid: Valid | None) -> Floats:
+def normalized(contract: Contract, pixels: Pixels, valid: Valid | None) -> Float32Array:
     """Input of a network from pixels (N, B, H, W) as read: ``(pixel · scale − mean) / std``, 0 where invalid.
 
     Equal to `geoseg.network.model_folder.Normalize` in every bit.
@@ -307,7 +295,7 @@ def normalized(contract: Contract, pixels: Pixels, valid: Valid | None) -> Float
         np.array([getattr(band, name) for band in contract.bands], dtype=np.float32)[:, None, None]
         for name in ("mean", "std")
     )
-    x: Floats = pixels.astype(np.float32)
+    x: Float32Array = pixels.astype(np.float32)
     x *= np.float32(contract.scale)
     x -= mean
     x /= std

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from geoseg.arrays import IntArray
 from geoseg.classes import ClassTable
 from geoseg.config import TrainConfig
 from geoseg.data.labelled import open_scenes
@@ -36,7 +37,7 @@ from geoseg.evaluation.tables import (
     write_scores,
 )
 from geoseg.files import atomic_output, check_output, made_folder
-from geoseg.network.metrics import Matrix, Scores
+from geoseg.network.metrics import Scores
 from geoseg.network.stored_model import open_model
 from geoseg.options import EvaluateOptions, Protocol, Split, from_keywords, signature_with
 from geoseg.paper.patches import evaluate_patches, scene_names
@@ -156,7 +157,7 @@ def _unique(names: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _of_matrices(classes: ClassTable, matrices: dict[str, Matrix], folder: Path) -> Evaluation:
+def _of_matrices(classes: ClassTable, matrices: dict[str, IntArray], folder: Path) -> Evaluation:
     total = np.sum([np.zeros((len(classes), len(classes)), dtype=np.int64), *matrices.values()], axis=0)
     results = {name: SceneResult(Scores(matrix)) for name, matrix in matrices.items()}
     return Evaluation(classes, SceneResult(Scores(total)), results, folder)

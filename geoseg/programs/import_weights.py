@@ -20,8 +20,17 @@ from geoseg.contract import DEFAULT_SCALE, Band, ClassEntry, Contract, WindowSet
 from geoseg.errors import ConfigError, ModelError, OutputError
 from geoseg.models import RECIPES
 from geoseg.models.checkpoints import Checkpoint, read_checkpoint
-from geoseg.models.recognition import NORM_GROUPS, Design, build_encoder, build_segnext, find_rank, recognize
-from geoseg.network.model_folder import CONFIG_FILE, WEIGHTS_FILE, new_folder, save_model
+from geoseg.network.model_folder import new_folder, save_model
+from geoseg.network.stored_model import CONFIG_FILE, WEIGHTS_FILE
+from geoseg.paper.recognition import (
+    NORM_GROUPS,
+    Design,
+    build_encoder,
+    build_segnext,
+    class_notes,
+    find_rank,
+    recognize,
+)
 from geoseg.pretrained import LICENCE, PRETRAINED, fetch
 from geoseg.programs.early import check_import
 
@@ -71,7 +80,7 @@ def import_weights(
         output: Folder to write.
         classes: YAML or JSON file of the classes, see `geoseg.class_tables.read_class_table`; None takes the names in
             the checkpoint's own notes, else those of the known data set with as many, else numbers.
-        nmf_rank: Rank of the factorization; None finds it, see `geoseg.models.recognition.find_rank`.
+        nmf_rank: Rank of the factorization; None finds it, see `geoseg.paper.recognition.find_rank`.
         norm_groups: Groups of the decoder's group norms.
         overwrite: Replace such a folder.
         progress: Draw a progress bar of a download on standard error.
@@ -167,10 +176,9 @@ def _class_table(found: Checkpoint, count: int, classes: str | PathLike[str] | N
                 hint="list the classes that it was trained with, in its order",
             )
         return table, f"{count}, of {Path(classes).name}"
-    if found.class_names is not None and len(found.class_names) == count:
-        return ClassTable.from_names(
-            found.class_names, found.palette or distinct_colors(count)
-        ), f"{count}, as in the file"
+    names, palette = class_notes(found.notes)
+    if names is not None and len(names) == count:
+        return ClassTable.from_names(names, palette or distinct_colors(count)), f"{count}, as in the file"
     for name, table in KNOWN.items():
         if len(table) == count:
             return table, f"{count}, taken for {name}'s by their number; --classes FILE for others"

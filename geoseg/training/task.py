@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from geoseg.config import RunConfig
 from geoseg.contract import Contract
-from geoseg.network.losses import build_loss
+from geoseg.network.losses import SummedLoss
 from geoseg.network.metrics import Scores, confusion_matrix
 from geoseg.network.model_folder import Normalize
 from geoseg.training.failures import LossWatch
@@ -54,7 +54,8 @@ class SegmentationTask(lightning.LightningModule):
         self._scale = contract.scale
         self.recipe = recipe
         self.classes = contract.class_table
-        self.loss = build_loss(recipe.loss, classes=len(self.classes), weights=class_weights)
+        terms = [(term.name, term.weight) for term in recipe.loss]
+        self.loss = SummedLoss(terms, classes=len(self.classes), weights=class_weights)
         self.watch = LossWatch(recipe, place)
         self._seed, self._frozen = seed, frozen
         self._losses: list[Tensor] = []

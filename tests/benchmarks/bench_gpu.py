@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,11 +31,11 @@ from torch import Tensor, nn
 
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.landscape import Landscape, write_landscape
-from geoseg.network.backends import load_backend
+from geoseg.network.backends import Request, load_backend
 from geoseg.network.folding import deployed
-from geoseg.network.forward import InMemory
 from geoseg.network.logits import Logits
 from geoseg.network.model_folder import save_model
+from geoseg.network.stored_model import logits_stride
 from geoseg.programs.predict import predict
 
 Run = Callable[[Tensor], Tensor]
@@ -66,10 +67,10 @@ def seconds_of(run: Run, x: Tensor, forwards: int) -> float:
 
 def forms(network: nn.Module, x: Tensor, *, rounds: int, forwards: int) -> dict[str, float]:
     """Seconds of a batch in each form, medians of the rounds."""
-    how: dict[str, Any] = {"device": str(x.device), "at_once": len(x), "size": (x.shape[2], x.shape[3])}
+    how = Request("bfloat16", str(x.device), BANDS, at_once=len(x), size=(x.shape[2], x.shape[3]))
+    model: Any = SimpleNamespace(network=network, stride=logits_stride(network), key=None)
     runs: dict[str, Run] = {
-        name: load_backend(InMemory(network), backend=backend, precision="bfloat16", bands=BANDS, **how)
-        for name, backend in (("eager", "torch"), ("compile", "compile"))
+        name: load_backend(model, backend, how) for name, backend in (("eager", "torch"), ("compile", "compile"))
     }
     runs["compile, graphs"] = with_graphs(network, x.device)
     for run in runs.values():

@@ -32,7 +32,8 @@ from geoseg.landscape import Landscape
 from geoseg.models.hamburger import EVAL_STEPS
 from geoseg.network.folding import FoldedSegNeXt, deployed
 from geoseg.network.metrics import Scores, confusion_matrix
-from geoseg.network.model_folder import Normalize, TrainedModel, load_model
+from geoseg.network.model_folder import Normalize, load_model
+from geoseg.network.stored_model import StoredModel
 from geoseg.windows import Window
 
 STEPS = (0, 1, 2, 3, 4, 5, 6, 7, 10, 20)
@@ -88,7 +89,7 @@ def imagery(count: int, size: int) -> list[Sample]:
     return samples
 
 
-def generated(model: TrainedModel, count: int, size: int) -> list[Sample]:
+def generated(model: StoredModel, count: int, size: int) -> list[Sample]:
     """Windows of a landscape, row by row."""
     columns = -(-count // 2)
     landscape = Landscape(2 * size, columns * size, seed=LANDSCAPE_SEED, gsd_m=model.contract.gsd_m or 0.5)
@@ -96,7 +97,7 @@ def generated(model: TrainedModel, count: int, size: int) -> list[Sample]:
     return [(torch.from_numpy(pixels), torch.from_numpy(labels)) for pixels, labels in map(landscape.read, windows)]
 
 
-def folded(model: TrainedModel) -> FoldedSegNeXt:
+def folded(model: StoredModel) -> FoldedSegNeXt:
     network = deployed(model.network)
     assert isinstance(network, FoldedSegNeXt)
     return network

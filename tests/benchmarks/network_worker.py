@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,13 +132,11 @@ def ours(network: SegNeXt, request: dict[str, Any]) -> Network:
         # the network as it was trained, without any inference form
         network.to(device).to(memory_format=torch.channels_last)
         return eager(network.forward_logits, request)
-    from geoseg.network.backends import load_backend
-    from geoseg.network.forward import InMemory
+    from geoseg.network.backends import Request, load_backend
+    from geoseg.network.stored_model import logits_stride
 
     streams = request["streams"]
-    backend: Network = load_backend(
-        InMemory(network),
-        backend=request["backend"],
+    how = Request(
         precision={"bf16": "bfloat16"}.get(request["precision"], request["precision"]),
         device=request["device"],
         bands=BANDS,
@@ -145,6 +144,8 @@ def ours(network: SegNeXt, request: dict[str, Any]) -> Network:
         at_once=streams,
         size=(request["height"], request["width"]),
     )
+    model: Any = SimpleNamespace(network=network, stride=logits_stride(network), key=None)
+    backend: Network = load_backend(model, request["backend"], how)
     return backend
 
 

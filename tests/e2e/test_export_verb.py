@@ -254,7 +254,7 @@ def test_any_size(random_model: Callable[..., Path], make_scene: Callable[..., A
     path = tmp_path / "model.onnx"
     printed = succeed("export", random_model(), "-o", path, "--dynamic", "--no-softmax")
     assert "pixels (batch, 3, height, width) float32" in printed
-    assert "Deepness  no: the plugin takes probabilities, and the file gives logits" in printed
+    assert "Deepness  no: the plugin needs probabilities, and the file gives logits" in printed
     for size in ((64, 64), (70, 111)):
         logits = values(path, make_scene(size=size).pixels)
         assert logits.shape == (len(CLASSES), *size)
@@ -347,4 +347,4 @@ def test_a_file_that_gives_something_else_is_not_kept(
     monkeypatch.setattr("geoseg.model_export.check.TOLERANCE", 0.0)
     (tmp_path / "model.onnx").write_bytes(b"mine")
     message = refused(tmp_path, random_model(), "-o", tmp_path / "model.onnx", "--overwrite")
-    assert "is not the model: values differ by" in message
+    assert "does not match the model: values differ by" in message

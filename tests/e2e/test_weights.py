@@ -22,8 +22,8 @@ from geoseg.class_tables import KNOWN
 from geoseg.cli import app, weights
 from geoseg.contract import load_contract
 from geoseg.models.official import official_key
-from geoseg.models.recognition import BASES
 from geoseg.network.model_folder import build_network, load_model
+from geoseg.paper.recognition import BASES
 from geoseg.pretrained import OFFICIAL_FOLDER, PRETRAINED, Pretrained, sha256_of
 from support.commands import Ran, files_in, read_map, run, succeed
 from support.scenes import write_scene
@@ -242,12 +242,12 @@ def test_published_weights_are_listed_and_said_to_be_here(place: Place) -> None:
     for entry in PRETRAINED.values():
         assert f"{entry.name} " in listed and entry.url in listed and entry.sha256 in listed
     assert OFFICIAL_FOLDER in listed and "commercial users" in listed
-    assert listed.count("not here") == len(PRETRAINED)
+    assert listed.count("not downloaded") == len(PRETRAINED)
     path = PRETRAINED["mscan_base"].path()
     assert str(path.parent) in listed
     path.parent.mkdir(parents=True)
     path.touch()
-    assert succeed("weights", "list").count("not here") == len(PRETRAINED) - 1
+    assert succeed("weights", "list").count("not downloaded") == len(PRETRAINED) - 1
 
 
 def test_a_published_file_that_is_here_is_imported_by_its_name(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +258,7 @@ def test_a_published_file_that_is_here_is_imported_by_its_name(place: Place, mon
     path = PRETRAINED["small"].path()
     path.parent.mkdir(parents=True)
     source.rename(path)
-    assert f"small a small one, SHA-256 {digest}…, here" in " ".join(succeed("weights", "list").split())
+    assert f"small a small one, SHA-256 {digest}…, downloaded" in " ".join(succeed("weights", "list").split())
     report = facts(succeed(*place.importing(source="small")))
     assert report["checkpoint"].startswith(f"{path}, SHA-256 {digest}")
     assert load_contract(place / "model").training["checkpoint"] == f"segnext-{digest}.pth"

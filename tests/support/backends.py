@@ -7,8 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,16 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
-from geoseg.network.backends import Forward, load_backend
+from geoseg.network import backends
+from geoseg.network.backends import Forward, Request
 from geoseg.network.backends.openvino import multiplies_bfloat16
-from geoseg.network.forward import InMemory
-from geoseg.network.model_folder import TrainedModel
 from geoseg.network.tta import TTA, augmented
 from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.windows import Window
-from support.networks import WIDE, difference, images, segnext, visible
+from support.networks import WIDE, InMemory, difference, images, segnext, visible
 
 SIZE = (64, 96)
+
+
+def load_backend(model: InMemory, *, backend: str = "auto", **how: Any) -> Forward:
+    return backends.load_backend(model, backend, Request(**how))  # type: ignore[arg-type]
 
 
 @cache
@@ -42,7 +44,7 @@ def wanted(network: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
-def trained(network: nn.Module) -> TrainedModel:
+def trained(network: nn.Module) -> InMemory:
     """A network and its contract, in memory."""
     contract = Contract(
         name="wide",
@@ -53,7 +55,7 @@ def trained(network: nn.Module) -> TrainedModel:
         classes=tuple(ClassEntry(name=f"class {i}", color=f"#{60 * i:02x}8000") for i in range(4)),
         window=WindowSettings(size=64, overlap=32),
     )
-    return TrainedModel(network, contract, Path(), "")
+    return InMemory(network, contract)
 
 
 def side_by_side(forward: Callable[[Tensor], Tensor], windows: list[Tensor], threads: int) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
+from geoseg.contract import Contract
 from geoseg.models import SegNeXt, convert_official_state_dict
+from geoseg.network.stored_model import logits_stride
 
 # Options of a SegNeXt that runs in milliseconds.
 TINY: dict[str, Any] = {
@@ -66,6 +69,21 @@ def official_tiny() -> SegNeXt:
     state["decoder.hamburger.ham.bases"] = torch.from_numpy(golden()["bases"])
     network.load_state_dict(state, strict=True)
     return network
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A network of no model folder in the place of a `geoseg.network.stored_model.StoredModel`."""
+
+    network: nn.Module
+    contract: Contract | None = None
+    digest: str = "0" * 16
+    folder: Path = Path("in memory")
+    key: None = None
+
+    @property
+    def stride(self) -> int:
+        return logits_stride(self.network)
 
 
 MSCAN_SMALL: dict[str, Any] = {name: TINY[name] for name in ("embed_dims", "depths")}

@@ -1,12 +1,11 @@
-"""Table 5 of the SegNeXt paper: what else might stand in the decoder in the Hamburger's place. Off the main path.
+"""Table 5 of the SegNeXt paper: alternatives to the Hamburger in the decoder. Off the main path.
 
-Each takes features (N, D, H, W) to the same shape, shortcut included. Independent implementations of the formulas of
-three papers: expectation-maximisation attention (Li et al., ICCV 2019), non-local (Wang et al., CVPR 2018) and
-criss-cross attention (Huang et al., ICCV 2019). SegNeXt's authors published no code of this study, so inner widths
-are those of the papers.
+Each maps features (N, D, H, W) to the same shape, shortcut included. Independent implementations of three papers:
+expectation-maximisation attention (Li et al., ICCV 2019), non-local (Wang et al., CVPR 2018) and criss-cross attention
+(Huang et al., ICCV 2019). SegNeXt's authors published no code of this study, so inner widths are those of the papers.
 
-What differs: norms are group norms, as in the rest of the decoder. Where a paper starts a block as the identity, by a
-factor of 0 at its end, ours starts with the factor at 1, as the Hamburger does.
+What differs: norms are group norms, as in the rest of the decoder. Blocks that a paper starts as the identity, with a
+factor of 0 at the end, start with the factor 1, as the Hamburger does.
 """
 
 from __future__ import annotations
@@ -33,15 +32,8 @@ class ExpectationMaximization(nn.Module):
     weighted with its responsibilities, at length 1. After three rounds the features are Z Wᵀ. Gradients flow through
     every round. float32 throughout, as sums over H·W overflow float16.
 
-    What differs: the paper starts each image from a running mean of bases over the training batches. Here they start
-    from a seeded buffer, as in `geoseg.models.hamburger.NMF2d`, so that training has no state beside the weights.
-
-    Args:
-        channels: Channels D of the features.
-        groups: Groups of the group norm.
-
-    Attributes:
-        bases: Buffer (1, D, K), normal, drawn from a fixed seed.
+    The paper starts each image from a running mean of bases over the training batches. Here the bases start from the
+    seeded buffer ``bases`` (1, D, K), as in `geoseg.models.hamburger.NMF2d`.
     """
 
     bases: Tensor
@@ -63,10 +55,8 @@ class ExpectationMaximization(nn.Module):
             n, d, h, w = x.shape
             pixels = x.float().permute(0, 2, 3, 1).reshape(n, h * w, d)
             bases = F.normalize(self.bases.float(), dim=1).expand(n, -1, -1)  # (N, D, K)
-            shares = (pixels @ bases).softmax(dim=-1)  # (N, H*W, K)
-            for step in range(EM_STEPS):
-                if step > 0:
-                    shares = (pixels @ bases).softmax(dim=-1)
+            for _ in range(EM_STEPS):
+                shares = (pixels @ bases).softmax(dim=-1)  # (N, H*W, K)
                 weights = shares / (shares.sum(dim=1, keepdim=True) + EM_EPS)
                 bases = F.normalize(pixels.mT @ weights, dim=1)
             fitted = shares @ bases.mT
@@ -74,18 +64,16 @@ class ExpectationMaximization(nn.Module):
 
 
 class NonLocal(nn.Module):
-    """Non-local block, embedded Gaussian: every pixel becomes a weighted mean of all pixels; O(n²) in time and memory.
+    """Non-local block, embedded Gaussian: every pixel becomes a weighted mean of all pixels, in O(n²) time and memory.
 
-    Args:
-        channels: Channels D of the features; the embeddings have half of them.
-        groups: Groups of the group norm.
+    Embeddings have half of the channels.
     """
 
     def __init__(self, channels: int, *, groups: int) -> None:
         super().__init__()
         inner = max(channels // 2, 1)
         self.theta = nn.Conv2d(channels, inner, 1)
-        # A bias of the keys would add the same to a query's products with all of them, which softmax takes away.
+        # A bias of the keys would add the same to all products of a query, which softmax cancels.
         self.phi = nn.Conv2d(channels, inner, 1, bias=False)
         self.g = nn.Conv2d(channels, inner, 1)
         self.out = ConvNorm(inner, channels, groups=groups, activation=False)
@@ -105,8 +93,7 @@ class NonLocal(nn.Module):
 class CrissCross(nn.Module):
     """Criss-cross attention, twice with the same weights: each pixel sees its row and its column, then all pixels.
 
-    Args:
-        channels: Channels D of the features; queries and keys have an eighth of them.
+    Queries and keys have an eighth of the channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -129,7 +116,7 @@ class CrissCross(nn.Module):
         height, width = x.shape[2:]
         across = query.permute(0, 2, 3, 1) @ key.permute(0, 2, 1, 3)  # (N, H, W, W)
         down = query.permute(0, 3, 2, 1) @ key.permute(0, 3, 1, 2)  # (N, W, H, H)
-        # The pixel itself lies in its row and in its column, and counts once.
+        # A pixel is in its row and in its column, but counts once.
         rows = torch.arange(height, device=x.device)
         down = down.masked_fill(rows[:, None] == rows, float("-inf"))
         attention = torch.cat([across, down.transpose(1, 2)], dim=-1).softmax(dim=-1)  # (N, H, W, W + H)
@@ -140,7 +127,7 @@ class CrissCross(nn.Module):
 
 
 def _init_embeddings(*convolutions: nn.Conv2d) -> None:
-    """Small weights, so that attention starts wide: products of many channels would else decide every softmax."""
+    """Small weights, so that attention starts wide; otherwise products over many channels saturate the softmax."""
     for convolution in convolutions:
         nn.init.normal_(convolution.weight, std=EMBEDDING_STD)
 

@@ -1,8 +1,8 @@
-"""Table 7 of the SegNeXt paper: the decoders it compares its own with. Off the main path.
+"""Table 7 of the SegNeXt paper: the decoders that it compares with its own. Off the main path.
 
-Figure 3 draws three: (a) SegFormer's all-MLP over four stages, (b) a heavy convolutional head on the last stage, (c)
-the light one of `geoseg.models.hamburger`, which the paper keeps. The paper gives no code and no widths of (a) and
-(b); all have the width of (c) here, and its group norms.
+Figure 3 shows three: (a) SegFormer's all-MLP over four stages, (b) a heavy convolutional head on the last stage, (c)
+the light one of `geoseg.models.hamburger`, which the paper keeps. The paper has no code and no widths for (a) and (b);
+here they have the width of (c) and its group norms. All take the encoder's list of features.
 """
 
 from __future__ import annotations
@@ -17,23 +17,15 @@ from geoseg.models.studies.contexts import CONTEXTS
 
 DECODERS = ("ham", "mlp", "conv")
 RATES = (3, 6, 9)
-"""Dilations of the convolutional head: those of DeepLabv3 at stride 16 (6, 12, 18), at half the resolution."""
+"""Dilations of the convolutional head: half of DeepLabv3's at stride 16 (6, 12, 18)."""
 
 
 class JoinedDecoder(nn.Module):
     """Decoder (c) with another context module, or with stage 1 as well.
 
-    Args:
-        encoder_channels: Channels of the features, by log2 stride.
-        context: Context module; a key of `CONTEXTS`.
-        stage1: Join four stages at stride 4 in place of three at stride 8.
-        channels: Width of the decoder.
-        rank: Rank of the factorization, for the Hamburger.
-        groups: Groups of the group norms.
-
     References:
-        Table 5 for the context, Table 7 for stage 1. The paper does not say at which stride stage 1 is joined, but
-        that it costs much: T goes from 6.6 to 12.1 GMAC at stride 4, the finest, and would stay at 6.6 at stride 8.
+        Table 5 for the context, Table 7 for stage 1. The paper does not name the stride at which stage 1 is joined, but
+        says that it costs much: T goes from 6.6 to 12.1 GMAC at stride 4, and would stay at 6.6 at stride 8.
     """
 
     def __init__(
@@ -54,11 +46,6 @@ class JoinedDecoder(nn.Module):
 
 class MlpDecoder(nn.Module):
     """Decoder (a), SegFormer's: four stages, each 1×1 to one width, joined at stride 4 and fused by a 1×1.
-
-    Args:
-        encoder_channels: Channels of the features, by log2 stride; the last four are used.
-        channels: Width D of the decoder.
-        groups: Groups of the group norm.
 
     References:
         Xie et al., "SegFormer", NeurIPS 2021, section 3.2.
@@ -82,13 +69,8 @@ class MlpDecoder(nn.Module):
 class ConvDecoder(nn.Module):
     """Decoder (b): DeepLabv3's pyramid of dilated convolutions on the last stage alone.
 
-    The paper names such heads (ASPP, PSP, DANet) as what usual CNNs put on their last features. This is ASPP: a 1×1,
-    three dense 3×3 convolutions with growing gaps and the image's mean, joined and fused by a 1×1.
-
-    Args:
-        encoder_channels: Channels of the features, by log2 stride; the last is used.
-        channels: Width D of the decoder.
-        groups: Groups of the group norms.
+    The paper names ASPP, PSP and DANet as such heads. This is ASPP: a 1×1, three dense 3×3 convolutions with growing
+    gaps and the image's mean, joined and fused by a 1×1.
 
     References:
         Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017, section 3.3.
@@ -108,7 +90,7 @@ class ConvDecoder(nn.Module):
             )
             for rate in RATES
         )
-        self.image = ConvNorm(width, channels, groups=None, activation=True)  # one pixel has nothing to normalise
+        self.image = ConvNorm(width, channels, groups=None, activation=True)  # a single pixel cannot be normalised
         self.fuse = ConvNorm((len(RATES) + 2) * channels, channels, groups=groups, activation=True)
         init_convolutions(self)
 
@@ -129,11 +111,20 @@ def build_decoder(
     channels: int,
     rank: int,
     groups: int,
-) -> HamburgerDecoder | JoinedDecoder | MlpDecoder | ConvDecoder:
-    """A decoder by name; all give (N, channels, H/stride, W/stride) and say their ``stride``.
+) -> nn.Module:
+    """A decoder to features (N, channels, H/stride, W/stride); its ``stride`` is an attribute.
+
+    Args:
+        name: "ham" for the paper's own (c), "mlp" for (a), "conv" for (b).
+        encoder_channels: Channels of the encoder's features, as SMP lists them.
+        context: Table 5: what stands in (c): "ham", "ema", "non_local", "cc", or "none".
+        stage1: Table 7: let (c) join stage 1 too, at stride 4.
+        channels: Width of the decoder.
+        rank: Rank of the Hamburger's factorization.
+        groups: Groups of the group norms.
 
     Raises:
-        ValueError: An unknown decoder or context, or a context or stage 1 for a decoder that is not (c).
+        ValueError: An unknown decoder or context, or a context or stage 1 for another decoder than (c).
     """
     if name not in DECODERS:
         raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, found {name!r}")

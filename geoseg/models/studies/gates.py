@@ -1,11 +1,12 @@
 """Table 6 of the SegNeXt paper: multi-scale convolutional attention with parts left out. Off the main path.
 
-Submodules have the names they have in `geoseg.models.mscan.MultiScaleGate`, so what is left has the same keys.
+Submodules are named as in `geoseg.models.mscan.MultiScaleGate`, so the parts that remain have the same keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -14,21 +15,11 @@ STRIPS = {7: "conv0", 11: "conv1", 21: "conv2"}
 
 
 class MultiScaleGateStudy(nn.Module):
-    """The gate of Figure 2c without some of its strip branches, its 1×1 convolution or its product.
-
-    Args:
-        channels: Channels of the features.
-        branches: Kernel sizes of the strip branches that stay, of 7, 11 and 21; the 5×5 before them always does.
-        channel_mixing: Keep the 1×1 convolution after the sum.
-        attention: Multiply the input with the result; False passes the result on as it is.
-
-    Raises:
-        ValueError: A branch the paper does not have, or one twice.
-    """
+    """The gate of Figure 2c without some of its strip branches, its 1×1 convolution or its product; see `find_gate`."""
 
     def __init__(self, channels: int, *, branches: Sequence[int], channel_mixing: bool, attention: bool) -> None:
         super().__init__()
-        self.branches = check_branches(branches)
+        self.branches = tuple(branches)
         self.attention = attention
         self.conv0 = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
         for k in self.branches:
@@ -48,12 +39,27 @@ class MultiScaleGateStudy(nn.Module):
         return mixed * u if self.attention else mixed
 
 
-def check_branches(branches: Sequence[int]) -> tuple[int, ...]:
-    """The branches in ascending order.
+def find_gate(
+    whole: Callable[[int], nn.Module],
+    *,
+    branches: Sequence[int] = tuple(STRIPS),
+    channel_mixing: bool = True,
+    attention: bool = True,
+) -> Callable[[int], nn.Module]:
+    """What builds a gate from its number of channels: ``whole`` if nothing is left out, else a study.
+
+    Args:
+        whole: The paper's gate.
+        branches: Kernel sizes of the strip branches that remain, of 7, 11 and 21; the 5×5 before them always does.
+        channel_mixing: Keep the 1×1 convolution after the sum.
+        attention: Multiply the input by the result; False returns the result itself.
 
     Raises:
-        ValueError: Anything but some of 7, 11 and 21, each once.
+        ValueError: ``branches`` are not some of 7, 11 and 21, each once.
     """
     if not isinstance(branches, Sequence) or sorted(set(STRIPS) & set(branches)) != sorted(branches):
         raise ValueError(f"branches must be some of {', '.join(map(str, STRIPS))}, each once, found {branches!r}")
-    return tuple(sorted(branches))
+    branches = sorted(branches)
+    if branches == list(STRIPS) and channel_mixing and attention:
+        return whole
+    return partial(MultiScaleGateStudy, branches=branches, channel_mixing=channel_mixing, attention=attention)

@@ -1,4 +1,4 @@
-"""Backend "compile": torch.compile, which fuses the operations between convolutions, in C++ or on a GPU in Triton."""
+"""Backend "compile": torch.compile fuses the operations between convolutions, in C++ on a CPU, in Triton on a GPU."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from torch import Tensor
 
 from geoseg.errors import ConfigError
 from geoseg.network.folding import deployed
-from geoseg.network.forward import Forward, Model, Request, does_not_run
+from geoseg.network.forward import Forward, Request, does_not_run
 from geoseg.network.logits import Logits
+from geoseg.network.stored_model import StoredModel
 
 OPTIONS: dict[str, Any] = {
     "freezing": True,
-    # Kernels timed on the spot could be others when an interrupted run continues, and with them the last bits.
+    # Kernels chosen by timing could differ when an interrupted run continues, and with them the last bits.
     "triton.autotune_pointwise": False,
 }
-"""Of torch.compile. Without CUDA graphs, which save launches: a full batch should compute for longer than it takes to
-launch, and graphs are kept for each thread. `tests/benchmarks/bench_gpu.py` times both."""
+"""Of torch.compile. No CUDA graphs: a full batch should take longer than its launches, and graphs are kept per thread.
+`tests/benchmarks/bench_gpu.py` times both."""
 
 GPU_SIZE = (512, 512)
-"""Windows that a network is compiled for on a GPU where none are foreseen, px."""
+"""Size of windows to compile for on a GPU if the request names none, px."""
 
 
-def load(model: Model, request: Request) -> Forward:
-    """The network, compiled for the batch that is foreseen (on a GPU always for one), and for others as they come.
+def load(model: StoredModel, request: Request) -> Forward:
+    """The network, compiled for the requested size (on a GPU always for one), and for other shapes as they come.
 
-    Each shape takes up to a minute, less where torch kept the result of an earlier run.
+    Each shape takes up to a minute, less if torch cached the result of an earlier run.
 
     Raises:
         ConfigError: There is no C++ compiler.
-        ModelError: torch.compile fails for this network or on this machine; at the first window where none is foreseen.
+        ModelError: torch.compile fails here; raised at the first window if no size is requested.
     """
     if not request.on_gpu and not _compiler():
         raise ConfigError(
-            "backend compile needs a C++ compiler, and none is on the path",
-            hint=f"install {_USUAL}, or name another in the variable CXX, or --backend torch",
+            "backend compile needs a C++ compiler, and none was found on PATH",
+            hint=f"install {_USUAL}, or set the variable CXX to another, or --backend torch",
         )
     logits = Logits(deployed(model.network)).requires_grad_(False)
     logits = logits.to(device=request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -56,7 +57,7 @@ def load(model: Model, request: Request) -> Forward:
 
     def forward(x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        # no_grad: compiled code is made for one mode, and freezing needs weights that are no inference tensors
+        # compiled code is made for one mode, and freezing does not take weights that are inference tensors
         with (
             torch.inference_mode(False),
             torch.no_grad(),
@@ -67,12 +68,12 @@ def load(model: Model, request: Request) -> Forward:
 
     def run(x: Tensor) -> Tensor:
         if x.shape not in shapes:
-            with compiling:  # one thread compiles, the others find it done
+            with compiling:  # one thread compiles, the others wait
                 try:
                     out = forward(x)
                 except torch.OutOfMemoryError:
                     raise
-                except Exception as error:  # Triton's and the driver's have no base class in common with torch's
+                except Exception as error:  # Triton's and the driver's errors share no base class with torch's
                     raise does_not_run("torch.compile", error) from error
                 shapes.add(x.shape)
                 return out
@@ -80,14 +81,13 @@ def load(model: Model, request: Request) -> Forward:
 
     size = request.size or (GPU_SIZE if request.on_gpu else None)
     if size:
-        with suppress(torch.OutOfMemoryError):  # it compiles, and the caller takes smaller batches
+        with suppress(torch.OutOfMemoryError):  # it has been compiled, and the caller will take smaller batches
             run(torch.zeros(request.at_once if request.on_gpu else 1, request.bands, *size, device=request.device))
-    identity = f"compile, torch {torch.__version__}, {request.precision}"
-    return Forward(run, "compile", identity, model.stride)
+    return Forward(run, "compile", f"compile, torch {torch.__version__}, {request.precision}", model.stride)
 
 
 _USUAL = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
-"""The one that torch takes where the variable CXX names none."""
+"""What torch takes if the variable CXX is not set."""
 
 
 def _compiler() -> str | None:

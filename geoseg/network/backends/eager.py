@@ -1,4 +1,4 @@
-"""Backend "torch": the plain installation, folded and channels-last, for what no other backend runs."""
+"""Backend "torch": torch's own operations, for networks that no other backend runs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from geoseg.network.folding import FoldedSegNeXt, deployed
-from geoseg.network.forward import Forward, Model, Request
+from geoseg.network.forward import Forward, Request
 from geoseg.network.logits import Logits
+from geoseg.network.stored_model import StoredModel
 
 
-def load(model: Model, request: Request) -> Forward:
-    """The network in torch's own operations, under autocast where the precision is reduced."""
+def load(model: StoredModel, request: Request) -> Forward:
+    """The network in its inference form, channels last, under autocast if the precision is reduced."""
     module = deployed(model.network)
     form = "folded" if isinstance(module, FoldedSegNeXt) else "as trained"
     logits = Logits(module).to(device=request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -23,5 +24,4 @@ def load(model: Model, request: Request) -> Forward:
             out: Tensor = logits(x).float()
         return out
 
-    identity = f"torch {torch.__version__}, {form}, {request.precision}"
-    return Forward(run, "torch", identity, model.stride)
+    return Forward(run, "torch", f"torch {torch.__version__}, {form}, {request.precision}", model.stride)

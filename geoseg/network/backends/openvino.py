@@ -1,4 +1,4 @@
-"""Backend "openvino": every network on a CPU, in float32 or bfloat16. It needs no torch where the network is cached."""
+"""Backend "openvino": any network on a CPU, in float32 or bfloat16. Needs no torch if the network is cached."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from geoseg.arrays import Float32Array
 from geoseg.errors import ConfigError, ModelError
 from geoseg.network.converted import converted
-from geoseg.network.forward import Floats, Forward, Model, Request, does_not_run
+from geoseg.network.forward import Forward, Request, does_not_run
+from geoseg.network.stored_model import StoredModel
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 _TELEMETRY = "openvino_telemetry"
@@ -20,36 +22,26 @@ _NARROW, _LONGEST_NARROW_ROW = 16, 11
 
 
 def is_installed() -> bool:
-    """Whether OpenVINO is there; it has no wheel for some systems."""
+    """Whether OpenVINO is installed; there is no wheel for some systems."""
     try:
         return find_spec("openvino") is not None
-    except ValueError:  # a module without a spec stands in for it
+    except ValueError:  # a stand-in without a spec, or None
         return False
-
-
-def require() -> None:
-    """Refuse where OpenVINO is missing or broken.
-
-    Raises:
-        ConfigError: With what to install.
-    """
-    core()
 
 
 @cache
 def core() -> Any:
-    """OpenVINO's core, one for the life of the process.
+    """OpenVINO's core, kept until the process ends.
 
-    With the core goes its CPU plugin, and with that the stack for signals that it gave to the thread that loaded it
-    (seen in OpenVINO 2026.4). Where another thread drops the core, the first thread keeps a stack that is no longer
-    there, and the next signal, Ctrl-C for one, ends the process.
+    The core's CPU plugin gives the thread that loads it a stack for signals, and frees that stack with the core
+    (OpenVINO 2026.4). If another thread dropped the core, the next signal, such as Ctrl-C, would end the process.
 
     Raises:
-        ConfigError: OpenVINO is missing, or a library of the system's that it needs.
+        ConfigError: OpenVINO, or a system library that it needs, is missing.
     """
     if not is_installed():
         raise ConfigError("backend openvino needs OpenVINO", hint="pip install openvino, or --backend torch")
-    # OpenVINO's converter reports its use to the vendor over the network, unless the package that does so is missing.
+    # Without this package OpenVINO's converter cannot report its use to the vendor over the network.
     hidden = _TELEMETRY not in sys.modules
     if hidden:
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
@@ -60,23 +52,20 @@ def core() -> Any:
     finally:
         if hidden:
             sys.modules.pop(_TELEMETRY, None)
-    # The bindings look numpy up at the first array. Two threads that bring it at once wait for each other for ever.
+    # The bindings import numpy at the first array, where two threads at once would wait for each other forever.
     ov.Tensor(np.zeros(1, dtype=np.float32))
     return ov.Core()
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16, as far as OpenVINO can tell; False where it is not installed."""
+    """Whether this CPU multiplies bfloat16 according to OpenVINO; False if that is not installed."""
     return is_installed() and "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _refuse_endless(graph: Any) -> None:
-    """Refuse what OpenVINO 2026.4 never finishes in bfloat16: long depthwise rows of up to 16 channels.
+    """Refuse what OpenVINO 2026.4 never finishes compiling in bfloat16: long depthwise rows of up to 16 channels.
 
-    The narrowest published SegNeXt has 32.
-
-    Raises:
-        ModelError: The network has such a convolution.
+    The narrowest published SegNeXt has 32 channels.
     """
     for operation in graph.get_ops():
         if operation.get_type_name() == "GroupConvolution":
@@ -89,11 +78,10 @@ def _refuse_endless(graph: Any) -> None:
                 )
 
 
-def load(model: Model, request: Request) -> Forward:
-    """The network in OpenVINO; made ready for each shape of windows, when the first one comes or beforehand.
+def load(model: StoredModel, request: Request) -> Forward:
+    """The network in OpenVINO, compiled for the foreseen shape of windows, and for others when they come.
 
-    Windows run side by side in streams of one thread each (``request.at_once`` × ``request.threads``), so what is
-    computed beside a window does not change its bits.
+    Each window runs in a stream of its own, so what is computed beside it does not change its bits.
 
     Raises:
         ConfigError: OpenVINO is missing or broken.
@@ -109,7 +97,7 @@ def load(model: Model, request: Request) -> Forward:
     }
     models: dict[tuple[int, ...], Any] = {}
     making = threading.Lock()
-    requests = threading.local()  # an infer request serves one thread at a time
+    requests = threading.local()  # an infer request serves one thread
 
     def infer_request(shape: tuple[int, ...]) -> Any:
         own: dict[tuple[int, ...], Any] = vars(requests).setdefault("by_shape", {})
@@ -129,11 +117,10 @@ def load(model: Model, request: Request) -> Forward:
     if request.size is not None:
         infer_request((1, request.bands, *request.size))
 
-    def run(x: Floats) -> Floats:
+    def run(x: Float32Array) -> Float32Array:
         found = infer_request(x.shape)
         found.infer({0: np.ascontiguousarray(x)}, share_inputs=True)
         return np.array(found.get_output_tensor(0).data, dtype=np.float32)
 
-    version = ov.__version__.split("-")[0]
-    identity = f"openvino {version}, {request.precision}"
+    identity = f"openvino {ov.__version__.split('-')[0]}, {request.precision}"
     return Forward(run, "openvino", identity, model.stride, takes_arrays=True)

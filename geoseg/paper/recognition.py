@@ -1,9 +1,8 @@
-"""Which network a foreign checkpoint is of, and that network with its weights in place.
+"""What network another program's checkpoint is for, and that network with its weights.
 
-Three layouts are known: ImageNet classification checkpoints of MSCAN, segmentation checkpoints of the official
-repository (mmsegmentation 0.x), and those of mmsegmentation 1.x. Dimensions are read off the shapes. Names and shapes
-are then compared one by one, in the file's own spelling: nothing is left out, and nothing filled in but the bases of
-the factorization, which most files lack.
+Three layouts are known: ImageNet checkpoints of MSCAN, segmentation checkpoints of the official repository
+(mmsegmentation 0.x), and those of mmsegmentation 1.x. The shapes give the dimensions. Then all names and shapes are
+compared, in the file's own spelling; only the bases of the factorization, which most files lack, may be missing.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.errors import ConfigError, ModelError
-from geoseg.models.mscan import MSCAN
+from geoseg.models.mscan import MLP_RATIOS, MSCAN, SIZES
 from geoseg.models.official import (
     convert_official_state_dict,
     encoder_key,
@@ -34,39 +33,32 @@ OWN_BASES = "decoder.hamburger.ham.bases"
 NORM_GROUPS = 32
 
 _MARK = "attn.spatial_gating_unit.conv0_1."
-"""Only MSCAN has strips of this name; VAN, its predecessor, has the module around them."""
+"""Only MSCAN has strips of this name; its predecessor VAN only has the module around them."""
 
 _STAGES = (1, 2, 3, 4)
-_RATIOS = (8, 8, 4, 4)
-_SIZES: dict[tuple[tuple[int, ...], tuple[int, ...]], str] = {
-    ((32, 64, 160, 256), (3, 3, 5, 2)): "tiny",
-    ((64, 128, 320, 512), (2, 2, 4, 2)): "small",
-    ((64, 128, 320, 512), (3, 3, 12, 3)): "base",
-    ((64, 128, 320, 512), (3, 5, 27, 3)): "large",
-}
-"""Channels and depths of the paper's Table 2."""
 
 _OPENMMLAB_RANK = 16
-"""mmsegmentation's B and L take it over from T's configuration; the official repository's ranks are in `RECIPES`."""
+"""mmsegmentation's B and L inherit it from T's configuration; the official repository's ranks are in `RECIPES`."""
 
-WHOLE_FILE = "it is no whole checkpoint of SegNeXt; copy or download it again"
+WHOLE_FILE = "the checkpoint of SegNeXt is incomplete; copy or download it again"
 
 Source = str | PathLike[str]
+Color = tuple[int, int, int]
 N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What the names and shapes of a state dict tell of its network.
+    """What the names and shapes of a state dict say about its network.
 
     Attributes:
         embed_dims: Channels of the four stages.
         depths: Blocks of the four stages.
-        mlp_ratios: Hidden width of the MLPs over the stage's channels.
-        official: Names as the official repository spells them, not as mmsegmentation 1.x does.
-        classes: Classes of the segmentation, or of the ImageNet head (0 where there is none).
+        mlp_ratios: Hidden width of the MLPs relative to the stage's channels.
+        official: Whether names are those of the official repository rather than of mmsegmentation 1.x.
+        classes: Classes of the segmentation, or of the ImageNet head (0 without one).
         width: Width of the decoder; None for an ImageNet checkpoint.
-        rank: Rank of the factorization, where the file has its bases.
+        rank: Rank of the factorization, if the file has its bases.
     """
 
     embed_dims: tuple[int, ...]
@@ -80,14 +72,14 @@ class Design:
     @property
     def size(self) -> str | None:
         """tiny, small, base or large; None for a network that is not the paper's."""
-        size = self._encoder_size
-        if size is not None and self.width not in (None, RECIPES[f"tu-mscan_{size}"].decoder_channels):
+        known = self._known_encoder
+        if known is None or self.width not in (None, RECIPES[f"tu-{known}"].decoder_channels):
             return None
-        return size
+        return known.removeprefix("mscan_")
 
     @property
     def name(self) -> str:
-        """SegNeXt-T, MSCAN-B, …; for a network that is not the paper's its dimensions."""
+        """SegNeXt-T, MSCAN-B, …, or the dimensions of a network that is not the paper's."""
         family = "MSCAN" if self.width is None else "SegNeXt"
         if self.size is not None:
             return f"{family}-{self.size[0].upper()}"
@@ -104,30 +96,31 @@ class Design:
     @property
     def encoder(self) -> str:
         """timm's name of the encoder, to be built with `encoder_options`."""
-        return f"mscan_{self._encoder_size or 'tiny'}"
+        return self._known_encoder or "mscan_tiny"
 
     @property
     def encoder_options(self) -> dict[str, Any]:
-        """What timm must be told beside the name: nothing for the paper's sizes."""
-        if self._encoder_size is not None:
+        """Keyword arguments for timm beside the name; none for the paper's sizes."""
+        if self._known_encoder is not None:
             return {}
         return {"embed_dims": self.embed_dims, "depths": self.depths, "mlp_ratios": self.mlp_ratios}
 
     @property
-    def _encoder_size(self) -> str | None:
-        return _SIZES.get((self.embed_dims, self.depths)) if self.mlp_ratios == _RATIOS else None
+    def _known_encoder(self) -> str | None:
+        dimensions = (self.embed_dims, self.depths), self.mlp_ratios
+        return next((name for name, size in SIZES.items() if (size, MLP_RATIOS) == dimensions), None)
 
 
 def recognize(tensors: Mapping[str, Tensor], source: Source) -> tuple[Design, dict[str, Tensor]]:
-    """The network that a state dict is of, and the state dict without what wrappers put before its names.
+    """The network that a state dict is for, and the state dict without the prefixes of wrappers.
 
     Args:
-        tensors: State dict in one of the three layouts; ``module.`` or ``model.`` before every name is taken off.
+        tensors: State dict in one of the three layouts; ``module.`` or ``model.`` before every name is removed.
         source: Named in errors.
 
     Raises:
-        ModelError: The state dict of another network, of other imagery than three bands, or one that lacks a tensor
-            of which the dimensions are read.
+        ModelError: The state dict is another network's, for other than three bands, or lacks a tensor that gives the
+            dimensions.
     """
     tensors = without_wrappers(tensors)
     segments = any(key.startswith("backbone.") for key in tensors)
@@ -136,13 +129,13 @@ def recognize(tensors: Mapping[str, Tensor], source: Source) -> tuple[Design, di
         raise ModelError(
             f"{source} is the checkpoint of another network: no tensor has a name of SegNeXt's, "
             f"the first is {next(iter(tensors))!r:.120}",
-            hint="see where to get SegNeXt's: geoseg weights list",
+            hint="for checkpoints of SegNeXt: geoseg weights list",
         )
 
     def dimension(key: str, axis: int = 0) -> int:
         if key not in tensors or tensors[key].ndim <= axis:
             found = f"lacks {key}" if key not in tensors else f"has {key} of shape {tuple(tensors[key].shape)}"
-            raise ModelError(f"{source} {found}, which tells the dimensions", hint=WHOLE_FILE)
+            raise ModelError(f"{source} {found}, which gives the dimensions", hint=WHOLE_FILE)
         return int(tensors[key].shape[axis])
 
     bands = dimension(f"{start}patch_embed1.proj.0.weight", axis=1)
@@ -173,15 +166,10 @@ def recognize(tensors: Mapping[str, Tensor], source: Source) -> tuple[Design, di
 
 
 def build_encoder(design: Design, tensors: Mapping[str, Tensor], source: Source) -> MSCAN:
-    """MSCAN with the weights of an ImageNet checkpoint, in evaluation mode.
-
-    Args:
-        design: Network and state dict as `recognize` gives them.
-        tensors: See ``design``.
-        source: Named in errors.
+    """MSCAN with the weights of an ImageNet checkpoint, in evaluation mode; arguments as `recognize` returns them.
 
     Raises:
-        ModelError: A tensor that is missing, of another shape, or one too many; the first is named.
+        ModelError: A tensor is missing, unexpected, or of another shape; the first is named.
     """
     with torch.device("meta"):
         network = MSCAN(
@@ -199,25 +187,24 @@ def build_segnext(
 ) -> SegNeXt:
     """SegNeXt with the weights of a segmentation checkpoint, in evaluation mode.
 
-    Bases that the file has are used where they are of the rank asked for; else the network has those of a fresh one.
+    The file's bases are used if they have the given rank, else those of a fresh network.
 
     Args:
-        design: Network and state dict as `recognize` gives them.
+        design: Network and state dict as `recognize` returns them.
         tensors: See ``design``.
         source: Named in errors.
         rank: Rank of the factorization; see `find_rank`.
-        norm_groups: Groups of the decoder's group norms; no tensor tells them, all published files have 32.
+        norm_groups: Groups of the decoder's group norms, which no tensor shows; 32 in all published files.
 
     Raises:
-        ModelError: A tensor that is missing, of another shape, or one too many; the first is named.
-        ConfigError: A width of the decoder that the groups do not divide.
+        ModelError: A tensor is missing, unexpected, or of another shape; the first is named.
+        ConfigError: The groups do not divide the decoder's width.
     """
-    if design.width is None:
-        raise ValueError("an ImageNet checkpoint has no decoder")
+    assert design.width is not None, "an ImageNet checkpoint has no decoder"
     if design.width % norm_groups:
         raise ConfigError(
             f"the decoder of {source} has {design.width} channels, which {norm_groups} groups do not divide",
-            hint="give the groups that it was trained with: --norm-groups 8",
+            hint="use the groups that it was trained with: --norm-groups 8",
         )
     tensors = dict(tensors)
     if design.rank != rank:
@@ -236,37 +223,54 @@ def build_segnext(
 
 
 def find_rank(design: Design, source: Source, *, asked: int | None = None) -> tuple[int, str]:
-    """Rank of the factorization of a segmentation checkpoint, and why it is that.
+    """Rank of the factorization of a segmentation checkpoint, and the reason for it.
 
-    No weight depends on it. The official repository trains B and L with 64, mmsegmentation 1.x with 16, T and S have
-    16 in both; a file with bases shows it.
+    No weight depends on it, and only files with bases show it. The official repository trains B and L with 64,
+    mmsegmentation 1.x with 16; T and S have 16 in both.
 
     Args:
-        design: Network as `recognize` gives it.
+        design: Network as `recognize` returns it.
         source: Named in errors.
-        asked: What the user says; goes before everything else.
+        asked: The user's choice, if any.
 
     Raises:
-        ConfigError: A rank below 1, or one of a network that is not the paper's and was not asked for.
+        ConfigError: A rank below 1, or none is known because the network is not the paper's.
     """
     if asked is not None:
         if asked < 1:
             raise ConfigError(f"--nmf-rank {asked} is below 1", hint="--nmf-rank 16")
         other = f"; the file's bases of rank {design.rank} are left out" if design.rank not in (None, asked) else ""
-        return asked, f"as asked for{other}"
+        return asked, f"as requested{other}"
     if design.rank is not None:
         return design.rank, "that of the file's bases"
     if design.size is None:
         raise ConfigError(
-            f"{source} is a {design.name}, and does not tell the rank of its factorization",
+            f"{source} is a {design.name}, and does not show the rank of its factorization",
             hint="give the rank it was trained with (MD_R): --nmf-rank 16",
         )
-    rank = RECIPES[f"tu-mscan_{design.size}"].nmf_rank
+    rank = RECIPES[f"tu-{design.encoder}"].nmf_rank
     if rank == _OPENMMLAB_RANK:
         return rank, "that of every T and S"
     if design.official:
         return rank, "that of the official repository's B and L, whose names the file has"
     return _OPENMMLAB_RANK, "that of mmsegmentation 1.x, whose names the file has"
+
+
+def class_notes(notes: object) -> tuple[tuple[str, ...] | None, tuple[Color, ...] | None]:
+    """Class names, and their colours in [0, 255], from the notes of mmsegmentation 0.x or 1.x, if they are complete."""
+    if not isinstance(notes, Mapping):
+        return None, None
+    inner = notes.get("dataset_meta")
+    sources = [notes, *([inner] if isinstance(inner, Mapping) else [])]
+    names, palette = (
+        next((value for s in sources for key in keys if isinstance(value := s.get(key), list | tuple)), None)
+        for keys in (("CLASSES", "classes"), ("PALETTE", "palette"))
+    )
+    if not names or not all(isinstance(name, str) and name.strip() for name in names) or len(set(names)) < len(names):
+        return None, None
+    if palette is None or len(palette) != len(names) or not all(_is_color(color) for color in palette):
+        return tuple(names), None
+    return tuple(names), tuple((red, green, blue) for red, green, blue in palette)
 
 
 def _depth(tensors: Mapping[str, Tensor], block: str) -> int:
@@ -286,12 +290,20 @@ def _compare(design: Design, tensors: Mapping[str, Tensor], network: nn.Module, 
     if problem is None and whole:
         problem = f"has {whole[0]} of {str(tensors[whole[0]].dtype).removeprefix('torch.')}"
     if problem is not None:
-        raise ModelError(f"{source} is not the {design.name} that it looks like: it {problem}", hint=WHOLE_FILE)
+        raise ModelError(f"{source} looks like {design.name}, but it {problem}", hint=WHOLE_FILE)
 
 
 def _filled(network: N, state: Mapping[str, Tensor]) -> N:
-    """A network without storage, with copies of tensors in their place, in its own dtypes."""
+    """A network of the meta device with copies of the tensors, in the network's dtypes."""
     dtypes = {key: value.dtype for key, value in network.state_dict().items()}
     own = {key: value.to(dtypes[key], copy=True).contiguous() for key, value in state.items()}
     network.load_state_dict(own, strict=True, assign=True)
     return network.eval()
+
+
+def _is_color(color: object) -> bool:
+    return (
+        isinstance(color, list | tuple)
+        and len(color) == 3
+        and all(isinstance(channel, int) and 0 <= channel <= 255 for channel in color)
+    )
