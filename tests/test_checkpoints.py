@@ -746,7 +746,7 @@ def test_without_a_network_the_error_says_where_to_put_the_file(hub: Path) -> No
         entry.url,
         "put the file there",
         "pretrained_cfg_overlay=dict(file=…)",
-        "random weights with model.encoder_weights=null",
+        "train with model.encoder_weights=null",
     ):
         assert words in str(refusal.value)
     assert str(refusal.value.hint).endswith(f"-o {hub / entry.file} {entry.url}")

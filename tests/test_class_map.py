@@ -274,7 +274,7 @@ def test_a_file_of_classes_names_a_map_outright(tmp_path, caplog):
 
 def test_what_is_no_class_map_is_refused(tmp_path):
     values = np.array([[0, 255]])
-    with pytest.raises(SceneError, match="3 bands of uint8, wanted 1 band of uint8") as error:
+    with pytest.raises(SceneError, match="3 bands of uint8, expected 1 band of uint8") as error:
         read_class_map(foreign(tmp_path / "rgb.tif", values, count=3))
     assert "geoseg predict" in error.value.hint
     with pytest.raises(SceneError, match="1 band of int16"):

@@ -498,7 +498,7 @@ def test_a_scene_that_breaks_off_leaves_nothing(model: Path, tmp_path: Path) -> 
             "--objects has no effect",
             "leave out --objects",
         ),
-        ({"protocol": "whole"}, "whole pictures needs to know the size", "augment.base_size"),
+        ({"protocol": "whole"}, "whole pictures needs a size to fit them in", "augment.base_size"),
         ({"objects": ["rooof"]}, "class 'rooof' of --objects is not one of grass, roof, road", "--objects"),
         ({"boundary_px": 0}, "--boundary must be at least 1 px, found 0", "--boundary 3"),
         ({"windows": -1}, "--windows must not be negative", "--windows 0"),

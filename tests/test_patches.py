@@ -335,7 +335,7 @@ def test_whole_pictures_are_fitted_in_the_base_size(make: Make, trained: InMemor
 
     plain = Plain(trained)
     check(found, plain.count(image, ids, sizes), plain)
-    with pytest.raises(ConfigError, match="needs to know the size to fit them in"):
+    with pytest.raises(ConfigError, match="needs a size to fit them in"):
         evaluate_patches(trained, [scene], "whole", device=CPU)
 
 

@@ -499,7 +499,7 @@ def test_the_contracts_nodata_counts_unless_another_is_given(make_scene: MakeSce
         ({"blend": "cosine"}, ConfigError, "unknown blend 'cosine'"),
         ({"tta": "many"}, ConfigError, "no test-time augmentation is called 'many'"),
         ({"executor": "slurm"}, ConfigError, "no executor is called 'slurm'"),
-        ({"gsd": "fine"}, ConfigError, "gsd 'fine' is no number of metres"),
+        ({"gsd": "fine"}, ConfigError, "gsd 'fine' is not a number of metres"),
         ({"output": "map.gpkg", "disagreement": True}, ConfigError, "are rasters"),
         ({"output": "map.gpkg", "rules": PolygonRules(keep=("lake",))}, ConfigError, "lake"),
         ({"device": "tpu"}, DeviceError, "tpu"),

@@ -269,5 +269,5 @@ def test_the_verb_prints_tables_and_settings_that_train_takes(make_scene: MakeSc
 def test_another_split_is_refused(make_scene: MakeScene, tmp_path: Path) -> None:
     mades = [make_scene(size=(64, 64))]
     config, _ = settings([*mades, *mades], tmp_path, bands=3, dtype="uint8")
-    with pytest.raises(ConfigError, match="no split 'test'"):
+    with pytest.raises(ConfigError, match="unknown split 'test'"):
         scene_stats(config, "test")
