@@ -20,7 +20,7 @@ import pytest
 import rasterio
 import yaml
 from affine import Affine
-from hypothesis import event, given, settings
+from hypothesis import event, given
 from hypothesis import strategies as st
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -30,10 +30,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from geoseg.contract import DType
 from support.commands import Ran, files_in, run
 from support.model_folders import BANDS, CLASSES, write_model
-from support.networks import TINY
+from support.networks import SHALLOW, TINY
 
 SIZE = (40, 56)
-EXAMPLES = 4 + settings().max_examples // 4  # each takes a second
 
 # CRS, and a place and a pixel size that it can have.
 CRSS: dict[str, tuple[str | None, float, float, float]] = {
@@ -55,6 +54,7 @@ TRANSFORMS = ("north-up", "south-up", "rotated", "non-square", "none", "GCPs", "
 NODATA = ("none", "value", "unlikely value", "mask", "alpha", "nan")
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64", "complex64")
 OUTPUTS = (".tif", ".gpkg", ".geojson", ".fgb", ".shp")
+VERBS = ("predict", "vectorize", "train")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Drawn:
     dtype: str
     bands: int
     output: str
+    verb: str
 
 
 def transform_of(drawn: Drawn) -> Affine | None:
@@ -135,7 +136,7 @@ def models() -> Iterator[Any]:
         @cache
         def model(bands: int, dtype: str) -> Path:
             known = dtype if dtype in get_args(DType) else "uint8"
-            return write_model(Path(folder) / f"{bands}-{known}", bands=bands, dtype=known)  # type: ignore[arg-type]
+            return write_model(Path(folder) / f"{bands}-{known}", bands=bands, dtype=known, options=SHALLOW)  # type: ignore[arg-type]
 
         yield model
 
@@ -181,7 +182,6 @@ def check_place(path: Path, drawn: Drawn, scene: Path, valid: npt.NDArray[np.boo
         np.testing.assert_allclose(found, [low, high], atol=slack)
 
 
-@settings(max_examples=EXAMPLES)
 @given(
     drawn=st.builds(
         Drawn,
@@ -191,6 +191,7 @@ def check_place(path: Path, drawn: Drawn, scene: Path, valid: npt.NDArray[np.boo
         dtype=st.sampled_from(DTYPES),
         bands=st.integers(1, 4),
         output=st.sampled_from(OUTPUTS),
+        verb=st.sampled_from(VERBS),
     )
 )
 def test_any_raster_is_mapped_in_its_place_or_refused(models: Any, drawn: Drawn) -> None:
@@ -201,25 +202,25 @@ def test_any_raster_is_mapped_in_its_place_or_refused(models: Any, drawn: Drawn)
         write(labels, drawn, labels=True)
         check_end(run("info", scene))
         check_end(run("info", labels))
-        out = folder / f"map{drawn.output}"
-        alpha = ["--alpha"] if drawn.nodata == "alpha" else []
-        before = files_in(folder)
-        done = check_end(run("predict", scene, "-m", models(drawn.bands, drawn.dtype), "-o", out, *alpha))
-        event("predicted" if done else "refused")
-        if done:
-            assert not drawn.transform.startswith("GCPs")
-            check_place(out, drawn, scene, valid, is_map=False)
+        if drawn.verb == "train":
+            check_training(folder, drawn)
+            return
+        if drawn.verb == "predict":
+            out, source = folder / f"map{drawn.output}", scene
+            alpha = ["--alpha"] if drawn.nodata == "alpha" else []
+            words = ["predict", scene, "-m", models(drawn.bands, drawn.dtype), "-o", out, *alpha]
         else:
-            assert files_in(folder) == before
-        vectors = folder / f"vectors{drawn.output if drawn.output != '.tif' else '.parquet'}"
+            out, source = folder / f"vectors{drawn.output if drawn.output != '.tif' else '.parquet'}", labels
+            words = ["vectorize", labels, "-o", out, "--simplify", "none"]
         before = files_in(folder)
-        if check_end(run("vectorize", labels, "-o", vectors, "--simplify", "none")):
-            assert not drawn.transform.startswith("GCPs")
-            if vectors.suffix != ".parquet":
-                check_place(vectors, drawn, labels, valid, is_map=True)
-        else:
+        done = check_end(run(*words))
+        event(f"{drawn.verb} {'done' if done else 'refused'}")
+        if not done:
             assert files_in(folder) == before
-        check_training(folder, drawn)
+            return
+        assert not drawn.transform.startswith("GCPs")
+        if out.suffix != ".parquet":
+            check_place(out, drawn, source, valid, is_map=drawn.verb == "vectorize")
 
 
 def check_training(folder: Path, drawn: Drawn) -> None:
