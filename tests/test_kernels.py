@@ -27,7 +27,8 @@ from rasterio.crs import CRS
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
-from geoseg.tiling.plan import plan_prediction
+from geoseg.tiling.plan import LogitsShape, SceneShape, plan_prediction
+from geoseg.options import Tiling
 from geoseg.polygons import PolygonRules, Tolerance, polygonize_rows
 from geoseg.programs.rehearsal import stitching, vectorizing
 from geoseg.tiling.stitcher import Stitcher
@@ -61,7 +62,10 @@ def vectorize(height, width, rules, crs=32633, pixel=1.0, *, step=7, confidence=
 def stitch(height, width, overlap, number, logits):
     size = 64
     plan = plan_prediction(
-        height, width, size=size, overlap=overlap, stride=8, classes=number, pixel_bytes=3, batch_size=1
+        SceneShape(height=height, width=width, pixel_bytes=3),
+        LogitsShape(stride=8, classes=number),
+        Tiling(size=size, overlap=overlap),
+        batch_size=1,
     )
     rows, cols = plan.band_span(0, plan.bands - 1), plan.strip_span(0)
     state = Stitcher(plan, rows, cols)

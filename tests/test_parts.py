@@ -22,10 +22,11 @@ from geoseg.map_rows import MapRows
 from geoseg.prediction.bands import BandFacts, Layers
 from geoseg.prediction.parts import JOURNAL, Parts, PartWriter, parts_folder
 from geoseg.programs.predict import predict
-from geoseg.tiling.plan import Plan, Task, plan_prediction
+from geoseg.tiling.plan import Plan, Task
 from geoseg.tiling.stitcher import SeamCounts
 from support.executors import ExecutorContract
 from support.model_folders import make_model
+from support.plans import make_plan
 from support.processes import heed_ctrl_c
 from support.scenes import MadeScene, write_scene
 
@@ -34,15 +35,13 @@ WAY: dict[str, Any] = {"device": "cpu", "size": 256, "overlap": 32, "band_rows":
 
 
 def planned(height: int, width: int) -> Plan:
-    return plan_prediction(
+    return make_plan(
         height,
         width,
         size=64,
         overlap=32,
         stride=8,
         classes=3,
-        pixel_bytes=3,
-        batch_size=1,
         band_rows=512,
         strip_cols=512,
     )

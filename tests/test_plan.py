@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.errors import ConfigError
-from geoseg.tiling.plan import BLENDS, Plan, plan_prediction
+from geoseg.tiling.plan import BLENDS, Plan
 from geoseg.windows import window_grid
+from support.plans import make_plan
 
 
 def plan(height: int = 1000, width: int = 800, **changes: Any) -> Plan:
     values = {"size": 256, "overlap": 64, "stride": 8, "classes": 3, "pixel_bytes": 3, "batch_size": 2}
-    return plan_prediction(height, width, **(values | changes))
+    return make_plan(height, width, **(values | changes))
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 8), st.data())

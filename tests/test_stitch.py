@@ -13,21 +13,20 @@ from torch import Tensor
 
 import geoseg.tiling.stitcher
 from geoseg.map_rows import MapRows
-from geoseg.tiling.plan import BLENDS, Plan, Span, plan_prediction
+from geoseg.tiling.plan import BLENDS, Plan, Span
 from geoseg.tiling.stitcher import FINEST_STEP, Stitcher
 from geoseg.windows import Window
+from support.plans import make_plan
 
 
 def planned(height: int, width: int, *, size: int, overlap: int, stride: int, classes: int = 3, **options: Any) -> Plan:
-    return plan_prediction(
+    return make_plan(
         height,
         width,
         size=size,
         overlap=overlap,
         stride=stride,
         classes=classes,
-        pixel_bytes=3,
-        batch_size=1,
         **options,
     )
 

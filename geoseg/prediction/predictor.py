@@ -15,8 +15,8 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from llvmlite.binding import get_host_cpu_name
@@ -28,6 +28,7 @@ from geoseg.network.backends import Forward, Request, choose_backends, choose_pr
 from geoseg.network.stored_model import StoredModel
 from geoseg.network.tta import augmented, find_tta
 from geoseg.options import ExecutorName, Layers, Tiling
+from geoseg.prediction.items import Item, Predicted, WindowPixels
 from geoseg.prediction.stages import Stages
 from geoseg.runtime.processors import processors
 from geoseg.scene import Pixels, Raster, Scene, Valid
@@ -38,7 +39,9 @@ from geoseg.tiling.plan import (
     MAX_CPU_WINDOWS,
     MAX_GDAL_CACHE_BYTES,
     WINDOWS_AHEAD,
+    LogitsShape,
     Plan,
+    SceneShape,
     plan_prediction,
     window_of,
 )
@@ -49,32 +52,6 @@ log = logging.getLogger(__name__)
 GPU_BATCH = 16
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class WindowPixels:
-    """Pixels (B, h, w) of a window as read, and valid (h, w)."""
-
-    window: Window
-    pixels: Pixels
-    valid: Valid
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Item(Generic[T]):
-    """A window on its way to the network, if any, and a note that comes back with its logits."""
-
-    pixels: WindowPixels | None
-    note: T
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Predicted(Generic[T]):
-    """The window and the logits (K, h, w) of an `Item`, None if it had no window, and its note."""
-
-    window: Window | None
-    logits: Array | None
-    note: T
 
 
 class Predictor:
@@ -164,21 +141,19 @@ class Predictor:
             ConfigError: See `geoseg.tiling.plan.plan_prediction`.
         """
         size, overlap = window_of(tiling, self.contract.window)
-        plan = plan_prediction(
-            scene.grid.height,
-            scene.grid.width,
-            size=size,
-            overlap=overlap,
-            stride=self.stride,
-            classes=len(self.classes),
+        shape = SceneShape(
+            height=scene.grid.height,
+            width=scene.grid.width,
             pixel_bytes=len(scene.bands) * scene.dtype.itemsize,
-            batch_size=self._default_batch() if batch_size is None else batch_size,
-            blend=tiling.blend,
-            layer_bytes=layers.bytes(len(self.classes)),
             chunk_rows=scene.block_shape[0],
             cache_bytes=_cache_bytes(scene),
-            band_rows=tiling.band_rows,
-            strip_cols=tiling.strip_cols,
+        )
+        classes = len(self.classes)
+        plan = plan_prediction(
+            shape,
+            LogitsShape(stride=self.stride, classes=classes, layer_bytes=layers.bytes(classes)),
+            replace(tiling, size=size, overlap=overlap),
+            batch_size=self._default_batch() if batch_size is None else batch_size,
             executor=executor,
         )
         self._window, self._at_once = (plan.window_height, plan.window_width), plan.batch_size
@@ -209,9 +184,10 @@ class Predictor:
         """
         if not self.batched:
             return self._side_by_side(items, batch_size, stages or Stages())
-        from geoseg.prediction.batches import in_batches  # loads torch
+        from geoseg.prediction.batches import OnDevice, in_batches  # loads torch
 
-        return in_batches(self, items, batch_size, stages or Stages())
+        network = OnDevice(self.contract, self.device, self.forward, self.tta, self.halve)
+        return in_batches(network, items, batch_size, stages or Stages())
 
     def run_windows(self, windows: Iterable[WindowPixels], *, batch_size: int) -> Iterator[tuple[Window, Array]]:
         """Windows and their logits, in order; see `run`."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from geoseg.errors import GeosegError
 from geoseg.options import AnyPath, PredictOptions
-from geoseg.prediction.predictor import WindowPixels
+from geoseg.prediction.items import WindowPixels
 from geoseg.prediction.room import check_room
 from geoseg.programs.session import Prepared, Session
 from geoseg.tiling.plan import IN_PROCESS, Plan

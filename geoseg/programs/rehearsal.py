@@ -23,9 +23,10 @@ from geoseg.class_map.overviews import add_checksum, count_values, halve_by_mode
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
+from geoseg.options import Tiling
 from geoseg.polygons import PolygonRules
 from geoseg.programs.vectorize import write_vectors
-from geoseg.tiling.plan import plan_prediction
+from geoseg.tiling.plan import LogitsShape, SceneShape, plan_prediction
 from geoseg.tiling.stitcher import Stitcher
 from geoseg.windows import Window
 
@@ -63,7 +64,9 @@ def stitching(*, confidence: bool = False, probabilities: bool = False) -> list[
     """Stitch windows to rows with the given layers, and do with rows what writing a map does."""
 
     def stitch() -> None:
-        plan = plan_prediction(_SIDE, _SIDE, size=_SIDE, overlap=0, stride=4, classes=2, pixel_bytes=3, batch_size=1)
+        shape = SceneShape(height=_SIDE, width=_SIDE, pixel_bytes=3)
+        logits_shape, tiling = LogitsShape(stride=4, classes=2), Tiling(size=_SIDE, overlap=0)
+        plan = plan_prediction(shape, logits_shape, tiling, batch_size=1)
         span = plan.band_span(0, plan.bands - 1)
         stitcher = Stitcher(plan, span, plan.strip_span(0), confidence=confidence, probabilities=probabilities)
         stitcher.add(Window(0, 0, _SIDE, _SIDE), np.zeros((2, _SIDE // 4, _SIDE // 4), dtype=np.float32))

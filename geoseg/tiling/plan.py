@@ -12,7 +12,7 @@ import numpy as np
 
 from geoseg.arrays import FloatArray
 from geoseg.errors import ConfigError
-from geoseg.options import ExecutorName, Taper, Windows
+from geoseg.options import ExecutorName, Taper, Tiling, Windows
 from geoseg.windows import Window, round_up, window_starts
 from geoseg.words import count
 
@@ -237,56 +237,73 @@ class Plan:
         ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneShape:
+    """What a plan has to know of a scene.
+
+    Attributes:
+        height: Scene height, px.
+        width: Scene width, px.
+        pixel_bytes: Bytes of one pixel over all bands.
+        chunk_rows: Height of the file's blocks, px.
+        cache_bytes: What GDAL may keep of decoded blocks.
+    """
+
+    height: int
+    width: int
+    pixel_bytes: int
+    chunk_rows: int = BLOCK
+    cache_bytes: int = GDAL_CACHE_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogitsShape:
+    """What a plan has to know of the network and of what is written.
+
+    Attributes:
+        stride: Pixels per logit: 1, or an even divisor of 32.
+        classes: Number of classes.
+        layer_bytes: Bytes per pixel of what is wanted beside the classes.
+    """
+
+    stride: int
+    classes: int
+    layer_bytes: int = 0
+
+
 def plan_prediction(
-    height: int,
-    width: int,
+    scene: SceneShape,
+    logits: LogitsShape,
+    tiling: Tiling,
     *,
-    size: int,
-    overlap: int,
-    stride: int,
-    classes: int,
-    pixel_bytes: int,
     batch_size: int,
-    blend: str | Taper = "sine",
-    layer_bytes: int = 0,
-    chunk_rows: int = BLOCK,
-    cache_bytes: int = GDAL_CACHE_BYTES,
-    band_rows: int | None = None,
-    strip_cols: int | None = None,
-    memory_limit_bytes: int = STRIP_MEMORY_BYTES,
     executor: str = IN_PROCESS,
+    memory_limit_bytes: int = STRIP_MEMORY_BYTES,
 ) -> Plan:
     """The plan for a scene.
 
     Args:
-        height: Scene height, px.
-        width: Scene width, px.
-        size: Window side, px; a multiple of 32.
-        overlap: Strip shared by neighbours, px; a multiple of 32 below ``size``.
-        stride: Pixels per logit: 1, or an even divisor of 32.
-        classes: Number of classes.
-        pixel_bytes: Bytes of one pixel over all bands.
+        scene: The scene.
+        logits: What the network gives, and what is written of it.
+        tiling: Windows, with size and overlap; bands of about 2²⁵ px and one strip if it says nothing else.
         batch_size: Windows at once, at least 1.
-        blend: "sine", "linear", "flat", "crop", or a function of a window's length and overlap, in logits.
-        layer_bytes: Bytes per pixel of what is wanted beside the classes.
-        chunk_rows: Height of the file's blocks, px.
-        cache_bytes: What GDAL may keep of decoded blocks.
-        band_rows: Height of the bands, px, a multiple of 512; None takes about 2²⁵ px a band.
-        strip_cols: Width of the strips, px, a multiple of 512; None takes one strip if the memory allows it.
-        memory_limit_bytes: Above it the scene is cut into strips.
         executor: Name of what runs the tasks.
+        memory_limit_bytes: Above it the scene is cut into strips.
 
     Raises:
         ConfigError: A size or overlap off the grid, a batch size below 1, an unknown blend, bands or strips that are
             not multiples of 512 px.
     """
-    _check(size, overlap, batch_size, blend, band_rows, strip_cols)
+    height, width, stride, classes = scene.height, scene.width, logits.stride, logits.classes
+    size, overlap, strip_cols, band_rows = tiling.size or 0, tiling.overlap or 0, tiling.strip_cols, tiling.band_rows
+    _check(tiling, size, overlap, batch_size)
     rows = window_starts(height, size=size, overlap=overlap, align=ALIGN)
     cols = window_starts(width, size=size, overlap=overlap, align=ALIGN)
     window_height, window_width = min(size, round_up(height, ALIGN)), min(size, round_up(width, ALIGN))
     # A file that is one block, as a JPEG, is decoded by GDAL line by line: nothing is won by reading it all at once.
-    chunk_rows = chunk_rows if chunk_rows <= 2 * size else 1
-    row_bytes = pixel_bytes + 1  # and validity
+    chunk_rows = scene.chunk_rows if scene.chunk_rows <= 2 * size else 1
+    row_bytes = scene.pixel_bytes + 1  # and validity
+    written_bytes = 1 + logits.layer_bytes
 
     def memory(strip: int) -> int:
         span = cols[-1] + window_width if strip >= width else min(strip + 2 * window_width, cols[-1] + window_width)
@@ -298,9 +315,9 @@ def plan_prediction(
         cells = span // stride
         sums = (window_height // stride) * cells * (4 * classes + 4 + 3)
         piece = 2 * max(PIECE_BYTES, 4 * cells * classes * 3)
-        finished = 5 * min(window_height, height) * min(strip, width) * (1 + layer_bytes)
-        writing = 2 * BLOCK * width * (1 + layer_bytes)
-        return pixels + sums + piece + finished + writing + cache_bytes
+        finished = 5 * min(window_height, height) * min(strip, width) * written_bytes
+        writing = 2 * BLOCK * width * written_bytes
+        return pixels + sums + piece + finished + writing + scene.cache_bytes
 
     if strip_cols is None:
         strip_cols = round_up(width, BLOCK)
@@ -321,15 +338,15 @@ def plan_prediction(
         overlap=overlap,
         stride=stride,
         classes=classes,
-        blend=blend,
+        blend=tiling.blend,
         batch_size=batch_size,
         band_rows=band_rows,
         strip_cols=strip_cols,
         chunk_rows=chunk_rows,
-        cache_bytes=cache_bytes,
+        cache_bytes=scene.cache_bytes,
         executor=executor,
         memory_bytes=memory(strip_cols),
-        disk_bytes=math.ceil(2.4 * height * width * (1 + layer_bytes)),
+        disk_bytes=math.ceil(2.4 * height * width * written_bytes),
     )
 
 
@@ -369,15 +386,13 @@ def check_window(size: int, overlap: int) -> None:
         )
 
 
-def _check(
-    size: int, overlap: int, batch_size: int, blend: str | Taper, band_rows: int | None, strip_cols: int | None
-) -> None:
+def _check(tiling: Tiling, size: int, overlap: int, batch_size: int) -> None:
     check_window(size, overlap)
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size} is below 1", hint="--batch-size 1")
-    if isinstance(blend, str) and blend not in BLENDS:
-        raise ConfigError(f"unknown blend {blend!r}", hint=f"--blend {', '.join(BLENDS)}")
-    for name, value in (("band_rows", band_rows), ("strip_cols", strip_cols)):
+    if isinstance(tiling.blend, str) and tiling.blend not in BLENDS:
+        raise ConfigError(f"unknown blend {tiling.blend!r}", hint=f"--blend {', '.join(BLENDS)}")
+    for name, value in (("band_rows", tiling.band_rows), ("strip_cols", tiling.strip_cols)):
         if value is not None and (value < BLOCK or value % BLOCK):
             raise ConfigError(
                 f"{name} {value} must be a multiple of {BLOCK} px", hint=f"{name}={max(round_up(value, BLOCK), BLOCK)}"

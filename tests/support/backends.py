@@ -20,7 +20,8 @@ from geoseg.network import backends
 from geoseg.network.backends import Forward, Request
 from geoseg.network.backends.openvino import multiplies_bfloat16
 from geoseg.network.tta import TTA, augmented
-from geoseg.prediction.predictor import Predictor, WindowPixels
+from geoseg.prediction.items import WindowPixels
+from geoseg.prediction.predictor import Predictor
 from geoseg.windows import Window
 from support.networks import WIDE, InMemory, difference, images, segnext, visible
 

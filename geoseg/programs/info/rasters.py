@@ -17,11 +17,12 @@ from geoseg.contract import Contract, WindowSettings, find_model, load_contract,
 from geoseg.errors import SceneError, quoted
 from geoseg.georeference import Georeference, pyproj_crs
 from geoseg.grid import Grid
+from geoseg.options import Tiling
 from geoseg.programs.info.words import FEW_VALUES, Fact, crs_text, extent, file_size, unit_name
 from geoseg.runtime.processors import processors
 from geoseg.scene import Pixels, Scene, Valid
 from geoseg.scene.advice import GDAL_TYPES, holds, palette_hint
-from geoseg.tiling.plan import MAX_CPU_WINDOWS, Plan, plan_prediction
+from geoseg.tiling.plan import MAX_CPU_WINDOWS, LogitsShape, Plan, SceneShape, plan_prediction
 from geoseg.windows import Window
 
 STRIDE = 8
@@ -158,16 +159,15 @@ def _planned(scene: Scene, contract: Contract, stride: int) -> Fact:
 
 def _plan(scene: Scene, window: WindowSettings, *, classes: int, stride: int) -> Plan:
     """As `geoseg.prediction.predictor.Predictor.plan`, which would load numba."""
-    return plan_prediction(
-        *scene.grid.shape,
-        size=window.size,
-        overlap=window.overlap,
-        stride=stride,
-        classes=classes,
+    shape = SceneShape(
+        height=scene.grid.height,
+        width=scene.grid.width,
         pixel_bytes=len(scene.bands) * scene.dtype.itemsize,
-        batch_size=min(processors(), MAX_CPU_WINDOWS),
         chunk_rows=scene.block_shape[0],
     )
+    tiling = Tiling(size=window.size, overlap=window.overlap)
+    at_once = min(processors(), MAX_CPU_WINDOWS)
+    return plan_prediction(shape, LogitsShape(stride=stride, classes=classes), tiling, batch_size=at_once)
 
 
 def _place_warnings(scene: Scene) -> Iterable[str]:

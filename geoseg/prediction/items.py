@@ -1,0 +1,38 @@
+"""What goes into a network, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from geoseg.scene import Pixels, Valid
+from geoseg.tiling.arrays import Array
+from geoseg.windows import Window
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowPixels:
+    """Pixels (B, h, w) of a window as read, and valid (h, w)."""
+
+    window: Window
+    pixels: Pixels
+    valid: Valid
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item(Generic[T]):
+    """A window on its way to the network, if any, and a note that comes back with its logits."""
+
+    pixels: WindowPixels | None
+    note: T
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted(Generic[T]):
+    """The window and the logits (K, h, w) of an `Item`, None if it had no window, and its note."""
+
+    window: Window | None
+    logits: Array | None
+    note: T
