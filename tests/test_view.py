@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import importlib
 import io
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ pytest.importorskip("rio_tiler")
 pytest.importorskip("starlette")
 
 import geoseg
+import geoseg.view
 from geoseg.classes import NODATA
 from geoseg.errors import ConfigError, GeosegError, SceneError
 from geoseg.grid import Grid
@@ -544,3 +547,10 @@ def test_notebooks_show_the_page_in_a_frame(tmp_path: Path) -> None:
         shown.close()
     with pytest.raises(ConfigError, match="nothing to show"):
         geoseg.show()
+
+
+def test_missing_extra_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rio_tiler", None)
+    with pytest.raises(ConfigError, match="needs packages that are not installed: rio_tiler") as caught:
+        importlib.reload(geoseg.view)
+    assert caught.value.hint == 'pip install "geoseg[view]"'
