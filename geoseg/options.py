@@ -43,7 +43,7 @@ class Imagery:
         alpha: Take validity from the alpha band.
         crs: CRS of a raster that has a transform but no CRS.
         aoi: Vector file with the area of interest; nothing outside its polygons is mapped.
-        gsd: Resample the scene to pixels of this size in metres, or to the "model"'s.
+        gsd: Resample the scene to pixels of this size in metres, or, with "model", of the model's size.
         ignore_gsd: Map the scene even if its pixel size is not the model's.
     """
 
@@ -139,12 +139,13 @@ class PolygonRules:
     are in m²; without a CRS, in square units of the coordinates.
 
     Attributes:
-        simplify: How far outlines may move from the pixel edges, as 1.5px or 0.5m; none keeps every vertex.
+        simplify: Simplification tolerance, such as 1.5px or 0.5m; none keeps every vertex.
         method: vw removes details by area (Visvalingam), dp by distance (Douglas-Peucker).
         smooth: Cut the corners of pixels first, so that slopes have no stairs.
-        regularize: Class whose outlines get straight, square walls where they lie within 1.5 px of them; repeatable.
+        regularize: Class whose outlines get straight walls and right angles if that moves them by at most 1.5 px;
+            repeatable.
         min_area_m2: Smallest polygon kept, m²; where classes are left out, smaller holes are filled too.
-        small: Smaller polygons go to the neighbour with the longest common border, or are dropped.
+        small: Polygons below --min-area are merged into the neighbour with the longest common border, or dropped.
         fill_holes_m2: Holes below this area, m², join the polygon around them.
         keep: Class that becomes polygons, after dissolving; repeatable; all but the background by default.
         dissolve: Make one class of several, as NAME=CLASS,CLASS; repeatable.

@@ -314,6 +314,8 @@ def test_every_verb_explains_itself(verb: str) -> None:
     result = commands.run(verb, "--help")
     assert result.exit_code == 0
     assert f"Usage: geoseg {verb}" in result.stdout
+    assert "<list[str]>" not in result.stdout
+    assert "<str>" not in result.stdout
     assert "Options:" in result.stdout
 
 

@@ -169,15 +169,28 @@ def sentences(kind: type) -> dict[str, str]:
 class Command(TyperCommand):
     """A verb whose help shows options by panel, in plain text: rich would triple its time, and logs show no frames."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Options, then each argument by its name; typer would write a list as {SCENE}... and its type beside it."""
+        return ["[OPTIONS]", *(_in_usage(p) for p in self.get_params(ctx) if p.param_type_name == "argument")]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then the options of each panel; those without one come first."""
         panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                default = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                default = "Options"
+                if parameter.param_type_name == "argument":
+                    default, record = "Arguments", (_in_usage(parameter), record[1])
                 panels.setdefault(getattr(parameter, "rich_help_panel", None) or default, []).append(record)
         for panel, records in panels.items():
             if records:
                 with formatter.section(panel):
                     formatter.write_dl(records)
+
+
+def _in_usage(argument: Any) -> str:
+    """An argument's name, with dots if it takes several values and in brackets if it may be left out."""
+    name = argument.metavar.rstrip("…")
+    several = "…" if argument.nargs == -1 else ""
+    return f"{name}{several}" if argument.required or name.startswith("[") else f"[{name}]{several}"

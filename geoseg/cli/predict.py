@@ -27,7 +27,7 @@ def predict(
             "--output",
             "-o",
             metavar="OUT",
-            help="File to write, in the format of its suffix; FOLDER/ or 'FOLDER/{stem}.gpkg' maps each scene apart.",
+            help="File to write, in the format of its suffix; FOLDER/ or 'FOLDER/{stem}.gpkg' maps each on its own.",
         ),
     ],
     options: PredictOptions,
@@ -37,9 +37,9 @@ def predict(
 ) -> None:
     """Map a scene with a model.
 
-    To a class GeoTIFF (-o map.tif), or straight on to polygons (-o map.gpkg, .geojson, .shp, .fgb, .parquet, .pmtiles),
-    which the options under Polygons are for. If interrupted, the same command continues. With several scenes and
-    -o FOLDER/ each is mapped on its own; those that fail are listed at the end (exit code 1).
+    The suffix of OUT selects a class map (.tif) or polygons (.gpkg, .geojson, .shp, .fgb, .parquet, .pmtiles); the
+    options under Polygons need the latter. An interrupted prediction continues when the same command is run again. With
+    -o FOLDER/ each scene is mapped on its own; those that fail are listed at the end (exit code 1).
     """
     from geoseg.programs.early import check_prediction
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from geoseg.cli import prepare_isaid, prepare_scenes
+from geoseg.cli.expand import Command
 
 app = typer.Typer(
     help="Bring data sets and scenes into the form that training reads.",
@@ -12,5 +13,5 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("isaid")(prepare_isaid.isaid)
-app.command("scenes")(prepare_scenes.scenes)
+app.command("isaid", cls=Command)(prepare_isaid.isaid)
+app.command("scenes", cls=Command)(prepare_scenes.scenes)

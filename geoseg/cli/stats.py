@@ -15,7 +15,10 @@ def stats(
     overrides: options.Overrides = None,
     split: Annotated[Split, typer.Option("--split", help="Scenes of the configuration to count.")] = "train",
 ) -> None:
-    """Count classes, bands and nodata of the labelled scenes, and suggest class weights."""
+    """Count classes and bands of labelled scenes.
+
+    Also nodata; and suggests class weights, means and standard deviations for the configuration.
+    """
     from geoseg.config import load_config
     from geoseg.programs.early import check_files
 

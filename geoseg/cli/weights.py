@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from geoseg.cli import options
+from geoseg.cli.expand import Command
 
 app = typer.Typer(
     help="List and import published weights.",
@@ -17,7 +18,7 @@ app = typer.Typer(
 )
 
 
-@app.command("import")
+@app.command("import", cls=Command)
 def import_(
     ctx: typer.Context,
     checkpoint: Annotated[
@@ -60,7 +61,7 @@ def import_(
     ctx.obj.report(report.lines(), output)
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_() -> None:
     """List published weights, where they are, and which of them are on this disk."""
     from geoseg.pretrained import list_weights
