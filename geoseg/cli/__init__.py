@@ -133,7 +133,8 @@ def _set_up_logging(talk: Talk) -> None:
     root.setLevel(logging.INFO if talk.level > 1 else logging.CRITICAL)
     logging.getLogger("geoseg").setLevel(ours)
     # A first run takes longer, which is reported unless --quiet.
-    logging.getLogger("geoseg.runtime.jit").setLevel(min(ours, logging.INFO) if talk.level >= 0 else ours)
+    for name in ("geoseg.runtime.jit", "geoseg.network.converted"):
+        logging.getLogger(name).setLevel(min(ours, logging.INFO) if talk.level >= 0 else ours)
     logging.captureWarnings(True)
     if talk.level < 2:
         warnings.simplefilter("ignore")

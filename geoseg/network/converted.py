@@ -140,7 +140,7 @@ def _convert(model: StoredModel, shape: tuple[int, ...], core: Any) -> tuple[tup
     from geoseg.network.folding import FoldedSegNeXt, deployed
     from geoseg.network.logits import Logits
 
-    log.info("converting the network, once")
+    log.info("converting the network, once; about 5 s")
     logits = Logits(deployed(model.network)).eval().requires_grad_(False)
     is_free = isinstance(logits.network, FoldedSegNeXt)  # others may write down the size that they are traced with
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -57,7 +57,7 @@ def describe_run(
         ("a step", f"{step} windows of {recipe.size} px: {parts}"),
         ("iterations", f"{recipe.iterations}, {windows} windows: {_short(passes)} times the scenes' area"),
         ("network", f"{config.model.architecture}, {config.model.encoder}: {counts[0] / 1e6:.2f} M parameters"),
-        ("that train", f"{counts[1] / 1e6:.2f} M{ema}"),
+        ("trained", f"{counts[1] / 1e6:.2f} M{ema}"),
         ("loss", " + ".join(f"{term.weight:g} {term.name}" for term in recipe.loss)),
         ("memory", f"about {_short(memory / GIB)} GiB on each device"),
     )
