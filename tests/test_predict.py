@@ -599,14 +599,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, report.plan.mem
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource module there")
 @pytest.mark.parametrize(
     ("architecture", "options"),
-    [("segnext", {"confidence": True}), ("unet", {"strip_cols": 1024, "probabilities": True})],
+    [("segnext", {"confidence": True}), ("unet", {"strip_cols": 2048, "probabilities": True})],
 )
 def test_a_wide_scene_takes_less_memory_than_planned(
     models: Models, tmp_path: Path, architecture: str, options: dict[str, Any]
 ) -> None:
     """Logits at 1/8 in one piece, and at full resolution in strips."""
     peaks = []
-    for name, size in (("small", (256, 256)), ("wide", (300, 4_000))):
+    for name, size in (("small", (256, 256)), ("wide", (300, 8_000))):
         made = write_scene(tmp_path / f"{name}.tif", size=size, blockxsize=256, blockysize=256)
         arguments = [str(made.path), str(models(architecture=architecture)), str(tmp_path / "map.tif"), repr(options)]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}

@@ -68,7 +68,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("chaos")
-    write_scene(folder / "scene.tif", size=(BANDS * 512 - 100, 256), blockxsize=256, blockysize=256, nodata="value")
+    write_scene(folder / "scene.tif", size=(BANDS * 512 - 100, 500), blockxsize=256, blockysize=256, nodata="value")
     write_model(folder / "model")
     write_model(folder / "wide", options=WIDE)  # OpenVINO runs no narrower one in bfloat16
     return Place(folder)
