@@ -9,9 +9,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import pytest
 import rasterio
 from affine import Affine
+from shapely.geometry import box
 
 from geoseg.contract import Band, ClassEntry, Contract, PrecisionRecord, PrecisionScore, WindowSettings, load_contract
 from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError, SceneError
@@ -110,6 +112,17 @@ def test_a_scene_that_fails_keeps_no_other_from_being_mapped(model: Path, scenes
     for name in ("four.tif has 4 bands", "broken.tif is not a raster", "no such scene: missing.tif"):
         assert name in ran.stderr
     assert contents(tmp_path / "maps").keys() == {"a.tif", "b.tif", "c.tif"}
+
+
+def test_a_scene_outside_the_area_of_interest_is_named(model: Path, scenes: Path, tmp_path: Path) -> None:
+    with rasterio.open(scenes / "a.tif") as file:
+        area, crs = box(*file.bounds), file.crs
+    geopandas.GeoDataFrame(geometry=[area], crs=crs).to_file(tmp_path / "aoi.gpkg")
+    words = ["-q", "predict", str(scenes), "-m", str(model), "-o", f"{tmp_path / 'maps'}/", "--device", "cpu"]
+    ran = commands.run(*words, "--backend", "torch", "--aoi", str(tmp_path / "aoi.gpkg"))
+    assert ran.exit_code == 1 and contents(tmp_path / "maps").keys() == {"a.tif"}
+    for name in ("b", "c"):
+        assert f"error: {scenes / name}.tif: no polygon of the area of interest" in ran.stderr
 
 
 def test_what_is_finished_is_not_mapped_again(

@@ -159,6 +159,13 @@ def test_bands_are_drawn_in_the_order_asked_for(tmp_path: Path) -> None:
         one_layer(scene.path, bands=(1, 2))
 
 
+def test_some_bands_of_an_image_are_read_through_overviews(tmp_path: Path) -> None:
+    # Without that, the tile of the whole world takes hundreds of gigabytes.
+    scene = write_scene(tmp_path / "a.tif", bands=4, size=(300, 300))
+    for bands in (None, (4, 3, 2), (2,)):
+        assert one_layer(scene.path, bands=bands).tile(0, 0, 0, 0) is not None
+
+
 def test_near_infrared_tagged_alpha_hides_nothing(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(1, 250, (4, 640, 640)).astype(np.uint8)
     pixels[3, :, np.arange(640) // 16 % 2 == 1] = 0
@@ -354,7 +361,7 @@ def test_only_the_page_and_what_was_named_is_served(tmp_path: Path) -> None:
             assert ask(address, name)[0] == 200, name
         refused = ("/", "/state", f"/{token}", f"/{token}x/state", f"/{token[:-1]}/state", "//", f"/{token}/../state")
         inside = ("map.tif", "other.tif", "page/", "../map.tif", "..%2fmap.tif", "tiles/", "tiles/0", "page.py")
-        outside = ("tiles/0/3/9/9/1", "tiles/0/99/0/0/1")
+        outside = ("tiles/0/3/9/9/1", "tiles/0/99/0/0/1", f"tiles/0/{'9' * 5000}/0/0/1")
         for path in (*refused, *inside, *outside):
             assert ask(address, path)[0] == 403, path
         assert ask(address, "tiles/7/0/0/0/1")[0] == 409
@@ -459,11 +466,22 @@ def test_corrections_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
     session = one_layer(tmp_path / "map.tif")
     bow = square(15, 47)
     bow["geometry"]["coordinates"][0][1:3] = bow["geometry"]["coordinates"][0][2:0:-1]
+
+    def timed(time: Any) -> dict[str, Any]:
+        plain = square(15, 47)
+        return {**plain, "properties": {**plain["properties"], "time": time}}
+
+    beyond = square(15, 47)
+    beyond["geometry"]["coordinates"] = [[[0, 89], [0, 95], [10, 95], [0, 89]]]
     cases = [
         (bow, "polygon 1 crosses itself"),
         (square(15, 47, name="castle"), "polygon 1 has the unknown class 'castle'"),
         (square(15, 47, size=0), "polygon 1 has no area"),
         ({"type": "Feature"}, "polygon 1 is not a GeoJSON feature"),
+        (timed("yesterday"), "polygon 1 is not a GeoJSON feature"),
+        (timed(5), "polygon 1 is not a GeoJSON feature"),
+        ({**bow, "geometry": {**bow["geometry"], "type": "Shape"}}, "polygon 1 is not a GeoJSON feature"),
+        (beyond, "polygon 1 lies where the map's CRS has no coordinates"),
     ]
     with serving(session) as address:
         for feature, message in cases:

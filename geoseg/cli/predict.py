@@ -68,8 +68,9 @@ def _predict_each(
         return
     each = predict_each(scenes, model, output, options)
     ctx.obj.report(each.lines(), each.folder)
-    for _, error in each.failed:
-        typer.echo(f"error: {error.message}" + (f"\nhint:  {error.hint}" if error.hint else ""), err=True)
+    for scene, error in each.failed:
+        message = error.message if scene in error.message else f"{scene}: {error.message}"
+        typer.echo(f"error: {message}" + (f"\nhint:  {error.hint}" if error.hint else ""), err=True)
     if each.failed:
         raise typer.Exit(1)
 

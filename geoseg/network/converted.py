@@ -59,11 +59,13 @@ def converted(model: StoredModel, shape: tuple[int, ...], core: Any) -> Any:
     """
     shapes = (ANY, shape[1], ANY, ANY), shape
     entries = [user_cache("networks") / f"{_digest(model.key, one)}.zip" for one in shapes if model.key]
-    files = next((found for entry in entries if (found := _read(entry)) is not None), None)
-    if files is None:
-        files, is_free = _convert(model, shape, core)
-        if entries:
-            _store(entries[0 if is_free else 1], files)
+    for entry in entries:
+        network = _cached(entry, model, shape, core)
+        if network is not None:
+            return network
+    files, is_free = _convert(model, shape, core)
+    if entries:
+        _store(entries[0 if is_free else 1], files)
     network = core.read_model(*files)
     network.reshape(list(shape))
     return network
@@ -82,19 +84,23 @@ def _sources() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _read(entry: Path) -> tuple[bytes, ...] | None:
-    """The files of an entry; None if it does not exist or is damaged."""
+def _cached(entry: Path, model: StoredModel, shape: tuple[int, ...], core: Any) -> Any:
+    """The network of an entry; None if it does not exist, is damaged or is another model's."""
     try:
         with zipfile.ZipFile(entry) as archive:  # compares checksums
-            files = tuple(archive.read(name) for name in NETWORK_FILES)
+            network = core.read_model(*(archive.read(name) for name in NETWORK_FILES))
+        network.reshape(list(shape))
+        found = network.output(0).partial_shape
+        if list(found)[:2] != [shape[0], len(model.contract.classes)]:
+            raise ValueError(f"its logits have the shape {found}")
     except FileNotFoundError:
         return None
-    except Exception as error:  # damaged bytes make zipfile raise errors of many kinds
+    except Exception as error:  # damaged bytes make zipfile and OpenVINO raise errors of many kinds
         log.warning("the cached network %s is damaged and is made again: %s", entry, in_one_line(error))
         return None
     with contextlib.suppress(OSError):
         entry.touch()  # records the last use
-    return files
+    return network
 
 
 def _store(entry: Path, files: tuple[bytes, ...]) -> None:

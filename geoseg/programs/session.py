@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
+from operator import index
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -96,7 +97,7 @@ class Session:
         imagery, contract = self.options.imagery, self.model.contract
         resolved = replace(
             imagery,
-            bands=None if imagery.bands is None else tuple(imagery.bands),
+            bands=None if imagery.bands is None else tuple(map(index, imagery.bands)),
             nodata=model_nodata(contract, imagery.nodata),
             aoi=None if imagery.aoi is None else str(input_path(imagery.aoi)),
             gsd=_gsd_m(imagery.gsd, contract),

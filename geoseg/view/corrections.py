@@ -24,6 +24,7 @@ from geoseg.view.place import MERCATOR, Plane
 
 _MOST_VERTICES = 100_000
 _MOST_NOTE = 1000
+_NO_FEATURE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, shapely.errors.ShapelyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +87,16 @@ class Corrections:
             ConfigError: A shape that is no polygon, or a class that the map does not have.
             OutputError: The file cannot be written.
         """
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        rows: list[tuple[Any, str, str, str]] = []
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        rows: list[tuple[Any, str, datetime, str]] = []
         for number, feature in enumerate(features, 1):
             try:
                 shape = shapely.geometry.shape(feature["geometry"])
                 properties = feature["properties"]
-                name, time = str(properties["class"]), str(properties.get("time") or now)
+                name, time = str(properties["class"]), properties.get("time") or now
+                time = datetime.fromisoformat(time).astimezone(UTC)
                 note = str(properties.get("note") or "")[:_MOST_NOTE]
-            except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.GEOSException) as error:
+            except _NO_FEATURE as error:
                 raise ConfigError(f"polygon {number} is not a GeoJSON feature") from error
             if isinstance(shape, shapely.Polygon) and shape.length and not shape.is_valid:
                 raise ConfigError(f"polygon {number} crosses itself", hint="move its corners apart, or draw it anew")
@@ -107,11 +109,15 @@ class Corrections:
             rows.append((shape, name, time, note))
         columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
         shapes, names, times, notes = columns
-        data = {"class": pd.Series(names, dtype=str), "time": pd.to_datetime(pd.Series(times, dtype=str), utc=True)}
+        data = {"class": pd.Series(names, dtype=str), "time": pd.Series(times, dtype="datetime64[ms, UTC]")}
         crs = None if self.crs is None else self.crs.to_wkt()
+        placed = self._from_lonlat(np.array(shapes, dtype=object))
+        for number, bounds in enumerate(shapely.bounds(placed), 1):
+            if not np.isfinite(bounds).all():
+                raise ConfigError(f"polygon {number} lies where the map's CRS has no coordinates", hint="draw it anew")
         frame = geopandas.GeoDataFrame(
             {**data, "note": pd.Series(notes, dtype=str)},
-            geometry=self._from_lonlat(np.array(shapes, dtype=object)),
+            geometry=placed,
             crs=crs,
         )
         with atomic_output(self.path) as scratch, warnings.catch_warnings():

@@ -178,7 +178,7 @@ class Opener:
                     f"{scene.path} has bands 1 … {scene.file_bands}, but band {max(bands)} was asked for",
                     hint=f"list its bands with: geoseg info {quoted(path)}",
                 )
-            raster = tiled(scene, self.plane or Plane(), bands)
+            raster = tiled(scene, self.plane or Plane(), bands, picks=kind == "image")
             names = scene.band_names if kind == "share" and scene.file_bands > 1 else ()
             layer = Layer(scene.path, kind, Path(scene.path).name, state, raster=raster, classes=classes, bands=names)
             if kind == "classes" and classes is not DISAGREEMENT:

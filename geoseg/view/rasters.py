@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import threading
@@ -56,7 +57,7 @@ class TiledRaster:
         bounds: Longitudes and latitudes.
         pixel_zoom: Zoom level, a real number, at which its pixels are those of the map's tiles.
         fast_zoom: The lowest zoom level whose tiles are read in about a second.
-        bands: 1-based bands that are drawn.
+        bands: 1-based bands of ``name`` that are drawn.
         stretch: Values of each of them that come out black and white.
     """
 
@@ -134,13 +135,14 @@ class TiledRaster:
             ).array
 
 
-def tiled(scene: Scene, plane: Plane, bands: Sequence[int] | None = None) -> TiledRaster:
+def tiled(scene: Scene, plane: Plane, bands: Sequence[int] | None = None, *, picks: bool = True) -> TiledRaster:
     """A raster as it lies on the page's map.
 
     Args:
         scene: The open raster.
         plane: Where it lies if it has no place on Earth.
         bands: 1-based bands to draw, three or one; None takes the first three, or the first of one or two.
+        picks: Read no other bands than these.
     """
     grid = scene.grid
     pixels, valid = scene.sample()
@@ -148,7 +150,12 @@ def tiled(scene: Scene, plane: Plane, bands: Sequence[int] | None = None) -> Til
     if bands is None:
         colors = [b for b in scene.bands if not (is_alpha and b == scene.alpha_band)]
         bands = colors[:3] if len(colors) >= 3 else colors[:1]
-    name = _name(scene, plane, keeps_alpha=is_alpha)
+    read = list(bands)
+    if is_alpha and scene.alpha_band is not None and scene.alpha_band not in bands:
+        read.append(scene.alpha_band)
+    # GDAL warps all of a dataset's bands through overviews, but some of them at full size.
+    picked = read if picks and read != list(range(1, scene.file_bands + 1)) else None
+    name = _name(scene, plane, keeps_alpha=is_alpha, picked=picked)
     with open_raster(name, sharing=False) as dataset:
         left, bottom, right, top = dataset.bounds if dataset.transform.is_rectilinear else grid.bounds
         corners = min(left, right), min(bottom, top), max(left, right), max(bottom, top)
@@ -168,15 +175,15 @@ def tiled(scene: Scene, plane: Plane, bands: Sequence[int] | None = None) -> Til
         bounds=(west, max(south, -_MOST_LATITUDE), east if east > west else 180, min(north, _MOST_LATITUDE)),
         pixel_zoom=zoom,
         fast_zoom=fast,
-        bands=tuple(bands),
+        bands=tuple(bands) if picked is None else tuple(range(1, len(bands) + 1)),
         stretch=tuple(stretch),
     )
 
 
-def _name(scene: Scene, plane: Plane, *, keeps_alpha: bool) -> str:
-    """The file, or a VRT as text: in the plane, and with its fourth band no alpha where that is near infrared."""
+def _name(scene: Scene, plane: Plane, *, keeps_alpha: bool, picked: list[int] | None) -> str:
+    """The file, or a VRT as text: in the plane, of the picked bands, and near infrared tagged as alpha no alpha."""
     on_earth = is_on_earth(scene.grid)
-    if on_earth and (scene.alpha_band is None or keeps_alpha):
+    if on_earth and picked is None and (scene.alpha_band is None or keeps_alpha):
         return scene.path
     with rasterio.MemoryFile(ext=".vrt") as memory:
         rasterio.shutil.copy(scene.dataset, memory.name, driver="VRT")
@@ -184,6 +191,14 @@ def _name(scene: Scene, plane: Plane, *, keeps_alpha: bool) -> str:
     for source in root.iter("SourceFilename"):
         source.attrib["relativeToVRT"] = "0"
         source.text = scene.path
+    if picked is not None:
+        elements = root.findall("VRTRasterBand")
+        for element in elements:
+            root.remove(element)
+        for number, band in enumerate(picked, 1):
+            element = copy.deepcopy(elements[band - 1])
+            element.attrib["band"] = str(number)
+            root.append(element)
     if not keeps_alpha:
         for color in root.iter("ColorInterp"):
             if color.text == "Alpha":

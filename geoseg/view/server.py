@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 _HOSTS = frozenset({HOST, "localhost"})
 _MOST_BODY = 64 << 20
+_MOST_PATH = 200
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -155,7 +156,7 @@ class _Guard:
         is_own = not origin or origin.partition("://")[2].rsplit(":", 1)[0] in _HOSTS
         path, prefix = scope["path"].encode(), self._prefix.encode()
         has_token = hmac.compare_digest(path[: len(prefix)], prefix) and path[len(prefix) : len(prefix) + 1] == b"/"
-        return host in _HOSTS and is_own and has_token
+        return host in _HOSTS and is_own and has_token and len(path) <= _MOST_PATH
 
 
 class Server:
