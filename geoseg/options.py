@@ -314,13 +314,15 @@ def from_keywords(kind: type[T], keywords: Mapping[str, Any], *, caller: str) ->
     """Options from keywords: each the name of an option, or of a group of options given as one value.
 
     Raises:
-        TypeError: An unknown keyword; the message names the nearest one.
+        TypeError: An unknown keyword, whose nearest is named, or a group that is not one.
     """
     changes: dict[str, Any] = {}
     groups = {f.name: getattr(kind(), f.name) for f in fields(kind)}  # type: ignore[arg-type]
     places = {f.name: name for name, group in groups.items() if is_dataclass(group) for f in fields(group)}
     for name, value in keywords.items():
         if name in groups:
+            if is_dataclass(groups[name]) and not isinstance(value, type(groups[name])):
+                raise TypeError(f"{caller}() takes {name} as {type(groups[name]).__name__}(…), found {value!r}")
             changes[name] = value
         elif name not in places:
             near = difflib.get_close_matches(name, [*places, *groups], n=1)

@@ -45,6 +45,11 @@ def how(**keywords: Any) -> PredictOptions:
 HOW = how()
 
 
+def test_a_group_of_options_is_of_its_class() -> None:
+    with pytest.raises(TypeError, match=r"how\(\) takes tiling as Tiling\(…\), found 3"):
+        how(tiling=3)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"

@@ -377,3 +377,12 @@ def test_reflected_validity_is_that_of_the_reflected_pixel(make_scene: Callable[
         expected = np.pad(whole, ((4, 5), (0, 13)), mode="reflect")[:, 10:]
         np.testing.assert_array_equal(valid, expected)
         np.testing.assert_array_equal(pixels, scene.read(window)[0])
+
+
+@pytest.mark.parametrize("pixel", [0.0, float("nan")])
+def test_a_transform_without_area_is_refused(tmp_path: Path, pixel: float) -> None:
+    profile = {"driver": "GTiff", "count": 1, "height": 8, "width": 8, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "a.tif", "w", **profile, transform=Affine(pixel, 0, 5e5, 0, -pixel, 5e6)):
+        pass
+    with pytest.raises(SceneError, match="have no area"):
+        open_scene(tmp_path / "a.tif")

@@ -69,6 +69,11 @@ class Scene(Raster):
         self._is_closed = False
         with self._files.borrow(self.path) as src:
             self.grid = grid_of(src, crs)
+            if not abs(self.grid.transform.determinant) > 0:
+                raise SceneError(
+                    f"the pixels of {self.path} have no area: its transform is {self.grid.transform.to_gdal()}",
+                    hint="give it its corners: gdal_translate -a_ullr LEFT TOP RIGHT BOTTOM",
+                )
             self.warp_command = warp_command(src)
             self.file_bands = src.count
             self.alpha_band = next((i for i in src.indexes if src.colorinterp[i - 1] is ColorInterp.alpha), None)

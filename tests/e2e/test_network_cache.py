@@ -116,7 +116,13 @@ def empty(entry: Path) -> None:
     entry.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, empty])
+def replace_graph(entry: Path) -> None:
+    with zipfile.ZipFile(entry, "w") as archive:
+        archive.writestr("network.xml", "no graph")
+        archive.writestr("network.bin", b"")
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, empty, replace_graph])
 def test_a_damaged_entry_is_made_anew(
     cache: Path, model: Path, first: np.ndarray, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
