@@ -68,17 +68,17 @@ class TestRay(ExecutorContract):
                 time.sleep(0.02)
             cluster.remove_node(doomed, allow_graceful=False)
 
-        scene = place / "bottom.tif"
+        scenes = [place / "top.tif", place / "bottom.tif"]
         many = OPTIONS | {"overlap": 96}  # so many windows that the node dies at work
         killer = threading.Thread(target=kill, daemon=True)
         killer.start()
         with caplog.at_level(logging.WARNING, "geoseg"):
-            predict(scene, place / "model", place / "survived.tif", **many, **where)
+            predict(scenes, place / "model", place / "survived.tif", **many, **where)
         killer.join(10)
         assert not killer.is_alive()
         assert "a worker died; another is started" in caplog.text
         assert not list(place.glob(".*"))
-        predict(scene, place / "model", place / "long.tif", **many)
+        predict(scenes, place / "model", place / "long.tif", **many)
         assert map_files(place, "survived") == map_files(place, "long")
 
 
