@@ -180,7 +180,7 @@ def write_vectors(
     if not rules.keep and resolved.left_out is not None:
         left_out = ", ".join(c.name for c in resolved.classes if c.background)
         notes.append(
-            f"no polygons of the background class {left_out}; --keep CLASS (repeatable) selects the classes to draw"
+            f"left out: {left_out} (background); --keep CLASS (repeatable) selects the classes that become polygons"
         )
     return VectorReport(output, int(tally.polygons.sum()), areas, grid, tuple(notes))
 
