@@ -57,6 +57,8 @@ def _reset_logging() -> None:
     root = logging.getLogger()
     # pytest's own handlers are subclasses.
     root.handlers[:] = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
+    for name in [name for name in root.manager.loggerDict if name.startswith("geoseg.")]:
+        logging.getLogger(name).setLevel(logging.NOTSET)
     for logger, level in LOG_LEVELS.items():
         logger.setLevel(level)
 
