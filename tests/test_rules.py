@@ -164,7 +164,7 @@ def test_a_map_says_which_class_is_its_background(tmp_path: Path) -> None:
     with open_class_map(path) as reader:
         assert reader.classes == OBJECTS
     report = vectorize(path, tmp_path / "map.gpkg")
-    assert "ground left out" in "\n".join(report.lines())
+    assert "left out: ground (background)" in "\n".join(report.lines())
     assert [c.name for c in report.classes] == ["house", "shed", "tree"]
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 
 SETTING = "geoseg/command"
 """Where QGIS keeps the path of the command, once it has been chosen."""
@@ -21,6 +22,10 @@ def find_command(chosen=""):
     if chosen:
         return chosen if os.access(chosen, os.X_OK) else None
     return shutil.which("geoseg")
+
+
+_PATIENCE_S = 5
+"""How long a canceled command may take to end by itself."""
 
 
 def run_command(command, arguments, *, say, progress, is_canceled):
@@ -68,18 +73,20 @@ def run_command(command, arguments, *, say, progress, is_canceled):
     readers = [threading.Thread(target=target, daemon=True) for target in (read_errors, read_output)]
     for reader in readers:
         reader.start()
-    canceled = False
+    canceled_at = None
     while True:
         try:
             process.wait(0.2)
             break
         except subprocess.TimeoutExpired:
-            if is_canceled() and not canceled:
-                canceled = True
+            if canceled_at is None and is_canceled():
+                canceled_at = time.monotonic()
                 _interrupt(process)
+            elif canceled_at is not None and time.monotonic() - canceled_at > _PATIENCE_S:
+                process.terminate()  # a program started from a background shell ignores Ctrl-C
     for reader in readers:
         reader.join(5)
-    if canceled:
+    if canceled_at is not None:
         return None
     if process.returncode:
         raise RuntimeError("\n".join(said[-10:]) or f"geoseg ended with exit code {process.returncode}")
