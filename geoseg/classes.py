@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from geoseg.words import nearest
 
 NODATA = 255
 """Value of a class map where the scene is invalid, and of a label to be ignored."""
@@ -129,5 +130,4 @@ def class_entries(classes: ClassTable) -> list[dict[str, Any]]:
 
 def nearest_name(name: str, names: Sequence[str]) -> str:
     """The name most similar to a mistyped one; all names, joined by "or", if none is similar."""
-    near = difflib.get_close_matches(name.casefold(), [n.casefold() for n in names], n=1, cutoff=0.5)
-    return next((n for n in names if near and n.casefold() == near[0]), " or ".join(names))
+    return nearest(name, names, cutoff=0.5) or " or ".join(names)

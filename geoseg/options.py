@@ -6,7 +6,6 @@ numpy nor anything heavier.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 from geoseg.errors import ConfigError
 from geoseg.tolerance import Tolerance
+from geoseg.words import nearest
 
 AnyPath: TypeAlias = str | PathLike[str]
 Taper: TypeAlias = Callable[[int, int], Any]
@@ -325,8 +325,8 @@ def from_keywords(kind: type[T], keywords: Mapping[str, Any], *, caller: str) ->
                 raise TypeError(f"{caller}() takes {name} as {type(groups[name]).__name__}(…), found {value!r}")
             changes[name] = value
         elif name not in places:
-            near = difflib.get_close_matches(name, [*places, *groups], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = nearest(name, [*places, *groups])
+            hint = f"; did you mean {near!r}?" if near else ""
             raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}{hint}")
     for name, value in keywords.items():
         if name in places and name not in groups:

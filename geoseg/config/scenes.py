@@ -20,7 +20,7 @@ from typing import Any
 
 from geoseg.errors import ConfigError, in_one_line, quoted
 from geoseg.paths import InputPath, exists, file_behind, input_path, suffix
-from geoseg.words import count, nearest
+from geoseg.words import count, first_lines, nearest
 
 SPLITS = ("train", "val", "scenes")
 
@@ -57,7 +57,9 @@ def expand_scenes(data: dict[str, Any], base: Path) -> None:
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise ConfigError(
-            "\n  ".join([f"{count(len(missing), 'file')} of the scenes {verb} missing:", *_first(missing)]),
+            "\n  ".join(
+                [f"{count(len(missing), 'file')} of the scenes {verb} missing:", *first_lines(missing, _MOST_TOLD)]
+            ),
             hint="add them, or leave out their scenes",
         )
 
@@ -89,12 +91,6 @@ def _resolved(entry: Mapping[str, Any], base: Path) -> Entry:
         key: str(input_path(value, base)) if key in PATHS and isinstance(value, str) else value
         for key, value in entry.items()
     }
-
-
-def _first(lines: Sequence[str]) -> list[str]:
-    """The first lines of a list of problems, and how many more there are."""
-    more = len(lines) - _MOST_TOLD
-    return [*lines[:_MOST_TOLD], *([f"and {more} more"] if more > 0 else [])]
 
 
 # --- patterns
@@ -197,7 +193,7 @@ def _from_catalogue(entry: Entry, where: str, base: Path) -> list[Entry]:
     split = where.split(".")[1]
     problems = list(_wrong_rows(rows, split, defaults))
     if problems:
-        told = "\n  ".join([f"catalogue {path} is invalid:", *_first(problems)])
+        told = "\n  ".join([f"catalogue {path} is invalid:", *first_lines(problems, _MOST_TOLD)])
         raise ConfigError(told, hint="correct these rows")
     wanted = [row for _, row in rows if row.get("split", split) == split]
     if not wanted:

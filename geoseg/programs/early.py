@@ -21,6 +21,7 @@ from geoseg.paths import exists, input_path, scene_names
 from geoseg.polygons import class_rules
 from geoseg.pretrained import PRETRAINED, check_source
 from geoseg.tiling.plan import window_of
+from geoseg.words import first_lines
 
 if TYPE_CHECKING:  # pydantic and yaml, which not every verb needs
     from geoseg.config import SceneConfig, TrainConfig
@@ -296,7 +297,9 @@ def check_scenes(scenes: Iterable[AnyPath]) -> None:
     """
     missing = [fspath(scene) for scene in scenes if _is_missing(scene)]
     if missing:
-        raise SceneError("; ".join(f"no such scene: {path}" for path in _first(missing)), hint="check the path")
+        raise SceneError(
+            "; ".join(f"no such scene: {path}" for path in first_lines(missing, _MOST_NAMED)), hint="check the path"
+        )
 
 
 def check_files(config: TrainConfig, splits: Iterable[str]) -> None:
@@ -308,7 +311,9 @@ def check_files(config: TrainConfig, splits: Iterable[str]) -> None:
     entries = dict.fromkeys(entry for split in splits for entry in config.data.entries(split))
     missing = [text for entry in entries for text in _missing(entry)]
     if missing:
-        raise ConfigError("; ".join(_first(missing)), hint="check data.root and the path in the configuration")
+        raise ConfigError(
+            "; ".join(first_lines(missing, _MOST_NAMED)), hint="check data.root and the path in the configuration"
+        )
 
 
 def _missing(entry: SceneConfig) -> list[str]:
@@ -319,11 +324,6 @@ def _missing(entry: SceneConfig) -> list[str]:
         "corrections": entry.corrections,
     }
     return [f"no such {what}: {path}" for what, path in files.items() if path is not None and _is_missing(path)]
-
-
-def _first(texts: Sequence[str]) -> list[str]:
-    more = len(texts) - _MOST_NAMED
-    return [*texts[:_MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
 def _is_missing(path: AnyPath) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +11,7 @@ from geoseg.arrays import ByteArray
 from geoseg.classes import NODATA, ClassTable, MapClass
 from geoseg.errors import ConfigError, quoted
 from geoseg.options import PolygonRules
+from geoseg.words import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +125,8 @@ def _id_of(classes: ClassTable, name: str, option: str) -> int:
     try:
         return classes.id_of(name)
     except KeyError:
-        near = difflib.get_close_matches(name, classes.names, n=1)
-        hint = f"{option} {near[0]}" if near else f"the classes are: {', '.join(classes.names)}"
+        near = nearest(name, classes.names)
+        hint = f"{option} {near}" if near else f"the classes are: {', '.join(classes.names)}"
         raise ConfigError(f"{option} names the class {name}, which the map does not have", hint=hint) from None
 
 
