@@ -101,6 +101,8 @@ class SceneConfig(Frozen):
         labelled_area: Polygons, in any CRS, outside which labels are ignored; None for the whole scene.
         corrections: Polygons saved by ``geoseg view``; they replace the labels, which may be a predicted map.
         corrected_only: Labels outside the corrections are ignored.
+        min_confidence: Labels are a map of ``geoseg predict --confidence``, and what it is less sure of is ignored,
+            0 … 1.
         crs: CRS of a scene with a transform but no CRS, as EPSG code or WKT; None for the file's.
     """
 
@@ -112,6 +114,7 @@ class SceneConfig(Frozen):
     labelled_area: Source | None = None
     corrections: Source | None = None
     corrected_only: bool = False
+    min_confidence: float | None = Field(default=None, gt=0, le=1)
     crs: str | None = None
 
     @model_validator(mode="after")
@@ -125,7 +128,12 @@ class SceneConfig(Frozen):
     @property
     def is_part_labelled(self) -> bool:
         """Whether labels are ignored in a part of the scene."""
-        return self.labelled_area is not None or self.outside == "ignore" or self.corrected_only
+        return (
+            self.labelled_area is not None
+            or self.outside == "ignore"
+            or self.corrected_only
+            or self.min_confidence is not None
+        )
 
 
 class SplitConfig(Frozen):

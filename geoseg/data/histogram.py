@@ -170,6 +170,7 @@ def _digest(scene: LabelledScene, settings: TrainConfig) -> str:
         "corrected": [_file_facts(config.corrections), config.corrected_only]
         if config.corrections is not None
         else None,
+        "min_confidence": config.min_confidence,  # the map's own file changes with its confidence
         "stated": [config.attribute, config.class_name, config.outside, settings.data.first_label],
         "classes": settings.class_table.names,
         "grid": [*grid.shape, *list(grid.transform)[:6], grid.crs.to_wkt() if grid.crs is not None else None],

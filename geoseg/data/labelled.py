@@ -11,6 +11,7 @@ import numpy as np
 from geoseg.arrays import AnyArray, ByteArray, IntArray, Valid
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import ImageryConfig, SceneConfig, TrainConfig
+from geoseg.data.confident import ConfidentPart
 from geoseg.data.corrected import CorrectedLabels
 from geoseg.data.labels import Labels, MaskedLabels, SceneHere, process_files
 from geoseg.data.layers import assign_crs, whole_layers
@@ -142,6 +143,11 @@ def open_labels(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_l
     labels: Labels
     if is_raster(config):
         labels = RasterLabels(config.labels, config.scene, grid, classes, first_label=first_label)
+        if config.min_confidence is not None:
+            labels = MaskedLabels(labels, ConfidentPart(config, grid))
+    elif config.min_confidence is not None:
+        message = f"labels {config.labels} are polygons, and min_confidence needs a class map"
+        raise LabelError(message, hint="leave min_confidence out, or name the map of geoseg predict --confidence")
     else:
         labels = PolygonLabels(config, grid, classes, first_label=first_label)
     if config.corrections is not None:

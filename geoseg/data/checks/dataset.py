@@ -187,7 +187,7 @@ def _count_training(scene: _Checked, settings: TrainConfig) -> None:
     """Which classes training sees of a scene that it sees in part."""
     assert scene.labelled is not None
     config = scene.config
-    if settings.data.split is not None or config.labelled_area is not None or config.corrections is not None:
+    if settings.data.split is not None or config.corrections is not None or config.is_part_labelled:
         present = class_histogram(scene.labelled, settings).total > 0
         scene.found = LabelFacts(present, scene.found.numbers)
 
