@@ -24,7 +24,6 @@ from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
 from geoseg.data.labelled import open_scenes
 from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.evaluation.blocks import CaseFinder
-from geoseg.evaluation.calibration import Temper
 from geoseg.evaluation.result import Evaluation, SceneResult
 from geoseg.evaluation.scenes import measure_scene, picture
 from geoseg.evaluation.tables import summary_lines
@@ -263,7 +262,7 @@ def test_results_depend_on_neither_batches_nor_bands_nor_strips(model: Path, tmp
         plan = predictor.plan(labelled.scene, tiling, batch_size=options.get("batch_size"), layers=layers)
         assert (plan.bands, plan.strips) == (3 if "band_rows" in options else 1, 2 if "strip_cols" in options else 1)
         counts = measure_scene(predictor, labelled, plan, Measures(boundary_px=2), finder=finder)
-        results.append(counts.result(Temper(1.0, 0.5)))
+        results.append(counts.result(1.0, 0.5))
         shown.append([(c.window, c.error) for cases in finder.cases() for c in cases])
     first = results[0]
     np.testing.assert_allclose(first.scores.iou, plain_iou([(case.truth, case.mapped)]))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from geoseg.arrays import ByteArray, Float32Array, IntArray
+from geoseg.arrays import ByteArray, Float32Array, FloatArray, IntArray
 from geoseg.classes import NODATA
 from geoseg.data.labels import Labels
 from geoseg.evaluation.blocks import BLOCK_PX, Blocks
@@ -33,40 +33,19 @@ SAMPLED_PX = 2048
 _CHUNK = 1 << 14
 
 
-class Temper(NamedTuple):
-    """A temperature, and the expected calibration error of a sample's logits divided by it."""
-
-    temperature: float
-    error: float
-
-
-class Reliability:
-    """Counts all pixels and the right ones for each of the 255 stored values of confidence."""
-
-    def __init__(self) -> None:
-        self._levels = np.zeros((CONFIDENCE_SCALE + 1, 2), dtype=np.int64)
-
-    def feed(self, truth: ByteArray, mapped: ByteArray, confidence: ByteArray) -> None:
-        """Take the next rows of truth, map and confidence, each (h, W); 255 in truth or map does not count."""
-        _count_levels(truth, mapped, confidence, self._levels)
-
-    def __add__(self, other: Reliability) -> Reliability:
-        total = Reliability()
-        total._levels = self._levels + other._levels
-        return total
-
-    def result(self, temper: Temper) -> Calibration:
-        """The diagram in bins, with the effect of a temperature."""
-        level = np.arange(CONFIDENCE_SCALE + 1)
-        place = np.minimum(level * BINS // CONFIDENCE_SCALE, BINS - 1)
-        counts, confidence = np.zeros((BINS, 2), dtype=np.int64), np.zeros(BINS)
-        np.add.at(counts, place, self._levels)
-        np.add.at(confidence, place, self._levels[:, 0] * level / CONFIDENCE_SCALE)
-        return Calibration(counts[:, 0], confidence, counts[:, 1], temper.temperature, temper.error)
+def calibration(levels: IntArray, temperature: float, tempered_error: float) -> Calibration:
+    """The reliability diagram of pixels counted by `count_levels`, with the result of `find_temper`."""
+    level = np.arange(CONFIDENCE_SCALE + 1)
+    place = np.minimum(level * BINS // CONFIDENCE_SCALE, BINS - 1)
+    counts, confidence = np.zeros((BINS, 2), dtype=np.int64), np.zeros(BINS)
+    np.add.at(counts, place, levels)
+    np.add.at(confidence, place, levels[:, 0] * level / CONFIDENCE_SCALE)
+    return Calibration(counts[:, 0], confidence, counts[:, 1], temperature, tempered_error)
 
 
 @njit
-def _count_levels(truth: ByteArray, mapped: ByteArray, confidence: ByteArray, levels: IntArray) -> None:
+def count_levels(truth: ByteArray, mapped: ByteArray, confidence: ByteArray, levels: IntArray) -> None:
+    """Add all pixels and the right ones of rows (h, W) to those of each stored confidence, (255, 2)."""
     for y in range(truth.shape[0]):
         for x in range(truth.shape[1]):
             if truth[y, x] != NODATA and mapped[y, x] != NODATA:
@@ -74,18 +53,17 @@ def _count_levels(truth: ByteArray, mapped: ByteArray, confidence: ByteArray, le
                 levels[confidence[y, x], 1] += truth[y, x] == mapped[y, x]
 
 
-def fit_temperature(logits: Float32Array, truth: ByteArray) -> float:
-    """The T within `TEMPERATURES` for which softmax(logits / T) has the least log loss; NaN without a pixel.
+def find_temper(logits: Float32Array, truth: ByteArray) -> tuple[float, float]:
+    """The temperature of a sample, and the calibration error it leaves; NaN for an empty one.
 
-    The loss is convex in 1 / T, so its slope is bisected, to 1e-4 of T.
-
-    Logits are (n, K), up to a constant for each pixel, and class ids (n,).
+    It is the T within `TEMPERATURES` for which softmax(logits / T) has the least log loss. The loss is convex in 1 / T,
+    so its slope is bisected, to 1e-4 of T. Logits are (n, K), up to a constant for each pixel, and class ids (n,).
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
     if not len(truth):
-        return float("nan")
+        return float("nan"), float("nan")
     low, high = (float(np.log(t)) for t in TEMPERATURES)
     while high - low > 1e-4:
         middle = (low + high) / 2
@@ -93,29 +71,25 @@ def fit_temperature(logits: Float32Array, truth: ByteArray) -> float:
             low = middle
         else:
             high = middle
-    return float(np.exp((low + high) / 2))
-
-
-def find_temper(logits: Float32Array, truth: ByteArray) -> Temper:
-    """The temperature of a sample (n, K) with class ids (n,), and the error it leaves; NaN without a pixel."""
-    temperature = fit_temperature(logits, truth)
-    if not len(truth):
-        return Temper(temperature, float("nan"))
-    off = np.zeros(BINS)
-    for start in range(0, len(truth), _CHUNK):
-        part, true = logits[start : start + _CHUNK].astype(np.float64) / temperature, truth[start : start + _CHUNK]
+    temperature, off = float(np.exp((low + high) / 2)), np.zeros(BINS)
+    for part, true in _chunks(logits, truth):
+        part /= temperature
         weight = np.exp(part - part.max(axis=1, keepdims=True))
         sure = weight.max(axis=1) / weight.sum(axis=1)
         place = np.minimum((sure * BINS).astype(int), BINS - 1)
         np.add.at(off, place, sure - (part.argmax(axis=1) == true))
-    return Temper(temperature, float(np.abs(off).sum() / len(truth)))
+    return temperature, float(np.abs(off).sum() / len(truth))
+
+
+def _chunks(logits: Float32Array, truth: ByteArray) -> Iterator[tuple[FloatArray, ByteArray]]:
+    for start in range(0, len(truth), _CHUNK):
+        yield logits[start : start + _CHUNK].astype(np.float64), truth[start : start + _CHUNK]
 
 
 def _slope(logits: Float32Array, truth: ByteArray, factor: float) -> float:
     """Derivative of the mean log loss with respect to the factor on the logits."""
     total = 0.0
-    for start in range(0, len(truth), _CHUNK):
-        part, true = logits[start : start + _CHUNK].astype(np.float64), truth[start : start + _CHUNK]
+    for part, true in _chunks(logits, truth):
         part -= part.max(axis=1, keepdims=True)
         weight = np.exp(factor * part)
         mean = (weight * part).sum(axis=1) / weight.sum(axis=1)

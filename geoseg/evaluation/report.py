@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from geoseg.arrays import FloatArray
+from geoseg.arrays import FloatArray, IntArray
 from geoseg.classes import ClassTable, format_color
 from geoseg.evaluation.report_pictures import ERROR_COLOR, window_pictures
 from geoseg.evaluation.report_plots import Bars, bar_plot, reliability_diagram
 from geoseg.evaluation.result import AreaEstimate, Evaluation, SceneResult
-from geoseg.evaluation.tables import reliability_rows
+from geoseg.evaluation.tables import class_columns, class_means, reliability_rows
 from geoseg.files import atomic_output
-from geoseg.network.metrics import known_mean, ratio
+from geoseg.network.metrics import ratio
 
 _RELIABILITY = "Share of the pixels that are right, over the confidence of the map"
 _LISTED = 6  # entries of a list among the facts; a data set may have hundreds of scenes
@@ -63,8 +63,8 @@ def report_page(evaluation: Evaluation) -> str:
         classes=classes,
         total=total,
         scenes=evaluation.scenes,
-        groups=_class_columns(total),
-        shares=ratio(matrix, np.broadcast_to(matrix.sum(axis=1, keepdims=True), matrix.shape)),
+        groups=_column_groups(total),
+        shares=ratio(matrix, matrix.sum(axis=1, keepdims=True)),
         calibration=calibration,
         bins=calibration and reliability_rows(calibration),
         areas=total.areas,
@@ -100,20 +100,18 @@ def _percent(share: float, decimals: int = 1) -> str:
     return _NOTHING if math.isnan(share) else f"{100 * share:.{decimals}f} %"
 
 
-def _class_columns(result: SceneResult) -> list[tuple[str, dict[str, tuple[FloatArray, float]]]]:
+def _column_groups(result: SceneResult) -> list[tuple[str, dict[str, tuple[FloatArray | IntArray, float]]]]:
     """Groups of columns of the class table: names, values (K,) and their mean."""
-    s, o = result.scores, result.objects
-    pixels = {"IoU": s.iou, "precision": s.precision, "recall": s.recall, "F1": s.f1}
-    if result.boundary is not None:
-        pixels = {"IoU": s.iou, "boundary IoU": result.boundary.iou} | pixels
-    groups = [("pixels", {name: (v, known_mean(v)) for name, v in pixels.items()})]
-    groups[0][1].update({"IoU": (s.iou, s.miou), "F1": (s.f1, s.mean_f1)})
-    if o is not None:
-        objects = {"precision": o.precision, "recall": o.recall, "F1": o.f1}
-        groups.append(
-            (f"objects, IoU above {o.threshold:g}", {name: (v, known_mean(v)) for name, v in objects.items()})
-        )
-    return groups
+    values, means = class_columns(result), class_means(result)
+    pixels = {"IoU": "iou", "boundary IoU": "boundary_iou", "precision": "precision", "recall": "recall", "F1": "f1"}
+    groups = [("pixels", pixels)]
+    if result.objects is not None:
+        objects = {"precision": "object_precision", "recall": "object_recall", "F1": "object_f1"}
+        groups.append((f"objects, IoU above {result.objects.threshold:g}", objects))
+    return [
+        (group, {head: (values[key], means[key]) for head, key in keys.items() if key in values})
+        for group, keys in groups
+    ]
 
 
 def _iou_plot(classes: ClassTable, total: SceneResult) -> str:
@@ -125,26 +123,17 @@ def _iou_plot(classes: ClassTable, total: SceneResult) -> str:
         + ("" if np.isnan(border[i]) else f", boundary IoU {_percent(border[i])}")
         for i in order
     ]
-    return bar_plot(
-        "iou-plot",
-        "IoU of each class, per cent, the largest first",
-        Bars(
-            [classes[i] for i in order],
-            100 * iou[order],
-            [_percent(v).removesuffix(" %") for v in iou[order]],
-            tooltips,
-            100 * border[order],
-        ),
-        end=100,
-        line=100 * total.scores.miou,
-    )
+    shown = [_percent(v).removesuffix(" %") for v in iou[order]]
+    bars = Bars([classes[i] for i in order], 100 * iou[order], shown, tooltips, 100 * border[order])
+    title = "IoU of each class, per cent, the largest first"
+    return bar_plot("iou-plot", title, bars, end=100, line=100 * total.scores.miou)
 
 
 def _area_plot(classes: ClassTable, areas: AreaEstimate) -> str:
     decimals = _area_decimals(areas)
+    columns = (areas.mapped_ha, areas.estimated_ha, areas.margin_ha)
     mapped, estimated, margin = (
-        [_NOTHING if np.isnan(v) else f"{v:,.{decimals}f}" for v in values]
-        for values in (areas.mapped_ha, areas.estimated_ha, areas.margin_ha)
+        [_NOTHING if np.isnan(v) else f"{v:,.{decimals}f}" for v in values] for values in columns
     )
     tooltips = [f"{c.name}: mapped {mapped[c.id]} ha, estimated {estimated[c.id]} ± {margin[c.id]} ha" for c in classes]
     bars = Bars(list(classes), areas.mapped_ha, estimated, tooltips, areas.estimated_ha, areas.margin_ha)

@@ -28,34 +28,21 @@ _LONGEST_NAME = 22  # characters; longer names are cut, their tooltips are not
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bars:
-    """Bars of a plot, one per class.
+    """Bars of a plot, one per class."""
 
-    Attributes:
-        classes: From top to bottom.
-        values: Lengths, (K,); NaN draws none.
-        shown: Text to the right of each bar.
-        tooltips: Each row as a sentence.
-        marks: Positions of marks across the bars, (K,); NaN for none.
-        margins: Half lengths of whiskers through the marks, (K,); None for strokes without whiskers.
-    """
-
-    classes: Sequence[MapClass]
-    values: FloatArray
-    shown: Sequence[str]
-    tooltips: Sequence[str]
-    marks: FloatArray
-    margins: FloatArray | None = None
+    classes: Sequence[MapClass]  # from top to bottom
+    values: FloatArray  # lengths, (K,); NaN draws none
+    shown: Sequence[str]  # text to the right of each bar
+    tooltips: Sequence[str]  # each row as a sentence
+    marks: FloatArray  # positions of marks across the bars, (K,); NaN for none
+    margins: FloatArray | None = None  # half lengths of whiskers through the marks, (K,); None for strokes
 
 
 def bar_plot(name: str, title: str, bars: Bars, *, end: float | None = None, line: float = math.nan) -> str:
-    """An ``<svg>`` element of horizontal bars, one per class, over an axis that begins at 0.
+    """An ``<svg>`` element of horizontal bars over an axis from 0 to ``end`` (None to fit).
 
-    Args:
-        name: Id of the plot in the page.
-        title: Its subject, for screen readers.
-        bars: The bars.
-        end: End of the axis; None to fit.
-        line: Value of a line across all bars, such as their mean; NaN for none.
+    ``name`` is its id in the page, ``title`` its subject for screen readers, ``line`` the value of a line across all
+    bars, such as their mean; NaN for none.
     """
     values, marks, margins = bars.values, bars.marks, bars.margins
     with matplotlib.rc_context(_STYLE):

@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from geoseg.arrays import ByteArray, FloatArray, Pixels, Valid
+from geoseg.arrays import ByteArray, FloatArray, IntArray, Pixels, Valid
 from geoseg.class_map.overviews import class_areas
 from geoseg.classes import NODATA, ClassTable
 from geoseg.data.labelled import LabelledScene, covered, labels_of
-from geoseg.evaluation.areas import estimate_areas
-from geoseg.evaluation.blocks import BlockMeasure, Blocks, Candidate, CaseFinder, join_blocks
+from geoseg.evaluation.blocks import BlockMeasure, Blocks, Candidate, CaseFinder, estimate_areas, join_blocks
 from geoseg.evaluation.boundary import BoundaryMeasure
-from geoseg.evaluation.calibration import Reliability, Temper, choose_blocks, find_temper, sample_logits
+from geoseg.evaluation.calibration import calibration, choose_blocks, count_levels, find_temper, sample_logits
 from geoseg.evaluation.objects import ObjectMeasure
 from geoseg.evaluation.result import BoundaryScores, Evaluation, ObjectScores, SceneResult, WindowCase
-from geoseg.map_rows import MapRows
+from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
 from geoseg.network.metrics import Scores
 from geoseg.options import EvaluateOptions, Layers, Measures, Tiling
 from geoseg.prediction.bands import predicted_rows
@@ -43,42 +42,38 @@ _STRETCH = 2.0  # per cent of the pixels that become black, and white
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneCounts:
-    """Counts of one scene, or of several together.
+    """Counts of one scene, or of several together."""
 
-    Attributes:
-        blocks: Pairs of truth and map.
-        boundary: Strips along borders.
-        objects: Regions.
-        reliability: Confidence.
-        mapped_m2: Area of each class in the map, m², (K,), labelled or not, within the split; None without a CRS.
-    """
-
-    blocks: Blocks
+    blocks: Blocks  # pairs of truth and map
     boundary: BoundaryScores
     objects: ObjectScores
-    reliability: Reliability
-    mapped_m2: FloatArray | None
+    levels: IntArray  # pixels and right ones of each stored confidence, (255, 2)
+    mapped_m2: FloatArray | None  # each class in the map, labelled or not, within the split, (K,); None without a CRS
 
-    def result(self, temper: Temper) -> SceneResult:
+    def result(self, temperature: float, tempered_error: float) -> SceneResult:
         """The scores of these counts."""
         return SceneResult(
             Scores(self.blocks.matrix),
             self.boundary,
             self.objects,
-            self.reliability.result(temper),
+            calibration(self.levels, temperature, tempered_error),
             None if self.mapped_m2 is None else estimate_areas(self.blocks, self.mapped_m2),
         )
 
 
-def join_counts(parts: Sequence[SceneCounts]) -> SceneCounts:
+def _joined(parts: Sequence[SceneCounts]) -> SceneCounts:
     """The counts of several scenes together."""
-    areas = [part.mapped_m2 for part in parts if part.mapped_m2 is not None]
+
+    def total(values: Iterable[Any]) -> Any:
+        return functools.reduce(operator.add, values)
+
+    known = all(part.mapped_m2 is not None for part in parts)
     return SceneCounts(
         join_blocks([part.blocks for part in parts]),
-        functools.reduce(operator.add, (part.boundary for part in parts)),
-        functools.reduce(operator.add, (part.objects for part in parts)),
-        functools.reduce(operator.add, (part.reliability for part in parts)),
-        functools.reduce(operator.add, areas) if len(areas) == len(parts) else None,
+        total(part.boundary for part in parts),
+        total(part.objects for part in parts),
+        total(part.levels for part in parts),
+        total(part.mapped_m2 for part in parts) if known else None,
     )
 
 
@@ -100,21 +95,15 @@ def measure_scene(
 ) -> SceneCounts:
     """Map a scene and count the map against its labels, in memory that does not grow with the scene's height.
 
-    Args:
-        predictor: The model.
-        labelled: The scene.
-        plan: Its plan, which affects only the time it takes.
-        measures: What to measure.
-        number: Number of the scene, for ``finder``.
-        finder: Gets every block.
-        on_rows: Called with the number of pixels measured.
+    The plan affects only the time. ``finder`` gets every block with the scene's number, ``on_rows`` the number of
+    pixels measured.
     """
     grid, classes = labelled.grid, plan.classes
     pixel_m2 = grid.pixel_area_m2()
     blocks = BlockMeasure(classes, pixel_m2, grid.width, scene=number, finder=finder)
     boundary = BoundaryMeasure(classes, grid.width, distance_px=measures.boundary_px)
     regions = ObjectMeasure(classes, grid.width, of=object_ids(predictor.classes, measures.objects))
-    reliability = Reliability()
+    levels = np.zeros((CONFIDENCE_SCALE + 1, 2), dtype=np.int64)
     mapped_m2 = np.zeros(classes)
     labels = labels_of(labelled, measures.split)
     row = 0
@@ -123,24 +112,16 @@ def measure_scene(
         window = Window(row, 0, len(rows), grid.width)
         truth, mapped = labels.read(window), rows.classes
         assert rows.confidence is not None
-        blocks.feed(truth, mapped)
-        boundary.feed(truth, mapped)
-        regions.feed(truth, mapped)
-        reliability.feed(truth, mapped, rows.confidence)
+        for measure in (blocks, boundary, regions):
+            measure.feed(truth, mapped)
+        count_levels(truth, mapped, rows.confidence, levels)
         part = covered(labelled, measures.split, window)
         counted = mapped if part is None else np.where(part, mapped, np.uint8(NODATA))
         mapped_m2 += class_areas(counted, pixel_m2[row : row + len(rows)], classes)
         row += len(rows)
         on_rows(len(rows) * grid.width)
     areas = mapped_m2 if grid.is_metric else None
-    return SceneCounts(blocks.result(), boundary.result(), regions.result(), reliability, areas)
-
-
-def window_case(labelled: LabelledScene, name: str, split: str, bands: Sequence[str], found: Candidate) -> WindowCase:
-    """A block with its imagery and labels, which are read again."""
-    pixels, valid = labelled.scene.read(found.window)
-    truth = labels_of(labelled, split).read(found.window)
-    return WindowCase(name, found.window, found.error, picture(pixels, valid, bands), truth, found.mapped)
+    return SceneCounts(blocks.result(), boundary.result(), regions.result(), levels, areas)
 
 
 def picture(pixels: Pixels, valid: Valid, bands: Sequence[str]) -> ByteArray:
@@ -208,14 +189,18 @@ def evaluate_scenes(
             sample_logits(predictor, s.scene, labels_of(s, measures.split), plan, blocks, on_block=bar.update)
             for s, plan, blocks in zip(scenes, plans, chosen, strict=True)
         ]
-    together = np.concatenate([logits for logits, _ in samples]), np.concatenate([truth for _, truth in samples])
+    together = [np.concatenate(column) for column in zip(*samples, strict=True)]
     log.info("temperature from the logits of %d pixels", len(together[1]))
-    results = [found.result(find_temper(*sample)) for found, sample in zip(counts, samples, strict=True)]
+    results = [found.result(*find_temper(*sample)) for found, sample in zip(counts, samples, strict=True)]
     bands = [band.name for band in predictor.contract.bands]
-    worst, best = (
-        tuple(window_case(scenes[c.scene], names[c.scene], measures.split, bands, c) for c in cases)
-        for cases in finder.cases()
-    )
+
+    def case(found: Candidate) -> WindowCase:
+        labelled = scenes[found.scene]
+        truth = labels_of(labelled, measures.split).read(found.window)
+        shown = picture(*labelled.scene.read(found.window), bands)
+        return WindowCase(names[found.scene], found.window, found.error, shown, truth, found.mapped)
+
+    worst, best = (tuple(map(case, cases)) for cases in finder.cases())
     sizes = sorted({(plan.window_height, plan.window_width) for plan in plans})
     facts = {
         "windows": [f"{height} × {width} px" for height, width in sizes],
@@ -224,5 +209,5 @@ def evaluate_scenes(
         "objects": "all classes" if objects is None else [classes[i].name for i in objects],
         "network": predictor.hardware["network"],
     }
-    total = join_counts(counts).result(find_temper(*together))
+    total = _joined(counts).result(*find_temper(*together))
     return Evaluation(classes, total, dict(zip(names, results, strict=True)), folder, facts, worst, best)

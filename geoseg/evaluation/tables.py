@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,36 +20,37 @@ from geoseg.evaluation import SCORES_CSV
 from geoseg.evaluation.result import Calibration, Evaluation, SceneResult
 from geoseg.network.metrics import known_mean, ratio
 
-ALL, MEAN, OVERALL = "all", "mean", "overall"
-
 _MANY_SCENES = 20  # scenes in the text
 _MANY_CLASSES = 30  # from here on cells of the picture are small and without numbers
 
-Column = tuple[str, FloatArray | IntArray]
+_OF_OBJECTS = ("object_f1", "object_precision", "object_recall")
+_SHARES = ("iou", "f1", "precision", "recall", "boundary_iou", *_OF_OBJECTS)
+
+Columns = dict[str, FloatArray | IntArray]
 
 
 def summary_lines(evaluation: Evaluation) -> list[str]:
     """The scores as text; the last line is the folder."""
     classes, total = evaluation.classes, evaluation.total
-    s = total.scores
-    columns: list[Column] = [("IoU", s.iou), ("F1", s.f1), ("precision", s.precision), ("recall", s.recall)]
-    if total.boundary is not None:
-        columns.append(("boundary IoU", total.boundary.iou))
-    if (o := total.objects) is not None:
-        columns += [("object F1", o.f1), ("precision", o.precision), ("recall", o.recall)]
-    lines = _aligned(classes, columns, lambda value: _number(value, 4))
+    s, values = total.scores, class_columns(total)
+    heads = {key: key.replace("_", " ").replace("iou", "IoU").replace("f1", "F1") for key in _SHARES}
+    lines = _aligned(classes, {head: values[key] for key, head in heads.items() if key in values}, 4)
     lines.append(
-        f"mIoU {_number(s.miou, 4)}, frequency-weighted IoU {_number(s.frequency_weighted_iou, 4)}, "
-        f"mean F1 {_number(s.mean_f1, 4)}, accuracy {_number(s.accuracy, 4)}"
+        f"mIoU {_number(s.miou, 4)}, mean F1 {_number(s.mean_f1, 4)}, "
+        f"frequency-weighted IoU {_number(s.frequency_weighted_iou, 4)}, accuracy {_number(s.accuracy, 4)}"
     )
     if (c := total.calibration) is not None:
         lines.append(
-            f"calibration error {_number(c.error, 4)}, temperature {_number(c.temperature, 3)}, "
-            f"error with it {_number(c.tempered_error, 4)}"
+            f"calibration error {_number(c.error, 4)}; {_number(c.tempered_error, 4)} if the logits are divided by "
+            f"{_number(c.temperature, 3)}, the best temperature"
         )
     if (a := total.areas) is not None:
-        columns = [("mapped, ha", a.mapped_ha), ("estimated, ha", a.estimated_ha), ("± 95 %", a.margin_ha)]
-        lines += ["", *_aligned(classes, columns, lambda value: _number(value, 2)), ""]
+        areas: Columns = {
+            "mapped, ha": a.mapped_ha,
+            "estimated, ha": a.estimated_ha,
+            "95 % interval, ± ha": a.margin_ha,
+        }
+        lines += ["", *_aligned(classes, areas, 2), ""]
     for name, result in list(evaluation.scenes.items())[:_MANY_SCENES]:
         ious = ", ".join(f"{c.name} {_number(result.scores.iou[c.id], 4)}" for c in classes)
         lines.append(f"{name}: mIoU {_number(result.scores.miou, 4)} ({ious})")
@@ -59,14 +60,14 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
     return [*lines, str(evaluation.folder)]
 
 
-def _aligned(classes: ClassTable, columns: Sequence[Column], text: Callable[[float], str]) -> list[str]:
-    first = max(len("class"), *(len(c.name) for c in classes))
-    widths = [max(len(name), *(len(text(v)) for v in values.tolist())) for name, values in columns]
-    rows = [("class", [name for name, _ in columns])]
-    rows += [(c.name, [text(values[c.id]) for _, values in columns]) for c in classes]
+def _aligned(classes: ClassTable, columns: Columns, decimals: int) -> list[str]:
+    """A table with a row for each class and a head."""
+    texts = [["class", *classes.names]]
+    texts += [[head, *(_number(v, decimals) for v in values.tolist())] for head, values in columns.items()]
+    widths = [max(map(len, column)) for column in texts]
     return [
-        "  ".join([f"{name:{first}}", *(f"{word:>{width}}" for word, width in zip(words, widths, strict=True))])
-        for name, words in rows
+        "  ".join([f"{name:{widths[0]}}", *(f"{word:>{width}}" for word, width in zip(row, widths[1:], strict=True))])
+        for name, *row in zip(*texts, strict=True)
     ]
 
 
@@ -74,35 +75,10 @@ def _number(value: float, decimals: int) -> str:
     return "–" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
-def write_scores(path: Path, evaluation: Evaluation) -> None:
-    """Write every measure of every class as CSV, for each scene and for all; empty if there is no value.
-
-    After the classes of a scene come ``mean`` (over the classes with a value; of IoU and F1 at least two) and
-    ``overall``: the frequency-weighted IoU and the accuracy of all pixels.
-    """
-    columns = class_columns(evaluation.total)
-    rows: list[list[str]] = [["scene", "class", *columns]]
-    for name, result in _named_results(evaluation).items():
-        s, values = result.scores, class_columns(result)
-        for c in evaluation.classes:
-            rows.append([name, c.name, *(_text(values[key][c.id]) if key in values else "" for key in columns)])
-        means = {key: known_mean(values[key]) for key in columns if key in _SHARES and key in values}
-        means |= {"iou": s.miou, "f1": s.mean_f1}
-        overall = {"iou": s.frequency_weighted_iou, "accuracy": s.accuracy}
-        for row, found in ((MEAN, means), (OVERALL, overall)):
-            rows.append([name, row, *(_text(found.get(key, math.nan)) for key in columns)])
-    _write_csv(path, rows)
-
-
-_SHARES = frozenset(
-    {"iou", "f1", "precision", "recall", "accuracy", "boundary_iou", "object_f1", "object_precision", "object_recall"}
-)
-
-
-def class_columns(result: SceneResult) -> dict[str, FloatArray | IntArray]:
+def class_columns(result: SceneResult) -> Columns:
     """All measures of each class, (K,) each, by their names in CSV and JSON."""
     s = result.scores
-    columns: dict[str, FloatArray | IntArray] = {
+    columns: Columns = {
         "iou": s.iou,
         "f1": s.f1,
         "precision": s.precision,
@@ -114,11 +90,33 @@ def class_columns(result: SceneResult) -> dict[str, FloatArray | IntArray]:
     if result.boundary is not None:
         columns["boundary_iou"] = result.boundary.iou
     if (o := result.objects) is not None:
-        columns |= {"object_f1": o.f1, "object_precision": o.precision, "object_recall": o.recall}
+        columns |= dict(zip(_OF_OBJECTS, (o.f1, o.precision, o.recall), strict=True))
         columns |= {"objects_true": o.true, "objects_mapped": o.mapped, "objects_matched": o.matched}
     if (a := result.areas) is not None:
         columns |= {"mapped_ha": a.mapped_ha, "estimated_ha": a.estimated_ha, "margin_ha": a.margin_ha}
     return columns
+
+
+def class_means(result: SceneResult) -> dict[str, float]:
+    """Means over the classes with a value of all measures that are shares; of IoU and F1 over at least two."""
+    means = {key: known_mean(values) for key, values in class_columns(result).items() if key in (*_SHARES, "accuracy")}
+    return means | {"iou": result.scores.miou, "f1": result.scores.mean_f1}
+
+
+def write_scores(path: Path, evaluation: Evaluation) -> None:
+    """Write every measure of every class as CSV, for each scene and for all; empty if there is no value.
+
+    After the classes of a scene come ``mean`` (`class_means`) and ``overall``: the frequency-weighted IoU and the
+    accuracy of all pixels.
+    """
+    rows: list[dict[str, Any]] = []
+    for name, result in _named_results(evaluation).items():
+        values = class_columns(result)
+        found = {c.name: {key: column[c.id] for key, column in values.items()} for c in evaluation.classes}
+        overall = {"iou": result.scores.frequency_weighted_iou, "accuracy": result.scores.accuracy}
+        for row, measures in [*found.items(), ("mean", class_means(result)), ("overall", overall)]:
+            rows.append({"scene": name, "class": row, **measures})
+    _write_csv(path, ["scene", "class", *class_columns(evaluation.total)], rows)
 
 
 def write_json(path: Path, evaluation: Evaluation) -> None:
@@ -182,21 +180,32 @@ def reliability_rows(calibration: Calibration) -> list[dict[str, float]]:
 
 def write_reliability(path: Path, evaluation: Evaluation) -> None:
     """Write the reliability diagram of each scene and of all as CSV; only the header if it is not measured."""
-    rows = [["scene", "from", "to", "confidence", "accuracy", "pixels"]]
-    for name, result in _named_results(evaluation).items():
-        for row in reliability_rows(result.calibration) if result.calibration is not None else ():
-            rows.append([name, *(_text(value) for value in row.values())])
-    _write_csv(path, rows)
+    rows = [
+        {"scene": name, **row}
+        for name, result in _named_results(evaluation).items()
+        for row in (reliability_rows(result.calibration) if result.calibration is not None else ())
+    ]
+    _write_csv(path, ["scene", "from", "to", "confidence", "accuracy", "pixels"], rows)
 
 
 def write_matrix(path: Path, classes: ClassTable, matrix: IntArray) -> None:
     """Write a confusion matrix (K, K) as CSV, pixels: rows = truth, columns = map."""
-    _write_csv(path, [["truth \\ map", *classes.names], *([c.name, *matrix[c.id].tolist()] for c in classes)])
+    head = "truth \\ map"
+    rows = [{head: c.name, **dict(zip(classes.names, matrix[c.id].tolist(), strict=True))} for c in classes]
+    _write_csv(path, [head, *classes.names], rows)
 
 
-def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as CSV: NaN and what a row has no value for is empty."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: _csv_number(v) if isinstance(v, float) else v for k, v in row.items()})
+
+
+def _csv_number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6f}"
 
 
 def draw_confusion(path: Path, classes: ClassTable, matrix: IntArray) -> None:
@@ -223,13 +232,7 @@ def draw_confusion(path: Path, classes: ClassTable, matrix: IntArray) -> None:
 
 def _named_results(evaluation: Evaluation) -> dict[str, SceneResult]:
     """Results of the scenes, then of all together under a name that no scene has."""
-    name = ALL
+    name = "all"
     while name in evaluation.scenes:
         name = f"({name})"
     return {**evaluation.scenes, name: evaluation.total}
-
-
-def _text(value: float) -> str:
-    if isinstance(value, int | np.integer):
-        return str(value)
-    return "" if math.isnan(value) else f"{value:.6f}"

@@ -103,7 +103,7 @@ class Scores:
 def ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> FloatArray:
     """Part over whole, elementwise; NaN if the whole is 0."""
     part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
-    ratio = np.full(whole.shape, np.nan)
+    ratio = np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan)
     np.divide(part, whole, out=ratio, where=whole > 0)
     return ratio
 
