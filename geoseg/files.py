@@ -30,7 +30,7 @@ _DERIVED = (".ovr", ".aux.xml", ".msk", "-wal", "-shm", "-journal")
 _DERIVED_OF_SHAPEFILE = (".qix", ".sbn", ".sbx", ".idm", ".ind", ".cpg", ".prj", ".qpj")
 
 # Files of a shapefile beside its .shp; a table or a raster of the same name may have some of these too.
-_PARTS_OF_SHAPEFILE = (".dbf", ".shx", ".prj", ".cpg", ".fields.txt")
+_PARTS_OF_SHAPEFILE = (".dbf", ".shx", ".prj", ".cpg")
 
 STYLE_MARK = "written by geoseg, which replaces it together with its layer"
 """Comment in the styles (``.qml``) that are ours; QGIS drops it when it saves a style."""
@@ -380,8 +380,8 @@ def name_outputs(pattern: Path, scenes: Sequence[str]) -> list[Path]:
 
 # --- opening
 
-# warnings.catch_warnings changes the whole process, so only one thread may be inside.
-_OPENING = threading.RLock()
+WARNINGS = threading.RLock()
+"""Held inside `warnings.catch_warnings`, which changes the whole process: only one thread may be inside."""
 
 
 def open_raster(path: str | os.PathLike[str], mode: str = "r", **options: Any) -> Any:
@@ -393,6 +393,6 @@ def open_raster(path: str | os.PathLike[str], mode: str = "r", **options: Any) -
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
-    with _OPENING, warnings.catch_warnings():
+    with WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path, mode, **options)

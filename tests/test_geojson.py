@@ -13,9 +13,9 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from geoseg.errors import OutputError
-from geoseg.export.geojson import write_geojson, write_geojson_lines
+from geoseg.export.geojson import write_geojson
 from geoseg.export.layer import Layer
-from geoseg.export.lonlat import lonlat_of
+from geoseg.export.lonlat import LonLat
 from geoseg.grid import Grid
 from geoseg.polygons.batch import PolygonBatch
 from support.coverages import NORTH_UP, TABLE, UTM, batch, coverage, pieces
@@ -37,9 +37,9 @@ class TestNDJSON(FormatContract):
         return pyogrio.read_dataframe(f"GeoJSONSeq:{path}")
 
 
-def written(tmp_path, polygons, layer, writer=write_geojson):
-    path = tmp_path / "map.geojson"
-    count = writer(polygons, path, layer)
+def written(tmp_path, polygons, layer, name="map.geojson"):
+    path = tmp_path / name
+    count = write_geojson(polygons, path, layer)
     return path, count
 
 
@@ -82,7 +82,7 @@ def test_a_coverage_stays_one_and_in_its_place(tmp_path, crs, transform):
     assert_coverage(geometries)
     transformer = pyproj.Transformer.from_crs(layer.grid.crs, 4326, always_xy=True)
     wanted = shapely.transform(polygons.geometries(), transformer.transform, interleaved=False)
-    decimals = lonlat_of(layer.grid).decimals
+    decimals = LonLat(layer.grid).decimals
     assert shapely.hausdorff_distance(geometries, wanted).max() < 0.8 * 10.0**-decimals
 
 
@@ -91,7 +91,7 @@ def test_coordinates_are_exact_decimals(tmp_path, name):
     crs, transform = MAPS[name]
     polygons, layer = coverage(crs=crs, transform=transform)
     path, _ = written(tmp_path, [polygons], layer)
-    lonlat = lonlat_of(layer.grid)
+    lonlat = LonLat(layer.grid)
     features = json.loads(path.read_text("utf-8"), parse_float=Decimal, parse_int=Decimal)["features"]
     found = [point for f in features for ring in f["geometry"]["coordinates"] for point in ring]
     xy, _ = lonlat.split_long_edges(polygons.xy, polygons.rings)
@@ -101,8 +101,8 @@ def test_coordinates_are_exact_decimals(tmp_path, name):
 @pytest.mark.parametrize(("pixel", "decimals"), [(10, 7), (0.1, 7), (0.05, 8), (0.01, 8), (0.004, 9)])
 def test_small_pixels_get_more_decimals(pixel, decimals):
     transform = Affine(pixel, 0, 500_000, 0, -pixel, 5_000_000)
-    assert lonlat_of(grid(UTM, transform)).decimals == decimals
-    assert lonlat_of(grid("EPSG:4326", Affine(pixel / 111_000, 0, 15, 0, -pixel / 111_000, 1))).decimals == decimals
+    assert LonLat(grid(UTM, transform)).decimals == decimals
+    assert LonLat(grid("EPSG:4326", Affine(pixel / 111_000, 0, 15, 0, -pixel / 111_000, 1))).decimals == decimals
 
 
 def test_attributes_come_back(tmp_path):
@@ -145,7 +145,7 @@ def test_lines_are_the_features_of_the_collection(tmp_path):
     path, _ = written(tmp_path, [polygons], layer)
     features = json.loads(path.read_text("utf-8"))["features"]
     lines = tmp_path / "map.geojsonl"
-    assert write_geojson_lines(pieces(polygons, 3), lines, layer) == len(polygons)
+    assert write_geojson(pieces(polygons, 3), lines, layer) == len(polygons)
     assert [json.loads(line) for line in lines.read_text("utf-8").splitlines()] == features
     assert "source" not in features[0]["properties"]
     assert pyogrio.read_info(lines)["features"] == len(polygons)
@@ -157,7 +157,7 @@ def test_a_layer_without_polygons(tmp_path, batches):
     path, count = written(tmp_path, batches, layer)
     assert (count, json.loads(path.read_text())) == (0, {"type": "FeatureCollection", "features": []})
     assert len(pyogrio.read_dataframe(path)) == 0
-    path, count = written(tmp_path, batches, layer, write_geojson_lines)
+    path, count = written(tmp_path, batches, layer, "map.ndjson")
     assert (count, path.read_bytes()) == (0, b"")
 
 
@@ -252,7 +252,7 @@ def test_long_edges_bend_with_the_projection(tmp_path):
 @pytest.mark.parametrize(("crs", "transform"), [*MAPS.values(), *ANTIMERIDIAN.values()])
 def test_the_lattice_agrees_with_proj(crs, transform):
     g = grid(crs, transform)
-    lonlat = lonlat_of(g)
+    lonlat = LonLat(g)
     rng = np.random.default_rng(0)
     c, r = rng.random(2000) * g.width, rng.random(2000) * g.height
     xy = np.column_stack(transform @ (c, r))

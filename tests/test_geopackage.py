@@ -14,7 +14,7 @@ from rasterio.crs import CRS
 from geoseg.errors import OutputError
 from geoseg.export import write_polygons
 from geoseg.export.layer import Layer
-from geoseg.export.qml import style_qml
+from geoseg.export.styles import style_qml
 from geoseg.grid import Grid
 from geoseg.programs.vectorize import vectorize
 from support.coverages import TABLE, UTM, batch

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from geoseg.classes import ClassTable
 from geoseg.errors import OutputError
 from geoseg.export.layer import Layer
-from geoseg.export.shapefile import short_names, write_shapefile
+from geoseg.export.shapefile import write_shapefile
 from geoseg.polygons.batch import PolygonBatch
 from support.coverages import TABLE, batch, coverage, pieces
 from support.formats import FIELDS, ExactContract
@@ -172,20 +172,11 @@ def test_a_text_that_is_cut_is_reported(tmp_path, caplog, length, warned):
     assert ("cut to the 254 bytes" in caplog.text) is warned
 
 
-def test_long_field_names_are_cut_and_listed(tmp_path):
+def test_long_field_names_are_cut_with_a_warning(tmp_path, caplog):
     polygons, layer = coverage()
     confidence = np.full(len(polygons), 0.5)
     long = with_columns(polygons, confidence_mean=confidence, confidence_least=confidence, area_m2=confidence)
     write_shapefile([long], tmp_path / "map.shp", layer)
     fields = list(pyogrio.read_info(tmp_path / "map.shp")["fields"])
-    assert fields == ["class_id", "class_name", "confidence", "confiden_2", "area_m2", "source"]
-    listed = (tmp_path / "map.fields.txt").read_text()
-    assert listed == "confidence = confidence_mean\nconfiden_2 = confidence_least\n"
-
-
-@given(st.lists(st.text("abcAB_", min_size=1, max_size=14), unique=True, max_size=40))
-def test_short_names_are_short_and_differ_in_any_case(names):
-    short = short_names(names)
-    assert list(short) == names
-    assert all(1 <= len(s) <= 10 for s in short.values())
-    assert len({s.lower() for s in short.values()}) == len(names)
+    assert fields == ["class_id", "class_name", "confidence", "confiden_1", "area_m2", "source"]
+    assert "field name: 'confidence_least' to 'confiden_1'" in caplog.text

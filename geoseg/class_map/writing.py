@@ -29,7 +29,7 @@ from geoseg.class_map.names import CLASSES_TAG
 from geoseg.class_map.overviews import count_values, halve_by_mean, halve_by_mode
 from geoseg.class_map.reading import DIGEST_TAG, layer_path
 from geoseg.classes import ClassTable, Color, class_entries
-from geoseg.export.qml import ramp_qml, style_qml, write_style
+from geoseg.export.styles import ramp_qml, style_qml, write_style
 from geoseg.files import atomic_output
 from geoseg.grid import Grid
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows

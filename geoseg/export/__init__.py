@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -12,13 +13,13 @@ import numpy as np
 
 from geoseg.errors import OutputError, quoted
 from geoseg.export import shapefile
-from geoseg.export.flatgeobuf import write_flatgeobuf
-from geoseg.export.geojson import write_geojson, write_geojson_lines
+from geoseg.export.gdal import write_layer
+from geoseg.export.geojson import write_geojson
 from geoseg.export.geopackage import add_layer_style, write_geopackage
 from geoseg.export.geoparquet import write_geoparquet
 from geoseg.export.layer import Layer
 from geoseg.export.pmtiles import write_pmtiles
-from geoseg.export.qml import style_qml, write_style
+from geoseg.export.styles import style_qml, write_style
 from geoseg.files import atomic_output, has_style
 from geoseg.georeference import Georeference
 from geoseg.grid import Grid
@@ -54,11 +55,12 @@ _pmtiles = _in_wgs84("PMTiles", *(kind for kind in Georeference if kind is not G
 
 EXPORTERS = {
     ".gpkg": Exporter(write_geopackage),
-    ".fgb": Exporter(write_flatgeobuf),
+    # GDAL keeps some 90 bytes of each feature in memory, and copies them in the order of the index at the end.
+    ".fgb": Exporter(partial(write_layer, driver="FlatGeobuf", layer_options={"SPATIAL_INDEX": "YES"})),
     ".parquet": Exporter(write_geoparquet),
     ".geojson": Exporter(write_geojson, _geojson),
-    ".geojsonl": Exporter(write_geojson_lines, _geojson),
-    ".ndjson": Exporter(write_geojson_lines, _geojson),
+    ".geojsonl": Exporter(write_geojson, _geojson),
+    ".ndjson": Exporter(write_geojson, _geojson),
     ".shp": Exporter(shapefile.write_shapefile, shapefile.refusal),
     ".pmtiles": Exporter(write_pmtiles, _pmtiles),
 }
@@ -113,20 +115,19 @@ def write_polygons(batches: Iterable[PolygonBatch], path: str | PathLike[str], l
     path = Path(path)
     check_format(path, layer.grid)
     present: set[int] = set()
+
+    def noted() -> Iterator[PolygonBatch]:
+        for batch in batches:
+            present.update(np.unique(batch.class_id).tolist())
+            yield batch
+
     with atomic_output(path) as scratch:
-        count = exporter_for(path).write(_noting(batches, present), scratch, layer)
+        count = exporter_for(path).write(noted(), scratch, layer)
         if has_style(path):
             _write_styles(scratch, path, layer, present)
         else:
             add_layer_style(scratch, layer, present)
     return count
-
-
-def _noting(batches: Iterable[PolygonBatch], present: set[int]) -> Iterator[PolygonBatch]:
-    """The batches as they come; ``present`` collects the ids of the classes in them."""
-    for batch in batches:
-        present.update(np.flatnonzero(np.bincount(batch.class_id)).tolist())
-        yield batch
 
 
 def _write_styles(scratch: Path, path: Path, layer: Layer, present: Collection[int]) -> None:

@@ -4,98 +4,68 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from geoseg.export.arrow import GEOMETRY, attribute_schema, check_whole, portions, record, with_first, wkb_array
-from geoseg.export.layer import Layer
-from geoseg.files import writing
+from geoseg.export.layer import BATCH_FEATURES, GEOMETRY, Layer, check_whole, portions, with_first, wkb_array
+from geoseg.files import WARNINGS, writing
 from geoseg.polygons.batch import PolygonBatch
 
 log = logging.getLogger(__name__)
 
-# pyogrio holds Python's lock while it writes a batch; between two of them the threads that trace go on.
-BATCH_FEATURES = 4096
-
 WKB_FIELD = pa.field(GEOMETRY, pa.binary(), metadata={"ARROW:extension:name": "ogc.wkb"})
 
 
-@dataclass(frozen=True, slots=True)
-class Driver:
-    """How GDAL writes a format.
-
-    Attributes:
-        name: GDAL's name of the driver.
-        geometry_type: Type of the layer's geometries.
-        encoding: Encoding of texts, for drivers that ask for one.
-        dataset_options: Dataset creation options.
-        layer_options: Layer creation options.
-        is_exact: Geometries read back are the ones written, vertex for vertex.
-    """
-
-    name: str
-    geometry_type: str = "Polygon"
-    encoding: str | None = None
-    dataset_options: Mapping[str, str] = field(default_factory=dict)
-    layer_options: Mapping[str, str] = field(default_factory=dict)
-    is_exact: bool = True
-
-
-def write_layer(batches: Iterable[PolygonBatch], path: Path, layer: Layer, driver: Driver) -> int:
-    """Write a layer with the fields of `attribute_schema`, in the CRS of its grid; see `write_records`."""
+def write_layer(batches: Iterable[PolygonBatch], path: Path, layer: Layer, driver: str, **options: Any) -> int:
+    """Write a layer with the fields of `Layer.schema`, in the CRS of its grid; see `write_records`."""
     first, batches = with_first(batches, importing="pyogrio")
-    schema = attribute_schema(first, layer).append(WKB_FIELD)
-    records = (
-        record(portion, layer, schema, wkb_array(portion))
-        for batch in batches
-        for portion in portions(batch, features=BATCH_FEATURES)
-    )
-    return write_records(records, schema, path, driver, name=layer.name, crs=layer.wkt)
+    schema = layer.schema(first).append(WKB_FIELD)
+    records = (layer.record(portion, schema, wkb_array(portion)) for portion in portions(batches))
+    return write_records(records, schema, path, driver=driver, layer=layer.name, crs=layer.wkt, **options)
 
 
 def write_records(
-    records: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path, driver: Driver, *, name: str, crs: str | None
+    records: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    path: Path,
+    *,
+    geometry_type: str = "Polygon",
+    is_exact: bool = True,
+    **options: Any,
 ) -> int:
     """Write record batches as they come, then read the file back; returns the number of features.
 
-    The geometry, `WKB_FIELD`, is the last field of the schema. What ``records`` raises passes as it is.
+    What ``records`` raises passes as it is. GDAL's warnings are logged.
+
+    Args:
+        records: The batches.
+        schema: Their schema. The geometry, `WKB_FIELD`, is its last field.
+        path: The file.
+        geometry_type: Type of the layer's geometries.
+        is_exact: Whether geometries read back are the ones written, vertex for vertex.
+        options: Of `pyogrio.write_arrow`: driver, layer, crs, encoding, creation options.
 
     Raises:
         OutputError: The file cannot be written, or is not whole.
     """
     import pyogrio
-    from pyogrio import errors
 
-    failures = [getattr(errors, f"{kind}Error") for kind in ("DataSource", "DataLayer", "CRS", "Feature", "Field")]
-    failures += [errors.GeometryError, pa.ArrowException, RuntimeError]
-    stream = _Stream(records)
-    with warnings.catch_warnings(record=True) as caught, writing(path, *failures):
-        warnings.filterwarnings("always", module="pyogrio")
-        warnings.filterwarnings("ignore", "'crs' was not provided")
+    with writing(path, pa.ArrowException, RuntimeError), _Stream(records) as stream:
         try:
-            pyogrio.write_arrow(
-                pa.RecordBatchReader.from_batches(schema, iter(stream)),
-                path,
-                layer=name,
-                driver=driver.name,
-                geometry_name=GEOMETRY,
-                geometry_type=driver.geometry_type,
-                crs=crs,
-                encoding=driver.encoding,
-                dataset_options=dict(driver.dataset_options),
-                layer_options=dict(driver.layer_options),
-            )
+            reader = pa.RecordBatchReader.from_batches(schema, iter(stream))
+            pyogrio.write_arrow(reader, path, geometry_name=GEOMETRY, geometry_type=geometry_type, **options)
         except BaseException:
             if stream.error is not None:
                 raise stream.error from None
             raise
-        if driver.is_exact:
+        if is_exact:
             check_whole(_read_back(path) == stream.checksum)
-    for message in dict.fromkeys(str(warning.message) for warning in caught if "pyogrio" in warning.filename):
+    for message in stream.messages:
         log.warning("%s: %s", path.name, message)
     return stream.checksum[0]
 
@@ -113,27 +83,47 @@ def _read_back(path: Path) -> tuple[int, int]:
 
 
 class _Stream:
-    """Record batches as GDAL asks for them.
+    """Record batches as GDAL asks for them; its warnings are caught, except while the source makes the next batch.
 
     Attributes:
         checksum: Number of features so far, and the sum of all bytes of their geometries, which does not depend on the
             order of features or vertices.
         error: What the source raised, which GDAL would take for the end of the batches.
+        messages: GDAL's warnings, each once.
     """
 
     def __init__(self, records: Iterable[pa.RecordBatch]) -> None:
-        self._records = records
+        self._records = iter(records)
         self.checksum = (0, 0)
         self.error: BaseException | None = None
+        self.messages: dict[str, None] = {}
+        self._catching = ExitStack()
+
+    def __enter__(self) -> _Stream:
+        self._catching.enter_context(WARNINGS)
+        self._caught = self._catching.enter_context(warnings.catch_warnings(record=True))
+        warnings.filterwarnings("always", module="pyogrio")
+        warnings.filterwarnings("ignore", "'crs' was not provided")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._catching.close()
+        self.messages |= {str(found.message): None for found in self._caught if "pyogrio" in found.filename}
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        try:
-            for batch in self._records:
-                yield batch
-                self.checksum = _added(self.checksum, batch.column(batch.num_columns - 1))
-        except (Exception, KeyboardInterrupt) as error:
-            self.error = error
-            raise
+        while True:
+            self.__exit__()
+            try:
+                batch = next(self._records, None)
+            except (Exception, KeyboardInterrupt) as error:
+                self.error = error
+                raise
+            finally:
+                self.__enter__()
+            if batch is None:
+                return
+            yield batch
+            self.checksum = _added(self.checksum, batch.column(batch.num_columns - 1))
 
 
 def _added(checksum: tuple[int, int], wkb: pa.Array) -> tuple[int, int]:

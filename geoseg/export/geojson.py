@@ -11,19 +11,19 @@ import numpy as np
 import shapely
 
 from geoseg.arrays import AnyArray, FloatArray, Geometries
-from geoseg.export.antimeridian import to_wgs84
 from geoseg.export.layer import Layer
-from geoseg.export.lonlat import lonlat_of
+from geoseg.export.lonlat import LonLat, to_wgs84
 from geoseg.files import writing
 from geoseg.polygons.batch import PolygonBatch
 
 log = logging.getLogger(__name__)
 
-_START, _END = b'{"type":"FeatureCollection","features":[', b"\n]}\n"
-
 
 def write_geojson(batches: Iterable[PolygonBatch], path: Path, layer: Layer) -> int:
-    """Write a layer of polygons as they come, as one FeatureCollection with a feature a line.
+    """Write a layer of polygons as they come: a FeatureCollection, with a feature a line.
+
+    ``.geojsonl`` and ``.ndjson`` have only these lines: RFC 8142 without its record separators, as GDAL, tippecanoe
+    and ``jq`` read it.
 
     WGS84 longitude and latitude, shells counter-clockwise, holes clockwise, cut at the antimeridian, no ``crs``.
     Coordinates have seven decimals (1 cm), more where pixels are below 9 cm (`geoseg.export.lonlat`). Each vertex is
@@ -38,38 +38,26 @@ def write_geojson(batches: Iterable[PolygonBatch], path: Path, layer: Layer) -> 
     References:
         RFC 7946: 3.1.6 (rings), 3.1.9 (antimeridian), 4 (WGS84), 11.2 (precision).
     """
-    return _write(batches, path, layer, lines=False)
-
-
-def write_geojson_lines(batches: Iterable[PolygonBatch], path: Path, layer: Layer) -> int:
-    """Write newline-delimited GeoJSON (``.geojsonl``, ``.ndjson``): a feature a line, and nothing around them.
-
-    See `write_geojson`, whose lines these are; RFC 8142 without its record separators, as GDAL, tippecanoe and
-    ``jq`` read it.
-    """
-    return _write(batches, path, layer, lines=True)
-
-
-def _write(batches: Iterable[PolygonBatch], path: Path, layer: Layer, *, lines: bool) -> int:
-    lonlat = lonlat_of(layer.grid)
+    lonlat = LonLat(layer.grid)
     if not lonlat.is_geographic:
         log.warning(
             "%s: the map has no CRS, so the GeoJSON holds its coordinates, not longitude and latitude", path.name
         )
+    is_collection = path.suffix.lower() == ".geojson"
     count = 0
     with writing(path), path.open("wb") as file:
-        # Separators stand in front of a feature, as it is not known which one is the last.
-        between = b"" if lines else _START + b"\n"
+        if is_collection:
+            file.write(b'{"type":"FeatureCollection","features":[')
         for batch in batches:
             for text in _features(*to_wgs84(batch, lonlat, path), layer):
-                file.write(between)
+                if is_collection:
+                    file.write(b",\n" if count else b"\n")
                 file.write(text)
-                between = b"\n" if lines else b",\n"
-            count += len(batch)
-        if lines:
-            file.write(b"\n" if count else b"")
-        else:
-            file.write((b"" if count else _START) + _END)
+                if not is_collection:
+                    file.write(b"\n")
+                count += 1
+        if is_collection:
+            file.write(b"\n]}\n")
     return count
 
 
@@ -79,8 +67,7 @@ def _features(batch: PolygonBatch, parts: dict[int, Geometries], layer: Layer) -
 
     # numpy's own float32 become the fewest digits that give them back, Python's floats would show what lies beneath.
     columns = [list(v) if v.dtype == np.float32 else v.tolist() for v in batch.columns.values()]
-    keys = ["class_id", "class_name", *batch.columns, *(() if layer.source is None else ("source",))]
-    names, last = layer.classes.names, () if layer.source is None else (layer.source,)
+    last = {} if layer.source is None else {"source": layer.source}
     polygons = batch.polygons.tolist()
     for row, (class_id, *values) in enumerate(zip(batch.class_id.tolist(), *columns, strict=True)):
         if row in parts:
@@ -90,7 +77,8 @@ def _features(batch: PolygonBatch, parts: dict[int, Geometries], layer: Layer) -
             shapes = [_coordinates(batch.xy, batch.rings[polygons[row] : polygons[row + 1] + 1])]
         is_one = len(shapes) == 1
         geometry = {"type": "Polygon" if is_one else "MultiPolygon", "coordinates": shapes[0] if is_one else shapes}
-        properties = dict(zip(keys, (class_id, names[class_id], *values, *last), strict=True))
+        measures = dict(zip(batch.columns, values, strict=True))
+        properties = {"class_id": class_id, "class_name": layer.classes.names[class_id], **measures, **last}
         feature = {"type": "Feature", "properties": properties, "geometry": geometry}
         yield orjson.dumps(feature, option=orjson.OPT_SERIALIZE_NUMPY)
 

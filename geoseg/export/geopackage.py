@@ -7,11 +7,9 @@ from collections.abc import Collection, Iterable
 from contextlib import closing
 from pathlib import Path
 
-from geoseg.export.arrow import check_whole
-from geoseg.export.gdal import Driver, write_layer
-from geoseg.export.layer import Layer
-from geoseg.export.qml import style_qml
-from geoseg.export.sld import style_sld
+from geoseg.export.gdal import write_layer
+from geoseg.export.layer import Layer, check_whole
+from geoseg.export.styles import style_qml, style_sld
 from geoseg.files import writing
 from geoseg.polygons.batch import PolygonBatch
 
@@ -29,27 +27,21 @@ def write_geopackage(batches: Iterable[PolygonBatch], path: Path, layer: Layer) 
     """
     # Without a CRS GDAL would write an undefined one, about which QGIS asks; −1 is "undefined Cartesian".
     options = {} if layer.grid.crs else {"SRID": "-1"}
-    driver = Driver("GPKG", dataset_options={"VERSION": "1.4"}, layer_options=options)
-    count = write_layer(batches, path, layer, driver)
+    count = write_layer(batches, path, layer, "GPKG", dataset_options={"VERSION": "1.4"}, layer_options=options)
+    index = f"rtree_{layer.name}_{_GEOMETRY}_rowid".replace('"', '""')  # which GDAL writes last
     with writing(path, sqlite3.Error), closing(sqlite3.connect(path)) as connection:
-        check_whole(_indexed(connection, layer.name) == count)
+        try:
+            (indexed,) = connection.execute(f'SELECT count(*) FROM "{index}"').fetchone()
+        except sqlite3.OperationalError:  # no index at all
+            indexed = 0
+        check_whole(indexed == count)
     return count
 
 
-def _indexed(connection: sqlite3.Connection, name: str) -> int:
-    """Number of features in the spatial index, which GDAL writes last."""
-    index = f"rtree_{name}_{_GEOMETRY}_rowid".replace('"', '""')
-    try:
-        (count,) = connection.execute(f'SELECT count(*) FROM "{index}"').fetchone()
-    except sqlite3.OperationalError:  # no index at all
-        return 0
-    return int(count)
-
-
 def add_layer_style(path: Path, layer: Layer, present: Collection[int]) -> None:
-    """Add the table ``layer_styles`` as QGIS creates it, with one default style of the classes that are present.
+    """Add the table ``layer_styles`` as QGIS creates it, with a default style of the classes that are present.
 
-    As QML, which QGIS applies by itself, and as SLD, for GeoServer.
+    The style is there as QML, which QGIS applies by itself, and as SLD, for GeoServer.
 
     Raises:
         OutputError: The file cannot be written.

@@ -12,9 +12,16 @@ import pyarrow as pa
 import pyproj
 
 from geoseg.arrays import AnyArray, FloatArray, IntArray
-from geoseg.export.arrow import GEOMETRY, attribute_schema, number_array, portions, record, with_first, wkb_array
-from geoseg.export.layer import Layer
-from geoseg.export.wkb import polygon_bounds, wkb_offsets
+from geoseg.export.layer import (
+    GEOMETRY,
+    Layer,
+    number_array,
+    polygon_bounds,
+    portions,
+    with_first,
+    wkb_array,
+    wkb_offsets,
+)
 from geoseg.files import writing
 from geoseg.grid import Grid
 from geoseg.polygons.batch import PolygonBatch
@@ -39,34 +46,70 @@ def write_geoparquet(batches: Iterable[PolygonBatch], path: Path, layer: Layer, 
 
     first, batches = with_first(batches)
     bbox = pa.struct([(name, pa.float64()) for name in _BBOX])
-    schema = attribute_schema(first, layer)
+    schema = layer.schema(first)
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     schema = schema.append(pa.field(GEOMETRY, pa.binary())).append(pa.field("bbox", bbox))
+    keys: list[AnyArray] = []  # of each batch, sorted, as are its polygons
+    sizes: list[IntArray] = []
+    extents: list[FloatArray] = []
     waiting = path.with_name(f"{path.name}.arrow")
     try:
         with writing(path, pa.ArrowException):
             with pa.OSFile(str(waiting), "wb") as file, pa.ipc.new_file(file, schema) as spool:
-                order = _Order(layer.grid)
-                for portion in (portion for batch in batches for portion in portions(batch)):
+                for portion in portions(batches, features=ROW_GROUP):
                     bounds = polygon_bounds(portion)
                     boxes = pa.StructArray.from_arrays([number_array(side) for side in bounds.T], fields=list(bbox))
-                    rows = record(portion, layer, schema, wkb_array(portion), boxes)
+                    rows = layer.record(portion, schema, wkb_array(portion), boxes)
                     others = 1 + 4 * 8 + sum(values.itemsize for values in portion.columns.values())
-                    rows_order = order.add(bounds, np.diff(wkb_offsets(portion)) + others)
-                    spool.write_batch(rows.take(number_array(rows_order)))
-            schema = schema.with_metadata({"geo": json.dumps(_geo_metadata(layer.grid, order.extent()))})
+                    found = hilbert_keys((bounds[:, :2] + bounds[:, 2:]) / 2, layer.grid)
+                    order = np.argsort(found, kind="stable")
+                    keys.append(found[order])
+                    sizes.append((np.diff(wkb_offsets(portion)) + others)[order])
+                    extents.append(_extent(bounds))
+                    spool.write_batch(rows.take(number_array(order)))
+            schema = schema.with_metadata({"geo": json.dumps(_geo_metadata(layer.grid, extents))})
             with (
                 pa.memory_map(str(waiting)) as source,
                 pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["class_id", *texts]) as writer,
             ):
-                for group in order.row_groups(pa.ipc.open_file(source), row_group):
+                for group in _row_groups(pa.ipc.open_file(source), keys, sizes, row_group):
                     writer.write_table(group)
     finally:
         waiting.unlink(missing_ok=True)
-    return order.count
+    return sum(map(len, keys))
 
 
-def _geo_metadata(grid: Grid, bounds: FloatArray | None) -> dict[str, Any]:
+def _row_groups(file: Any, keys: list[AnyArray], sizes: list[IntArray], most: int) -> Iterator[pa.Table]:
+    """The polygons of all batches of a file in the order of their keys, at most so many together."""
+    batches = [file.get_batch(i) for i in range(file.num_record_batches)]  # mapped, not read
+    if not batches:
+        return
+    lengths = [len(batch) for batch in batches]
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    row = np.concatenate([np.arange(length) for length in lengths])
+    order = np.argsort(np.concatenate(keys), kind="stable")
+    ends = np.cumsum(np.concatenate(sizes)[order])
+    start = 0
+    while start < len(order):
+        before = ends[start - 1] if start else 0
+        fitting = int(np.searchsorted(ends, before + _ROW_GROUP_BYTES, side="right"))
+        stop = max(start + 1, min(fitting, start + most, len(order)))
+        chosen = order[start:stop]
+        # Those of a batch lie one behind the other in it.
+        by_owner = np.argsort(owner[chosen], kind="stable")
+        owners, begin, counts = np.unique(owner[chosen][by_owner], return_index=True, return_counts=True)
+        firsts = row[chosen[by_owner[begin]]].tolist()
+        pieces = [batches[b].slice(i, n) for b, i, n in zip(owners, firsts, counts.tolist(), strict=True)]
+        yield pa.Table.from_batches(pieces).take(number_array(np.argsort(by_owner)))
+        start = stop
+
+
+def _extent(bounds: FloatArray) -> FloatArray:
+    """Bounds of all of (n, 4) bounds."""
+    return np.concatenate([bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)])
+
+
+def _geo_metadata(grid: Grid, extents: list[FloatArray]) -> dict[str, Any]:
     column: dict[str, Any] = {
         "encoding": "WKB",
         "geometry_types": ["Polygon"],
@@ -74,8 +117,8 @@ def _geo_metadata(grid: Grid, bounds: FloatArray | None) -> dict[str, Any]:
         "orientation": "counterclockwise",
         "covering": {"bbox": {name: ["bbox", name] for name in _BBOX}},
     }
-    if bounds is not None:
-        column["bbox"] = bounds.tolist()
+    if extents:
+        column["bbox"] = _extent(np.array(extents)).tolist()
     return {"version": "1.1.0", "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
 
 
@@ -88,69 +131,15 @@ def _projjson(crs: Any) -> dict[str, Any]:
     return document
 
 
-class _Order:
-    """Order of the polygons of a file along a Hilbert curve, each batch of which is sorted by itself."""
-
-    def __init__(self, grid: Grid) -> None:
-        left, bottom, right, top = grid.bounds
-        self._origin = np.array([left, bottom])
-        self._cells = (1 << _BITS) / np.array([right - left, top - bottom])
-        self._keys: list[AnyArray] = []
-        self._sizes: list[IntArray] = []
-        self._extents: list[FloatArray] = []
-        self.count = 0
-
-    def add(self, bounds: FloatArray, sizes: IntArray) -> IntArray:
-        """Take note of a batch, given the bounds and bytes of its polygons; the order in which it is to be written."""
-        keys = hilbert_keys((bounds[:, :2] + bounds[:, 2:]) / 2, self._origin, self._cells)
-        order = np.argsort(keys, kind="stable")
-        self._keys.append(keys[order])
-        self._sizes.append(sizes[order])
-        self._extents.append(np.concatenate([bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)]))
-        self.count += len(keys)
-        return order
-
-    def extent(self) -> FloatArray | None:
-        """Bounds of all polygons, if any."""
-        if not self._extents:
-            return None
-        extents = np.array(self._extents)
-        return np.concatenate([extents[:, :2].min(axis=0), extents[:, 2:].max(axis=0)])
-
-    def row_groups(self, file: Any, most: int) -> Iterator[pa.Table]:
-        """The polygons of the file of all batches, at most so many together."""
-        batches = [file.get_batch(i) for i in range(file.num_record_batches)]  # mapped, not read
-        if not batches:
-            return
-        lengths = [len(keys) for keys in self._keys]
-        owner = np.repeat(np.arange(len(lengths)), lengths)
-        row = np.concatenate([np.arange(length) for length in lengths])
-        order = np.argsort(np.concatenate(self._keys), kind="stable")
-        ends = np.cumsum(np.concatenate(self._sizes)[order])
-        start = 0
-        while start < self.count:
-            before = ends[start - 1] if start else 0
-            fitting = int(np.searchsorted(ends, before + _ROW_GROUP_BYTES, side="right"))
-            stop = max(start + 1, min(fitting, start + most, self.count))
-            chosen = order[start:stop]
-            # Those of a batch lie one behind the other in it.
-            by_owner = np.argsort(owner[chosen], kind="stable")
-            owners, begin, counts = np.unique(owner[chosen][by_owner], return_index=True, return_counts=True)
-            firsts = row[chosen[by_owner[begin]]].tolist()
-            pieces = [batches[b].slice(i, n) for b, i, n in zip(owners, firsts, counts.tolist(), strict=True)]
-            yield pa.Table.from_batches(pieces).take(number_array(np.argsort(by_owner)))
-            start = stop
-
-
-def hilbert_keys(xy: FloatArray, origin: FloatArray, cells: FloatArray) -> AnyArray:
-    """Places of points (n, 2) on a Hilbert curve of 2¹⁶ × 2¹⁶ cells, (n,) uint32; those outside count to the nearest.
-
-    ``origin`` is the corner of cell (0, 0), ``cells`` how many there are for each unit of x and y.
+def hilbert_keys(xy: FloatArray, grid: Grid) -> AnyArray:
+    """Places of points (n, 2) on a Hilbert curve of 2¹⁶ × 2¹⁶ cells over a map, (n,) uint32; outside, of the nearest.
 
     References:
         The curve of Hilbert (1891), one bit of x and y after the other with the quadrant turned in place.
     """
-    x, y = np.clip((xy - origin) * cells, 0, (1 << _BITS) - 1).astype(np.int64).T
+    left, bottom, right, top = grid.bounds
+    cells = (1 << _BITS) / np.array([right - left, top - bottom])
+    x, y = np.clip((xy - [left, bottom]) * cells, 0, (1 << _BITS) - 1).astype(np.int64).T
     keys = np.zeros(len(xy), dtype=np.uint32)
     for bit in range(_BITS - 1, -1, -1):
         east, north = x >> bit & 1, y >> bit & 1

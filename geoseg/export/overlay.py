@@ -19,9 +19,9 @@ from matplotlib.patches import Patch
 from matplotlib.path import Path as Outline
 from PIL import Image
 
-from geoseg.arrays import ByteArray, FloatArray, Geometries
+from geoseg.arrays import ByteArray
 from geoseg.classes import NODATA, ClassTable, format_color
-from geoseg.export.qml import darker
+from geoseg.export.styles import darker
 from geoseg.files import atomic_output
 
 _DPI = 100
@@ -68,24 +68,33 @@ def write_overlay(
     height, width = class_values.shape
     scale = panel_px / max(height, width)
     size = max(round(width * scale), 1), max(round(height * scale), 1)  # of a panel, px
-    picture = np.asarray(Image.fromarray(np.moveaxis(pixels, 0, -1)).resize(size, _filter(pixels.shape[1:], size)))
+    picture = _resized(np.moveaxis(pixels, 0, -1), size) / 255.0
+    # Half grey and a little lighter, so that the classes' colours stand out and the ground is still seen
+    muted = 0.15 + 0.85 * (0.6 * picture + 0.4 * (picture @ [0.299, 0.587, 0.114])[..., None])
+    table = np.tile(_NODATA_GREY, (256, 1))
+    table[: len(classes)] = [[v / 255 for v in c.color] for c in classes]
+    colored = _resized(np.round(table[class_values] * 255).astype(np.uint8), size)
     columns = max((3 * size[0] + 2 * _GAP) // 260, 1)  # of the legend
     figure, axes = _panels(size, title, legend_rows=math.ceil(len(classes) / columns))
-    for axis, heading in zip(axes, ("Imagery", "Classes", "Polygons"), strict=True):
+    panels = {"Imagery": picture, "Classes": colored / 255.0, "Polygons": muted}
+    for axis, (heading, shown) in zip(axes, panels.items(), strict=True):
         axis.set_title(heading, loc="left", fontsize=13, color=_INK, pad=8)
         axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
         for spine in axis.spines.values():
             spine.set(color="#bbbbbb", linewidth=0.8)
-    extent = (0, width, height, 0)
-    axes[0].imshow(picture, extent=extent, aspect="auto", interpolation="none")
-    axes[1].imshow(_colored(class_values, classes, size), extent=extent, aspect="auto", interpolation="none")
-    axes[2].imshow(_muted(picture), extent=extent, aspect="auto", interpolation="none")
+        axis.imshow(shown, extent=(0, width, height, 0), aspect="auto", interpolation="none")
     _draw_polygons(axes[2], polygons, classes, transform)
     _draw_legend(figure, class_values, classes, columns=columns)
     with atomic_output(Path(path)) as scratch:
         FigureCanvasAgg(figure)  # registers itself as what draws the figure
         # Level 4 takes half the time of the default, for 1 % more bytes.
         figure.savefig(scratch, format="png", pil_kwargs={"compress_level": 4})
+
+
+def _resized(rgb: ByteArray, size: tuple[int, int]) -> ByteArray:
+    """Averages where there are more pixels (H, W, 3) than the panel has, sharp squares where there are fewer."""
+    kernel = Image.Resampling.BOX if rgb.shape[1] >= size[0] else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(rgb).resize(size, kernel))
 
 
 def _panels(size: tuple[int, int], title: str, *, legend_rows: int) -> tuple[Figure, list[Axes]]:
@@ -98,31 +107,9 @@ def _panels(size: tuple[int, int], title: str, *, legend_rows: int) -> tuple[Fig
     if title:
         y = 1 - (_MARGIN + _HEADING / 2) / height
         figure.text(_MARGIN / width, y, title, fontsize=18, fontweight="bold", color=_INK, va="center")
-    axes = []
-    for index in range(3):
-        left = _MARGIN + index * (size[0] + _GAP)
-        axes.append(figure.add_axes((left / width, bottom / height, size[0] / width, size[1] / height)))
-    return figure, axes
-
-
-def _filter(shape: tuple[int, ...], size: tuple[int, int]) -> Image.Resampling:
-    # Averages where there are more pixels than the panel has, sharp squares where there are fewer.
-    return Image.Resampling.BOX if shape[1] >= size[0] else Image.Resampling.NEAREST
-
-
-def _muted(picture: ByteArray) -> FloatArray:
-    """Half grey and a little lighter, so that the classes' colours stand out and the ground is still seen."""
-    color = picture / 255.0
-    grey = color @ [0.299, 0.587, 0.114]
-    return np.asarray(0.15 + 0.85 * (0.6 * color + 0.4 * grey[..., None]))
-
-
-def _colored(class_values: ByteArray, classes: ClassTable, size: tuple[int, int]) -> FloatArray:
-    """Class map in the classes' colours at the panel's size, averaged so that thin roads do not break."""
-    table = np.tile(_NODATA_GREY, (256, 1))
-    table[: len(classes)] = [[v / 255 for v in c.color] for c in classes]
-    rgb = np.round(table[class_values] * 255).astype(np.uint8)
-    return np.asarray(Image.fromarray(rgb).resize(size, _filter(class_values.shape, size))) / 255.0
+    lefts = [_MARGIN + index * (size[0] + _GAP) for index in range(3)]
+    panel = size[0] / width, size[1] / height
+    return figure, [figure.add_axes((left / width, bottom / height, *panel)) for left in lefts]
 
 
 def _draw_polygons(axis: Axes, frame: geopandas.GeoDataFrame, classes: ClassTable, transform: Affine | None) -> None:
@@ -131,19 +118,13 @@ def _draw_polygons(axis: Axes, frame: geopandas.GeoDataFrame, classes: ClassTabl
         a, b, c, d, e, f = (~transform)[:6]
         geometries = shapely.transform(geometries, lambda xy: np.column_stack([xy @ [a, b] + c, xy @ [d, e] + f]))
     for c in classes:
-        outlines = _outlines(geometries[(frame.class_id == c.id).to_numpy()])
+        # One path each; holes stay open because GeoJSON's ring orders make them run the other way.
+        polygons = shapely.orient_polygons(shapely.get_parts(geometries[(frame.class_id == c.id).to_numpy()]))
+        rings = [[Outline(ring.coords, closed=True) for ring in shapely.get_rings(polygon)] for polygon in polygons]
+        outlines = [Outline.make_compound_path(*outline) for outline in rings]
         fill, edge = format_color(c.color), format_color(darker(c.color))
         style: dict[str, Any] = {"facecolors": [(fill, 0.42)], "edgecolors": [(edge, 0.95)], "linewidths": 0.9}
         axis.add_collection(PathCollection(outlines, **style), autolim=False)
-
-
-def _outlines(polygons: Geometries) -> list[Outline]:
-    """Each polygon as one path; holes stay open because GeoJSON's ring orders make them run the other way."""
-    outlines = []
-    for polygon in shapely.orient_polygons(shapely.get_parts(polygons)):
-        rings = [Outline(shapely.get_coordinates(ring), closed=True) for ring in shapely.get_rings(polygon)]
-        outlines.append(Outline.make_compound_path(*rings))
-    return outlines
 
 
 def _draw_legend(figure: Figure, class_values: ByteArray, classes: ClassTable, *, columns: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 import os
@@ -22,8 +21,8 @@ import shapely
 from pmtiles import reader as pmtiles
 
 from geoseg.errors import OutputError, SceneError
-from geoseg.export.gdal import WKB_FIELD, write_records
-from geoseg.export.pmtiles import DRIVER
+from geoseg.export.gdal import WKB_FIELD
+from geoseg.export.pmtiles import write_tiles
 from geoseg.files import atomic_output
 from geoseg.georeference import Georeference, crs_georeference
 from geoseg.runtime.user_cache import user_cache
@@ -133,11 +132,8 @@ def make_tiles(tiled: TiledLayer, progress: Callable[[int], None]) -> None:
                 yield batch
                 progress(len(batch))
 
-        low, high = tiled.zooms
-        options = {"NAME": layer.name, "MINZOOM": str(low), "MAXZOOM": str(high)}
-        driver = dataclasses.replace(DRIVER, dataset_options=options)
         crs = "EPSG:3857" if plane is not None else layer.crs
-        write_records(records(), schema, scratch, driver, name=layer.name, crs=crs)
+        write_tiles(records(), schema, scratch, tiled.zooms, layer=layer.name, crs=crs)
 
 
 class _Opened:

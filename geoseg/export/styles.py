@@ -1,4 +1,4 @@
-"""QGIS styles: of a class table, for class maps and for their polygons, and of a ramp, for rasters of shares.
+"""QGIS styles (QML) of a class table, for class maps and their polygons, and of a ramp; the class table as SLD.
 
 QGIS applies a ``.qml`` that lies beside a layer's file and has its name. ``landcover.tif`` and ``landcover.shp``
 share ``landcover.qml``, so the one document holds both: ``<pipe>``, which only raster layers read, and
@@ -15,9 +15,9 @@ from geoseg.classes import ClassTable, Color, MapClass, format_color
 from geoseg.files import STYLE_MARK
 
 _HEAD = f"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n<!-- {STYLE_MARK} -->\n"
-CLASS_FIELD = "class_id"
-FILL_ALPHA = 150
-OUTLINE: Color = (70, 70, 70)
+_CLASS_FIELD = "class_id"
+_FILL_ALPHA = 150
+_OUTLINE: Color = (70, 70, 70)
 """One colour for all: neighbours share their borders, which would take the colour of whichever is drawn last."""
 
 _RASTERS = (".tif", ".tiff", ".vrt", ".img", ".jp2", ".jpg", ".png", ".asc")
@@ -43,29 +43,25 @@ def style_qml(
         "conf_min": "Lowest confidence",
         "source": "Imagery",
     }
-    aliases = [_node("alias", field=field, name=name) for field, name in names.items()]
-    entries = shown(classes, present)
+    shown = _shown(classes, present)
     palette = [
-        _node("paletteEntry", value=str(c.id), color=format_color(c.color), alpha="255", label=c.name) for c in entries
+        _node("paletteEntry", value=str(c.id), color=format_color(c.color), alpha="255", label=c.name) for c in shown
     ]
-    renderer = _node(
-        "renderer-v2",
-        _node("categories", *(_category(c) for c in entries)),
-        _node("symbols", *(_symbol(c) for c in entries)),
-        type="categorizedSymbol",
-        attr=CLASS_FIELD,
-        symbollevels="0",
-        enableorderby="0",
-        forceraster="0",
-    )
+    categories = [_node("category", value=str(c.id), symbol=str(c.id), label=c.name, render="true") for c in shown]
     return _document(
-        _node("aliases", *aliases), _raster_style(_node("colorPalette", *palette), type="paletted"), renderer
+        _node("aliases", *(_node("alias", field=field, name=name) for field, name in names.items())),
+        _raster_style(_node("colorPalette", *palette), type="paletted"),
+        _node(
+            "renderer-v2",
+            _node("categories", *categories),
+            _node("symbols", *map(_symbol, shown)),
+            type="categorizedSymbol",
+            attr=_CLASS_FIELD,
+            symbollevels="0",
+            enableorderby="0",
+            forceraster="0",
+        ),
     )
-
-
-def shown(classes: ClassTable, present: Collection[int] | None) -> list[MapClass]:
-    """The classes of a legend: those that are present; all where that is not known, or none is."""
-    return [c for c in classes if present and c.id in present] or list(classes)
 
 
 def ramp_qml(colors: Mapping[float, Color], *, band: int = 1, labels: tuple[str, str] | None = None) -> str:
@@ -92,6 +88,27 @@ def ramp_qml(colors: Mapping[float, Color], *, band: int = 1, labels: tuple[str,
     return _document(style)
 
 
+def style_sld(classes: ClassTable, layer: str, *, present: Collection[int] | None = None) -> str:
+    """An SLD 1.1 style for GeoServer and other map servers: a fill for every class, as `style_qml` draws them."""
+    rules = []
+    for c in _shown(classes, present):
+        fill = {"fill": format_color(c.color), "fill-opacity": f"{_FILL_ALPHA / 255:.2f}"}
+        stroke = {"stroke": format_color(_OUTLINE), "stroke-width": "1", "stroke-linejoin": "mitre"}
+        drawn = [
+            _node(tag, *(_text("se:SvgParameter", value, name=name) for name, value in values.items()))
+            for tag, values in (("se:Fill", fill), ("se:Stroke", stroke))
+        ]
+        equal = _text("ogc:PropertyName", _CLASS_FIELD), _text("ogc:Literal", str(c.id))
+        is_class = _node("ogc:Filter", _node("ogc:PropertyIsEqualTo", *equal))
+        rules.append(_node("se:Rule", _text("se:Name", c.name), is_class, _node("se:PolygonSymbolizer", *drawn)))
+    style = _node("UserStyle", _text("se:Name", "classes"), _node("se:FeatureTypeStyle", *rules))
+    uri = "http://www.opengis.net/"
+    attributes = {"version": "1.1.0", "xmlns": f"{uri}sld", "xmlns:se": f"{uri}se", "xmlns:ogc": f"{uri}ogc"}
+    root = _node("StyledLayerDescriptor", _node("NamedLayer", _text("se:Name", layer), style), **attributes)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode") + "\n"
+
+
 def write_style(style: str, file: Path, final: Path) -> None:
     """Write a style beside a layer's file, keeping the part for the other kind of layer of that name.
 
@@ -105,25 +122,26 @@ def write_style(style: str, file: Path, final: Path) -> None:
     """
     part, others = ("renderer-v2", _VECTORS) if final.suffix.lower() in _RASTERS else ("pipe", _RASTERS)
     if any(final.with_suffix(suffix).exists() for suffix in others):
-        root = ET.fromstring(style)
-        kept = _part(final.with_suffix(".qml"), part)
-        parts = [own for own in root if own.tag != part] + ([] if kept is None else [kept])
-        style = _document(*sorted(parts, key=lambda element: element.tag))
+        parts = {own.tag: own for own in ET.fromstring(style) if own.tag != part}
+        try:
+            kept = ET.parse(final.with_suffix(".qml")).find(part)
+        except (OSError, ET.ParseError):
+            kept = None
+        if kept is not None:
+            parts[part] = kept
+        style = _document(*(parts[tag] for tag in sorted(parts)))
     file.with_suffix(".qml").write_text(style, encoding="utf-8")
-
-
-def _part(style: Path, name: str) -> ET.Element | None:
-    """An element of a style, if the file exists, is XML and has it."""
-    try:
-        return ET.parse(style).find(name)
-    except (OSError, ET.ParseError):
-        return None
 
 
 def darker(color: Color) -> Color:
     """The same hue for outlines."""
     red, green, blue = color
     return red * 6 // 10, green * 6 // 10, blue * 6 // 10
+
+
+def _shown(classes: ClassTable, present: Collection[int] | None) -> list[MapClass]:
+    """The classes of a legend: those that are present; all where that is not known, or none is."""
+    return [c for c in classes if present and c.id in present] or list(classes)
 
 
 def _document(*parts: ET.Element) -> str:
@@ -138,21 +156,23 @@ def _node(_tag: str, *children: ET.Element, **attributes: str) -> ET.Element:
     return element
 
 
+def _text(_tag: str, text: str, **attributes: str) -> ET.Element:
+    element = ET.Element(_tag, attributes)
+    element.text = text
+    return element
+
+
 def _raster_style(colors: ET.Element, *, type: str, band: str = "1") -> ET.Element:
     fixed = {"opacity": "1", "alphaBand": "-1", "nodataColor": ""}
     return _node("pipe", _node("rasterrenderer", _node("rasterTransparency"), colors, type=type, band=band, **fixed))
 
 
-def _category(c: MapClass) -> ET.Element:
-    return _node("category", value=str(c.id), symbol=str(c.id), label=c.name, render="true")
-
-
 def _symbol(c: MapClass) -> ET.Element:
     fill = {
         "style": "solid",
-        "color": ",".join(map(str, (*c.color, FILL_ALPHA))),
+        "color": ",".join(map(str, (*c.color, _FILL_ALPHA))),
         "outline_style": "solid",
-        "outline_color": ",".join(map(str, (*OUTLINE, 255))),
+        "outline_color": ",".join(map(str, (*_OUTLINE, 255))),
         "outline_width": "0.26",
         "outline_width_unit": "MM",
         "joinstyle": "miter",
