@@ -210,8 +210,7 @@ def crs_hint(grid: Grid) -> str:
 def ground_area_m2(crs: pyproj.CRS, x: FloatArray, y: FloatArray) -> FloatArray:
     """Area on the ellipsoid of one square map unit, m², at coordinates of a geographic or projected CRS.
 
-    The product of the radii of curvature; in a projected CRS times the Jacobian of the inverse projection, by central
-    differences over 100 m (1e-9 exact). PROJ's areal scale is that of the sphere for Web Mercator, 0.7 % off.
+    PROJ's areal scale is that of the sphere for Web Mercator, 0.7 % off.
 
     Args:
         crs: Horizontal CRS of the coordinates.
@@ -221,12 +220,35 @@ def ground_area_m2(crs: pyproj.CRS, x: FloatArray, y: FloatArray) -> FloatArray:
     Returns:
         Areas of the coordinates' shape; where the CRS has no inverse there, or no ellipsoid, the planar area.
     """
-    unit = crs.axis_info[0].unit_conversion_factor  # metres, or radians
+    (east_x, east_y), (north_x, north_y) = np.moveaxis(ground_steps(crs, x, y), (-2, -1), (0, 1))
+    area: FloatArray = np.abs(east_x * north_y - east_y * north_x)
     if crs.is_geographic:
-        return unit**2 * _square_radian_m2(crs, y * unit)
-    planar = np.full(np.shape(x), unit**2)
+        return area
+    return np.where(np.isfinite(area) & (area > 0), area, crs.axis_info[0].unit_conversion_factor ** 2)
+
+
+def ground_steps(crs: pyproj.CRS, x: FloatArray, y: FloatArray) -> FloatArray:
+    """Metres east and north on the ellipsoid that a step of one map unit leads, at coordinates of a CRS.
+
+    The radii of curvature; in a projected CRS times the Jacobian of the inverse projection, by central differences over
+    100 m (1e-9 exact).
+
+    Args:
+        crs: Horizontal CRS of the coordinates.
+        x: Eastings or longitudes, in the CRS's units.
+        y: Northings or latitudes, in the CRS's units.
+
+    Returns:
+        Matrices (…, 2, 2) for coordinates (…): rows east and north, columns x and y. Not finite where the CRS has no
+        inverse; those of the plane in a local CRS.
+    """
+    unit = crs.axis_info[0].unit_conversion_factor  # metres, or radians
+    zero = np.zeros(np.shape(x))
+    if crs.is_geographic:
+        parallel, meridian = _radii_m(crs, np.asarray(y) * unit)
+        return _matrices(unit * parallel, zero, zero, unit * meridian)
     if crs_georeference(crs) is Georeference.LOCAL:
-        return planar
+        return _matrices(zero + unit, zero, zero, zero + unit)
     to_lonlat = _to_lonlat(crs.to_wkt())
     step = 50 / unit
     east, west, north, south = (
@@ -236,17 +258,22 @@ def ground_area_m2(crs: pyproj.CRS, x: FloatArray, y: FloatArray) -> FloatArray:
     across, along = east - west, north - south
     for d in across, along:  # neighbours on both sides of the antimeridian are near each other
         d[0] = (d[0] + np.pi) % (2 * np.pi) - np.pi
-    jacobian = np.abs(across[0] * along[1] - across[1] * along[0]) / (2 * step) ** 2
-    area = jacobian * _square_radian_m2(crs, (north[1] + south[1]) / 2)
-    return np.where(np.isfinite(area) & (area > 0), area, planar)
+    across, along = across / (2 * step), along / (2 * step)
+    parallel, meridian = _radii_m(crs, (north[1] + south[1]) / 2)
+    return _matrices(parallel * across[0], parallel * along[0], meridian * across[1], meridian * along[1])
 
 
-def _square_radian_m2(crs: pyproj.CRS, latitude: FloatArray) -> FloatArray:
-    """Ground area of a square radian of longitude and latitude, m², at a latitude in radians; 0 past the poles."""
+def _matrices(a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray) -> FloatArray:
+    """Matrices ((a, b), (c, d)), (…, 2, 2)."""
+    return np.stack([np.stack([a, b], axis=-1), np.stack([c, d], axis=-1)], axis=-2)
+
+
+def _radii_m(crs: pyproj.CRS, latitude: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Metres on the ground of a radian of longitude and of latitude, at a latitude in radians; 0 past the poles."""
     ellipsoid = crs.ellipsoid
     a = ellipsoid.semi_major_metre if ellipsoid else 6378137.0
     b = ellipsoid.semi_minor_metre if ellipsoid else 6356752.314245
     e2 = 1 - (b / a) ** 2
     meridian = a * (1 - e2) / (1 - e2 * np.sin(latitude) ** 2) ** 1.5
     parallel = a * np.cos(latitude) / np.sqrt(1 - e2 * np.sin(latitude) ** 2)
-    return np.asarray(meridian * np.maximum(parallel, 0), dtype=np.float64)
+    return np.maximum(parallel, 0), meridian

@@ -27,7 +27,7 @@ SPLITS = ("train", "val", "scenes")
 PATHS = ("scene", "labels", "labelled_area", "corrections")
 """Keys of an entry that name files."""
 
-COLUMNS = (*PATHS, "attribute", "class_name", "outside", "crs", "split")
+COLUMNS = (*PATHS, "attribute", "class_name", "buffer_m", "outside", "crs", "split")
 """Columns of a catalogue; ``scene`` and ``labels`` are required."""
 
 _COLUMNS_HINT = f"its columns may be {', '.join(COLUMNS)}"

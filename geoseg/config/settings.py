@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -88,6 +89,19 @@ class ImageryConfig(Frozen):
         return self.indexes if self.indexes is not None else tuple(range(1, len(self.bands) + 1))
 
 
+def _metres(value: Any) -> Any:
+    """A number of metres above 0, also from the text of a catalogue; other text is the name of a field."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (is_number and 0 < value < math.inf):
+        raise ValueError(f"must be metres above 0 or the name of a field, found {value!r}")
+    return value
+
+
 class SceneConfig(Frozen):
     """One labelled scene.
 
@@ -97,6 +111,8 @@ class SceneConfig(Frozen):
             features the whole scene is ``outside``.
         attribute: Field of the polygons with the name or number of a class; None if all are ``class_name``.
         class_name: Class of all polygons.
+        buffer_m: Metres on the ground by which points and lines are widened to areas: the radius of a point, half the
+            width of a line. A number, or a field with a number for each.
         outside: Class outside all polygons, or "ignore".
         labelled_area: Polygons, in any CRS, outside which labels are ignored; None for the whole scene.
         corrections: Polygons saved by ``geoseg view``; they replace the labels, which may be a predicted map.
@@ -110,6 +126,7 @@ class SceneConfig(Frozen):
     labels: Source
     attribute: str | None = None
     class_name: str | None = None
+    buffer_m: Annotated[float | str | None, BeforeValidator(_metres)] = None
     outside: str | None = None
     labelled_area: Source | None = None
     corrections: Source | None = None

@@ -171,7 +171,7 @@ def _digest(scene: LabelledScene, settings: TrainConfig) -> str:
         if config.corrections is not None
         else None,
         "min_confidence": config.min_confidence,  # the map's own file changes with its confidence
-        "stated": [config.attribute, config.class_name, config.outside, settings.data.first_label],
+        "stated": [config.attribute, config.class_name, config.buffer_m, config.outside, settings.data.first_label],
         "classes": settings.class_table.names,
         "grid": [*grid.shape, *list(grid.transform)[:6], grid.crs.to_wkt() if grid.crs is not None else None],
         "imagery": [imagery.fingerprint(), settings.imagery.alpha] if imagery.can_be_invalid else None,

@@ -7,18 +7,28 @@ opened within `whole_layers`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import geopandas
+import numpy as np
 
+from geoseg.data.buffers import (
+    Buffer,
+    distance_problems,
+    distances,
+    label_areas,
+    no_metres,
+    thin_features,
+    widened_bounds,
+)
 from geoseg.data.places import no_transformation
 from geoseg.data.problems import Problem, error, raise_first
 from geoseg.errors import LabelError, quoted
 from geoseg.georeference import are_apart, pyproj_crs
 from geoseg.grid import Grid
 from geoseg.paths import InputPath
-from geoseg.scene.vector_files import VectorLayer, bounds_in, meets, open_layer, polygon_layer, polygons_of, reading
+from geoseg.scene.vector_files import Bounds, VectorLayer, bounds_in, meets, open_layer, polygon_layer, reading
 from geoseg.words import nearest
 
 
@@ -28,7 +38,8 @@ class _Kept:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = 0
-        self.layers: dict[str, VectorLayer] = {}
+        self.layers: dict[tuple[str, bool], VectorLayer] = {}
+        self.widest: dict[tuple[str, str], float] = {}
         self.frames: dict[tuple[str, str], geopandas.GeoDataFrame] = {}
 
 
@@ -47,15 +58,18 @@ def whole_layers() -> Iterator[None]:
             _kept.users -= 1
             if not _kept.users:
                 _kept.layers.clear()
+                _kept.widest.clear()
                 _kept.frames.clear()
 
 
-def has_features(path: InputPath) -> bool:
+def has_features(path: InputPath, buffer: Buffer = None) -> bool:
     """Whether a file of labels has any feature, near a scene or not."""
-    return _layer(path).features > 0
+    return _layer(path, buffer).features > 0
 
 
-def read_layer(path: InputPath, grid: Grid, column: str | None = None, *, scene: InputPath) -> geopandas.GeoDataFrame:
+def read_layer(
+    path: InputPath, grid: Grid, column: str | None = None, *, scene: InputPath, buffer: Buffer = None
+) -> geopandas.GeoDataFrame:
     """The features of a file's only layer of polygons whose bounds meet a scene, in the order of the file.
 
     Args:
@@ -63,31 +77,44 @@ def read_layer(path: InputPath, grid: Grid, column: str | None = None, *, scene:
         grid: The scene's grid.
         column: Field to read with the geometry.
         scene: Name of the scene, for messages.
+        buffer: Width of points and lines, which then count too; see `geoseg.config.SceneConfig`.
 
     Returns:
         Polygons in the grid's CRS, perhaps none; features without a polygon are left out.
 
     Raises:
-        LabelError: Not a vector file, none or several layers of polygons, or see `layer_problems`.
+        LabelError: Not a vector file, none or several layers of polygons, points or lines without a width, or see
+            `layer_problems`.
     """
-    layer = _layer(path)
+    layer = _layer(path, buffer)
     if not layer.features:
         return geopandas.GeoDataFrame(geometry=[], crs=grid.crs)
-    raise_first(layer_problems(path, layer, column, {scene: grid}))
+    raise_first(layer_problems(path, layer, fields_read(column, buffer), {scene: grid}))
     with reading("labels", path, LabelError):
-        frame = _near(layer, grid, column)
-    frame = frame.set_geometry(polygons_of(frame.geometry.to_numpy()), crs=frame.crs)
+        frame = _near(layer, grid, fields_read(column, buffer), buffer)
+    thin = thin_features(frame.geometry.to_numpy())
+    if thin.any():
+        raise_first(distance_problems(path, frame, buffer, thin))
+        raise_first([] if grid.is_metric else [no_metres(path, scene, grid)])
+    frame = frame.set_geometry(label_areas(frame, buffer), crs=frame.crs)
     if grid.is_georeferenced and frame.crs != pyproj_crs(grid.crs):
         frame = frame.to_crs(grid.crs)
     # What was read around the scene in the layer's CRS covers more than the scene.
     return frame[meets(frame.geometry.to_numpy(), grid.bounds)].reset_index(drop=True)
 
 
+def fields_read(column: str | None, buffer: Buffer) -> list[str]:
+    """The fields of labels that are read: that of the classes and that of the widths."""
+    return list(dict.fromkeys(field for field in (column, buffer) if isinstance(field, str)))
+
+
 def layer_problems(
-    path: InputPath, layer: VectorLayer, column: str | None, grids: Mapping[InputPath, Grid | None]
+    path: InputPath, layer: VectorLayer, columns: Sequence[str], grids: Mapping[InputPath, Grid | None]
 ) -> Iterator[Problem]:
-    """A field that does not exist, and a CRS that does not lead to that of every scene; ``grids`` is by scene."""
-    if column is not None and column not in layer.fields:
+    """Fields that do not exist, and a CRS that does not lead to that of every scene; ``grids`` is by scene."""
+    for column in columns:
+        if column in layer.fields:
+            continue
         near = nearest(column, layer.fields)
         hint = f"{f'did you mean {near}? ' if near else ''}its fields: {', '.join(layer.fields)}"
         yield error(path, f"{path} has no field {column}", hint)
@@ -105,23 +132,46 @@ def assign_crs(path: InputPath) -> str:
     return f"assign its CRS: ogr2ogr -a_srs EPSG:… out.gpkg {quoted(path)}"
 
 
-def _layer(path: InputPath) -> VectorLayer:
-    """The layer of polygons in a file of labels, its features counted."""
+def _layer(path: InputPath, buffer: Buffer) -> VectorLayer:
+    """The layer of polygons in a file of labels, its features counted; of any geometries if they have a width."""
+    key = str(path), buffer is not None
     with _kept.lock:
-        layer = _kept.layers.get(str(path))
+        layer = _kept.layers.get(key)
         if layer is None:
-            layer = polygon_layer(path, "labels", LabelError)
+            layer = polygon_layer(path, "labels", LabelError, any_kind=buffer is not None)
             if layer.features < 0:
                 layer = open_layer(path, layer.name, count=True)
             if _kept.users:
-                _kept.layers[str(path)] = layer
+                _kept.layers[key] = layer
     return layer
 
 
-def _near(layer: VectorLayer, grid: Grid, column: str | None) -> geopandas.GeoDataFrame:
+def reach(layer: VectorLayer, bounds: Bounds, buffer: Buffer) -> Bounds | None:
+    """Bounds, in the CRS of a layer, within which features lie whose width reaches into others; None if unknown."""
+    widest = _widest(layer, buffer)
+    return bounds if not widest or layer.crs is None else widened_bounds(bounds, widest, layer.crs)
+
+
+def _widest(layer: VectorLayer, buffer: Buffer) -> float:
+    """The largest distance by which a feature of a layer is widened, m."""
+    if not isinstance(buffer, str):
+        return buffer or 0.0
+    key = layer.path, buffer
+    with _kept.lock:
+        if key not in _kept.widest:
+            metres = distances(layer.table([buffer]), buffer)
+            widest = float(metres[np.isfinite(metres)].max(initial=0))
+            if not _kept.users:
+                return widest
+            _kept.widest[key] = widest
+        return _kept.widest[key]
+
+
+def _near(layer: VectorLayer, grid: Grid, columns: list[str], buffer: Buffer) -> geopandas.GeoDataFrame:
     """Features near a scene in the layer's own CRS; perhaps some more."""
-    columns = [] if column is None else [column]
     bounds = bounds_in(layer.crs, grid)
+    if bounds is not None and grid.is_metric:
+        bounds = reach(layer, bounds, buffer)
     if layer.has_index:
         return layer.read(columns, bounds)
     if _kept.users:

@@ -1,4 +1,4 @@
-"""Labels that are polygons: checked one file at a time, and burnt into windows of a scene."""
+"""Labels in vector files: checked one file at a time, and burnt into windows of a scene."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from rasterio.features import rasterize
 from geoseg.arrays import BoolArray, ByteArray, Geometries
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig
+from geoseg.data.buffers import Buffer, distance_problems, label_areas, no_metres, thin_features
 from geoseg.data.class_ids import MISSING, MIXED, UNKNOWN, FieldClasses, field_classes
 from geoseg.data.labels import LabelFacts, inside
-from geoseg.data.layers import has_features, layer_problems, read_layer
+from geoseg.data.layers import fields_read, has_features, layer_problems, reach, read_layer
 from geoseg.data.overlaps import check_overlaps
 from geoseg.data.places import in_crs, outline
 from geoseg.data.problems import Problem, as_problem, error, has_error, listed, raise_first, warning
@@ -26,7 +27,7 @@ from geoseg.errors import LabelError, quoted
 from geoseg.georeference import pyproj_crs
 from geoseg.grid import Grid, crs_hint
 from geoseg.paths import InputPath, exists, opened_name
-from geoseg.scene.vector_files import VectorLayer, polygon_layer, polygons_of, reading
+from geoseg.scene.vector_files import VectorLayer, polygon_layer, reading
 from geoseg.windows import Window
 from geoseg.words import count, nearest
 
@@ -40,6 +41,8 @@ _LOCATED = 3
 class PolygonLabels:
     """Polygons with a class, burnt into a window by the pixel-centre rule; later polygons cover earlier ones.
 
+    Points and lines become polygons by their width on the ground, where one is given.
+
     Only the polygons near the scene are read, once, and travel to worker processes, which read no file. In a file
     without features the whole scene is what ``outside`` says.
     """
@@ -47,10 +50,12 @@ class PolygonLabels:
     def __init__(self, config: SceneConfig, grid: Grid, classes: ClassTable, *, first_label: int = 0) -> None:
         path = config.labels
         raise_first(_entry_problems(config, classes))
-        frame = read_layer(path, grid, config.attribute, scene=config.scene)
+        frame = read_layer(path, grid, config.attribute, scene=config.scene, buffer=config.buffer_m)
         if frame.empty:
             problem = no_polygons(path, config.scene, grid)
-            raise_first([problem if has_features(path) else _empty_problem(config, config.scene, classes)])
+            raise_first(
+                [problem if has_features(path, config.buffer_m) else _empty_problem(config, config.scene, classes)]
+            )
         if config.class_name is not None:
             ids = np.full(len(frame), classes.id_of(config.class_name))
         elif frame.empty:
@@ -81,7 +86,7 @@ class _Features:
 
     frame: geopandas.GeoDataFrame  # as read
     geometries: Geometries  # their geometries, (n,)
-    areas: Geometries  # the polygons of each, empty if it has none, (n,)
+    areas: Geometries  # the ground that each labels, empty if it has none, (n,)
     touched: dict[InputPath, BoolArray | None]  # by scene, the features that touch it (n,); None if unknown
     seen: BoolArray | None  # features that touch any scene, (n,); None if unknown
 
@@ -89,7 +94,7 @@ class _Features:
 def check_polygon_labels(
     config: SceneConfig, grids: Mapping[InputPath, Grid | None], classes: ClassTable, *, first_label: int = 0
 ) -> tuple[list[Problem], dict[InputPath, LabelFacts]]:
-    """All problems of a file of polygons, and what it contains for each scene.
+    """All problems of a file of polygons, or of points and lines, and what it contains for each scene.
 
     ``grids`` are those of the scenes it belongs to, None for a scene that cannot be opened.
     """
@@ -100,14 +105,17 @@ def check_polygon_labels(
         return [*problems, missing_labels(path)], unknown
     try:
         opened_name(path, kind=LabelError)
-        layer = polygon_layer(path, "labels", LabelError, count=True)
+        layer = polygon_layer(path, "labels", LabelError, count=True, any_kind=config.buffer_m is not None)
         if not layer.features:
             problems += [_empty_problem(config, scene, classes) for scene in grids]
             return problems, dict.fromkeys(grids, LabelFacts(np.zeros(len(classes), dtype=bool)))
-        problems += layer_problems(path, layer, config.attribute, grids)
-        columns = [config.attribute] if config.attribute in layer.fields else []
+        wanted = fields_read(config.attribute, config.buffer_m)
+        problems += layer_problems(path, layer, wanted, grids)
+        columns = [field for field in wanted if field in layer.fields]
+        if isinstance(config.buffer_m, str) and config.buffer_m not in layer.fields:
+            return problems, unknown  # where the features reach is not known
         with reading("labels", path, LabelError):
-            features = _read(layer, [c for c in columns if c is not None], grids)
+            features = _read(layer, columns, grids, config.buffer_m)
     except LabelError as failed:
         return [*problems, as_problem(path, failed)], unknown
     problems += _place_problems(path, grids, features.touched, layer.features)
@@ -118,11 +126,12 @@ def check_polygon_labels(
     ids, numbers = np.full(len(used), UNKNOWN), frozenset[int]()
     if config.class_name is not None:
         ids[:] = classes.id_of(config.class_name)
-    elif columns:
+    elif config.attribute in columns:
         found = field_classes(features.frame[config.attribute][used], classes, first_label)
         ids[used], numbers = found.ids, found.numbers
         problems += _class_problems(config, found, classes, first_label)
     problems += _geometry_problems(path, features)
+    problems += _width_problems(config, grids, features)
     used &= (ids >= 0) & (ids != NODATA)
     problems += check_overlaps(path, features.areas[used], ids[used], classes)
     present: dict[InputPath, LabelFacts] = {}
@@ -135,11 +144,11 @@ def check_polygon_labels(
 
 
 def no_polygons(path: InputPath, scene: InputPath, grid: Grid) -> Problem:
-    """The problem that no polygon touches a scene."""
+    """The problem that no feature touches a scene."""
     without = "" if grid.is_georeferenced else ", which has no CRS"
     hint = "check that the CRS of the labels is right; a scene without objects takes a file without features"
     hint = hint if grid.is_georeferenced else crs_hint(grid)
-    return error(scene, f"no polygon of {path} touches scene {scene}{without}", hint)
+    return error(scene, f"no feature of {path} touches scene {scene}{without}", hint)
 
 
 def _entry_problems(config: SceneConfig, classes: ClassTable) -> Iterator[Problem]:
@@ -162,20 +171,21 @@ def _empty_problem(config: SceneConfig, scene: InputPath, classes: ClassTable) -
     return warning(path, f"labels {path} have no features: the whole of scene {scene} is {config.outside!r}")
 
 
-def _read(layer: VectorLayer, columns: list[str], grids: Mapping[InputPath, Grid | None]) -> _Features:
+def _read(layer: VectorLayer, columns: list[str], grids: Mapping[InputPath, Grid | None], buffer: Buffer) -> _Features:
     """The features of a layer; of a very large one with an index, those near the scenes."""
     outlines = {scene: _outline(grid, layer.crs) for scene, grid in grids.items()}
     known = [shape for shape in outlines.values() if shape is not None]
     bounds = None
     if layer.features > MAX_WHOLE and layer.has_index and known:
         left, bottom, right, top = shapely.total_bounds(np.array(known, dtype=object)).tolist()
-        bounds = left, bottom, right, top
+        bounds = reach(layer, (left, bottom, right, top), buffer)
     frame = layer.read(columns, bounds)
-    geometries = frame.geometry.to_numpy()
-    touched = {scene: None if shape is None else _touches(geometries, shape) for scene, shape in outlines.items()}
+    geometries, areas = frame.geometry.to_numpy(), label_areas(frame, buffer)
+    shapes = np.where(shapely.is_empty(areas), geometries, areas)
+    touched = {scene: None if shape is None else _touches(shapes, shape) for scene, shape in outlines.items()}
     each = [touches for touches in touched.values() if touches is not None]
     seen = np.logical_or.reduce(each, axis=0) if each and len(each) == len(touched) else None
-    return _Features(frame, geometries, polygons_of(geometries), touched, seen)
+    return _Features(frame, geometries, areas, touched, seen)
 
 
 def _outline(grid: Grid | None, crs: str | None) -> Any | None:
@@ -248,8 +258,23 @@ def _class_problems(
         yield error(path, message, "use names for all classes, or numbers for all")
 
 
+def _width_problems(
+    config: SceneConfig, grids: Mapping[InputPath, Grid | None], features: _Features
+) -> Iterator[Problem]:
+    """Points and lines without a width, on ground without metres, or a width for nothing."""
+    path, thin = config.labels, thin_features(features.geometries)
+    seen = np.ones(len(thin), dtype=bool) if features.seen is None else features.seen
+    yield from distance_problems(path, features.frame, config.buffer_m, seen)
+    if config.buffer_m is not None and not thin.any():
+        yield warning(path, f"buffer_m does nothing: {path} has polygons only, which are not widened")
+    elif config.buffer_m is not None:
+        for scene, grid in grids.items():
+            if grid is not None and not grid.is_metric:
+                yield no_metres(path, scene, grid)
+
+
 def _geometry_problems(path: InputPath, features: _Features) -> Iterator[Problem]:
-    """Geometries that are missing, empty, invalid, repeated, or not polygons."""
+    """Geometries that are missing, empty, invalid or repeated."""
     geometries, seen = features.geometries, features.seen
     nothing = shapely.is_missing(geometries) | shapely.is_empty(geometries)
     if nothing.all():
@@ -261,16 +286,9 @@ def _geometry_problems(path: InputPath, features: _Features) -> Iterator[Problem
     looked_at = ~nothing if seen is None else seen & ~nothing
     if not looked_at.any():
         return
-    is_area = ~shapely.is_empty(features.areas)
-    used = looked_at & is_area
-    others = Counter(geometry.geom_type for geometry in geometries[looked_at & ~is_area])
-    kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(others.items()))
-    if others and not used.any():
-        yield error(path, f"labels {path} have no polygons, but {kinds}", "labels must be areas")
-    elif others:
-        yield warning(path, f"among the polygons of {path} are {kinds}, which are skipped")
+    used = looked_at & ~shapely.is_empty(features.areas)
     lost = shapely.get_num_coordinates(geometries) > shapely.get_num_coordinates(features.areas)
-    if partly := int((lost & used).sum()):
+    if partly := int((lost & used & ~thin_features(geometries)).sum()):
         yield warning(path, f"lines and points beside the polygons in {count(partly, 'feature')} of {path} are skipped")
     polygons, fids = features.areas[used], features.frame.index.to_numpy()[used]
     invalid = np.flatnonzero(~shapely.is_valid(polygons))
@@ -286,5 +304,5 @@ def _geometry_problems(path: InputPath, features: _Features) -> Iterator[Problem
     repeated = len(polygons) - len(set(shapely.to_wkb(shapely.normalize(polygons)).tolist()))
     if repeated:
         verb = "repeats" if repeated == 1 else "repeat"
-        message = f"{count(repeated, 'polygon')} of {path} {verb} another one exactly; the later one counts"
+        message = f"{count(repeated, 'feature')} of {path} {verb} another one exactly; the later one counts"
         yield warning(path, message, "delete duplicate geometries, in QGIS")

@@ -85,11 +85,12 @@ class VectorLayer:
         # An index answers in an order of its own, and later features lie over earlier ones.
         return frame.sort_index()
 
-    def table(self) -> pd.DataFrame:
-        """The fields of all features."""
+    def table(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """All fields of all features, or some."""
+        columns = list(self.fields if columns is None else columns)
         if _is_parquet(self.path):
-            return pd.read_parquet(self.path, columns=list(self.fields))
-        frame = pyogrio.read_dataframe(self.path, layer=self.name, read_geometry=False)
+            return pd.read_parquet(self.path, columns=columns)
+        frame = pyogrio.read_dataframe(self.path, layer=self.name, columns=columns, read_geometry=False)
         assert isinstance(frame, pd.DataFrame)
         return frame
 
@@ -148,7 +149,9 @@ def open_layer(path: InputPath, layer: str, *, count: bool = False) -> VectorLay
     )
 
 
-def polygon_layer(path: InputPath, what: str, kind: type[GeosegError], *, count: bool = False) -> VectorLayer:
+def polygon_layer(
+    path: InputPath, what: str, kind: type[GeosegError], *, count: bool = False, any_kind: bool = False
+) -> VectorLayer:
     """The one layer of a file that holds polygons, or may.
 
     Args:
@@ -156,6 +159,7 @@ def polygon_layer(path: InputPath, what: str, kind: type[GeosegError], *, count:
         what: What the file is to the user: "labels", "area of interest".
         kind: Error to raise.
         count: See `open_layer`.
+        any_kind: Layers of points and lines count too, beside those of polygons.
 
     Raises:
         GeosegError: No such file, one that cannot be read, or none or several layers of polygons.
@@ -165,14 +169,15 @@ def polygon_layer(path: InputPath, what: str, kind: type[GeosegError], *, count:
     with reading(what, path, kind):
         layers = [(name, shape) for name, shape in layer_names(path) if shape is not None]
         polygons = [name for name, shape in layers if "Point" not in shape and "LineString" not in shape]
-        names = polygons or [name for name, _ in layers]
+        names = [name for name, _ in layers] if any_kind or not polygons else polygons
         if len(names) == 1:
             return open_layer(path, names[0], count=count)
     verb = "hold" if what.endswith("s") else "holds"
     if not names:
         raise kind(f"{what} {path} {verb} no polygons", hint=f"see what it holds: geoseg info {quoted(path)}")
+    of_what = "" if any_kind else " of polygons"
     raise kind(
-        f"{what} {path} {verb} several layers of polygons: {', '.join(names)}",
+        f"{what} {path} {verb} several layers{of_what}: {', '.join(names)}",
         hint=f"take one of them: ogr2ogr one.gpkg {quoted(opened_name(path, VECTOR_SUFFIXES))} {quoted(names[0])}",
     )
 

@@ -95,7 +95,7 @@ def spoilt(tmp_path: Path) -> tuple[Path, list[str]]:
         "away.tif do not touch scene",
         "'rof' (1×, roof?)",
         "no_crs.gpkg have no CRS",
-        "no polygon of",
+        "no feature of",
         "typing.gpkg has no field sort",
         "the class outside the polygons is not given",
         "the class of the polygons is not given",
