@@ -38,7 +38,8 @@ def format_color(color: Color) -> str:
 class MapClass:
     """One class of a map: its id (the pixel value and the logit channel), its name, its RGB colour in [0, 255].
 
-    A background is what surrounds objects: it is in maps, but becomes polygons only on request.
+    A background is what surrounds objects: it is in maps, but becomes polygons only on request. Of a class to separate
+    it is known beside the map where two objects touch (``MAP_contact.tif``).
 
     Raises:
         ValueError: An empty name, or a colour channel outside [0, 255].
@@ -48,6 +49,7 @@ class MapClass:
     name: str
     color: Color
     background: bool = False
+    separate: bool = False
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -81,11 +83,15 @@ class ClassTable:
 
     @classmethod
     def from_names(
-        cls, names: Iterable[str], colors: Iterable[str | Color], background: Container[str] = ()
+        cls,
+        names: Iterable[str],
+        colors: Iterable[str | Color],
+        background: Container[str] = (),
+        separate: Container[str] = (),
     ) -> ClassTable:
         """Table of the names in order, ids from 0; colours as ``#rrggbb`` or as RGB in [0, 255].
 
-        Those in ``background`` are flagged as such.
+        Those in ``background`` and ``separate`` are flagged as such.
 
         Raises:
             ValueError: More names than colours or the reverse, a colour that is none, or see `ClassTable`.
@@ -94,7 +100,7 @@ class ClassTable:
         if len(names) != len(rgb):
             raise ValueError(f"every class needs a color: found {len(names)} names and {len(rgb)} colors")
         entries = enumerate(zip(names, rgb, strict=True))
-        return cls(tuple(MapClass(i, name, color, name in background) for i, (name, color) in entries))
+        return cls(tuple(MapClass(i, n, color, n in background, n in separate) for i, (n, color) in entries))
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -123,9 +129,12 @@ class ClassTable:
 
 
 def class_entries(classes: ClassTable) -> list[dict[str, Any]]:
-    """A table as it is stored: name, colour (``#rrggbb``) and background flag of each class."""
-    flag = {True: {"background": True}, False: {}}
-    return [{"name": c.name, "color": format_color(c.color), **flag[c.background]} for c in classes]
+    """A table as it is stored: name, colour (``#rrggbb``) and the flags that are set of each class."""
+    flags = ("background", "separate")
+    return [
+        {"name": c.name, "color": format_color(c.color), **{flag: True for flag in flags if getattr(c, flag)}}
+        for c in classes
+    ]
 
 
 def nearest_name(name: str, names: Sequence[str]) -> str:

@@ -11,6 +11,8 @@ from geoseg.arrays import ByteArray
 CONFIDENCE_SCALE = 254
 """Confidence and probabilities are stored as ``round(254 · p)``; 255 is nodata."""
 
+CUT_EAST, CUT_SOUTH = 1, 2
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MapRows:
@@ -21,12 +23,18 @@ class MapRows:
         confidence: Probability of that class times 254, (h, W) uint8; None if not wanted.
         probabilities: The same for every class, (K, h, W) uint8; None if not wanted.
         disagreement: 1 where overlapping windows saw different classes, else 0, (h, W) uint8; None if not wanted.
+        contact: Share of the contact in the probability of a class whose objects are told apart, times 254, (h, W)
+            uint8; 0 in other classes. None if not wanted.
+        cuts: Where neighbouring pixels of a class belong to different objects, (h, W) uint8: `CUT_EAST` beside the next
+            pixel of the row, `CUT_SOUTH` above that of the next row. None where objects are not told apart.
     """
 
     classes: ByteArray
     confidence: ByteArray | None = None
     probabilities: ByteArray | None = None
     disagreement: ByteArray | None = None
+    contact: ByteArray | None = None
+    cuts: ByteArray | None = None
 
     def __len__(self) -> int:
         return len(self.classes)

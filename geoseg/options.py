@@ -135,8 +135,8 @@ class Layers:
 class PolygonRules:
     """Rules for the polygons of a class map. The default keeps every pixel step.
 
-    They act in this order: dissolve, keep, fill holes, merge or drop small regions, smooth, simplify, regularize. Areas
-    are in m²; without a CRS, in square units of the coordinates.
+    They act in this order: dissolve, keep, fill holes, merge or drop small regions, separate, smooth, simplify,
+    regularize. Areas are in m²; without a CRS, in square units of the coordinates.
 
     Attributes:
         simplify: Simplification tolerance, such as 1.5px or 0.5m; none keeps every vertex.
@@ -149,6 +149,8 @@ class PolygonRules:
         fill_holes_m2: Holes below this area, m², join the polygon around them.
         keep: Class that becomes polygons, after dissolving; repeatable; all but the background by default.
         dissolve: Make one class of several, as NAME=CLASS,CLASS; repeatable.
+        separate: Class whose touching objects become polygons of their own, if the model was trained for it;
+            repeatable.
     """
 
     simplify: Tolerance | None = None
@@ -160,6 +162,7 @@ class PolygonRules:
     fill_holes_m2: float = 0
     keep: Sequence[str] = ()
     dissolve: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    separate: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse rules without effect.

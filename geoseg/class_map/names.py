@@ -12,6 +12,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,18 @@ def class_table(file: Any, highest: Callable[[], int]) -> tuple[ClassTable, bool
     return ClassTable(tuple(classes)), bool(found)
 
 
+def renamed(file: Any, classes: ClassTable) -> ClassTable:
+    """Other names and colours for the ids of an open raster; which of its classes can be separated is as it says."""
+    text = file.tags().get(CLASSES_TAG)
+    able = {c.id for c in _from_tag(text, file.name) if c.separate} if text is not None else set()
+    return ClassTable(tuple(replace(c, separate=c.id in able) for c in classes))
+
+
 def _from_tag(text: str, name: str) -> ClassTable:
     try:
         entries = json.loads(text)
-        background = {e["name"] for e in entries if e.get("background")}
-        return ClassTable.from_names([e["name"] for e in entries], [e["color"] for e in entries], background)
+        flags = ({e["name"] for e in entries if e.get(flag)} for flag in ("background", "separate"))
+        return ClassTable.from_names([e["name"] for e in entries], [e["color"] for e in entries], *flags)
     except (ValueError, TypeError, KeyError) as error:
         raise SceneError(
             f"{name} has a damaged tag {CLASSES_TAG}: {error}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,7 +16,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from geoseg.arrays import ByteArray
-from geoseg.class_map.names import class_table
+from geoseg.class_map.names import class_table, renamed
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import SceneError, quoted
 from geoseg.files import open_raster
@@ -74,6 +74,7 @@ class ClassMapReader:
         is_named: Whether any class has a name of its own.
         source: Name of the imagery that was mapped, else of the map.
         confidence_path: The confidence raster that was written with this very map (`MapFileWriter`), or None.
+        contact_path: The same of the contact raster.
 
     Raises:
         SceneError: No such file, unreadable, more than one band, or not uint8; or a CRS that is not the file's.
@@ -89,18 +90,22 @@ class ClassMapReader:
                 self.grid = grid_of(self._file, crs)
                 self.warp_command = warp_command(self._file)
                 self.classes, self.is_named = (
-                    (classes, True) if classes is not None else class_table(self._file, lambda: _highest(self._file))
+                    (renamed(self._file, classes), True)
+                    if classes is not None
+                    else class_table(self._file, lambda: _highest(self._file))
                 )
             except BaseException:
                 self._file.close()
                 raise
         tags = self._file.tags()
         self.source = tags.get(SCENE_TAG, Path(self.path).name)
-        self.confidence_path = self._find_confidence(tags.get(DIGEST_TAG))
+        self.confidence_path, self.contact_path = (
+            self._find_layer(layer, tags.get(DIGEST_TAG)) for layer in ("confidence", "contact")
+        )
 
-    def _find_confidence(self, digest: str | None) -> InputPath | None:
+    def _find_layer(self, layer: str, digest: str | None) -> InputPath | None:
         stem, dot, suffix = str(self.path).rpartition(".")
-        path = input_path(f"{stem}_confidence{dot}{suffix}")
+        path = input_path(f"{stem}_{layer}{dot}{suffix}")
         if digest is None or not exists(path):
             return None
         try:
@@ -112,7 +117,7 @@ class ClassMapReader:
             log.warning("%s belongs to another map than %s and is ignored", path, self.path)
         return path if belongs else None
 
-    def rows(self, height: int = _ROWS) -> Iterator[MapRows]:
+    def rows(self, height: int = _ROWS, *, contact: bool = False) -> Iterator[MapRows]:
         """The map from top to bottom, with its confidence where that lies beside it.
 
         Memory is that of the rows and 64 MB, whatever the size of the map. Heights that are a multiple of the file's
@@ -120,6 +125,7 @@ class ClassMapReader:
 
         Args:
             height: Rows at a time, px; the last ones may be fewer.
+            contact: With its contact too, if that lies beside it.
 
         Raises:
             SceneError: A block that cannot be read, or a class with the value 255.
@@ -128,15 +134,16 @@ class ClassMapReader:
             Window(top, 0, min(height, self.grid.height - top), self.grid.width)
             for top in range(0, self.grid.height, height)
         )
-        if self.confidence_path is None:
+        paths = {"confidence": self.confidence_path, "contact": self.contact_path if contact else None}
+        with ExitStack() as stack:
+            files = {}
+            for layer, path in paths.items():
+                if path is not None:
+                    with _as_scene_error(path):
+                        files[layer] = path, stack.enter_context(open_raster(path))
             for window in windows:
-                yield MapRows(self.read(window))
-            return
-        with _as_scene_error(self.confidence_path):
-            confidence = open_raster(self.confidence_path)
-        with confidence:
-            for window in windows:
-                yield MapRows(self.read(window), _read(self.confidence_path, confidence, window))
+                layers = {layer: _read(*file, window) for layer, file in files.items()}
+                yield MapRows(self.read(window), **layers)
 
     def read(self, window: Window) -> ByteArray:
         """Class ids of a window, (height, width) uint8, 255 where invalid.

@@ -8,6 +8,7 @@ TIFF itself has no place for them), a style in ``.qml`` (QGIS), and the tags of 
     OUT_confidence.tif      probability of the class that won, 0 … 1 as 0 … 254
     OUT_probabilities.tif   the same for every class, a band each
     OUT_disagreement.tif    1 where overlapping windows saw different classes
+    OUT_contact.tif         share of the contact in the probability of a class whose objects are told apart
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from geoseg.files import atomic_output
 from geoseg.grid import Grid
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
 
-LAYERS = ("classes", "confidence", "probabilities", "disagreement")
+LAYERS = ("classes", "confidence", "probabilities", "disagreement", "contact")
 """What `MapFileWriter` can write; the names are `geoseg.map_rows.MapRows`' own."""
 
 DISAGREEMENT = ClassTable.from_names(["windows agree", "windows differ"], ["#e6e6e6", "#d6006c"])
@@ -164,9 +165,11 @@ class MapFileWriter:
 
 
 def _share_style(layer: str, classes: ClassTable) -> str:
-    """The style of confidence, or of the probability of the first class that is no background."""
+    """The style of confidence, of contact, or of the probability of the first class that is no background."""
     if layer == "confidence":
         return ramp_qml(_SHARE_COLORS, labels=("0 % sure", "100 % sure"))
+    if layer == "contact":
+        return ramp_qml(_SHARE_COLORS, labels=("0 % contact", "100 % contact"))
     first = next((c for c in classes if not c.background), classes[0])
     labels = f"0 % {first.name}", f"100 % {first.name}"
     return ramp_qml(_SHARE_COLORS, band=first.id + 1, labels=labels)

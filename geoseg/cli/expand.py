@@ -68,6 +68,7 @@ FLAGS = {
     "fill_holes_m2": Flag("M2", "--fill-holes", minimum=0),
     "keep": Flag("CLASS", kind=list[str], parse=parse_names),
     "dissolve": Flag("NAME=CLASS,…", kind=list[str], parse=parse_groups),
+    "separate": Flag("CLASS", kind=list[str], parse=parse_names),
     "address": Flag("HOST:PORT"),
     "normalize": Flag(name="--normalize/--no-normalize"),
     "softmax": Flag(name="--softmax/--no-softmax"),

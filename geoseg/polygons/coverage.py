@@ -23,6 +23,7 @@ from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
 from geoseg.options import PolygonRules
 from geoseg.polygons.batch import PolygonBatch
 from geoseg.polygons.measure import Measure
+from geoseg.polygons.rules.objects import Separation, separate_objects
 from geoseg.polygons.rules.options import ClassRules, class_rules, region_rules
 from geoseg.polygons.rules.small_regions import apply_rule
 from geoseg.polygons.simplify.finish import ArcFinisher
@@ -45,6 +46,7 @@ def polygonize(
     classes: ClassTable | None = None,
     nodata: int = NODATA,
     confidence: ByteArray | None = None,
+    contact: ByteArray | None = None,
     rules: PolygonRules | None = None,
 ) -> geopandas.GeoDataFrame:
     """Polygons of a class map in memory: a valid coverage, one row per 4-connected region of a class.
@@ -56,6 +58,7 @@ def polygonize(
         classes: Names of the ids; None gives ``class_0``, ``class_1``, …
         nodata: Value that becomes no polygon.
         confidence: Confidence of each pixel as `geoseg.map_rows.MapRows` holds it, (H, W) uint8, or None.
+        contact: Contact of each pixel, likewise; needed where ``rules`` separate objects.
         rules: What becomes of small regions and of borders; None keeps every pixel step.
 
     Returns:
@@ -75,10 +78,8 @@ def polygonize(
         count = int(values.max(where=values != NODATA, initial=0)) + 1
         classes = ClassTable.from_names([f"class_{i}" for i in range(count)], [(0, 0, 0)] * count)
     step = max(_FEED_PX // max(width, 1), 1)
-    rows = (
-        MapRows(values[i : i + step], None if confidence is None else confidence[i : i + step])
-        for i in range(0, height, step)
-    )
+    whole = MapRows(values, confidence, contact=contact)
+    rows = (whole[i : i + step] for i in range(0, height, step))
     rules = rules or PolygonRules()
     batches = ahead(polygonize_rows(rows, grid, classes, rules=rules))
     return to_frame(batches, grid, class_rules(rules, classes).classes)
@@ -100,7 +101,8 @@ def polygonize_rows(
     the width and with the regions and borders that are still open, not with the height.
 
     Args:
-        rows: The map from top to bottom; with confidence in all of them or in none.
+        rows: The map from top to bottom; with confidence in all of them or in none, and with contact where ``rules``
+            separate objects.
         grid: Grid of the whole map.
         classes: Names of the ids.
         rules: See `polygonize`.
@@ -129,6 +131,9 @@ def polygonize_rows(
     mapped = _mapped(rows, classes, resolved)
     for rule in region_rules(rules, resolved.left_out):
         mapped = apply_rule(mapped, grid.width, grid.pixel_area_m2(), rule)
+    if resolved.separated:
+        separation = Separation(resolved.separated, limit=rules.min_area_m2)
+        mapped = separate_objects(mapped, grid.width, grid.pixel_area_m2(), separation)
     measure = Measure(grid)
     for closed in closed_polygons(
         mapped,
@@ -174,7 +179,7 @@ def _mapped(rows: Iterable[MapRows], classes: ClassTable, resolved: ClassRules) 
             raise LabelError(
                 f"the class map holds the value {values[unknown][0]}, but its class table ends at {len(classes) - 1}"
             )
-        yield MapRows(values if untouched else resolved.table[values], part.confidence)
+        yield MapRows(values if untouched else resolved.table[values], part.confidence, contact=part.contact)
 
 
 def _batch(closed: ClosedPolygons, grid: Grid, measure: Measure) -> PolygonBatch:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,7 +134,7 @@ def check_vectorizing(
     if classes is not None:
         from geoseg.class_tables import read_class_table
 
-        class_rules(rules, read_class_table(classes))
+        class_rules(replace(rules, separate=()), read_class_table(classes))  # the map knows what can be separated
 
 
 def check_training(config: TrainConfig, options: TrainOptions, *, check: bool) -> None:

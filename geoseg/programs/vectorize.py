@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geoseg.class_map import open_class_map
+from geoseg.class_map import layer_path, open_class_map
 from geoseg.class_tables import read_class_table
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import LabelError, SceneError, quoted
@@ -85,7 +85,8 @@ def vectorize(
 
     Args:
         map_path: Class map: what `geoseg predict` wrote, or any raster of one uint8 band. The confidence raster that
-            lies beside it (``MAP_confidence.tif``) gives the polygons their conf_mean and conf_min.
+            lies beside it (``MAP_confidence.tif``) gives the polygons their conf_mean and conf_min, the contact raster
+            (``MAP_contact.tif``) separates objects.
         output: See `geoseg.export.EXPORTERS` for the suffixes; a ``.qml`` style comes beside it.
         rules: Rules for regions and borders.
         crs: CRS of a map that has a transform but no CRS.
@@ -94,7 +95,8 @@ def vectorize(
 
     Raises:
         SceneError: The input is not a class map, cannot be read, is all nodata, or has control points in place of a
-            transform; or the tolerance is in metres and the map has no CRS; or the CRS is not the map's.
+            transform; or the tolerance is in metres and the map has no CRS; or the CRS is not the map's; or there is
+            no contact raster to separate objects by.
         OutputError: Unknown suffix, the output exists, its folder cannot be written, or its format cannot hold the map.
         LabelError: A value outside the map's class table.
         ConfigError: A class that the map does not have, or a file of classes that cannot be read.
@@ -107,11 +109,16 @@ def vectorize(
             raise unwarped(os.fspath(map_path), reader.warp_command)
         check_format(path, reader.grid)
         check_rules(rules, reader.grid, reader.classes, path=map_path)
+        if rules.separate and reader.contact_path is None:
+            raise SceneError(
+                f"no {layer_path(map_path, 'contact')} beside the map, so --separate cannot tell where objects touch",
+                hint="geoseg predict writes it beside the map if the model was trained with separate: true",
+            )
         if not reader.is_named:
             log.warning("%s does not name its classes: --classes FILE.yaml gives them names", map_path)
         height = max(_ROWS_PX // reader.grid.width // 512 * 512, 512)
         try:
-            rows = ahead(_not_empty(reader.rows(height), map_path), name="geoseg-read")
+            rows = ahead(_not_empty(reader.rows(height, contact=bool(rules.separate)), map_path), name="geoseg-read")
             return write_vectors(rows, reader.grid, reader.classes, path, rules=rules, source=reader.source)
         except LabelError as error:
             hint = f"look at it with: geoseg info {quoted(map_path)}; --classes FILE.yaml names all of it"

@@ -31,7 +31,7 @@ from geoseg.view.vectors import TiledLayer, class_field, pmtiles_layers, tiled_l
 
 log = logging.getLogger(__name__)
 
-BESIDE = ("confidence", "disagreement", "probabilities")
+BESIDE = ("confidence", "disagreement", "probabilities", "contact")
 """Layers of a class map that are found by name."""
 
 _FEW_VALUES = 64
@@ -305,7 +305,7 @@ def _kind(scene: Scene) -> tuple[str, ClassTable | None]:
     is_ours = DIGEST_TAG in tags
     if names == ("disagreement",) and is_ours:
         return "classes", DISAGREEMENT
-    if names == ("confidence",) and is_ours:
+    if names in (("confidence",), ("contact",)) and is_ours:
         return "share", None
     if is_ours and scene.scaling is not None and scene.file_bands > 1:
         return "share", None

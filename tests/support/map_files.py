@@ -31,10 +31,11 @@ def random_rows(height: int, width: int, seed: int = 0) -> MapRows:
     classes = shares.argmax(axis=0).astype(np.uint8)
     disagreement = (probabilities.max(axis=0) < 100).astype(np.uint8)
     invalid = np.add.outer(np.arange(height), np.arange(width)) < min(height, width) // 3
-    for layer in (classes, probabilities, disagreement):
+    contact = np.where(classes == 1, 254 - probabilities[1], 0).astype(np.uint8)
+    for layer in (classes, probabilities, disagreement, contact):
         layer[..., invalid] = 255
     confidence = np.where(invalid, 255, probabilities.max(axis=0)).astype(np.uint8)
-    return MapRows(classes, confidence, probabilities, disagreement)
+    return MapRows(classes, confidence, probabilities, disagreement, contact)
 
 
 def part(rows: MapRows, top: int, bottom: int) -> MapRows:

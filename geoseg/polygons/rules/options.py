@@ -13,6 +13,8 @@ from geoseg.errors import ConfigError, quoted
 from geoseg.options import PolygonRules
 from geoseg.words import nearest
 
+_NOT_SEPARATE = "the model was not trained to see where two objects of that class touch"
+
 
 @dataclass(frozen=True, slots=True)
 class RegionRule:
@@ -61,12 +63,14 @@ class ClassRules:
         classes: The class table after dissolving. A group has the id and the colour of its first class; the ids of its
             other classes do not occur any more.
         regularized: Ids of the classes to regularize.
+        separated: Ids of the classes whose objects are told apart.
         left_out: Id that all classes have which are to become no polygons; None where all become some.
     """
 
     table: ByteArray
     classes: ClassTable
     regularized: tuple[int, ...]
+    separated: tuple[int, ...]
     left_out: int | None = None
 
 
@@ -96,7 +100,8 @@ def class_rules(rules: PolygonRules, classes: ClassTable) -> ClassRules:
             )
         table[ids] = ids[0]
         background = all(classes[i].background for i in ids)
-        entries[ids[0]] = MapClass(ids[0], group, classes[ids[0]].color, background)
+        separate = any(classes[i].separate for i in ids)
+        entries[ids[0]] = MapClass(ids[0], group, classes[ids[0]].color, background, separate)
     # Names of swallowed classes are free again only after all groups are known.
     swallowed = {i for i in grouped if table[i] != i}
     names = {entry.name for entry in entries if entry.id not in swallowed}
@@ -105,11 +110,15 @@ def class_rules(rules: PolygonRules, classes: ClassTable) -> ClassRules:
         names.add(entries[i].name)
     dissolved = ClassTable(tuple(entries))
     regularized = {_id_of(dissolved, name, "--regularize"): name for name in rules.regularize}
+    separated = {_id_of(dissolved, name, "--separate"): name for name in rules.separate}
+    for i, name in separated.items():
+        if not dissolved[i].separate:
+            raise ConfigError(f"--separate {name}: {_NOT_SEPARATE}", hint=_separable(dissolved))
     present = set(table[: len(classes)].tolist())
     kept = {_id_of(dissolved, name, "--keep") for name in rules.keep}
     kept = kept or {i for i in present if not dissolved[i].background} or present
     groups = {int(table[i]): group for i, group in grouped.items()}
-    for option, named in (("--regularize", regularized), ("--dissolve", groups)):
+    for option, named in (("--regularize", regularized), ("--separate", separated), ("--dissolve", groups)):
         for i, name in named.items():
             if i not in kept:
                 raise ConfigError(
@@ -118,7 +127,13 @@ def class_rules(rules: PolygonRules, classes: ClassTable) -> ClassRules:
     left_out = min(present - kept, default=None)
     if left_out is not None:
         table[: len(classes)][~np.isin(table[: len(classes)], list(kept))] = left_out
-    return ClassRules(table, dissolved, tuple(sorted(regularized)), left_out)
+    return ClassRules(table, dissolved, tuple(sorted(regularized)), tuple(sorted(separated)), left_out)
+
+
+def _separable(classes: ClassTable) -> str:
+    """What to do where a class is not one whose objects can be told apart."""
+    able = [c.name for c in classes if c.separate]
+    return f"--separate {quoted(able[0])}" if able else "train with separate: true in the entry of the class"
 
 
 def _id_of(classes: ClassTable, name: str, option: str) -> int:

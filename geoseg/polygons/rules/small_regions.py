@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -54,12 +56,31 @@ def apply_rule(
     Raises:
         ValueError: The rows are not as many as ``row_areas``, or areas are negative or not finite.
     """
-    decisions = _Decisions(width, row_areas, rule)
+    return in_turns(_Decisions(width, row_areas, rule), rows, len(row_areas), band_rows)
+
+
+class Decisions(Protocol):
+    """What becomes of the rows of a map, decided as they come."""
+
+    @property
+    def waiting(self) -> MapRows:
+        """Rows that wait for others."""
+
+    def decide(self, new: list[MapRows], *, last: bool = False) -> Iterator[MapRows]:
+        """The rows that are decided, after new ones have come."""
+
+
+def in_turns(decisions: Decisions, rows: Iterable[MapRows], height: int, band_rows: int) -> Iterator[MapRows]:
+    """All rows of a map of a given height, decided some new ones at a time.
+
+    Raises:
+        ValueError: More rows, or fewer.
+    """
     new: list[MapRows] = []
     count = 0
     for part in rows:
         count += len(part)
-        if count > len(row_areas):
+        if count > height:
             break
         while len(part):
             # At least as many new rows as old ones, so that looking at the old ones again is never the larger part.
@@ -69,8 +90,8 @@ def apply_rule(
                 yield from decisions.decide(new)
                 new = []
             part = part[missing:]
-    if count != len(row_areas):
-        raise ValueError(f"{count} rows came, but the map has {len(row_areas)}")
+    if count != height:
+        raise ValueError(f"{count} rows came, but the map has {height}")
     if count:
         yield from decisions.decide(new, last=True)
 
@@ -80,7 +101,7 @@ class _Decisions:
 
     def __init__(self, width: int, row_areas: FloatArray, rule: RegionRule) -> None:
         self._action, self._left_out = rule.action, rule.left_out
-        self._pixel_area, self._limit = _fixed_point(row_areas, width, rule.limit)
+        self._pixel_area, self._limit = fixed_point(row_areas, width, rule.limit)
         self._first_row = 0  # of the rows that wait, in the map
         self._settled = np.full(width, -1, dtype=np.int32)
         self.waiting = MapRows(np.empty((0, width), dtype=np.uint8))
@@ -108,7 +129,7 @@ class _Decisions:
         leaving = len(rows) if last else max(waiting, 0)
         if 0 < leaving < len(rows):
             self._settled = number_row(runs, leaving, into)
-        rows = MapRows(painted(runs, value), rows.confidence)
+        rows = replace(rows, classes=painted(runs, value))
         self.waiting = rows[leaving:]
         self._first_row += leaving
         if leaving:
@@ -148,7 +169,7 @@ class _Decisions:
         return into, undecided
 
 
-def _fixed_point(row_areas: FloatArray, width: int, limit: float) -> tuple[IntArray, int]:
+def fixed_point(row_areas: FloatArray, width: int, limit: float) -> tuple[IntArray, int]:
     """Areas and limit as integers, whose sums do not depend on the order."""
     total = float(row_areas.sum()) * width
     if not (math.isfinite(total) and (row_areas >= 0).all()):

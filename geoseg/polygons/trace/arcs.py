@@ -1,10 +1,11 @@
 """Regions and arcs of a band of rows, found by compiled code that knows nothing beyond these rows.
 
-A band's regions are 4-connected pixels of one value (one pass, union-find). Its arcs are followed crack by crack: first
-the pieces that leave the band through its upper or lower seam, then those between nodes, then the loops that are left.
-Arcs that lie wholly in the band come out in canonical direction: nodes are visited in raster order and the directions
-of each in the order east, south, west, north, so an arc starts at the smaller end by (y, x, direction). A loop without
-a node starts at its topmost, there leftmost corner and goes south from it: what it encloses is on the left.
+A band's regions are 4-connected pixels of one value without cuts (one pass, union-find). Its arcs are followed crack by
+crack: first the pieces that leave the band through its upper or lower seam, then those between nodes, then the loops
+that are left. Arcs that lie wholly in the band come out in canonical direction: nodes are visited in raster order and
+the directions of each in the order east, south, west, north, so an arc starts at the smaller end by (y, x, direction).
+A loop without a node starts at its topmost, there leftmost corner and goes south from it: what it encloses is on the
+left.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from geoseg.arrays import ByteArray, Int16Array, Int32Array, IntArray
+from geoseg.polygons.trace.cracks import NO_CUTS
 from geoseg.polygons.trace.labels import (
     EAST,
     NODE,
@@ -67,7 +69,9 @@ class BandArcs(NamedTuple):
     cracks: ByteArray  # bits of the directions in which cracks leave each node, (nodes,), in raster order
 
 
-def trace_band(rows: Int16Array, confidence: ByteArray, *, first_row: int) -> tuple[BandRegions, BandArcs]:
+def trace_band(
+    rows: Int16Array, confidence: ByteArray, *, first_row: int, cuts: ByteArray = NO_CUTS
+) -> tuple[BandRegions, BandArcs]:
     """Regions and arcs of a band; several bands may be traced in threads at once.
 
     The band owns the corner rows ``first_row`` … ``first_row + h − 1``, the upper edges of its pixel rows. Cracks that
@@ -79,11 +83,12 @@ def trace_band(rows: Int16Array, confidence: ByteArray, *, first_row: int) -> tu
             Below the last row of the map follows one of `OUTSIDE`.
         confidence: Confidence of the band's own rows, (h, W) uint8, or an empty array; may lack a row of `OUTSIDE`.
         first_row: Pixel row of ``rows[1]`` in the map.
+        cuts: `MapRows.cuts` of all ``rows``, (h + 1, W) uint8, or an empty array.
     """
     codes = np.full((len(rows) + 1, rows.shape[1] - 1), SEAM, dtype=np.uint8)
-    *bounds, turns = mark_corners(rows, codes)
+    *bounds, turns = mark_corners(rows, cuts, codes)
     regions, labels, region, corners = find_regions(
-        rows, codes, (bounds[0], bounds[1], bounds[2]), confidence, first_row
+        rows, cuts, codes, (bounds[0], bounds[1], bounds[2]), confidence, first_row
     )
     starts, open_starts = _starts(codes, corners)
     nodes, flat, stride = corners.nodes, codes.reshape(-1), codes.shape[1]

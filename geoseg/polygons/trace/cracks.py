@@ -1,10 +1,10 @@
-"""The sides between pixels of different value, one bit each, and the arcs that run along them.
+"""The sides between pixels of different value or object, one bit each, and the arcs that run along them.
 
 A corner (x, y) is a lattice point between pixels: x = 0 … W counts columns from the left, y = 0 … H rows from the top,
-y points down. A crack is the unit side between two 4-neighbours of different value; all that lies outside the map has
-one value of its own, so the outline of the map is made of cracks as well. A node is a corner where three or four cracks
-meet, or an outer corner of the map. An arc follows cracks from node to node, or is a closed loop without a node; it is
-stored as its turning corners.
+y points down. A crack is the unit side between two 4-neighbours of different value, or with a cut between them; all
+that lies outside the map has one value of its own, so the outline of the map is made of cracks as well. A node is a
+corner where three or four cracks meet, or an outer corner of the map. An arc follows cracks from node to node, or is a
+closed loop without a node; it is stored as its turning corners.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from geoseg.arrays import BoolArray, ByteArray, Int16Array, Int32Array, IntArray
+from geoseg.map_rows import CUT_EAST, CUT_SOUTH
 from geoseg.runtime.jit import helper
 
 SUBPIXEL = 256
@@ -27,6 +28,9 @@ LEFT_OUT = 256
 
 NEAR_PX = 4
 """How far `Cracks.near` reaches from a pixel of the classes asked for, px."""
+
+
+NO_CUTS = np.empty((0, 0), np.uint8)
 
 
 class Cracks(NamedTuple):
@@ -71,12 +75,13 @@ def crack_count(cracks: Cracks, x: int, y: int) -> int:
     return along + int(is_set(cracks.vertical, cracks, x, y)) + int(is_set(cracks.vertical, cracks, x, y - 1))
 
 
-def pack_cracks(rows: Int16Array) -> tuple[ByteArray, ByteArray]:
+def pack_cracks(rows: Int16Array, cuts: ByteArray = NO_CUTS) -> tuple[ByteArray, ByteArray]:
     """The bit planes of the corner rows between consecutive pixel rows.
 
     Args:
         rows: Values with one `OUTSIDE` column on either side, (h + 1, W + 2) int16. A whole map is framed above and
             below as well, and gives its H + 1 corner rows.
+        cuts: Cuts between these pixels, (h + 1, W) uint8, or an empty array.
 
     Returns:
         ``horizontal`` and ``vertical`` of `Cracks`, (h, ceil((W + 1) / 8)) uint8 each; corner row i lies between pixel
@@ -84,4 +89,7 @@ def pack_cracks(rows: Int16Array) -> tuple[ByteArray, ByteArray]:
     """
     horizontal = rows[:-1, 1:] != rows[1:, 1:]
     vertical = rows[1:, :-1] != rows[1:, 1:]
+    if cuts.size:
+        horizontal[:, :-1] |= cuts[:-1] & CUT_SOUTH > 0
+        vertical[:, 1:] |= cuts[1:] & CUT_EAST > 0
     return np.packbits(horizontal, axis=1, bitorder="little"), np.packbits(vertical, axis=1, bitorder="little")

@@ -22,7 +22,7 @@ from geoseg.polygons import rings
 from geoseg.polygons.trace.arcs import BandArcs, trace_band
 from geoseg.polygons.trace.chains import Chains, WholeArcs
 from geoseg.polygons.trace.crack_rows import CrackRows, Planes, near_pixels
-from geoseg.polygons.trace.cracks import LEFT_OUT, NEAR_PX, OUTSIDE, SUBPIXEL, ArcBatch, Cracks, pack_cracks
+from geoseg.polygons.trace.cracks import LEFT_OUT, NEAR_PX, NO_CUTS, OUTSIDE, SUBPIXEL, ArcBatch, Cracks, pack_cracks
 from geoseg.polygons.trace.graph import Graph
 from geoseg.polygons.trace.labels import BandRegions
 
@@ -74,6 +74,7 @@ class Band(NamedTuple):
     first_row: int  # pixel row of ``rows[1]`` in the map
     rows: Int16Array  # see `trace_band`
     confidence: ByteArray  # of the band's own rows, (h, W); without rows and columns if there is none
+    cuts: ByteArray  # of all ``rows``, (h + 1, W); without rows and columns if there are none
 
 
 class TracedBand(NamedTuple):
@@ -131,19 +132,26 @@ def closed_polygons(
 def cut_bands(parts: Iterable[MapRows], width: int, height: int) -> Iterator[Band]:
     """The rows of a map in bands of ``height`` rows; the last one has fewer, and the row of `OUTSIDE` below the map."""
     first_row = count = 0
-    above: ByteArray | None = None
+    above: MapRows | None = None
     pieces: list[MapRows] = []
     has_confidence: bool | None = None
 
     def band(last: bool) -> Band:
         rows = np.full((1 + count + last, width + 2), OUTSIDE, dtype=np.int16)
         if above is not None:
-            rows[0, 1:-1] = above
+            rows[0, 1:-1] = above.classes[-1]
         if pieces:
             np.concatenate([piece.classes for piece in pieces], out=rows[1 : count + 1, 1:-1])
         confidence = [piece.confidence for piece in pieces if piece.confidence is not None]
+        cut = [piece.cuts for piece in pieces if piece.cuts is not None]
+        over = None if above is None else above.cuts
+        cuts = NO_CUTS if over is None and not cut else np.zeros((len(rows), width), np.uint8)
+        if over is not None:
+            cuts[0] = over[-1]
+        if cut:
+            np.concatenate(cut, out=cuts[1 : count + 1])
         return Band(
-            first_row, rows, np.concatenate([np.empty((0, width * bool(has_confidence)), np.uint8), *confidence])
+            first_row, rows, np.concatenate([np.empty((0, width * bool(has_confidence)), np.uint8), *confidence]), cuts
         )
 
     for part in parts:
@@ -159,7 +167,7 @@ def cut_bands(parts: Iterable[MapRows], width: int, height: int) -> Iterator[Ban
             part = part[len(pieces[-1]) :]
             if count == height:
                 yield band(last=False)
-                first_row, above = first_row + height, pieces[-1].classes[-1]
+                first_row, above = first_row + height, pieces[-1]
                 pieces, count = [], 0
     if has_confidence is not None:
         yield band(last=True)
@@ -167,13 +175,13 @@ def cut_bands(parts: Iterable[MapRows], width: int, height: int) -> Iterator[Ban
 
 def _trace(finishing: bool, near: BoolArray | None, left_out: int | None, band: Band) -> TracedBand:
     """Trace one band, in a thread."""
-    first_row, rows, confidence = band
+    first_row, rows, confidence, cuts = band
     if left_out is not None:
         rows[rows == left_out] = LEFT_OUT
     planes = None
     if finishing:
-        planes = *pack_cracks(rows), _NO_BYTES if near is None else near_pixels(rows[1:], near)
-    regions, arcs = trace_band(rows, confidence, first_row=first_row)
+        planes = *pack_cracks(rows, cuts), _NO_BYTES if near is None else near_pixels(rows[1:], near)
+    regions, arcs = trace_band(rows, confidence, first_row=first_row, cuts=cuts)
     return TracedBand(first_row + len(rows) - 1, regions, arcs, planes, confidence.shape[1] > 0)
 
 

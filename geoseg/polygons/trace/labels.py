@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from geoseg.arrays import ByteArray, Int16Array, Int32Array, IntArray
+from geoseg.map_rows import CUT_EAST, CUT_SOUTH
 from geoseg.runtime.forest import join
 from geoseg.runtime.jit import int64, njit
 
@@ -37,11 +38,12 @@ class Corners(NamedTuple):
 
 
 @njit
-def mark_corners(rows: Int16Array, codes: ByteArray) -> tuple[int, int, int, int]:
+def mark_corners(rows: Int16Array, cuts: ByteArray, codes: ByteArray) -> tuple[int, int, int, int]:
     """Write the bits of the cracks at each corner; upper bounds of labels, nodes, loops and turning corners.
 
     Args:
         rows: Values of the pixels, see `trace_band`.
+        cuts: Cuts between them, see `trace_band`.
         codes: The result, (h + 2, W + 1). Its first and last row stand for the seams, and are left as they are.
     """
     height, width = rows.shape[0] - 1, rows.shape[1] - 2
@@ -57,6 +59,16 @@ def mark_corners(rows: Int16Array, codes: ByteArray) -> tuple[int, int, int, int
             west = np.uint8(above[x] != below[x])
             north = np.uint8(above[x] != above[x + 1])
             out[x] = east | south << 1 | west << 2 | north << 3
+        if cuts.size:
+            for x in range(width):
+                above_cut, below_cut = cuts[i, x], cuts[i + 1, x]
+                if above_cut & CUT_EAST:
+                    out[x + 1] |= NORTH
+                if above_cut & CUT_SOUTH:
+                    out[x] |= EAST
+                    out[x + 1] |= WEST
+                if below_cut & CUT_EAST:
+                    out[x + 1] |= SOUTH
         for x in range(width + 1):
             code = out[x]
             if code:
@@ -68,12 +80,18 @@ def mark_corners(rows: Int16Array, codes: ByteArray) -> tuple[int, int, int, int
 
 
 def find_regions(
-    rows: Int16Array, codes: ByteArray, bounds: tuple[int, int, int], confidence: ByteArray, first_row: int
+    rows: Int16Array,
+    cuts: ByteArray,
+    codes: ByteArray,
+    bounds: tuple[int, int, int],
+    confidence: ByteArray,
+    first_row: int,
 ) -> tuple[BandRegions, Int32Array, Int32Array, Corners]:
     """Regions of a band, provisional labels (h + 1, W + 2), their region, and the corners where arcs may begin.
 
     Args:
         rows: Values of the pixels, see `trace_band`.
+        cuts: Cuts between them, see `trace_band`.
         codes: Corners from `mark_corners`; the nodes are marked in it.
         bounds: Upper bounds of labels, nodes and loops.
         confidence: See `trace_band`.
@@ -92,7 +110,7 @@ def find_regions(
         bottom=labels[-1, 1:-1],
     )
     corners = Corners(np.empty(junctions, dtype=np.int64), np.empty(loop_corners, dtype=np.int64))
-    count, nodes, loops = _label_regions(rows, codes, confidence, first_row, labels, parent, regions, corners)
+    count, nodes, loops = _label_regions(rows, cuts, codes, confidence, first_row, labels, parent, regions, corners)
     columns = {name: getattr(regions, name)[:count].copy() for name in regions._fields[:-2]}
     regions = regions._replace(top=parent[regions.top], bottom=parent[regions.bottom], **columns)
     return regions, labels, parent, Corners(corners.nodes[:nodes], corners.loops[:loops])
@@ -101,6 +119,7 @@ def find_regions(
 @njit
 def _label_regions(
     rows: Int16Array,
+    cuts: ByteArray,
     codes: ByteArray,
     confidence: ByteArray,
     first_row: int,
@@ -121,7 +140,7 @@ def _label_regions(
     for x in range(1, width + 1):
         if rows[0, x] < 0:
             continue
-        if rows[0, x] == rows[0, x - 1]:
+        if rows[0, x] == rows[0, x - 1] and not (cuts.size and cuts[0, x - 2] & CUT_EAST):
             labels[0, x] = labels[0, x - 1]
             continue
         parent[label_count] = label_count
