@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -73,3 +74,10 @@ def window_grid(height: int, width: int, *, size: int, overlap: int, align: int 
     window_height = min(size, round_up(height, align))
     window_width = min(size, round_up(width, align))
     return [Window(row, col, window_height, window_width) for row in rows for col in cols]
+
+
+def pieces(height: int, width: int, rows: int, cols: int) -> Iterator[Window]:
+    """Windows of ``rows`` × ``cols`` px that cover a scene once, row by row; the last ones end with the scene."""
+    for row in range(0, height, rows):
+        for col in range(0, width, cols):
+            yield Window(row, col, min(rows, height - row), min(cols, width - col))

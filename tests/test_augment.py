@@ -15,10 +15,8 @@ import pytest
 
 import geoseg
 from geoseg.config import AugmentConfig, SceneConfig, parse_config
-from geoseg.data.augment.augmenter import Augmenter
-from geoseg.data.augment.distortion import Changes, distort, draw_changes
-from geoseg.data.augment.photometric import Photometric
-from geoseg.data.augment.resizing import resize_window
+from geoseg.data.augment.augmenter import Augmenter, resize_window
+from geoseg.data.augment.photometric import Changes, Photometric, distort, draw_changes
 from geoseg.data.labelled import LabelledScene
 from geoseg.errors import ConfigError
 from geoseg.windows import Window

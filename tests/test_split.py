@@ -19,8 +19,7 @@ from geoseg.classes import NODATA
 from geoseg.config import SplitConfig, TrainConfig, parse_config
 from geoseg.data.labelled import LabelledScene, labels_of, open_both, open_scenes
 from geoseg.data.leakage import check_leakage, leakage_hint
-from geoseg.data.split import TRAIN, UNUSED, VAL, SceneSplit, block_edges, scene_split
-from geoseg.data.split_file import write_split
+from geoseg.data.split import TRAIN, UNUSED, VAL, SceneSplit, block_edges, scene_split, write_split
 from geoseg.data.windows import CoveringWindows, RandomWindows
 from geoseg.errors import ConfigError, GeosegError, SceneError
 from geoseg.grid import Grid

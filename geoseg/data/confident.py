@@ -17,11 +17,7 @@ from geoseg.windows import Window
 
 
 class ConfidentPart:
-    """Where a class map that `geoseg predict` wrote is sure enough of its class.
-
-    Args:
-        config: Names the map, whose confidence lies beside it, and the least confidence.
-        grid: The scene's grid, which must be the map's.
+    """Where the class map that ``config`` names, with its confidence beside it, is sure enough of its class.
 
     Raises:
         LabelError: No class map, a map without its confidence, or a map on another grid.

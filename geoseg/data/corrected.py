@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from rasterio.features import rasterize
-from shapely.geometry import box
 
 from geoseg.arrays import ByteArray
 from geoseg.classes import IGNORE, NODATA, RIGHT, ClassTable
 from geoseg.config import SceneConfig
-from geoseg.data.labels import Labels
+from geoseg.data.labels import Labels, burnt, inside
 from geoseg.data.layers import has_features, read_layer
 from geoseg.errors import LabelError
 from geoseg.grid import Grid
@@ -22,13 +20,9 @@ _UNTOUCHED, _RIGHT = -1, -2
 
 
 class CorrectedLabels:
-    """Labels under corrections: a polygon's class wins, what it calls right stays, what it ignores becomes 255.
+    """Labels, or a predicted map, under the corrections that ``config`` names.
 
-    Args:
-        labels: The labels, or the predicted map, that was corrected.
-        config: Names the corrections, of which later polygons lie over earlier ones.
-        grid: The scene's grid.
-        classes: The class table.
+    A polygon's class wins, what it calls right stays, what it ignores becomes 255; later ones lie over earlier ones.
 
     Raises:
         LabelError: No such file, another kind of file, or a class outside the table.
@@ -53,19 +47,13 @@ class CorrectedLabels:
                 raise LabelError(
                     f"corrections {path} hold the unknown class {name!r}", hint=f"classes: {', '.join(classes.names)}"
                 )
-        self._geometries, self._values = frame.geometry, np.array([meanings[name] for name in names], dtype=np.int16)
+        self._geometries, self._values = frame.geometry, np.array([meanings[name] for name in names], dtype=np.int64)
 
     def read(self, window: Window) -> ByteArray:
         """Class ids (H, W) of a window, 255 where to be ignored and outside the scene."""
-        part = self._grid.crop(window)
-        hits = np.sort(self._geometries.sindex.query(box(*part.bounds)))
-        drawn = np.full(part.shape, _UNTOUCHED, dtype=np.int16)
-        if hits.size:
-            shapes = zip(self._geometries.iloc[hits], self._values[hits].tolist(), strict=True)
-            drawn = rasterize(shapes, out=drawn, transform=part.transform)
+        untouched = np.full((window.height, window.width), _UNTOUCHED, dtype=np.int16)
+        drawn = burnt(self._geometries, self._values, self._grid.crop(window), untouched)
         below = self._labels.read(window)
         if self._only:
             below[drawn == _UNTOUCHED] = NODATA
-        rows, cols = np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop)
-        inside = ((rows >= 0) & (rows < self._grid.height))[:, None] & (cols >= 0) & (cols < self._grid.width)
-        return np.where((drawn >= 0) & inside, drawn, below).astype(np.uint8)
+        return np.where((drawn >= 0) & inside(window, self._grid), drawn, below).astype(np.uint8)

@@ -8,7 +8,7 @@ import json
 import logging
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from geoseg.paths import RASTER_SUFFIXES, InputPath, file_behind, suffix
 from geoseg.runtime.processors import processors
 from geoseg.runtime.user_cache import user_cache
 from geoseg.scene import Scene
-from geoseg.windows import Window
+from geoseg.windows import Window, pieces
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ FORMAT = 2
 MAX_WEIGHT_RATIO = 10.0
 """Limit of suggested weights, relative to the class of median frequency, and of its inverse."""
 
-_CHUNK = 2 * BLOCK, 16 * BLOCK
-"""Rows and columns read at once, px."""
+CHUNK = 2 * BLOCK, 16 * BLOCK
+"""Rows and columns of whole blocks that are read at once, px."""
 
 _THREADS = 8
 _INVALID = NODATA + 1
@@ -81,8 +81,7 @@ def class_histogram(scene: LabelledScene, settings: TrainConfig) -> Histogram:
     ``$XDG_CACHE_HOME/geoseg/histograms`` (``~/.cache/geoseg/histograms``) under a digest of all that it depends on,
     files by size and time of change. A damaged cache file is replaced.
     """
-    key = _digest(scene, settings)
-    classes = len(settings.classes)
+    key, classes = _digest(scene, settings), len(settings.classes)
     kept = user_cache("histograms") / f"{key}.npz"
     found = _load(kept, key, scene, classes)
     if found is None:
@@ -128,13 +127,6 @@ def suggested_weights(total: npt.ArrayLike) -> FloatArray:
     return weights
 
 
-def chunks(height: int, width: int) -> Iterator[Window]:
-    """Windows of whole blocks that cover a scene once, row by row."""
-    for row in range(0, height, _CHUNK[0]):
-        for col in range(0, width, _CHUNK[1]):
-            yield Window(row, col, min(_CHUNK[0], height - row), min(_CHUNK[1], width - col))
-
-
 def read_labels(scene: LabelledScene, window: Window, split: str = "train") -> tuple[ByteArray, Valid | None]:
     """Labels (H, W) of a window that belong to a split, 255 elsewhere, and where the imagery is valid; None for all.
 
@@ -151,7 +143,7 @@ def _count(scene: LabelledScene, classes: int) -> Histogram:
     rows, cols = -(-height // BLOCK), -(-width // BLOCK)
     counts = np.zeros((rows, cols, classes), dtype=np.int64)
     ignored, invalid = np.zeros((2, rows, cols), dtype=np.int64)
-    for window in chunks(height, width):
+    for window in pieces(height, width, *CHUNK):
         part = count_blocks(*read_labels(scene, window), classes)
         row, col = window.row // BLOCK, window.col // BLOCK
         place = slice(row, row + part.ignored.shape[0]), slice(col, col + part.ignored.shape[1])

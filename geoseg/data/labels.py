@@ -7,9 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import geopandas
 import numpy as np
+import shapely
+from rasterio.features import rasterize
 
-from geoseg.arrays import BoolArray, ByteArray, Valid
+from geoseg.arrays import AnyArray, BoolArray, ByteArray, IntArray, Valid
 from geoseg.classes import NODATA
 from geoseg.grid import Grid
 from geoseg.scene import Scene
@@ -27,15 +30,10 @@ class Labels(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelFacts:
-    """What the labels of a scene contain.
+    """What the labels of a scene contain."""
 
-    Attributes:
-        present: Which classes occur (K,), not counting the class outside polygons; None if unknown.
-        numbers: Numbers that stand for classes; empty if a field names them.
-    """
-
-    present: BoolArray | None = None
-    numbers: frozenset[int] = frozenset()
+    present: BoolArray | None = None  # which classes occur (K,), but the one outside polygons; None if unknown
+    numbers: frozenset[int] = frozenset()  # numbers that stand for classes; none if a field names them
 
 
 class MaskedLabels:
@@ -47,9 +45,7 @@ class MaskedLabels:
     def read(self, window: Window) -> ByteArray:
         """Class ids (H, W) of a window; 255 to be ignored, also outside the part and the scene."""
         inside = self._inside(window)
-        if not inside.any():
-            return np.full(inside.shape, NODATA, dtype=np.uint8)
-        return np.where(inside, self._labels.read(window), NODATA).astype(np.uint8)
+        return np.where(inside, self._labels.read(window) if inside.any() else NODATA, NODATA).astype(np.uint8)
 
 
 class SceneHere:
@@ -85,3 +81,12 @@ def inside(window: Window, grid: Grid) -> Valid:
     """Pixels (H, W) of a window that lie inside the scene."""
     rows, cols = np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop)
     return np.asarray(((rows >= 0) & (rows < grid.height))[:, None] & (cols >= 0) & (cols < grid.width))
+
+
+def burnt(shapes: geopandas.GeoSeries, values: IntArray, part: Grid, out: AnyArray) -> AnyArray:
+    """``out`` (H, W) of a part of a scene with polygons (n,) burnt in by the pixel-centre rule, later ones on top."""
+    hits = np.sort(shapes.sindex.query(shapely.box(*part.bounds)))
+    if not hits.size:
+        return out
+    pairs = zip(shapes.iloc[hits], values[hits].tolist(), strict=True)
+    return np.asarray(rasterize(pairs, out=out, transform=part.transform))

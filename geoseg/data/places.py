@@ -42,13 +42,7 @@ def no_transformation(
 ) -> Problem:
     """The problem that PROJ knows no transformation from the CRS of labels to their scene's.
 
-    Args:
-        what: The labels, in the plural: "labels", "polygons of labelled area".
-        path: Their file.
-        crs: Their CRS.
-        scene: The scene.
-        scene_crs: Its CRS.
-        assign: Command that assigns another CRS to the labels.
+    ``what`` they are is in the plural; ``assign`` is the command that assigns another CRS to them.
     """
     places = f"{what} {path} are in {crs_name(crs)}, scene {scene} in {crs_name(scene_crs)}"
     if crs_georeference(crs) is Georeference.LOCAL:

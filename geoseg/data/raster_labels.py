@@ -23,7 +23,7 @@ from geoseg.georeference import crs_name, transformer
 from geoseg.grid import Grid, crs_hint
 from geoseg.paths import InputPath, exists, file_behind
 from geoseg.scene import Scene
-from geoseg.windows import Window
+from geoseg.windows import Window, pieces
 from geoseg.words import count
 
 MIN_COVERED_SHARE = 0.5
@@ -63,7 +63,7 @@ class RasterLabels:
         key = (self._path, state and (state.st_size, state.st_mtime_ns), grid, first_label, len(classes))
         if key not in _sound:
             process_files().close(self._path)  # perhaps opened before the file changed
-            parts = (self._read_values(window) for window in _bands(grid, rows))
+            parts = (self._read_values(window) for window in pieces(*grid.shape, rows, grid.width))
             counts = _value_counts(values[valid] for values, valid in parts)
             raise_first(_value_problems(path, counts, None, classes, first_label))
             _sound.add(key)
@@ -112,7 +112,8 @@ def check_raster_labels(
             if grid is not None:
                 problems += _place_problems(path, labels.grid, scene, grid)
             nodata = labels.nodata
-            parts = (labels.read(w) for w in _bands(labels.grid, max(labels.block_shape[0], _ROWS)))
+            height, width = labels.grid.shape
+            parts = (labels.read(w) for w in pieces(height, width, max(labels.block_shape[0], _ROWS), width))
             counts = _value_counts(values[0][valid | (values[0] == nodata)] for values, valid in parts)
     except SceneError as raised:
         return [as_problem(path, raised)], LabelFacts()
@@ -188,19 +189,14 @@ def _on_grid(own: Grid, grid: Grid) -> bool:
     if own.crs != grid.crs:
         return False
     to_scene: Affine = ~grid.transform @ own.transform
-    corners = np.array([(0, 0), (own.width, 0), (own.width, own.height), (0, own.height)])
-    places = np.array([to_scene @ (c, r) for c, r in corners.tolist()])
+    corners = [(0, 0), (own.width, 0), (own.width, own.height), (0, own.height)]
+    places = np.array([to_scene @ corner for corner in corners])
     return bool(np.abs(places - np.rint(places[0]) - corners).max() <= _OFF_GRID_PX)
 
 
 def _described(grid: Grid) -> str:
     side = abs(grid.transform.determinant) ** 0.5
     return f"{grid.height} × {grid.width} px of {side:.6g} in {crs_name(grid.crs)}"
-
-
-def _bands(grid: Grid, rows: int) -> Iterator[Window]:
-    for row in range(0, grid.height, rows):
-        yield Window(row, 0, min(rows, grid.height - row), grid.width)
 
 
 def _value_counts(parts: Iterable[AnyArray]) -> Counter[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,19 +29,11 @@ LABELLED = -1
 """Stands for any class."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Blocks:
-    """Blocks of all scenes that contain a class, with the cumulative sum of their weights."""
+class _Blocks(NamedTuple):
+    """Blocks of all scenes that contain a class."""
 
-    scene: Int32Array
-    row: Int32Array
-    col: Int32Array
-    ends: FloatArray
-
-    def draw(self, rng: np.random.Generator) -> tuple[int, Window]:
-        """A scene and a block of it, by weight; the block may reach past the scene."""
-        i = min(int(np.searchsorted(self.ends, rng.random() * self.ends[-1], side="right")), len(self.ends) - 1)
-        return int(self.scene[i]), Window(int(self.row[i]) * BLOCK, int(self.col[i]) * BLOCK, BLOCK, BLOCK)
+    place: Int32Array  # scene, row and column of each, (3, N)
+    ends: FloatArray  # cumulative sum of their weights, (N,)
 
 
 class Sampler:
@@ -61,17 +53,13 @@ class Sampler:
 
     def __init__(self, scenes: Sequence[LabelledScene], settings: TrainConfig) -> None:
         self.scenes = scenes
-        self._size = settings.train.size
-        self._augment = settings.augment
-        self._align = settings.train.align_blocks
-        self._max_share = settings.train.max_class_share
-        self._ends = np.cumsum(_scene_weights(scenes, settings))
-        self._ends /= self._ends[-1]
+        self._size, self._augment = settings.train.size, settings.augment
+        self._align, self._max_share = settings.train.align_blocks, settings.train.max_class_share
+        ends = np.cumsum(_scene_weights(scenes, settings))
+        self._ends = ends / ends[-1]
         shares = _class_shares(settings)
-        self._classes = np.array(list(shares), dtype=np.int64)
-        self._class_ends = np.cumsum(list(shares.values()))
-        in_part = any(s.config.is_part_labelled for s in scenes)
-        self._rest: int | None = LABELLED if in_part else None
+        self._classes, self._class_ends = list(shares), np.cumsum(list(shares.values()))
+        self._rest = LABELLED if any(s.config.is_part_labelled for s in scenes) else None
         self._blocks: dict[int, _Blocks] = {}
         if shares or self._rest is not None:
             self._blocks = _blocks(class_histograms(scenes, settings), [*shares, LABELLED], settings)
@@ -97,23 +85,22 @@ class Sampler:
         return scene, window, labels
 
     def _choose_class(self, rng: np.random.Generator) -> int | None:
-        if not len(self._classes):
+        if not self._classes:
             return self._rest
         i = int(np.searchsorted(self._class_ends, rng.random(), side="right"))
-        if i < len(self._classes):
-            return int(self._classes[i])
         # Shares of thirds and the like add up to a little less than 1.
-        return self._rest if self._class_ends[-1] < 1 - 1e-9 else int(self._classes[-1])
+        is_rest = i == len(self._classes) and self._class_ends[-1] < 1 - 1e-9
+        return self._rest if is_rest else self._classes[min(i, len(self._classes) - 1)]
 
     def _anywhere(self, rng: np.random.Generator) -> tuple[int, Window]:
         """A window anywhere, at a random zoom; inside the scene if it fits."""
         for _ in range(_TRIES):
-            i = int(np.searchsorted(self._ends, rng.random(), side="right"))
+            i = _pick(self._ends, rng)
             scene = self.scenes[i]
             side = self._side(scene.grid, rng)
             if scene.split is None:
-                starts = [int(rng.integers(min(0, n - side), max(0, n - side) + 1)) for n in scene.grid.shape]
-                return i, self._aligned(scene, Window(starts[0], starts[1], side, side))
+                row, col = (int(rng.integers(min(0, n - side), max(0, n - side) + 1)) for n in scene.grid.shape)
+                return i, self._aligned(scene, Window(row, col, side, side))
             window = scene.split.draw(rng, side, side)
             if window is not None:
                 return i, self._aligned(scene, window)
@@ -124,8 +111,9 @@ class Sampler:
 
     def _around(self, wanted: int, rng: np.random.Generator) -> tuple[int, Window] | None:
         """A window with a pixel of a class in its middle; None if none that was tried is allowed."""
+        blocks = self._blocks[wanted]
         for _ in range(_TRIES // _PLACES):
-            i, block = self._blocks[wanted].draw(rng)
+            i, *block = blocks.place[:, _pick(blocks.ends, rng)].tolist()
             scene = self.scenes[i]
             pixel = _pixel(scene, block, wanted, rng)
             if pixel is None:  # resampled labels can differ at the edges of windows
@@ -133,11 +121,11 @@ class Sampler:
             for attempt in range(1 if scene.split is None else _PLACES):
                 side = self._side(scene.grid, rng)
                 # Beside a validation block, a pixel may be allowed only near the edge of a window.
-                starts = [
+                row, col = (
                     _start(n, p, side, rng, middle=attempt < _PLACES // 2)
                     for n, p in zip(scene.grid.shape, pixel, strict=True)
-                ]
-                window = Window(starts[0], starts[1], side, side)
+                )
+                window = Window(row, col, side, side)
                 if scene.split is None or scene.split.allows(window):
                     return i, self._aligned(scene, window, pixel)
         return None
@@ -173,7 +161,7 @@ class Sampler:
 
     def _check_classes(self, settings: TrainConfig) -> None:
         names = settings.class_table.names
-        asked = self._classes.tolist()
+        asked = self._classes
         absent = [names[c] for c in asked if c not in self._blocks]
         if absent:
             here = ", ".join(names[c] for c in asked if c in self._blocks)
@@ -236,27 +224,31 @@ def _blocks(histograms: Sequence[Histogram], classes: Sequence[int], settings: T
     for c in classes:
         weights = (counts.sum(axis=1) if c == LABELLED else counts[:, c]).astype(np.float64)
         held = np.flatnonzero(weights)
-        if not len(held):
-            continue
-        scene, row, col = place[:, held]
-        weights = weights[held]
-        if settings.train.draw == "scenes":
-            weights /= np.bincount(scene, weights)[scene]
-        found[c] = _Blocks(scene, row, col, np.cumsum(weights))
+        if len(held):
+            weights, scene = weights[held], place[0, held]
+            if settings.train.draw == "scenes":
+                weights /= np.bincount(scene, weights)[scene]
+            found[c] = _Blocks(place[:, held], np.cumsum(weights))
     return found
 
 
-def _pixel(scene: LabelledScene, block: Window, wanted: int, rng: np.random.Generator) -> tuple[int, int] | None:
-    """Row and column of a random pixel of a class in a block; None if there is none."""
+def _pick(ends: FloatArray, rng: np.random.Generator) -> int:
+    """A random index by weights, given their cumulative sum."""
+    return min(int(np.searchsorted(ends, rng.random() * ends[-1], side="right")), len(ends) - 1)
+
+
+def _pixel(scene: LabelledScene, block: Sequence[int], wanted: int, rng: np.random.Generator) -> tuple[int, int] | None:
+    """Row and column of a random pixel of a class in a block (row, column); None if there is none."""
+    row, col = block[0] * BLOCK, block[1] * BLOCK
     height, width = scene.grid.shape
-    inside = Window(block.row, block.col, min(BLOCK, height - block.row), min(BLOCK, width - block.col))
-    labels, valid = read_labels(scene, inside)
+    window = Window(row, col, min(BLOCK, height - row), min(BLOCK, width - col))
+    labels, valid = read_labels(scene, window)
     is_wanted = labels != NODATA if wanted == LABELLED else labels == wanted
     places = np.flatnonzero(is_wanted if valid is None else is_wanted & valid)
     if not len(places):
         return None
-    row, col = divmod(int(places[rng.integers(len(places))]), inside.width)
-    return inside.row + row, inside.col + col
+    place = int(places[rng.integers(len(places))])
+    return row + place // window.width, col + place % window.width
 
 
 def _start(length: int, pixel: int, side: int, rng: np.random.Generator, *, middle: bool) -> int:

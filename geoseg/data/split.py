@@ -7,23 +7,30 @@ doi:10.1111/ecog.02881).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import geopandas
 import numpy as np
 import numpy.typing as npt
+from rasterio.crs import CRS
 
 from geoseg.arrays import BoolArray, IntArray
 from geoseg.config import SplitConfig
+from geoseg.data.places import outline
+from geoseg.files import atomic_output
 from geoseg.grid import Grid
 from geoseg.windows import Window
+
+if TYPE_CHECKING:
+    from geoseg.data.labelled import LabelledScene
 
 UNUSED, TRAIN, VAL = 0, 1, 2
 """Roles of blocks; unused ones have no pixel that is valid and labelled."""
 
 ROLE_NAMES = ("unused", "train", "val")
-
 
 _CANDIDATES = 64
 """Random choices of blocks, of which the one that shares the classes most evenly is taken."""
@@ -115,13 +122,8 @@ def scene_split(
     or more, at least one trains, and at least one validates if it is the first scene or its share is half a block or
     more. The rest of the configured share is spread over the scenes.
 
-    Args:
-        grid: The scene's grid.
-        config: Size of the blocks, share that validates, buffer.
-        seed: The experiment's seed.
-        index: Position of the scene in the configuration.
-        counts: Valid, labelled pixels of each class in each block (rows, cols, K); blocks without any are unused.
-            None treats all blocks alike.
+    ``index`` is the position of the scene in the configuration, ``counts`` the valid, labelled pixels of each class in
+    each block (rows, cols, K). Blocks without any are unused; None treats all alike.
     """
     row_edges, col_edges = block_edges(grid.height, config.block), block_edges(grid.width, config.block)
     shape = len(row_edges) - 1, len(col_edges) - 1
@@ -206,3 +208,37 @@ def _fairest(counts: IntArray, number: int, rng: np.random.Generator) -> IntArra
     choices = [np.sort(rng.choice(len(counts), number, replace=False)) for _ in range(_CANDIDATES)]
     unfair = [float(np.abs(shares[choice].sum(axis=0) - number / len(counts)).sum()) for choice in choices]
     return choices[int(np.argmin(unfair))]
+
+
+def write_split(path: Path, train: Sequence[LabelledScene], val: Sequence[LabelledScene] = ()) -> None:
+    """Write where an experiment trains and validates as a GeoPackage of polygons; one layer per CRS.
+
+    They are the blocks of scenes that are cut, and the outlines of others. Fields: ``scene``, ``split`` (train, val,
+    unused), ``block_row`` and ``block_col`` (missing for whole scenes). Scenes without a CRS have pixel coordinates,
+    y = -row. A scene cut into blocks is written once, with those that validate.
+
+    Raises:
+        OutputError: The folder is not writable.
+    """
+    layers: dict[CRS | None, list[dict[str, Any]]] = {}
+    done = set()
+    for name, labelled in [*(("train", scene) for scene in train), *(("val", scene) for scene in val)]:
+        if labelled.split is None or labelled.index not in done:
+            done.add(labelled.index)
+            layers.setdefault(labelled.grid.as_drawn().crs, []).extend(_records(labelled, name))
+    with atomic_output(path) as scratch:
+        for number, (crs, records) in enumerate(layers.items()):
+            layer = "split" if len(layers) == 1 else f"split_{number + 1}"
+            frame = geopandas.GeoDataFrame(records, crs=crs)
+            frame = frame.astype({"block_row": "Int32", "block_col": "Int32"})
+            frame.to_file(scratch, driver="GPKG", layer=layer, mode="a" if number else "w")
+
+
+def _records(labelled: LabelledScene, name: str) -> Iterator[dict[str, Any]]:
+    grid, scene = labelled.grid.as_drawn(), str(labelled.config.scene)
+    if labelled.split is None:
+        yield {"scene": scene, "split": name, "block_row": None, "block_col": None, "geometry": outline(grid)}
+        return
+    for row, col, window, role in labelled.split.blocks():
+        place = {"block_row": row, "block_col": col, "geometry": outline(grid, window)}
+        yield {"scene": scene, "split": ROLE_NAMES[role], **place}

@@ -15,7 +15,7 @@ from geoseg.arrays import AnyArray, Float32Array, FloatArray, IntArray, Pixels, 
 from geoseg.data.labelled import LabelledScene, covered
 from geoseg.errors import SceneError, quoted
 from geoseg.runtime.processors import processors
-from geoseg.windows import Window
+from geoseg.windows import Window, pieces
 from geoseg.words import count
 
 SAMPLE_ROWS = 512
@@ -48,7 +48,7 @@ class Moments:
     def of(cls, values: AnyArray) -> Moments:
         """Moments of values (B, N)."""
         if not values.size:
-            return cls.none(len(values))
+            return cls(0, np.zeros(len(values)), np.zeros(len(values)))
         exact = values.astype(np.float64)
         mean = exact.mean(axis=1)
         exact -= mean[:, None]
@@ -57,7 +57,7 @@ class Moments:
     @classmethod
     def none(cls, bands: int) -> Moments:
         """Moments of no pixel."""
-        return cls(0, np.zeros(bands), np.zeros(bands))
+        return cls.of(np.zeros((bands, 0)))
 
     @property
     def std(self) -> FloatArray:
@@ -207,8 +207,8 @@ def _sampled(height: int, width: int) -> Iterator[Window]:
     if len(starts) > MAX_BANDS_OF_ROWS:
         starts = starts[np.linspace(0, len(starts) - 1, MAX_BANDS_OF_ROWS).astype(int)]
     for row in starts.tolist():
-        for col in range(0, width, _CHUNK_COLS):
-            yield Window(row, col, min(SAMPLE_ROWS, height - row), min(_CHUNK_COLS, width - col))
+        for part in pieces(min(SAMPLE_ROWS, height - row), width, SAMPLE_ROWS, _CHUNK_COLS):
+            yield Window(row, part.col, part.height, part.width)
 
 
 def _sortable(values: AnyArray) -> npt.NDArray[np.uint32]:

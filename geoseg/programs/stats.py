@@ -14,13 +14,13 @@ import rasterio
 from geoseg.class_map.overviews import class_areas
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig
-from geoseg.data.histogram import BLOCK, chunks, count_blocks, suggested_weights
+from geoseg.data.histogram import BLOCK, CHUNK, count_blocks, suggested_weights
 from geoseg.data.labelled import LabelledScene, covered, open_scenes
 from geoseg.data.statistics import Moments, ValueCounts, chosen, finite_moments, nothing_valid, scaled_std
 from geoseg.errors import ConfigError
 from geoseg.runtime.processors import processors
 from geoseg.scene import Valid
-from geoseg.windows import Window
+from geoseg.windows import Window, pieces
 
 LOW, HIGH = 0.02, 0.98
 """Shares of the pixels between which imagery is usually stretched."""
@@ -272,7 +272,7 @@ def _count_again(scene: LabelledScene, split: str, values: ValueCounts) -> None:
 
 def _parts(scene: LabelledScene, split: str) -> Iterator[tuple[Window, Valid | None]]:
     """Windows that cover a scene, and which of their pixels belong to a split; None for all of them."""
-    for window in chunks(*scene.grid.shape):
+    for window in pieces(*scene.grid.shape, *CHUNK):
         also = covered(scene, split, window)
         if also is None or also.any():
             yield window, also

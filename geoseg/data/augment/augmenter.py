@@ -1,4 +1,4 @@
-"""A training window at its size, changed at random."""
+"""A training window at its size, changed at random: resized, turned, then `photometric`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import albumentations as A
+import cv2
 import numpy as np
 
 from geoseg.arrays import AnyArray, ByteArray, Pixels, Valid
 from geoseg.config import AugmentConfig
-from geoseg.data.augment.distortion import distort, draw_changes
-from geoseg.data.augment.photometric import Photometric
-from geoseg.data.augment.resizing import resize_window
+from geoseg.data.augment.photometric import Photometric, distort, draw_changes
 from geoseg.errors import ConfigError
 
 
 class Augmenter:
     """Resize a window to the training size and change it at random, the same way for the same seed.
 
-    Args:
-        config: What may change, and how much.
-        size: Side of the result, px.
-        colors: Whether the bands are red, green and blue in 8 bit, so that hue means something.
-        std: Standard deviation of each band over the data set, in units of the pixels; None takes each window's own.
-            See `Photometric`.
+    ``size`` is the side of the result, px; ``colors`` says whether the bands are red, green and blue in 8 bit, so that
+    hue means something; for ``std`` see `Photometric`.
 
     Raises:
         ConfigError: SegNeXt's distortion for other imagery than red, green and blue in 8 bit.
@@ -50,11 +45,7 @@ class Augmenter:
     ) -> tuple[AnyArray, Valid, ByteArray]:
         """A changed window: pixels (B, size, size), 0 where invalid, valid and labels (size, size).
 
-        Args:
-            pixels: (B, H, W), uint8, or scaled as float32; other types become float32.
-            valid: (H, W).
-            labels: Class ids (H, W), 255 to be ignored.
-            seed: Decides every random choice.
+        Pixels are uint8, or scaled as float32 (other types become float32), (B, H, W). The seed decides every choice.
         """
         if pixels.dtype != np.uint8:
             pixels = pixels.astype(np.float32, copy=False)
@@ -72,3 +63,33 @@ class Augmenter:
             pixels = np.where(valid, distort(pixels, draw_changes(rng)), np.uint8(0))
         pixels = self._photometric(pixels, valid, rng)
         return np.ascontiguousarray(pixels), np.ascontiguousarray(valid), np.ascontiguousarray(labels)
+
+
+def resize_window(pixels: Pixels, valid: Valid, labels: ByteArray, size: int) -> tuple[Pixels, Valid, ByteArray]:
+    """Pixels, valid and labels at ``size`` × ``size`` px, unchanged if they have that size.
+
+    Pixels, 0 where invalid, are bilinear and keep their dtype; a pixel beside a hole is the weighted mean of its valid
+    neighbours. Labels and validity come from the pixel that contains the new pixel's centre, so they do not shift
+    against the imagery.
+    """
+    if valid.shape == (size, size):
+        return pixels, valid, labels
+    pixels = np.ascontiguousarray(pixels)
+    new_labels = _nearest(labels, size)
+    if valid.all():
+        return np.stack([_linear(band, size) for band in pixels]), np.ones((size, size), dtype=bool), new_labels
+    new_valid = _nearest(valid.astype(np.uint8), size).astype(bool)
+    weight = _linear(valid.astype(np.float32), size)
+    # The nearest pixel has at least half of the weight along each axis.
+    weight = np.where(new_valid, np.float32(1) / np.maximum(weight, np.float32(0.2)), np.float32(0))
+    resized = np.stack([_linear(np.where(valid, band, 0).astype(np.float32), size) * weight for band in pixels])
+    return (np.rint(resized).astype(np.uint8) if pixels.dtype == np.uint8 else resized), new_valid, new_labels
+
+
+def _linear(band: AnyArray, size: int) -> AnyArray:
+    return np.asarray(cv2.resize(band, (size, size), interpolation=cv2.INTER_LINEAR))
+
+
+def _nearest(band: AnyArray, size: int) -> AnyArray:
+    # OpenCV's INTER_NEAREST takes the pixel that holds the new one's corner, up to half a pixel away.
+    return np.asarray(cv2.resize(np.ascontiguousarray(band), (size, size), interpolation=cv2.INTER_NEAREST_EXACT))

@@ -1,4 +1,4 @@
-"""Random brightness, contrast, gain of each band, noise and colour, for any number of bands and any data type.
+"""Random changes of pixel values: `Photometric` for any bands and data type, SegNeXt's distortion for 8-bit colours.
 
 Pixels are uint8 as in the file, or float32 scaled by the configuration. 8-bit values are clipped to 0 … 255; others are
 not clipped, since scaled reflectances may exceed 1 and elevations or decibels be negative.
@@ -11,19 +11,22 @@ deviation.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from geoseg.arrays import AnyArray, ByteArray, FloatArray, Pixels, Valid
 from geoseg.config import AugmentConfig
-from geoseg.data.augment.distortion import change_colors, hue_table
 
 HALF = 0.5
 """Probability of each change."""
 
 SPREAD = 2.0
 """Standard deviations in a spread."""
+
+HUES = 180
+"""OpenCV's full turn in 8 bit, half degrees."""
 
 
 class Photometric:
@@ -35,15 +38,12 @@ class Photometric:
     - Hue and saturation, for 8-bit colours only, change the H and S of HSV; grey stays grey.
     - Noise is normal, of one strength per window, in spreads of each band.
 
-    Args:
-        config: What may change, and how much.
-        colors: Whether the bands are red, green and blue in 8 bit.
-        std: Standard deviation of each band over the data set, in units of the pixels; None takes each window's own.
+    ``std`` is the standard deviation of each band over the data set, in units of the pixels; None takes each window's
+    own.
     """
 
     def __init__(self, config: AugmentConfig, *, colors: bool, std: Sequence[float] | None = None) -> None:
-        self._config = config
-        self._colors = colors
+        self._config, self._colors = config, colors
         self._std = None if std is None else np.asarray(std, dtype=np.float64)
 
     def __call__(self, pixels: Pixels, valid: Valid, rng: np.random.Generator) -> Pixels:
@@ -59,7 +59,7 @@ class Photometric:
             turn = round(rng.uniform(-config.hue, config.hue) / 2)  # half degrees
             saturations = np.clip(np.arange(256) + rng.uniform(-config.saturation, config.saturation), 0, 255)
             saturations[0] = 0  # grey has no hue that more saturation could show
-            pixels = change_colors(pixels, hue_table(turn), np.rint(saturations).astype(np.uint8))
+            pixels = _change_colors(pixels, turn, np.rint(saturations).astype(np.uint8))
         if config.noise and rng.random() < HALF:
             sigma = rng.uniform(0, config.noise) * self._spread(pixels, valid)
             noise = rng.standard_normal(pixels.shape, dtype=np.float32)
@@ -106,3 +106,70 @@ def _per_band(measure: Callable[..., float], pixels: Pixels, valid: Valid) -> Fl
 
 def _in_bytes(values: AnyArray) -> ByteArray:
     return np.asarray(np.clip(np.rint(values), 0, 255), dtype=np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Changes of one window by SegNeXt's photometric distortion; None leaves it out.
+
+    After every step values are clipped to 0 … 255 and rounded down, and each change of colour goes through 8-bit HSV,
+    as in the original.
+
+    References:
+        Liu et al., SSD (arXiv 1512.02325); mmsegmentation's configurations of SegNeXt (Apache-2.0). Written from a
+        description of what these do.
+    """
+
+    brightness: float | None = None  # added
+    contrast: float | None = None  # a factor
+    contrast_first: bool = False  # before the changes of colour, not after
+    saturation: float | None = None  # a factor on S of HSV
+    hue: int | None = None  # half degrees, added to H of HSV
+
+
+def draw_changes(rng: np.random.Generator) -> Changes:
+    """Random changes, each of them for every other window."""
+    return Changes(
+        brightness=float(rng.uniform(-32, 32)) if rng.random() < 0.5 else None,
+        contrast=float(rng.uniform(0.5, 1.5)) if rng.random() < 0.5 else None,
+        contrast_first=bool(rng.random() < 0.5),
+        saturation=float(rng.uniform(0.5, 1.5)) if rng.random() < 0.5 else None,
+        hue=int(rng.integers(-18, 18)) if rng.random() < 0.5 else None,
+    )
+
+
+def distort(pixels: ByteArray, changes: Changes) -> ByteArray:
+    """Red, green and blue (3, H, W) after the changes, in a new array."""
+    changed = pixels.copy()
+    if changes.brightness is not None:
+        changed = _look_up(changed, _table(1, changes.brightness))
+    if changes.contrast is not None and changes.contrast_first:
+        changed = _look_up(changed, _table(changes.contrast))
+    if changes.saturation is not None:
+        changed = _change_colors(changed, 0, _table(changes.saturation))
+    if changes.hue is not None:
+        changed = _change_colors(changed, changes.hue, _table(1))
+    if changes.contrast is not None and not changes.contrast_first:
+        changed = _look_up(changed, _table(changes.contrast))
+    return changed
+
+
+def _change_colors(pixels: ByteArray, turn: int, saturations: ByteArray) -> ByteArray:
+    """Red, green and blue (3, H, W) with hue turned by half degrees and saturation looked up in a table of 256."""
+    hsv = cv2.cvtColor(cv2.merge([np.ascontiguousarray(band) for band in pixels]), cv2.COLOR_RGB2HSV)
+    hue, saturation, value = cv2.split(hsv)
+    hue = cv2.LUT(hue, ((np.arange(256) + turn) % HUES).astype(np.uint8))
+    hsv = cv2.merge([hue, cv2.LUT(saturation, saturations), value])
+    return np.stack(cv2.split(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))).astype(np.uint8, copy=False)
+
+
+def _look_up(pixels: ByteArray, table: ByteArray) -> ByteArray:
+    """Every value (B, H, W) replaced by lookup in a table of 256."""
+    flat = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
+    return np.asarray(cv2.LUT(flat, table), dtype=np.uint8).reshape(pixels.shape)
+
+
+def _table(factor: float, added: float = 0.0) -> ByteArray:
+    """Each of 256 values after a factor and a summand, clipped to 0 … 255 and rounded down."""
+    values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(added)
+    return np.asarray(np.clip(values, 0, 255), dtype=np.uint8)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from geoseg.arrays import AnyArray, BoolArray, ByteArray, Float32Array, FloatArray, IntArray, Pixels, Valid
@@ -107,7 +108,7 @@ def edge_correlation(pixels: Pixels, valid: Valid, labels: ByteArray, *, reach: 
     if not valid.any():
         return total, borders
     spread = pixels[:, valid].astype(np.float32).std(axis=1)
-    smooth = _smooth(pixels.astype(np.float32)) / np.maximum(spread, 1e-6)[:, None, None]
+    smooth = np.stack([_smooth(band) for band in pixels.astype(np.float32)]) / np.maximum(spread, 1e-6)[:, None, None]
     shifts = np.arange(-reach, reach + 1)
     for axis in (0, 1):
         both = np.logical_and(*_neighbours(valid, axis))
@@ -129,19 +130,18 @@ def edge_correlation(pixels: Pixels, valid: Valid, labels: ByteArray, *, reach: 
 def offset_of(surfaces: Sequence[FloatArray], borders: Sequence[int]) -> Offset:
     """The common offset of several windows, from sums of `edge_correlation` and numbers of border pixels."""
     common = np.sum(surfaces, axis=0) / max(sum(borders), 1)
-    reach = common.shape[0] // 2
     best = _best(common)
     usual = float(np.median(common))
     deviation = 1.4826 * float(np.median(np.abs(common - usual)))
+    reach = common.shape[0] // 2
     here, there = common[reach, reach] - usual, common.max() - usual
-    agreeing = sum(bool(np.abs(_best(surface) - best).max() <= 2) for surface in surfaces)
     return Offset(
         # Labels lie opposite to where their borders must move.
         rows=-int(best[0]),
         cols=-int(best[1]),
         gain=float(there / max(here, 1e-3 * there, 1e-9)),
         peak=float(there / max(deviation, 1e-9)),
-        agreeing=agreeing,
+        agreeing=sum(bool(np.abs(_best(surface) - best).max() <= 2) for surface in surfaces),
         windows=len(surfaces),
     )
 
@@ -155,44 +155,35 @@ def direction(rows: float, cols: float) -> str:
 
 def _best(surface: FloatArray) -> IntArray:
     """Shift (rows, columns) of the largest value."""
-    row, col = divmod(int(surface.argmax()), surface.shape[1])
-    reach = surface.shape[0] // 2
-    return np.array([row - reach, col - reach])
+    return np.asarray(np.unravel_index(surface.argmax(), surface.shape)) - np.int64(surface.shape[0] // 2)
 
 
 def _bordered(labelled: LabelledScene, most: int) -> list[Window]:
     """Windows with the most borders, of up to `CANDIDATES` of one size spread over the scene."""
     best: list[Window] = []
     for side in SIDES:
-        found = _bordered_of(labelled, side)[:most]
-        if len(found) > len(best):
-            best = found
+        rows, cols = (n // side for n in labelled.grid.shape)
+        places = [Window(row * side, col * side, side, side) for row in range(rows) for col in range(cols)]
+        if len(places) < MIN_WINDOWS:
+            continue
+        if len(places) > CANDIDATES:
+            places = [places[i] for i in np.linspace(0, len(places) - 1, CANDIDATES).astype(int)]
+        found = []
+        for window in places:
+            labels = labelled.labels.read(window)
+            borders = sum(int(_border(labels, axis).sum()) for axis in (0, 1))
+            if borders >= MIN_BORDER_PX:
+                found.append((-borders, window))
+        if len(found[:most]) > len(best):
+            best = [window for _, window in sorted(found)[:most]]
         if len(best) >= ENOUGH:
             break
     return best
 
 
-def _bordered_of(labelled: LabelledScene, side: int) -> list[Window]:
-    height, width = labelled.grid.shape
-    places = [(row, col) for row in range(height // side) for col in range(width // side)]
-    if len(places) < MIN_WINDOWS:
-        return []
-    if len(places) > CANDIDATES:
-        places = [places[i] for i in np.linspace(0, len(places) - 1, CANDIDATES).astype(int)]
-    found = []
-    for row, col in places:
-        window = Window(row * side, col * side, side, side)
-        labels = labelled.labels.read(window)
-        borders = sum(int(_border(labels, axis).sum()) for axis in (0, 1))
-        if borders >= MIN_BORDER_PX:
-            found.append((borders, window))
-    return [window for _, window in sorted(found, key=lambda item: (-item[0], item[1]))]
-
-
-def _neighbours(values: AnyArray, axis: int) -> tuple[AnyArray, AnyArray]:
+def _neighbours(values: AnyArray, axis: int) -> AnyArray:
     """All values but the last, and all but the first, along an axis."""
-    moved = np.moveaxis(values, axis, 0)
-    return np.moveaxis(moved[:-1], 0, axis), np.moveaxis(moved[1:], 0, axis)
+    return np.moveaxis(np.lib.stride_tricks.sliding_window_view(values, 2, axis), -1, 0)
 
 
 def _border(labels: ByteArray, axis: int) -> BoolArray:
@@ -201,9 +192,6 @@ def _border(labels: ByteArray, axis: int) -> BoolArray:
     return np.asarray((a != b) & (a != NODATA) & (b != NODATA))
 
 
-def _smooth(pixels: Float32Array) -> Float32Array:
-    """Pixels (B, H, W) after a 3 × 3 binomial filter, edge pixels repeated."""
-    padded = np.pad(pixels, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    rows = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
-    smooth: Float32Array = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 16
-    return smooth
+def _smooth(band: Float32Array) -> Float32Array:
+    """A band after a 3 × 3 binomial filter, edge pixels repeated."""
+    return np.asarray(cv2.GaussianBlur(band, (3, 3), 0, borderType=cv2.BORDER_REPLICATE))

@@ -6,17 +6,16 @@ whether labels lie where the imagery has them. Then scenes are compared: places,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from geoseg.arrays import BoolArray
 from geoseg.classes import NODATA
 from geoseg.config import SceneConfig, TrainConfig
-from geoseg.data.checks.alignment import WINDOWS, Offset, direction, label_offset
+from geoseg.data.checks.alignment import WINDOWS, direction, label_offset
 from geoseg.data.checks.imagery import SceneFacts, check_header, check_pixels, compare_scenes
 from geoseg.data.histogram import class_histogram
 from geoseg.data.labelled import LabelledScene, check_labelled_area, is_raster
@@ -44,7 +43,7 @@ _THREADS = 8
 
 
 @dataclass(slots=True)
-class _Checked:
+class _Scene:
     """One scene of the configuration, and what is known of it so far."""
 
     config: SceneConfig
@@ -65,105 +64,220 @@ class _Checked:
 
 def check_data(settings: TrainConfig) -> list[Problem]:
     """All problems of a configuration's scenes and labels: errors, then warnings, each sorted by file."""
-    # The position of a scene in its split decides which of its blocks validate.
-    places = {entry: i for split in ("val", "train") for i, entry in enumerate(settings.data.entries(split))}
-    scenes = [_Checked(entry, index) for entry, index in places.items()]
-    shared: list[Problem] = []
-    threads = min(_THREADS, processors())
-    with whole_layers(), ThreadPoolExecutor(threads, thread_name_prefix="geoseg-check") as pool:
-
-        def each(some: Sequence[_Checked], check: Callable[..., None], *args: Any) -> None:
-            list(pool.map(lambda scene: _checked(scene, check, *args), some))
-
-        each(scenes, _check_header, settings)
-        for problems in pool.map(lambda group: _check_polygons(group, settings), _by_polygons(scenes)):
-            shared += problems
-        each(scenes, _check_labels, settings)
-        broken = {problem.where for problem in shared if problem.severity == "error"}
-        each(scenes, _open, settings, broken)
-        each(_spread([s for s in scenes if s.is_sound], PIXEL_SCENES), _check_pixels, settings)
-        opened = [scene for scene in scenes if scene.labelled is not None]
-        measured = _spread(opened, OFFSET_SCENES)
-        windows = WINDOWS if len(measured) <= _MANY else _FEW_WINDOWS
-        each(measured, _check_offset, windows)
-        if not shared and len(opened) == len(scenes):
-            each(scenes, _count_training, settings)
-    found = [problem for scene in scenes for problem in scene.problems] + shared
-    found += compare_scenes([scene.facts for scene in scenes if scene.facts is not None])
-    found += _check_leakage(scenes, settings)
+    checks = _Checks(settings)
+    found = [*checks.each_scene(), *checks.leakage()]
     if not has_error(found):
-        found += _check_classes(scenes, settings)
+        found += checks.all_classes()
     return in_order(found)
 
 
-def _checked(scene: _Checked, check: Callable[..., None], *args: Any) -> None:
+class _Checks:
+    def __init__(self, settings: TrainConfig) -> None:
+        self.settings, self.classes, self.first = settings, settings.class_table, settings.data.first_label
+        # The position of a scene in its split decides which of its blocks validate.
+        places = {entry: i for split in ("val", "train") for i, entry in enumerate(settings.data.entries(split))}
+        self.scenes = {entry: _Scene(entry, index) for entry, index in places.items()}
+
+    def each_scene(self) -> list[Problem]:
+        """Problems of single scenes, of polygons that several have in common, and between scenes."""
+        scenes, shared = list(self.scenes.values()), list[Problem]()
+        threads = min(_THREADS, processors())
+        with whole_layers(), ThreadPoolExecutor(threads, thread_name_prefix="geoseg-check") as pool:
+
+            def each(some: Sequence[_Scene], check: Callable[[_Scene], Iterable[Problem]]) -> None:
+                list(pool.map(lambda scene: _add_problems(scene, check), some))
+
+            each(scenes, self._header)
+            for problems in pool.map(self._polygons, self._by_polygons()):
+                shared += problems
+            each(scenes, self._labels)
+            broken = {problem.where for problem in shared if problem.severity == "error"}
+            each([s for s in scenes if not broken & {str(s.config.labels), str(s.config.scene)}], self._open)
+            sound = [scene for scene in scenes if scene.is_sound]
+            each(_spread(sound, PIXEL_SCENES), lambda scene: check_pixels(scene.config, self.settings.imagery))
+            opened = [scene for scene in scenes if scene.labelled is not None]
+            measured = _spread(opened, OFFSET_SCENES)
+            windows = WINDOWS if len(measured) <= _MANY else _FEW_WINDOWS
+            each(measured, lambda scene: _offset(scene, windows))
+            if not shared and len(opened) == len(scenes):
+                each(scenes, self._count_training)
+        found = [problem for scene in scenes for problem in scene.problems] + shared
+        return [*found, *compare_scenes([scene.facts for scene in scenes if scene.facts is not None])]
+
+    def _header(self, scene: _Scene) -> list[Problem]:
+        problems, scene.facts = check_header(scene.config, self.settings.imagery, self.settings.train.size)
+        return problems
+
+    def _by_polygons(self) -> list[list[_Scene]]:
+        """Scenes whose labels are polygons, those with the same file and rules together."""
+        groups: dict[SceneConfig, list[_Scene]] = {}
+        for config, scene in self.scenes.items():
+            if not is_raster(config):
+                rules = config.model_copy(update={"scene": config.labels, "labelled_area": None})
+                groups.setdefault(rules, []).append(scene)
+        return list(groups.values())
+
+    def _polygons(self, group: Sequence[_Scene]) -> list[Problem]:
+        grids = {scene.config.scene: scene.grid for scene in group}
+        problems, found = check_polygon_labels(group[0].config, grids, self.classes, first_label=self.first)
+        for scene in group:
+            scene.found = found[scene.config.scene]
+        return problems
+
+    def _labels(self, scene: _Scene) -> list[Problem]:
+        """Check labels that are a raster, and the labelled area."""
+        config, grid, problems = scene.config, scene.grid, list[Problem]()
+        if is_raster(config):
+            problems, scene.found = check_raster_labels(
+                config.labels, config.scene, grid, self.classes, first_label=self.first
+            )
+        if config.labelled_area is not None and grid is not None:
+            problems += check_labelled_area(config.labelled_area, config.scene, grid)
+        return problems
+
+    def _open(self, scene: _Scene) -> list[Problem]:
+        """Open the scene as training will, which reports what the other checks do not."""
+        if scene.is_sound:
+            scene.labelled = LabelledScene(scene.config, self.settings, index=scene.index)
+        return []
+
+    def _count_training(self, scene: _Scene) -> list[Problem]:
+        """Count the classes that training sees of a scene that it sees in part."""
+        assert scene.labelled is not None
+        config = scene.config
+        if self.settings.data.split is not None or config.corrections is not None or config.is_part_labelled:
+            present = class_histogram(scene.labelled, self.settings).total > 0
+            scene.found = LabelFacts(present, scene.found.numbers)
+        return []
+
+    def leakage(self) -> list[Problem]:
+        """Ground that trains and validates."""
+        data = self.settings.data
+        train, val = (
+            [s.labelled for s in map(self.scenes.__getitem__, data.entries(split)) if s.labelled is not None]
+            for split in ("train", "val")
+        )
+        if not train or not val:
+            return []
+        messages = check_leakage(train, val, split=data.split)
+        if data.leakage == "refuse":
+            return [error("data", message, leakage_hint(data.split)) for message in messages]
+        return [warning("data", message) for message in messages]
+
+    def all_classes(self) -> Iterator[Problem]:
+        """Classes that training, or validation, never sees."""
+        train, val = self._seen("train"), self._seen("val")
+        if train is None or val is None:
+            return
+        for split, kind, here in (("train", "training", train), ("val", "validation", val)):
+            if not here.any():
+                message = f"no pixel of the {kind} scenes has a class: all are outside the labelled areas or ignored"
+                hint = f"see what they hold with: geoseg stats CONFIG --split {split}; "
+                yield error("classes", message, hint + "and look at labels and areas in QGIS")
+                return
+        yield from self._first_label(train | val)
+        if train.sum() == 1:
+            only = self.classes[int(train.argmax())].name
+            message = f"every labelled pixel of the training scenes is {only!r}: there is nothing to learn"
+            yield error("classes", message, self._other_class(only, "train"))
+            return
+        if val.sum() == 1:
+            only = self.classes[int(val.argmax())].name
+            message = f"every labelled pixel of the validation scenes is {only!r}: no score tells which network is best"
+            hint = "validate on a scene that has more; otherwise the last network is kept. "
+            yield warning("classes", message, hint + self._other_class(only, "val"))
+        for c in self.classes:
+            if not train[c.id]:
+                message = f"class {c.name!r} occurs in no training scene, so it cannot be learnt"
+                yield warning("classes", message, "label some of it, or leave it out of the classes")
+            elif not val[c.id]:
+                message = f"class {c.name!r} occurs in no validation scene, so it is not scored"
+                yield warning("classes", message, "validate on a scene that has some of it")
+
+    def _seen(self, split: str) -> BoolArray | None:
+        """Classes that a split sees, (K,); None if unknown."""
+        seen = np.zeros(len(self.classes), dtype=bool)
+        for entry in self.settings.data.entries(split):
+            scene = self.scenes[entry]
+            if scene.found.present is None:
+                return None
+            if self.settings.data.split is None or split == "train":
+                seen |= scene.found.present
+                self._add_outside(seen, entry)
+                continue
+            assert scene.labelled is not None and scene.labelled.split is not None
+            for window in scene.labelled.split.validation:
+                labels = scene.labelled.labels.read(window)
+                seen |= np.bincount(labels.ravel(), minlength=NODATA + 1)[: len(seen)] > 0
+        return seen
+
+    def _add_outside(self, seen: BoolArray, entry: SceneConfig) -> None:
+        """Add the class outside the polygons, if any."""
+        if not is_raster(entry) and entry.outside not in (None, "ignore"):
+            seen[self.classes.id_of(str(entry.outside))] = True
+
+    def _first_label(self, seen: BoolArray) -> Iterator[Problem]:
+        """Numbers of classes that would fit the table if the first one were one lower or higher."""
+        classes, first, scenes = self.classes, self.first, self.scenes.values()
+        numbers = frozenset[int]().union(*(scene.found.numbers for scene in scenes))
+        if seen.all() or not numbers:
+            return
+        named = np.zeros(len(classes), dtype=bool)
+        for scene in scenes:
+            if not scene.found.numbers and scene.found.present is not None:
+                named |= scene.found.present
+            self._add_outside(named, scene.config)
+        for other in (first - 1, first + 1):
+            ids = [number - other for number in numbers if number >= other]
+            if other < 0 or not ids or max(ids) >= len(classes):
+                continue
+            if (named | np.isin(np.arange(len(classes)), ids)).all():
+                never = ", ".join(classes.names[i] for i in np.flatnonzero(~seen))
+                message = f"with data.first_label={first}, class {never} never occurs; with {other} every class would"
+                hint = f"check in QGIS whether {first} is {classes.names[0]!r}; if not: data.first_label={other}"
+                yield warning("classes", message, hint)
+                return
+
+    def _other_class(self, only: str, split: str) -> str:
+        """How labels of one class get a second one: hidden by nodata, outside the polygons, or by labelling."""
+        names = self.classes.names
+        others = [name for name in names if name != only]
+        if not others:
+            return f"add a class to the configuration for what is not {only}, such as background"
+        for entry in self.settings.data.entries(split):
+            if not is_raster(entry):
+                if entry.outside == "ignore":
+                    return f"outside: {others[0]}, if that is all ground outside the polygons of {entry.labels}"
+                continue
+            with Scene(entry.labels) as labels:
+                nodata = labels.nodata
+            if nodata is not None and self.first <= nodata < self.first + len(names):
+                name = names[int(nodata) - self.first]
+                return f"if {nodata:g} is class {name!r}: gdal_edit.py -unsetnodata {quoted(entry.labels)}"
+        return f"label some of {' or '.join(others)}"
+
+
+def _add_problems(scene: _Scene, check: Callable[[_Scene], Iterable[Problem]]) -> None:
     """Check a scene; an exception is a problem too."""
     try:
-        check(scene, *args)
+        scene.problems += check(scene)
     except GeosegError as raised:
         scene.problems.append(as_problem(scene.config.scene, raised))
 
 
-def _spread(scenes: Sequence[_Checked], most: int) -> Sequence[_Checked]:
+def _spread(scenes: Sequence[_Scene], most: int) -> Sequence[_Scene]:
     """All scenes, or as many as wanted, spread evenly."""
     if len(scenes) <= most:
         return scenes
     return [scenes[i] for i in np.linspace(0, len(scenes) - 1, most).astype(int)]
 
 
-def _check_header(scene: _Checked, settings: TrainConfig) -> None:
-    problems, scene.facts = check_header(scene.config, settings.imagery, settings.train.size)
-    scene.problems += problems
-
-
-def _by_polygons(scenes: Sequence[_Checked]) -> list[list[_Checked]]:
-    """Scenes whose labels are polygons, those with the same file and rules together."""
-    groups: dict[SceneConfig, list[_Checked]] = {}
-    for scene in scenes:
-        if not is_raster(scene.config):
-            rules = scene.config.model_copy(update={"scene": scene.config.labels, "labelled_area": None})
-            groups.setdefault(rules, []).append(scene)
-    return list(groups.values())
-
-
-def _check_polygons(group: Sequence[_Checked], settings: TrainConfig) -> list[Problem]:
-    grids = {scene.config.scene: scene.grid for scene in group}
-    first = settings.data.first_label
-    problems, found = check_polygon_labels(group[0].config, grids, settings.class_table, first_label=first)
-    for scene in group:
-        scene.found = found[scene.config.scene]
-    return problems
-
-
-def _check_labels(scene: _Checked, settings: TrainConfig) -> None:
-    """Check labels that are a raster, and the labelled area."""
-    config, grid = scene.config, scene.grid
-    if is_raster(config):
-        classes, first = settings.class_table, settings.data.first_label
-        problems, scene.found = check_raster_labels(config.labels, config.scene, grid, classes, first_label=first)
-        scene.problems += problems
-    if config.labelled_area is not None and grid is not None:
-        scene.problems += check_labelled_area(config.labelled_area, config.scene, grid)
-
-
-def _open(scene: _Checked, settings: TrainConfig, broken: set[str]) -> None:
-    """Open the scene as training will, which reports what the other checks do not."""
-    if scene.is_sound and not broken & {str(scene.config.labels), str(scene.config.scene)}:
-        scene.labelled = LabelledScene(scene.config, settings, index=scene.index)
-
-
-def _check_pixels(scene: _Checked, settings: TrainConfig) -> None:
-    scene.problems += check_pixels(scene.config, settings.imagery)
-
-
-def _check_offset(scene: _Checked, windows: int) -> None:
+def _offset(scene: _Scene, windows: int) -> Iterator[Problem]:
+    """Labels that lie beside what they label."""
     assert scene.labelled is not None
-    offset = label_offset(scene.labelled, windows=windows)
-    if offset is not None and offset.is_clear:
-        scene.problems.append(_offset_problem(scene.config, scene.labelled.grid, offset))
-
-
-def _offset_problem(config: SceneConfig, grid: Grid, offset: Offset) -> Problem:
+    config, grid, offset = scene.config, scene.labelled.grid, label_offset(scene.labelled, windows=windows)
+    if offset is None or not offset.is_clear:
+        return
     t = grid.transform
     where = direction(offset.rows, offset.cols)
     if grid.is_georeferenced and t.a > 0 > t.e and t.b == t.d == 0:
@@ -174,137 +288,10 @@ def _offset_problem(config: SceneConfig, grid: Grid, offset: Offset) -> Problem:
     better = f"{offset.gain:.1f} times better" if offset.gain < 10 else "more than 10 times better"
     dx, dy = -t.a * offset.cols - t.b * offset.rows, -t.d * offset.cols - t.e * offset.rows
     move = f"{dx:.6g} in x and {dy:.6g} in y" + (f" ({crs_name(grid.crs)})" if grid.crs is not None else "")
-    return warning(
+    yield warning(
         config.labels,
         f"labels {config.labels} seem to lie {far} too far {where} in scene {config.scene} ({offset.rows:+d} rows, "
         f"{offset.cols:+d} columns): moved back, their borders match its edges {better}, and "
         f"{offset.agreeing} of {offset.windows} windows agree",
         f"compare both in QGIS; if this is right, move the labels by {move}",
     )
-
-
-def _count_training(scene: _Checked, settings: TrainConfig) -> None:
-    """Which classes training sees of a scene that it sees in part."""
-    assert scene.labelled is not None
-    config = scene.config
-    if settings.data.split is not None or config.corrections is not None or config.is_part_labelled:
-        present = class_histogram(scene.labelled, settings).total > 0
-        scene.found = LabelFacts(present, scene.found.numbers)
-
-
-def _check_leakage(scenes: Sequence[_Checked], settings: TrainConfig) -> list[Problem]:
-    opened = {scene.config: scene.labelled for scene in scenes if scene.labelled is not None}
-    train, val = ([opened[e] for e in settings.data.entries(s) if e in opened] for s in ("train", "val"))
-    if not train or not val:
-        return []
-    messages = check_leakage(train, val, split=settings.data.split)
-    if settings.data.leakage == "refuse":
-        return [error("data", message, leakage_hint(settings.data.split)) for message in messages]
-    return [warning("data", message) for message in messages]
-
-
-def _check_classes(scenes: Sequence[_Checked], settings: TrainConfig) -> Iterator[Problem]:
-    """Classes that training, or validation, never sees."""
-    classes = settings.class_table
-    seen = {split: _seen(scenes, settings, split) for split in ("train", "val")}
-    train, val = seen["train"], seen["val"]
-    if train is None or val is None:
-        return
-    for split, kind, here in (("train", "training", train), ("val", "validation", val)):
-        if not here.any():
-            message = f"no pixel of the {kind} scenes has a class: all are outside the labelled areas or ignored"
-            hint = f"see what they hold with: geoseg stats CONFIG --split {split}; and look at labels and areas in QGIS"
-            yield error("classes", message, hint)
-            return
-    yield from _check_first_label(scenes, settings, train | val)
-    if train.sum() == 1:
-        only = classes[int(train.argmax())].name
-        message = f"every labelled pixel of the training scenes is {only!r}: there is nothing to learn"
-        yield error("classes", message, _other_class(settings, only))
-        return
-    if val.sum() == 1:
-        only = classes[int(val.argmax())].name
-        message = f"every labelled pixel of the validation scenes is {only!r}: no score tells which network is best"
-        hint = "validate on a scene that has more; otherwise the last network is kept. "
-        yield warning("classes", message, hint + _other_class(settings, only, "val"))
-    for c in classes:
-        if not train[c.id]:
-            message = f"class {c.name!r} occurs in no training scene, so it cannot be learnt"
-            yield warning("classes", message, "label some of it, or leave it out of the classes")
-        elif not val[c.id]:
-            message = f"class {c.name!r} occurs in no validation scene, so it is not scored"
-            yield warning("classes", message, "validate on a scene that has some of it")
-
-
-def _seen(scenes: Sequence[_Checked], settings: TrainConfig, split: str) -> BoolArray | None:
-    """Classes that a split sees, (K,); None if unknown."""
-    by_config = {scene.config: scene for scene in scenes}
-    seen = np.zeros(len(settings.classes), dtype=bool)
-    for entry in settings.data.entries(split):
-        scene = by_config[entry]
-        if scene.found.present is None:
-            return None
-        if settings.data.split is not None and split == "val":
-            seen |= _validating(scene, len(seen))
-        else:
-            seen |= scene.found.present
-            _add_outside(seen, entry, settings)
-    return seen
-
-
-def _add_outside(seen: BoolArray, entry: SceneConfig, settings: TrainConfig) -> None:
-    """Add the class outside the polygons, if any."""
-    if not is_raster(entry) and entry.outside not in (None, "ignore"):
-        seen[settings.class_table.id_of(str(entry.outside))] = True
-
-
-def _validating(scene: _Checked, classes: int) -> BoolArray:
-    """Classes in the blocks of a scene that validate, (K,)."""
-    assert scene.labelled is not None and scene.labelled.split is not None
-    counts = np.zeros(NODATA + 1, dtype=np.int64)
-    for window in scene.labelled.split.validation:
-        counts += np.bincount(scene.labelled.labels.read(window).ravel(), minlength=NODATA + 1)
-    return counts[:classes] > 0
-
-
-def _check_first_label(scenes: Sequence[_Checked], settings: TrainConfig, seen: BoolArray) -> Iterator[Problem]:
-    """Numbers of classes that would fit the table if the first one were one lower or higher."""
-    classes, first = settings.class_table, settings.data.first_label
-    numbers = frozenset[int]().union(*(scene.found.numbers for scene in scenes))
-    if seen.all() or not numbers:
-        return
-    named = np.zeros(len(classes), dtype=bool)
-    for scene in scenes:
-        if not scene.found.numbers and scene.found.present is not None:
-            named |= scene.found.present
-        _add_outside(named, scene.config, settings)
-    for other in (first - 1, first + 1):
-        ids = [number - other for number in numbers if number >= other]
-        if other >= 0 and ids and max(ids) < len(classes):
-            here = named.copy()
-            here[ids] = True
-            if here.all():
-                never = ", ".join(classes.names[i] for i in np.flatnonzero(~seen))
-                message = f"with data.first_label={first}, class {never} never occurs; with {other} every class would"
-                hint = f"check in QGIS whether {first} is {classes.names[0]!r}; if not: data.first_label={other}"
-                yield warning("classes", message, hint)
-                return
-
-
-def _other_class(settings: TrainConfig, only: str, split: str = "train") -> str:
-    """How labels of one class get a second one: hidden by nodata, outside the polygons, or by labelling."""
-    names, first = settings.class_table.names, settings.data.first_label
-    others = [name for name in names if name != only]
-    if not others:
-        return f"add a class to the configuration for what is not {only}, such as background"
-    for entry in settings.data.entries(split):
-        if not is_raster(entry):
-            if entry.outside == "ignore":
-                return f"outside: {others[0]}, if that is all ground outside the polygons of {entry.labels}"
-            continue
-        with Scene(entry.labels) as labels:
-            nodata = labels.nodata
-        if nodata is not None and first <= nodata < first + len(names):
-            name = names[int(nodata) - first]
-            return f"if {nodata:g} is class {name!r}: gdal_edit.py -unsetnodata {quoted(entry.labels)}"
-    return f"label some of {' or '.join(others)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +58,7 @@ class SceneFacts:
 
 
 def check_header(config: SceneConfig, imagery: ImageryConfig, size: int) -> tuple[list[Problem], SceneFacts | None]:
-    """Whether a scene opens, and has the configured bands and data type and a usable CRS.
-
-    Returns:
-        Problems, and the scene's facts if it is a raster.
-    """
+    """Whether a scene opens, with the configured bands and data type, and a usable CRS; its facts if it is a raster."""
     path = config.scene
     problems: list[Problem] = []
     try:
@@ -74,8 +71,11 @@ def check_header(config: SceneConfig, imagery: ImageryConfig, size: int) -> tupl
         problems.append(_open_problem(scene, imagery, raised))
     with scene:
         if scene.dtype != imagery.dtype:
+            hint = f"set imagery.dtype={scene.dtype}"
+            with suppress(SceneError):  # the file is truncated or damaged, which another check reports
+                hint += f"; or convert this scene: {dtype_hint(scene, imagery.dtype).partition(': ')[2]}"
             message = f"scene {path} is {scene.dtype}, the configuration says {imagery.dtype}"
-            problems.append(error(path, message, _dtype_hint(scene, imagery)))
+            problems.append(error(path, message, hint))
         elif not problems:
             problems += _check_bands(scene, imagery)
         problems += _check_place(scene)
@@ -94,14 +94,6 @@ def _open_problem(scene: Scene, imagery: ImageryConfig, raised: SceneError) -> P
     hint = f"choose them with imagery.bands and imagery.indexes; see them with: geoseg info {quoted(path)}"
     message = f"{raised.message}; the configuration asks for {expected}"
     return error(path, message, palette_hint(path) if scene.has_palette else hint)
-
-
-def _dtype_hint(scene: Scene, imagery: ImageryConfig) -> str:
-    hint = f"set imagery.dtype={scene.dtype}"
-    try:
-        return f"{hint}; or convert this scene: {dtype_hint(scene, imagery.dtype).partition(': ')[2]}"
-    except SceneError:  # the file is truncated or damaged, which another check reports
-        return hint
 
 
 def _check_bands(scene: Scene, imagery: ImageryConfig) -> Iterator[Problem]:
@@ -231,12 +223,11 @@ def compare_scenes(facts: Sequence[SceneFacts]) -> Iterator[Problem]:
 
 def _typed(paths: Sequence[InputPath]) -> str:
     """Files as arguments of a command; many of one folder as a pattern, for the shell to expand."""
-    folders: dict[str, list[InputPath]] = {}
+    folders: dict[str, list[str]] = {}
     for path in paths:
         pattern = f"{quoted(path.parent)}/*{path.suffix}" if isinstance(path, Path) else quoted(path)
-        folders.setdefault(pattern, []).append(path)
-    words = [[pattern] if len(files) > _FEW_FILES else map(quoted, files) for pattern, files in folders.items()]
-    return " ".join(word for part in words for word in part)
+        folders.setdefault(pattern, []).append(quoted(path))
+    return " ".join(pattern if len(files) > _FEW_FILES else " ".join(files) for pattern, files in folders.items())
 
 
 def _names(facts: Sequence[SceneFacts]) -> str:
@@ -245,22 +236,21 @@ def _names(facts: Sequence[SceneFacts]) -> str:
 
 def _decoded(grid: Grid, block_shape: tuple[int, int], size: int) -> float:
     """Pixels decoded on average for a window at a random place, over those it shows."""
-    decoded, shown = 1.0, 1.0
+    decoded = 1.0
     for length, block in zip(grid.shape, block_shape, strict=True):
         window = min(size, length)
-        decoded *= min(window + block - 1, -(-length // block) * block)
-        shown *= window
-    return decoded / shown
+        decoded *= min(window + block - 1, -(-length // block) * block) / window
+    return decoded
 
 
 def _samples(scene: Scene) -> list[Window]:
     """Windows spread evenly over a scene: nine, or one in the middle if blocks are huge."""
     rows, cols = scene.block_shape
     huge = rows * cols * scene.file_bands * scene.dtype.itemsize > HUGE_BLOCK_BYTES
-    starts, sides = [], []
-    for length in scene.grid.shape:
-        side = min(SAMPLE_SIDE, length)
-        last = length - side
-        starts.append([last // 2] if huge else sorted({round(last * i / (SAMPLES - 1)) for i in range(SAMPLES)}))
-        sides.append(side)
-    return [Window(row, col, sides[0], sides[1]) for row in starts[0] for col in starts[1]]
+    shares = [1 / 2] if huge else [i / (SAMPLES - 1) for i in range(SAMPLES)]
+    height, width = (min(SAMPLE_SIDE, length) for length in scene.grid.shape)
+    starts = [
+        sorted({round((length - side) * share) for share in shares})
+        for length, side in zip(scene.grid.shape, (height, width), strict=True)
+    ]
+    return [Window(row, col, height, width) for row in starts[0] for col in starts[1]]
