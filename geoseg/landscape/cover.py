@@ -13,11 +13,25 @@ from geoseg.arrays import FloatArray
 from geoseg.landscape.features import FeatureList, Features, Kind, Place
 from geoseg.landscape.network import Edge, Frame, Use, cell_outline, cell_use, edge, largest
 from geoseg.landscape.noise import Rng, generator
-from geoseg.landscape.palette import CARS, GRASS_GREEN, GRAVEL, LAKE, PAINT, SHALLOW, TARMAC, vary
-from geoseg.landscape.parcels import add_parcel
-from geoseg.landscape.plants import crowns, hedge, scatter, wood
-from geoseg.landscape.settlement import farm, village
-from geoseg.landscape.shapes import blob, split
+from geoseg.landscape.objects import (
+    CARS,
+    GRASS_GREEN,
+    GRAVEL,
+    LAKE,
+    PAINT,
+    SHALLOW,
+    TARMAC,
+    add_parcel,
+    blob,
+    crowns,
+    farm,
+    hedge,
+    scatter,
+    split,
+    vary,
+    village,
+    wood,
+)
 
 
 @lru_cache(maxsize=192)

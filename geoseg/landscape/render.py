@@ -99,15 +99,9 @@ class Painter:
         return shifts
 
     def strips(self, features: Features, ids: Int32Array, around: Window) -> Iterator[tuple[Window, Float32Array]]:
-        """Render a window strip by strip, from the top.
+        """Strips of a window from the top, in scene pixels, and their reflectance (B, H, W) without sensor noise.
 
-        Args:
-            features: The objects, in painter's order.
-            ids: Their id raster over ``around``.
-            around: The window grown by `halo_px` on every side.
-
-        Yields:
-            A strip of the window, in scene pixels, and its reflectance (B, H, W) without sensor noise.
+        Objects are in painter's order; ``ids`` is their id raster over ``around``, the window grown by `halo_px`.
         """
         halo = self.halo_px
         columns = _columns(features.table)

@@ -13,18 +13,17 @@ import rasterio.features
 import shapely
 from affine import Affine
 from rasterio.crs import CRS
-from shapely.geometry import Polygon
+from shapely.geometry import Polygon, box
 
-from geoseg.arrays import BoolArray, ByteArray, Float32Array, Pixels
+from geoseg.arrays import BoolArray, ByteArray, Float32Array, Geometries, IntArray, Pixels
 from geoseg.classes import NODATA
 from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.landscape.cover import cell_features
-from geoseg.landscape.features import LANDSCAPE_CLASSES, Features
+from geoseg.landscape.features import BUILDING, FIELD, GRASS, LANDSCAPE_CLASSES, SOIL, Features
 from geoseg.landscape.network import Frame
 from geoseg.landscape.noise import generator
 from geoseg.landscape.render import Painter, burn_ids, class_of_ids, pixel_features
-from geoseg.landscape.truth import coverage
 from geoseg.windows import Window
 
 BANDS = ("red", "green", "blue", "nir")
@@ -35,6 +34,7 @@ DTYPES = ("uint8", "uint16", "float32")
 
 _METRES_PER_DEGREE = 111_320.0
 _EXPOSURE = 2.3  # Reflectances above 1 / 2.3 are white in uint8.
+_SNAP_PX = 2.0**-27  # Closer lines are merged: far below a pixel, far above the rounding of a window's coordinates.
 _NOISE = {"uint8": 2.2, "uint16": 22.0, "float32": 0.0022}
 
 
@@ -105,13 +105,9 @@ class Landscape:
         return Frame.around(self.seed, x, y)
 
     def read(self, window: Window) -> tuple[Pixels, ByteArray]:
-        """Pixels and labels of a window, equal to the crop of the whole scene bit for bit.
+        """Pixels (B, H, W) in ``dtype`` and class ids (H, W) of a window, 255 where the scene is invalid.
 
-        Args:
-            window: Inside the scene.
-
-        Returns:
-            Pixels (B, H, W) in ``dtype``, and class ids (H, W), `geoseg.classes.NODATA` where the scene is invalid.
+        They equal the crop of the whole scene bit for bit.
 
         Raises:
             ValueError: The window is empty or not inside the scene.
@@ -148,7 +144,7 @@ class Landscape:
         window = window or Window(0, 0, self.height, self.width)
         self._check(window)
         features = pixel_features(self._features(window), window, self.gsd_m)
-        class_id, polygons = coverage(features, window.height, window.width, without=self._invalid(window))
+        class_id, polygons = _coverage(features, window.height, window.width, without=self._invalid(window))
         transform = self.grid.crop(window).transform
         linear = np.array([[transform.a, transform.d], [transform.b, transform.e]])
         geometry = shapely.transform(polygons, lambda xy: xy @ linear + (transform.c, transform.f))
@@ -226,3 +222,33 @@ def _north_up(crs: pyproj.CRS, gsd_m: float) -> Affine:
     x, y = pyproj.Transformer.from_crs(crs.geodetic_crs, crs, always_xy=True).transform(lon, lat)
     unit = crs.axis_info[0].unit_conversion_factor
     return Affine(gsd_m / unit, 0, round(x, -2), 0, -gsd_m / unit, round(y, -2))
+
+
+def _coverage(features: Features, height: int, width: int, *, without: list[Polygon]) -> tuple[IntArray, Geometries]:
+    """Class ids (n,) and disjoint polygons (n,) of a rectangle with objects in painter's order, in its pixels.
+
+    It is cut along all outlines, and each face given to the topmost object; areas to leave out lie over all. Faces come
+    from one noded set of lines, so neighbours share their borders vertex by vertex.
+    """
+    frame = box(0, 0, width, height)
+    polygons = np.concatenate([features.polygons, np.array(without, dtype=object)])
+    lines = shapely.union_all([*shapely.boundary(polygons), frame.exterior], grid_size=_SNAP_PX)
+    faces = shapely.get_parts(shapely.polygonize(shapely.get_parts(lines)))
+    inner = shapely.point_on_surface(faces)
+    within = shapely.contains(frame, inner)
+    faces, inner = faces[within], inner[within]
+    face, index = shapely.STRtree(polygons).query(inner, predicate="within")
+    top = np.full(len(faces), -1)
+    np.maximum.at(top, face, index)
+    kept = top < len(features)
+    faces, top = faces[kept], top[kept]
+    classes = np.append(features.classes, GRASS).astype(np.int64)[top]
+    # Fields, plots and buildings stay apart; other classes are merged.
+    apart = np.isin(classes, (SOIL, FIELD, BUILDING))
+    group = np.where(apart, top + len(LANDSCAPE_CLASSES), classes)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    groups = np.split(order, starts[1:]) if len(order) else []
+    joined = np.array([shapely.coverage_union_all(faces[members]) for members in groups], dtype=object)
+    polygons, owner = shapely.get_parts(joined, return_index=True)
+    return classes[order[starts]][owner], polygons

@@ -60,7 +60,8 @@ class Spots:
     grain: Float32Array
 
 
-Shader = Callable[[Spots, Sun, float], tuple[Float32Array, Float32Array]]
+Shade = tuple[Float32Array, Float32Array]
+Shader = Callable[[Spots, Sun, float], Shade]
 
 
 def _f(value: float) -> np.float32:
@@ -74,13 +75,13 @@ def _wave(phase: npt.NDArray[np.floating[Any]]) -> Float32Array:
     return np.asarray(rise * rise * (3 - 2 * rise))
 
 
-def _meadow(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
+def _meadow(s: Spots, sun: Sun, gsd_m: float) -> Shade:
     mix = 0.30 + 0.35 * s.coarse + 0.22 * s.mid + 0.25 * s.broad
     gain = 1 + 0.07 * s.fine + 0.10 * s.mid + 0.04 * s.grain
     return np.clip(mix, 0, 1), gain
 
 
-def _crop(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
+def _crop(s: Spots, sun: Sun, gsd_m: float) -> Shade:
     """Rows along the parcel, across it on the headlands, tramlines where the tractor always drives."""
     u, v = s.u * s.half_length, s.v * s.half_width
     headland = np.abs(u) > s.half_length - 9
@@ -99,14 +100,14 @@ def _crop(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]
     return mix, gain
 
 
-def _soil(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
+def _soil(s: Spots, sun: Sun, gsd_m: float) -> Shade:
     mix = 0.45 + 0.50 * s.coarse + 0.30 * s.mid + 0.2 * s.broad
     stones = np.where(s.grain > 0.93, _f(0.22), _f(0))
     gain = 1 + 0.10 * s.fine + 0.12 * s.mid + 0.06 * s.grain + stones
     return np.clip(mix, 0, 1), gain
 
 
-def _water(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
+def _water(s: Spots, sun: Sun, gsd_m: float) -> Shade:
     """Dark in the middle, paler over the shallows; faint ripples."""
     shore = np.where(s.style > 0.5, s.u * s.u + s.v * s.v, s.v * s.v)
     mix = np.clip(0.75 * shore * shore + 0.15 * s.coarse + 0.05 * s.mid, 0, 1)
@@ -114,7 +115,7 @@ def _water(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array
     return mix, gain
 
 
-def _asphalt(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
+def _asphalt(s: Spots, sun: Sun, gsd_m: float) -> Shade:
     """Worn lanes, patches, and on main roads a broken centre line and edge lines."""
     v = np.abs(s.v)
     lane = np.abs(v - _f(0.5))
@@ -127,7 +128,7 @@ def _asphalt(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Arr
     return mix, gain
 
 
-def _track(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
+def _track(s: Spots, sun: Sun, gsd_m: float) -> Shade:
     """Two ruts with grass between them and at the sides."""
     v = np.abs(s.v)
     green: Float32Array = np.clip((np.abs(v - 0.5) - 0.26) * 3.2 + 0.30 * s.mid + 0.2 * s.coarse, 0, 1)
@@ -135,12 +136,12 @@ def _track(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array
     return _f(0.75) * green, gain
 
 
-def _car(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
+def _car(s: Spots, sun: Sun, gsd_m: float) -> Shade:
     glass = np.where((s.u > 0.05) & (s.u < 0.4), _f(0.8), _f(0))
     return glass, np.ones_like(glass)
 
 
-def _roof(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
+def _roof(s: Spots, sun: Sun, gsd_m: float) -> Shade:
     """Flat, gabled or hipped: the sides lie in more or less light; tile courses, skylights, solar panels."""
     kind = s.style - np.floor(s.style)
     u, v = s.u * s.half_length, s.v * s.half_width
@@ -167,12 +168,12 @@ def _roof(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]
     return mix, light * wear + ridge
 
 
-def _canopy(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
+def _canopy(s: Spots, sun: Sun, gsd_m: float) -> Shade:
     mix = np.clip(0.3 + 0.4 * s.mid + 0.3 * s.fine, 0, 1)
     return mix, 0.9 + 0.2 * s.fine + 0.15 * s.mid + 0.06 * s.grain
 
 
-def _crown(s: Spots, sun: Sun, gsd_m: float) -> tuple[Float32Array, Float32Array]:
+def _crown(s: Spots, sun: Sun, gsd_m: float) -> Shade:
     """A dome of leaves: light towards the sun, dark away from it, clumps of twigs."""
     _, square = dome(s.u, s.v)
     facing = s.u * _f(sun.x) + s.v * _f(sun.y)

@@ -16,7 +16,7 @@ from geoseg.classes import NODATA
 from geoseg.files import atomic_output, check_output, open_raster
 from geoseg.landscape.features import LANDSCAPE_CLASSES
 from geoseg.landscape.scenery import Landscape
-from geoseg.windows import Window
+from geoseg.windows import Window, pieces
 
 Progress = Callable[[Iterable[Window]], Iterable[Window]]
 
@@ -58,17 +58,9 @@ def write_landscape(
         parts = {path: published.enter_context(atomic_output(path)) for path in (scene, labels, truth) if path}
         _write_rasters(landscape, parts[scene], parts[labels] if labels else None, block, progress)
         if truth:
-            for n, window in enumerate(_windows(landscape, _TRUTH_PX, _TRUTH_PX)):
+            for n, window in enumerate(pieces(*landscape.grid.shape, _TRUTH_PX, _TRUTH_PX)):
                 mode = "a" if n else "w"
                 landscape.truth(window).to_file(parts[truth], driver="GPKG", layer="truth", mode=mode)
-
-
-def _windows(landscape: Landscape, height: int, width: int) -> list[Window]:
-    return [
-        Window(row, col, min(height, landscape.height - row), min(width, landscape.width - col))
-        for row in range(0, landscape.height, height)
-        for col in range(0, landscape.width, width)
-    ]
 
 
 def _write_rasters(
@@ -95,11 +87,11 @@ def _write_rasters(
         scene.colorinterp = colors if rgb else [ColorInterp.gray, *[ColorInterp.undefined] * (len(bands) - 1)]
         truth = None
         if labels_path is not None:
-            labels = open_raster(labels_path, "w", count=1, dtype="uint8", nodata=NODATA, **layout)
-            truth = files.enter_context(labels)
+            labels_layout = layout | {"count": 1, "dtype": "uint8", "nodata": NODATA}
+            truth = files.enter_context(open_raster(labels_path, "w", **labels_layout))
             truth.write_colormap(1, {c.id: (*c.color, 255) for c in LANDSCAPE_CLASSES})
             truth.update_tags(1, **{f"class_{c.id}": c.name for c in LANDSCAPE_CLASSES})
-        windows: Iterable[Window] = _windows(landscape, block, block * _READ_BLOCKS)
+        windows: Iterable[Window] = list(pieces(*grid.shape, block, block * _READ_BLOCKS))
         for window in progress(windows) if progress else windows:
             pixels, ids = landscape.read(window)
             target = RasterWindow(window.col, window.row, window.width, window.height)
