@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from geoseg.arrays import BoolArray, ByteArray, IntArray
+from geoseg.arrays import ByteArray, IntArray
 from geoseg.classes import NODATA
 from geoseg.evaluation.result import BoundaryScores
 
@@ -47,8 +47,14 @@ class BoundaryMeasure:
         d = self._distance
         if block.shape[1] <= 2 * d:
             return np.zeros((3, self._classes), dtype=np.int64)
+        square = np.ones((2 * d + 1,) * 2, dtype=np.uint8)
+        strips = []
+        for rows in block:
+            lowest = cv2.erode(rows, square)
+            highest = cv2.dilate(np.where(rows == NODATA, 0, rows).astype(np.uint8), square)
+            strips.append(((lowest < highest) & (rows != NODATA))[d:-d])
         truth, mapped = block[:, d:-d]
-        in_truth, in_map = (near_other_class(side, d) for side in block)
+        in_truth, in_map = strips
         both = in_truth & in_map & (truth == mapped)
         picks = (truth[both], truth[in_truth], mapped[in_map])
         return np.stack([np.bincount(p, minlength=self._classes) for p in picks])
@@ -60,14 +66,3 @@ def both_known(truth: ByteArray, mapped: ByteArray) -> ByteArray:
     rows = np.stack([truth, mapped])
     rows[:, unknown] = NODATA
     return rows
-
-
-def near_other_class(rows: ByteArray, distance: int) -> BoolArray:
-    """Known pixels with another known class within a distance, (h − 2 · distance, W), of class ids (h, W).
-
-    The first and last ``distance`` rows are only looked at as neighbours.
-    """
-    square = np.ones((2 * distance + 1,) * 2, dtype=np.uint8)
-    lowest = cv2.erode(rows, square)
-    highest = cv2.dilate(np.where(rows == NODATA, 0, rows).astype(np.uint8), square)
-    return np.asarray((lowest < highest) & (rows != NODATA))[distance : len(rows) - distance]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from geoseg.arrays import BoolArray, ByteArray, Int32Array, IntArray
 from geoseg.classes import NODATA
@@ -86,24 +87,28 @@ class ObjectMeasure:
             numbered, names = _label(np.ascontiguousarray(values), side.last_value, side.last_row, len(side.value))
             labels.append(numbered)
             sides.append(_grown(side, values, numbered, names))
-            renamed.append(names[: len(side.value)])
-        old = self._pairs
+            renamed.append(names[: len(side.value)].astype(np.int64))
+        old = _Pairs(renamed[0][self._pairs.true], renamed[1][self._pairs.found], self._pairs.shared)
         new = _shared(labels[0], labels[1], (rows[0] == rows[1]) & (rows[0] != NODATA))
-        old = _Pairs(renamed[0][old.true].astype(np.int64), renamed[1][old.found].astype(np.int64), old.shared)
-        pairs = _summed(_Pairs(*(np.concatenate(columns) for columns in zip(old, new, strict=True))))
+        true, found, pixels = (np.concatenate(columns) for columns in zip(old, new, strict=True))
+        # Each pair once, with the sum of its pixels.
+        table = sparse.coo_array((pixels, (true, found)), shape=tuple(len(side.value) for side in sides))
+        table.sum_duplicates()
+        pairs = _Pairs(*(column.astype(np.int64) for column in (*table.coords, table.data)))
         counts = np.zeros_like(self._counts)
         for i, side in enumerate(sides):
-            closed = _closed(side)
+            closed = ~np.isin(np.arange(len(side.value)), side.last_row)
+            closed[0] = True
             counts[i] += np.bincount(side.value[closed & ~side.counted], minlength=counts.shape[1])
             sides[i] = side._replace(counted=side.counted | closed)
-        true, found = sides
-        both = true.counted[pairs.true] & found.counted[pairs.found]
-        alike = 3 * pairs.shared > true.pixels[pairs.true] + found.pixels[pairs.found]
-        counts[2] += np.bincount(true.value[pairs.true[both & alike]], minlength=counts.shape[1])
+        truth, mapped = sides
+        both = truth.counted[pairs.true] & mapped.counted[pairs.found]
+        alike = 3 * pairs.shared > truth.pixels[pairs.true] + mapped.pixels[pairs.found]
+        counts[2] += np.bincount(truth.value[pairs.true[both & alike]], minlength=counts.shape[1])
         pairs = _Pairs(*(column[~both] for column in pairs))
-        pairs = _Pairs(*(column[_may_match(pairs, true, found)] for column in pairs))
-        kept, first = _without_the_finished(true, pairs.true)
-        others, second = _without_the_finished(found, pairs.found)
+        pairs = _Pairs(*(column[_may_match(pairs, truth, mapped)] for column in pairs))
+        kept, first = _without_the_finished(truth, pairs.true)
+        others, second = _without_the_finished(mapped, pairs.found)
         self._sides, self._pairs = (kept, others), _Pairs(first[pairs.true], second[pairs.found], pairs.shared)
         return counts
 
@@ -138,14 +143,6 @@ def _grown(side: _Regions, values: ByteArray, labels: Int32Array, names: Int32Ar
     return _Regions(value, pixels, counted, labels[-1].copy(), values[-1].copy())
 
 
-def _closed(side: _Regions) -> BoolArray:
-    """Regions (n,) without a pixel in the last row."""
-    closed = np.ones(len(side.value), dtype=bool)
-    closed[side.last_row] = False
-    closed[0] = True
-    return closed
-
-
 def _without_the_finished(side: _Regions, paired: IntArray) -> tuple[_Regions, IntArray]:
     """The regions that are open or in a pair, and the new numbers of all."""
     keep = ~side.counted
@@ -154,17 +151,6 @@ def _without_the_finished(side: _Regions, paired: IntArray) -> tuple[_Regions, I
     numbers = np.cumsum(keep) - 1
     last_row = numbers[side.last_row].astype(np.int32)
     return _Regions(side.value[keep], side.pixels[keep], side.counted[keep], last_row, side.last_value), numbers
-
-
-def _summed(pairs: _Pairs) -> _Pairs:
-    """Each pair once, with the sum of its pixels."""
-    if not len(pairs.shared):
-        return pairs
-    width = int(pairs.found.max()) + 1
-    keys, place = np.unique(pairs.true * width + pairs.found, return_inverse=True)
-    total = np.zeros(len(keys), dtype=np.int64)
-    np.add.at(total, place.ravel(), pairs.shared)
-    return _Pairs(keys // width, keys % width, total)
 
 
 def _shared(true: Int32Array, found: Int32Array, here: BoolArray) -> _Pairs:

@@ -196,16 +196,15 @@ def write_matrix(path: Path, classes: ClassTable, matrix: IntArray) -> None:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows as CSV: NaN and what a row has no value for is empty."""
+    """Write rows as CSV; NaN is empty, and so is what a row has no value for."""
+
+    def text(value: Any) -> Any:
+        return ("" if math.isnan(value) else f"{value:.6f}") if isinstance(value, float) else value
+
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
-        for row in rows:
-            writer.writerow({k: _csv_number(v) if isinstance(v, float) else v for k, v in row.items()})
-
-
-def _csv_number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6f}"
+        writer.writerows({key: text(value) for key, value in row.items()} for row in rows)
 
 
 def draw_confusion(path: Path, classes: ClassTable, matrix: IntArray) -> None:
