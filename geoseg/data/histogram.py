@@ -31,7 +31,6 @@ from geoseg.windows import Window, pieces
 
 log = logging.getLogger(__name__)
 
-
 BLOCK = 256
 """Side of the blocks, px."""
 
@@ -140,9 +139,8 @@ def read_labels(scene: LabelledScene, window: Window, split: str = "train") -> t
 
 def _count(scene: LabelledScene, classes: int) -> Histogram:
     height, width = scene.grid.shape
-    rows, cols = -(-height // BLOCK), -(-width // BLOCK)
-    counts = np.zeros((rows, cols, classes), dtype=np.int64)
-    ignored, invalid = np.zeros((2, rows, cols), dtype=np.int64)
+    shape = -(-height // BLOCK), -(-width // BLOCK)
+    counts, ignored, invalid = (np.zeros(s, dtype=np.int64) for s in ((*shape, classes), shape, shape))
     for window in pieces(height, width, *CHUNK):
         part = count_blocks(*read_labels(scene, window), classes)
         row, col = window.row // BLOCK, window.col // BLOCK
@@ -198,8 +196,6 @@ def _file_facts(source: InputPath) -> list[Any]:
 
 def _load(path: Path, key: str, scene: LabelledScene, classes: int) -> Histogram | None:
     """The cached histogram, if it is complete and of this scene."""
-    height, width = scene.grid.shape
-    shape = -(-height // BLOCK), -(-width // BLOCK)
     try:
         with np.load(path, allow_pickle=False) as kept:
             found = Histogram(kept["counts"], kept["ignored"], kept["invalid"])
@@ -209,9 +205,9 @@ def _load(path: Path, key: str, scene: LabelledScene, classes: int) -> Histogram
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         log.info("%s cannot be read, counting classes again: %s", path, error)
         return None
-    sides = [np.minimum(BLOCK, n - np.arange(0, n, BLOCK)) for n in (height, width)]
+    rows, cols = (np.minimum(BLOCK, n - np.arange(0, n, BLOCK)) for n in scene.grid.shape)
     total = found.counts.sum(axis=2) + found.ignored + found.invalid
-    is_whole = found.counts.shape == (*shape, classes) and np.array_equal(total, np.outer(*sides))
+    is_whole = found.counts.shape[2] == classes and np.array_equal(total, np.outer(rows, cols))
     return found if is_same and is_whole else None
 
 

@@ -26,29 +26,22 @@ from geoseg.grid import Grid
 from geoseg.paths import RASTER_SUFFIXES, InputPath, exists, opened_name, suffix
 from geoseg.runtime.gather import gather
 from geoseg.scene import Scene
-from geoseg.scene.aoi import Aoi, load_aoi
+from geoseg.scene.aoi import load_aoi
 from geoseg.scene.mosaic import UNUSABLE
 from geoseg.scene.open_files import OpenFiles
 from geoseg.scene.vector_files import polygon_layer
 from geoseg.windows import Window
 
 _OPENING_THREADS = 8
-
-_PROBE_PX, _PROBES = 32, 4
-"""Side and number of the windows looked at first for valid imagery under labels."""
+_PROBE_PX, _PROBES = 32, 4  # side and number of the windows looked at first for valid imagery under labels
 
 
 class LabelledScene:
     """A scene and its labels. It travels to worker processes closed, and is opened where it is read.
 
-    Args:
-        config: Names the scene and its labels.
-        settings: The experiment.
-        index: Position of the scene in its split; with the seed it decides which blocks validate.
-
     Attributes:
-        config: As given.
-        index: As given.
+        config: Names the scene and its labels.
+        index: Position of the scene in its split; with the seed it decides which blocks validate.
         grid: The scene's grid.
         labels: The scene's labels; 255 outside its labelled area.
         split: Its blocks for training and validation; None unless scenes are cut into blocks.
@@ -84,15 +77,11 @@ class LabelledScene:
     def read(self, window: Window, labels: ByteArray | None = None) -> tuple[AnyArray, Valid, ByteArray]:
         """Pixels (B, H, W) ready to augment, valid (H, W), and labels (H, W), 255 where the pixels are invalid.
 
-        8-bit pixels stay as they are; others are float32 scaled by the configuration. Invalid pixels are 0.
-
-        Args:
-            window: Rows and columns, px; may reach past the scene.
-            labels: The window's labels, if already read.
+        8-bit pixels stay as they are; others are float32 scaled by the configuration. Invalid pixels are 0. The window
+        may reach past the scene; ``labels`` are its labels, if already read.
         """
         pixels, valid = self.scene.read(window, reflect_valid=True)
-        if labels is None:
-            labels = self.labels.read(window)
+        labels = self.labels.read(window) if labels is None else labels
         if pixels.dtype != np.uint8:
             pixels = pixels.astype(np.float32) * np.float32(self._imagery.effective_scale)
         if valid.all():
@@ -125,13 +114,9 @@ class LabelledScene:
 
 
 def open_labels(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_label: int = 0) -> Labels:
-    """The labels of a configured scene, corrected; those outside its labelled area are 255.
+    """The labels of a configured scene on its grid, corrected; those outside its labelled area are 255.
 
-    Args:
-        config: Names the label file, how its classes are stated, and the labelled area.
-        grid: The scene's grid, which the labels are brought to.
-        classes: The class table.
-        first_label: Number of the first class, in a raster or in a field. Smaller numbers and 255 are ignored.
+    ``first_label`` is the number of the first class, in a raster or in a field. Smaller ones and 255 are ignored.
 
     Raises:
         LabelError: No such file, no CRS although the scene has one, labels or an area that do not touch the scene,
@@ -154,7 +139,8 @@ def open_labels(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_l
         labels = CorrectedLabels(labels, config, grid, classes)
     if config.labelled_area is None:
         return labels
-    return MaskedLabels(labels, _load_area(config.labelled_area, grid).mask)
+    area = load_aoi(config.labelled_area, grid, what="labelled area", kind=LabelError)
+    return MaskedLabels(labels, area.mask)
 
 
 def is_raster(config: SceneConfig) -> bool:
@@ -169,14 +155,10 @@ def check_labelled_area(path: InputPath, scene: InputPath, grid: Grid) -> list[P
         if crs is not None and grid.is_georeferenced and are_apart(crs, grid.crs):
             what = "polygons of labelled area"
             return [no_transformation(what, path, crs, scene, grid.crs, assign=assign_crs(path))]
-        _load_area(path, grid)
+        load_aoi(path, grid, what="labelled area", kind=LabelError)
     except LabelError as raised:
         return [as_problem(path, raised)]
     return []
-
-
-def _load_area(path: InputPath, grid: Grid) -> Aoi:
-    return load_aoi(path, grid, what="labelled area", kind=LabelError)
 
 
 def labels_of(labelled: LabelledScene, split: str) -> Labels:
@@ -223,13 +205,13 @@ def open_both(settings: TrainConfig) -> tuple[list[LabelledScene], list[Labelled
 
 def _opened(settings: TrainConfig, split: str) -> list[LabelledScene]:
     """Every scene of a split, or one error for all that cannot be used."""
-    entries = settings.data.entries(split)
 
     def opened(numbered: tuple[int, SceneConfig]) -> LabelledScene:
         return LabelledScene(numbered[1], settings, index=numbered[0])
 
     with whole_layers():
-        return gather(opened, enumerate(entries), UNUSABLE, threads=_OPENING_THREADS, name="open")
+        entries = enumerate(settings.data.entries(split))
+        return gather(opened, entries, UNUSABLE, threads=_OPENING_THREADS, name="open")
 
 
 def _with_room(scenes: Sequence[LabelledScene], settings: TrainConfig, split: str) -> list[LabelledScene]:
@@ -239,31 +221,27 @@ def _with_room(scenes: Sequence[LabelledScene], settings: TrainConfig, split: st
     # The smallest window that training may draw.
     zoom = settings.augment.base_zoom * settings.augment.scale[1]
     side = 1 if settings.augment.base_size else max(round(settings.train.size / zoom), 1)
-    splits = [s.split for s in scenes if s.split is not None]
-    trains = [s for s, cut in zip(scenes, splits, strict=True) if cut.fraction(side, side)]
-    validates = [s for s, cut in zip(scenes, splits, strict=True) if (cut.roles == VAL).any()]
+    cut = [(scene, scene.split) for scene in scenes if scene.split is not None]
+    trains = [scene for scene, blocks in cut if blocks.fraction(side, side)]
+    validates = [scene for scene, blocks in cut if (blocks.roles == VAL).any()]
     if not validates:
-        usable = sum(int((cut.roles > 0).sum()) for cut in splits)
-        longest = max(max(scene.grid.shape) for scene in scenes)
-        block = min(config.block, longest) // 64 * 32
+        usable = sum(int((blocks.roles > 0).sum()) for _, blocks in cut)
+        block = min(config.block, max(max(scene.grid.shape) for scene in scenes)) // 64 * 32
         other = "validate on other scenes: data.train and data.val instead of data.scenes and data.split"
         raise ConfigError(
             f"none of the {usable} labelled blocks of {config.block} px validates",
             hint=f"data.split.block={block}" if block >= max(settings.largest_window, 32) else other,
         )
-    if not trains:
-        raise ConfigError(
-            f"no training window of {side} px fits beside the validation blocks of {config.block} px "
-            f"and their buffer of {config.buffer} px",
-            hint=_smaller_buffer(splits, config.buffer, side),
-        )
-    return trains if split == "train" else validates
-
-
-def _smaller_buffer(splits: Sequence[SceneSplit], buffer: int, side: int) -> str:
-    """The largest buffer, halving the present one, that leaves room for a window, or what else to do."""
-    while buffer:
-        buffer //= 2
-        if any(replace(split, buffer=buffer).fraction(side, side) for split in splits):
-            return f"data.split.buffer={buffer}"
-    return "use smaller windows (train.size), or validate on other scenes: data.train and data.val"
+    if trains:
+        return trains if split == "train" else validates
+    hint = "use smaller windows (train.size), or validate on other scenes: data.train and data.val"
+    buffers = [config.buffer >> n for n in range(1, config.buffer.bit_length() + 1)]
+    for buffer in buffers:
+        if any(replace(blocks, buffer=buffer).fraction(side, side) for _, blocks in cut):
+            hint = f"data.split.buffer={buffer}"
+            break
+    raise ConfigError(
+        f"no training window of {side} px fits beside the validation blocks of {config.block} px "
+        f"and their buffer of {config.buffer} px",
+        hint=hint,
+    )

@@ -152,7 +152,10 @@ def _areas(scenes: Sequence[LabelledScene], part: str) -> list[_Area]:
 
 def _meetings(train: Sequence[_Area], val: Sequence[_Area]) -> Iterator[tuple[InputPath, InputPath, str]]:
     """Scenes of areas less than half a pixel apart, and how they meet."""
-    for crs, areas in _by_crs(train).items():
+    groups: dict[CRS, list[_Area]] = defaultdict(list)
+    for area in train:
+        groups[area.crs].append(area)
+    for crs, areas in groups.items():
         tree = shapely.STRtree([a.outline for a in areas])
         near = max(a.pixel for a in areas) / 2
         for b in val:
@@ -166,13 +169,6 @@ def _meetings(train: Sequence[_Area], val: Sequence[_Area]) -> Iterator[tuple[In
                 a = areas[i]
                 if a.outline.distance(ground) < a.pixel / 2:
                     yield a.scene, b.scene, _meeting(a, ground)
-
-
-def _by_crs(areas: Iterable[_Area]) -> dict[CRS, list[_Area]]:
-    groups: dict[str, list[_Area]] = defaultdict(list)
-    for area in areas:
-        groups[area.crs.to_wkt()].append(area)
-    return {group[0].crs: group for group in groups.values()}
 
 
 def _meeting(area: _Area, ground: Any) -> str:

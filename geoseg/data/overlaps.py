@@ -14,14 +14,9 @@ from geoseg.data.problems import Problem, listed, warning
 from geoseg.paths import InputPath
 from geoseg.words import count
 
-MIN_SHARE = 0.01
-"""Overlap below this share of the area of all polygons is not reported."""
-
-INSIDE = 0.95
-"""A polygon lies within another one if this share of it does."""
-
-MAX_PAIRS = 20_000
-"""Pairs whose overlap is measured; of more, as many are drawn at random, and shares are estimates."""
+MIN_SHARE = 0.01  # overlap below this share of the area of all polygons is not reported
+INSIDE = 0.95  # a polygon lies within another one if this share of it does
+MAX_PAIRS = 20_000  # pairs whose overlap is measured; of more, as many are drawn at random, and shares are estimates
 
 
 def check_overlaps(path: InputPath, geometries: AnyArray, ids: IntArray, classes: ClassTable) -> Iterator[Problem]:

@@ -13,8 +13,7 @@ from geoseg.words import count
 
 log = logging.getLogger(__name__)
 
-_MOST_LISTED = 50
-"""Lines of an error message; thousands of scenes may be wrong in the same way."""
+_MOST_LISTED = 50  # lines of an error message; thousands of scenes may be wrong in the same way
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +62,8 @@ def problem_lines(problems: Sequence[Problem]) -> list[str]:
     if not problems:
         return ["no problems found"]
     lines = [_headline(problems)]
-    for number, problem in enumerate(problems, start=1):
-        lines.append(f"{number:>4}. {problem.severity}: {problem.message}")
-        if problem.hint is not None:
-            lines.append(f"      hint: {problem.hint}")
+    for line, problem in zip(_numbered(problems), problems, strict=True):
+        lines += [line] if problem.hint is None else [line, f"      hint: {problem.hint}"]
     return lines
 
 
@@ -84,12 +81,15 @@ def refuse(problems: Sequence[Problem]) -> None:
         return
     if len(problems) == 1:
         raise_first(problems)
-    lines = [_headline(problems)]
-    lines += [f"{number:>4}. {p.severity}: {p.message}" for number, p in enumerate(problems[:_MOST_LISTED], start=1)]
+    lines = [_headline(problems), *_numbered(problems[:_MOST_LISTED])]
     if len(problems) > _MOST_LISTED:
         lines.append(f"      and {len(problems) - _MOST_LISTED} more; geoseg train CONFIG --check prints all")
     hint = next((p.hint for p in errors if p.hint is not None), None)
     raise LabelError("\n".join(lines), hint=f"begin with: {hint}" if hint is not None else None)
+
+
+def _numbered(problems: Sequence[Problem]) -> list[str]:
+    return [f"{number:>4}. {p.severity}: {p.message}" for number, p in enumerate(problems, start=1)]
 
 
 def listed(items: Sequence[str], most: int) -> str:

@@ -19,14 +19,8 @@ from geoseg.windows import Window
 DRAWS = 10
 """How often a window dominated by one class is redrawn, as in SegNeXt's training (mmsegmentation's cat_max_ratio)."""
 
-_TRIES = 1000
-"""Places and zooms tried for one that a split allows."""
-
-_PLACES = 20
-"""Places tried around one pixel before another pixel is drawn."""
-
-LABELLED = -1
-"""Stands for any class."""
+_TRIES, _PLACES = 1000, 20  # places and zooms tried for one that a split allows; around one pixel before another one
+_LABELLED = -1  # any class
 
 
 class _Blocks(NamedTuple):
@@ -59,11 +53,11 @@ class Sampler:
         self._ends = ends / ends[-1]
         shares = _class_shares(settings)
         self._classes, self._class_ends = list(shares), np.cumsum(list(shares.values()))
-        self._rest = LABELLED if any(s.config.is_part_labelled for s in scenes) else None
+        self._rest = _LABELLED if any(s.config.is_part_labelled for s in scenes) else None
         self._blocks: dict[int, _Blocks] = {}
         if shares or self._rest is not None:
-            self._blocks = _blocks(class_histograms(scenes, settings), [*shares, LABELLED], settings)
-            if LABELLED not in self._blocks:
+            self._blocks = _blocks(class_histograms(scenes, settings), [*shares, _LABELLED], settings)
+            if _LABELLED not in self._blocks:
                 raise ConfigError(
                     "no training scene has a valid pixel with a class",
                     hint="see what the scenes hold with: geoseg stats CONFIG",
@@ -170,8 +164,9 @@ class Sampler:
                 hint=f"give shares only to classes that occur: train.class_shares={{NAME: SHARE}} of {here or 'none'}",
             )
         rng = np.random.default_rng(settings.seed)
-        for c in asked if any(scene.split is not None for scene in self.scenes) else ():
-            if self._around(c, rng) is None:
+        is_cut = any(scene.split is not None for scene in self.scenes)
+        for c in asked:
+            if is_cut and self._around(c, rng) is None:
                 raise ConfigError(
                     f"no training window of {self._size} px that contains class {names[c]} fits between the validation "
                     "blocks",
@@ -222,7 +217,7 @@ def _blocks(histograms: Sequence[Histogram], classes: Sequence[int], settings: T
     place, counts = np.concatenate(places, axis=1), np.concatenate(parts)
     found = {}
     for c in classes:
-        weights = (counts.sum(axis=1) if c == LABELLED else counts[:, c]).astype(np.float64)
+        weights = (counts.sum(axis=1) if c == _LABELLED else counts[:, c]).astype(np.float64)
         held = np.flatnonzero(weights)
         if len(held):
             weights, scene = weights[held], place[0, held]
@@ -243,7 +238,7 @@ def _pixel(scene: LabelledScene, block: Sequence[int], wanted: int, rng: np.rand
     height, width = scene.grid.shape
     window = Window(row, col, min(BLOCK, height - row), min(BLOCK, width - col))
     labels, valid = read_labels(scene, window)
-    is_wanted = labels != NODATA if wanted == LABELLED else labels == wanted
+    is_wanted = labels != NODATA if wanted == _LABELLED else labels == wanted
     places = np.flatnonzero(is_wanted if valid is None else is_wanted & valid)
     if not len(places):
         return None

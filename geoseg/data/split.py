@@ -32,8 +32,7 @@ UNUSED, TRAIN, VAL = 0, 1, 2
 
 ROLE_NAMES = ("unused", "train", "val")
 
-_CANDIDATES = 64
-"""Random choices of blocks, of which the one that shares the classes most evenly is taken."""
+_CANDIDATES = 64  # random choices of blocks, of which the one that shares the classes most evenly is taken
 
 
 @dataclass(frozen=True, slots=True, eq=False)

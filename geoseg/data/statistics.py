@@ -11,19 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.arrays import AnyArray, Float32Array, FloatArray, IntArray, Pixels, Valid
+from geoseg.arrays import AnyArray, FloatArray, IntArray, Pixels, Valid
 from geoseg.data.labelled import LabelledScene, covered
 from geoseg.errors import SceneError, quoted
 from geoseg.runtime.processors import processors
 from geoseg.windows import Window, pieces
 from geoseg.words import count
 
-SAMPLE_ROWS = 512
-MAX_BANDS_OF_ROWS = 32
-"""At most this many bands of rows are read per scene, evenly spread: enough for a mean, bounded for huge scenes."""
-
-MAX_SCENES = 1000
-"""At most this many scenes are read for a mean, evenly spread over the list."""
+SAMPLE_ROWS, MAX_BANDS_OF_ROWS, MAX_SCENES = 512, 32, 1000
+"""For a mean at most so many scenes are read, and so many bands of rows in each, evenly spread."""
 
 _CHUNK_COLS = 4096
 _THREADS = 8
@@ -32,9 +28,7 @@ _LOW_BITS = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """Number of pixels, their mean and the sum of squared distances from it, per band.
-
-    Moments of parts add up to those of the whole without cancellation.
+    """Number of pixels, their mean and sum of squared distances from it, per band; they add up without cancellation.
 
     References:
         Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
@@ -95,7 +89,11 @@ class ValueCounts:
 
     def add(self, values: AnyArray) -> None:
         """Count values (B, N)."""
-        found = np.stack([np.bincount(self._upper(band), minlength=self._counts.shape[1]) for band in values])
+        if self._dtype.kind == "f":
+            values = _sortable(values) >> _LOW_BITS
+        elif self._dtype.kind == "i":
+            values = values.astype(np.int64) - np.iinfo(self._dtype).min
+        found = np.stack([np.bincount(band, minlength=self._counts.shape[1]) for band in values])
         with self._lock:
             self._counts += found
 
@@ -125,7 +123,9 @@ class ValueCounts:
         if self.is_exact:
             return float(upper + np.iinfo(self._dtype).min)
         lower = int(np.searchsorted(np.cumsum(self._fine[band, upper]), rank))
-        return float(_from_sortable(np.array([upper << _LOW_BITS | lower], dtype=np.uint32))[0])
+        key = upper << _LOW_BITS | lower
+        bits = key & 0x7FFFFFFF if key >> 31 else ~key & 0xFFFFFFFF  # the reverse of `_sortable`
+        return float(np.uint32(bits).view(np.float32))
 
     def _bin(self, band: int, share: float) -> tuple[int, int]:
         """The bin of the pixel at a share of all, and its rank in the bin, from 1."""
@@ -134,12 +134,11 @@ class ValueCounts:
         upper = int(np.searchsorted(ends, rank))
         return upper, rank - (int(ends[upper - 1]) if upper else 0)
 
-    def _upper(self, band: AnyArray) -> AnyArray:
-        if self._dtype.kind == "f":
-            return _sortable(band) >> _LOW_BITS
-        if self._dtype.kind == "i":
-            return band.astype(np.int64) - np.iinfo(self._dtype).min
-        return band
+
+def _sortable(values: AnyArray) -> npt.NDArray[np.uint32]:
+    """Unsigned integers in the order of float32 values."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    return np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000)).astype(np.uint32)
 
 
 def band_statistics(scenes: Sequence[LabelledScene], scale: float) -> tuple[list[float], list[float]]:
@@ -209,15 +208,3 @@ def _sampled(height: int, width: int) -> Iterator[Window]:
     for row in starts.tolist():
         for part in pieces(min(SAMPLE_ROWS, height - row), width, SAMPLE_ROWS, _CHUNK_COLS):
             yield Window(row, part.col, part.height, part.width)
-
-
-def _sortable(values: AnyArray) -> npt.NDArray[np.uint32]:
-    """Unsigned integers in the order of float32 values."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    return np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000)).astype(np.uint32)
-
-
-def _from_sortable(keys: npt.NDArray[np.uint32]) -> Float32Array:
-    """The values of `_sortable`."""
-    bits = np.where(keys >> 31, keys & np.uint32(0x7FFFFFFF), ~keys).astype(np.uint32)
-    return bits.view(np.float32)

@@ -26,11 +26,8 @@ uint8 (H, W) with 255 to be ignored, ``index`` int64, from which its data set te
 class WindowDataset(Dataset[Sample]):
     """Windows of labelled scenes. It travels to worker processes with its files closed.
 
-    Args:
-        scenes: Labelled scenes.
-        settings: The experiment.
-        as_bytes: Leave 8-bit pixels unscaled: a quarter of the bytes from a worker process. The receiver multiplies
-            them by ``imagery.effective_scale``.
+    ``as_bytes`` leaves 8-bit pixels unscaled: a quarter of the bytes from a worker process. The receiver multiplies
+    them by ``imagery.effective_scale``.
     """
 
     def __init__(self, scenes: Sequence[LabelledScene], settings: TrainConfig, *, as_bytes: bool = False) -> None:
@@ -45,8 +42,8 @@ class WindowDataset(Dataset[Sample]):
     def _sample(self, pixels: AnyArray, valid: Valid, labels: ByteArray, index: int) -> Sample:
         if pixels.dtype == np.uint8 and self._scale is not None:
             pixels = np.multiply(pixels, self._scale, dtype=np.float32)
-        sample = {name: torch.from_numpy(a) for name, a in (("pixels", pixels), ("valid", valid), ("labels", labels))}
-        return {**sample, "index": torch.tensor(index, dtype=torch.int64)}
+        arrays = {"pixels": pixels, "valid": valid, "labels": labels, "index": np.array(index, dtype=np.int64)}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 class RandomWindows(WindowDataset):
@@ -90,7 +87,7 @@ class RandomWindows(WindowDataset):
 
     def __getitem__(self, index: int) -> Sample:
         index = self._start + index
-        rng = self._rng(index)
+        rng = np.random.default_rng((self._seed, index))
         with self._reading():
             scene, window, labels = self._sampler.draw(rng)
             pixels, valid, labels = self.scenes[scene].read(window, labels)
@@ -99,11 +96,8 @@ class RandomWindows(WindowDataset):
     def place(self, index: int) -> tuple[str, Window]:
         """Scene and window that an item was drawn from, by the item's ``index``."""
         with self._reading():
-            scene, window, _ = self._sampler.draw(self._rng(index))
+            scene, window, _ = self._sampler.draw(np.random.default_rng((self._seed, index)))
         return str(self.scenes[scene].config.scene), window
-
-    def _rng(self, index: int) -> np.random.Generator:
-        return np.random.default_rng((self._seed, index))
 
 
 class CoveringWindows(WindowDataset):

@@ -18,23 +18,12 @@ from geoseg.classes import NODATA
 from geoseg.data.labelled import LabelledScene
 from geoseg.windows import Window
 
-REACH = 24
-"""Largest shift along each axis, px."""
-
-SIDES = (512, 256, 128)
-"""Sides of the windows, px: the largest with nine windows that have borders, otherwise the one with most."""
-
+REACH = 24  # largest shift along each axis, px
+SIDES = (512, 256, 128)  # of the windows, px: the largest with nine that have borders, otherwise the one with most
 ENOUGH = 9
-
-CANDIDATES = 64
-WINDOWS = 16
-"""Windows whose labels are read, spread evenly, and those of them with the most borders, which are measured."""
-
-MIN_BORDER_PX = 120
-"""Borders a window must have to be measured, px."""
-
-MIN_WINDOWS = 4
-"""Windows needed for a result."""
+CANDIDATES, WINDOWS = 64, 16  # windows whose labels are read, spread evenly; those with most borders are measured
+MIN_BORDER_PX = 120  # borders that a window must have to be measured, px
+MIN_WINDOWS = 4  # windows needed for a result
 
 MIN_OFFSET_PX = 2.0
 MIN_GAIN = 1.3

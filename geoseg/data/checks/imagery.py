@@ -23,12 +23,8 @@ from geoseg.scene.advice import bands_named, dtype_hint, palette_hint, scaling_h
 from geoseg.windows import Window
 from geoseg.words import count
 
-SAMPLE_SIDE, SAMPLES = 128, 3
-"""Side of the windows that are read, px, and their number along each axis."""
-
-HUGE_BLOCK_BYTES = 64 << 20
-"""Of a scene with larger blocks, one window is read: each costs a block."""
-
+SAMPLE_SIDE, SAMPLES = 128, 3  # side of the windows that are read, px, and their number along each axis
+HUGE_BLOCK_BYTES = 64 << 20  # of a scene with larger blocks, one window is read: each costs a block
 MAX_BLOCK_PX = 1024
 MAX_DECODED = 4.0
 """A scene with longer blocks (strips are as long as the scene) is slow if more than this many times a window's pixels
@@ -36,13 +32,10 @@ must be decoded for it."""
 
 MAX_INVALID_SHARE = 0.5
 MIN_ZERO_SHARE = 0.05
-USUAL_RANGE = (0.05, 3.0)
-"""Usual range of the brightest scaled pixels (their 99.5th percentile)."""
-
-_FEW_FILES = 8
 MAX_GSD_RATIO = 2.0
-
+USUAL_RANGE = (0.05, 3.0)  # of the brightest scaled pixels, their 99.5th percentile
 _BRIGHTEST = 99.5
+_FEW_FILES = 8
 _FULL_SCALES = (255, 1023, 2047, 4095, 10_000, 65_535)
 
 
