@@ -389,7 +389,7 @@ def test_check_tells_what_the_run_would_be(landscapes: Path, tmp_path: Path) -> 
     done = commands.run("train", write_config(tmp_path / "run.yaml", values), "--check", "--device", "cpu")
     assert done.exit_code == 0, done.stderr
     assert "1 warning" in done.stdout and "class 'water' occurs in no training scene" in done.stdout
-    assert "4 windows of 64 px: 2 × 2 forward passes × 1 devices" in done.stdout
+    assert "4 windows of 64 px: 2 at a time, 2 forward passes on 1 device" in done.stdout
     assert "4 windows of 128 px every 3 iterations" in done.stdout
     assert "GiB on each device" in done.stdout
     assert not (tmp_path / "run").exists()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from geoseg.config import TrainConfig
 from geoseg.data.labelled import LabelledScene
 from geoseg.training.task import windows_per_step
+from geoseg.words import count
 
 PROBE_PX = 128
 GIB = 2**30
@@ -45,7 +46,8 @@ def describe_run(
     pixels = sum(s.grid.height * s.grid.width for s in train)
     windows, every = recipe.iterations * step, recipe.validation_interval
     passes = windows * recipe.size**2 / pixels
-    parts = f"{recipe.batch_size} × {recipe.accumulate} forward passes × {devices} devices"
+    passes_here = count(recipe.accumulate, "forward pass", "forward passes")
+    parts = f"{recipe.batch_size} at a time, {passes_here} on {count(devices, 'device')}"
     counts = [sum(p.numel() for p in network.parameters() if p.requires_grad or all_) for all_ in (True, False)]
     memory = memory_bytes(config, network)
     ema = "" if recipe.ema is None else f", moving average of decay {recipe.ema:g}"
