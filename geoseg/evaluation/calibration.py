@@ -23,13 +23,8 @@ from geoseg.tiling.plan import Plan
 from geoseg.windows import Window
 
 BINS = 20
-TEMPERATURES = (0.05, 20.0)
-"""Range of temperatures; a model that is right everywhere would need 0."""
-
-SAMPLED_BLOCKS = 64
-SAMPLED_PX = 2048
-"""Largest sample of logits: blocks, and pixels in each."""
-
+TEMPERATURES = (0.05, 20.0)  # a model that is right everywhere would need 0
+SAMPLED_BLOCKS, SAMPLED_PX = 64, 2048  # largest sample of logits: blocks, and pixels in each
 _CHUNK = 1 << 14
 
 
@@ -130,11 +125,11 @@ def sample_logits(
             torch.as_tensor(coarse)[None].float(), (window.height, window.width), mode="bilinear", align_corners=False
         )
         ids = labels.read(window)
-        ids[~scene.read(window)[1]] = NODATA
         rows, cols = np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop)
-        ids[(rows < block.row) | (rows >= block.row_stop)] = NODATA
-        ids[:, (cols < block.col) | (cols >= block.col_stop)] = NODATA
-        place = np.flatnonzero(ids != NODATA)
+        in_block = (
+            ((rows >= block.row) & (rows < block.row_stop))[:, None] & (cols >= block.col) & (cols < block.col_stop)
+        )
+        place = np.flatnonzero(in_block & scene.read(window)[1] & (ids != NODATA))
         if len(place) > SAMPLED_PX:
             place = np.sort(np.random.default_rng((block.row, block.col)).choice(place, SAMPLED_PX, replace=False))
         logits.append(fine[0].cpu().numpy().reshape(classes, -1)[:, place].T)

@@ -61,8 +61,8 @@ def bar_plot(name: str, title: str, bars: Bars, *, end: float | None = None, lin
         if not math.isnan(line):
             _mark(axes.axvline(line, clip_on=False), "mean")
         right = 8 * (max(map(len, bars.shown)) + 1)  # px: of the column of numbers
+        place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
         for y, text, tooltip in zip(rows, bars.shown, bars.tooltips, strict=True):
-            place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
             _mark(axes.annotate(text, (1, y), (right, 0), ha="right", va="center_baseline", **place), "number", tooltip)
         names = [c.name if len(c.name) <= _LONGEST_NAME else c.name[: _LONGEST_NAME - 1] + "…" for c in bars.classes]
         axes.set_yticks(rows, [_printable(name) for name in names], parse_math=False)
@@ -119,9 +119,8 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     # No date and no random ids: the same plot gives the same bytes.
     with matplotlib.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the reader's browser draws the text, and has more fonts
-        figure.savefig(
-            file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     root = ElementTree.fromstring(file.getvalue())
     for element in list(root.iter()):
         element.tag = element.tag.rpartition("}")[2]  # HTML names SVG's elements without a namespace

@@ -121,60 +121,46 @@ def write_scores(path: Path, evaluation: Evaluation) -> None:
 
 def write_json(path: Path, evaluation: Evaluation) -> None:
     """Write everything but the pictures as JSON; missing values are null."""
-    classes = evaluation.classes
-
-    def values(result: SceneResult) -> dict[str, Any]:
-        s, columns = result.scores, class_columns(result)
-        found: dict[str, Any] = {
-            "miou": s.miou,
-            "frequency_weighted_iou": s.frequency_weighted_iou,
-            "mean_f1": s.mean_f1,
-            "accuracy": s.accuracy,
-            "mean_accuracy": s.mean_accuracy,
-            "classes": {c.name: {key: column[c.id] for key, column in columns.items()} for c in classes},
-            "confusion": s.matrix.tolist(),
-        }
-        if result.boundary is not None:
-            found["boundary_px"] = result.boundary.distance_px
-        if result.objects is not None:
-            found["object_iou_above"] = result.objects.threshold
-        if (c := result.calibration) is not None:
-            found["calibration"] = {
-                "error": c.error,
-                "temperature": c.temperature,
-                "tempered_error": c.tempered_error,
-                "bins": reliability_rows(c),
-            }
-        return found
-
+    cases = {"worst": evaluation.worst, "best": evaluation.best}
     content = {
         "facts": evaluation.facts,
-        "classes": list(classes.names),
-        "all": values(evaluation.total),
-        "scenes": {name: values(result) for name, result in evaluation.scenes.items()},
+        "classes": list(evaluation.classes.names),
+        "all": _values(evaluation.total, evaluation.classes),
+        "scenes": {name: _values(result, evaluation.classes) for name, result in evaluation.scenes.items()},
         "files": evaluation.files,
         "windows": {
-            key: [{"scene": c.scene, "error": c.error, **asdict(c.window)} for c in cases]
-            for key, cases in (("worst", evaluation.worst), ("best", evaluation.best))
+            key: [{"scene": c.scene, "error": c.error, **asdict(c.window)} for c in found]
+            for key, found in cases.items()
         },
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
     path.write_bytes(orjson.dumps(content, default=str, option=options))  # NaN becomes null
 
 
+def _values(result: SceneResult, classes: ClassTable) -> dict[str, Any]:
+    """All numbers of a result, by name."""
+    columns = class_columns(result)
+    names = ("miou", "frequency_weighted_iou", "mean_f1", "accuracy", "mean_accuracy")
+    found: dict[str, Any] = {name: getattr(result.scores, name) for name in names}
+    found["classes"] = {c.name: {key: column[c.id] for key, column in columns.items()} for c in classes}
+    found["confusion"] = result.scores.matrix.tolist()
+    if result.boundary is not None:
+        found["boundary_px"] = result.boundary.distance_px
+    if result.objects is not None:
+        found["object_iou_above"] = result.objects.threshold
+    if (c := result.calibration) is not None:
+        found["calibration"] = {name: getattr(c, name) for name in ("error", "temperature", "tempered_error")}
+        found["calibration"]["bins"] = reliability_rows(c)
+    return found
+
+
 def reliability_rows(calibration: Calibration) -> list[dict[str, float]]:
     """Bins of the reliability diagram: ends, mean confidence, accuracy, pixels."""
-    bins = len(calibration.count)
-    sure, right = ratio(calibration.confidence, calibration.count), ratio(calibration.correct, calibration.count)
+    count, bins = calibration.count, len(calibration.count)
+    means = ratio(calibration.confidence, count).tolist(), ratio(calibration.correct, count).tolist()
     return [
-        {
-            "from": i / bins,
-            "to": (i + 1) / bins,
-            "confidence": float(sure[i]),
-            "accuracy": float(right[i]),
-            "pixels": int(calibration.count[i]),
-        }
-        for i in range(bins)
+        {"from": i / bins, "to": (i + 1) / bins, "confidence": sure, "accuracy": right, "pixels": pixels}
+        for i, (sure, right, pixels) in enumerate(zip(*means, count.tolist(), strict=True))
     ]
 
 

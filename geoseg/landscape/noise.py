@@ -39,28 +39,20 @@ def _mix(h: UInt32) -> UInt32:
 def value_noise(y: FloatArray, x: FloatArray, *, spacing: float, seed: int) -> Float32Array:
     """Smooth noise in [-1, 1] at the grid of coordinates ``y`` × ``x``, shape (len(y), len(x)).
 
-    Hashed values on a square lattice, interpolated between neighbours with a smoothstep along each axis.
-
-    Args:
-        y: Coordinates of the rows, in the unit of ``spacing``.
-        x: Coordinates of the columns.
-        spacing: Distance of lattice points; features are about twice as large.
-        seed: Different seeds give independent fields.
+    Hashed values on a square lattice, interpolated between neighbours with a smoothstep along each axis. ``spacing`` is
+    the distance of lattice points; features are about twice as large. Seeds give independent fields.
     """
     row, row_weight = _lattice(y, spacing)
     col, col_weight = _lattice(x, spacing)
-    rows = np.arange(row[0], row[-1] + 2)
-    cols = np.arange(col[0], col[-1] + 2)
-    lattice = hash_grid(rows, cols, seed).astype(np.float32) * np.float32(2.0**-31) - np.float32(1)
+    hashed = hash_grid(np.arange(row[0], row[-1] + 2), np.arange(col[0], col[-1] + 2), seed)
+    lattice = hashed.astype(np.float32) * np.float32(2.0**-31) - np.float32(1)
     left = lattice[:, col - col[0]]
     along = left + (lattice[:, col - col[0] + 1] - left) * col_weight
-    upper = along[row - row[0]]
-    lower = along[row - row[0] + 1]
+    upper, lower = along[row - row[0]], along[row - row[0] + 1]
     lower -= upper
     lower *= row_weight[:, None]
     lower += upper
-    result: Float32Array = lower
-    return result
+    return np.asarray(lower)
 
 
 def _lattice(coordinates: FloatArray, spacing: float) -> tuple[IntArray, Float32Array]:

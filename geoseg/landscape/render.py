@@ -41,9 +41,8 @@ _BANDS = {"red": 0, "green": 1, "blue": 2, "nir": 3}
 _FLIGHT_STRIP_M = 230.0
 
 # Gaussian noise by table: standard normal quantiles of the 256 values of a byte.
-_QUANTILES = (
-    np.sort(np.random.default_rng(0).standard_normal(256 * 64)).reshape(256, 64).mean(axis=1).astype(np.float32)
-)
+_NORMAL = np.sort(np.random.default_rng(0).standard_normal(256 * 64))
+_QUANTILES = _NORMAL.reshape(256, 64).mean(axis=1).astype(np.float32)
 
 
 def pixel_features(features: Features, window: Window, gsd_m: float) -> Features:
@@ -147,9 +146,7 @@ class Painter:
         for steps in self._shadow_shifts():
             dx, dy = round(steps * sun.x), round(steps * sun.y)
             fall = round(steps * gsd * sun.slope * _CENTIMETRES)
-            (rows, rows_there), (cols, cols_there) = (
-                _overlap(*axis) for axis in zip(crest.shape, (dy, dx), strict=True)
-            )
+            (rows, rows_there), (cols, cols_there) = map(_overlap, crest.shape, (dy, dx))
             further = crest[rows_there, cols_there] - np.int16(fall)
             np.maximum(crest[rows, cols], further, out=crest[rows, cols])
         penumbra = np.float32(max(45.0, 0.5 * gsd * _CENTIMETRES))
@@ -162,13 +159,11 @@ class Painter:
         y, x = self._coordinates(window)
         fields = {name: self._field(y, x, octaves) for name, octaves in _OCTAVES.items()}
         grain = self._hash(window, 5)
-        mix = np.zeros(ids.shape, dtype=np.float32)
-        gain = np.ones(ids.shape, dtype=np.float32)
+        mix, gain = np.zeros(ids.shape, dtype=np.float32), np.ones(ids.shape, dtype=np.float32)
         kinds = columns["kind"][ids].ravel()
-        flat_ids = ids.ravel()
         for kind in np.unique(kinds):
             at = np.flatnonzero(kinds == kind)
-            here = flat_ids[at]
+            here = ids.ravel()[at]
             u, v = _local(columns, here, y[at // len(x)], x[at % len(x)])
             parameters = {name: columns[name][here] for name in _PARAMETERS}
             noise: dict[str, AnyArray] = {name: field.ravel()[at] for name, field in fields.items()}
@@ -212,9 +207,8 @@ class Painter:
         across = across + 3.0 * value_noise(y, x, spacing=35.0, seed=self.seed * 16 + 7)
         strip = np.floor(across / _FLIGHT_STRIP_M).astype(np.int64)
         numbers = np.arange(strip.min(), strip.max() + 1)
-        gains = np.array(
-            [1 + np.clip(generator(self.seed, 10, int(n)).normal(0, 0.025, 4), -0.06, 0.06) for n in numbers]
-        )
+        steps = np.array([generator(self.seed, 10, int(n)).normal(0, 0.025, 4) for n in numbers])
+        gains = 1 + np.clip(steps, -0.06, 0.06)
         return strip - numbers[0], np.ascontiguousarray(gains.T.astype(np.float32))
 
     def sensor_noise(self, window: Window) -> Float32Array:

@@ -183,16 +183,10 @@ def _crown(s: Spots, sun: Sun, gsd_m: float) -> Shade:
     return mix, gain
 
 
-SHADERS: dict[Kind, Shader] = {
-    Kind.MEADOW: _meadow,
-    Kind.CROP: _crop,
-    Kind.SOIL: _soil,
-    Kind.WATER: _water,
-    Kind.TRACK: _track,
-    Kind.STREET: _asphalt,
-    Kind.MAIN_ROAD: _asphalt,
-    Kind.CAR: _car,
-    Kind.ROOF: _roof,
-    Kind.CANOPY: _canopy,
-    Kind.CROWN: _crown,
-}
+SHADERS: dict[Kind, Shader] = dict(
+    zip(
+        Kind,
+        (_meadow, _crop, _soil, _water, _track, _asphalt, _asphalt, _car, _roof, _canopy, _crown),
+        strict=True,
+    )
+)

@@ -67,11 +67,9 @@ def _write_rasters(
     landscape: Landscape, scene_path: Path, labels_path: Path | None, block: int, progress: Progress | None
 ) -> None:
     grid = landscape.grid
-    layout: dict[str, Any] = {
-        **{"driver": "GTiff", "tiled": True, "blockxsize": block, "blockysize": block, "bigtiff": "if_safer"},
-        **{"compress": "deflate", "zlevel": 6},
-        **{"height": grid.height, "width": grid.width, "transform": grid.transform, "crs": grid.crs},
-    }
+    layout: dict[str, Any] = {"driver": "GTiff", "tiled": True, "blockxsize": block, "blockysize": block}
+    layout |= {"compress": "deflate", "zlevel": 6, "bigtiff": "if_safer"}
+    layout |= {"height": grid.height, "width": grid.width, "transform": grid.transform, "crs": grid.crs}
     bands = landscape.bands
     rgb = bands[:3] == ("red", "green", "blue")
     # Without photometric and alpha a fourth band is alpha to GDAL, and dark infrared would read as a hole.
