@@ -12,11 +12,9 @@ from geoseg.arrays import AnyArray, ByteArray, IntArray, Valid
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import ImageryConfig, SceneConfig, TrainConfig
 from geoseg.data.confident import ConfidentPart
-from geoseg.data.corrected import CorrectedLabels
-from geoseg.data.labels import Labels, MaskedLabels, SceneHere, process_files
+from geoseg.data.labels import Labels, MaskedLabels, SceneHere, no_transformation, process_files
 from geoseg.data.layers import assign_crs, whole_layers
-from geoseg.data.places import no_transformation
-from geoseg.data.polygon_labels import PolygonLabels
+from geoseg.data.polygon_labels import CorrectedLabels, PolygonLabels
 from geoseg.data.problems import Problem, as_problem, raise_first
 from geoseg.data.raster_labels import RasterLabels, missing_labels
 from geoseg.data.split import VAL, SceneSplit, block_edges, block_window, scene_split

@@ -7,8 +7,9 @@ opened within `whole_layers`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import geopandas
 import numpy as np
@@ -22,7 +23,7 @@ from geoseg.data.buffers import (
     thin_features,
     widened_bounds,
 )
-from geoseg.data.places import no_transformation
+from geoseg.data.labels import no_transformation
 from geoseg.data.problems import Problem, error, raise_first
 from geoseg.errors import LabelError, quoted
 from geoseg.georeference import are_apart, pyproj_crs
@@ -31,16 +32,16 @@ from geoseg.paths import InputPath
 from geoseg.scene.vector_files import Bounds, VectorLayer, bounds_in, meets, open_layer, polygon_layer, reading
 from geoseg.words import nearest
 
+T = TypeVar("T")
+
 
 class _Kept:
-    """Layers without a spatial index, read by the first scene that asks for them."""
+    """What the first scene that asks for it reads of layers."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = 0
-        self.layers: dict[tuple[str, bool], VectorLayer] = {}
-        self.widest: dict[tuple[str, str], float] = {}
-        self.frames: dict[tuple[str, str], geopandas.GeoDataFrame] = {}
+        self.found: dict[tuple[object, ...], Any] = {}
 
 
 _kept = _Kept()
@@ -57,9 +58,18 @@ def whole_layers() -> Iterator[None]:
         with _kept.lock:
             _kept.users -= 1
             if not _kept.users:
-                _kept.layers.clear()
-                _kept.widest.clear()
-                _kept.frames.clear()
+                _kept.found.clear()
+
+
+def _once(read: Callable[[], T], *key: object) -> T:
+    """What ``read`` gives, read once for a key within `whole_layers`."""
+    if not _kept.users:
+        return read()
+    with _kept.lock:
+        if key not in _kept.found:
+            _kept.found[key] = read()
+        found: T = _kept.found[key]
+    return found
 
 
 def has_features(path: InputPath, buffer: Buffer = None) -> bool:
@@ -72,15 +82,8 @@ def read_layer(
 ) -> geopandas.GeoDataFrame:
     """The features of a file's only layer of polygons whose bounds meet a scene, in the order of the file.
 
-    Args:
-        path: GeoParquet, or any vector file GDAL reads.
-        grid: The scene's grid.
-        column: Field to read with the geometry.
-        scene: Name of the scene, for messages.
-        buffer: Width of points and lines, which then count too; see `geoseg.config.SceneConfig`.
-
-    Returns:
-        Polygons in the grid's CRS, perhaps none; features without a polygon are left out.
+    With ``buffer`` points and lines count too; see `geoseg.config.SceneConfig`. Polygons, perhaps none, are in the
+    grid's CRS, with the field ``column``; features without a polygon are left out.
 
     Raises:
         LabelError: Not a vector file, none or several layers of polygons, points or lines without a width, or see
@@ -134,16 +137,13 @@ def assign_crs(path: InputPath) -> str:
 
 def _layer(path: InputPath, buffer: Buffer) -> VectorLayer:
     """The layer of polygons in a file of labels, its features counted; of any geometries if they have a width."""
-    key = str(path), buffer is not None
-    with _kept.lock:
-        layer = _kept.layers.get(key)
-        if layer is None:
-            layer = polygon_layer(path, "labels", LabelError, any_kind=buffer is not None)
-            if layer.features < 0:
-                layer = open_layer(path, layer.name, count=True)
-            if _kept.users:
-                _kept.layers[key] = layer
-    return layer
+    any_kind = buffer is not None
+
+    def counted() -> VectorLayer:
+        layer = polygon_layer(path, "labels", LabelError, any_kind=any_kind)
+        return layer if layer.features >= 0 else open_layer(path, layer.name, count=True)
+
+    return _once(counted, "layer", str(path), any_kind)
 
 
 def reach(layer: VectorLayer, bounds: Bounds, buffer: Buffer) -> Bounds | None:
@@ -156,15 +156,8 @@ def _widest(layer: VectorLayer, buffer: Buffer) -> float:
     """The largest distance by which a feature of a layer is widened, m."""
     if not isinstance(buffer, str):
         return buffer or 0.0
-    key = layer.path, buffer
-    with _kept.lock:
-        if key not in _kept.widest:
-            metres = distances(layer.table([buffer]), buffer)
-            widest = float(metres[np.isfinite(metres)].max(initial=0))
-            if not _kept.users:
-                return widest
-            _kept.widest[key] = widest
-        return _kept.widest[key]
+    metres = _once(lambda: distances(layer.table([buffer]), buffer), "widths", layer.path, buffer)
+    return float(metres[np.isfinite(metres)].max(initial=0))
 
 
 def _near(layer: VectorLayer, grid: Grid, columns: list[str], buffer: Buffer) -> geopandas.GeoDataFrame:
@@ -174,12 +167,5 @@ def _near(layer: VectorLayer, grid: Grid, columns: list[str], buffer: Buffer) ->
         bounds = reach(layer, bounds, buffer)
     if layer.has_index:
         return layer.read(columns, bounds)
-    if _kept.users:
-        key = layer.path, ",".join(columns)
-        with _kept.lock:
-            if key not in _kept.frames:
-                _kept.frames[key] = layer.read(columns)
-            frame = _kept.frames[key]
-    else:
-        frame = layer.read(columns)
+    frame = _once(lambda: layer.read(columns), "features", layer.path, *columns)
     return frame if bounds is None else frame[meets(frame.geometry.to_numpy(), bounds)]

@@ -18,7 +18,7 @@ from rasterio.crs import CRS
 
 from geoseg.config import SplitConfig
 from geoseg.data.labelled import LabelledScene
-from geoseg.data.places import in_crs, outline
+from geoseg.data.labels import in_crs, outline
 from geoseg.georeference import pyproj_crs
 from geoseg.grid import ground_area_m2
 from geoseg.paths import InputPath

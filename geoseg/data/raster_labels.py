@@ -15,8 +15,7 @@ from shapely.geometry import box
 
 from geoseg.arrays import AnyArray, ByteArray, Int32Array, Valid
 from geoseg.classes import NODATA, ClassTable
-from geoseg.data.labels import LabelFacts, SceneHere, inside, process_files
-from geoseg.data.places import no_transformation, outline
+from geoseg.data.labels import LabelFacts, SceneHere, inside, no_transformation, outline, process_files
 from geoseg.data.problems import Problem, as_problem, error, listed, raise_first, warning
 from geoseg.errors import LabelError, SceneError, quoted
 from geoseg.georeference import crs_name, transformer

@@ -19,7 +19,7 @@ from rasterio.crs import CRS
 
 from geoseg.arrays import BoolArray, IntArray
 from geoseg.config import SplitConfig
-from geoseg.data.places import outline
+from geoseg.data.labels import outline
 from geoseg.files import atomic_output
 from geoseg.grid import Grid
 from geoseg.windows import Window

@@ -17,12 +17,12 @@ from geoseg.classes import NODATA
 from geoseg.config import SceneConfig, TrainConfig
 from geoseg.data.checks.alignment import WINDOWS, direction, label_offset
 from geoseg.data.checks.imagery import SceneFacts, check_header, check_pixels, compare_scenes
+from geoseg.data.checks.polygons import check_polygon_labels
 from geoseg.data.histogram import class_histogram
 from geoseg.data.labelled import LabelledScene, check_labelled_area, is_raster
 from geoseg.data.labels import LabelFacts
 from geoseg.data.layers import whole_layers
 from geoseg.data.leakage import check_leakage, leakage_hint
-from geoseg.data.polygon_labels import check_polygon_labels
 from geoseg.data.problems import Problem, as_problem, error, has_error, in_order, warning
 from geoseg.data.raster_labels import check_raster_labels
 from geoseg.errors import GeosegError, quoted
