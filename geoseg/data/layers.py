@@ -148,16 +148,11 @@ def _layer(path: InputPath, buffer: Buffer) -> VectorLayer:
 
 def reach(layer: VectorLayer, bounds: Bounds, buffer: Buffer) -> Bounds | None:
     """Bounds, in the CRS of a layer, within which features lie whose width reaches into others; None if unknown."""
-    widest = _widest(layer, buffer)
-    return bounds if not widest or layer.crs is None else widened_bounds(bounds, widest, layer.crs)
-
-
-def _widest(layer: VectorLayer, buffer: Buffer) -> float:
-    """The largest distance by which a feature of a layer is widened, m."""
-    if not isinstance(buffer, str):
-        return buffer or 0.0
-    metres = _once(lambda: distances(layer.table([buffer]), buffer), "widths", layer.path, buffer)
-    return float(metres[np.isfinite(metres)].max(initial=0))
+    widest = buffer or 0.0
+    if isinstance(buffer, str):
+        metres = _once(lambda: distances(layer.table([buffer]), buffer), "widths", layer.path, buffer)
+        widest = float(metres[np.isfinite(metres)].max(initial=0))
+    return bounds if not widest or layer.crs is None else widened_bounds(bounds, float(widest), layer.crs)
 
 
 def _near(layer: VectorLayer, grid: Grid, columns: list[str], buffer: Buffer) -> geopandas.GeoDataFrame:

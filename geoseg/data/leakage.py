@@ -70,8 +70,15 @@ def check_leakage(
         ]
         train = val = list({s.config.scene: s for s in (*train, *val)}.values())
         pairs = itertools.chain(*(itertools.combinations(g, 2) for g in _alike([s.config.scene for s in train])))
-    same, known = _same_files(pairs)
-    found += same
+    known: set[frozenset[InputPath]] = set()
+    for one, other in pairs:
+        if one == other or Path(one).samefile(other):
+            found.append(f"{one} trains and validates" + (f", as {other}" if one != other else ""))
+        elif filecmp.cmp(one, other, shallow=False):
+            found.append(f"scenes {one} and {other} are the same, byte for byte")
+        else:
+            continue
+        known.add(frozenset((one, other)))
     for a, b, meeting in _meetings(_areas(train, "train"), _areas(val, "val")):
         if frozenset((a, b)) in known or (split is not None and a == b):
             continue
@@ -85,20 +92,6 @@ def check_leakage(
 def leakage_hint(split: SplitConfig | None) -> str:
     """The fix for what `check_leakage` found."""
     return HINT_SCENES if split is None else HINT_BLOCKS
-
-
-def _same_files(pairs: Iterable[tuple[InputPath, InputPath]]) -> tuple[list[str], set[frozenset[InputPath]]]:
-    """Messages about pairs of files that are the same or have equal content, and these pairs."""
-    messages, known = [], set()
-    for one, other in pairs:
-        if one == other or Path(one).samefile(other):
-            messages.append(f"{one} trains and validates" + (f", as {other}" if one != other else ""))
-        elif filecmp.cmp(one, other, shallow=False):
-            messages.append(f"scenes {one} and {other} are the same, byte for byte")
-        else:
-            continue
-        known.add(frozenset((one, other)))
-    return messages, known
 
 
 def _alike(paths: Sequence[InputPath]) -> list[list[InputPath]]:

@@ -123,7 +123,12 @@ def field_classes(values: Iterable[Any], classes: ClassTable, first_label: int =
     texts = tuple(_text(value) for value in values)
     numbers = {text: _number(text) for text in set(texts)}
     by_name = {c.name: c.id for c in classes}
-    by_number = {text: _by_number(number, len(classes), first_label) for text, number in numbers.items()}
+    by_number = dict.fromkeys(numbers, UNKNOWN)
+    for text, number in numbers.items():
+        if number is not None and (number < first_label or number == NODATA):
+            by_number[text] = NODATA
+        if number is not None and first_label <= number < first_label + len(classes):
+            by_number[text] = number - first_label
     names = sorted(by_name.keys() & numbers.keys())
     known = by_name if names else by_number
     other = sorted(t for t in numbers if t not in by_name and by_number[t] != UNKNOWN) if names else []
@@ -134,12 +139,6 @@ def field_classes(values: Iterable[Any], classes: ClassTable, first_label: int =
         numbers=frozenset() if names else frozenset(n for n in numbers.values() if n is not None),
         mixed=(names[0], other[0]) if other else None,
     )
-
-
-def _by_number(number: int | None, classes: int, first: int) -> int:
-    if number is None or number >= first + classes:
-        return NODATA if number == NODATA else UNKNOWN
-    return number - first if number >= first else NODATA
 
 
 def _text(value: Any) -> str:

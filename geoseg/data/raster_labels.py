@@ -28,9 +28,7 @@ from geoseg.words import count
 MIN_COVERED_SHARE = 0.5
 _OFF_GRID_PX = 0.1
 _ROWS = 512
-
-_NOTHING = -(2**31)
-"""Fill value of a warped raster. With 255, GDAL would turn labels of 255 into 254."""
+_NOTHING = -(2**31)  # fill value of a warped raster: with 255, GDAL would turn labels of 255 into 254
 
 _sound: set[tuple[object, ...]] = set()
 """Rasters this process has checked: file, its state, grid, first label, number of classes."""
@@ -83,10 +81,11 @@ class RasterLabels:
             return values[0], valid
         part = self._grid.crop(window)
         target = {"crs": part.crs, "transform": part.transform, "height": part.height, "width": part.width}
+        target |= {"nodata": _NOTHING, "dtype": "int32"}
         try:
             with (
                 rasterio.open(self._path) as source,
-                WarpedVRT(source, nodata=_NOTHING, src_nodata=source.nodata, dtype="int32", **target) as warped,
+                WarpedVRT(source, src_nodata=source.nodata, **target) as warped,
             ):
                 warped_values: Int32Array = warped.read(1)
         except RasterioError as error:
@@ -97,10 +96,7 @@ class RasterLabels:
 def check_raster_labels(
     path: InputPath, scene: InputPath, grid: Grid | None, classes: ClassTable, *, first_label: int
 ) -> tuple[list[Problem], LabelFacts]:
-    """All problems of a raster of class ids, and what it contains.
-
-    ``grid`` is the scene's, None if the scene cannot be opened.
-    """
+    """All problems of a raster of class ids, and what it contains; ``grid`` is the scene's, None if that is broken."""
     if not exists(path):
         return [missing_labels(path)], LabelFacts()
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,12 +51,15 @@ class Sampler:
         self._align, self._max_share = settings.train.align_blocks, settings.train.max_class_share
         ends = np.cumsum(_scene_weights(scenes, settings))
         self._ends = ends / ends[-1]
-        shares = _class_shares(settings)
-        self._classes, self._class_ends = list(shares), np.cumsum(list(shares.values()))
+        shares = settings.train.class_shares or {}
+        if shares == "balanced":
+            shares = dict.fromkeys(settings.class_table.names, 1 / len(settings.classes))
+        self._classes = [settings.class_table.id_of(name) for name in shares]
+        self._class_ends = np.cumsum(list(shares.values()))
         self._rest = _LABELLED if any(s.config.is_part_labelled for s in scenes) else None
         self._blocks: dict[int, _Blocks] = {}
         if shares or self._rest is not None:
-            self._blocks = _blocks(class_histograms(scenes, settings), [*shares, _LABELLED], settings)
+            self._blocks = _blocks(class_histograms(scenes, settings), [*self._classes, _LABELLED], settings)
             if _LABELLED not in self._blocks:
                 raise ConfigError(
                     "no training scene has a valid pixel with a class",
@@ -74,7 +77,9 @@ class Sampler:
             found = self._around(wanted, rng) if wanted is not None else None
             scene, window = found or self._anywhere(rng)
             labels = self.scenes[scene].labels.read(window)
-            if self._is_mixed(labels):
+            counts = np.bincount(labels.ravel(), minlength=NODATA + 1)[:NODATA]
+            is_mixed = (counts > 0).sum() > 1 and counts.max() < self._max_share * counts.sum()
+            if is_mixed or self._max_share == 1:
                 break
         return scene, window, labels
 
@@ -147,12 +152,6 @@ class Sampler:
         holds = pixel is None or (row <= pixel[0] < moved.row_stop and col <= pixel[1] < moved.col_stop)
         return moved if holds else window
 
-    def _is_mixed(self, labels: ByteArray) -> bool:
-        if self._max_share == 1:
-            return True
-        counts = np.bincount(labels.ravel(), minlength=NODATA + 1)[:NODATA]
-        return bool((counts > 0).sum() > 1 and counts.max() < self._max_share * counts.sum())
-
     def _check_classes(self, settings: TrainConfig) -> None:
         names = settings.class_table.names
         asked = self._classes
@@ -184,16 +183,6 @@ def base_factor(grid: Grid, config: AugmentConfig) -> float:
         return config.base_zoom
     long, short = max(config.base_size), min(config.base_size)
     return config.base_zoom * min(long / max(grid.shape), short / min(grid.shape))
-
-
-def _class_shares(settings: TrainConfig) -> dict[int, float]:
-    """Share of the windows by class id."""
-    shares, table = settings.train.class_shares, settings.class_table
-    if shares is None:
-        return {}
-    if isinstance(shares, Mapping):
-        return {table.id_of(name): share for name, share in shares.items()}
-    return {c.id: 1 / len(table) for c in table}
 
 
 def _scene_weights(scenes: Sequence[LabelledScene], settings: TrainConfig) -> FloatArray:

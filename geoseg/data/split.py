@@ -131,11 +131,14 @@ def scene_split(
     usable = np.flatnonzero(counts.sum(axis=2).ravel())
     roles = np.full(shape, UNUSED, dtype=np.int8)
     roles.flat[usable] = TRAIN
-    number = _validating(len(usable), config.val_share, seed, index)
+    # Multiples of the golden ratio spread evenly, so all scenes together come close to the share.
+    offset = (float(np.random.default_rng(seed).random()) + index * 0.6180339887498949) % 1
+    number = int(len(usable) * config.val_share + offset)
+    if len(usable) > 1:
+        number = min(max(number, int(index == 0 or len(usable) * config.val_share >= 0.5)), len(usable) - 1)
     if number:
         rng = np.random.default_rng((seed, index))
-        per_block = counts.reshape(-1, counts.shape[2])[usable]
-        roles.flat[usable[_fairest(per_block, number, rng)]] = VAL
+        roles.flat[usable[_fairest(counts.reshape(-1, counts.shape[2])[usable], number, rng)]] = VAL
     return SceneSplit(row_edges, col_edges, roles, config.buffer)
 
 
@@ -187,17 +190,6 @@ def _cells(edges: IntArray, size: int, buffer: int) -> tuple[IntArray, IntArray,
         return runs, np.zeros_like(starts), np.full_like(starts, len(edges) - 1)
     first, stop = _near(edges, starts, starts + size, buffer)
     return runs, first, stop
-
-
-def _validating(blocks: int, share: float, seed: int, index: int) -> int:
-    """Number of a scene's usable blocks that validate."""
-    wanted = blocks * share
-    # Multiples of the golden ratio spread evenly, so all scenes together come close to the share.
-    offset = (float(np.random.default_rng(seed).random()) + index * 0.6180339887498949) % 1
-    number = int(wanted + offset)
-    if blocks < 2:
-        return number
-    return min(max(number, int(index == 0 or wanted >= 0.5)), blocks - 1)
 
 
 def _fairest(counts: IntArray, number: int, rng: np.random.Generator) -> IntArray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from geoseg.arrays import AnyArray, FloatArray, IntArray, Pixels, Valid
 from geoseg.data.labelled import LabelledScene, covered
 from geoseg.errors import SceneError, quoted
 from geoseg.runtime.processors import processors
-from geoseg.windows import Window, pieces
+from geoseg.windows import Window
 from geoseg.words import count
 
 SAMPLE_ROWS, MAX_BANDS_OF_ROWS, MAX_SCENES = 512, 32, 1000
@@ -192,19 +193,15 @@ def chosen(pixels: Pixels, valid: Valid, also: Valid | None = None) -> AnyArray:
 
 
 def _scene_moments(scene: LabelledScene) -> Moments:
+    """Moments over evenly spread bands of rows; they cover the scene unless it is huge."""
     moments = Moments.none(len(scene.scene.bands))
-    for window in _sampled(*scene.grid.shape):
+    height, width = scene.grid.shape
+    starts = np.arange(0, height, SAMPLE_ROWS)
+    if len(starts) > MAX_BANDS_OF_ROWS:
+        starts = starts[np.linspace(0, len(starts) - 1, MAX_BANDS_OF_ROWS).astype(int)]
+    for row, col in itertools.product(starts.tolist(), range(0, width, _CHUNK_COLS)):
+        window = Window(row, col, min(SAMPLE_ROWS, height - row), min(_CHUNK_COLS, width - col))
         also = covered(scene, "train", window)
         if also is None or also.any():
             moments += finite_moments(scene, chosen(*scene.scene.read(window), also))
     return moments
-
-
-def _sampled(height: int, width: int) -> Iterator[Window]:
-    """Windows over evenly spread bands of rows; they cover the scene unless it is huge."""
-    starts = np.arange(0, height, SAMPLE_ROWS)
-    if len(starts) > MAX_BANDS_OF_ROWS:
-        starts = starts[np.linspace(0, len(starts) - 1, MAX_BANDS_OF_ROWS).astype(int)]
-    for row in starts.tolist():
-        for part in pieces(min(SAMPLE_ROWS, height - row), width, SAMPLE_ROWS, _CHUNK_COLS):
-            yield Window(row, part.col, part.height, part.width)

@@ -146,9 +146,11 @@ class Painter:
         for steps in self._shadow_shifts():
             dx, dy = round(steps * sun.x), round(steps * sun.y)
             fall = round(steps * gsd * sun.slope * _CENTIMETRES)
-            (rows, rows_there), (cols, cols_there) = map(_overlap, crest.shape, (dy, dx))
-            further = crest[rows_there, cols_there] - np.int16(fall)
-            np.maximum(crest[rows, cols], further, out=crest[rows, cols])
+            here, there = [], []  # pixels with such a neighbour along each axis, and these neighbours; perhaps none
+            for length, shift in zip(crest.shape, (dy, dx), strict=True):
+                here.append(slice(max(-shift, 0), max(length - max(shift, 0), 0)))
+                there.append(slice(max(shift, 0), max(length + min(shift, 0), 0)))
+            np.maximum(crest[*here], crest[*there] - np.int16(fall), out=crest[*here])
         penumbra = np.float32(max(45.0, 0.5 * gsd * _CENTIMETRES))
         return np.asarray(np.clip((crest - heights).astype(np.float32) / penumbra, 0, 1))
 
@@ -221,11 +223,6 @@ def _lens(image: Float32Array) -> Float32Array:
     """The point spread of optics and resampling: weights 1 6 1 along both axes; one pixel shorter on every side."""
     image = (image[:, 1:-1] * np.float32(6) + image[:, :-2] + image[:, 2:]) * np.float32(0.125)
     return (image[:, :, 1:-1] * np.float32(6) + image[:, :, :-2] + image[:, :, 2:]) * np.float32(0.125)
-
-
-def _overlap(length: int, shift: int) -> tuple[slice, slice]:
-    """Pixels along an axis whose neighbour ``shift`` away is inside as well, and those neighbours; perhaps none."""
-    return slice(max(-shift, 0), max(length - max(shift, 0), 0)), slice(max(shift, 0), max(length + min(shift, 0), 0))
 
 
 def _columns(table: AnyArray) -> dict[str, AnyArray]:

@@ -15,7 +15,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from shapely.geometry import Polygon, box
 
-from geoseg.arrays import BoolArray, ByteArray, Float32Array, Geometries, IntArray, Pixels
+from geoseg.arrays import ByteArray, Float32Array, Geometries, IntArray, Pixels
 from geoseg.classes import NODATA
 from geoseg.errors import ConfigError
 from geoseg.grid import Grid
@@ -42,14 +42,13 @@ _NOISE = {"uint8": 2.2, "uint16": 22.0, "float32": 0.0022}
 class Landscape:
     """An aerial scene that exists only as its parameters.
 
-    Objects have sizes in metres, so ``gsd_m`` sets how many pixels a house has; 0.3 to 0.5 m looks like an
-    orthophoto. The georeference has no effect on the pixels.
+    The georeference has no effect on the pixels.
 
     Args:
         height: Rows, px.
         width: Columns, px.
         seed: Of everything: layout, colours, light, noise; non-negative.
-        gsd_m: Side of a pixel, m.
+        gsd_m: Side of a pixel, m; 0.3 to 0.5 looks like an orthophoto.
         crs: CRS of the scene as a string for PROJ, or None for a scene without georeference.
         bands: Names from `BANDS`, in order.
         dtype: One of `DTYPES`.
@@ -124,7 +123,8 @@ class Landscape:
             top = strip.row - window.row
             pixels[:, top : top + strip.height] = self._encode(reflectance, painter.sensor_noise(strip))
         if self.nodata is not None:
-            invalid = self._burn_invalid(window)
+            burnt = rasterio.features.rasterize(self._invalid(window), out_shape=labels.shape, dtype="uint8")
+            invalid = burnt == 1
             labels[invalid] = NODATA
             pixels[:, invalid] = self.nodata
         return pixels, labels
@@ -132,11 +132,9 @@ class Landscape:
     def truth(self, window: Window | None = None) -> gpd.GeoDataFrame:
         """The polygons of a window, or of the whole scene: a disjoint coverage of its valid part.
 
-        Burning it with `rasterio.features.rasterize` over the window's grid gives the labels.
-
-        Returns:
-            Columns ``class_id``, ``class_name`` and ``geometry``, in CRS coordinates, or in pixels without CRS and
-            transform. Fields, plots and buildings are separate polygons; connected areas of any other class are one.
+        Columns are ``class_id``, ``class_name`` and ``geometry``, in CRS coordinates, or in pixels without CRS and
+        transform. Burnt with `rasterio.features.rasterize` over the window's grid it gives the labels. Fields, plots
+        and buildings are separate polygons; connected areas of any other class are one.
 
         Raises:
             ValueError: The window is empty or not inside the scene.
@@ -180,10 +178,6 @@ class Landscape:
         cx, cy = rng.uniform(0.35, 0.85) * w, rng.uniform(0.2, 0.8) * h
         hole = Polygon(np.column_stack([cx + radius * np.cos(angle), cy + radius * np.sin(angle)]))
         return [shapely.transform(g, lambda xy: xy - [window.col, window.row]) for g in (edge, hole)]
-
-    def _burn_invalid(self, window: Window) -> BoolArray:
-        shape = (window.height, window.width)
-        return np.asarray(rasterio.features.rasterize(self._invalid(window), out_shape=shape, dtype="uint8") == 1)
 
     def _encode(self, reflectance: Float32Array, noise: Float32Array) -> Pixels:
         clipped = np.clip(reflectance, 0, 1)

@@ -38,7 +38,6 @@ def write_landscape(
     """Write a landscape as files; memory does not grow with the scene.
 
     Args:
-        landscape: What to write.
         scene_path: GeoTIFF of the pixels: tiled, deflate, BigTIFF if needed, named bands, overviews.
         labels_path: GeoTIFF of the class ids: uint8, nodata 255, a colour table, overviews.
         truth_path: GeoPackage of the polygons. Those of scenes above 4096 px are cut at multiples of 4096 px.

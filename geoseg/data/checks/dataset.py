@@ -85,7 +85,15 @@ class _Checks:
         with whole_layers(), ThreadPoolExecutor(threads, thread_name_prefix="geoseg-check") as pool:
 
             def each(some: Sequence[_Scene], check: Callable[[_Scene], Iterable[Problem]]) -> None:
-                list(pool.map(lambda scene: _add_problems(scene, check), some))
+                """Check scenes; an exception is a problem too."""
+
+                def checked(scene: _Scene) -> None:
+                    try:
+                        scene.problems += check(scene)
+                    except GeosegError as raised:
+                        scene.problems.append(as_problem(scene.config.scene, raised))
+
+                list(pool.map(checked, some))
 
             each(scenes, self._header)
             for problems in pool.map(self._polygons, self._by_polygons()):
@@ -255,14 +263,6 @@ class _Checks:
                 name = names[int(nodata) - self.first]
                 return f"if {nodata:g} is class {name!r}: gdal_edit.py -unsetnodata {quoted(entry.labels)}"
         return f"label some of {' or '.join(others)}"
-
-
-def _add_problems(scene: _Scene, check: Callable[[_Scene], Iterable[Problem]]) -> None:
-    """Check a scene; an exception is a problem too."""
-    try:
-        scene.problems += check(scene)
-    except GeosegError as raised:
-        scene.problems.append(as_problem(scene.config.scene, raised))
 
 
 def _spread(scenes: Sequence[_Scene], most: int) -> Sequence[_Scene]:
