@@ -22,3 +22,13 @@ def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
     known = {other.casefold(): other for other in words}
     near = difflib.get_close_matches(word.casefold().strip(), known, n=1, cutoff=cutoff)
     return known[near[0]] if near else None
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right; those with a head alone are left out."""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    return [
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]).rstrip()
+        for first, *others in zip(*columns, strict=True)
+    ]

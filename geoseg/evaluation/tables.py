@@ -19,6 +19,7 @@ from geoseg.classes import ClassTable
 from geoseg.evaluation import SCORES_CSV
 from geoseg.evaluation.result import Calibration, Evaluation, SceneResult
 from geoseg.network.metrics import known_mean, ratio
+from geoseg.words import aligned
 
 _MANY_SCENES = 20  # scenes in the text
 _MANY_CLASSES = 30  # from here on cells of the picture are small and without numbers
@@ -62,13 +63,8 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
 
 def _aligned(classes: ClassTable, columns: Columns, decimals: int) -> list[str]:
     """A table with a row for each class and a head."""
-    texts = [["class", *classes.names]]
-    texts += [[head, *(_number(v, decimals) for v in values.tolist())] for head, values in columns.items()]
-    widths = [max(map(len, column)) for column in texts]
-    return [
-        "  ".join([f"{name:{widths[0]}}", *(f"{word:>{width}}" for word, width in zip(row, widths[1:], strict=True))])
-        for name, *row in zip(*texts, strict=True)
-    ]
+    texts = [[head, *(_number(v, decimals) for v in values.tolist())] for head, values in columns.items()]
+    return aligned(list(zip(["class", *classes.names], *texts, strict=True)))
 
 
 def _number(value: float, decimals: int) -> str:

@@ -21,6 +21,7 @@ from geoseg.errors import ConfigError
 from geoseg.runtime.processors import processors
 from geoseg.scene import Valid
 from geoseg.windows import Window, pieces
+from geoseg.words import aligned
 
 LOW, HIGH = 0.02, 0.98
 """Shares of the pixels between which imagery is usually stretched."""
@@ -125,9 +126,9 @@ class SceneStats:
         return [
             f"{head}; {self.nodata:.2%} nodata, {self.ignored:.2%} without a class",
             "",
-            *_table(classes),
+            *aligned(classes),
             "",
-            *_table(bands),
+            *aligned(bands),
             *(["", "to train with these:", shlex.join(self.overrides)] if self.split == "train" else []),
         ]
 
@@ -282,14 +283,3 @@ def _blocks_with(wanted: Valid) -> int:
     """Blocks of a window that hold any wanted pixel."""
     rows, cols = (np.arange(0, n, BLOCK) for n in wanted.shape)
     return int(np.add.reduceat(np.add.reduceat(wanted, rows, axis=0, dtype=np.int64), cols, axis=1).astype(bool).sum())
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, figures to the right; columns without any are left out."""
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    widths = [max(len(text) for text in column) for column in columns]
-    lines = []
-    for row in zip(*columns, strict=True):
-        first, *rest = (f"{text:>{width}}" for text, width in zip(row, widths, strict=True))
-        lines.append("  ".join([f"{row[0]:<{widths[0]}}", *rest]).rstrip() if first else "")
-    return lines
