@@ -11,12 +11,11 @@ import numpy as np
 from geoseg.arrays import AnyArray, ByteArray, IntArray, Valid
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import ImageryConfig, SceneConfig, TrainConfig
-from geoseg.data.confident import ConfidentPart
 from geoseg.data.labels import Labels, MaskedLabels, SceneHere, no_transformation, process_files
 from geoseg.data.layers import assign_crs, whole_layers
 from geoseg.data.polygon_labels import CorrectedLabels, PolygonLabels
 from geoseg.data.problems import Problem, as_problem, raise_first
-from geoseg.data.raster_labels import RasterLabels, missing_labels
+from geoseg.data.raster_labels import ConfidentPart, RasterLabels, missing_labels
 from geoseg.data.split import VAL, SceneSplit, block_edges, block_window, scene_split
 from geoseg.errors import ConfigError, LabelError, SceneError
 from geoseg.georeference import are_apart
