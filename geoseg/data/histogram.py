@@ -58,13 +58,11 @@ class Histogram:
     counts: IntArray  # valid pixels of each class, (rows, cols, K)
     ignored: IntArray  # pixels without a class, (rows, cols)
     invalid: IntArray  # pixels with a class whose imagery is invalid, (rows, cols)
-    block: int = BLOCK  # side of a block, px; the last ones end with the scene
 
     @property
     def total(self) -> IntArray:
         """Pixels of each class in the scene, (K,)."""
-        total: IntArray = self.counts.sum(axis=(0, 1))
-        return total
+        return np.asarray(self.counts.sum(axis=(0, 1)))
 
 
 def class_histograms(scenes: Sequence[LabelledScene], settings: TrainConfig) -> list[Histogram]:
@@ -89,20 +87,20 @@ def class_histogram(scene: LabelledScene, settings: TrainConfig) -> Histogram:
     return found
 
 
-def count_blocks(labels: ByteArray, valid: Valid | None, classes: int, *, block: int = BLOCK) -> Histogram:
+def count_blocks(labels: ByteArray, valid: Valid | None, classes: int) -> Histogram:
     """Pixels of each class in the blocks of a window that begins where a block begins.
 
     Labels and valid pixels are (H, W), 255 to be ignored; no valid pixels given means all.
     """
     height, width = labels.shape
     values = labels if valid is None else np.where(valid | (labels == NODATA), labels, np.uint16(_INVALID))
-    rows, cols = -(-height // block), -(-width // block)
-    column = (np.arange(width) // block * (_INVALID + 1)).astype(np.int64)
+    rows, cols = -(-height // BLOCK), -(-width // BLOCK)
+    column = (np.arange(width) // BLOCK * (_INVALID + 1)).astype(np.int64)
     counts = np.empty((rows, cols, _INVALID + 1), dtype=np.int64)
     for row in range(rows):
-        place = values[row * block : (row + 1) * block] + column
+        place = values[row * BLOCK : (row + 1) * BLOCK] + column
         counts[row] = np.bincount(place.ravel(), minlength=cols * (_INVALID + 1)).reshape(cols, -1)
-    return Histogram(counts[:, :, :classes].copy(), counts[:, :, NODATA], counts[:, :, _INVALID], block)
+    return Histogram(counts[:, :, :classes].copy(), counts[:, :, NODATA], counts[:, :, _INVALID])
 
 
 def suggested_weights(total: npt.ArrayLike) -> FloatArray:
