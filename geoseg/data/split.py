@@ -65,19 +65,16 @@ class SceneSplit:
 
     def covers(self, split: str, window: Window) -> BoolArray:
         """Pixels (H, W) of a window that belong to a split: "val", or "train" for those ``buffer`` px away from it."""
-        return self.validates(window) if split == "val" else ~self.validates(window, self.buffer)
-
-    def validates(self, window: Window, margin: int = 0) -> BoolArray:
-        """Pixels (H, W) of a window in a validation block, or less than ``margin`` px from one."""
+        margin = 0 if split == "val" else self.buffer
         rows = _near(self.row_edges, window.row, window.row_stop, margin)
         cols = _near(self.col_edges, window.col, window.col_stop, margin)
-        inside = np.zeros((window.height, window.width), dtype=bool)
+        near = np.zeros((window.height, window.width), dtype=bool)
         for i, j in np.argwhere(self.roles[slice(*rows), slice(*cols)] == VAL).tolist():
             block = block_window(self.row_edges, self.col_edges, rows[0] + i, cols[0] + j)
             row, col = block.row - margin - window.row, block.col - margin - window.col
             stops = max(row + block.height + 2 * margin, 0), max(col + block.width + 2 * margin, 0)
-            inside[max(row, 0) : stops[0], max(col, 0) : stops[1]] = True
-        return inside
+            near[max(row, 0) : stops[0], max(col, 0) : stops[1]] = True
+        return near if split == "val" else ~near
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> Window | None:
         """A random training window, uniform over the places that `allows` accepts; None if there are none.
