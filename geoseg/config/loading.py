@@ -9,7 +9,7 @@ classes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,7 @@ from geoseg.words import nearest
 
 
 def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> TrainConfig:
-    """The configuration in a YAML file, with overrides.
-
-    Args:
-        path: YAML file.
-        overrides: ``key.subkey=value``, the value in YAML: ``train.iterations=500``, ``data.root=/mnt/orthos``.
+    """The configuration in a YAML file, with overrides: ``train.iterations=500``, ``data.root=/mnt/orthos``.
 
     Raises:
         ConfigError: No such file, invalid YAML, an unknown key (the nearest valid one is named), an invalid value, or
@@ -145,9 +141,9 @@ def _yaml(text: str) -> Any:
 def _in_one_line(error: yaml.YAMLError) -> str:
     """Where the YAML breaks and why, without the excerpt PyYAML draws."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return (
-        " ".join(str(error).split()) if mark is None else f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
-    )
+    if mark is None:
+        return " ".join(str(error).split())
+    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}"
 
 
 _YAML_HINTS = (
@@ -186,7 +182,7 @@ def _explain(error: ValidationError, source: str) -> ConfigError:
     first = same[0]
     where = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":
-        valid = sorted(_keys_at(TrainConfig, location[:-1]))
+        valid = _keys_at(location[:-1])
         near = nearest(str(location[-1]), valid, cutoff=0.5)
         hint = f"did you mean {near}?" if near else f"valid keys there: {', '.join(valid)}"
         return ConfigError(f"{source} has an unknown key {where}", hint=hint)
@@ -208,12 +204,12 @@ def _location(error: Mapping[str, Any]) -> tuple[str | int, ...]:
     return tuple(part for part in error["loc"] if not _TYPE.match(str(part)))
 
 
-def _keys_at(model: type[BaseModel], location: Sequence[Any]) -> Iterator[str]:
-    """Names of the fields at a place of the tree."""
+def _keys_at(location: Sequence[Any]) -> list[str]:
+    """Names of the fields at a place of the tree, sorted."""
+    model: type[BaseModel] = TrainConfig
     for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    yield from model.model_fields
+        if not isinstance(part, int):
+            annotation = model.model_fields[part].annotation
+            candidates = [annotation, *getattr(annotation, "__args__", ())]
+            model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return sorted(model.model_fields)

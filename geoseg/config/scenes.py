@@ -41,9 +41,8 @@ Entry = dict[str, Any]
 def expand_scenes(data: dict[str, Any], base: Path) -> None:
     """Expand the lists of scenes of a configuration's ``data``, in place; all paths become absolute.
 
-    What is not a list of entries stays unchanged, for the configuration's own check to report.
-
-    Paths are relative to ``base``, those in a catalogue to the catalogue's folder.
+    Paths are relative to ``base``, those in a catalogue to the catalogue's folder. What is not a list of entries stays
+    unchanged, for the configuration's own check to report.
 
     Raises:
         ConfigError: A pattern without a match, an invalid catalogue, or missing files, all of which are listed.
@@ -56,12 +55,8 @@ def expand_scenes(data: dict[str, Any], base: Path) -> None:
             data[split] = [entry for entries in lists for entry in entries]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        raise ConfigError(
-            "\n  ".join(
-                [f"{count(len(missing), 'file')} of the scenes {verb} missing:", *first_lines(missing, _MOST_TOLD)]
-            ),
-            hint="add them, or leave out their scenes",
-        )
+        lines = [f"{count(len(missing), 'file')} of the scenes {verb} missing:", *first_lines(missing, _MOST_TOLD)]
+        raise ConfigError("\n  ".join(lines), hint="add them, or leave out their scenes")
 
 
 def _expanded(entry: Any, where: str, base: Path, missing: list[str]) -> list[Any]:
@@ -121,9 +116,9 @@ def _from_pattern(entry: Entry, fixed: Path, pattern: PurePath, where: str, base
     written = []
     for scene in scenes:
         words = {"stem": scene.stem, "parent": scene.parent.relative_to(fixed).as_posix()}
-        name = _name(pattern.name, scene.name)
-        if name is not None:
-            words["name"] = name
+        if len(_WILDCARDS.findall(pattern.name)) == 1 and "*" in pattern.name:
+            before, after = pattern.name.split("*")
+            words["name"] = scene.name[len(before) : len(scene.name) - len(after)]
         filled = {
             key: _filled(value, words, where) if key in PATHS[1:] and isinstance(value, str) else value
             for key, value in entry.items()
@@ -141,14 +136,6 @@ def _found(folder: Path, pattern: PurePath) -> list[Path]:
     paths.sort(key=lambda path: (-len(path.parts), path))
     files = {(real[path.parent], path.name): path for path in paths if path.is_file()}
     return sorted(files.values())
-
-
-def _name(pattern: str, name: str) -> str | None:
-    """What the only ``*`` in the pattern of a file name matches; None if there is none or several."""
-    if len(_WILDCARDS.findall(pattern)) != 1 or "*" not in pattern:
-        return None
-    before, after = pattern.split("*")
-    return name[len(before) : len(name) - len(after)]
 
 
 def _filled(template: str, words: Mapping[str, str], where: str) -> str:
@@ -265,11 +252,8 @@ def _read_vector(path: InputPath) -> list[tuple[int, Entry]]:
                 hint=f"extract one: ogr2ogr catalogue.gpkg {quoted(path)} {quoted(layers[0])}" if layers else None,
             )
         table = open_layer(path, layers[0]).table()
-    rows = table.to_dict("records")
+    rows = table.astype(object).where(table.notna(), "").to_dict("records")
     return [
-        (number, {str(key): _text(value) for key, value in row.items()}) for number, row in enumerate(rows, start=1)
+        (number, {str(key): str(value).strip() for key, value in row.items()})
+        for number, row in enumerate(rows, start=1)
     ]
-
-
-def _text(value: Any) -> str:
-    return "" if value is None or value != value else str(value).strip()  # NaN is a missing value

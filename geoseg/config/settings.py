@@ -71,9 +71,8 @@ class ImageryConfig(Frozen):
         for key in ("indexes", "mean", "std"):
             values = getattr(self, key)
             if values is not None and len(values) != len(self.bands):
-                raise ValueError(
-                    f"{key} has {count(len(values), 'entry', 'entries')} for {count(len(self.bands), 'band')}"
-                )
+                entries = count(len(values), "entry", "entries")
+                raise ValueError(f"{key} has {entries} for {count(len(self.bands), 'band')}")
         if (self.mean is None) != (self.std is None):
             raise ValueError("give both mean and std, or neither")
         return self
@@ -145,12 +144,8 @@ class SceneConfig(Frozen):
     @property
     def is_part_labelled(self) -> bool:
         """Whether labels are ignored in a part of the scene."""
-        return (
-            self.labelled_area is not None
-            or self.outside == "ignore"
-            or self.corrected_only
-            or self.min_confidence is not None
-        )
+        is_bounded = self.labelled_area is not None or self.min_confidence is not None
+        return is_bounded or self.corrected_only or self.outside == "ignore"
 
 
 class SplitConfig(Frozen):
@@ -323,10 +318,10 @@ class RunConfig(Frozen, allow_inf_nan=False):
 
     @model_validator(mode="after")
     def _shares_and_weights(self) -> RunConfig:
-        shares = list(self.class_shares.values()) if isinstance(self.class_shares, dict) else []
-        if any(share <= 0 for share in shares) or sum(shares) > 1 + 1e-9:
+        shares = self.class_shares.values() if isinstance(self.class_shares, dict) else ()
+        if min(shares, default=1) <= 0 or sum(shares) > 1 + 1e-9:
             raise ValueError("class_shares must be above 0 and add up to 1 at most")
-        if isinstance(self.class_weights, tuple) and any(weight < 0 for weight in self.class_weights):
+        if isinstance(self.class_weights, tuple) and min(self.class_weights, default=0) < 0:
             raise ValueError("class_weights must be 0 or more")
         return self
 
@@ -378,10 +373,8 @@ class TrainConfig(Frozen):
         shares, weights = self.train.class_shares, self.train.class_weights
         for name in shares if isinstance(shares, dict) else ():
             if name not in names:
-                raise ConfigError(
-                    f"class {name!r} of train.class_shares is none of {', '.join(names)}",
-                    hint=f"did you mean {nearest_name(name, names)}?",
-                )
+                message = f"class {name!r} of train.class_shares is none of {', '.join(names)}"
+                raise ConfigError(message, hint=f"did you mean {nearest_name(name, names)}?")
         if isinstance(weights, tuple) and len(weights) != len(names):
             raise ConfigError(
                 f"train.class_weights has {count(len(weights), 'entry', 'entries')} for {len(names)} classes",
