@@ -77,6 +77,15 @@ class Place(NamedTuple):
         """A frame without a direction."""
         return cls(origin, np.array([1.0, 0.0]), radius, radius)
 
+    @classmethod
+    def around(cls, area: Polygon) -> Place:
+        """The frame of the smallest rectangle around an area."""
+        corners = shapely.get_coordinates(shapely.minimum_rotated_rectangle(area))[:4]
+        first, second = corners[1] - corners[0], corners[2] - corners[1]
+        a, b = float(np.hypot(*first)), float(np.hypot(*second))
+        axis, length, width = (first / a, a, b) if a >= b else (second / b, b, a)
+        return cls(corners.mean(axis=0), axis, length / 2, width / 2)
+
     def rectangle(self) -> Polygon:
         """The rectangle that fills the frame."""
         c, along = self.origin, self.axis * self.half_length
