@@ -150,23 +150,19 @@ def _count(scene: LabelledScene, classes: int) -> Histogram:
 def _digest(scene: LabelledScene, settings: TrainConfig) -> str:
     config, grid, split = scene.config, scene.grid, scene.split
     imagery = scene.scene
+    files = config.labels, config.labelled_area, config.corrections
     facts = {
         "format": FORMAT,
         "block": BLOCK,
-        "labels": _file_facts(config.labels),
-        "area": _file_facts(config.labelled_area) if config.labelled_area is not None else None,
-        "corrected": [_file_facts(config.corrections), config.corrected_only]
-        if config.corrections is not None
-        else None,
-        "min_confidence": config.min_confidence,  # the map's own file changes with its confidence
-        "stated": [config.attribute, config.class_name, config.buffer_m, config.outside, settings.data.first_label],
+        "files": [_file_facts(file) if file is not None else None for file in files],
+        "stated": [config.model_dump(), settings.data.first_label],
         "classes": settings.class_table.names,
         "grid": [*grid.shape, *list(grid.transform)[:6], grid.crs.to_wkt() if grid.crs is not None else None],
         "imagery": [imagery.fingerprint(), settings.imagery.alpha] if imagery.can_be_invalid else None,
         "split": [[w.row, w.col, w.height, w.width] for w in split.validation] if split is not None else None,
         "buffer": split.buffer if split is not None else None,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _file_facts(source: InputPath) -> list[Any]:

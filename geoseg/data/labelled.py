@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -188,16 +187,14 @@ def open_scenes(settings: TrainConfig, split: str) -> list[LabelledScene]:
         LabelError: Labels that cannot be used; one error reports all scenes and labels.
         ConfigError: No block validates, or no training window fits between those that do.
     """
-    scenes = _opened(settings, split)
-    return scenes if settings.data.split is None else _with_room(scenes, settings, split)
+    return _with_room(_opened(settings, split), settings, split)
 
 
 def open_both(settings: TrainConfig) -> tuple[list[LabelledScene], list[LabelledScene]]:
     """The scenes that train and those that validate, as `open_scenes` gives them; scenes cut into blocks open once."""
     scenes = _opened(settings, "train")
-    if settings.data.split is None:
-        return scenes, _opened(settings, "val")
-    return _with_room(scenes, settings, "train"), _with_room(scenes, settings, "val")
+    others = _opened(settings, "val") if settings.data.split is None else scenes
+    return _with_room(scenes, settings, "train"), _with_room(others, settings, "val")
 
 
 def _opened(settings: TrainConfig, split: str) -> list[LabelledScene]:
@@ -211,10 +208,11 @@ def _opened(settings: TrainConfig, split: str) -> list[LabelledScene]:
         return gather(opened, entries, UNUSABLE, threads=_OPENING_THREADS, name="open")
 
 
-def _with_room(scenes: Sequence[LabelledScene], settings: TrainConfig, split: str) -> list[LabelledScene]:
-    """Scenes that are cut into blocks, without those that have nothing for a split."""
+def _with_room(scenes: list[LabelledScene], settings: TrainConfig, split: str) -> list[LabelledScene]:
+    """The scenes; of those that are cut into blocks, only those with something for a split."""
     config = settings.data.split
-    assert config is not None
+    if config is None:
+        return scenes
     # The smallest window that training may draw.
     zoom = settings.augment.base_zoom * settings.augment.scale[1]
     side = 1 if settings.augment.base_size else max(round(settings.train.size / zoom), 1)
