@@ -49,7 +49,7 @@ class _Features:
     geometries: Geometries  # their geometries, (n,)
     areas: Geometries  # the ground that each labels, empty if it has none, (n,)
     touched: dict[InputPath, BoolArray | None]  # by scene, the features that touch it (n,); None if unknown
-    seen: BoolArray | None  # features that touch any scene, (n,); None if unknown
+    seen: BoolArray  # features that touch any scene, (n,); all if that is unknown
 
 
 def check_polygon_labels(
@@ -79,11 +79,8 @@ def check_polygon_labels(
             features = _read(layer, columns, grids, config.buffer_m)
     except LabelError as failed:
         return [*problems, as_problem(path, failed)], unknown
-    problems += _place_problems(path, grids, features.touched, layer.features)
-    # Features that no scene sees do no harm. If it is unknown what they see, all are checked.
-    used = ~shapely.is_empty(features.areas)
-    if features.seen is not None:
-        used &= features.seen
+    problems += _place_problems(path, grids, features, layer.features)
+    used = features.seen & ~shapely.is_empty(features.areas)  # features that no scene sees do no harm
     ids, numbers = np.full(len(used), UNKNOWN), frozenset[int]()
     if config.class_name is not None:
         ids[:] = classes.id_of(config.class_name)
@@ -116,8 +113,8 @@ def _read(layer: VectorLayer, columns: list[str], grids: Mapping[InputPath, Grid
     geometries, areas = frame.geometry.to_numpy(), label_areas(frame, buffer)
     shapes = np.where(shapely.is_empty(areas), geometries, areas)
     touched = {scene: None if shape is None else _touches(shapes, shape) for scene, shape in outlines.items()}
-    each = [touches for touches in touched.values() if touches is not None]
-    seen = np.logical_or.reduce(each, axis=0) if each and len(each) == len(touched) else None
+    each = [np.ones(len(frame), dtype=bool) if touches is None else touches for touches in touched.values()]
+    seen = np.logical_or.reduce(each, axis=0)
     return _Features(frame, geometries, areas, touched, seen)
 
 
@@ -144,15 +141,15 @@ def _touches(geometries: Geometries, shape: Any) -> BoolArray:
 
 
 def _place_problems(
-    path: InputPath, grids: Mapping[InputPath, Grid | None], touched: Mapping[InputPath, BoolArray | None], total: int
+    path: InputPath, grids: Mapping[InputPath, Grid | None], features: _Features, total: int
 ) -> Iterator[Problem]:
     """Scenes that no feature touches, and features that touch no scene."""
     for scene, grid in grids.items():
-        touches = touched[scene]
+        touches = features.touched[scene]
         if grid is not None and touches is not None and not touches.any():
             yield no_polygons(path, scene, grid)
-    each = [touches for touches in touched.values() if touches is not None]
-    outside = total - int(np.logical_or.reduce(each, axis=0).sum()) if len(each) == len(touched) else 0
+    is_known = all(touches is not None for touches in features.touched.values())
+    outside = total - int(features.seen.sum()) if is_known else 0
     if 0 < outside < total:
         message = f"{outside} of {count(total, 'feature')} of {path} ({outside / total:.0%}) lie outside all its scenes"
         hint = f"they are skipped; if they should lie in one, check the CRS: geoseg info {quoted(next(iter(grids)))}"
@@ -164,8 +161,7 @@ def _width_problems(
 ) -> Iterator[Problem]:
     """Points and lines without a width, on ground without metres, or a width for nothing."""
     path, thin = config.labels, thin_features(features.geometries)
-    seen = np.ones(len(thin), dtype=bool) if features.seen is None else features.seen
-    yield from distance_problems(path, features.frame, config.buffer_m, seen)
+    yield from distance_problems(path, features.frame, config.buffer_m, features.seen)
     if config.buffer_m is not None and not thin.any():
         yield warning(path, f"buffer_m does nothing: {path} has polygons only, which are not widened")
     elif config.buffer_m is not None:
@@ -176,7 +172,7 @@ def _width_problems(
 
 def _geometry_problems(path: InputPath, features: _Features) -> Iterator[Problem]:
     """Geometries that are missing, empty, invalid or repeated."""
-    geometries, seen = features.geometries, features.seen
+    geometries = features.geometries
     nothing = shapely.is_missing(geometries) | shapely.is_empty(geometries)
     if nothing.all():
         yield error(path, f"labels {path} have no geometries", f"see what they hold: geoseg info {quoted(path)}")
@@ -184,10 +180,7 @@ def _geometry_problems(path: InputPath, features: _Features) -> Iterator[Problem
     if nothing.any():
         message = f"{int(nothing.sum())} of {count(len(geometries), 'feature')} of {path} have no geometry"
         yield warning(path, message, "they are skipped")
-    looked_at = ~nothing if seen is None else seen & ~nothing
-    if not looked_at.any():
-        return
-    used = looked_at & ~shapely.is_empty(features.areas)
+    used = features.seen & ~shapely.is_empty(features.areas)
     lost = shapely.get_num_coordinates(geometries) > shapely.get_num_coordinates(features.areas)
     if partly := int((lost & used & ~thin_features(geometries)).sum()):
         yield warning(path, f"lines and points beside the polygons in {count(partly, 'feature')} of {path} are skipped")
