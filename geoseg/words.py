@@ -17,6 +17,12 @@ def first_lines(lines: Sequence[str], most: int) -> list[str]:
     return [*lines[:most], *([f"and {more} more"] if more > 0 else [])]
 
 
+def listed(items: Sequence[str], most: int) -> str:
+    """The first items joined by commas, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
 def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The most similar of some words, ignoring case; None if none is similar."""
     known = {other.casefold(): other for other in words}

@@ -15,12 +15,12 @@ from geoseg.classes import IGNORE, NODATA, RIGHT, ClassTable
 from geoseg.config import SceneConfig
 from geoseg.data.labels import Labels, burnt, inside
 from geoseg.data.layers import has_features, read_layer
-from geoseg.data.problems import Problem, error, listed, raise_first, warning
+from geoseg.data.problems import Problem, error, raise_first, warning
 from geoseg.errors import LabelError, quoted
 from geoseg.grid import Grid, crs_hint
 from geoseg.paths import InputPath, exists
 from geoseg.windows import Window
-from geoseg.words import count, nearest
+from geoseg.words import count, listed, nearest
 
 UNKNOWN, MISSING, MIXED = -1, -2, -3
 _NAMED = 10

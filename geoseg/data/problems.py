@@ -92,12 +92,6 @@ def _numbered(problems: Sequence[Problem]) -> list[str]:
     return [f"{number:>4}. {p.severity}: {p.message}" for number, p in enumerate(problems, start=1)]
 
 
-def listed(items: Sequence[str], most: int) -> str:
-    """The first items joined by commas, and how many more there are."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
-
-
 def _headline(problems: Sequence[Problem]) -> str:
     errors = sum(problem.severity == "error" for problem in problems)
     parts = [count(n, kind) for n, kind in ((errors, "error"), (len(problems) - errors, "warning")) if n]

@@ -19,7 +19,7 @@ from geoseg.class_map.reading import ClassMapReader
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig
 from geoseg.data.labels import LabelFacts, SceneHere, inside, no_transformation, outline, process_files
-from geoseg.data.problems import Problem, as_problem, error, listed, raise_first, warning
+from geoseg.data.problems import Problem, as_problem, error, raise_first, warning
 from geoseg.errors import LabelError, SceneError, quoted
 from geoseg.georeference import crs_name, transformer
 from geoseg.grid import Grid, crs_hint
@@ -27,7 +27,7 @@ from geoseg.map_rows import CONFIDENCE_SCALE
 from geoseg.paths import InputPath, exists, file_behind
 from geoseg.scene import Scene
 from geoseg.windows import Window, pieces
-from geoseg.words import count
+from geoseg.words import count, listed
 
 MIN_COVERED_SHARE = 0.5
 _OFF_GRID_PX = 0.1

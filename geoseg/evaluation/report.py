@@ -20,6 +20,7 @@ from geoseg.evaluation.result import AreaEstimate, Evaluation, SceneResult, Wind
 from geoseg.evaluation.tables import class_columns, class_means, reliability_rows
 from geoseg.files import atomic_output
 from geoseg.network.metrics import ratio
+from geoseg.words import listed
 
 _RELIABILITY = "Share of the pixels that are right, over the confidence of the map"
 _ERROR_COLOR = "#e5007d"  # of errors in pictures and legend, unlike vegetation, water or buildings
@@ -95,8 +96,7 @@ def _words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_words(v)}" for key, v in value.items())
     if isinstance(value, (list, tuple)):
-        more = len(value) - _LISTED
-        return ", ".join(map(_words, value[:_LISTED])) + (f" and {more} more" if more > 0 else "")
+        return listed(list(map(_words, value)), _LISTED)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

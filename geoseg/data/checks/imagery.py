@@ -13,18 +13,15 @@ from geoseg.arrays import AnyArray
 from geoseg.config import ImageryConfig, SceneConfig
 from geoseg.contract import GSD_TOLERANCE
 from geoseg.data.labelled import open_configured
-from geoseg.data.problems import Problem, as_problem, error, listed, warning
+from geoseg.data.problems import Problem, as_problem, error, warning
 from geoseg.errors import SceneError, quoted
 from geoseg.georeference import Georeference, crs_name, pyproj_crs
 from geoseg.grid import Grid, crs_hint
 from geoseg.paths import InputPath
 from geoseg.scene import Scene
 from geoseg.scene.advice import bands_named, dtype_hint, palette_hint, scaling_hint
-from geoseg.windows import Window
-from geoseg.words import count
+from geoseg.words import count, listed
 
-SAMPLE_SIDE, SAMPLES = 128, 3  # side of the windows that are read, px, and their number along each axis
-HUGE_BLOCK_BYTES = 64 << 20  # of a scene with larger blocks, one window is read: each costs a block
 MAX_BLOCK_PX = 1024
 MAX_DECODED = 4.0
 """A scene with longer blocks (strips are as long as the scene) is slow if more than this many times a window's pixels
@@ -134,14 +131,12 @@ def check_pixels(config: SceneConfig, imagery: ImageryConfig) -> Iterator[Proble
     path = config.scene
     try:
         with open_configured(config, imagery) as scene:
-            parts = [scene.read(window) for window in _samples(scene)]
+            pixels, valid = scene.sample()
             has_nodata = scene.nodata is not None or imagery.alpha
     except SceneError as raised:
         yield as_problem(path, raised)
         return
-    valid = np.concatenate([v.ravel() for _, v in parts])
-    pixels = np.concatenate([p.reshape(len(p), -1) for p, _ in parts], axis=1)[:, valid]  # (B, valid pixels)
-    share = 1 - valid.mean()
+    pixels, share = pixels[:, valid], 1 - valid.mean()
     if not valid.any():
         hint = f"see what it holds with: geoseg info {quoted(path)}; then imagery.nodata"
         yield warning(path, f"none of {count(valid.size, 'pixel')} sampled in scene {path} is valid", hint)
@@ -234,16 +229,3 @@ def _decoded(grid: Grid, block_shape: tuple[int, int], size: int) -> float:
         window = min(size, length)
         decoded *= min(window + block - 1, -(-length // block) * block) / window
     return decoded
-
-
-def _samples(scene: Scene) -> list[Window]:
-    """Windows spread evenly over a scene: nine, or one in the middle if blocks are huge."""
-    rows, cols = scene.block_shape
-    huge = rows * cols * scene.file_bands * scene.dtype.itemsize > HUGE_BLOCK_BYTES
-    shares = [1 / 2] if huge else [i / (SAMPLES - 1) for i in range(SAMPLES)]
-    height, width = (min(SAMPLE_SIDE, length) for length in scene.grid.shape)
-    starts = [
-        sorted({round((length - side) * share) for share in shares})
-        for length, side in zip(scene.grid.shape, (height, width), strict=True)
-    ]
-    return [Window(row, col, height, width) for row in starts[0] for col in starts[1]]

@@ -25,14 +25,14 @@ from geoseg.data.polygon_labels import (
     field_classes,
     no_polygons,
 )
-from geoseg.data.problems import Problem, as_problem, error, has_error, listed, warning
+from geoseg.data.problems import Problem, as_problem, error, has_error, warning
 from geoseg.data.raster_labels import missing_labels
 from geoseg.errors import LabelError, quoted
 from geoseg.georeference import pyproj_crs
 from geoseg.grid import Grid
 from geoseg.paths import InputPath, exists, opened_name
 from geoseg.scene.vector_files import VectorLayer, polygon_layer, reading
-from geoseg.words import count
+from geoseg.words import count, listed
 
 MAX_WHOLE = 500_000  # a layer of more features is read near its scenes only, if it has an index
 _LOCATED = 3
