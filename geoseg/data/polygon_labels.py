@@ -25,8 +25,7 @@ from geoseg.words import count, listed, nearest
 UNKNOWN, MISSING, MIXED = -1, -2, -3
 _NAMED = 10
 
-CLASS_FIELD = "class"
-
+CLASS_FIELD = "class"  # of corrections
 _UNTOUCHED, _RIGHT = -1, -2
 
 
@@ -82,16 +81,14 @@ class CorrectedLabels:
         self._grid = grid.as_drawn()
         frame = read_layer(path, self._grid, CLASS_FIELD, scene=config.scene)
         if only and not has_features(path):
-            raise LabelError(
-                f"corrections {path} hold no polygon, and corrected_only leaves nothing else", hint="draw some first"
-            )
+            message = f"corrections {path} hold no polygon, and corrected_only leaves nothing else"
+            raise LabelError(message, hint="draw some first")
         meanings = {c.name: c.id for c in classes} | {RIGHT: _RIGHT, IGNORE: NODATA}
         names = frame[CLASS_FIELD].astype(str).tolist() if len(frame) else []
-        for name in names:
-            if name not in meanings:
-                raise LabelError(
-                    f"corrections {path} hold the unknown class {name!r}", hint=f"classes: {', '.join(classes.names)}"
-                )
+        unknown = next((name for name in names if name not in meanings), None)
+        if unknown is not None:
+            message = f"corrections {path} hold the unknown class {unknown!r}"
+            raise LabelError(message, hint=f"classes: {', '.join(classes.names)}")
         self._geometries, self._values = frame.geometry, np.array([meanings[name] for name in names], dtype=np.int64)
 
     def read(self, window: Window) -> ByteArray:
