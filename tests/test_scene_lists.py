@@ -298,7 +298,8 @@ def test_classes_may_be_a_known_table(tmp_path: Path) -> None:
 
 def test_the_examples_of_the_docs_load(tmp_path: Path) -> None:
     text = (Path(__file__).parents[1] / "docs/howto/data.md").read_text(encoding="utf-8")
-    first, cityscapes, cut = (yaml.safe_load(block) for block in re.findall("```yaml\n(.*?)```", text, re.DOTALL))
+    blocks = re.findall("```yaml\n(.*?)```", text, re.DOTALL)
+    first, cityscapes, points, cut = (yaml.safe_load(block) for block in blocks)
     (catalogue,) = re.findall("```\n(scene,.*?)```", text, re.DOTALL)
     touch(tmp_path, "other_town/a.tif", "other_town/b.tif", "other_town/labels/a.tif", "other_town/labels/b.tif")
     first["data"]["root"] = str(tmp_path)
@@ -306,6 +307,7 @@ def test_the_examples_of_the_docs_load(tmp_path: Path) -> None:
     assert [entry.labels.name for entry in config.data.val] == ["a.tif", "b.tif"]
     touch(tmp_path, "leftImg8bit/train/ulm/x_leftImg8bit.png", "gtFine/train/ulm/x_gtFine_labelTrainIds.png")
     assert len(load(tmp_path, *cityscapes).data.train) == 1
+    assert SceneConfig.model_validate(points[0]).buffer_m == 1.5
     assert load(tmp_path, **cut, train={"size": 512}).data.split == SplitConfig()
     touch(tmp_path, *(f"{n}.{end}" for n in ("a", "b", "a_fields", "b_fields", "a_area") for end in ("tif", "gpkg")))
     write_catalogue(tmp_path / "scenes.csv", *catalogue.splitlines())
