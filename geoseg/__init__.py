@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from geoseg.models import create_model as create_model
     from geoseg.network.model_folder import load_model as load_model
     from geoseg.polygons import polygonize as polygonize
+    from geoseg.programs.compare import compare as compare
     from geoseg.programs.evaluate import evaluate as evaluate
     from geoseg.programs.predict import predict as predict
     from geoseg.programs.train import train as train
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "Landscape": "geoseg.landscape",
     "Scene": "geoseg.scene",
+    "compare": "geoseg.programs.compare",
     "create_model": "geoseg.models",
     "evaluate": "geoseg.programs.evaluate",
     "load_model": "geoseg.network.model_folder",

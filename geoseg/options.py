@@ -7,6 +7,7 @@ numpy nor anything heavier.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from os import PathLike
@@ -223,6 +224,8 @@ class Measures:
         protocol: Whole stitched scenes, or the patches and pictures of published numbers (pixel scores only).
         ms_flip: Six scales, each also flipped: the paper's multi-scale testing.
         objects: Class whose regions count as objects; repeatable; all but the background by default.
+        within_m: Match objects one to one if their centres lie within this many metres, for labels that are points; by
+            default they match by overlap.
         boundary_px: Width of the strips along borders, px.
         windows: Show this many of the worst windows, and of the best.
     """
@@ -231,6 +234,7 @@ class Measures:
     protocol: Protocol = "scene"
     ms_flip: bool = False
     objects: Sequence[str] = ()
+    within_m: float | None = None
     boundary_px: int = 3
     windows: int = 8
 
@@ -238,8 +242,10 @@ class Measures:
         """Refuse what cannot be measured.
 
         Raises:
-            ConfigError: A strip of no width, or a negative number of windows.
+            ConfigError: A strip of no width, a distance of 0 or less, or a negative number of windows.
         """
+        if self.within_m is not None and not 0 < self.within_m < math.inf:
+            raise ConfigError(f"--within must be metres above 0, found {self.within_m}", hint="--within 2")
         if self.boundary_px < 1:
             raise ConfigError(f"--boundary must be at least 1 px, found {self.boundary_px}", hint="--boundary 3")
         if self.windows < 0:

@@ -109,7 +109,7 @@ def test_algorithms_run_in_qgis(tmp_path: Path) -> None:
 
     qgis("plugins", "enable", "geoseg")
     listed = qgis("list")
-    assert all(f"geoseg:{name}" in listed for name in ("predict", "vectorize", "info", "train", "compare"))
+    assert all(f"geoseg:{name}" in listed for name in ("predict", "vectorize", "compare", "info", "train", "evaluate"))
     output = tmp_path / "out.gpkg"
     said = qgis("run", "geoseg:vectorize", "--", f"MAP={tmp_path / 'map.tif'}", f"OUTPUT={output}", f"COMMAND={geoseg}")
     assert output.exists(), said

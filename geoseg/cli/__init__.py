@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from geoseg.cli import (
+    compare,
     demo,
     evaluate,
     export,
@@ -74,6 +75,7 @@ app = typer.Typer(
 )
 app.command("predict", cls=Command)(predict.predict)
 app.command("vectorize", cls=Command)(vectorize.vectorize)
+app.command("compare", cls=Command)(compare.compare)
 app.command("train", cls=Command)(train.train)
 app.command("evaluate", cls=Command)(evaluate.evaluate)
 app.command("stats", cls=Command)(stats.stats)

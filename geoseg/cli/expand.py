@@ -77,6 +77,7 @@ FLAGS = {
     "devices": Flag("N|auto", kind=str, parse=parse_devices, default="1"),
     "nodes": Flag("N", minimum=1),
     "objects": Flag("CLASS", kind=list[str], parse=parse_names),
+    "within_m": Flag("M", "--within"),
     "boundary_px": Flag("PX", "--boundary", minimum=1),
     "windows": Flag("N", minimum=0),
 }

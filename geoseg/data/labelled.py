@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from geoseg.arrays import AnyArray, ByteArray, IntArray, Valid
+from geoseg.arrays import AnyArray, ByteArray, FloatArray, IntArray, Valid
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import ImageryConfig, SceneConfig, TrainConfig
 from geoseg.data.labels import Labels, MaskedLabels, SceneHere, no_transformation, process_files
@@ -58,8 +58,9 @@ class LabelledScene:
                 f"scene {config.scene} is {found}, the configuration says {expected}", hint=f"set imagery.dtype={found}"
             )
         self.grid: Grid = self.scene.grid
-        classes = settings.class_table
-        self.labels: Labels = open_labels(config, self.grid, classes, first_label=settings.data.first_label)
+        classes = self._classes = settings.class_table
+        self._first_label = settings.data.first_label
+        self.labels: Labels = open_labels(config, self.grid, classes, first_label=self._first_label)
         self.split: SceneSplit | None = None
         if settings.data.split is not None:
             counts = self._counts(settings.data.split.block, len(classes))
@@ -69,6 +70,20 @@ class LabelledScene:
     def scene(self) -> Scene:
         """The open scene; a process keeps few files open, however many scenes there are."""
         return self._scene.get()
+
+    def centres(self) -> tuple[FloatArray, IntArray]:
+        """Centres of the labels' features, column and row in px (n, 2), and their class ids (n,).
+
+        Raises:
+            LabelError: The labels are a raster, or the scene's ground is not known in metres.
+        """
+        if is_raster(self.config):
+            message = f"labels {self.config.labels} are a raster, whose objects are not known one by one"
+            raise LabelError(message, hint="leave out --within, or name a vector file as labels")
+        if not self.grid.is_metric:
+            message = f"scene {self.config.scene} {self.grid.place_note}, so its metres are not known"
+            raise LabelError(message, hint="leave out --within")
+        return PolygonLabels(self.config, self.grid, self._classes, first_label=self._first_label).centres()
 
     def read(self, window: Window, labels: ByteArray | None = None) -> tuple[AnyArray, Valid, ByteArray]:
         """Pixels (B, H, W) ready to augment, valid (H, W), and labels (H, W), 255 where the pixels are invalid.

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import shapely
 
-from geoseg.arrays import ByteArray, IntArray
+from geoseg.arrays import ByteArray, FloatArray, IntArray
 from geoseg.classes import IGNORE, NODATA, RIGHT, ClassTable
 from geoseg.config import SceneConfig
 from geoseg.data.labels import Labels, burnt, inside
@@ -61,6 +62,12 @@ class PolygonLabels:
         labels = burnt(self._geometries, self._ids, self._grid.crop(window), labels)
         labels[~inside(window, self._grid)] = NODATA
         return labels
+
+    def centres(self) -> tuple[FloatArray, IntArray]:
+        """Centres of the single polygons, column and row in px (n, 2), and their class ids (n,)."""
+        parts, owner = shapely.get_parts(self._geometries.to_numpy(), return_index=True)
+        x, y = shapely.get_coordinates(shapely.centroid(parts)).T
+        return np.column_stack(~self._grid.transform @ (x, y)), self._ids[owner].astype(np.int64)
 
 
 class CorrectedLabels:

@@ -84,7 +84,9 @@ class ObjectMeasure:
         """Join rows (2, h, W) to the open regions; counts (3, K) of the regions and pairs that this closes."""
         labels, sides, renamed = [], [], []
         for values, side in zip(rows, self._sides, strict=True):
-            numbered, names = _label(np.ascontiguousarray(values), side.last_value, side.last_row, len(side.value))
+            numbered, names = label_regions(
+                np.ascontiguousarray(values), side.last_value, side.last_row, len(side.value)
+            )
             labels.append(numbered)
             sides.append(_grown(side, values, numbered, names))
             renamed.append(names[: len(side.value)].astype(np.int64))
@@ -165,7 +167,7 @@ def _shared(true: Int32Array, found: Int32Array, here: BoolArray) -> _Pairs:
 
 
 @njit
-def _label(
+def label_regions(
     values: ByteArray, above_values: ByteArray, above_labels: Int32Array, known: int
 ) -> tuple[Int32Array, Int32Array]:
     """Regions (h, W) of rows, joined to those above, and the number of every provisional label.

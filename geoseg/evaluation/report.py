@@ -111,7 +111,7 @@ def _column_groups(result: SceneResult) -> list[tuple[str, dict[str, tuple[Float
     groups = [("pixels", pixels)]
     if result.objects is not None:
         objects = {"precision": "object_precision", "recall": "object_recall", "F1": "object_f1"}
-        groups.append((f"objects, IoU above {result.objects.threshold:g}", objects))
+        groups.append((f"objects, {result.objects.rule}", objects))
     return [
         (group, {head: (values[key], means[key]) for head, key in keys.items() if key in values})
         for group, keys in groups

@@ -43,6 +43,12 @@ class ObjectScores:
     mapped: IntArray  # regions in the map, (K,)
     matched: IntArray  # pairs whose IoU exceeds the threshold, (K,). Above 0.5 no region is in two pairs
     threshold: float = 0.5  # the threshold
+    within_m: float | None = None  # largest distance of the centres of a pair, m, if they match by it instead
+
+    @property
+    def rule(self) -> str:
+        """What makes a pair."""
+        return f"IoU above {self.threshold:g}" if self.within_m is None else f"centres within {self.within_m:g} m"
 
     @property
     def precision(self) -> FloatArray:
@@ -61,7 +67,11 @@ class ObjectScores:
 
     def __add__(self, other: ObjectScores) -> ObjectScores:
         return ObjectScores(
-            self.true + other.true, self.mapped + other.mapped, self.matched + other.matched, self.threshold
+            self.true + other.true,
+            self.mapped + other.mapped,
+            self.matched + other.matched,
+            self.threshold,
+            self.within_m,
         )
 
 

@@ -20,6 +20,7 @@ from geoseg.data.labelled import LabelledScene, covered, labels_of
 from geoseg.evaluation.blocks import BlockMeasure, Blocks, Candidate, CaseFinder, estimate_areas, join_blocks
 from geoseg.evaluation.boundary import BoundaryMeasure
 from geoseg.evaluation.calibration import calibration, choose_blocks, count_levels, find_temper, sample_logits
+from geoseg.evaluation.centres import CentreMeasure
 from geoseg.evaluation.objects import ObjectMeasure
 from geoseg.evaluation.result import BoundaryScores, Evaluation, ObjectScores, SceneResult, WindowCase
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
@@ -102,7 +103,7 @@ def measure_scene(
     pixel_m2 = grid.pixel_area_m2()
     blocks = BlockMeasure(classes, pixel_m2, grid.width, scene=number, finder=finder)
     boundary = BoundaryMeasure(classes, grid.width, distance_px=measures.boundary_px)
-    regions = ObjectMeasure(classes, grid.width, of=object_ids(predictor.classes, measures.objects))
+    regions = _object_measure(labelled, classes, measures, of=object_ids(predictor.classes, measures.objects))
     levels = np.zeros((CONFIDENCE_SCALE + 1, 2), dtype=np.int64)
     mapped_m2 = np.zeros(classes)
     labels = labels_of(labelled, measures.split)
@@ -122,6 +123,14 @@ def measure_scene(
         on_rows(len(rows) * grid.width)
     areas = mapped_m2 if grid.is_metric else None
     return SceneCounts(blocks.result(), boundary.result(), regions.result(), levels, areas)
+
+
+def _object_measure(
+    labelled: LabelledScene, classes: int, measures: Measures, *, of: tuple[int, ...] | None
+) -> ObjectMeasure | CentreMeasure:
+    if measures.within_m is None:
+        return ObjectMeasure(classes, labelled.grid.width, of=of)
+    return CentreMeasure(classes, labelled.grid, *labelled.centres(), within_m=measures.within_m, of=of)
 
 
 def picture(pixels: Pixels, valid: Valid, bands: Sequence[str]) -> ByteArray:
@@ -207,6 +216,7 @@ def evaluate_scenes(
         "overlap": f"{max(plan.overlap for plan in plans)} px",
         "strips along borders": f"{measures.boundary_px} px",
         "objects": "all classes" if objects is None else [classes[i].name for i in objects],
+        **({} if measures.within_m is None else {"objects match": f"centres within {measures.within_m:g} m"}),
         "network": predictor.hardware["network"],
     }
     total = _joined(counts).result(*find_temper(*together))

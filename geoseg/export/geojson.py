@@ -78,7 +78,8 @@ def _features(batch: PolygonBatch, parts: dict[int, Geometries], layer: Layer) -
         is_one = len(shapes) == 1
         geometry = {"type": "Polygon" if is_one else "MultiPolygon", "coordinates": shapes[0] if is_one else shapes}
         measures = dict(zip(batch.columns, values, strict=True))
-        properties = {"class_id": class_id, "class_name": layer.classes.names[class_id], **measures, **last}
+        named = {name: texts[class_id] for name, texts in layer.texts.items()}
+        properties = {"class_id": class_id, **named, **measures, **last}
         feature = {"type": "Feature", "properties": properties, "geometry": geometry}
         yield orjson.dumps(feature, option=orjson.OPT_SERIALIZE_NUMPY)
 

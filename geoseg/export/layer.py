@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -38,12 +38,19 @@ class Layer:
         grid: Grid of the class map: its CRS is the layer's, its pixels say which precision makes sense.
         classes: Names and colours of the ids.
         source: The scene that was mapped, or None if it is not known.
+        more_texts: Further fields of text, with a value for each class.
     """
 
     name: str
     grid: Grid
     classes: ClassTable
     source: str | None = None
+    more_texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> dict[str, Sequence[str]]:
+        """Fields of text that depend on the class, with a value for each."""
+        return {"class_name": self.classes.names, **self.more_texts}
 
     @property
     def units(self) -> tuple[str, str]:
@@ -60,13 +67,14 @@ class Layer:
 
     def schema(self, batch: PolygonBatch) -> pa.Schema:
         """Fields in their order, without the geometry."""
-        fields = [pa.field("class_id", pa.int32()), pa.field("class_name", pa.string())]
+        fields = [pa.field("class_id", pa.int32()), *(pa.field(name, pa.string()) for name in self.texts)]
         fields += [pa.field(name, pa.from_numpy_dtype(values.dtype)) for name, values in batch.columns.items()]
         return pa.schema([*fields, *([] if self.source is None else [pa.field("source", pa.string())])])
 
     def record(self, batch: PolygonBatch, schema: pa.Schema, *more: pa.Array) -> pa.RecordBatch:
         """A batch as a record batch: the fields of `schema`, NaN as null, then ``more``."""
-        columns = [number_array(batch.class_id.astype(np.int32)), text_array(self.classes.names, batch.class_id)]
+        columns = [number_array(batch.class_id.astype(np.int32))]
+        columns += [text_array(texts, batch.class_id) for texts in self.texts.values()]
         columns += [number_array(values) for values in batch.columns.values()]
         if self.source is not None:
             columns.append(text_array([self.source], np.zeros(len(batch), dtype=np.uint8)))

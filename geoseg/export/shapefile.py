@@ -47,7 +47,7 @@ def write_shapefile(batches: Iterable[PolygonBatch], path: Path, layer: Layer, *
         OutputError: A file cannot be written, or a single polygon is too large.
     """
     first, batches = with_first(batches, importing="pyogrio")
-    texts = {"class_name": layer.classes.names} | ({} if layer.source is None else {"source": (layer.source,)})
+    texts = layer.texts | ({} if layer.source is None else {"source": (layer.source,)})
     longest = max((text for values in texts.values() for text in values), key=_bytes)
     if _bytes(longest) > _TEXT_BYTES:
         log.warning(

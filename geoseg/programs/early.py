@@ -137,6 +137,28 @@ def check_vectorizing(
         class_rules(replace(rules, separate=()), read_class_table(classes))  # the map knows what can be separated
 
 
+def check_comparing(
+    old: AnyPath, new: AnyPath, output: Path | None, *, classes: AnyPath | None, overwrite: bool
+) -> None:
+    """Check what ``geoseg compare`` can tell from names alone.
+
+    Raises:
+        OutputError: An unknown suffix, or an output that may not be written.
+        SceneError: No such map.
+        ConfigError: A file of classes that cannot be read.
+    """
+    if output is not None:
+        _check_suffix(output, (*RASTER_SUFFIXES, *VECTOR_SUFFIXES))
+        check_output(output, overwrite=overwrite, inputs=[old, new], styled=True)
+    for path in (old, new):
+        if _is_missing(path):
+            raise SceneError(f"no such class map: {path}", hint="check the path")
+    if classes is not None:
+        from geoseg.class_tables import read_class_table
+
+        read_class_table(classes)
+
+
 def check_training(config: TrainConfig, options: TrainOptions, *, check: bool) -> None:
     """Check what ``geoseg train`` can tell without reading data or building a network.
 
@@ -210,6 +232,7 @@ def check_evaluation(
             "overlap": options.tiling.overlap,
             "batch-size": network.batch_size,
             "objects": measures.objects or None,
+            "within": measures.within_m,
             "backend": None if network.backend == "auto" else network.backend,
             "precision": None if network.precision == "auto" else network.precision,
         }

@@ -94,6 +94,8 @@ def run_evaluation(model: str, config: TrainConfig, output: Path, options: Evalu
         check_scene(trained.contract, labelled.scene)
         if whole:
             plan_scene(predictor, labelled.scene, options)  # refuses invalid windows before any work
+            if measures.within_m is not None:
+                labelled.centres()  # refuses labels without single objects
     names = _unique(scene_names(scenes))
     with _folder(output, overwrite=options.overwrite):
         if whole:

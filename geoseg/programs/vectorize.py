@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -155,6 +155,7 @@ def write_vectors(
     *,
     rules: PolygonRules = DEFAULT_RULES,
     source: str | None = None,
+    texts: Mapping[str, Sequence[str]] | None = None,
 ) -> VectorReport:
     """Write the polygons of a class map that arrives row by row; all of it or nothing.
 
@@ -165,6 +166,7 @@ def write_vectors(
         output: Output file; an existing one is replaced (call `geoseg.files.check_output` before the work).
         rules: Rules for regions and borders.
         source: Name of the scene that was mapped, for the field of that name.
+        texts: Further fields of text, with a value for each class.
 
     Raises:
         OutputError: Unknown suffix, a folder that cannot be written, or a disk that is full.
@@ -177,7 +179,7 @@ def write_vectors(
     outlines = Outlines()
     polygons = polygonize_rows(rows, drawn, classes, rules=rules, outlines=outlines)
     batches = ahead(tally.counted(polygons), name="geoseg-polygons")
-    write_polygons(batches, output, Layer(output.stem, drawn, resolved.classes, source))
+    write_polygons(batches, output, Layer(output.stem, drawn, resolved.classes, source, texts or {}))
     areas = tuple(
         ClassArea(c.name, int(tally.polygons[c.id]), float(tally.areas[c.id]))
         for c in resolved.classes

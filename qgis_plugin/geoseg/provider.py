@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The provider: five algorithms, each of which runs one verb of the geoseg command."""
+"""The provider: six algorithms, each of which runs one verb of the geoseg command."""
 
 import shlex
 from pathlib import Path
@@ -34,7 +34,7 @@ class Provider(QgsProcessingProvider):
         return "geoseg"
 
     def loadAlgorithms(self):
-        for algorithm in (Predict, Vectorize, Info, Train, Compare):
+        for algorithm in (Predict, Vectorize, Compare, Info, Train, Evaluate):
             self.addAlgorithm(algorithm())
 
 
@@ -149,6 +149,23 @@ class Vectorize(_Verb):
         return [_source(self, parameters, "MAP", context), "-o", output, "--overwrite"], output
 
 
+class Compare(_Verb):
+    """Two class maps to what changed."""
+
+    verb, title = "compare", "Compare"
+    help = "Finds what changed between two class maps of one place; the report has the areas of every change."
+
+    def add_parameters(self):
+        self.addParameter(QgsProcessingParameterRasterLayer("OLD", "Earlier class map"))
+        self.addParameter(QgsProcessingParameterRasterLayer("NEW", "Later class map, on the same grid"))
+        self.addParameter(QgsProcessingParameterFileDestination("OUTPUT", "Polygons or map of changes", OUTPUTS))
+
+    def arguments(self, parameters, context):
+        output = self.parameterAsFileOutput(parameters, "OUTPUT", context)
+        maps = [_source(self, parameters, name, context) for name in ("OLD", "NEW")]
+        return [*maps, "-o", output, "--overwrite"], output
+
+
 class Info(_Verb):
     """What a file is."""
 
@@ -175,10 +192,10 @@ class Train(_Verb):
         return [self.parameterAsFile(parameters, "CONFIG", context)], None
 
 
-class Compare(_Verb):
+class Evaluate(_Verb):
     """A model against labels."""
 
-    verb, title = "evaluate", "Compare"
+    verb, title = "evaluate", "Evaluate"
     help = "Compares the maps of a model with the labels of a configuration, and writes a report."
 
     def add_parameters(self):

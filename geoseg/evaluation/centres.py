@@ -1,0 +1,120 @@
+"""Objects matched by where their centres lie: for truth that is points, from rows as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from scipy import sparse, spatial
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+from geoseg.arrays import ByteArray, FloatArray, IntArray
+from geoseg.classes import NODATA
+from geoseg.evaluation.boundary import both_known
+from geoseg.evaluation.objects import label_regions
+from geoseg.evaluation.result import ObjectScores
+from geoseg.georeference import pyproj_crs
+from geoseg.grid import Grid, ground_steps
+
+
+class CentreMeasure:
+    """Pairs each object of the truth with at most one region of the map whose centre lies near its own.
+
+    As many pairs are made as possible. A region is a 4-connected set of pixels of one class, its centre the mean of its
+    pixels' centres. Objects and pixels where truth or map is 255 do not count. Regions are held until they are
+    closed, centres until the end.
+
+    Args:
+        classes: K.
+        grid: The scene's grid, whose ground is known in metres.
+        true: Centres of the true objects, column and row in px, (n, 2).
+        ids: Their classes, (n,).
+        within_m: Largest distance of a pair, m.
+        of: Ids of the classes that are objects; None for all.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        grid: Grid,
+        true: FloatArray,
+        ids: IntArray,
+        *,
+        within_m: float,
+        of: Iterable[int] | None = None,
+    ) -> None:
+        self._classes, self._grid, self._within_m = classes, grid, within_m
+        self._wanted = np.full(256, NODATA, dtype=np.uint8)
+        objects = np.arange(classes) if of is None else np.array(sorted(of), dtype=np.int64)
+        self._wanted[objects] = objects
+        cells = np.floor(true).astype(np.int64)
+        here = (cells >= 0).all(axis=1) & (cells < [grid.width, grid.height]).all(axis=1) & np.isin(ids, objects)
+        self._true, self._ids, self._cells = true[here], ids[here], cells[here]
+        self._counted = np.zeros(len(self._ids), dtype=bool)
+        self._row = 0
+        self._sums = np.zeros((1, 3), dtype=np.int64)  # pixels, columns and rows of each open region; 0 is none
+        self._value = np.full(1, NODATA, dtype=np.uint8)
+        self._last_value = np.full(grid.width, NODATA, dtype=np.uint8)
+        self._last_label = np.zeros(grid.width, dtype=np.int32)
+        self._closed: list[tuple[ByteArray, FloatArray]] = []
+
+    def feed(self, truth: ByteArray, mapped: ByteArray) -> None:
+        """Take the next rows of truth and map, each (h, W); 255 does not count."""
+        if not len(truth):
+            return
+        rows = both_known(truth, mapped)
+        inside = np.flatnonzero((self._cells[:, 1] >= self._row) & (self._cells[:, 1] < self._row + len(truth)))
+        col, row = self._cells[inside].T
+        self._counted[inside] = rows[0][row - self._row, col] != NODATA
+        values = np.ascontiguousarray(self._wanted[rows[1]])
+        labels, names = label_regions(values, self._last_value, self._last_label, len(self._value))
+        number = int(names.max(initial=0)) + 1
+        value, sums = np.full(number, NODATA, dtype=np.uint8), np.zeros((number, 3), dtype=np.int64)
+        value[names[: len(self._value)]] = self._value
+        value[labels] = values
+        np.add.at(sums, names[: len(self._sums)], self._sums)
+        y, x = np.indices(labels.shape)
+        for i, weights in enumerate((None, x.ravel(), y.ravel() + self._row)):
+            sums[:, i] += np.bincount(labels.ravel(), weights, minlength=number).astype(np.int64)
+        is_open = np.zeros(number, dtype=bool)
+        is_open[labels[-1]] = True
+        is_open[0] = True
+        self._close(value[~is_open], sums[~is_open])
+        self._value, self._sums = value[is_open], sums[is_open]
+        self._value[0], self._sums[0] = NODATA, 0
+        self._last_value, self._last_label = values[-1].copy(), (np.cumsum(is_open) - 1)[labels[-1]].astype(np.int32)
+        self._row += len(truth)
+
+    def result(self) -> ObjectScores:
+        """The scores, after the last row."""
+        self._close(self._value[1:], self._sums[1:])
+        self._value, self._sums = self._value[:1], self._sums[:1]
+        value = np.concatenate([v for v, _ in self._closed])
+        centres = np.concatenate([c for _, c in self._closed])
+        counts = np.zeros((3, self._classes), dtype=np.int64)
+        for i in range(self._classes):
+            true, found = self._true[self._counted & (self._ids == i)], centres[value == i]
+            counts[:, i] = len(true), len(found), _pairs(true, found, self._grid, self._within_m)
+        return ObjectScores(counts[0], counts[1], counts[2], within_m=self._within_m)
+
+    def _close(self, value: ByteArray, sums: IntArray) -> None:
+        self._closed.append((value, sums[:, 1:] / sums[:, :1] + 0.5))
+
+
+def _pairs(true: FloatArray, found: FloatArray, grid: Grid, within_m: float) -> int:
+    """The largest number of pairs, one to one, of centres in px that lie within a distance on the ground."""
+    if not len(true) or not len(found):
+        return 0
+    t = grid.transform
+    linear = np.array([[t.a, t.b], [t.d, t.e]])
+    x, y = linear @ true.T + [[t.c], [t.f]]
+    metres_per_px = ground_steps(pyproj_crs(grid.crs), x, y) @ linear
+    reach = within_m / np.linalg.svd(metres_per_px, compute_uv=False)[:, -1]
+    near = spatial.cKDTree(found).query_ball_point(true, reach)
+    own = np.repeat(np.arange(len(true)), [len(each) for each in near])
+    other = np.array([i for each in near for i in each], dtype=np.int64)
+    step = np.einsum("nij,nj->ni", metres_per_px[own], found[other] - true[own])
+    is_pair = np.hypot(*step.T) <= within_m
+    own, other = own[is_pair], other[is_pair]
+    graph = sparse.csr_array((np.ones(len(own), dtype=bool), (own, other)), shape=(len(true), len(found)))
+    return int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum())

@@ -1,0 +1,110 @@
+"""Areas of two maps of one place corrected by what evaluations found wrong, and the change between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+from geoseg.arrays import FloatArray, IntArray
+from geoseg.errors import ConfigError
+from geoseg.evaluation import SCORES_JSON
+
+_NORMAL_95 = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MapErrors:
+    """What an evaluation says of the errors of a model's maps.
+
+    Attributes:
+        confusion: Pixels, (K, K), row = truth.
+        spread: How much wider the interval of each class was in the evaluation, which counts blocks, than if errors
+            of neighbouring pixels were independent, (K,); NaN if unknown.
+    """
+
+    confusion: IntArray
+    spread: FloatArray
+
+    def areas(self, mapped_m2: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Areas of the true classes where some area is mapped as each, and half their 95 % intervals, (K,) each.
+
+        Equations 9 and 10 of Olofsson et al., stratified by mapped class, times `spread`. Differences of mapped areas
+        give differences. NaN if a class is mapped and the evaluation has none of it.
+
+        References:
+            Olofsson et al., Good practices for estimating area and assessing accuracy of land change, Remote Sensing
+            of Environment 148 (2014).
+        """
+        used = mapped_m2 != 0
+        sampled = self.confusion.sum(axis=0)[used].astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = self.confusion.T[used] / sampled[:, None]  # (mapped, true)
+            variance = share * (1 - share) / (sampled - 1)[:, None]
+            margin = _NORMAL_95 * np.sqrt(mapped_m2[used] ** 2 @ variance)
+        return mapped_m2[used] @ share, margin * self.spread
+
+
+def read_errors(path: str | PathLike[str], classes: Sequence[str]) -> MapErrors:
+    """The errors that ``geoseg evaluate`` found, for classes in some order.
+
+    Args:
+        path: The folder of the evaluation, or its ``scores.json``.
+        classes: Names of the classes of a map.
+
+    Raises:
+        ConfigError: No evaluation, one of other classes, or one without areas.
+    """
+    file = Path(path)
+    file = file / SCORES_JSON if file.is_dir() else file
+    try:
+        content = orjson.loads(file.read_bytes())
+        names, total = content["classes"], content["all"]
+        found = {name: total["classes"][name] for name in names}
+        confusion = np.array(total["confusion"], dtype=np.int64)
+    except FileNotFoundError as error:
+        raise ConfigError(f"no such evaluation: {file}", hint="geoseg evaluate MODEL CONFIG -o evaluation") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{file} is not an evaluation of geoseg", hint="name the folder that geoseg evaluate wrote"
+        ) from error
+    if set(names) != set(classes):
+        raise ConfigError(
+            f"the evaluation {file} has the classes {', '.join(names)}, the maps {', '.join(classes)}",
+            hint="name an evaluation of the model that made the maps",
+        )
+    if any("margin_ha" not in found[name] for name in names):
+        raise ConfigError(
+            f"the evaluation {file} has no areas", hint="evaluate whole scenes that have a CRS: --protocol scene"
+        )
+    order = [names.index(name) for name in classes]
+    mapped, margin = (
+        np.array([np.nan if found[name][key] is None else found[name][key] for name in classes], dtype=np.float64)
+        for key in ("mapped_ha", "margin_ha")
+    )
+    alone = MapErrors(confusion[np.ix_(order, order)], np.ones(len(order)))
+    independent = alone.areas(mapped)[1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = np.where(independent > 0, margin / independent, 1.0)
+    return MapErrors(alone.confusion, spread)
+
+
+def estimated_change(
+    errors: Sequence[MapErrors], old_m2: FloatArray, new_m2: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Change of the area of each true class, and half its 95 % interval, (K,) each, in the unit of the areas.
+
+    Args:
+        errors: Those of the earlier map and of the later one, whose samples are independent; or one, if the same model
+            made both.
+        old_m2: Area mapped as each class, earlier.
+        new_m2: And later.
+    """
+    if len(errors) == 1:
+        return errors[0].areas(new_m2 - old_m2)
+    (before, before_margin), (after, after_margin) = errors[0].areas(old_m2), errors[1].areas(new_m2)
+    return after - before, np.hypot(before_margin, after_margin)
