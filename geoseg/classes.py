@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,8 +91,6 @@ class ClassTable:
     ) -> ClassTable:
         """Table of the names in order, ids from 0; colours as ``#rrggbb`` or as RGB in [0, 255].
 
-        Those in ``background`` and ``separate`` are flagged as such.
-
         Raises:
             ValueError: More names than colours or the reverse, a colour that is none, or see `ClassTable`.
         """
@@ -101,6 +99,13 @@ class ClassTable:
             raise ValueError(f"every class needs a color: found {len(names)} names and {len(rgb)} colors")
         entries = enumerate(zip(names, rgb, strict=True))
         return cls(tuple(MapClass(i, n, color, n in background, n in separate) for i, (n, color) in entries))
+
+    @classmethod
+    def from_entries(cls, entries: Iterable[Mapping[str, Any]]) -> ClassTable:
+        """The table that `class_entries` stored."""
+        rows = list(entries)
+        flags = ({e["name"] for e in rows if e.get(flag)} for flag in ("background", "separate"))
+        return cls.from_names([e["name"] for e in rows], [e["color"] for e in rows], *flags)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -117,11 +122,7 @@ class ClassTable:
         return tuple(c.name for c in self.classes)
 
     def id_of(self, name: str) -> int:
-        """Id of the class called ``name``.
-
-        Raises:
-            KeyError: No such class.
-        """
+        """Id of the class called ``name``; a KeyError if there is none."""
         for c in self.classes:
             if c.name == name:
                 return c.id

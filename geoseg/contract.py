@@ -43,13 +43,7 @@ class Band(Frozen):
 
 
 class ClassEntry(Frozen):
-    """One class; its id is its place in the list.
-
-    Attributes:
-        name: Its name.
-        color: ``#rrggbb``.
-        background: Whether it is what lies around objects; vector outputs leave it out unless it is asked for.
-    """
+    """One class; its id is its place in the list. Vector outputs leave out a background unless it is asked for."""
 
     name: str = Field(min_length=1)
     color: str
@@ -76,11 +70,11 @@ class WindowSettings(Frozen):
 
 
 class PrecisionScore(Frozen):
-    """How good a model's maps are in one precision.
+    """How good a model's maps are in one precision, each from 0 to 1.
 
     Attributes:
-        miou: Mean IoU on the scenes that were measured, 0 … 1.
-        agreement: Share of labelled pixels whose class is that of the float32 map, 0 … 1.
+        miou: Mean IoU on the scenes that were measured.
+        agreement: Share of labelled pixels whose class is that of the float32 map.
     """
 
     miou: float = Field(ge=0, le=1)
@@ -88,13 +82,7 @@ class PrecisionScore(Frozen):
 
 
 class PrecisionRecord(Frozen):
-    """The cost of reduced precision, as `geoseg evaluate` measured it.
-
-    Attributes:
-        measured_on: Name of the configuration whose validation scenes were mapped.
-        float32: Scores in full precision.
-        bfloat16: Scores in reduced precision.
-    """
+    """The cost of reduced precision, as `geoseg evaluate` measured it on the validation scenes of ``measured_on``."""
 
     measured_on: str
     float32: PrecisionScore
@@ -111,13 +99,11 @@ class Contract(Frozen):
 
     Attributes:
         version: Version of this file's format.
-        name: Name of the model.
         bands: Input channels in order.
         dtype: Data type of the imagery.
         scale: Factor on pixel values before mean and standard deviation.
         nodata: "file": pixels the file itself calls invalid; a number: pixels with that value in every band.
         gsd_m: Ground sample distance of the imagery, metres; None for imagery without georeference.
-        classes: Classes in order of their ids.
         window: Windows the model predicts with unless the user says otherwise.
         stride: Pixels per logit; None in folders of geoseg 0.1, whose network knows.
         precision: What reduced precision costs; None where it was not measured.
@@ -149,8 +135,7 @@ class Contract(Frozen):
 
 def class_table(entries: tuple[ClassEntry, ...]) -> ClassTable:
     """Class table of stored entries, ids from 0."""
-    background = {c.name for c in entries if c.background}
-    return ClassTable.from_names([c.name for c in entries], [c.color for c in entries], background)
+    return ClassTable.from_entries(entry.model_dump() for entry in entries)
 
 
 def shipped_models() -> list[str]:

@@ -58,12 +58,9 @@ def one_error(errors: Sequence[GeosegError], what: str, *, most: int = 20) -> Ge
     """One error that lists several, a line each; a single error is returned as it is.
 
     Args:
-        errors: At least one.
+        errors: At least one. The result is of their common class; if their hints differ, each line has its own.
         what: The first line, such as "2 of 3 scenes cannot be used".
         most: How many are listed.
-
-    Returns:
-        An error of their common class. If their hints differ, each line has its own.
     """
     first = errors[0]
     if len(errors) == 1:

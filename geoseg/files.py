@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import sqlite3
+import tempfile
 import threading
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -50,12 +51,9 @@ _REPLACE = "add --overwrite, or choose another name with -o"
 
 
 def output_error(message: str, error: Exception, *, hint: str | None = None) -> OutputError:
-    """An `OutputError` with the reason that the system or a library gave.
+    """An `OutputError`: what failed, such as "cannot write map.tif", and the reason that the system or a library gave.
 
-    Args:
-        message: What failed, such as "cannot write map.tif".
-        error: An `OSError`, or the error of a library.
-        hint: The fix; None takes the usual one for the reason.
+    Without a ``hint`` it has the usual one for the reason.
     """
     number = error.errno if isinstance(error, OSError) else None
     # rasterio says only "see previous exception"; its cause is GDAL's message.
@@ -111,10 +109,9 @@ def check_output(
         styled: Whether a style is written beside the file.
 
     Raises:
-        OutputError: The file exists and ``overwrite`` is False; it is a folder, an input or a symbolic link; another
-            program is changing it (GeoPackage); its name is reserved (GeoPackage) or too long; its folder is missing
-            or not writable; or ``overwrite`` is False and a style that is not ours, or a part of another shapefile,
-            would be replaced.
+        OutputError: The file exists, or its style or a part of another shapefile is in the way, and ``overwrite`` is
+            False; it is a folder, an input or a symbolic link; another program is changing it (GeoPackage); its name is
+            reserved (GeoPackage) or too long; or its folder is missing or not writable.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -206,8 +203,7 @@ def check_folder(path: Path, *, hint: str = "choose another with -o") -> None:
     """Check that a folder can be made, or written if it exists; an `OutputError` if not."""
     with made_folder(path, hint=hint):
         try:
-            with _scratch(path / "trial"):
-                pass
+            tempfile.TemporaryFile(dir=path).close()
         except OSError as error:
             raise output_error(f"cannot write into folder {path}", error, hint=hint) from error
 
@@ -215,11 +211,7 @@ def check_folder(path: Path, *, hint: str = "choose another with -o") -> None:
 def check_output_folder(folder: Path, *, overwrite: bool, ours: Collection[str], writer: str) -> None:
     """Check that a folder may be written; an existing one is replaced only if all files in it are ``ours``.
 
-    Args:
-        folder: Folder that will be written.
-        overwrite: Whether an existing one may be replaced.
-        ours: Names of the files that the writer puts into it.
-        writer: Name of the writer for the message.
+    ``writer`` is the name, for the message, of what writes files of the names ``ours``.
 
     Raises:
         OutputError: It exists and ``overwrite`` is False, it holds other files, it is a file, or it cannot be written.
@@ -246,27 +238,22 @@ def check_output_folder(folder: Path, *, overwrite: bool, ours: Collection[str],
 def atomic_output(path: Path) -> Iterator[Path]:
     """A scratch folder beside ``path`` to write its file, and files that belong to it, in; published on success.
 
-    Yields:
-        Where to write the file: the same name inside the scratch folder. On a clean exit all files of the folder are
-        renamed into the final folder, the named one last, and what other programs derived from a file it replaces
-        (``.ovr``, ``.aux.xml``, indices) is removed. After an exception, Ctrl-C included, nothing is published. The
-        scratch folder is removed in either case.
+    It yields the same name inside the scratch folder. On a clean exit all files of the folder are renamed into the
+    final folder, the named one last, and what other programs derived from a file it replaces (``.ovr``, ``.aux.xml``,
+    indices) is removed. After an exception, Ctrl-C included, nothing is published. The scratch folder is removed in
+    either case.
 
     Raises:
         OutputError: The folder is gone or not writable, or the disk is full.
     """
     try:
-        with writing(path):
-            scratch = _scratch_name(path)
-            scratch.mkdir()
-        yield scratch / path.name
-        _publish(scratch, path)
+        with _scratch(path) as scratch:
+            yield scratch / path.name
+            _publish(scratch, path)
     except OSError as error:
         if error.errno in DISK_ERRORS:
             raise output_error(f"cannot write {path}", error) from error
         raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _publish(scratch: Path, path: Path) -> None:
@@ -287,16 +274,13 @@ def _publish(scratch: Path, path: Path) -> None:
 @contextmanager
 def _scratch(path: Path) -> Iterator[Path]:
     """A scratch folder beside an output."""
-    folder = _scratch_name(path)
-    folder.mkdir()
+    folder = path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
     try:
+        with writing(path):
+            folder.mkdir()
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _scratch_name(path: Path) -> Path:
-    return path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
 
 
 def _final_name(path: Path) -> Path:
@@ -338,9 +322,8 @@ def made_folder(path: Path, *, hint: str = "choose another with -o") -> Iterator
 def output_pattern(output: str | os.PathLike[str]) -> Path | None:
     """The pattern of one output for each scene; None if one file is named.
 
-    Args:
-        output: A folder, which exists or ends with a slash and stands for ``FOLDER/{stem}.tif``; or a file name with
-            ``{stem}``, and ``{parent}`` if wanted: the scene's name without its suffix, and the name of its folder.
+    A folder, which exists or ends with a slash, stands for ``FOLDER/{stem}.tif``. A file name may have ``{stem}`` and
+    ``{parent}``: the scene's name without its suffix, and the name of its folder.
 
     Raises:
         OutputError: Another word in braces.
@@ -359,11 +342,7 @@ def output_pattern(output: str | os.PathLike[str]) -> Path | None:
 
 
 def name_outputs(pattern: Path, scenes: Sequence[str]) -> list[Path]:
-    """The output of each scene.
-
-    Raises:
-        OutputError: Two scenes have the same.
-    """
+    """The output of each scene; an `OutputError` if two scenes have the same."""
     found: dict[Path, str] = {}
     for scene in scenes:
         source = PurePath(scene.partition("?")[0])
@@ -385,11 +364,7 @@ WARNINGS = threading.RLock()
 
 
 def open_raster(path: str | os.PathLike[str], mode: str = "r", **options: Any) -> Any:
-    """`rasterio.open` without its warning about a missing georeference; one thread at a time.
-
-    Raises:
-        RasterioError: As `rasterio.open` does.
-    """
+    """`rasterio.open` without its warning about a missing georeference; one thread at a time."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 

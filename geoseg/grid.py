@@ -152,11 +152,7 @@ class Grid:
 
 
 def grid_of(dataset: Any, crs: str | None = None) -> Grid:
-    """The grid of an open rasterio dataset.
-
-    Args:
-        dataset: The dataset.
-        crs: CRS of its coordinates, as EPSG code or WKT, for a file that has none; None takes the file's.
+    """The grid of an open rasterio dataset; ``crs``, as EPSG code or WKT, is that of a file that has none.
 
     Raises:
         SceneError: No such CRS, the file has another one or no transform, or its coordinates are not those of the CRS.
@@ -208,17 +204,10 @@ def crs_hint(grid: Grid) -> str:
 
 
 def ground_area_m2(crs: pyproj.CRS, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Area on the ellipsoid of one square map unit, m², at coordinates of a geographic or projected CRS.
+    """Area on the ellipsoid of one square map unit, m², at coordinates x, y of a geographic or projected CRS.
 
-    PROJ's areal scale is that of the sphere for Web Mercator, 0.7 % off.
-
-    Args:
-        crs: Horizontal CRS of the coordinates.
-        x: Eastings or longitudes, in the CRS's units.
-        y: Northings or latitudes, in the CRS's units.
-
-    Returns:
-        Areas of the coordinates' shape; where the CRS has no inverse there, or no ellipsoid, the planar area.
+    PROJ's areal scale is that of the sphere for Web Mercator, 0.7 % off. Where the CRS has no inverse, or no ellipsoid,
+    it is the planar area.
     """
     (east_x, east_y), (north_x, north_y) = np.moveaxis(ground_steps(crs, x, y), (-2, -1), (0, 1))
     area: FloatArray = np.abs(east_x * north_y - east_y * north_x)
@@ -232,11 +221,6 @@ def ground_steps(crs: pyproj.CRS, x: FloatArray, y: FloatArray) -> FloatArray:
 
     The radii of curvature; in a projected CRS times the Jacobian of the inverse projection, by central differences over
     100 m (1e-9 exact).
-
-    Args:
-        crs: Horizontal CRS of the coordinates.
-        x: Eastings or longitudes, in the CRS's units.
-        y: Northings or latitudes, in the CRS's units.
 
     Returns:
         Matrices (…, 2, 2) for coordinates (…): rows east and north, columns x and y. Not finite where the CRS has no

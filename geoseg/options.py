@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from numbers import Integral, Real
 from os import PathLike
-from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from geoseg.errors import ConfigError
 from geoseg.tolerance import Tolerance
@@ -33,9 +35,70 @@ Small = Literal["merge", "drop"]
 
 T = TypeVar("T")
 
+_NOUNS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "text",
+    NoneType: "None",
+    PathLike: "a path",
+    Callable: "a function",
+    Mapping: "a mapping from names to lists",
+}
+
+
+class Checked:
+    """Base of all options: a value of another type than its field's is refused."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Check all values.
+
+        Raises:
+            ConfigError: The first of another type; numpy's numbers and arrays are numbers and lists.
+        """
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _fits(value, hint):
+                choices = [get_args(part) for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
+                raise ConfigError(
+                    f"{name} must be {_noun(hint)}, found {value!r:.80}",
+                    hint=f"--{name.replace('_', '-')} {', '.join(choices[0])}" if choices else None,
+                )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is Literal:
+        return isinstance(value, str) and value in parts
+    if kind is Sequence:
+        is_list = isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
+        return is_list and all(_fits(item, parts[0]) for item in value)
+    if kind is Mapping:
+        return isinstance(value, Mapping) and all(_fits(k, parts[0]) and _fits(v, parts[1]) for k, v in value.items())
+    if kind in (int, float):
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _noun(hint: Any) -> str:
+    """A type in words."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return " or ".join(map(_noun, parts))
+    if kind is Literal:
+        return f"one of {', '.join(parts)}"
+    if kind is Sequence:
+        return f"a list of {_noun(parts[0]).removeprefix('a ')}s"
+    return _NOUNS.get(kind) or f"{kind.__name__}(…)"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Imagery:
+class Imagery(Checked):
     """Which pixels of a scene the model sees.
 
     Attributes:
@@ -58,7 +121,7 @@ class Imagery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
+class Network(Checked):
     """What runs the network, and how.
 
     Attributes:
@@ -75,7 +138,7 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Windows:
+class Windows(Checked):
     """The windows that the network sees.
 
     Attributes:
@@ -108,7 +171,7 @@ class Tiling(Windows):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layers:
+class Layers(Checked):
     """Rasters written beside the class map; see `geoseg.map_rows.MapRows`.
 
     Attributes:
@@ -133,7 +196,7 @@ class Layers:
 
 
 @dataclass(frozen=True, slots=True)
-class PolygonRules:
+class PolygonRules(Checked):
     """Rules for the polygons of a class map. The default keeps every pixel step.
 
     They act in this order: dissolve, keep, fill holes, merge or drop small regions, separate, smooth, simplify,
@@ -166,11 +229,8 @@ class PolygonRules:
     separate: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Refuse rules without effect.
-
-        Raises:
-            ConfigError: `small` without an area, or a method without a tolerance.
-        """
+        """Refuse rules without effect: ``small`` without an area, or a method without a tolerance."""
+        Checked.__post_init__(self)
         if self.small != "merge" and not self.min_area_m2:
             raise ConfigError(f"--small {self.small} has no effect without --min-area", hint="--min-area 10")
         if self.method != "vw" and self.simplify is None:
@@ -183,7 +243,7 @@ DEFAULT_RULES = PolygonRules(simplify=Tolerance(1.5, "px"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
+class Running(Checked):
     """Where a prediction runs, and what becomes of earlier output.
 
     Attributes:
@@ -202,9 +262,15 @@ class Running:
     overwrite: bool = False
     progress: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse no reader at all."""
+        Checked.__post_init__(self)
+        if self.readers is not None and self.readers < 1:
+            raise ConfigError(f"readers must be at least 1, found {self.readers}", hint="readers=1, or leave it out")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PredictOptions:
+class PredictOptions(Checked):
     """All options of a prediction."""
 
     tiling: Tiling = Tiling()
@@ -216,7 +282,7 @@ class PredictOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measures:
+class Measures(Checked):
     """What an evaluation measures.
 
     Attributes:
@@ -239,11 +305,8 @@ class Measures:
     windows: int = 8
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured.
-
-        Raises:
-            ConfigError: A strip of no width, a distance of 0 or less, or a negative number of windows.
-        """
+        """Refuse a strip of no width, a distance of 0 or less, and a negative number of windows."""
+        Checked.__post_init__(self)
         if self.within_m is not None and not 0 < self.within_m < math.inf:
             raise ConfigError(f"--within must be metres above 0, found {self.within_m}", hint="--within 2")
         if self.boundary_px < 1:
@@ -253,7 +316,7 @@ class Measures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(Checked):
     """All options of an evaluation.
 
     Attributes:
@@ -269,7 +332,7 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(Checked):
     """How a training runs; what is trained is in its configuration.
 
     Attributes:

@@ -31,14 +31,11 @@ _LOST_SLASH = re.compile(r"(\w[\w+.-]+):/(?!/)")
 
 
 def input_path(name: str | PathLike[str], base: Path | None = None) -> InputPath:
-    """The input that a name stands for.
+    """The input that a name stands for: a path, or text for what only GDAL can open.
 
     Args:
         name: A path, ``~`` allowed, a name for GDAL, ``zip://FILE.zip!MEMBER`` or ``FILE.zip!MEMBER``.
         base: Folder that relative paths count from; None leaves them relative.
-
-    Returns:
-        A path, or text for what only GDAL can open.
     """
     text = fspath(name)
     if isinstance(name, Path):  # made of a URL, it has lost a slash
@@ -59,15 +56,10 @@ def opened_name(
     suffixes: Collection[str] = RASTER_SUFFIXES | VECTOR_SUFFIXES,
     kind: type[GeosegError] = GeosegError,
 ) -> str:
-    """What GDAL opens for a name: the name itself, or the one suitable member of a zip file.
-
-    Args:
-        name: See `input_path`.
-        suffixes: Suffixes of suitable files, lower case.
-        kind: Error to raise.
+    """What GDAL opens for a name: the name itself, or of a zip file the only member with one of these suffixes.
 
     Raises:
-        GeosegError: A zip file with several such members.
+        GeosegError: A zip file with several such members; of the given kind.
     """
     path = input_path(name)
     archive = Path(str(path).removeprefix("/vsizip/")) if str(path).lower().endswith(".zip") else None

@@ -36,12 +36,9 @@ _NAMED_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
-    """One published file.
+    """One published file: its name here, what it holds, and its address.
 
     Attributes:
-        name: Its name here.
-        what: What it holds.
-        url: Its address.
         is_encoder: Whether it is an encoder that timm loads rather than a whole SegNeXt.
     """
 
@@ -124,11 +121,7 @@ def list_weights() -> list[str]:
 
 
 def check_source(source: str | PathLike[str]) -> None:
-    """Refuse what is neither a file with a checkpoint's suffix nor a name of `PRETRAINED`.
-
-    Raises:
-        ModelError: No such file, a folder, or a file with another suffix.
-    """
+    """Refuse, with a `ModelError`, what is neither a file with a checkpoint's suffix nor a name of `PRETRAINED`."""
     path = Path(source)
     if str(source) in PRETRAINED and not path.exists():
         return
@@ -145,10 +138,7 @@ def check_source(source: str | PathLike[str]) -> None:
 def fetch(entry: Pretrained, *, folder: str | PathLike[str] | None = None, progress: bool = False) -> Path:
     """A published file on this disk, downloaded if necessary; its digest is checked either way.
 
-    Args:
-        entry: Which file.
-        folder: Where it is stored; None for torch.hub's folder.
-        progress: Draw a progress bar of the download on standard error.
+    ``folder`` is where it is stored; None for torch.hub's folder.
 
     Raises:
         ModelError: It cannot be downloaded (the message says where to put it), or it is truncated or altered.
@@ -180,12 +170,9 @@ def sha256_of(path: Path) -> str:
 
 
 def check_digest(path: Path, sha256: str) -> None:
-    """Compare a file's SHA-256 with the digits in its name, if any.
+    """Compare a file's SHA-256 with the digits in its name, if any; a `ModelError` if they differ.
 
     Eight decimal digits are taken for a date, unless the file is one of `PRETRAINED`.
-
-    Raises:
-        ModelError: They differ.
     """
     named = _NAMED_DIGEST.search(path.name)
     if named is None or sha256.startswith(named[1]):
@@ -205,7 +192,7 @@ def encoder_file(
     overlay: Mapping[str, Any] | None = None,
     folder: str | PathLike[str] | None = None,
 ) -> Path | None:
-    """The file for timm's ``pretrained=True``: the caller's, or the published one.
+    """The file for timm's ``pretrained=True``: the caller's, or the published one; None for another source.
 
     Args:
         variant: timm's name of the network.
@@ -213,11 +200,8 @@ def encoder_file(
         overlay: The caller's ``pretrained_cfg_overlay``.
         folder: timm's ``cache_dir``.
 
-    Returns:
-        The file; None if the caller names another source: a hub, an address, a folder, tensors.
-
     Raises:
-        ModelError: The published file cannot be downloaded, or it is truncated or altered.
+        ModelError: See `fetch`.
     """
     overlay = overlay or {}
     if overlay.get("file"):

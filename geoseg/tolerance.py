@@ -38,11 +38,7 @@ class Tolerance:
         return f"{self.value:g}{self.unit}"
 
     def in_pixels(self, grid: Grid) -> float:
-        """The tolerance in pixels of a map.
-
-        Raises:
-            ConfigError: Metres, and the map has no CRS; or more than 10,000 pixels.
-        """
+        """The tolerance in pixels of a map; a `ConfigError` for metres without a CRS, or above 10,000 pixels."""
         value, gsd = self.value, grid.gsd_m() if self.unit == "m" else None
         if self.unit == "m":
             if gsd is None:
@@ -60,11 +56,7 @@ class Tolerance:
 
 
 def parse_tolerance(text: str) -> Tolerance | None:
-    """The tolerance written as ``2px`` or ``0.5m``; None for ``none`` (and for zero).
-
-    Raises:
-        ConfigError: Anything else.
-    """
+    """The tolerance written as ``2px`` or ``0.5m``, None for ``none`` and zero; else a `ConfigError`."""
     text = text.strip().lower()
     if text == "none":
         return None

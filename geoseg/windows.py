@@ -32,7 +32,7 @@ def round_up(value: int, multiple: int) -> int:
 
 
 def window_starts(length: int, *, size: int, overlap: int, align: int = 1) -> list[int]:
-    """Starts of equal windows that cover ``0 … length`` along one axis.
+    """Starts of equal windows that cover ``0 … length`` along one axis, in increasing order.
 
     The last window is moved back to end at the padded length, ``round_up(length, align)``, so all windows have one
     size. Starts are multiples of ``align``, so that logits of that stride lie on one scene-wide grid.
@@ -43,11 +43,8 @@ def window_starts(length: int, *, size: int, overlap: int, align: int = 1) -> li
         overlap: Strip shared by neighbours, px; ``0 <= overlap < size``, a multiple of ``align``.
         align: Multiple on which windows start, px.
 
-    Returns:
-        Starts in increasing order; only 0 if one window covers the padded scene.
-
     Raises:
-        ValueError: A length or multiple below 1, ``overlap`` outside ``[0, size)``, or a size or overlap off the grid.
+        ValueError: One of them is outside its range.
 
     References:
         Edge rule of slide_inference in mmsegmentation; six possible rules are compared in torchgeo PR 448.

@@ -856,7 +856,7 @@ def test_the_forms_of_a_class_file(name: str, text: str, tmp_path: Path) -> None
         ("- a\n- 3\n", "class 1 has no name, found 3"),
         ("- {color: '#55aa33'}", "class 0 has no name"),
         ("- {name: a, colour: red}", "class a has an unknown key colour"),
-        ("- {name: a, color: red}", "class a: color 'red' is not of the form #rrggbb"),
+        ("- {name: a, color: red}", "class a has an invalid color: color 'red' is not of the form #rrggbb"),
         ("- {name: a, color: [1, 2]}", "neither #rrggbb nor three numbers"),
         ("- {name: a, color: [1, 2, 300]}", "is not three numbers in 0 … 255"),
         ("- {name: a, id: 1}", "class ids must be 0 … 0"),

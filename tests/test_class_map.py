@@ -284,7 +284,7 @@ def test_what_is_no_class_map_is_refused(tmp_path):
     with pytest.raises(SceneError, match="no such class map"):
         read_class_map(tmp_path / "none.tif")
     (tmp_path / "text.tif").write_text("hello")
-    with pytest.raises(SceneError, match="cannot be read"):
+    with pytest.raises(SceneError, match="is not a raster that GDAL can read"):
         read_class_map(tmp_path / "text.tif")
 
 

@@ -232,14 +232,12 @@ def test_choices_of_options_are_those_of_the_programs() -> None:
     from geoseg.network.backends import BACKENDS, PRECISIONS
     from geoseg.network.tta import TTA
     from geoseg.paper.patches import PROTOCOLS
-    from geoseg.prediction.executors import EXECUTORS
     from geoseg.tiling.plan import BLENDS
 
     assert get_args(options.Blend) == tuple(BLENDS)
     assert get_args(options.TtaName) == tuple(TTA)
     assert get_args(options.Backend) == ("auto", *BACKENDS)
     assert get_args(options.Precision) == ("auto", *PRECISIONS)
-    assert get_args(options.ExecutorName) == tuple(EXECUTORS)
     assert get_args(options.Protocol) == ("scene", *PROTOCOLS)
 
 

@@ -484,8 +484,12 @@ def test_a_scene_that_breaks_off_leaves_nothing(model: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "said", "hint"),
     [
-        ({"split": "test"}, "unknown split 'test'", "--split val"),
-        ({"protocol": "isaid"}, "unknown protocol 'isaid'", "--protocol scene, jseg, mmseg, whole"),
+        ({"split": "test"}, "split must be one of val, train, found 'test'", "--split val"),
+        (
+            {"protocol": "isaid"},
+            "protocol must be one of scene, jseg, mmseg, whole, found 'isaid'",
+            "--protocol scene, jseg, mmseg, whole",
+        ),
         ({"protocol": "jseg", "size": 64}, "--size has no effect", "leave out --size"),
         (
             {"protocol": "mmseg", "backend": "torch"},

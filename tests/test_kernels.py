@@ -73,7 +73,7 @@ def stitch(height, width, overlap, number, logits):
         for col in cols.starts:
             state.add(Window(row, col, size, size), random.random((number, size // 8, size // 8)).astype(logits))
         for pending in state.finish(following):
-            pending.rows()
+            pending()
 
 
 for part in [*stitching(), *vectorizing(rules, ".gpkg")]:

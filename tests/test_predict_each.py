@@ -25,13 +25,12 @@ from geoseg.options import PredictOptions, from_keywords
 from geoseg.paths import scene_names
 from geoseg.prediction import predictor as predictor_module
 from geoseg.prediction import room
-from geoseg.prediction.fingerprint import fingerprint
 from geoseg.prediction.predictor import Predictor
 from geoseg.programs import predict_each as each_module
 from geoseg.programs.dry_run import dry_run
 from geoseg.programs.predict import predict
 from geoseg.programs.predict_each import JOURNAL, dry_run_each, predict_each
-from geoseg.programs.session import Session
+from geoseg.programs.session import Session, fingerprint
 from geoseg.scene import open_scene
 from support import commands
 from support.networks import TINY

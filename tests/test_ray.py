@@ -76,7 +76,7 @@ class TestRay(ExecutorContract):
             predict(scenes, place / "model", place / "survived.tif", **many, **where)
         killer.join(10)
         assert not killer.is_alive()
-        assert "a worker died; another is started" in caplog.text
+        assert "a worker died; a new one gets" in caplog.text
         assert not list(place.glob(".*"))
         predict(scenes, place / "model", place / "long.tif", **many)
         assert map_files(place, "survived") == map_files(place, "long")
@@ -118,7 +118,7 @@ def test_a_worker_per_gpu_or_per_sixteen_processors(nodes: list[dict[str, float]
     ("nodes", "device", "complaint"),
     [
         ([{"CPU": 4.0}], "cuda", "has no GPU"),
-        ([{"CPU": 4.0, "GPU": 1.0}], "cuda:0", "Ray chooses"),
+        ([{"CPU": 4.0, "GPU": 1.0}], "cuda:0", "Ray assigns"),
         ([{"CPU": 0.0}], "auto", "neither processors nor GPUs"),
         ([], "cpu", "neither processors nor GPUs"),
     ],

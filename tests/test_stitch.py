@@ -13,6 +13,7 @@ from torch import Tensor
 
 import geoseg.tiling.stitcher
 from geoseg.map_rows import MapRows
+from geoseg.options import Layers
 from geoseg.tiling.plan import BLENDS, Plan, Span
 from geoseg.tiling.stitcher import FINEST_STEP, Stitcher
 from geoseg.windows import Window
@@ -52,7 +53,7 @@ def feed(state: Stitcher, plan: Plan, logits: Tensor, rows: Span, cols: Span) ->
             window = Window(row, col, plan.window_height, plan.window_width)
             state.add(window, logits[:, row // s : window.row_stop // s, col // s : window.col_stop // s])
         out += state.finish(rows.starts[i + 1] if i + 1 < len(rows.starts) else None)
-    return [pending.rows() for pending in out]
+    return [pending() for pending in out]
 
 
 def stitch(plan: Plan, logits: Tensor, **options: Any) -> list[MapRows]:
@@ -114,7 +115,7 @@ def test_an_identity_network_stitches_back_the_whole_scene(case: Case, seed: int
 # --- the same bytes, however it is done
 
 
-LAYERS: dict[str, Any] = {"confidence": True, "probabilities": True, "disagreement": True}
+LAYERS: dict[str, Any] = {"layers": Layers(confidence=True, probabilities=True, disagreement=True)}
 
 
 def window_logits(plan: Plan, seed: int = 0) -> dict[tuple[int, int], Tensor]:
@@ -138,12 +139,13 @@ def stitch_windows(
                 if (row, col) in logits:
                     state.add(Window(row, col, plan.window_height, plan.window_width), logits[row, col])
             out += state.finish(rows.starts[i + 1] if i + 1 < len(rows.starts) else None)
-        columns.append(join([pending.rows().layers for pending in out], -2))
+        columns.append(join([pending().layers for pending in out], -2))
     return join(columns, -1)
 
 
 def join(pieces: list[dict[str, Any]], axis: int) -> dict[str, Any]:
-    return {name: np.concatenate([piece[name] for piece in pieces], axis) for name in pieces[0]}
+    made = [name for name, layer in pieces[0].items() if layer is not None]
+    return {name: np.concatenate([piece[name] for piece in pieces], axis) for name in made}
 
 
 def assert_equal(found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -178,7 +180,7 @@ def test_window_order_and_piece_size_do_not_matter(case: Case, blend: str, rando
             for col in random.sample(cols.starts, len(cols.starts)):
                 state.add(Window(row, col, plan.window_height, plan.window_width), logits[row, col])
             out += state.finish(rows.starts[i + 1] if i + 1 < len(rows.starts) else None)
-    assert_equal(join([pending.rows().layers for pending in out], -2), wanted)
+    assert_equal(join([pending().layers for pending in out], -2), wanted)
 
 
 @given(cases(), st.sets(st.tuples(st.integers(0, 9), st.integers(0, 9))))
@@ -213,13 +215,13 @@ def test_sums_do_not_overflow_at_any_overlap(overlap: int) -> None:
 def test_disagreeing_windows_are_blended_by_the_taper() -> None:
     plan = planned(32, 96, size=64, overlap=32, stride=8, classes=2)
     assert plan.cols == (0, 32)
-    state = stitcher(plan, disagreement=True)
+    state = stitcher(plan, layers=Layers(disagreement=True))
     for col, sure in ((0, 0), (32, 1)):
         logits = torch.zeros(2, 4, 8)
         logits[sure] = 1
         state.add(Window(0, col, 32, 64), logits)
     (pending,) = state.finish(None)
-    rows = pending.rows()
+    rows = pending()
     # Weights of the two windows are mirror images, so they change places in the middle of the scene.
     assert (rows.classes[:, :47] == 0).all()
     assert (rows.classes[:, 49:] == 1).all()
@@ -233,14 +235,14 @@ def test_disagreeing_windows_are_blended_by_the_taper() -> None:
 def test_windows_have_full_weight_at_the_scenes_own_edges() -> None:
     plan = planned(64, 128, size=64, overlap=32, stride=8, classes=2)
     assert plan.cols == (0, 32, 64)
-    state = stitcher(plan, confidence=True)
+    state = stitcher(plan, layers=Layers(confidence=True))
     # The first window is sure of class 1 where the second, in the middle, has nothing to say.
     for col, value in ((0, 4.0), (32, 0.0), (64, 4.0)):
         logits = torch.zeros(2, 8, 8)
         logits[1] = value
         state.add(Window(0, col, 64, 64), logits)
     (pending,) = state.finish(None)
-    confidence = pending.rows().confidence
+    confidence = pending().confidence
     assert confidence is not None
     sure = round(254 / (1 + np.exp(-4)))
     # The outer 32 columns belong to one window alone; next to them the edge window still weighs most.
@@ -277,7 +279,7 @@ def test_rows_come_as_soon_as_no_window_can_touch_them() -> None:
     for i, row in enumerate(plan.rows):
         state.add(Window(row, 0, 64, 64), torch.zeros(3, 8, 8))
         next_row = plan.rows[i + 1] if i + 1 < len(plan.rows) else None
-        done += sum(len(pending.rows()) for pending in state.finish(next_row))
+        done += sum(len(pending()) for pending in state.finish(next_row))
         # all but half a logit, which the row below is interpolated with
         assert done == (256 if next_row is None else next_row - 4)
 
@@ -288,7 +290,7 @@ def test_rows_without_a_window_are_still_given() -> None:
     rows = state.finish(32)
     state.add(Window(32, 0, 64, 64), torch.ones(3, 8, 8))
     rows += state.finish(None)
-    assert classes([pending.rows() for pending in rows]).shape == (96, 64)
+    assert classes([pending() for pending in rows]).shape == (96, 64)
 
 
 def test_windows_out_of_turn_are_our_own_mistake() -> None:

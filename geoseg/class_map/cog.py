@@ -21,10 +21,11 @@ import rasterio
 import rasterio.shutil
 
 from geoseg.arrays import ByteArray
-from geoseg.class_map.overviews import Halve
+from geoseg.class_map.overviews import halve_by_mean, halve_by_mode
 from geoseg.class_map.tiled import BLOCK, TiledFile, check_written, compression, threads, writing_raster
 from geoseg.classes import NODATA, Color
 from geoseg.grid import Grid
+from geoseg.map_rows import CONFIDENCE_SCALE
 from geoseg.windows import Window
 
 _CACHE_BYTES = 64 << 20
@@ -47,14 +48,11 @@ class CogWriter:
     what the environment variable GDAL_NUM_THREADS says).
 
     Args:
-        path: File to write, in a folder of its own that also takes the temporary files: what
-            `geoseg.files.atomic_output` gives.
+        path: File to write, in a folder of its own that also takes the temporary files (`geoseg.files.atomic_output`).
         grid: Size, transform and CRS.
-        halve: How overviews are made: `halve_by_mode` or `halve_by_mean` of `geoseg.class_map.overviews`.
-        bands: Description of every band; their number is the number of bands.
-        palette: Colours of the values of a single band; None for shades.
-        scale: What a stored value is multiplied with to give the real one.
-        smooth: Whether neighbouring values differ little, so that differences compress better than values.
+        bands: Description of every band.
+        palette: Colours of the values of a single band, which overviews keep by majority. None for shares, as in
+            `geoseg.map_rows.MapRows`: overviews average them, and differences of neighbours are compressed.
         tiles: Files that hold the pixels when the writer finishes; None stores them as rows arrive.
 
     Raises:
@@ -66,16 +64,14 @@ class CogWriter:
         path: Path,
         grid: Grid,
         *,
-        halve: Halve,
         bands: Sequence[str],
         palette: Mapping[int, Color] | None = None,
-        scale: float = 1.0,
-        smooth: bool = False,
         tiles: Sequence[Tile] | None = None,
     ) -> None:
         self.path = path
-        self._grid, self._halve, self._bands = grid, halve, tuple(bands)
-        self._palette, self._scale, self._smooth, self._tiles = palette, scale, smooth, tiles
+        self._grid, self._bands, self._palette, self._tiles = grid, tuple(bands), palette, tiles
+        self._smooth = palette is None
+        self._halve = halve_by_mean if self._smooth else halve_by_mode
         self._folder = path.with_name(path.name + ".parts")
         self._levels: list[TiledFile] = []
         self._stack = ExitStack()
@@ -100,18 +96,14 @@ class CogWriter:
         if not self._grid.transform.is_identity:
             file.transform = self._grid.transform
         file.descriptions = self._bands
-        if self._palette is not None:
+        if self._palette is None:
+            file.scales = (1 / CONFIDENCE_SCALE,) * len(self._bands)
+        else:
             colors = {value: (*color, 255) for value, color in self._palette.items()}
             file.write_colormap(1, {**colors, NODATA: (0, 0, 0, 0)})
-        if self._scale != 1:
-            file.scales = (self._scale,) * len(self._bands)
 
     def write(self, rows: ByteArray) -> None:
-        """Append rows, (B, h, W) uint8, h of any size.
-
-        Raises:
-            OutputError: The disk is full.
-        """
+        """Append rows, (B, h, W) uint8, h of any size."""
         with writing_raster(self.path):
             self._write(0, rows)
 
@@ -121,11 +113,7 @@ class CogWriter:
                 self._write(level + 1, self._halve(strip))
 
     def finish(self, tags: Mapping[str, str]) -> None:
-        """Make the finished file, with these tags in it; to be called once, after all rows.
-
-        Raises:
-            OutputError: The disk is full.
-        """
+        """Make the finished file, with these tags in it; to be called once, after all rows."""
         with writing_raster(self.path):
             self._levels[0].file.update_tags(**tags)
             self._stack.close()

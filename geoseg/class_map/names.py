@@ -1,8 +1,8 @@
-"""Names and colours of the classes of a raster, wherever a program may have put them.
+"""Names and colours of the classes of a raster, from the places where programs store them.
 
-geoseg's own tag comes first, of the file or of its band. Then each class takes its name from the attribute table, the
-category names, metadata (``class_3=road``), or a QGIS style (``.qml``) beside the file, whichever has one: programs
-that save a raster anew keep one or the other. What has no name is called ``class_N``.
+geoseg's own tag, on the file or its band, has everything. Without it, the first of these that names a class counts:
+attribute table, category names, metadata (``class_3=road``), QGIS style (``.qml``) beside the file; programs that save
+a raster again keep only some of them. A class without a name is called ``class_N``.
 """
 
 from __future__ import annotations
@@ -35,12 +35,10 @@ Entry = tuple[str, Color | None]
 def class_table(file: Any, highest: Callable[[], int]) -> tuple[ClassTable, bool]:
     """The class table of an open raster of ids, and whether the file names any class.
 
-    Args:
-        file: A rasterio dataset.
-        highest: The highest class id in it; called only where the file does not say how many classes there are.
+    ``highest`` returns the highest id in it, and is called only if the file does not tell the number of classes.
 
     Raises:
-        SceneError: A tag of geoseg's that is damaged.
+        SceneError: geoseg's own tag is damaged.
     """
     text = file.tags().get(CLASSES_TAG) or file.tags(1).get(CLASSES_TAG)
     if text is not None:
@@ -79,10 +77,8 @@ def renamed(file: Any, classes: ClassTable) -> ClassTable:
 
 def _from_tag(text: str, name: str) -> ClassTable:
     try:
-        entries = json.loads(text)
-        flags = ({e["name"] for e in entries if e.get(flag)} for flag in ("background", "separate"))
-        return ClassTable.from_names([e["name"] for e in entries], [e["color"] for e in entries], *flags)
-    except (ValueError, TypeError, KeyError) as error:
+        return ClassTable.from_entries(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise SceneError(
             f"{name} has a damaged tag {CLASSES_TAG}: {error}",
             hint=f"remove it: gdal_edit.py -unsetmd {quoted(name)}",

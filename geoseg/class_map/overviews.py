@@ -5,8 +5,6 @@ GDAL makes overviews by mode in several times the time, after the raster is comp
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
@@ -14,19 +12,13 @@ from geoseg.arrays import ByteArray, IntArray
 from geoseg.classes import NODATA
 from geoseg.runtime.jit import int64, njit
 
-Halve = Callable[[ByteArray], ByteArray]
-
 
 @njit
 def halve_by_mode(rows: ByteArray) -> ByteArray:
     """The most common valid value of every 2 × 2 pixels; of equally common ones the first in reading order.
 
-    Args:
-        rows: (B, h, W) uint8 from an even row of the raster on; 255 is nodata.
-
-    Returns:
-        (B, ⌈h / 2⌉, ⌈W / 2⌉) uint8, 255 where none of the pixels is valid. The last column and row stand for one
-        pixel less where W and h are odd.
+    Takes (B, h, W) uint8 from an even row of the raster on, 255 is nodata; gives (B, ⌈h / 2⌉, ⌈W / 2⌉), 255 where none
+    of the pixels is valid. The last column and row stand for one pixel less where W and h are odd.
     """
     bands, height, width = rows.shape
     halved = np.empty((bands, (height + 1) // 2, (width + 1) // 2), dtype=np.uint8)

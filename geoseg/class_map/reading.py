@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import rasterio
-from rasterio.enums import MaskFlags
-from rasterio.errors import RasterioError
-from rasterio.windows import Window as RasterWindow
 
 from geoseg.arrays import ByteArray
 from geoseg.class_map.names import class_table, renamed
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import SceneError, quoted
-from geoseg.files import open_raster
-from geoseg.georeference import warp_command
 from geoseg.grid import Grid, grid_of
 from geoseg.map_rows import MapRows
 from geoseg.paths import RASTER_SUFFIXES, InputPath, exists, input_path, opened_name
+from geoseg.scene.scene import Scene
 from geoseg.windows import Window
 
 log = logging.getLogger(__name__)
@@ -67,10 +63,7 @@ class ClassMapReader:
         classes: Names and colours of the ids; None takes the file's.
 
     Attributes:
-        path: The file.
-        grid: Size, transform and CRS.
         warp_command: What to type for a file with control points in place of a transform, else None.
-        classes: Ids, names and colours.
         is_named: Whether any class has a name of its own.
         source: Name of the imagery that was mapped, else of the map.
         confidence_path: The confidence raster that was written with this very map (`MapFileWriter`), or None.
@@ -81,27 +74,32 @@ class ClassMapReader:
     """
 
     def __init__(self, path: str | PathLike[str], *, crs: str | None = None, classes: ClassTable | None = None) -> None:
-        name = opened_name(path, RASTER_SUFFIXES, SceneError)
-        self.path = input_path(name)
-        with _as_scene_error(self.path):
-            self._file = open_raster(name)
-            try:
-                _check_class_map(name, self._file)
-                self.grid = grid_of(self._file, crs)
-                self.warp_command = warp_command(self._file)
-                self.classes, self.is_named = (
-                    (renamed(self._file, classes), True)
-                    if classes is not None
-                    else class_table(self._file, lambda: _highest(self._file))
-                )
-            except BaseException:
-                self._file.close()
-                raise
-        tags = self._file.tags()
+        self.path = input_path(opened_name(path, RASTER_SUFFIXES, SceneError))
+        if not exists(self.path):
+            raise SceneError(f"no such class map: {path}", hint="check the path")
+        self._scene = Scene(path, bands=[1], crs=crs)
+        try:
+            _check_class_map(self._scene)
+            self.grid, self.warp_command = self._scene.grid, self._scene.warp_command
+            file = self._scene.dataset
+            self.classes, self.is_named = (
+                (renamed(file, classes), True) if classes is not None else class_table(file, self._highest)
+            )
+            tags = file.tags()
+        except BaseException:
+            self._scene.close()
+            raise
         self.source = tags.get(SCENE_TAG, Path(self.path).name)
         self.confidence_path, self.contact_path = (
             self._find_layer(layer, tags.get(DIGEST_TAG)) for layer in ("confidence", "contact")
         )
+
+    def _highest(self) -> int:
+        return max(int(ids.max(where=ids != NODATA, initial=0)) for ids in map(self.read, self._windows(_ROWS)))
+
+    def _windows(self, height: int) -> Iterator[Window]:
+        for top in range(0, self._scene.grid.height, height):
+            yield Window(top, 0, min(height, self._scene.grid.height - top), self._scene.grid.width)
 
     def _find_layer(self, layer: str, digest: str | None) -> InputPath | None:
         stem, dot, suffix = str(self.path).rpartition(".")
@@ -109,41 +107,27 @@ class ClassMapReader:
         if digest is None or not exists(path):
             return None
         try:
-            with open_raster(path) as file:
-                belongs = file.tags().get(DIGEST_TAG) == digest and grid_of(file) == grid_of(self._file)
-        except RasterioError:
+            with Scene(path) as confidence:
+                tags, grid = confidence.dataset.tags(), confidence.grid
+            belongs = tags.get(DIGEST_TAG) == digest and grid == grid_of(self._scene.dataset)
+        except SceneError:
             belongs = False
         if not belongs:
             log.warning("%s belongs to another map than %s and is ignored", path, self.path)
         return path if belongs else None
 
     def rows(self, height: int = _ROWS, *, contact: bool = False) -> Iterator[MapRows]:
-        """The map from top to bottom, with its confidence where that lies beside it.
+        """The map from top to bottom, ``height`` rows at a time, with its confidence where that lies beside it.
 
-        Memory is that of the rows and 64 MB, whatever the size of the map. Heights that are a multiple of the file's
-        blocks (512 px in what geoseg writes) decode every block once.
-
-        Args:
-            height: Rows at a time, px; the last ones may be fewer.
-            contact: With its contact too, if that lies beside it.
-
-        Raises:
-            SceneError: A block that cannot be read, or a class with the value 255.
+        ``contact`` adds its contact, likewise. Memory is that of the rows and 64 MB, whatever the size of the map.
+        Heights that are a multiple of the file's blocks (512 px in what geoseg writes) decode every block once. For
+        errors see `read`.
         """
-        windows = (
-            Window(top, 0, min(height, self.grid.height - top), self.grid.width)
-            for top in range(0, self.grid.height, height)
-        )
         paths = {"confidence": self.confidence_path, "contact": self.contact_path if contact else None}
         with ExitStack() as stack:
-            files = {}
-            for layer, path in paths.items():
-                if path is not None:
-                    with _as_scene_error(path):
-                        files[layer] = path, stack.enter_context(open_raster(path))
-            for window in windows:
-                layers = {layer: _read(*file, window) for layer, file in files.items()}
-                yield MapRows(self.read(window), **layers)
+            beside = {layer: stack.enter_context(Scene(path)) for layer, path in paths.items() if path is not None}
+            for window in self._windows(height):
+                yield MapRows(self.read(window), **{layer: _read(scene, window) for layer, scene in beside.items()})
 
     def read(self, window: Window) -> ByteArray:
         """Class ids of a window, (height, width) uint8, 255 where invalid.
@@ -151,7 +135,7 @@ class ClassMapReader:
         Raises:
             SceneError: A block that cannot be read, or a class with the value 255.
         """
-        return _read(self.path, self._file, window)
+        return _read(self._scene, window)
 
     def __enter__(self) -> ClassMapReader:
         return self
@@ -161,7 +145,7 @@ class ClassMapReader:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._scene.close()
 
 
 open_class_map = ClassMapReader
@@ -169,65 +153,37 @@ open_class_map = ClassMapReader
 
 
 def read_class_map(path: str | PathLike[str], *, window: Window | None = None) -> ClassMap:
-    """A class map in memory, whole or a window of it; see `ClassMapReader` for where its names come from.
-
-    Args:
-        path: A raster of one uint8 band.
-        window: Rows and columns inside the raster, px; None for all.
-
-    Raises:
-        SceneError: No such file, unreadable, more than one band, not uint8, or a class with the value 255.
-    """
+    """A class map in memory, whole or a window inside it; see `ClassMapReader`."""
     with open_class_map(path) as reader:
         part = window or Window(0, 0, *reader.grid.shape)
         return ClassMap(reader.read(part), reader.grid if window is None else reader.grid.crop(part), reader.classes)
 
 
-def _check_class_map(path: str | PathLike[str], file: Any) -> None:
-    if file.count == 1 and file.dtypes[0] == "uint8":
+def _check_class_map(scene: Scene) -> None:
+    if scene.file_bands == 1 and scene.dtype == np.uint8:
         return
-    if file.count == 1:
-        found = f"1 band of {file.dtypes[0]}"
-        hint = f"if its values are ids of at most {NODATA} classes: gdal_translate -ot Byte {quoted(path)} MAP.tif"
-    else:
-        found = f"{file.count} bands of {file.dtypes[0]}"
-        hint = f"map the scene first: geoseg predict {quoted(path)} -m MODEL -o MAP.tif"
-    raise SceneError(f"{path} is not a class map: found {found}, expected 1 band of uint8", hint=hint)
-
-
-def _read(path: InputPath, file: Any, window: Window) -> ByteArray:
-    part = RasterWindow(window.col, window.row, window.width, window.height)
-    # GDAL's cache is a share of the machine's memory by default, and would fill up with the whole map.
-    with _as_scene_error(path), rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
-        values: ByteArray = file.read(1, window=part)
-        flags = file.mask_flag_enums[0]
-        if MaskFlags.all_valid in flags or (flags == [MaskFlags.nodata] and file.nodata == NODATA):
-            return values
-        invalid = file.read_masks(1, window=part) == 0
-    if file.nodata != NODATA and (values[~invalid] == NODATA).any():
-        raise SceneError(
-            f"{path} has a class of the value {NODATA}, which is nodata in a class map",
-            hint=f'renumber it: gdal_calc.py -A {quoted(path)} --calc="where(A==255,1,A)" --outfile=MAP.tif',
+    if scene.file_bands == 1:
+        found = f"1 band of {scene.dtype}"
+        hint = (
+            f"if its values are ids of at most {NODATA} classes: gdal_translate -ot Byte {quoted(scene.path)} MAP.tif"
         )
-    values[invalid] = NODATA
-    return values
+    else:
+        found = f"{scene.file_bands} bands of {scene.dtype}"
+        hint = f"map the scene first: geoseg predict {quoted(scene.path)} -m MODEL -o MAP.tif"
+    raise SceneError(f"{scene.path} is not a class map: found {found}, expected 1 band of uint8", hint=hint)
 
 
-def _highest(file: Any) -> int:
-    highest = 0
-    for top in range(0, file.height, _ROWS):
-        values = _read(Path(file.name), file, Window(top, 0, min(_ROWS, file.height - top), file.width))
-        highest = max(highest, int(values.max(where=values != NODATA, initial=0)))
-    return highest
-
-
-@contextmanager
-def _as_scene_error(path: InputPath) -> Iterator[None]:
-    try:
-        yield
-    except RasterioError as error:
-        if not exists(path):
-            raise SceneError(f"no such class map: {path}", hint="check the path") from error
+def _read(scene: Scene, window: Window) -> ByteArray:
+    # GDAL's cache is a share of the machine's memory by default, and would fill up with the whole map.
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
+        pixels, valid = scene.read(window)
+    values: ByteArray = pixels[0]
+    if scene.nodata == NODATA and not scene.has_mask:
+        return values
+    if scene.can_be_invalid and scene.nodata != NODATA and ((values == NODATA) & valid).any():
         raise SceneError(
-            f"{path} cannot be read: {error}", hint=f"check it with: gdalinfo -checksum {quoted(path)}"
-        ) from error
+            f"{scene.path} has a class of the value {NODATA}, which is nodata in a class map",
+            hint=f'renumber it: gdal_calc.py -A {quoted(scene.path)} --calc="where(A==255,1,A)" --outfile=MAP.tif',
+        )
+    np.copyto(values, np.uint8(NODATA), where=~valid)
+    return values

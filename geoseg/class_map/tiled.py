@@ -108,11 +108,7 @@ class TiledFile:
 
 
 def check_written(path: Path, checksum: int, **options: Any) -> None:
-    """Read a file back: on a full disk GDAL does not report every failed write.
-
-    Raises:
-        OSError: Its pixels have another checksum.
-    """
+    """Read a file back; an OSError if its pixels have another checksum. GDAL does not report every failed write."""
     total = np.zeros(1, dtype=np.uint64)
     with open_raster(path, num_threads=threads(), **options) as file:
         rows, cols = file.block_shapes[0]

@@ -27,13 +27,13 @@ import numpy as np
 from geoseg.arrays import ByteArray, IntArray
 from geoseg.class_map.cog import CogWriter, Tile
 from geoseg.class_map.names import CLASSES_TAG
-from geoseg.class_map.overviews import count_values, halve_by_mean, halve_by_mode
+from geoseg.class_map.overviews import count_values
 from geoseg.class_map.reading import DIGEST_TAG, layer_path
 from geoseg.classes import ClassTable, Color, class_entries
 from geoseg.export.styles import ramp_qml, style_qml, write_style
 from geoseg.files import atomic_output
 from geoseg.grid import Grid
-from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
+from geoseg.map_rows import MapRows
 
 LAYERS = ("classes", "confidence", "probabilities", "disagreement", "contact")
 """What `MapFileWriter` can write; the names are `geoseg.map_rows.MapRows`' own."""
@@ -53,8 +53,8 @@ class MapFileWriter:
     map, and `geoseg.class_map.open_class_map` leaves it aside.
 
     Args:
-        path: The class map; the names of the other layers come from it (`geoseg.class_map.layer_path`). What is
-            there is replaced (call `geoseg.files.check_output` before the work).
+        path: The class map, replaced if it exists (call `geoseg.files.check_output` before the work); the other layers
+            lie beside it (`geoseg.class_map.layer_path`).
         grid: Size, transform and CRS of the map; without a CRS the map has no georeference but its transform.
         classes: Ids, names and colours.
         layers: Names out of `LAYERS`; "classes" is always among them.
@@ -62,7 +62,7 @@ class MapFileWriter:
         tiles: Files that hold the pixels of each layer when the context ends, and need not be stored again.
 
     Raises:
-        ValueError: A layer that there is not, or layers without "classes".
+        ValueError: An unknown layer, or layers without "classes".
         OutputError: The folder is not writable or the disk is full.
     """
 
@@ -99,19 +99,16 @@ class MapFileWriter:
         return self
 
     def _create(self, path: Path, layer: str) -> CogWriter:
-        tiles, table = self._tiles.get(layer), _table(layer, self.classes)
-        if table is not None:
-            palette = {c.id: c.color for c in table}
-            return CogWriter(path, self.grid, halve=halve_by_mode, bands=[layer], palette=palette, tiles=tiles)
-        bands, scale = self.classes.names if layer == "probabilities" else (layer,), 1 / CONFIDENCE_SCALE
-        return CogWriter(path, self.grid, halve=halve_by_mean, bands=bands, scale=scale, smooth=True, tiles=tiles)
+        table = _table(layer, self.classes)
+        bands = self.classes.names if layer == "probabilities" else (layer,)
+        palette = None if table is None else {c.id: c.color for c in table}
+        return CogWriter(path, self.grid, bands=bands, palette=palette, tiles=self._tiles.get(layer))
 
     def write(self, rows: MapRows) -> None:
         """Append finished rows, any number of them.
 
         Raises:
-            ValueError: Rows of another width, dtype or number of classes, more rows than the map has, or rows that
-                lack a layer.
+            ValueError: The rows do not fit the map, or lack a layer.
             OutputError: The disk is full.
         """
         arrays = {name: self._checked(name, getattr(rows, name), len(rows)) for name in self.layers}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from geoseg.prediction.reading import read_rows
 from geoseg.prediction.stages import Stages
 from geoseg.scene import Raster, Valid
 from geoseg.tiling.arrays import Pending
-from geoseg.tiling.plan import Plan
+from geoseg.tiling.plan import Plan, Task
 from geoseg.tiling.stitcher import SeamCounts, Stitcher
 from geoseg.windows import Window
 
@@ -28,9 +28,8 @@ class BandFacts:
 
     Attributes:
         skipped: Windows that start in it and hold nothing to map, which the network never sees.
-        seams: Where overlapping windows differ.
-        confidence: Sum over the pixels where it was measured of the probability of their class, times 254.
-        measured: Number of these pixels: some of the rows, or all where confidence is wanted.
+        confidence: Sum of 254 times the probability of the class, over the pixels where it was measured.
+        measured: Number of these pixels: those of some pieces, or all where confidence is wanted.
     """
 
     skipped: int = 0
@@ -44,12 +43,7 @@ class BandFacts:
         return self.confidence / self.measured / CONFIDENCE_SCALE if self.measured else None
 
     def __add__(self, other: BandFacts) -> BandFacts:
-        return BandFacts(
-            self.skipped + other.skipped,
-            self.seams + other.seams,
-            self.confidence + other.confidence,
-            self.measured + other.measured,
-        )
+        return BandFacts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,15 +54,6 @@ class BandRows:
     facts: BandFacts | None
 
 
-@dataclass(frozen=True, slots=True)
-class Bands:
-    """Bands ``first … last`` of a strip, by number; None is the scene's last."""
-
-    strip: int = 0
-    first: int = 0
-    last: int | None = None
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _RowEnd:
     """The end of a row of windows: no later window touches rows above the next row of windows."""
@@ -77,49 +62,29 @@ class _RowEnd:
     wanted: Valid  # of rows that were not seen before, over the output's columns
 
 
-def rows_of_bands(
+def rows_of_tasks(
     predictor: Predictor,
     scene: Raster,
     plan: Plan,
-    bands: Bands = Bands(),
+    tasks: Sequence[Task],
     *,
     layers: Layers = Layers(),
     readers: int = 1,
     stages: Stages | None = None,
 ) -> Iterator[BandRows]:
-    """Finished rows of bands of a strip, from top to bottom.
+    """Finished rows of tasks, consecutive bands of a strip, from top to bottom.
 
     No rows lie in two bands. They are 255 exactly where there is nothing to map. They do not depend on which bands are
     made together: two calls only compute the windows that they share at a band's end twice.
-
-    Args:
-        predictor: The model.
-        scene: The open scene.
-        plan: Its plan.
-        bands: Which bands.
-        layers: Layers beside the classes.
-        readers: Threads that decode.
-        stages: Gets the time of each stage.
 
     Raises:
         SceneError: A block of the scene cannot be read.
         DeviceError: One window alone exceeds the device's memory.
     """
     stages = stages or Stages()
-    rows = plan.band_span(bands.first, plan.bands - 1 if bands.last is None else bands.last)
-    cols = plan.strip_span(bands.strip)
-    stitcher = Stitcher(
-        plan,
-        rows,
-        cols,
-        device=predictor.device,
-        confidence=layers.confidence,
-        probabilities=layers.probabilities,
-        disagreement=layers.disagreement,
-    )
-    skipped: Counter[int] = Counter()
-    confidence: Counter[int] = Counter()
-    measured: Counter[int] = Counter()
+    rows, cols = plan.band_span(tasks[0].band, tasks[-1].band), plan.strip_span(tasks[0].strip)
+    stitcher = Stitcher(plan, rows, cols, layers, device=predictor.device)
+    skipped, confidence, measured = Counter[int](), Counter[int](), Counter[int]()
 
     def windows() -> Iterator[Item[_RowEnd | None]]:
         left = cols.starts[0]
@@ -148,7 +113,7 @@ def rows_of_bands(
                 wanted = np.concatenate([wanted, end.wanted])
                 waiting.extend(stitcher.finish(end.next_row))
             while len(waiting) > (end.next_row is not None):
-                piece = waiting.popleft().rows()
+                piece = waiting.popleft()()
                 _mark(piece, wanted[: len(piece)])
                 wanted = wanted[len(piece) :]
                 yield piece
@@ -172,26 +137,27 @@ def rows_of_bands(
 def predicted_rows(
     predictor: Predictor, scene: Raster, plan: Plan, *, layers: Layers = Layers(), readers: int = 1
 ) -> Iterator[MapRows]:
-    """A scene's map in finished rows from top to bottom, written nowhere; see `rows_of_bands`.
+    """A scene's map in finished rows from top to bottom, written nowhere; see `rows_of_tasks`.
 
     Where the plan has strips, the rows come band by band, and windows at the bands' ends are computed twice.
     """
+
+    def rows(tasks: Sequence[Task]) -> Iterator[MapRows]:
+        made = rows_of_tasks(predictor, scene, plan, tasks, layers=layers, readers=readers)
+        return (piece.rows for piece in made)
+
     if plan.strips == 1:
-        for piece in rows_of_bands(predictor, scene, plan, layers=layers, readers=readers):
-            yield piece.rows
+        yield from rows(plan.tasks)
         return
     for band in range(plan.bands):
-        columns = []
-        for strip in range(plan.strips):
-            pieces = rows_of_bands(predictor, scene, plan, Bands(strip, band, band), layers=layers, readers=readers)
-            columns.append(join_rows([piece.rows for piece in pieces], axis=-2))
-        yield join_rows(columns, axis=-1)
+        tasks = [plan.task(band, strip) for strip in range(plan.strips)]
+        yield join_rows([join_rows(list(rows([task])), axis=-2) for task in tasks], axis=-1)
 
 
 def _mark(rows: MapRows, wanted: Valid) -> None:
     """Put nodata where nothing is to be mapped."""
     if wanted.all():
         return
-    for layer in (rows.classes, rows.confidence, rows.probabilities, rows.disagreement):
+    for layer in rows.layers.values():
         if layer is not None:
             layer[..., ~wanted] = NODATA

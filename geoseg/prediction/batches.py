@@ -3,52 +3,32 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from geoseg.contract import Contract
-from geoseg.network.backends import Forward
 from geoseg.network.model_folder import Normalize
-from geoseg.network.tta import Tta, augmented
+from geoseg.network.tta import augmented
 from geoseg.prediction.items import Item, Predicted, WindowPixels
 from geoseg.prediction.stages import Stages
-from geoseg.windows import Window
+
+if TYPE_CHECKING:
+    from geoseg.prediction.predictor import Predictor
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class OnDevice:
-    """A network on a device of torch's.
-
-    Attributes:
-        contract: What pixels it takes.
-        device: Its device, by torch's name.
-        forward: Normalised pixels to logits.
-        tta: Its test-time augmentation.
-        halve: Half of a batch size that the device's memory did not hold, or an error if one window is too much.
-    """
-
-    contract: Contract
-    device: str
-    forward: Forward
-    tta: Tta
-    halve: Callable[[int, Window, BaseException], int]
-
-
-def in_batches(network: OnDevice, items: Iterable[Item[T]], size: int, stages: Stages) -> Iterator[Predicted[T]]:
+def in_batches(predictor: Predictor, items: Iterable[Item[T]], size: int, stages: Stages) -> Iterator[Predicted[T]]:
     """Items to their logits, in order; logits are tensors on the network's device.
 
     Raises:
         DeviceError: One window alone exceeds the device's memory.
     """
-    device = torch.device(network.device)
-    normalize = Normalize(network.contract).to(device)
+    device = torch.device(predictor.device)
+    normalize = Normalize(predictor.contract).to(device)
     ready: deque[Predicted[T]] = deque()
     group: list[Item[T]] = []
     clock = _DeviceClock(device, stages)
@@ -61,17 +41,13 @@ def in_batches(network: OnDevice, items: Iterable[Item[T]], size: int, stages: S
             part = windows[len(logits) : len(logits) + size]
             try:
                 with clock.time():
-                    logits += _logits(network, normalize, device, part, size)
+                    logits += _logits(predictor, normalize, device, part, size)
             except torch.OutOfMemoryError as error:
-                size = network.halve(size, part[0].window, error)
+                size = predictor.halve(size, part[0].window, error)
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
         results = iter(logits)
-        for item in group:
-            if item.pixels is None:
-                ready.append(Predicted(None, None, item.note))
-            else:
-                ready.append(Predicted(item.pixels.window, next(results), item.note))
+        ready.extend(item.with_logits(None if item.pixels is None else next(results)) for item in group)
         group = []
 
     for item in items:
@@ -88,7 +64,7 @@ def in_batches(network: OnDevice, items: Iterable[Item[T]], size: int, stages: S
 
 @torch.inference_mode()
 def _logits(
-    network: OnDevice, normalize: Normalize, device: torch.device, items: list[WindowPixels], size: int
+    predictor: Predictor, normalize: Normalize, device: torch.device, items: list[WindowPixels], size: int
 ) -> list[Tensor]:
     """Logits of up to ``size`` windows in a batch of exactly this size, filled up with zeros."""
     first, pin = items[0], device.type == "cuda"
@@ -103,7 +79,7 @@ def _logits(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
     )
     with exact:
-        return list(augmented(network.forward, x, network.tta)[: len(items)])
+        return list(augmented(predictor.forward, x, predictor.tta)[: len(items)])
 
 
 class _DeviceClock:

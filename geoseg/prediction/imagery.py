@@ -88,7 +88,7 @@ def _check_scaling(contract: Contract, scene: Raster) -> None:
     pixels, valid = scene.sample()
     if valid.any():
         mean = pixels[:, valid].mean(axis=1, dtype=np.float64)
-        usual, spread = np.array([(band.mean, band.std) for band in contract.bands]).T
+        usual, spread = _statistics(contract)
         as_stored, as_tagged = (
             np.abs((values - usual) / spread).mean() for values in (mean * contract.scale, mean * gain + offset)
         )
@@ -101,34 +101,38 @@ def _check_scaling(contract: Contract, scene: Raster) -> None:
 
 
 def doubts(contract: Contract, scene: Raster) -> tuple[str, ...]:
-    """Why a scene may not suit a model though it fits the contract; one sentence each.
+    """Why a scene that `check_scene` lets pass may not suit the model all the same; one sentence each."""
+    return tuple(filter(None, (_size_doubt(contract, scene), _value_doubt(contract, scene))))
 
-    Args:
-        contract: The model's.
-        scene: An open scene that `check_scene` lets pass.
 
-    """
-    found = [_size_doubt(contract, scene)]
+def _value_doubt(contract: Contract, scene: Raster) -> str | None:
+    """A doubt if the pixels have other means or contrasts than the training's."""
     try:
         pixels, valid = scene.sample()
     except SceneError:  # reported by whoever reads that place
-        return tuple(doubt for doubt in found if doubt is not None)
-    if np.count_nonzero(valid) >= _FEWEST:
-        values = pixels[:, valid].astype(np.float64) * contract.scale
-        usual, spread = np.array([(band.mean, band.std) for band in contract.bands]).T
-        found_off = []
-        offsets = (values.mean(axis=1) - usual) / spread
-        if np.abs(offsets).max() > _MOST_OFFSET:
-            found_off.append(f"mean of {_by_band(contract, offsets, '+.1f')} standard deviations")
-        ratios = values.std(axis=1) / spread
-        if not (ratios.min() >= 1 / _MOST_SPREAD and ratios.max() <= _MOST_SPREAD):
-            found_off.append(f"contrast of {_by_band(contract, ratios, '.2g')} times the usual")
-        if found_off:
-            found.append(
-                f"scene {scene.path} is unlike the imagery that the model was trained on ({'; '.join(found_off)}): "
-                "look at the map before relying on it"
-            )
-    return tuple(doubt for doubt in found if doubt is not None)
+        return None
+    if np.count_nonzero(valid) < _FEWEST:
+        return None
+    values = pixels[:, valid].astype(np.float64) * contract.scale
+    usual, spread = _statistics(contract)
+    off = []
+    offsets = (values.mean(axis=1) - usual) / spread
+    if np.abs(offsets).max() > _MOST_OFFSET:
+        off.append(f"mean of {_by_band(contract, offsets, '+.1f')} standard deviations")
+    ratios = values.std(axis=1) / spread
+    if not (ratios.min() >= 1 / _MOST_SPREAD and ratios.max() <= _MOST_SPREAD):
+        off.append(f"contrast of {_by_band(contract, ratios, '.2g')} times the usual")
+    return (
+        f"scene {scene.path} is unlike the imagery that the model was trained on ({'; '.join(off)}): "
+        "look at the map before relying on it"
+        if off
+        else None
+    )
+
+
+def _statistics(contract: Contract) -> npt.NDArray[np.float64]:
+    """Mean and standard deviation of each band in the training's imagery, (2, B)."""
+    return np.array([(band.mean, band.std) for band in contract.bands]).T
 
 
 def _size_doubt(contract: Contract, scene: Raster) -> str | None:

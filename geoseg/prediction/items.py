@@ -22,17 +22,21 @@ class WindowPixels:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Item(Generic[T]):
-    """A window on its way to the network, if any, and a note that comes back with its logits."""
-
-    pixels: WindowPixels | None
-    note: T
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Predicted(Generic[T]):
     """The window and the logits (K, h, w) of an `Item`, None if it had no window, and its note."""
 
     window: Window | None
     logits: Array | None
     note: T
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item(Generic[T]):
+    """A window on its way to the network, if any, and a note that comes back with its logits."""
+
+    pixels: WindowPixels | None
+    note: T
+
+    def with_logits(self, logits: Array | None) -> Predicted[T]:
+        """What comes out."""
+        return Predicted(None if self.pixels is None else self.pixels.window, logits, self.note)

@@ -58,13 +58,12 @@ def was_publishing(output: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The folder of parts of one output; travels to other processes.
+    """The folder of the parts of one output; travels to other processes.
 
     Attributes:
-        folder: Where they lie.
         layers: What the parts hold beside the classes.
         classes: Number of classes.
-        grid: Size, transform and CRS of the whole map; None leaves the parts without a georeference.
+        grid: That of the whole map; None leaves the parts without a georeference.
     """
 
     folder: Path
@@ -83,18 +82,11 @@ class Parts:
     @property
     def bands(self) -> dict[str, slice]:
         """Which bands of a part hold each layer, counted from 0."""
-        sizes = {"confidence": 1, "probabilities": self.classes, "disagreement": 1}
-        found = {"classes": slice(0, 1)}
-        for name, size in sizes.items():
-            if getattr(self.layers, name):
-                stop = max(bands.stop for bands in found.values())
-                found[name] = slice(stop, stop + size)
+        found, stop = {}, 0
+        for name in ("classes", *self.layers.names):
+            start, stop = stop, stop + (self.classes if name == "probabilities" else 1)
+            found[name] = slice(start, stop)
         return found
-
-    @property
-    def band_count(self) -> int:
-        """Number of bands of a part."""
-        return 1 + self.layers.bytes(self.classes)
 
     def tiles(self, plan: Plan) -> dict[str, list[Tile]]:
         """All parts as the pixels of each layer of the map."""
@@ -115,9 +107,11 @@ class Parts:
         scratch = path.with_suffix(f".{secrets.token_hex(4)}.partial")
         try:
             with writing_raster(path):
-                with PartWriter(scratch, task, self) as writer:
-                    yield writer
-                writer.check()
+                part = PartWriter(scratch, task, self)
+                with part.tiled:
+                    yield part
+                    part.tiled.file.update_tags(**{_FACTS_TAG: json.dumps(asdict(part.facts))})
+                check_written(scratch, part.tiled.checksum[0])
                 with scratch.open("rb+") as file:
                     os.fsync(file.fileno())
                 scratch.replace(path)
@@ -151,7 +145,8 @@ class Parts:
         path = self.path(task)
         try:
             with open_raster(path) as file:
-                if (file.height, file.width, file.count) != (task.window.height, task.window.width, self.band_count):
+                bands = 1 + self.layers.bytes(self.classes)
+                if (file.height, file.width, file.count) != (task.window.height, task.window.width, bands):
                     raise ValueError("it has another size")
                 yield file
         except (RasterioError, KeyError, ValueError) as error:
@@ -167,23 +162,17 @@ class Parts:
         return (_load(self.folder / JOURNAL) or {}) if any(self.folder.glob("*.tif")) else {}
 
     def publish(self) -> None:
-        """Note that all parts are there, and the output will get its final name.
-
-        Raises:
-            OutputError: The folder cannot be written.
-        """
+        """Note that all parts are there, and the output will get its final name."""
         with writing(self.folder):
             (self.folder / PUBLISHING).touch()
 
     @contextmanager
     def opened(self, fingerprint: Mapping[str, Any], *, restart: bool) -> Iterator[None]:
-        """Make the folder or take it over, if what it holds was made from the same.
+        """Make the folder, or take it over if what it holds was made from the same ``fingerprint``.
 
-        At a clean end the folder goes. After an exception it stays where it holds a part.
-
-        Args:
-            fingerprint: Everything that the parts depend on, as JSON, under names that a user understands.
-            restart: Discard what is there.
+        The fingerprint is everything that the parts depend on, as JSON, under names that a user understands. With
+        ``restart`` the folder's parts are discarded. At a clean end the folder is removed; after an exception it stays
+        if it holds a part.
 
         Raises:
             OutputError: Another process works on the same output, or the folder cannot be written.
@@ -201,15 +190,11 @@ class Parts:
                 if not any(self.folder.glob("*.tif")):
                     shutil.rmtree(self.folder, ignore_errors=True)
                 raise
-            self._remove()
-
-    def _remove(self) -> None:
-        """Remove the folder of a finished output; the note that it is finished goes last, for the case of a kill."""
-        with suppress(OSError):
-            for path in self.folder.iterdir():
-                if path.name != PUBLISHING:
-                    path.unlink()
-        shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # the note that the output is finished goes last, for the case of a kill
+                for path in self.folder.iterdir():
+                    if path.name != PUBLISHING:
+                        path.unlink()
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _lock(self, file: IO[str]) -> None:
         if fcntl is None:
@@ -247,41 +232,27 @@ class PartWriter:
 
     Attributes:
         facts: What is known beside the rows; to be set before the context ends.
+        tiled: The file.
     """
 
     def __init__(self, path: Path, task: Task, parts: Parts) -> None:
         self.facts = BandFacts()
         self._bands = parts.bands
-        self._file = TiledFile(path, (task.window.height, task.window.width), parts.band_count)
-        file = self._file.file
-        file.descriptions = [name for name, bands in self._bands.items() for _ in range(bands.start, bands.stop)]
+        names = [name for name, bands in self._bands.items() for _ in range(bands.start, bands.stop)]
+        self.tiled = TiledFile(path, (task.window.height, task.window.width), len(names))
+        file = self.tiled.file
+        file.descriptions = names
         if parts.grid is not None and parts.grid.has_transform:
             file.transform = parts.grid.crop(task.window).transform
         if parts.grid is not None and parts.grid.crs is not None:
             file.crs = parts.grid.crs
 
-    def __enter__(self) -> PartWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._file.file.update_tags(**{_FACTS_TAG: json.dumps(asdict(self.facts))})
-        self._file.file.close()
-
     def write(self, rows: MapRows) -> None:
         """Append rows."""
         layers = [getattr(rows, name) for name in self._bands]
         arrays = [layer if layer.ndim == 3 else layer[None] for layer in layers]
-        for _ in self._file.write(arrays[0] if len(arrays) == 1 else np.concatenate(arrays)):
+        for _ in self.tiled.write(arrays[0] if len(arrays) == 1 else np.concatenate(arrays)):
             pass
-
-    def check(self) -> None:
-        """Read the closed file back.
-
-        Raises:
-            OSError: It is not what was written.
-        """
-        check_written(self._file.path, self._file.checksum[0])
 
 
 def _load(journal: Path) -> dict[str, Any] | None:

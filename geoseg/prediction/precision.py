@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 from tqdm import tqdm
@@ -31,8 +33,7 @@ def record_precision(
 ) -> PrecisionRecord | None:
     """Measure what bfloat16 costs a model on this CPU, and write it into the model's ``geoseg.json``.
 
-    Nothing is measured if the CPU does not multiply bfloat16. Nothing is written if the folder is read-only or belongs
-    to the package, whose models have a record.
+    Nothing is written if the folder is read-only, or belongs to the package, whose models have a record.
 
     Args:
         model: A model folder.
@@ -42,7 +43,7 @@ def record_precision(
         progress: Draw a progress bar on standard error.
 
     Returns:
-        The record, if any.
+        The record; None if this CPU or the network does not run in bfloat16, or fewer than two classes occur.
     """
     if model.folder.is_relative_to(SHIPPED):
         return model.contract.precision
@@ -64,58 +65,39 @@ def record_precision(
 def measure_precision(
     model: StoredModel, scenes: Sequence[LabelledScene], *, data: str, split: str = "val", progress: bool = False
 ) -> PrecisionRecord | None:
-    """Scores of both precisions on the same scenes; None if this CPU or the network does not run in bfloat16, or fewer
-    than two classes occur.
-
-    Args:
-        model: The model.
-        scenes: Labelled scenes that fit it.
-        data: Name of the data set, for the record.
-        split: "train" or "val": whose blocks count in scenes that are cut into blocks.
-        progress: Draw a progress bar on standard error.
-    """
+    """The record of `record_precision`, not written."""
     if not multiplies_bfloat16():
         return None
     ways = [Predictor(model, backend="openvino", precision=precision) for precision in PRECISIONS]
     count = len(model.contract.classes)
-    whole, reduced = np.zeros((2, count, count), dtype=np.int64)
+    scores = np.zeros((2, count, count), dtype=np.int64)
     equal = 0
-    measured = _first_scenes(scenes)
-    pixels = sum(scene.grid.height * scene.grid.width for scene in measured)
+    pixels = list(accumulate(scene.grid.height * scene.grid.width for scene in scenes))
+    measured = scenes[: bisect_left(pixels, MEASURED_PX) + 1]
+    total = max(pixels[: len(measured)], default=0)
     try:
-        with tqdm(total=pixels, unit="px", unit_scale=True, desc="bfloat16", disable=not progress) as bar:
+        with tqdm(total=total, unit="px", unit_scale=True, desc="bfloat16", disable=not progress) as bar:
             for way in ways:
                 _ = way.forward  # a network without bfloat16 is found before anything is mapped
             for labelled in measured:
                 labels, row = labels_of(labelled, split), 0
                 maps = [predicted_rows(way, labelled.scene, way.plan(labelled.scene)) for way in ways]
-                for a, b in zip(*maps, strict=True):
-                    truth = labels.read(Window(row, 0, len(a), labelled.grid.width))
-                    row += len(a)
-                    counted = (truth != NODATA) & (a.classes != NODATA)
-                    whole += count_pixels(truth, a.classes, count)
-                    reduced += count_pixels(truth, b.classes, count)
-                    equal += int((a.classes[counted] == b.classes[counted]).sum())
-                    bar.update(a.classes.size)
+                for rows in zip(*maps, strict=True):
+                    ids = [piece.classes for piece in rows]
+                    truth = labels.read(Window(row, 0, len(ids[0]), labelled.grid.width))
+                    row += len(ids[0])
+                    for score, found in zip(scores, ids, strict=True):
+                        score += count_pixels(truth, found, count)
+                    equal += int(((ids[0] == ids[1]) & (truth != NODATA) & (ids[0] != NODATA)).sum())
+                    bar.update(ids[0].size)
     except ModelError as error:
         log.info("this network is not measured in bfloat16: %s", error)
         return None
-    scores = Scores(whole).miou, Scores(reduced).miou
-    if not np.isfinite(scores).all():
+    whole, reduced = (Scores(score).miou for score in scores)
+    if not np.isfinite([whole, reduced]).all():
         return None
     return PrecisionRecord(
         measured_on=data,
-        float32=PrecisionScore(miou=round(scores[0], 4), agreement=1),
-        bfloat16=PrecisionScore(miou=round(scores[1], 4), agreement=round(equal / int(whole.sum()), 5)),
+        float32=PrecisionScore(miou=round(whole, 4), agreement=1),
+        bfloat16=PrecisionScore(miou=round(reduced, 4), agreement=round(equal / int(scores[0].sum()), 5)),
     )
-
-
-def _first_scenes(scenes: Sequence[LabelledScene]) -> list[LabelledScene]:
-    chosen: list[LabelledScene] = []
-    pixels = 0
-    for scene in scenes:
-        chosen.append(scene)
-        pixels += scene.grid.height * scene.grid.width
-        if pixels >= MEASURED_PX:
-            break
-    return chosen

@@ -55,15 +55,9 @@ T = TypeVar("T")
 
 
 class Predictor:
-    """A model on a device.
+    """A model on a device, by torch's name; backend, precision and tta as of the command line.
 
-    Args:
-        model: The model.
-        device: Where it runs, by torch's name.
-        tta: Name of a test-time augmentation; see `geoseg.network.tta.TTA`.
-        batched: Whether windows go in batches; None does so on a GPU.
-        backend: What runs the network; see `geoseg.network.backends.load_backend`.
-        precision: In which data type; likewise.
+    ``batched`` says whether windows go in batches; None does so on a GPU.
 
     Raises:
         ConfigError: No such augmentation, backend or precision.
@@ -92,7 +86,8 @@ class Predictor:
         self._loading = threading.Lock()
         self._loaded: Forward | None = None
         self._window: tuple[int, int] | None = None
-        self._at_once = self._default_batch()
+        self._batch = GPU_BATCH if self.batched else min(processors(), MAX_CPU_WINDOWS)
+        self._at_once = self._batch
         self.stride = model.stride
         self.tta = find_tta(tta)
 
@@ -108,12 +103,7 @@ class Predictor:
 
     @property
     def forward(self) -> Forward:
-        """The network in its backend, loaded at first use.
-
-        Raises:
-            ConfigError: The backend is not installed, or does not run here.
-            ModelError: The network cannot be written in the backend's format.
-        """
+        """The network in its backend, loaded at first use; see `load_backend`."""
         with self._loading:
             if self._loaded is None:
                 request = Request(
@@ -135,11 +125,7 @@ class Predictor:
         layers: Layers = Layers(),
         executor: ExecutorName = IN_PROCESS,
     ) -> Plan:
-        """Windows, bands and memory for a scene; defaults come from the model's contract and the device.
-
-        Raises:
-            ConfigError: See `geoseg.tiling.plan.plan_prediction`.
-        """
+        """Windows, bands and memory for a scene, with the model's and the device's defaults; see `plan_prediction`."""
         size, overlap = window_of(tiling, self.contract.window)
         shape = SceneShape(
             height=scene.grid.height,
@@ -153,41 +139,33 @@ class Predictor:
             shape,
             LogitsShape(stride=self.stride, classes=classes, layer_bytes=layers.bytes(classes)),
             replace(tiling, size=size, overlap=overlap),
-            batch_size=self._default_batch() if batch_size is None else batch_size,
+            batch_size=self._batch if batch_size is None else batch_size,
             executor=executor,
         )
         self._window, self._at_once = (plan.window_height, plan.window_width), plan.batch_size
         return plan
 
-    def _default_batch(self) -> int:
-        return GPU_BATCH if self.batched else min(processors(), MAX_CPU_WINDOWS)
-
     def logits(self, pixels: Pixels, valid: Valid | None) -> Float32Array:
         """Logits (N, K, H / stride, W / stride), on a CPU, of pixels (N, B, H, W) as read and valid (N, H, W)."""
         x = normalized(self.contract, pixels, valid)
         if self.tta.is_plain:
-            found: Float32Array = self.forward(x)
-            return found
+            return np.asarray(self.forward(x))
         import torch
 
         with torch.inference_mode():
-            averaged: Float32Array = augmented(self.forward, torch.from_numpy(x), self.tta).numpy()
-        return averaged
+            return np.asarray(augmented(self.forward, torch.from_numpy(x), self.tta))
 
     def run(self, items: Iterable[Item[T]], *, batch_size: int, stages: Stages | None = None) -> Iterator[Predicted[T]]:
-        """Items to their logits, in order.
-
-        Items are taken ahead of the results, so that the device works while the caller does.
+        """Items to their logits, in order; they are taken ahead, so that the device works while the caller does.
 
         Raises:
             DeviceError: One window alone exceeds the device's memory.
         """
         if not self.batched:
             return self._side_by_side(items, batch_size, stages or Stages())
-        from geoseg.prediction.batches import OnDevice, in_batches  # loads torch
+        from geoseg.prediction.batches import in_batches  # loads torch
 
-        network = OnDevice(self.contract, self.device, self.forward, self.tta, self.halve)
-        return in_batches(network, items, batch_size, stages or Stages())
+        return in_batches(self, items, batch_size, stages or Stages())
 
     def run_windows(self, windows: Iterable[WindowPixels], *, batch_size: int) -> Iterator[tuple[Window, Array]]:
         """Windows and their logits, in order; see `run`."""
@@ -205,8 +183,7 @@ class Predictor:
         def predict(window: WindowPixels) -> Float32Array:
             with stages.time("network", workers=at_once):
                 valid = None if window.valid.all() else window.valid[None]
-                logits: Float32Array = self.logits(window.pixels[None], valid)[0]
-                return logits
+                return np.asarray(self.logits(window.pixels[None], valid)[0])
 
         def submit(item: Item[T]) -> tuple[Item[T], Future[Float32Array] | None]:
             return item, None if item.pixels is None else pool.submit(predict, item.pixels)
@@ -215,13 +192,10 @@ class Predictor:
             nonlocal pool, at_once
             while True:
                 item, future = waiting[0]
-                if item.pixels is None or future is None:
+                error = None if future is None else future.exception()
+                if item.pixels is None or future is None or error is None:
                     waiting.popleft()
-                    return Predicted(None, None, item.note)
-                error = future.exception()
-                if error is None:
-                    waiting.popleft()
-                    return Predicted(item.pixels.window, future.result(), item.note)
+                    return item.with_logits(None if future is None else future.result())
                 if not _is_out_of_memory(error):
                     raise error
                 wait([f for _, f in waiting if f is not None])
@@ -243,23 +217,17 @@ class Predictor:
             pool.shutdown(cancel_futures=True)
 
     def halve(self, batch_size: int, window: Window, error: BaseException) -> int:
-        """Half as many windows at once, after memory ran out.
-
-        Raises:
-            DeviceError: It was only one.
-        """
+        """Half as many windows at once, after memory ran out; a `DeviceError` if it was only one."""
         if batch_size == 1:
             raise DeviceError(
                 f"device {self.device} is out of memory with one window of {window.height} × {window.width} px",
                 hint="--size with a smaller window, or --device cpu",
             ) from error
+        half = batch_size // 2
         log.warning(
-            "device %s is out of memory with %d windows at once: continuing with %d",
-            self.device,
-            batch_size,
-            batch_size // 2,
+            "device %s is out of memory with %d windows at once: continuing with %d", self.device, batch_size, half
         )
-        return batch_size // 2
+        return half
 
 
 def normalized(contract: Contract, pixels: Pixels, valid: Valid | None) -> Float32Array:

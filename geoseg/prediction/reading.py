@@ -25,7 +25,6 @@ class Rows:
 
     Attributes:
         row: First row, px.
-        pixels: (B, h, w).
         valid: Pixels that the network may see, (h, w); past the scene's edge that of the reflected pixel.
         wanted: Pixels to map, (h, w): valid, and inside the area of interest.
         fresh: How many of the last rows are new.
@@ -44,38 +43,33 @@ def read_rows(
     """The rows of pixels that each row of windows sees, one row of windows ahead of the caller.
 
     What two rows of windows share is kept. The file is read in chunks of whole blocks: where a block reaches past a
-    window, its rest is kept too. Nothing is decoded where outlines show that no window needs it.
-
-    Args:
-        scene: The open scene.
-        plan: Its plan.
-        rows: Which rows of windows.
-        cols: Which columns of windows.
-        readers: Threads that decode; their number changes nothing.
-        stages: Gets the time of reading.
+    window, its rest is kept too. Nothing is decoded where outlines show that no window needs it. ``readers`` threads
+    decode; their number changes nothing.
 
     Raises:
         SceneError: A block of the scene cannot be read.
     """
-    with _Source(scene, plan, cols, readers, stages or Stages()) as source:
-        yield from ahead((source.read(row) for row in rows.starts), name="geoseg-read")
+    with ThreadPoolExecutor(readers, "geoseg-decode") as pool:
+        source = _Source(scene, plan, cols, pool if readers > 1 else None, readers)
+        yield from ahead(_timed(source, rows, stages or Stages()), name="geoseg-read")
+
+
+def _timed(source: _Source, rows: Span, stages: Stages) -> Iterator[Rows]:
+    for row in rows.starts:
+        with stages.time("read"):
+            read = source.read(row)
+        yield read
 
 
 class _Source:
-    def __init__(self, scene: Raster, plan: Plan, cols: Span, readers: int, stages: Stages) -> None:
-        self._scene, self._plan, self._stages = scene, plan, stages
+    """The scene, and what was read of it and may be needed again."""
+
+    def __init__(self, scene: Raster, plan: Plan, cols: Span, pool: ThreadPoolExecutor | None, readers: int) -> None:
+        self._scene, self._plan, self._pool = scene, plan, pool
         self._left, self._right = cols.starts[0], cols.starts[-1] + plan.window_width
-        self._pool = ThreadPoolExecutor(readers, "geoseg-decode") if readers > 1 else None
         self._pieces = self._split(readers)
         self._last: Rows | None = None
-        self._chunk: tuple[Pixels, Valid] | None = None  # rows that were decoded and are not used yet
-
-    def __enter__(self) -> _Source:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._rest: tuple[Pixels, Valid] | None = None  # rows that were decoded and are not used yet
 
     def _split(self, readers: int) -> list[tuple[int, int]]:
         """Columns in pieces of whole blocks, at most `PIECE_BYTES` each, and at least one for each reader."""
@@ -93,34 +87,24 @@ class _Source:
 
     def read(self, row: int) -> Rows:
         """The rows from ``row`` on, as many as a window has."""
-        with self._stages.time("read"):
-            height = self._plan.window_height
-            last = self._last
-            known = row if last is None else last.row + height
-            pixels = np.empty((len(self._scene.bands), height, self._right - self._left), dtype=self._scene.dtype)
-            valid = np.empty(pixels.shape[1:], dtype=bool)
-            kept = known - row
-            if last is not None and kept:
-                pixels[:, :kept] = last.pixels[:, height - kept :]
-                valid[:kept] = last.valid[height - kept :]
-            self._fill(pixels[:, kept:], valid[kept:], known)
-            wanted = valid
-            if self._scene.aoi is not None:
-                wanted = valid & self._scene.inside(Window(row, self._left, height, self._right - self._left))
-            self._last = Rows(row, pixels, valid, wanted, height - kept)
-            return self._last
-
-    def _fill(self, pixels: Pixels, valid: Valid, row: int) -> None:
-        done = 0
-        while done < len(valid):
-            if self._chunk is None:
-                self._chunk = self._read_chunk(row + done, row + len(valid))
-            chunk, use = self._chunk
-            taken = min(len(use), len(valid) - done)
-            pixels[:, done : done + taken] = chunk[:, :taken]
-            valid[done : done + taken] = use[:taken]
-            done += taken
-            self._chunk = (chunk[:, taken:], use[taken:]) if taken < len(use) else None
+        height = self._plan.window_height
+        parts: list[tuple[Pixels, Valid]] = []
+        if self._last is not None:
+            above = row - self._last.row
+            parts.append((self._last.pixels[:, above:], self._last.valid[above:]))
+        kept = known = sum(len(valid) for _, valid in parts)
+        while known < height:
+            pixels, valid = self._rest or self._read_chunk(row + known, row + height)
+            taken = height - known
+            parts.append((pixels[:, :taken], valid[:taken]))
+            self._rest = (pixels[:, taken:], valid[taken:]) if taken < len(valid) else None
+            known += len(parts[-1][1])
+        pixels, valid = np.concatenate([p for p, _ in parts], axis=1), np.concatenate([v for _, v in parts])
+        wanted = valid
+        if self._scene.aoi is not None:
+            wanted = valid & self._scene.inside(Window(row, self._left, height, self._right - self._left))
+        self._last = Rows(row, pixels, valid, wanted, height - kept)
+        return self._last
 
     def _read_chunk(self, first: int, stop: int) -> tuple[Pixels, Valid]:
         """Rows ``first … stop`` and the rest of the blocks that they end in; nothing where no window will look."""
@@ -130,7 +114,8 @@ class _Source:
         if len(windows) == 1 and len(self._pieces) == 1:
             return self._read_window(windows[0])
         pixels, valid = self._scene.empty(stop - first, self._right - self._left)
-        parts = map(self._read_window, windows) if self._pool is None else self._pool.map(self._read_window, windows)
+        read = map if self._pool is None else self._pool.map
+        parts = read(self._read_window, windows)
         for window, (part, use) in zip(windows, parts, strict=True):
             here = slice(window.col - self._left, window.col_stop - self._left)
             pixels[:, :, here] = part

@@ -21,12 +21,9 @@ class PredictReport:
 
     Attributes:
         path: The output.
-        grid: Grid of the class map.
-        plan: Windows, bands and memory.
         skipped: Windows with nothing to map, which the network never saw.
         seams: Where overlapping windows saw different classes.
         areas_m2: Area per class, m² on the ground (else in the unit of the transform, or px), (K,).
-        classes: The class table.
         seconds: Time of the prediction, without loading the model.
         stages: Seconds of work per stage, which run side by side: read, network, stitch, write.
         resumed: Parts that an earlier run had finished.

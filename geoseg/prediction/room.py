@@ -22,13 +22,7 @@ EACH = "map each scene on its own: -o FOLDER/"
 
 
 def check_room(plan: Plan, scene: Raster, folder: Path, *, there_bytes: int = 0) -> None:
-    """Refuse a prediction that cannot be finished.
-
-    Args:
-        plan: Its plan.
-        scene: Its scene.
-        folder: Folder of the output.
-        there_bytes: Size of the parts that an interrupted run has left.
+    """Refuse a prediction into a folder that cannot be finished; an earlier run left parts of ``there_bytes``.
 
     Raises:
         SceneError: Scenes that cover next to nothing of their mosaic.

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from geoseg.arrays import IntArray
 from geoseg.classes import ClassTable
 from geoseg.config import TrainConfig
 from geoseg.data.labelled import open_scenes
-from geoseg.errors import ConfigError
 from geoseg.evaluation import (
     CONFUSION_CSV,
     CONFUSION_PNG,
@@ -39,7 +38,7 @@ from geoseg.evaluation.tables import (
 from geoseg.files import atomic_output, check_output, made_folder
 from geoseg.network.metrics import Scores
 from geoseg.network.stored_model import open_model
-from geoseg.options import EvaluateOptions, Protocol, Split, from_keywords, signature_with
+from geoseg.options import EvaluateOptions, from_keywords, signature_with
 from geoseg.paper.patches import evaluate_patches, scene_names
 from geoseg.paths import InputPath
 from geoseg.prediction.imagery import check_scene
@@ -79,9 +78,6 @@ evaluate.__signature__ = signature_with(evaluate, EvaluateOptions)  # type: igno
 def run_evaluation(model: str, config: TrainConfig, output: Path, options: EvaluateOptions) -> Evaluation:
     """`evaluate` with its options as one value."""
     measures, network = options.measures, options.network
-    for name, value, known in (("split", measures.split, Split), ("protocol", measures.protocol, Protocol)):
-        if value not in get_args(known):
-            raise ConfigError(f"unknown {name} {value!r}", hint=f"--{name} {', '.join(get_args(known))}")
     check_evaluation(model, config, output, options, files=FILES)
     target = torch.device(resolve_device(network.device))
     trained = open_model(model)

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from tqdm import tqdm
 
 from geoseg.class_map import layer_path
+from geoseg.class_map.overviews import class_areas
 from geoseg.class_map.writing import LAYERS, MapFileWriter
 from geoseg.errors import GeosegError
 from geoseg.files import remove_scratch
+from geoseg.grid import Grid
+from geoseg.map_rows import MapRows
 from geoseg.options import AnyPath, PredictOptions, from_keywords, signature_with
-from geoseg.prediction.arrivals import Arrivals
 from geoseg.prediction.bands import BandFacts
 from geoseg.prediction.imagery import low_confidence
 from geoseg.prediction.report import PredictReport, seam_text
 from geoseg.prediction.room import check_room
 from geoseg.prediction.stages import Stages
+from geoseg.prediction.tasks import Job, OpenJob
 from geoseg.programs.early import is_raster
 from geoseg.programs.rehearsal import Part, rehearsing, stitching, vectorizing
 from geoseg.programs.session import Prepared, Session
 from geoseg.programs.vectorize import VectorReport, write_vectors
-from geoseg.tiling.plan import IN_PROCESS
+from geoseg.runtime.ahead import Abandoned
+from geoseg.tiling.plan import IN_PROCESS, Task
 from geoseg.words import count
 
 log = logging.getLogger(__name__)
@@ -96,7 +102,7 @@ def _rehearsals(ready: Prepared) -> list[Part]:
     options, parts = session.options, []
     if not session.rehearsed:
         if ready.predictor.device == "cpu" and options.running.executor == IN_PROCESS:
-            parts += stitching(confidence=options.layers.confidence, probabilities=options.layers.probabilities)
+            parts += stitching(options.layers)
         if not is_raster(ready.output):
             parts += vectorizing(options.rules, ready.output.suffix)
     session.rehearsed = True
@@ -112,7 +118,7 @@ def _run(ready: Prepared, progress: bool | Bar) -> PredictReport:
     if len(left) < len(tasks):
         log.info("resuming: %d of %s done", len(tasks) - len(left), count(len(tasks), "part"))
     stages = Stages()
-    arrivals = Arrivals(job, grid)
+    arrivals = _Arrivals(job, grid)
     total = grid.height * grid.width
     there = total - sum(task.window.height * task.window.width for task in left)
     own: AbstractContextManager[object] = nullcontext()
@@ -122,21 +128,11 @@ def _run(ready: Prepared, progress: bool | Bar) -> PredictReport:
         bar = progress
         bar.update(there)
 
-    def advance(pixels: int) -> None:
-        bar.update(pixels)
-
     with own, ThreadPoolExecutor(1, "geoseg-output") as thread:
         writing = arrivals.taker = thread.submit(_write_output, ready, arrivals, stages)
+        work = OpenJob(job, ready.predictor, ready.scene, stages, on_rows=bar.update, on_part=arrivals.announce)
         with arrivals:
-            ready.session.executor.run(
-                job,
-                left,
-                predictor=ready.predictor,
-                scene=ready.scene,
-                stages=stages,
-                on_rows=advance,
-                on_part=arrivals.announce,
-            )
+            ready.session.executor.run(work, left)
         facts, vectors = writing.result()
     unsure = low_confidence(facts.mean_confidence, len(ready.classes))
     if unsure is not None:
@@ -159,12 +155,61 @@ def _run(ready: Prepared, progress: bool | Bar) -> PredictReport:
     )
 
 
+class _Arrivals:
+    """Rows of the map, each band as soon as all its parts exist, for a thread beside the one that makes parts.
+
+    A context manager around the making of parts: an exception there ends the rows.
+
+    Attributes:
+        areas_m2: Area per class of the rows so far, (K,).
+        taker: The thread that takes the rows.
+    """
+
+    def __init__(self, job: Job, grid: Grid) -> None:
+        self._job, self._row_areas = job, grid.pixel_area_m2()
+        self._changed, self._failed = threading.Condition(), False
+        self.taker: Future[Any] | None = None
+        self.areas_m2 = np.zeros(job.parts.classes)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._changed:
+            self._failed = kind is not None
+            self._changed.notify()
+
+    def announce(self, task: Task) -> None:
+        """A part is there. Raises what stopped the thread that takes the rows: no need to make more."""
+        with self._changed:
+            self._changed.notify()
+        if self.taker is not None and self.taker.done():
+            self.taker.result()
+
+    def rows(self) -> Iterator[MapRows]:
+        """The map from top to bottom; waits for parts that do not exist yet, `Abandoned` if no more will come."""
+        plan, parts = self._job.plan, self._job.parts
+        row = 0
+        for band in range(plan.bands):
+            wanted = [plan.task(band, strip) for strip in range(plan.strips)]
+            with self._changed:
+                while not all(parts.has(task) for task in wanted):
+                    if self._failed:
+                        raise Abandoned
+                    self._changed.wait()
+            for rows in parts.rows(plan, band):
+                self.areas_m2 += class_areas(rows.classes, self._row_areas[row : row + len(rows)], len(self.areas_m2))
+                row += len(rows)
+                yield rows
+        parts.publish()
+
+
 def progress_bar(total: int, initial: int = 0, *, shown: bool) -> Bar:
     """A bar on standard error that counts pixels."""
     return tqdm(total=total, initial=initial, unit="px", unit_scale=True, desc="predict", disable=not shown)
 
 
-def _write_output(ready: Prepared, arrivals: Arrivals, stages: Stages) -> tuple[BandFacts, VectorReport | None]:
+def _write_output(ready: Prepared, arrivals: _Arrivals, stages: Stages) -> tuple[BandFacts, VectorReport | None]:
     """Write the output from rows as they arrive; returns facts of the map, and what was written if polygons."""
     job, grid, options = ready.job, ready.scene.grid, ready.session.options
 

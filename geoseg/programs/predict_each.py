@@ -24,13 +24,12 @@ from geoseg.errors import DeviceError, GeosegError, ModelError, OutputError, Sce
 from geoseg.files import made_folder, name_outputs, output_pattern, writing
 from geoseg.options import AnyPath, PredictOptions
 from geoseg.paths import scene_names
-from geoseg.prediction.fingerprint import fingerprint
 from geoseg.prediction.parts import was_publishing
 from geoseg.prediction.report import PredictReport
 from geoseg.programs.dry_run import DryRun, dry_run_in
 from geoseg.programs.early import check_kind, is_raster
 from geoseg.programs.predict import Bar, predict_in, progress_bar
-from geoseg.programs.session import Session
+from geoseg.programs.session import Session, fingerprint
 from geoseg.scene import Raster
 from geoseg.words import count
 

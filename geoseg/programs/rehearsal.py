@@ -23,7 +23,7 @@ from geoseg.class_map.overviews import add_checksum, count_values, halve_by_mode
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
-from geoseg.options import Tiling
+from geoseg.options import Layers, Tiling
 from geoseg.polygons import PolygonRules
 from geoseg.programs.vectorize import write_vectors
 from geoseg.tiling.plan import LogitsShape, SceneShape, plan_prediction
@@ -60,7 +60,7 @@ def _quietly(part: Part) -> None:
         log.debug("a rehearsal failed", exc_info=True)
 
 
-def stitching(*, confidence: bool = False, probabilities: bool = False) -> list[Part]:
+def stitching(layers: Layers = Layers()) -> list[Part]:
     """Stitch windows to rows with the given layers, and do with rows what writing a map does."""
 
     def stitch() -> None:
@@ -68,10 +68,10 @@ def stitching(*, confidence: bool = False, probabilities: bool = False) -> list[
         logits_shape, tiling = LogitsShape(stride=4, classes=2), Tiling(size=_SIDE, overlap=0)
         plan = plan_prediction(shape, logits_shape, tiling, batch_size=1)
         span = plan.band_span(0, plan.bands - 1)
-        stitcher = Stitcher(plan, span, plan.strip_span(0), confidence=confidence, probabilities=probabilities)
+        stitcher = Stitcher(plan, span, plan.strip_span(0), layers)
         stitcher.add(Window(0, 0, _SIDE, _SIDE), np.zeros((2, _SIDE // 4, _SIDE // 4), dtype=np.float32))
         for pending in stitcher.finish(None):
-            classes = pending.rows().classes
+            classes = pending().classes
             halve_by_mode(classes[None])
             add_checksum(classes[None], 0, 0, np.zeros(1, dtype=np.uint64))
             count_values(classes, np.zeros(256, dtype=np.int64))

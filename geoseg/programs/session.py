@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -19,11 +20,10 @@ from geoseg.contract import Contract
 from geoseg.errors import ConfigError
 from geoseg.export import check_format
 from geoseg.files import check_output
-from geoseg.network.stored_model import open_model
+from geoseg.network.stored_model import StoredModel, open_model
 from geoseg.options import AnyPath, Precision, PredictOptions
 from geoseg.paths import input_path, scene_names
 from geoseg.prediction.executors import Executor, find_executor
-from geoseg.prediction.fingerprint import fingerprint
 from geoseg.prediction.imagery import check_scene, doubts, model_nodata
 from geoseg.prediction.parts import Parts, parts_folder, was_publishing
 from geoseg.prediction.predictor import Predictor
@@ -225,3 +225,28 @@ def _gsd_m(gsd: str | float | None, contract: Contract) -> float | None:
     if contract.gsd_m is None:
         raise ConfigError(f"model {contract.name} was trained without a GSD", hint="give it in metres: --gsd 0.5")
     return contract.gsd_m
+
+
+def fingerprint(
+    model: StoredModel, scene: Raster, plan: Plan, options: PredictOptions, *, precision: str
+) -> dict[str, Any]:
+    """What a class map depends on wherever it is made, under names that a user understands.
+
+    The model's record of what bfloat16 costs is left out: what counts is the ``precision`` chosen by it.
+    """
+    contract = model.contract.model_copy(update={"precision": None})
+    return {
+        "the scene": {**scene.fingerprint(), **({"alpha": True} if options.imagery.alpha else {})},
+        "the model": [model.digest, _short_digest(contract.model_dump_json().encode())],
+        "the window size": [plan.window_height, plan.window_width],
+        "the overlap": plan.overlap,
+        "the blend": _short_digest(b"".join(taper.tobytes() for taper in plan.tapers)),
+        "the test-time augmentation": options.tiling.tta,
+        "the layers": list(options.layers.names),
+        "the precision": precision,
+        "geoseg": __version__,
+    }
+
+
+def _short_digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -1,14 +1,22 @@
-"""Work one item ahead of whoever uses it."""
+"""Work in a thread beside the caller's: one item ahead of it, or some items behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import Queue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 _END: Any = object()
+_ABANDONED: Any = object()
+
+
+class Abandoned(Exception):
+    """The items end early because of an exception elsewhere, which is reported."""
 
 
 def ahead(items: Iterable[T], *, name: str = "geoseg-ahead") -> Iterator[T]:
@@ -22,3 +30,38 @@ def ahead(items: Iterable[T], *, name: str = "geoseg-ahead") -> Iterator[T]:
         while (item := coming.result()) is not _END:
             coming = thread.submit(next, iterator, _END)
             yield item
+
+
+@contextmanager
+def behind(consume: Callable[[Iterator[T]], None], *, most: int, name: str) -> Iterator[Callable[[T], None]]:
+    """A function that passes items to ``consume``, which takes them in a thread, at most ``most`` of them behind.
+
+    An exception in ``consume`` is raised by the next call, or at the end. After an exception in the caller the items
+    end with `Abandoned`.
+    """
+    waiting: Queue[T] = Queue()
+    room = threading.Semaphore(most)
+
+    def items() -> Iterator[T]:
+        while (item := waiting.get()) is not _END:
+            if item is _ABANDONED:
+                raise Abandoned
+            yield item
+            room.release()
+
+    def put(item: T) -> None:
+        room.acquire()
+        if done.done():
+            done.result()
+        waiting.put(item)
+
+    with ThreadPoolExecutor(1, thread_name_prefix=name) as thread:
+        done = thread.submit(consume, items())
+        try:
+            done.add_done_callback(lambda _: room.release())  # or the caller would wait for it forever
+            yield put
+        except BaseException:
+            waiting.put(_ABANDONED)
+            raise
+        waiting.put(_END)
+        done.result()

@@ -33,12 +33,7 @@ _TAGS = ("wavelength", "central_wavelength_um", "central_wavelength")
 def bands_named(path: str, wanted: Sequence[str]) -> tuple[int, ...] | None:
     """1-based bands of a file that are the wanted ones by their descriptions, wavelengths or colour interpretation.
 
-    Args:
-        path: The file.
-        wanted: Names of bands, as "red" and "nir".
-
-    Returns:
-        A band for every name, or None where the file does not tell.
+    A band for every name, as "red" and "nir", or None where the file does not tell.
     """
     with open_dataset(path) as dataset:
         texts = [_plain(text or "") for text in dataset.descriptions]
@@ -56,12 +51,7 @@ def bands_named(path: str, wanted: Sequence[str]) -> tuple[int, ...] | None:
 
 
 def band_hint(scene: Raster, wanted: Sequence[str]) -> str:
-    """What to type where a scene has more or fewer bands than wanted.
-
-    Args:
-        scene: The scene.
-        wanted: Names of the bands, in order.
-    """
+    """What to type where a scene has more or fewer bands than the wanted ones, whose names are given in order."""
     path, names = scene.paths[0], ", ".join(wanted)
     if isinstance(scene, Mosaic) and scene.is_stack:
         files = " ".join(quoted(p) for p in scene.paths)
@@ -93,11 +83,7 @@ def order_of(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] | N
 
 
 def dtype_hint(scene: Raster, dtype: str) -> str:
-    """What to type where a scene has another data type than wanted, by the values it has in a sample.
-
-    Raises:
-        SceneError: It cannot be read.
-    """
+    """What to type where a scene has another data type than wanted, by the values it has in a sample."""
     pixels, valid = scene.sample()
     values = pixels[:, valid]
     values = values[np.isfinite(values)]

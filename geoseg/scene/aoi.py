@@ -100,8 +100,8 @@ def load_aoi(
         kind: Error to raise.
 
     Raises:
-        GeosegError: No such file, none or several layers of polygons, no CRS where the scene has one (or the other
-            way round), or polygons that do not touch the scene.
+        GeosegError: No such file, none or several layers of polygons, a CRS that only the file or only the scene has,
+            or polygons that do not touch the scene.
     """
     path = input_path(path)
     layer = polygon_layer(path, what, kind)

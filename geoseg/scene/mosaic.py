@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -12,7 +11,7 @@ from geoseg.arrays import Pixels, Valid
 from geoseg.errors import SceneError, quoted
 from geoseg.georeference import Georeference, crs_name
 from geoseg.runtime.gather import gather
-from geoseg.scene.raster import Raster, intersection
+from geoseg.scene.raster import Raster, intersection, slices
 from geoseg.windows import Window
 from geoseg.words import count
 
@@ -23,28 +22,20 @@ UNUSABLE = "scenes cannot be used"
 
 
 class Mosaic(Raster):
-    """Several scenes as one raster.
+    """Several scenes, at least one, as one raster.
 
     The grid is the union of theirs. Where scenes overlap, the last valid one wins; pixels that none covers are invalid
     and hold nodata, or 0. Only the files that a window meets are read.
 
-    Args:
-        scenes: At least one, on one pixel grid: same CRS, pixel size and orientation, origins whole pixels apart.
-
     Raises:
-        SceneError: Another CRS, pixel grid, dtype or number of bands than the first scene's; of several such
-            scenes the message lists the first 20.
+        SceneError: Scenes with another CRS, dtype or number of bands than the first, or off its pixel grid; the
+            message lists 20 of them.
     """
 
     def __init__(self, scenes: Sequence[Raster]) -> None:
-        first = scenes[0]
-        self.scenes = tuple(scenes)
-        self.path = first.path if len(scenes) == 1 else f"{first.path} and {len(scenes) - 1} more"
-        self.paths = tuple(path for scene in scenes for path in scene.paths)
-        self.scaling = next((scene.scaling for scene in scenes if scene.scaling is not None), None)
-        self.bands, self.band_names, self.dtype = first.bands, first.band_names, first.dtype
-        self.nodata, self.block_shape = first.nodata, first.block_shape
-        self.alpha_band, self.file_bands = first.alpha_band, first.file_bands
+        first, self.scenes = scenes[0], tuple(scenes)
+        self._read_from(*scenes)
+        self.block_shape = first.block_shape
         places = gather(lambda scene: _place(scene, first), scenes, UNUSABLE)
         top, left = min(w.row for w in places), min(w.col for w in places)
         height, width = max(w.row_stop for w in places) - top, max(w.col_stop for w in places) - left
@@ -53,11 +44,6 @@ class Mosaic(Raster):
         self.covered_share = min(sum(w.height * w.width for w in places) / (height * width), 1.0)
         self._edges = np.array([(w.row, w.row_stop, w.col, w.col_stop) for w in self._places]).T  # (4, scenes)
 
-    def close(self) -> None:
-        """Close all files."""
-        for scene in self.scenes:
-            scene.close()
-
     @property
     def is_stack(self) -> bool:
         """Whether the scenes have one band each and lie in one place: bands of one scene, as separate files."""
@@ -65,21 +51,17 @@ class Mosaic(Raster):
 
     @property
     def row_of_blocks_bytes(self) -> int:
-        """Cache with which strips that end inside a block decode it once; see `Raster`."""
+        """See `Raster`."""
         tops, bottoms = self._edges[:2]
         sizes = np.array([scene.row_of_blocks_bytes for scene in self.scenes])
         # The fullest row is the first row of some scene.
         return max(int(sizes[(tops <= row) & (row < bottoms)].sum()) for row in np.unique(tops))
 
-    def source_facts(self) -> list[dict[str, Any]]:
-        """Facts of all files, in the order in which they win."""
-        return [fact for scene in self.scenes for fact in scene.source_facts()]
-
     def _met(self, window: Window) -> list[int]:
         """Indices of the scenes that a window meets, in their order."""
         top, bottom, left, right = self._edges
         met = (top < window.row_stop) & (bottom > window.row) & (left < window.col_stop) & (right > window.col)
-        return [int(i) for i in np.flatnonzero(met)]
+        return np.flatnonzero(met).tolist()
 
     def _is_covered(self, window: Window) -> bool:
         return bool(self._met(window))
@@ -91,8 +73,7 @@ class Mosaic(Raster):
             scene, place = self.scenes[i], self._places[i]
             part = intersection(window, place)
             assert part is not None
-            rows = slice(part.row - window.row, part.row_stop - window.row)
-            cols = slice(part.col - window.col, part.col_stop - window.col)
+            rows, cols = slices(part, window)
             if valid[rows, cols].all():
                 continue
             new, use = scene.read(Window(part.row - place.row, part.col - place.col, part.height, part.width))

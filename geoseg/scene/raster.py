@@ -31,10 +31,8 @@ class Raster(ABC):
     Attributes:
         path: The file, or the first of several and how many more.
         paths: All files.
-        grid: Size, transform and CRS.
         bands: 1-based bands that `read` returns.
         band_names: Description of each of them, else its colour interpretation, else ``band N``.
-        dtype: Data type of the pixels.
         nodata: Nodata value of the first read band, or None.
         scaling: (scale, offset) of each read band in the file's tags, which are not applied; None if all are (1, 0).
         alpha_band: 1-based band tagged as alpha, whether used or not, or None.
@@ -57,6 +55,7 @@ class Raster(ABC):
     block_shape: tuple[int, int]
     aoi: Aoi | None = None
     covered_share: float = 1.0
+    _parts: tuple[Raster, ...] = ()
 
     def __enter__(self) -> Self:
         return self
@@ -64,21 +63,31 @@ class Raster(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @abstractmethod
+    def _read_from(self, *parts: Raster) -> None:
+        """Be made of other rasters: have their files, and what they have in common but grid and blocks."""
+        first, self._parts = parts[0], parts
+        self.path = first.path if len(parts) == 1 else f"{first.path} and {len(parts) - 1} more"
+        self.paths = tuple(path for part in parts for path in part.paths)
+        self.bands, self.band_names, self.dtype, self.nodata = first.bands, first.band_names, first.dtype, first.nodata
+        self.alpha_band, self.file_bands = first.alpha_band, first.file_bands
+        self.scaling = next((part.scaling for part in parts if part.scaling is not None), None)
+
     def close(self) -> None:
         """Close all files; a second time does nothing."""
+        for part in self._parts:
+            part.close()
+
+    def source_facts(self) -> list[dict[str, Any]]:
+        """The state of each file on disk or server, for `fingerprint`; of several in the order in which they win."""
+        return [fact for part in self._parts for fact in part.source_facts()]
 
     @property
     @abstractmethod
     def row_of_blocks_bytes(self) -> int:
-        """GDAL cache, bytes, with which strips or windows that end inside a block decode every block once.
+        """GDAL cache, bytes, for one thread to decode every block once though strips or windows end inside blocks.
 
-        The blocks of one row of pixels, twice if bands are stored one after another; each thread needs as much.
+        The blocks of one row of pixels, twice if bands are stored one after another.
         """
-
-    @abstractmethod
-    def source_facts(self) -> list[dict[str, Any]]:
-        """The state of each file on disk or server, for `fingerprint`."""
 
     @abstractmethod
     def _read_inside(self, window: Window) -> tuple[Pixels, Valid]:
@@ -89,7 +98,7 @@ class Raster(ABC):
         return True
 
     def read(self, window: Window, *, reflect_valid: bool = False, clip: bool = True) -> tuple[Pixels, Valid]:
-        """Pixels and validity of a window, which may reach past the scene or lie outside it.
+        """Pixels (B, H, W) in the file's dtype and validity (H, W) of a window, which may reach past the scene.
 
         Outside the scene the pixels are those of the scene reflected at its edge (the edge pixel is not repeated).
         With ``clip``, blocks without a pixel of the area of interest are not decoded; their pixels are nodata or 0.
@@ -98,9 +107,6 @@ class Raster(ABC):
             window: Rows and columns, px.
             reflect_valid: Reflect validity too, for a network's input; else all is invalid outside the scene.
             clip: Make pixels outside the area of interest invalid. False lets a network look across its border.
-
-        Returns:
-            Pixels (B, H, W) in the file's dtype and valid (H, W), of the window's size.
 
         Raises:
             SceneError: A file is truncated, a block of it corrupt, or a server fails; the message names the rows.
@@ -120,11 +126,7 @@ class Raster(ABC):
         return pixels, valid
 
     def sample(self) -> tuple[Pixels, Valid]:
-        """Pixels (B, N) and validity (N,) of small windows all over the scene, corners included; quick for any size.
-
-        Raises:
-            SceneError: See `read`.
-        """
+        """Pixels (B, N) and validity (N,) of small windows all over the scene, corners included; quick for any size."""
         height, width = (min(_SAMPLE_PX, n) for n in self.grid.shape)
         rows, cols = (
             sorted({round(i * (n - size) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
@@ -139,7 +141,7 @@ class Raster(ABC):
         wanted = np.zeros((window.height, window.width), dtype=bool)
         part = self._intersection(window)
         if part is not None:
-            rows, cols = _slices(part, window)
+            rows, cols = slices(part, window)
             wanted[rows, cols] = True if self.aoi is None else self.aoi.mask(part)
         return wanted
 
@@ -149,10 +151,7 @@ class Raster(ABC):
         return part is not None and self._is_covered(part) and (self.aoi is None or self.aoi.touches(part))
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a result depends on, as JSON: files and their state, grid, bands, dtype, nodata, area of interest.
-
-        Equal fingerprints mean equal pixels, as far as size and time of change of a file tell.
-        """
+        """What a result depends on, as JSON; if equal, so are the pixels, as far as size and time of files tell."""
         crs = self.grid.crs
         return {
             "files": self.source_facts(),
@@ -180,7 +179,7 @@ class Raster(ABC):
             return self._read_inside(window)
         pixels, valid = self.empty(window.height, window.width)
         for part in _touched_blocks(wanted, window, self.block_shape[1]):
-            rows, cols = _slices(part, window)
+            rows, cols = slices(part, window)
             pixels[:, rows, cols], valid[rows, cols] = self._read_inside(part)
         return pixels, valid & wanted
 
@@ -199,7 +198,7 @@ def can_hold(dtype: np.dtype[Any], value: float) -> bool:
     return math.isfinite(value) and value == int(value) and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
 
 
-def _slices(part: Window, window: Window) -> tuple[slice, slice]:
+def slices(part: Window, window: Window) -> tuple[slice, slice]:
     """Rows and columns of an array of a window that hold a part of it."""
     row, col = part.row - window.row, part.col - window.col
     return slice(row, row + part.height), slice(col, col + part.width)

@@ -34,7 +34,7 @@ _SAME = 0.02
 
 
 class Resampled(Raster):
-    """A raster with square pixels of a given size on the ground.
+    """A raster with square pixels of ``gsd_m`` on the ground; it closes its source.
 
     The grid covers exactly the same ground, in the same CRS and orientation; height and width are rounded. An axis
     within 2 % of the size keeps its pixels. Pixels that are not square on the ground, as in geographic coordinates,
@@ -42,13 +42,6 @@ class Resampled(Raster):
 
     A pixel is the area-weighted mean of the valid source pixels that it covers; along an axis where pixels shrink it is
     interpolated between two centres. It is valid if at least half of the weight is, so areas neither grow nor shrink.
-
-    Args:
-        source: Closed with this one.
-        gsd_m: Pixel size wanted, m.
-
-    Attributes:
-        gsd_m: As given.
 
     Raises:
         SceneError: A scene without CRS, or a size more than 64 times larger or smaller than the scene's own.
@@ -69,10 +62,8 @@ class Resampled(Raster):
                 hint="give --gsd in metres, at most 64 times the scene's own or a 64th of it",
             )
         self.source, self.gsd_m = source, gsd_m
-        self.path, self.paths, self.covered_share = source.path, source.paths, source.covered_share
-        self.bands, self.band_names, self.dtype = source.bands, source.band_names, source.dtype
-        self.nodata, self.scaling = source.nodata, source.scaling
-        self.alpha_band, self.file_bands = source.alpha_band, source.file_bands
+        self._read_from(source)
+        self.covered_share = source.covered_share
         old = source.grid
         height, width = (
             n if abs(f - 1) <= _SAME else max(round(n / f), 1) for n, f in zip(old.shape, factors, strict=True)
@@ -82,21 +73,13 @@ class Resampled(Raster):
         rows, cols = source.block_shape
         self.block_shape = max(rows * height // old.height, 1), max(cols * width // old.width, 1)
 
-    def close(self) -> None:
-        """Close the source."""
-        self.source.close()
-
     @property
     def row_of_blocks_bytes(self) -> int:
-        """Cache with which strips that end inside a block decode it once; see `Raster`."""
+        """See `Raster`."""
         return self.source.row_of_blocks_bytes
 
-    def source_facts(self) -> list[dict[str, Any]]:
-        """Facts of the source's files."""
-        return self.source.source_facts()
-
     def fingerprint(self) -> dict[str, Any]:
-        """What a result depends on, as JSON; see `Raster`."""
+        """See `Raster`."""
         return super().fingerprint() | {"gsd_m": self.gsd_m}
 
     def _is_covered(self, window: Window) -> bool:

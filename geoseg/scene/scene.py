@@ -22,12 +22,9 @@ from geoseg.grid import grid_of
 from geoseg.paths import RASTER_SUFFIXES, file_behind, input_path, opened_name
 from geoseg.runtime.gather import gather
 from geoseg.scene.mosaic import UNUSABLE, Mosaic
-from geoseg.scene.open_files import OpenFiles, open_dataset, reason
+from geoseg.scene.open_files import OpenFiles, is_remote, open_dataset, reason, remote_facts, server_complaint
 from geoseg.scene.raster import Raster, can_hold
-from geoseg.scene.remote import is_remote, remote_facts, server_complaint
 from geoseg.windows import Window
-
-__all__ = ["Mosaic", "Pixels", "Raster", "Scene", "Valid", "open_scene"]
 
 _OPENING_THREADS = 8
 
@@ -44,10 +41,10 @@ class Scene(Raster):
         files: Where datasets are kept open, shared by the scenes of a mosaic; None keeps them for this scene.
 
     Raises:
-        SceneError: No such file, no raster, a band that is not there, bands of several or complex dtypes, a nodata
-            value the dtype cannot hold, or alpha asked for and absent; or a CRS that is not the file's.
+        SceneError: The file cannot be opened, or lacks the bands, dtypes, nodata value, alpha or CRS asked for.
 
     Attributes:
+        has_mask: Whether a mask band says which pixels are valid.
         has_palette: Whether a band holds numbers of colours in a table.
         warp_command: What to type for a file with control points in place of a transform, else None.
     """
@@ -96,7 +93,7 @@ class Scene(Raster):
             self.block_shape = int(rows), int(cols)
             self._is_pixel_interleaved = src.profile.get("interleave") == "pixel"
             flags = src.mask_flag_enums[self.bands[0] - 1]
-            self._has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+            self.has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
             # A VRT names its sources here, which may change while it does not.
             self._sources = tuple(dict.fromkeys((self.path, *src.files)))
 
@@ -121,19 +118,19 @@ class Scene(Raster):
     def can_be_invalid(self) -> bool:
         """Whether the scene may have invalid pixels; decodes nothing."""
         declared = all(value is not None and can_hold(self.dtype, value) for value in self._nodata)
-        return declared or self.dtype.kind == "f" or self._has_mask or self._alpha or self.aoi is not None
+        return declared or self.dtype.kind == "f" or self.has_mask or self._alpha or self.aoi is not None
 
     @property
     def row_of_blocks_bytes(self) -> int:
-        """Cache with which strips that end inside a block decode it once; see `Raster`."""
+        """See `Raster`."""
         rows, cols = self.block_shape
         # Where bands lie pixel by pixel, GDAL decodes and keeps all of them, wanted or not.
         bands = self.file_bands if self._is_pixel_interleaved else len(self.bands) + self._alpha
         # One block more for what GDAL notes about each: a cache a little too small for a row holds nothing of it.
         blocks = -(-self.grid.width // cols) + 1
         # Band after band, both rows of blocks of a strip have passed before the next strip comes to the second.
-        passed = 1 if (self._is_pixel_interleaved or bands == 1) and not self._has_mask else 2
-        return passed * blocks * cols * rows * (bands * self.dtype.itemsize + self._has_mask)
+        passed = 1 if (self._is_pixel_interleaved or bands == 1) and not self.has_mask else 2
+        return passed * blocks * cols * rows * (bands * self.dtype.itemsize + self.has_mask)
 
     def source_facts(self) -> list[dict[str, Any]]:
         """Path, size and time of change of the file, and of the files it refers to."""
@@ -164,11 +161,12 @@ class Scene(Raster):
     def _valid(self, dataset: Any, pixels: Pixels, window: RasterWindow) -> Valid:
         valid = np.ones(pixels.shape[1:], dtype=bool)
         if all(value is not None and can_hold(self.dtype, value) for value in self._nodata):
-            nothing = [band == self.dtype.type(value) for band, value in zip(pixels, self._nodata, strict=True)]
-            valid &= ~np.logical_and.reduce(nothing)
+            np.not_equal(pixels[0], self.dtype.type(self._nodata[0]), out=valid)
+            for band, value in zip(pixels[1:], self._nodata[1:], strict=True):
+                valid |= band != self.dtype.type(value)
         if self.dtype.kind == "f":
             valid &= ~np.isnan(pixels).any(axis=0)
-        if self._has_mask:
+        if self.has_mask:
             valid &= dataset.read_masks(self.bands[0], window=window) > 0
         if self._alpha:
             valid &= dataset.read(self.alpha_band, window=window) > 0
@@ -207,16 +205,13 @@ def open_scene(
 
     Args:
         paths: One path, or several to be read as one.
-        bands: See `Scene`.
-        nodata: See `Scene`.
-        alpha: See `Scene`.
-        crs: See `Scene`.
+        bands, nodata, alpha, crs: See `Scene`.
         aoi: Vector file with polygons in any CRS; pixels whose centre lies outside are invalid.
         gsd_m: Read the scene resampled to pixels of this size on the ground, metres; None reads its own pixels.
 
     Raises:
         SceneError: No path, a file with control points in place of a transform, or see `Scene`, `Mosaic`, `load_aoi`
-            and `Resampled`. No file is left open then, and what is wrong with several files is said at once.
+            and `Resampled`. No file is left open then, and all files with a problem are listed.
     """
     if not isinstance(paths, str | PathLike) and not paths:
         raise SceneError("no scene was named", hint="name one or several rasters")

@@ -44,12 +44,11 @@ class VectorLayer:
 
     Attributes:
         path: What is opened.
-        name: Name of the layer.
-        kind: Geometry type; None of a table.
+        kind: Geometry type; None for a table.
         crs: Its CRS, as pyproj takes one, or None.
         fields: Data type of each field but the geometry.
-        features: Number of features; -1 where counting would take a pass over the file.
-        bounds: Of all features in its CRS; None where telling would take a pass over the file, or there are none.
+        features: Number of features; -1 if counting takes a pass over the file.
+        bounds: Of all features in its CRS; None if there are none, or if this takes a pass over the file.
         has_index: Whether the features near a place are found without reading the others.
     """
 
@@ -70,7 +69,7 @@ class VectorLayer:
             bounds: Only features whose bounds meet these, in the layer's CRS; some more may come.
 
         Returns:
-            One row for each feature; the index is GDAL's feature id, or of GeoParquet the place.
+            One row for each feature; the index is GDAL's feature id, or the row's number in GeoParquet.
         """
         if _is_parquet(self.path):
             frame = geopandas.read_parquet(
@@ -97,13 +96,7 @@ class VectorLayer:
 
 @contextmanager
 def reading(what: str, path: InputPath, kind: type[GeosegError]) -> Iterator[None]:
-    """What other libraries complain of while a file is read becomes one error.
-
-    Args:
-        what: What the file is to the user: "labels", "area of interest".
-        path: The file.
-        kind: Error to raise.
-    """
+    """Turn other libraries' errors in reading a file into one of ``kind``; ``what`` is the user's word for it."""
     import pyarrow as pa
 
     try:
@@ -126,13 +119,7 @@ def layer_names(path: InputPath) -> list[tuple[str, str | None]]:
 
 
 def open_layer(path: InputPath, layer: str, *, count: bool = False) -> VectorLayer:
-    """What a layer of a file is.
-
-    Args:
-        path: The file.
-        layer: Name of one of its layers.
-        count: Count features and measure their bounds though it take a pass over the file.
-    """
+    """A layer of a file; with ``count``, features are counted and their bounds measured even if that takes a pass."""
     name = opened_name(path, VECTOR_SUFFIXES)
     if _is_parquet(name):
         return _parquet_layer(name, layer)
@@ -152,7 +139,7 @@ def open_layer(path: InputPath, layer: str, *, count: bool = False) -> VectorLay
 def polygon_layer(
     path: InputPath, what: str, kind: type[GeosegError], *, count: bool = False, any_kind: bool = False
 ) -> VectorLayer:
-    """The one layer of a file that holds polygons, or may.
+    """The only layer of a file that holds polygons, or may.
 
     Args:
         path: The file.
@@ -183,7 +170,7 @@ def polygon_layer(
 
 
 def bounds_in(crs: str | None, grid: Grid) -> Bounds | None:
-    """Bounds of a scene in another CRS and a little more; None where they cannot be told."""
+    """Bounds of a scene in another CRS, with a margin; None if they are not known there."""
     left, bottom, right, top = grid.bounds
     if crs is not None and grid.is_georeferenced and pyproj_crs(crs) != pyproj_crs(grid.crs):
         way = transformer(grid.crs, crs)
@@ -197,15 +184,15 @@ def bounds_in(crs: str | None, grid: Grid) -> Bounds | None:
 
 
 def meets(geometries: Geometries, bounds: Bounds) -> BoolArray:
-    """Which geometries have bounds that meet others, (n,); missing and empty ones have none."""
+    """Which geometries have bounds that meet the given ones, (n,); missing and empty geometries do not."""
     left, bottom, right, top = shapely.bounds(geometries).T
     return np.asarray((left <= bounds[2]) & (right >= bounds[0]) & (bottom <= bounds[3]) & (top >= bounds[1]))
 
 
 def polygons_of(geometries: Geometries) -> Geometries:
-    """The polygons of each geometry, (n,): itself, those of a collection as one, an empty polygon where there is none.
+    """The polygons of each geometry, (n,): itself, those of a collection as one geometry, or an empty polygon.
 
-    Lines and points in collections are what clipping and mending leave of polygons that touch in a line or a point.
+    Clipping and repairing leave lines and points in collections, where polygons touch in a line or a point.
     """
     out = np.array(geometries, dtype=object)
     kinds = shapely.get_type_id(out)
@@ -218,7 +205,7 @@ def polygons_of(geometries: Geometries) -> Geometries:
 
 
 def single_polygons(geometries: Geometries) -> Geometries:
-    """All single polygons in geometries and collections of any depth, empty ones left out, (m,)."""
+    """All single polygons in geometries and in collections of any depth, without empty ones, (m,)."""
     parts = np.asarray(geometries, dtype=object)
     while (shapely.get_type_id(parts) > shapely.GeometryType.POLYGON).any():
         parts = np.asarray(shapely.get_parts(parts))
@@ -238,7 +225,7 @@ def _is_parquet(path: str) -> bool:
 
 
 def _geo_column(path: str) -> tuple[str, dict[str, Any]]:
-    """Name of the geometry column of a GeoParquet file, and what its metadata says of it; "" of other Parquet files."""
+    """Name of the geometry column of a GeoParquet file, and its metadata; "" for other Parquet files."""
     import pyarrow.parquet as pq
 
     metadata = pq.read_schema(path).metadata or {}

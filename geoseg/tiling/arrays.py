@@ -1,17 +1,23 @@
-"""Values that the stitcher exchanges with its arrays, which are numpy's (`host`) or a GPU's (`tensors`)."""
+"""The stitcher's arrays: numpy's, changed by compiled kernels, or a GPU's in a subclass (`geoseg.tiling.tensors`)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from geoseg.arrays import Float32Array, IntArray
+from geoseg.arrays import AnyArray, Float32Array, IntArray
 from geoseg.map_rows import MapRows
+from geoseg.options import Layers
+from geoseg.tiling import kernels
 
 Array: TypeAlias = Any
 """A numpy array or a torch tensor; both are sliced and compared alike."""
+
+Pending: TypeAlias = Callable[[], MapRows]
+"""Waits for finished rows on their way from the device, which may do other work meanwhile; nodata is not marked yet."""
 
 LOGIT_LIMIT = 64.0
 """Logits further below a window's best one count as this: e^-64 is as good as 0."""
@@ -20,18 +26,12 @@ EXPONENTIALS: Float32Array = np.append(np.exp(-np.arange(16 * 256) / 256), 0).as
 """exp(-i / 256); a table, since libraries' exponentials differ in their last bit."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Block:
-    """Some rows of mean logits (K, n, C); whether any window covers them and whether windows differ, (n, C) uint8."""
+class Block(NamedTuple):
+    """Some rows of mean logits (K, n, C); whether any window covers them, and whether windows differ, (n, C)."""
 
     logits: Array
     covered: Array
     differs: Array
-
-    @property
-    def parts(self) -> tuple[Array, Array, Array]:
-        """The three arrays."""
-        return self.logits, self.covered, self.differs
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +39,11 @@ class Placement:
     """Where a block lies on the scene's grid of logits, and which pixels are wanted of it.
 
     Attributes:
-        top: First row of the block, in logits.
-        left: First column of the block, in logits.
-        grid_rows: Rows of the scene's grid of logits.
-        grid_cols: Columns of it.
+        top, left: First row and column of the block, in logits.
+        grid_rows, grid_cols: Size of the scene's grid of logits.
         stride: Pixels per logit.
-        first_row: First row of the output, px.
-        first_col: First column of the output, px.
-        height: Rows of the output, px.
-        width: Columns of the output, px.
+        first_row, first_col: First row and column of the output, px.
+        height, width: Size of the output, px.
         step: Fixed-point units of one logit.
     """
 
@@ -69,25 +65,72 @@ class Placement:
             return np.zeros(1, dtype=np.float32)
         return ((np.arange(self.stride) + 0.5) / self.stride).astype(np.float32)
 
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Layers to make beside the classes; see `geoseg.map_rows.MapRows`."""
-
-    confidence: bool = False
-    probabilities: bool = False
-    disagreement: bool = False
+    @property
+    def cells(self) -> tuple[IntArray, IntArray]:
+        """Rows and columns of the block that the output's pixels belong to, (height,) and (width,)."""
+        rows = np.arange(self.first_row, self.first_row + self.height) // self.stride - self.top
+        cols = np.arange(self.first_col, self.first_col + self.width) // self.stride - self.left
+        return rows, cols
 
 
-class Pending(Protocol):
-    """Finished rows on their way from the device, so that it may be given other work meanwhile."""
+class HostArrays:
+    """Makes and changes the stitcher's arrays: numpy here, tensors of a GPU in a subclass that gives the same bits."""
 
-    def rows(self) -> MapRows:
-        """Wait for the rows; invalid pixels are not marked yet."""
+    def constant(self, values: AnyArray) -> Array:
+        """The values on the device."""
+        return values
 
+    def copy(self, array: Array) -> Array:
+        """A copy."""
+        return array.copy()
 
-def cells_of_pixels(place: Placement) -> tuple[IntArray, IntArray]:
-    """Rows and columns of a block that the output's pixels belong to, (height,) and (width,)."""
-    rows = np.arange(place.first_row, place.first_row + place.height) // place.stride - place.top
-    cols = np.arange(place.first_col, place.first_col + place.width) // place.stride - place.left
-    return rows, cols
+    def join(self, above: Array, below: Array) -> Array:
+        """Rows below other rows, along the last axis but one."""
+        return np.concatenate([above, below], axis=-2)
+
+    def add_logits(
+        self, logits: Array, taper: Array, state: tuple[Array, Array, Array, Array], own: slice, here: slice, step: int
+    ) -> None:
+        """Add columns ``own`` of logits (K, h, w), any float type, to columns ``here`` of sums, weights, low and high.
+
+        See `geoseg.tiling.kernels.add_logits`.
+        """
+        values = np.ascontiguousarray(logits, dtype=np.float32)
+        width = own.stop - own.start
+        kernels.add_logits(
+            values, taper, own.start, *state, here.start, width, np.float32(LOGIT_LIMIT), np.float32(step)
+        )
+
+    def mean_logits(self, sums: Array, weights: Array, rows: slice) -> tuple[Array, Array]:
+        """Weighted means of some rows, and where there are any; see `geoseg.tiling.kernels.mean_logits`."""
+        height, width = rows.stop - rows.start, weights.shape[1]
+        block = np.empty((len(sums), height, width), dtype=np.float32)
+        covered = np.empty((height, width), dtype=np.uint8)
+        kernels.mean_logits(sums, weights, rows.start, block, covered)
+        return block, covered
+
+    def finish(self, block: Block, place: Placement, layers: Layers) -> Pending:
+        """Rows of the output from a block; see `geoseg.tiling.kernels.upsample`."""
+        shape = place.height, place.width
+        classes = np.empty(shape, dtype=np.uint8)
+        confidence = np.empty(shape, dtype=np.uint8) if layers.confidence else None
+        every = np.empty((len(block.logits), *shape), dtype=np.uint8) if layers.probabilities else None
+        kernels.upsample(
+            block.logits,
+            block.covered,
+            place.top,
+            place.grid_rows,
+            place.left,
+            place.grid_cols,
+            place.stride,
+            place.fractions,
+            place.first_row,
+            place.first_col,
+            classes,
+            confidence,
+            every,
+            EXPONENTIALS if layers.confidence or layers.probabilities else None,
+            np.float32(256 / place.step),
+        )
+        differs = block.differs[np.ix_(*place.cells)].view(np.uint8) if layers.disagreement else None
+        return lambda: MapRows(classes, confidence, every, differs)

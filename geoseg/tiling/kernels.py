@@ -29,7 +29,7 @@ def add_logits(
     limit: np.float32,
     step: np.float32,
 ) -> None:
-    """Add some columns of a window's logits in fixed point times its taper.
+    """Add ``width`` columns of a window's logits in fixed point times its taper.
 
     What is added is how far each class lies below the window's best, at most ``limit``, in steps of 1/``step``.
 
@@ -39,12 +39,9 @@ def add_logits(
         first: First of the columns.
         sums: What is added to, (K, h, C).
         weights: Sum of the tapers, (h, C).
-        low: The smallest of the windows' own classes, (h, C).
-        high: The greatest of them, (h, C).
+        low, high: The smallest and the greatest of the windows' own classes, (h, C).
         left: Column of the sums that the first one belongs to.
-        width: Number of columns.
-        limit: See above.
-        step: See above.
+        width, limit, step: See above.
     """
     classes, height, _ = logits.shape
     best = np.empty(width, dtype=np.float32)
@@ -82,14 +79,14 @@ def add_logits(
 
 @njit
 def mean_logits(sums: Int32Array, weights: Int32Array, first: int, block: Float32Array, covered: ByteArray) -> None:
-    """Weighted means (K, n, C) of the sums' rows from ``first`` on, in fixed-point units; 0, not covered, without any.
+    """Weighted means of the sums' rows from ``first`` on, in fixed-point units; 0, not covered, without any window.
 
     Args:
         sums: (K, h, C).
         weights: (h, C).
         first: First row.
-        block: The means, (K, n, C).
-        covered: Whether any window was there, (n, C).
+        block: Output: the means, (K, n, C).
+        covered: Output: whether any window was there, (n, C).
     """
     classes, height, width = block.shape
     for row in range(height):
@@ -124,14 +121,11 @@ def upsample(
     Args:
         block: Means (K, n, C) of the rows of logits from ``top`` and the columns from ``left`` on.
         covered: Whether any window covered them, (n, C); a cell that none did takes its neighbour's value.
-        top: Place of the block on the scene's grid of logits.
-        cell_rows: Rows of that grid.
-        left: See ``top``.
-        cell_cols: Columns of that grid.
+        top, left: Place of the block on the scene's grid of logits.
+        cell_rows, cell_cols: Size of that grid.
         stride: Pixels per logit.
         fractions: Place of a pixel between two logits, (stride,).
-        first_row: First row of the output, px.
-        first_col: First column of the output, px.
+        first_row, first_col: First pixel of the output.
         classes: Output.
         confidence: Output (h, w), or None.
         probabilities: Output (K, h, w), or None.

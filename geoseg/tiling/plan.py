@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -100,50 +100,88 @@ class Task:
     window: Window
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Windows of one scene-wide grid, the output in bands and strips, and what it takes.
+@dataclass(frozen=True, kw_only=True)
+class SceneShape:
+    """What a plan has to know of a scene.
 
     Attributes:
-        height: Scene height, px.
-        width: Scene width, px.
-        rows: First rows of the windows, px.
-        cols: First columns of the windows, px.
-        window_height: Height of every window, px.
-        window_width: Width of every window, px.
-        overlap: Strip shared by neighbours, px.
-        stride: Pixels per logit.
-        classes: Number of classes.
-        blend: Name of the taper, or the taper.
-        batch_size: Windows at once: forwards side by side on a CPU, windows of a batch on a GPU.
-        band_rows: Height of the bands but the last, px; a multiple of 512.
-        strip_cols: Width of the strips but the last, px; a multiple of 512.
+        height, width: Size of the scene, px.
+        pixel_bytes: Bytes of one pixel over all bands.
         chunk_rows: Rows of the file that are decoded together, px: its blocks' height.
         cache_bytes: What GDAL may keep of decoded blocks.
-        executor: Where the tasks run.
-        memory_bytes: Memory beside the network and its activations; it depends on the strips' width, not on the
-            scene's height.
-        disk_bytes: Disk for parts and map if nothing were compressible.
     """
 
     height: int
     width: int
+    pixel_bytes: int
+    chunk_rows: int = BLOCK
+    cache_bytes: int = GDAL_CACHE_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsShape:
+    """What a plan has to know of the network and of what is written.
+
+    Attributes:
+        stride: Pixels per logit: 1, or an even divisor of 32.
+        classes: Number of classes.
+        layer_bytes: Bytes per pixel of what is wanted beside the classes.
+    """
+
+    stride: int
+    classes: int
+    layer_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(SceneShape, LogitsShape):
+    """Windows of one scene-wide grid, the output in bands and strips, and what it takes.
+
+    Attributes:
+        rows, cols: First rows and columns of the windows, px.
+        window_height, window_width: Size of every window, px.
+        overlap: Strip shared by neighbours, px.
+        blend: Name of the taper, or the taper.
+        batch_size: Windows at once: forwards side by side on a CPU, windows of a batch on a GPU.
+        band_rows: Height of the bands but the last, px; a multiple of 512.
+        strip_cols: Width of the strips but the last, px; a multiple of 512.
+        executor: Where the tasks run.
+    """
+
     rows: tuple[int, ...]
     cols: tuple[int, ...]
     window_height: int
     window_width: int
     overlap: int
-    stride: int
-    classes: int
     blend: str | Taper
     batch_size: int
-    band_rows: int
+    band_rows: int = 0
     strip_cols: int
-    chunk_rows: int
-    cache_bytes: int
     executor: str
-    memory_bytes: int
-    disk_bytes: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory beside the network and its activations; it depends on the strips' width, not on the height."""
+        row_bytes = self.pixel_bytes + 1  # and validity
+        end = self.padded_width
+        span = end if self.strip_cols >= self.width else min(self.strip_cols + 2 * self.window_width, end)
+        # Strips of windows whose last window is in the network, whose first is, and the one being read with its chunk.
+        pixels = (3 * self.window_height + 2 * (self.window_height + self.chunk_rows)) * span * row_bytes
+        # Where strips are short the windows that wait for the network reach over more of them.
+        window_cells = (self.window_height // self.stride) * (self.window_width // self.stride)
+        waiting = self.window_height * self.window_width * row_bytes + 4 * self.classes * window_cells
+        pixels += WINDOWS_AHEAD * self.batch_size * waiting
+        cells = span // self.stride
+        sums = (self.window_height // self.stride) * cells * (4 * self.classes + 4 + 3)
+        piece = 2 * max(PIECE_BYTES, 4 * cells * self.classes * 3)
+        pixel = 1 + self.layer_bytes
+        finished = 5 * min(self.window_height, self.height) * min(self.strip_cols, self.width) * pixel
+        return pixels + sums + piece + finished + 2 * BLOCK * self.width * pixel + self.cache_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        """Disk for parts and map if nothing can be compressed, and for the overviews of both, a third of them."""
+        return math.ceil(8 / 3 * self.height * self.width * (1 + self.layer_bytes))
 
     @property
     def windows(self) -> int:
@@ -237,40 +275,6 @@ class Plan:
         ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SceneShape:
-    """What a plan has to know of a scene.
-
-    Attributes:
-        height: Scene height, px.
-        width: Scene width, px.
-        pixel_bytes: Bytes of one pixel over all bands.
-        chunk_rows: Height of the file's blocks, px.
-        cache_bytes: What GDAL may keep of decoded blocks.
-    """
-
-    height: int
-    width: int
-    pixel_bytes: int
-    chunk_rows: int = BLOCK
-    cache_bytes: int = GDAL_CACHE_BYTES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogitsShape:
-    """What a plan has to know of the network and of what is written.
-
-    Attributes:
-        stride: Pixels per logit: 1, or an even divisor of 32.
-        classes: Number of classes.
-        layer_bytes: Bytes per pixel of what is wanted beside the classes.
-    """
-
-    stride: int
-    classes: int
-    layer_bytes: int = 0
-
-
 def plan_prediction(
     scene: SceneShape,
     logits: LogitsShape,
@@ -291,76 +295,43 @@ def plan_prediction(
         memory_limit_bytes: Above it the scene is cut into strips.
 
     Raises:
-        ConfigError: A size or overlap off the grid, a batch size below 1, an unknown blend, bands or strips that are
-            not multiples of 512 px.
+        ConfigError: A size or overlap off the grid, a batch size below 1, bands or strips that are not multiples
+            of 512 px.
     """
-    height, width, stride, classes = scene.height, scene.width, logits.stride, logits.classes
-    size, overlap, strip_cols, band_rows = tiling.size or 0, tiling.overlap or 0, tiling.strip_cols, tiling.band_rows
+    size, overlap = tiling.size or 0, tiling.overlap or 0
     _check(tiling, size, overlap, batch_size)
-    rows = window_starts(height, size=size, overlap=overlap, align=ALIGN)
-    cols = window_starts(width, size=size, overlap=overlap, align=ALIGN)
-    window_height, window_width = min(size, round_up(height, ALIGN)), min(size, round_up(width, ALIGN))
+    height, width = scene.height, scene.width
     # A file that is one block, as a JPEG, is decoded by GDAL line by line: nothing is won by reading it all at once.
     chunk_rows = scene.chunk_rows if scene.chunk_rows <= 2 * size else 1
-    row_bytes = scene.pixel_bytes + 1  # and validity
-    written_bytes = 1 + logits.layer_bytes
-
-    def memory(strip: int) -> int:
-        span = cols[-1] + window_width if strip >= width else min(strip + 2 * window_width, cols[-1] + window_width)
-        # Strips of windows whose last window is in the network, whose first is, and the one being read with its chunk.
-        pixels = (3 * window_height + 2 * (window_height + chunk_rows)) * span * row_bytes
-        # Where strips are short the windows that wait for the network reach over more of them.
-        window_cells = (window_height // stride) * (window_width // stride)
-        pixels += WINDOWS_AHEAD * batch_size * (window_height * window_width * row_bytes + 4 * classes * window_cells)
-        cells = span // stride
-        sums = (window_height // stride) * cells * (4 * classes + 4 + 3)
-        piece = 2 * max(PIECE_BYTES, 4 * cells * classes * 3)
-        finished = 5 * min(window_height, height) * min(strip, width) * written_bytes
-        writing = 2 * BLOCK * width * written_bytes
-        return pixels + sums + piece + finished + writing + scene.cache_bytes
-
-    if strip_cols is None:
-        strip_cols = round_up(width, BLOCK)
-        number = 1
-        while memory(strip_cols) > memory_limit_bytes and strip_cols > max(BLOCK, 2 * size):
-            number += 1
-            strip_cols = round_up(-(-width // number), BLOCK)
-    if band_rows is None:
-        band_rows = max(round_up(TASK_PX // min(strip_cols, width), BLOCK), BLOCK)
-    band_rows, strip_cols = min(band_rows, round_up(height, BLOCK)), min(strip_cols, round_up(width, BLOCK))
-    return Plan(
-        height=height,
-        width=width,
-        rows=tuple(rows),
-        cols=tuple(cols),
-        window_height=window_height,
-        window_width=window_width,
+    whole_width = round_up(width, BLOCK)
+    plan = Plan(
+        **vars(scene) | vars(logits) | {"chunk_rows": chunk_rows},
+        rows=tuple(window_starts(height, size=size, overlap=overlap, align=ALIGN)),
+        cols=tuple(window_starts(width, size=size, overlap=overlap, align=ALIGN)),
+        window_height=min(size, round_up(height, ALIGN)),
+        window_width=min(size, round_up(width, ALIGN)),
         overlap=overlap,
-        stride=stride,
-        classes=classes,
         blend=tiling.blend,
         batch_size=batch_size,
-        band_rows=band_rows,
-        strip_cols=strip_cols,
-        chunk_rows=chunk_rows,
-        cache_bytes=scene.cache_bytes,
+        strip_cols=whole_width if tiling.strip_cols is None else min(tiling.strip_cols, whole_width),
         executor=executor,
-        memory_bytes=memory(strip_cols),
-        disk_bytes=math.ceil(2.4 * height * width * written_bytes),
     )
+    if tiling.strip_cols is None:
+        number = 1
+        while plan.memory_bytes > memory_limit_bytes and plan.strip_cols > max(BLOCK, 2 * size):
+            number += 1
+            plan = replace(plan, strip_cols=round_up(-(-width // number), BLOCK))
+    band_rows = tiling.band_rows or max(round_up(TASK_PX // min(plan.strip_cols, width), BLOCK), BLOCK)
+    return replace(plan, band_rows=min(band_rows, round_up(height, BLOCK)))
 
 
 def default_overlap(size: int) -> int:
-    """Overlap of windows whose size alone was given: a quarter, px."""
+    """Overlap, px, of windows whose size alone was given: a quarter."""
     return size // 4 // ALIGN * ALIGN
 
 
 def window_of(windows: Windows, own: WindowSettings) -> tuple[int, int]:
-    """Size and overlap of the windows, px: those asked for, else the model's ``own``.
-
-    Raises:
-        ConfigError: See `check_window`.
-    """
+    """Size and overlap of the windows, px: those asked for, else the model's ``own``; see `check_window`."""
     size = own.size if windows.size is None else windows.size
     overlap = windows.overlap
     if overlap is None:
@@ -390,8 +361,6 @@ def _check(tiling: Tiling, size: int, overlap: int, batch_size: int) -> None:
     check_window(size, overlap)
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size} is below 1", hint="--batch-size 1")
-    if isinstance(tiling.blend, str) and tiling.blend not in BLENDS:
-        raise ConfigError(f"unknown blend {tiling.blend!r}", hint=f"--blend {', '.join(BLENDS)}")
     for name, value in (("band_rows", tiling.band_rows), ("strip_cols", tiling.strip_cols)):
         if value is not None and (value < BLOCK or value % BLOCK):
             raise ConfigError(

@@ -15,13 +15,14 @@ logits for the same window.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import operator
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 
 from geoseg.arrays import BoolArray, FloatArray, Int32Array
-from geoseg.tiling.arrays import LOGIT_LIMIT, Array, Block, Pending, Placement, Wanted
-from geoseg.tiling.host import HostArrays
+from geoseg.options import Layers
+from geoseg.tiling.arrays import LOGIT_LIMIT, Array, Block, HostArrays, Pending, Placement
 from geoseg.tiling.plan import PIECE_BYTES, Plan, Span
 from geoseg.windows import Window
 
@@ -43,10 +44,8 @@ class SeamCounts:
     """Logits that at least two windows saw, and those of them where the windows' own classes differ.
 
     Attributes:
-        border: Within 16 px of a window's border.
-        border_differs: Of these, where the windows differ.
-        inside: The others.
-        inside_differs: Of these, where the windows differ.
+        border, border_differs: Those within 16 px of a window's border.
+        inside, inside_differs: The others.
     """
 
     border: int = 0
@@ -55,12 +54,7 @@ class SeamCounts:
     inside_differs: int = 0
 
     def __add__(self, other: SeamCounts) -> SeamCounts:
-        return SeamCounts(
-            self.border + other.border,
-            self.border_differs + other.border_differs,
-            self.inside + other.inside,
-            self.inside_differs + other.inside_differs,
-        )
+        return SeamCounts(*map(operator.add, astuple(self), astuple(other)))
 
     @property
     def border_share(self) -> float:
@@ -78,12 +72,9 @@ class Stitcher:
 
     Args:
         plan: Of the scene.
-        rows: Rows of the output; see `Plan.band_span`.
-        cols: Columns of the output; see `Plan.strip_span`.
+        rows, cols: Rows and columns of the output; see `Plan.band_span` and `Plan.strip_span`.
+        layers: Layers beside the classes; some pieces have confidence all the same, see `_MEASURED`.
         device: Where the logits are: "cpu", or a GPU by torch's name.
-        confidence: Give the probability of the class too; else some pieces have it all the same, see `_MEASURED`.
-        probabilities: Give the probabilities of all classes too.
-        disagreement: Give where overlapping windows differ too.
         compiled: Whether to use the compiled code; None uses it on a CPU. The result is the same.
     """
 
@@ -92,23 +83,21 @@ class Stitcher:
         plan: Plan,
         rows: Span,
         cols: Span,
+        layers: Layers = Layers(),
         *,
         device: object = "cpu",
-        confidence: bool = False,
-        probabilities: bool = False,
-        disagreement: bool = False,
         compiled: bool | None = None,
     ) -> None:
-        self._plan, self._rows, self._cols = plan, rows, cols
-        self._wanted = Wanted(confidence, probabilities, disagreement)
+        self._plan, self._rows, self._cols, self._layers = plan, rows, cols, layers
         self._arrays = _arrays(str(device), compiled)
         self._tapers = _Tapers(plan, self._arrays)
         self._step = self._tapers.step
         cells = plan.window_height // plan.stride, cols.cell_stop - cols.cell_first
         # Rows self._first … of the scene-wide grid of logits.
-        self._sums = self._arrays.zeros((plan.classes, *cells))
-        self._weights = self._arrays.zeros(cells)
-        self._low, self._high = self._arrays.filled(cells, 255), self._arrays.filled(cells, 0)
+        constant = self._arrays.constant
+        self._sums = constant(np.zeros((plan.classes, *cells), dtype=np.int32))
+        self._weights = constant(np.zeros(cells, dtype=np.int32))
+        self._low, self._high = constant(np.full(cells, 255, dtype=np.uint8)), constant(np.zeros(cells, dtype=np.uint8))
         self._first = rows.starts[0] // plan.stride
         self._above: Block | None = None
         self._rows_out = rows.first
@@ -116,16 +105,13 @@ class Stitcher:
         self._seams = _SeamCounter(plan, rows, cols, self._arrays)
 
     def seams(self, band: int) -> SeamCounts:
-        """Where windows differ in a band, once all its rows were given."""
+        """Where windows differ in a band, once all its rows are finished."""
         return self._seams.of(band)
 
     def add(self, window: Window, logits: Array) -> None:
-        """Add the logits of a window.
+        """Add the logits of a window of the row of windows being worked on; see `finish`.
 
-        Args:
-            window: A window of the row of windows being worked on; see `finish`.
-            logits: (K, window height / stride, window width / stride), any float type: an array on a CPU, a tensor
-                on a GPU.
+        They are (K, window height / stride, window width / stride), of any float type; on a GPU a tensor.
         """
         s = self._plan.stride
         assert window.row // s == self._first, "windows come row by row, each row after finish()"
@@ -136,13 +122,9 @@ class Stitcher:
         self._arrays.add_logits(logits, self._tapers.of(window), state, own, here, self._step)
 
     def finish(self, next_row: int | None) -> list[Pending]:
-        """The rows that no further window touches.
+        """The rows that no further window touches, in pieces from top to bottom that continue those returned before.
 
-        Args:
-            next_row: First row of the next row of windows, px; None after the last one.
-
-        Returns:
-            Pieces of rows from top to bottom, which continue those returned before.
+        ``next_row`` is the first row of the next row of windows, px; None after the last one.
         """
         total = self._sums.shape[1]
         done = total if next_row is None else next_row // self._plan.stride - self._first
@@ -163,10 +145,9 @@ class Stitcher:
         plan, s = self._plan, self._plan.stride
         block = self._mean(rows)
         # The last row waits for the row after it, to be interpolated with. A copy, so that the block is let go.
-        last = Block(*(self._arrays.copy(part[..., -1:, :]) for part in block.parts))
+        last = Block(*(self._arrays.copy(part[..., -1:, :]) for part in block))
         if self._above is not None:
-            pairs = zip(self._above.parts, block.parts, strict=True)
-            block = Block(*(self._arrays.join(*pair) for pair in pairs))
+            block = Block(*map(self._arrays.join, self._above, block))
         self._above = last
         top, stop = self._first + rows.stop - len(block.covered), self._first + rows.stop
         at_end = stop == plan.padded_height // s
@@ -186,13 +167,13 @@ class Stitcher:
             step=self._step,
         )
         self._rows_out = y
-        wanted = self._wanted if self._pieces % self._every else replace(self._wanted, confidence=True)
+        layers = self._layers if self._pieces % self._every else replace(self._layers, confidence=True)
         self._pieces += 1
-        return [self._arrays.finish(block, place, wanted)]
+        return [self._arrays.finish(block, place, layers)]
 
     def _mean(self, rows: slice) -> Block:
         low, high = self._low[rows], self._high[rows]
-        differs = self._arrays.flags(high > low)  # no window: 0 < 255
+        differs = high > low  # no window: 0 < 255
         self._seams.add(self._first + rows.start, differs, low)
         return Block(*self._arrays.mean_logits(self._sums, self._weights, rows), differs)
 
@@ -241,16 +222,11 @@ def _axis(
     taper: FloatArray, starts: tuple[int, ...], stride: int
 ) -> tuple[dict[tuple[bool, ...], FloatArray], float, int]:
     """Tapers of first, middle and last windows along an axis; the greatest sum of weights, and number of windows."""
-    half = len(taper) // 2
-    tapers: dict[tuple[bool, ...], FloatArray] = {}
-    for first in (False, True):
-        for last in (False, True):
-            weights = taper.copy()
-            if first:
-                weights[:half] = weights.max()
-            if last:
-                weights[len(taper) - half :] = weights.max()
-            tapers[first, last] = weights
+    place, half, ends = np.arange(len(taper)), len(taper) // 2, (False, True)
+    before, after = place < half, place >= len(taper) - half
+    tapers: dict[tuple[bool, ...], FloatArray] = {
+        (first, last): np.where(first & before | last & after, taper.max(), taper) for first in ends for last in ends
+    }
     length = starts[-1] // stride + len(taper)
     total, number = np.zeros(length), np.zeros(length, dtype=np.int64)
     for start in starts:
@@ -265,7 +241,6 @@ class _SeamCounter:
 
     def __init__(self, plan: Plan, rows: Span, cols: Span, arrays: HostArrays) -> None:
         s = plan.stride
-        self._arrays = arrays
         self._band_cells = -(-plan.band_rows // s)
         # A logit belongs to the output that holds its first pixel, so that tasks count each once.
         self._first, self._stop = -(-rows.first // s), -(-rows.stop // s)
@@ -274,7 +249,7 @@ class _SeamCounter:
         self._looks_row, self._near_row = map(arrays.constant, _looks(plan.rows, plan.window_height, s))
         looks, near = _looks(plan.cols, plan.window_width, s)
         self._looks_col, self._near_col = arrays.constant(looks[first:stop]), arrays.constant(near[first:stop])
-        self._counts: dict[int, Array] = {}
+        self._counts: dict[int, list[Array]] = {}  # on a GPU not waited for before the end
 
     def add(self, first: int, differs: Array, low: Array) -> None:
         """Count rows of logits from ``first`` on: whether windows differ, and the lowest class, 255 for no window."""
@@ -286,13 +261,13 @@ class _SeamCounter:
             several = self._looks_row[row:end, None] * self._looks_col > 1
             several &= low[here, self._own] < 255
             near = self._near_row[row:end, None] | self._near_col
-            border, inside, different = several & near, several & ~near, differs[here, self._own] > 0
-            found = self._arrays.counts([border, border & different, inside, inside & different])
-            self._counts[band] = found + self._counts[band] if band in self._counts else found
+            border, inside, different = several & near, several & ~near, differs[here, self._own]
+            found = [mask.sum() for mask in (border, border & different, inside, inside & different)]
+            self._counts[band] = [a + b for a, b in zip(found, self._counts.get(band, (0, 0, 0, 0)), strict=True)]
             row = end
 
     def of(self, band: int) -> SeamCounts:
-        return SeamCounts(*(int(n) for n in self._counts[band].tolist())) if band in self._counts else SeamCounts()
+        return SeamCounts(*map(int, self._counts.get(band, ())))
 
 
 def _looks(starts: tuple[int, ...], size: int, stride: int) -> tuple[Int32Array, BoolArray]:

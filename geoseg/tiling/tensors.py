@@ -11,24 +11,16 @@ from torch import Tensor
 
 from geoseg.arrays import AnyArray
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
-from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, Placement, Wanted, cells_of_pixels
-from geoseg.tiling.host import HostArrays
+from geoseg.options import Layers
+from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, HostArrays, Pending, Placement
 
 
 class TensorArrays(HostArrays):
-    """The stitcher's arrays as tensors of a device."""
+    """The stitcher's arrays as tensors of a device; see `HostArrays` for the methods."""
 
     def __init__(self, device: str) -> None:
         self._device = torch.device(device)
         self._exponentials = torch.from_numpy(EXPONENTIALS).to(self._device)
-
-    def zeros(self, shape: tuple[int, ...]) -> Tensor:
-        """Zeros, int32."""
-        return torch.zeros(shape, dtype=torch.int32, device=self._device)
-
-    def filled(self, shape: tuple[int, ...], value: int) -> Tensor:
-        """One value everywhere, uint8."""
-        return torch.full(shape, value, dtype=torch.uint8, device=self._device)
 
     def constant(self, values: AnyArray) -> Tensor:
         """The values on the device."""
@@ -42,19 +34,10 @@ class TensorArrays(HostArrays):
         """Rows below other rows."""
         return torch.cat([above, below], dim=-2)
 
-    def flags(self, mask: Array) -> Tensor:
-        """A mask as uint8."""
-        flags: Tensor = mask.to(torch.uint8)
-        return flags
-
-    def counts(self, masks: list[Array]) -> Tensor:
-        """How many are true in each mask."""
-        return torch.stack([mask.count_nonzero() for mask in masks])
-
     def add_logits(
         self, logits: Array, taper: Array, state: tuple[Array, Array, Array, Array], own: slice, here: slice, step: int
     ) -> None:
-        """Add columns of a window's logits (K, h, w), any float type."""
+        """Add columns of a window's logits."""
         sums, weights, low, high = (array[..., here] for array in state)
         logits, taper = logits[..., own].float(), taper[:, own]
         best = torch.where(logits.isnan(), -torch.inf, logits).amax(0)
@@ -72,21 +55,21 @@ class TensorArrays(HostArrays):
         weights = weights[rows]
         return sums[:, rows].float() / weights.clamp(min=1).float(), weights > 0
 
-    def finish(self, block: Block, place: Placement, wanted: Wanted) -> OnItsWay:
+    def finish(self, block: Block, place: Placement, layers: Layers) -> Pending:
         """Rows of the output."""
         logits = self._upsample(block.logits, block.covered.bool(), place)
         confidence = every = differs = None
-        if wanted.confidence or wanted.probabilities:
+        if layers.confidence or layers.probabilities:
             parts, total = self._shares(logits, 256 / place.step)
-            if wanted.confidence:
+            if layers.confidence:
                 # Not the number over a tensor: torch would multiply by its reciprocal.
                 confidence = (torch.full_like(total, CONFIDENCE_SCALE) / total).round().to(torch.uint8)
-            if wanted.probabilities:
+            if layers.probabilities:
                 every = (parts * CONFIDENCE_SCALE / total).round().to(torch.uint8)
-        if wanted.disagreement:
-            rows, cols = (self.constant(cells) for cells in cells_of_pixels(place))
-            differs = block.differs[rows[:, None], cols]
-        return OnItsWay(logits.argmax(0).to(torch.uint8), confidence, every, differs)
+        if layers.disagreement:
+            rows, cols = (self.constant(cells) for cells in place.cells)
+            differs = block.differs[rows[:, None], cols].to(torch.uint8)
+        return _on_its_way(logits.argmax(0).to(torch.uint8), confidence, every, differs)
 
     def _upsample(self, block: Tensor, covered: Tensor, place: Placement) -> Tensor:
         """Interpolated logits (K, height, width)."""
@@ -114,23 +97,20 @@ class TensorArrays(HostArrays):
         return parts, total
 
 
-class OnItsWay:
-    """Rows being copied to the host; see `geoseg.tiling.arrays.Pending`."""
+def _on_its_way(*layers: Tensor | None) -> Pending:
+    """Layers of rows being copied to the host."""
+    copied = [_to_host(layer) for layer in layers]
+    arrived = None
+    if any(layer is not None and layer.is_pinned() for layer in copied):
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record()
 
-    def __init__(self, *layers: Tensor | None) -> None:
-        self._layers = [_to_host(layer) for layer in layers]
-        self._arrived = None
-        if any(layer is not None and layer.is_pinned() for layer in self._layers):
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._arrived.record()
+    def rows() -> MapRows:
+        if arrived is not None:
+            arrived.synchronize()
+        return MapRows(*(None if layer is None else layer.numpy() for layer in copied))  # type: ignore[arg-type]
 
-    def rows(self) -> MapRows:
-        """Wait for the rows."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        classes, *others = (None if layer is None else layer.numpy() for layer in self._layers)
-        assert classes is not None
-        return MapRows(classes, *others)
+    return rows
 
 
 def _to_host(layer: Tensor | None) -> Tensor | None:

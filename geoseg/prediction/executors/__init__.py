@@ -1,17 +1,17 @@
-"""Where the tasks of a prediction run: by name, each a module that opens an executor."""
+"""Where the tasks of a prediction run: in this process, or on a Ray cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from importlib import import_module
-from typing import Protocol, cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 from geoseg.errors import ConfigError
+from geoseg.options import ExecutorName
 from geoseg.prediction.predictor import Predictor
-from geoseg.prediction.stages import Stages
-from geoseg.prediction.tasks import Job
-from geoseg.scene import Raster
+from geoseg.prediction.tasks import Job, OpenJob, make_parts
+from geoseg.runtime.devices import resolve_device
+from geoseg.runtime.processors import processors
 from geoseg.tiling.plan import IN_PROCESS, Task
 
 
@@ -20,8 +20,8 @@ class Executor(Protocol):
 
     Attributes:
         device: Where this process has the model.
-        batched: Whether the windows go in batches of one size where the work is done, as on a GPU.
-        batch_size: Windows at once where nothing else is asked for; None leaves it to the predictor.
+        batched: Whether windows go in batches of one size where the work is done, as on a GPU.
+        batch_size: Windows at once unless the user says otherwise; None leaves it to the predictor.
         readers: Threads that decode, for each process that does tasks.
     """
 
@@ -37,43 +37,50 @@ class Executor(Protocol):
             GeosegError: The work cannot be done there.
         """
 
-    def run(
-        self,
-        job: Job,
-        tasks: Sequence[Task],
-        *,
-        predictor: Predictor,
-        scene: Raster,
-        stages: Stages,
-        on_rows: Callable[[int], None],
-        on_part: Callable[[Task], None],
-    ) -> None:
-        """Do tasks; returns when all their parts are there.
+    def run(self, work: OpenJob, tasks: Sequence[Task]) -> None:
+        """Do tasks; returns when all their parts are there. The job is that of `hardware`."""
 
-        Args:
-            job: The prediction, the same as of `hardware`.
-            tasks: What is left to do.
-            predictor: The model, loaded in this process.
-            scene: The scene, open in this process.
-            stages: Gets the time of each stage.
-            on_rows: To be called with a number of pixels whenever so many are finished.
-            on_part: To be called with every task whose part is there, one at a time.
-        """
+
+class InProcess:
+    """Does every task in this process, one band after the other."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.batched = device != "cpu"
+        self.batch_size: int | None = None
+        self.readers = min(8, processors()) if self.batched else 1
+
+    def hardware(self, job: Job, predictor: Predictor) -> dict[str, str]:
+        """This process's."""
+        return predictor.hardware
+
+    def run(self, work: OpenJob, tasks: Sequence[Task]) -> None:
+        """Do the tasks."""
+        make_parts(work, tasks)
+
+
+@contextmanager
+def _in_process(device: str, address: str | None) -> Iterator[InProcess]:
+    if address is not None:
+        raise ConfigError(
+            f"an address was given, {address}, but the executor is in-process",
+            hint=f"--executor ray --address {address}",
+        )
+    yield InProcess(resolve_device(device))
 
 
 Connect = Callable[[str, str | None], AbstractContextManager[Executor]]
 """Opens an executor for the name of a device and the address of a cluster, None for the usual one."""
 
-EXECUTORS = {IN_PROCESS: "geoseg.prediction.executors.in_process", "ray": "geoseg.prediction.executors.ray"}
-"""Modules by name, each with a function ``connect``; loaded when used, since some bring large packages."""
 
-
-def find_executor(name: str) -> Connect:
+def find_executor(name: ExecutorName) -> Connect:
     """What opens the executor of a name.
 
     Raises:
-        ConfigError: No such executor, or what it needs is not installed; the hint says what to type.
+        ConfigError: What it needs is not installed; the hint says what to type.
     """
-    if name not in EXECUTORS:
-        raise ConfigError(f"no executor is called {name!r}", hint=f"--executor {', '.join(EXECUTORS)}")
-    return cast(Connect, import_module(EXECUTORS[name]).connect)
+    if name == IN_PROCESS:
+        return _in_process
+    from geoseg.prediction.executors.ray import connect  # loads Ray
+
+    return connect

@@ -1,8 +1,7 @@
-"""Tasks on a Ray cluster: one model per GPU, or per up to 16 processors, and parts in a folder that all nodes share.
+"""Tasks on a Ray cluster: one worker per GPU, or per up to 16 processors, and a folder of parts that all nodes share.
 
-Ray starts the workers, carries tasks to them and says who died; nothing else travels through it. A worker leaves what
-it makes as part files, as an in-process run does, and the driver puts the output together from them. So a death costs
-the parts that were not finished: they are given to others.
+Ray starts the workers, sends them tasks, and reports which of them died. Workers write part files, as an in-process run
+does, and the driver makes the output from these files. If a worker dies, its unfinished tasks go to others.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,9 +21,7 @@ from typing import Any, TypeAlias
 from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError, in_one_line
 from geoseg.prediction.parts import JOURNAL
 from geoseg.prediction.predictor import Predictor
-from geoseg.prediction.stages import Stages
-from geoseg.prediction.tasks import Job, make_parts
-from geoseg.scene import Raster
+from geoseg.prediction.tasks import Job, OpenJob, make_parts
 from geoseg.tiling.plan import MAX_CPU_WINDOWS, Task
 from geoseg.version import __version__
 from geoseg.words import count
@@ -41,56 +38,44 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 VISIBLE_S = 90.0
-"""How long a part may stay unseen after it was written elsewhere; NFS caches for up to 60 s what is not there."""
+"""How long a part written on another node may stay invisible here: NFS caches for up to 60 s that a file is missing."""
 
 PATIENCE_S = 60.0
-"""After so long without a worker the user is told what is waited for."""
+"""After this time without a worker, a warning says what the run waits for."""
 
 OBJECT_STORE_BYTES = 128 << 20
-"""Next to nothing travels through Ray's object store; by itself it would take a third of the memory."""
+"""Ray's object store holds next to nothing here; its default size is a third of the memory."""
+
+_SHARE = "put the output into a folder that all nodes share"
 
 Actor: TypeAlias = Any
 Call: TypeAlias = Any
 
 
 class Worker:
-    """One process of the cluster, with the model loaded once; errors of the user's come back as values."""
+    """One process of the cluster, with the model loaded once; a `GeosegError` is returned, not raised."""
 
     def start(self, job: Job, folder: str) -> dict[str, str] | GeosegError:
-        """Load the model and open the scene; what the bits of its forwards depend on.
-
-        Args:
-            job: The prediction.
-            folder: Where names of files count from.
-        """
+        """Load the model and open the scene, relative names from ``folder``; what the bits of a forward depend on."""
         with suppress(OSError):  # nothing is lost where all names are absolute
             os.chdir(folder)
         try:
-            self._job = job
-            self._scene = job.source.open()
+            self._job, self._scene = job, job.source.open()
             self._predictor = job.load("cuda" if ray.get_gpu_ids() else "cpu")
         except GeosegError as error:
             return _here(error)
-        return {
-            "geoseg": __version__,
-            "torch": version("torch"),
-            "model": self._predictor.digest,
-            **self._predictor.hardware,
-            "node": socket.gethostname(),
-        }
+        return {**_versions(self._predictor), **self._predictor.hardware, "node": socket.gethostname()}
 
     def make(self, tasks: Sequence[Task]) -> dict[str, float] | GeosegError:
         """Do tasks; the seconds of each stage."""
-        parts, stages = self._job.parts, Stages()
+        parts, work = self._job.parts, OpenJob(self._job, self._predictor, self._scene)
         if not (parts.folder / JOURNAL).exists():
-            hint = "put the output into a folder that all nodes share"
-            return _here(OutputError(f"the folder {parts.folder} is not there", hint=hint))
+            return _here(OutputError(f"folder {parts.folder} does not exist", hint=_SHARE))
         try:
-            left = [task for task in tasks if not parts.has(task)]
-            make_parts(self._job, self._predictor, self._scene, left, stages=stages)
+            make_parts(work, [task for task in tasks if not parts.has(task)])
         except GeosegError as error:
             return _here(error)
-        return stages.seconds
+        return work.stages.seconds
 
 
 def _here(error: GeosegError) -> GeosegError:
@@ -98,15 +83,13 @@ def _here(error: GeosegError) -> GeosegError:
     return error
 
 
+def _versions(predictor: Predictor) -> dict[str, str]:
+    return {"geoseg": __version__, "torch": version("torch"), "model": predictor.digest}
+
+
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """How many workers there are and what each takes of the cluster.
-
-    Attributes:
-        workers: Number of workers.
-        cpus: Processors of each.
-        gpus: GPUs of each, 0 or 1.
-    """
+    """Number of workers, and the processors and GPUs (0 or 1) of each."""
 
     workers: int
     cpus: int
@@ -114,27 +97,19 @@ class Crew:
 
 
 def plan_crew(nodes: Sequence[dict[str, float]], device: str) -> Crew:
-    """Workers for a cluster: one per GPU; where there is none, one per up to 16 processors.
-
-    Args:
-        nodes: Resources of each node, under Ray's names.
-        device: "auto", "cpu" or "cuda".
+    """Workers for the nodes of a cluster, whose resources have Ray's names: one per GPU, else per up to 16 processors.
 
     Raises:
-        DeviceError: No such device in the cluster.
+        DeviceError: The cluster has no such device.
     """
     if device not in ("auto", "cpu", "cuda"):
-        raise DeviceError(
-            f"device {device} was asked for, but Ray chooses among GPUs", hint="--device cuda, cpu or auto"
-        )
+        raise DeviceError(f"device {device} cannot be chosen: Ray assigns the GPUs", hint="--device cuda, cpu or auto")
     with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
     if device != "cpu" and with_gpu:
         cpus = min(int(node.get("CPU", 0) // node["GPU"]) for node in with_gpu)
         return Crew(sum(int(node["GPU"]) for node in with_gpu), min(cpus, MAX_CPU_WINDOWS), 1)
     if device == "cuda":
-        raise DeviceError(
-            "device cuda was asked for, but the Ray cluster has no GPU", hint="--device cpu, or leave it out"
-        )
+        raise DeviceError("the Ray cluster has no GPU for --device cuda", hint="--device cpu, or leave it out")
     with_cpu = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     if not with_cpu:
         raise DeviceError("the Ray cluster has neither processors nor GPUs", hint="ray status")
@@ -146,7 +121,7 @@ class RayExecutor:
     """See `geoseg.prediction.executors.Executor`; needs a connection to Ray."""
 
     def __init__(self, crew: Crew) -> None:
-        self.device = "cpu"  # all GPUs are the workers'
+        self.device = "cpu"  # the GPUs belong to the workers
         self.batched = crew.gpus > 0
         self.batch_size = None if self.batched else crew.cpus
         self.readers = max(min(8, crew.cpus), 1) if self.batched else 1
@@ -164,15 +139,14 @@ class RayExecutor:
             ConfigError: Workers with another geoseg, torch or model than this process.
             GeosegError: A worker cannot open the scene or the model.
         """
-        self._job = job
-        self._own = {"geoseg": __version__, "torch": version("torch"), "model": predictor.digest}
+        self._job, self._own = job, _versions(predictor)
         for _ in range(min(self._crew.workers, len(job.plan.tasks))):
             self._hire()
-        since, told = time.monotonic(), False
+        since, warned = time.monotonic(), False
         while not self._idle:
             self._settle()
-            if not told and time.monotonic() > since + PATIENCE_S:
-                told = True
+            if not warned and time.monotonic() > since + PATIENCE_S:
+                warned = True
                 log.warning(
                     "waiting for a worker with %s and %d GPUs; ray status shows what is free",
                     count(self._crew.cpus, "processor"),
@@ -180,26 +154,17 @@ class RayExecutor:
                 )
         return {key: value for key, value in self._facts.items() if key not in self._own}
 
-    def run(
-        self,
-        job: Job,
-        tasks: Sequence[Task],
-        *,
-        predictor: Predictor,
-        scene: Raster,
-        stages: Stages,
-        on_rows: Callable[[int], None],
-        on_part: Callable[[Task], None],
-    ) -> None:
+    def run(self, work: OpenJob, tasks: Sequence[Task]) -> None:
         """Do the tasks.
 
         Raises:
             DeviceError: Workers die again and again.
-            OutputError: The parts' folder is not one that all nodes share.
-            GeosegError: What a worker met.
+            OutputError: The nodes do not share the folder of the parts.
+            GeosegError: A worker's error.
         """
+        parts = work.job.parts
         left = {(task.band, task.strip): task for task in tasks}
-        deadlines: dict[Task, float] = {}  # of what is under way, or reported and not yet to be seen from here
+        deadlines: dict[Task, float] = {}  # of tasks in work (none), and of finished ones not visible here yet
         while left or deadlines:
             while left and self._idle:
                 run = _next_run(left, math.ceil(len(left) / (2 * self._crew.workers)))
@@ -209,27 +174,26 @@ class RayExecutor:
             for run, result in self._settle():
                 if result is None:
                     for task in run:
-                        if not job.parts.has(task):
+                        if not parts.has(task):
                             del deadlines[task]
                             left[task.band, task.strip] = task
                 else:
                     deadlines |= {task: time.monotonic() + VISIBLE_S for task in run if task in deadlines}
                     for stage, seconds in result.items():
-                        stages.add(stage, seconds / len(self._actors))
+                        work.stages.add(stage, seconds / len(self._actors))
             for task, deadline in list(deadlines.items()):
-                if job.parts.has(task):
+                if parts.has(task):
                     del deadlines[task]
                     self._deaths = 0
-                    on_rows(task.window.height * task.window.width)
-                    on_part(task)
+                    work.on_rows(task.window.height * task.window.width)
+                    work.on_part(task)
                 elif time.monotonic() > deadline:
                     raise OutputError(
-                        f"{job.parts.path(task)} was written on another node and is not visible here",
-                        hint="put the output into a folder that all nodes share",
+                        f"{parts.path(task)} was written on another node and is not visible here", hint=_SHARE
                     )
 
     def close(self) -> None:
-        """Stop the workers, whatever they are at; what they have half written is never a part."""
+        """Stop the workers at once; what they have half written never becomes a part."""
         for actor in self._actors:
             with suppress(RayError):
                 ray.kill(actor)
@@ -245,9 +209,9 @@ class RayExecutor:
         self._calls[actor.start.remote(self._job, str(Path.cwd()))] = actor, None
 
     def _settle(self) -> list[tuple[list[Task], dict[str, float] | None]]:
-        """Wait a little; the runs of tasks that ended, with their seconds, or None where the worker died."""
+        """Wait a little; the tasks of calls that ended, with seconds by stage, or None where the worker died."""
         if not self._calls:
-            time.sleep(POLL_S)  # only parts not yet to be seen are waited for
+            time.sleep(POLL_S)  # what is left are parts that are not visible here yet
             return []
         ended: list[tuple[list[Task], dict[str, float] | None]] = []
         for call in ray.wait(list(self._calls), timeout=POLL_S)[0]:
@@ -270,18 +234,18 @@ class RayExecutor:
         return ended
 
     def _replace(self, actor: Actor, error: RayError) -> None:
-        """Another worker for a dead one; Ray starts it where there is room, now or when there is."""
+        """Hire a worker in place of a dead one; Ray starts it as soon as there is room."""
         self._deaths += 1
         if self._deaths > len(self._actors) + 3:
             raise DeviceError(
-                f"{self._deaths} workers died, and no part was finished between: {in_one_line(error, 300)}",
-                hint="ray logs on the node; a --size or --batch-size that needs less memory",
+                f"{self._deaths} workers died without finishing a part: {in_one_line(error, 300)}",
+                hint="see ray logs on the node, or use a smaller --size or --batch-size to need less memory",
             ) from error
-        log.warning("a worker died; another is started, and gets what was not finished")
+        log.warning("a worker died; a new one gets its unfinished tasks")
         log.info("%s", error)
         self._actors.remove(actor)
         with suppress(RayError):
-            ray.kill(actor)  # it may be out of reach only
+            ray.kill(actor)  # it may be alive but out of reach
         self._hire()
 
     def _check(self, facts: dict[str, str]) -> None:
@@ -289,14 +253,14 @@ class RayExecutor:
         for key, value in {**facts, **self._own, **self._facts}.items():
             if facts[key] != value:
                 raise ConfigError(
-                    f"node {node} has {key} {facts[key]}, another {value}: what they compute would differ",
-                    hint="run on nodes of one kind, with one environment",
+                    f"node {node} has {key} {facts[key]}, another has {value}: their results would differ",
+                    hint="use nodes of one kind with the same environment",
                 )
         self._facts = facts
 
 
 def _next_run(left: dict[tuple[int, int], Task], length: int) -> list[Task]:
-    """Take the topmost task and those below it in its strip: in one go they share the windows where they meet."""
+    """Take the topmost task and up to ``length`` in all below it in its strip: they share windows where they meet."""
     band, strip = min(left)
     run: list[Task] = []
     while len(run) < length and (band, strip) in left:
@@ -307,9 +271,9 @@ def _next_run(left: dict[tuple[int, int], Task], length: int) -> list[Task]:
 
 @contextmanager
 def connect(device: str, address: str | None) -> Iterator[RayExecutor]:
-    """The executor on a cluster: that of the address, or of RAY_ADDRESS, or else all of this machine.
+    """The executor on the cluster at the address, else at RAY_ADDRESS, else on this machine alone.
 
-    Where this process is connected to Ray already, that connection is used.
+    An existing connection of this process to Ray is used as it is.
 
     Raises:
         ConfigError: No cluster answers at the address.
@@ -338,17 +302,17 @@ def _init(address: str | None) -> None:
             "local",
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",  # by itself it would listen to the network
+            _node_ip_address="127.0.0.1",  # or it would listen to the network
             **quiet,
         )
         return
     try:
         host, _, port = address.rpartition(":")
-        if host and port.isdigit():  # Ray itself would try for minutes
+        if host and port.isdigit():  # Ray itself tries for minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"no Ray cluster can be reached at {address}: {in_one_line(error, 300)}",
-            hint="--address HOST:6379, as ray start --head says it",
+            hint="--address HOST:6379, as printed by ray start --head",
         ) from error
