@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -15,9 +16,12 @@ from typing import Any
 
 import pytest
 
+import support
+from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 from geoseg.programs.qgis_plugin import plugin_folder, write_plugin
 from support import commands
-from support.views import write_map
+from support.training import settings, write_config, write_scenes
+from support.views import CLASSES, write_map
 
 QGIS = shutil.which("qgis_process")
 
@@ -82,36 +86,85 @@ def test_failures_and_cancel_reach_the_dialog(tmp_path: Path) -> None:
     assert time.monotonic() - start < 20
 
 
-@pytest.mark.skipif(QGIS is None, reason="QGIS is not installed")
-def test_algorithms_run_in_qgis(tmp_path: Path) -> None:
-    plugins = tmp_path / "python" / "plugins"
-    plugins.mkdir(parents=True)
-    with zipfile.ZipFile(write_plugin(tmp_path / "geoseg.zip")) as archive:
-        archive.extractall(plugins)
-    write_map(tmp_path / "map.tif")
-    geoseg = script(tmp_path / "geoseg", f"sys.path[:0] = {sys.path!r}\nimport geoseg.cli\ngeoseg.cli.main()")
-    own = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    env = own | {
-        "PATH": "/usr/bin:/bin",  # QGIS takes the first Python there, which must be its own
-        "QT_QPA_PLATFORM": "offscreen",
-        "QGIS_CUSTOM_CONFIG_PATH": str(tmp_path / "profile"),
-        "QGIS_PLUGINPATH": str(plugins),
-        "HOME": str(tmp_path),
-    }
+class InQgis:
+    """QGIS with the plugin, and geoseg in an environment of its own."""
 
-    # Debian's wrapper may add an option that qgis_process does not know.
-    program = next(filter(None, map(shutil.which, ("qgis_process.bin", "qgis_process"))))
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.plugins = folder / "python" / "plugins"
+        self.plugins.mkdir(parents=True)
+        with zipfile.ZipFile(write_plugin(folder / "geoseg.zip")) as archive:
+            archive.extractall(self.plugins)
+        self.command = script(folder / "geoseg", f"sys.path[:0] = {sys.path!r}\nimport geoseg.cli\ngeoseg.cli.main()")
+        own = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
+        self._env = own | {
+            "PATH": "/usr/bin:/bin",  # QGIS takes the first Python there, which must be its own
+            "QT_QPA_PLATFORM": "offscreen",
+            "QGIS_CUSTOM_CONFIG_PATH": str(folder / "profile"),
+            "QGIS_PLUGINPATH": str(self.plugins),
+            "HOME": str(folder),
+        }
 
-    def qgis(*arguments: str) -> str:
-        ran = subprocess.run([program, *arguments], env=env, capture_output=True, text=True, timeout=120)
+    def call(self, *arguments: str, text: str = "") -> str:
+        ran = subprocess.run(arguments, env=self._env, input=text, capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
 
-    qgis("plugins", "enable", "geoseg")
-    listed = qgis("list")
+    def run(self, *jobs: dict[str, Any]) -> list[dict[str, Any]]:
+        """What became of algorithms that ran in QGIS's Python; see `in_qgis.py`."""
+        given = [{"parameters": {"COMMAND": self.command} | job.pop("parameters"), **job} for job in jobs]
+        program = Path(support.__file__).with_name("in_qgis.py")
+        said = self.call("/usr/bin/python3", str(program), str(self.plugins), text=json.dumps(given))
+        found: list[dict[str, Any]] = json.loads(said.splitlines()[-1])
+        return found
+
+
+@pytest.fixture(scope="module")
+def qgis(tmp_path_factory: pytest.TempPathFactory) -> InQgis:
+    if QGIS is None:
+        pytest.skip("QGIS is not installed")
+    return InQgis(tmp_path_factory.mktemp("qgis"))
+
+
+def test_predict_runs_by_qgis_process(qgis: InQgis) -> None:
+    # Debian's wrapper may add an option that qgis_process does not know.
+    program = next(filter(None, map(shutil.which, ("qgis_process.bin", "qgis_process"))))
+    scene, output = qgis.folder / "scene.tif", qgis.folder / "out.tif"
+    write_landscape(Landscape(128, 128, seed=1), scene)
+    qgis.call(program, "plugins", "enable", "geoseg")
+    listed = qgis.call(program, "list")
     assert all(f"geoseg:{name}" in listed for name in ("predict", "vectorize", "compare", "info", "train", "evaluate"))
-    output = tmp_path / "out.gpkg"
-    said = qgis("run", "geoseg:vectorize", "--", f"MAP={tmp_path / 'map.tif'}", f"OUTPUT={output}", f"COMMAND={geoseg}")
+    given = [f"SCENE={scene}", "MODEL=landscape-tiny", f"OUTPUT={output}", f"COMMAND={qgis.command}"]
+    said = qgis.call(program, "run", "geoseg:predict", "--", *given, "OPTIONS=--device cpu --size 128")
     assert output.exists(), said
-    told = qgis("run", "geoseg:info", "--", f"FILE={tmp_path / 'map.tif'}", f"COMMAND={geoseg}")
-    assert "class 2" in told
+
+
+def test_algorithms_report_load_styled_results_and_cancel(qgis: InQgis) -> None:
+    folder = qgis.folder
+    write_map(folder / "map.tif")
+    write_scenes(folder)
+    write_config(folder / "config.yaml", settings(folder, folder / "run", train={"iterations": 2}))
+    slow = script(folder / "slow", 'sys.stderr.write("predict:  10%|#   |\\r")\nsys.stderr.flush()\ntime.sleep(60)')
+    scene, polygons, mapped = (str(folder / name) for name in ("a.tif", "out.gpkg", "mapped.tif"))
+    options = {"MODEL": "landscape-tiny", "OPTIONS": "--device cpu --size 128"}
+    predicted, vectorized, told, trained, wrong, canceled = qgis.run(
+        {"name": "predict", "parameters": {"SCENE": scene, "OUTPUT": mapped, **options}},
+        {"name": "vectorize", "parameters": {"MAP": str(folder / "map.tif"), "OUTPUT": polygons}},
+        {"name": "info", "parameters": {"FILE": str(folder / "map.tif")}},
+        {"name": "train", "parameters": {"CONFIG": str(folder / "config.yaml"), "OPTIONS": "--device cpu"}},
+        {"name": "predict", "parameters": {"SCENE": scene, "OUTPUT": mapped, "MODEL": "nowhere"}},
+        {
+            "name": "predict",
+            "parameters": {"SCENE": scene, "OUTPUT": mapped, **options, "COMMAND": slow},
+            "cancels": True,
+        },
+    )
+    style, legend = predicted["loaded"][mapped]
+    assert style == "paletted" and set(legend) <= set(LANDSCAPE_CLASSES.names)  # those that the map has
+    assert predicted["progress"] and predicted["progress"][-1] == 100
+    assert vectorized["loaded"][polygons] == ["categorizedSymbol", list(CLASSES.names)]
+    assert "class 2" in told["results"]["REPORT"] and not told["loaded"]
+    assert (folder / "run" / "model" / "geoseg.json").exists()
+    assert trained["results"]["REPORT"] == str(folder / "run" / "model")
+    assert "nowhere" in wrong["error"] and "hint:" in wrong["error"]
+    assert canceled["progress"] == [10] and canceled["results"] == {} and not canceled["loaded"]

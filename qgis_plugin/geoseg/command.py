@@ -2,6 +2,7 @@
 """Run the geoseg command in its own environment; its progress goes to the dialog, and Cancel ends it."""
 
 import os
+import queue
 import re
 import shutil
 import signal
@@ -54,38 +55,35 @@ def run_command(command, arguments, *, say, progress, is_canceled):
         env=env,
         **own_group,
     )
-    said, printed = [], []
+    said, printed, lines = [], [], queue.Queue()
 
-    def read_errors():
-        for line in _lines(process.stderr):
-            found = _PERCENT.findall(line)
-            if found:
-                progress(min(int(found[-1]), 100))
-            elif line.strip():
-                said.append(line)
-                say(line)
+    def read(stream, kept):
+        for line in _lines(stream):
+            lines.put((line, kept))
 
-    def read_output():
-        for line in _lines(process.stdout):
-            printed.append(line)
-            say(line)
-
-    readers = [threading.Thread(target=target, daemon=True) for target in (read_errors, read_output)]
+    streams = ((process.stderr, said), (process.stdout, printed))
+    readers = [threading.Thread(target=read, args=pair, daemon=True) for pair in streams]
     for reader in readers:
         reader.start()
     canceled_at = None
-    while True:
+    while any(reader.is_alive() for reader in readers) or not lines.empty():
+        if canceled_at is None and is_canceled():
+            canceled_at = time.monotonic()
+            _interrupt(process)
+        elif canceled_at is not None and time.monotonic() - canceled_at > _PATIENCE_S:
+            process.terminate()  # a program started from a background shell ignores Ctrl-C
         try:
-            process.wait(0.2)
-            break
-        except subprocess.TimeoutExpired:
-            if canceled_at is None and is_canceled():
-                canceled_at = time.monotonic()
-                _interrupt(process)
-            elif canceled_at is not None and time.monotonic() - canceled_at > _PATIENCE_S:
-                process.terminate()  # a program started from a background shell ignores Ctrl-C
-    for reader in readers:
-        reader.join(5)
+            line, kept = lines.get(timeout=0.2)
+        except queue.Empty:
+            continue
+        # The dialog is told from this thread alone: QGIS's feedback belongs to the thread of the algorithm.
+        found = _PERCENT.findall(line)
+        if found and kept is said:
+            progress(min(int(found[-1]), 100))
+        elif line.strip() or kept is printed:
+            kept.append(line)
+            say(line)
+    process.wait()
     if canceled_at is not None:
         return None
     if process.returncode:
