@@ -320,6 +320,7 @@ class EvaluateOptions(Checked):
     """All options of an evaluation.
 
     Attributes:
+        maps: Keep the map of each scene in the folder, where geoseg view finds it.
         overwrite: Replace existing output.
         progress: Draw a progress bar on standard error.
     """
@@ -327,6 +328,7 @@ class EvaluateOptions(Checked):
     measures: Measures = Measures()
     tiling: Windows = Windows()
     network: Network = Network()
+    maps: bool = False
     overwrite: bool = False
     progress: bool = False
 
@@ -350,6 +352,41 @@ class TrainOptions(Checked):
     devices: int | str = 1
     nodes: int = 1
     progress: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewOptions:
+    """How the viewer shows files.
+
+    Attributes:
+        port: Port to listen on; 0 takes a free one.
+        browser: Open the browser, or print the address alone.
+        bands: Bands shown as red, green and blue, from 1; the first three by default.
+        basemap: Online background map, with {z}, {x} and {y} in its address.
+        doubt: List the windows of a map that the model was least sure of.
+        windows: List this many with --doubt.
+    """
+
+    port: int = 0
+    browser: bool = True
+    bands: Sequence[int] | None = None
+    basemap: str | None = None
+    doubt: bool = False
+    windows: int = 20
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be shown.
+
+        Raises:
+            ConfigError: Two bands or more than three, or a background map without an address.
+        """
+        if self.bands is not None and len(self.bands) not in (1, 3):
+            raise ConfigError(f"{len(self.bands)} bands cannot be shown", hint="name three, as --bands 4,3,2, or one")
+        address = self.basemap
+        if address is not None and not (address.startswith(("https://", "http://")) and "{z}" in address):
+            raise ConfigError(
+                f"basemap {address!r} is not the address of map tiles", hint="--basemap 'https://HOST/{z}/{x}/{y}.png'"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -470,6 +470,28 @@ def test_a_file_that_is_there_is_not_replaced_unasked(
         assert (tmp_path / name).read_text() != "mine"
 
 
+def test_kept_maps_are_predicts_and_are_shown(model: Path, cases: tuple[Path, dict[str, Case]], tmp_path: Path) -> None:
+    folder, scenes = cases
+    evaluate(str(model), configuration(folder, "0", "2"), output=tmp_path / "out", device="cpu", maps=True)
+    for name in ("0", "2"):
+        with rasterio.open(tmp_path / "out" / "maps" / f"{name}_scene_map.tif") as file:
+            assert (file.read(1) == scenes[name].mapped).all()
+    pytest.importorskip("rio_tiler")
+    from geoseg.view.program import open_session
+
+    session = open_session([tmp_path / "out"])
+    told = session.told()
+    shown = [layer["name"] for layer in told["layers"] if layer["shown"]]
+    maps = ["0_scene_map.tif", "2_scene_map.tif"]
+    assert shown == ["scene.tif", "scene.tif", "labels.tif", maps[0], "labels.tif", maps[1]]
+    assert [layer["of"] for layer in told["layers"] if layer["kind"] == "share"] == [
+        str(tmp_path / "out" / "maps" / name) for name in maps
+    ]
+    assert {window["name"] for window in told["windows"]} & {"0/scene", "2/scene"}
+    with pytest.raises(OutputError, match="exists"):
+        evaluate(str(model), configuration(folder, "0"), output=tmp_path / "out", device="cpu", maps=True)
+
+
 def test_a_scene_that_breaks_off_leaves_nothing(model: Path, tmp_path: Path) -> None:
     write_case(tmp_path / "a", model, (300, 200), seed=2)
     scene = tmp_path / "a" / "scene.tif"
@@ -477,7 +499,7 @@ def test_a_scene_that_breaks_off_leaves_nothing(model: Path, tmp_path: Path) -> 
     scene.write_bytes(data[: len(data) * 2 // 3])
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SceneError, match="cannot be read"):
-        evaluate(str(model), configuration(tmp_path, "a"), output=tmp_path / "new" / "out", device="cpu")
+        evaluate(str(model), configuration(tmp_path, "a"), output=tmp_path / "new" / "out", device="cpu", maps=True)
     assert sorted(tmp_path.rglob("*")) == before
 
 

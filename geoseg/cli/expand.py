@@ -80,6 +80,9 @@ FLAGS = {
     "within_m": Flag("M", "--within"),
     "boundary_px": Flag("PX", "--boundary", minimum=1),
     "windows": Flag("N", minimum=0),
+    "port": Flag("N"),
+    "browser": Flag(name="--browser/--no-browser"),
+    "basemap": Flag("URL"),
 }
 
 PYTHON_ONLY = {"band_rows", "strip_cols", "readers", "progress"}

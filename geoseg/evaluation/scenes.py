@@ -6,6 +6,7 @@ import functools
 import logging
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from geoseg.arrays import ByteArray, FloatArray, IntArray, Pixels, Valid
 from geoseg.class_map.overviews import class_areas
+from geoseg.class_map.writing import MapFileWriter
 from geoseg.classes import NODATA, ClassTable
 from geoseg.data.labelled import LabelledScene, covered, labels_of
 from geoseg.evaluation.blocks import BlockMeasure, Blocks, Candidate, CaseFinder, estimate_areas, join_blocks
@@ -92,12 +94,12 @@ def measure_scene(
     *,
     number: int = 0,
     finder: CaseFinder | None = None,
-    on_rows: Callable[[int], Any] = lambda pixels: None,
+    on_rows: Callable[[MapRows], Any] = lambda rows: None,
 ) -> SceneCounts:
     """Map a scene and count the map against its labels, in memory that does not grow with the scene's height.
 
-    The plan affects only the time. ``finder`` gets every block with the scene's number, ``on_rows`` the number of
-    pixels measured.
+    The plan affects only the time. ``finder`` gets every block with the scene's number, ``on_rows`` the rows of
+    the map once they are measured.
     """
     grid, classes = labelled.grid, plan.classes
     pixel_m2 = grid.pixel_area_m2()
@@ -120,7 +122,7 @@ def measure_scene(
         counted = mapped if part is None else np.where(part, mapped, np.uint8(NODATA))
         mapped_m2 += class_areas(counted, pixel_m2[row : row + len(rows)], classes)
         row += len(rows)
-        on_rows(len(rows) * grid.width)
+        on_rows(rows)
     areas = mapped_m2 if grid.is_metric else None
     return SceneCounts(blocks.result(), boundary.result(), regions.result(), levels, areas)
 
@@ -175,10 +177,12 @@ def evaluate_scenes(
     options: EvaluateOptions,
     *,
     folder: Path,
+    maps: Path | None = None,
 ) -> Evaluation:
-    """Measure the stitched map of every scene.
+    """Measure the stitched map of every scene, and keep the maps with their confidence in the folder ``maps``, if any.
 
     Raises:
+        OutputError: A map cannot be written.
         SceneError: A block of a scene cannot be read.
         DeviceError: A single window exceeds the device's memory.
     """
@@ -190,7 +194,15 @@ def evaluate_scenes(
     with tqdm(total=pixels, unit="px", unit_scale=True, desc="evaluate", disable=not options.progress) as bar:
         for number, (labelled, plan) in enumerate(zip(scenes, plans, strict=True)):
             log.info("%s: windows of %d × %d px", names[number], plan.window_height, plan.window_width)
-            found = measure_scene(predictor, labelled, plan, measures, number=number, finder=finder, on_rows=bar.update)
+            with _kept(maps and maps / map_name(names[number]), labelled, classes) as keep:
+
+                def on_rows(rows: MapRows, keep: Callable[[MapRows], Any] = keep) -> None:
+                    keep(rows)
+                    bar.update(rows.classes.size)
+
+                found = measure_scene(
+                    predictor, labelled, plan, measures, number=number, finder=finder, on_rows=on_rows
+                )
             counts.append(found)
     chosen = choose_blocks([found.blocks for found in counts])
     with tqdm(total=sum(map(len, chosen)), unit="window", desc="calibrate", disable=not options.progress) as bar:
@@ -221,3 +233,18 @@ def evaluate_scenes(
     }
     total = _joined(counts).result(*find_temper(*together))
     return Evaluation(classes, total, dict(zip(names, results, strict=True)), folder, facts, worst, best)
+
+
+def map_name(scene: str) -> str:
+    """Name of the file that keeps the map of a scene."""
+    return f"{scene.replace('/', '_')}_map.tif"
+
+
+@contextmanager
+def _kept(path: Path | None, labelled: LabelledScene, classes: ClassTable) -> Iterator[Callable[[MapRows], Any]]:
+    """What writes the rows of a scene's map; nothing without a path."""
+    if path is None:
+        yield lambda rows: None
+        return
+    with MapFileWriter(path, labelled.grid, classes, layers=("classes", "confidence")) as writer:
+        yield writer.write

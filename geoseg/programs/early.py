@@ -233,6 +233,7 @@ def check_evaluation(
             "batch-size": network.batch_size,
             "objects": measures.objects or None,
             "within": measures.within_m,
+            "maps": options.maps or None,
             "backend": None if network.backend == "auto" else network.backend,
             "precision": None if network.precision == "auto" else network.precision,
         }

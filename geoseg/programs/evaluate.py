@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from geoseg.evaluation import (
     CONFUSION_CSV,
     CONFUSION_PNG,
     FILES,
+    MAPS,
     RELIABILITY_CSV,
     REPORT,
     SCORES_CSV,
@@ -27,7 +29,7 @@ from geoseg.evaluation import (
 )
 from geoseg.evaluation.report import write_report
 from geoseg.evaluation.result import Evaluation, SceneResult
-from geoseg.evaluation.scenes import evaluate_scenes, plan_scene
+from geoseg.evaluation.scenes import evaluate_scenes, map_name, plan_scene
 from geoseg.evaluation.tables import (
     draw_confusion,
     write_json,
@@ -35,7 +37,7 @@ from geoseg.evaluation.tables import (
     write_reliability,
     write_scores,
 )
-from geoseg.files import atomic_output, check_output, made_folder
+from geoseg.files import atomic_output, check_output, made_folder, make_folder
 from geoseg.network.metrics import Scores
 from geoseg.network.stored_model import open_model
 from geoseg.options import EvaluateOptions, from_keywords, signature_with
@@ -53,7 +55,8 @@ def evaluate(model: str, config: TrainConfig, *, output: Path, **options: Any) -
     """Map every scene of a split as `geoseg predict` would, and count it against its labels.
 
     Writes `FILES`: all numbers as JSON and as CSV, the reliability diagram and the confusion matrix (rows = truth,
-    columns = map, pixels) as CSV, the matrix as PNG, and everything as one HTML file.
+    columns = map, pixels) as CSV, the matrix as PNG, and everything as one HTML file; with ``maps=True`` also the
+    map of each scene and its confidence, in a folder ``maps``.
 
     Args:
         model: Model folder, or the name of a shipped model.
@@ -93,9 +96,10 @@ def run_evaluation(model: str, config: TrainConfig, output: Path, options: Evalu
             if measures.within_m is not None:
                 labelled.centres()  # refuses labels without single objects
     names = _unique(scene_names(scenes))
-    with _folder(output, overwrite=options.overwrite):
+    maps = [output / MAPS / map_name(name) for name in names] if options.maps else []
+    with _folder(output, maps, overwrite=options.overwrite), _scratch(maps) as scratch:
         if whole:
-            found = evaluate_scenes(predictor, scenes, names, options, folder=output)
+            found = evaluate_scenes(predictor, scenes, names, options, folder=output, maps=scratch)
         else:
             matrices = evaluate_patches(
                 trained,
@@ -134,6 +138,8 @@ def run_evaluation(model: str, config: TrainConfig, output: Path, options: Evalu
             name: {"scene": _absolute(labelled.config.scene), "labels": _absolute(labelled.config.labels)}
             for name, labelled in zip(names, scenes, strict=True)
         }
+        for name, path in zip(names, maps, strict=False):  # none without --maps
+            files[name]["map"] = _absolute(path)
         evaluation = dataclasses.replace(found, facts=facts, files=files)
         _write(evaluation)
     return evaluation
@@ -162,12 +168,27 @@ def _of_matrices(classes: ClassTable, matrices: dict[str, IntArray], folder: Pat
 
 
 @contextmanager
-def _folder(path: Path, *, overwrite: bool) -> Iterator[None]:
+def _folder(path: Path, maps: Sequence[Path], *, overwrite: bool) -> Iterator[None]:
     """The folder for all files, none of which may exist."""
     with made_folder(path):
-        for name in FILES:
-            check_output(path / name, overwrite=overwrite)
+        for file in (*(path / name for name in FILES), *maps):
+            if file.parent.is_dir():
+                check_output(file, overwrite=overwrite)
         yield
+
+
+@contextmanager
+def _scratch(maps: Sequence[Path]) -> Iterator[Path | None]:
+    """A folder to write maps in, which appear all together at a clean end; None without maps."""
+    if not maps:
+        yield None
+        return
+    folder = maps[0].parent
+    with TemporaryDirectory(prefix=".maps.", suffix=".partial", dir=folder.parent) as name:
+        yield Path(name)
+        make_folder(folder)
+        for file in sorted(Path(name).iterdir()):
+            file.replace(folder / file.name)
 
 
 def _write(evaluation: Evaluation) -> None:
