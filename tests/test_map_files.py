@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 import geoseg.class_map.cog
 import geoseg.class_map.tiled
 from geoseg.class_map import DIGEST_TAG, SCENE_TAG, layer_path, open_class_map
+from geoseg.class_map.names import DISAGREEMENT
 from geoseg.class_map.overviews import add_checksum, count_values, halve_by_mean, halve_by_mode
-from geoseg.class_map.writing import DISAGREEMENT, LAYERS, MapFileWriter
+from geoseg.class_map.writing import LAYERS, MapFileWriter
 from geoseg.classes import ClassTable
 from geoseg.errors import OutputError
 from geoseg.grid import Grid

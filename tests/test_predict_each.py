@@ -122,8 +122,9 @@ def test_a_scene_outside_the_area_of_interest_is_named(model: Path, scenes: Path
     with rasterio.open(scenes / "a.tif") as file:
         area, crs = box(*file.bounds), file.crs
     geopandas.GeoDataFrame(geometry=[area], crs=crs).to_file(tmp_path / "aoi.gpkg")
-    words = ["-q", "predict", str(scenes), "-m", str(model), "-o", f"{tmp_path / 'maps'}/", "--device", "cpu"]
+    words = ["predict", str(scenes), "-m", str(model), "-o", f"{tmp_path / 'maps'}/", "--device", "cpu"]
     ran = commands.run(*words, "--backend", "torch", "--aoi", str(tmp_path / "aoi.gpkg"))
+    assert ran.stdout.splitlines()[-1] == f"look at them: geoseg view {tmp_path / 'maps'}"
     assert ran.exit_code == 1 and contents(tmp_path / "maps").keys() == {"a.tif"}
     for name in ("b", "c"):
         assert f"error: {scenes / name}.tif: no polygon of the area of interest" in ran.stderr

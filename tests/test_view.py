@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import http.client
 import importlib
 import io
 import json
 import shutil
+import signal
+import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,9 +34,11 @@ pytest.importorskip("starlette")
 
 import geoseg
 import geoseg.view
-from geoseg.classes import NODATA
-from geoseg.errors import ConfigError, GeosegError, SceneError
+from geoseg.classes import NODATA, format_color
+from geoseg.errors import ConfigError, GeosegError, OutputError, SceneError
 from geoseg.grid import Grid
+from geoseg.options import ViewOptions
+from geoseg.programs.vectorize import vectorize
 from geoseg.view.layers import Opener, count_areas
 from geoseg.view.place import TILE_PX, WORLD_M, mercator, tile_bounds, tiles_over
 from geoseg.view.program import open_session
@@ -45,7 +50,7 @@ from support.views import CLASSES, SIDE, write_map
 
 
 def one_layer(path: Path, **options: Any) -> Session:
-    return open_session([path], **options)
+    return open_session([path], ViewOptions(**options))
 
 
 def mosaic(session: Session, number: int = 0, band: int = 1) -> tuple[Any, Any, int]:
@@ -269,7 +274,7 @@ def houses(crs: str = "EPSG:32633", count: int = 30) -> geopandas.GeoDataFrame:
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".shp", ".fgb", ".parquet"])
-def test_features_of_any_format_become_tiles_once(tmp_path: Path, suffix: str) -> None:
+def test_features_of_any_format_are_kept_once(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"houses{suffix}"
     frame = houses("EPSG:4326" if suffix == ".geojson" else "EPSG:32633")
     if suffix == ".parquet":
@@ -285,16 +290,42 @@ def test_features_of_any_format_become_tiles_once(tmp_path: Path, suffix: str) -
     assert vector.is_made
     told = session.told()["layers"][0]
     assert told["making"] is None and told["error"] is None
-    found = [session.tile(0, *tile) for tile in tiles_over(vector.bounds, vector.zooms[1])]
-    bodies = [gzip.decompress(body) for body, _ in filter(None, found)]
-    assert bodies and any(b"house" in body for body in bodies)
+    assert told["values"] == ["house", "road"]
+    found = [session.tile(0, *tile) for tile in tiles_over(vector.bounds, vector.full_zoom)]
+    assert any(b"house" in body for body, _ in filter(None, found))
     # A second viewer finds them made, and a changed file gets new ones.
     again = one_layer(path).layers[0].vector
-    assert again is not None and again.is_made and again.tiles == vector.tiles
+    assert again is not None and again.is_made and again.store == vector.store
     if suffix == ".gpkg":
         houses(count=31).to_file(path)
         changed = one_layer(path).layers[0].vector
         assert changed is not None and not changed.is_made
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb"])
+def test_polygons_have_the_colours_of_their_style(tmp_path: Path, suffix: str) -> None:
+    write_map(tmp_path / "map.tif")
+    vectorize(tmp_path / "map.tif", tmp_path / f"map{suffix}")
+    session = one_layer(tmp_path / f"map{suffix}")
+    session.work()
+    told = session.told()["layers"][0]
+    assert told["field"] == "class_name" and told["values"] == sorted(CLASSES.names)
+    assert {name: told["colors"][name] for name in CLASSES.names} == {c.name: format_color(c.color) for c in CLASSES}
+    (tmp_path / "map.qml").write_text("<qgis><renderer-v2><symbols>")
+    assert one_layer(tmp_path / f"map{suffix}").layers[0].vector is not None
+
+
+def test_pmtiles_are_shown_as_they_are(tmp_path: Path) -> None:
+    write_map(tmp_path / "map.tif")
+    vectorize(tmp_path / "map.tif", tmp_path / "map.pmtiles")
+    session = one_layer(tmp_path / "map.pmtiles")
+    session.work()
+    vector, told = session.layers[0].vector, session.told()["layers"][0]
+    assert vector is not None and vector.bounds is not None and told["error"] is None
+    assert "color" in told["fields"]
+    found = session.tile(0, *tiles_over(vector.bounds, vector.zooms[0])[0])
+    assert found is not None and b"house" in found[0] and format_color(CLASSES[2].color).encode() in found[0]
+    assert session.tile(0, vector.zooms[1], 0, 0) is None
 
 
 def test_empty_layers_and_points_are_shown_as_such(tmp_path: Path) -> None:
@@ -372,6 +403,17 @@ def test_only_the_page_and_what_was_named_is_served(tmp_path: Path) -> None:
             assert ask(address, "corrections/0", method=method, Origin="https://example.com")[0] == 403
 
 
+def test_command_prints_its_address_and_ends_on_ctrl_c(tmp_path: Path) -> None:
+    write_map(tmp_path / "map.tif")
+    command = [sys.executable, "-m", "geoseg", "view", "--no-browser", str(tmp_path / "map.tif")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert ask(process.stdout.readline().strip())[0] == 200
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
+
+
 def test_taken_port_is_reported(tmp_path: Path) -> None:
     write_map(tmp_path / "map.tif")
     with serving(one_layer(tmp_path / "map.tif")) as address:
@@ -415,6 +457,39 @@ def square(lon: float, lat: float, size: float = 1e-5, name: str = "house", note
     ring = [[lon, lat], [lon + size, lat], [lon + size, lat + size], [lon, lat + size], [lon, lat]]
     geometry = {"type": "Polygon", "coordinates": [ring]}
     return {"type": "Feature", "geometry": geometry, "properties": {"class": name, "note": note}}
+
+
+def test_no_viewer_replaces_what_another_has_written(tmp_path: Path) -> None:
+    write_map(tmp_path / "map.tif")
+    before = {p.name for p in tmp_path.iterdir()}
+    sessions = [one_layer(tmp_path / "map.tif") for _ in range(2)]
+
+    def draw(session: Session) -> None:
+        drawn = 0
+        while drawn < 12:
+            found, state = session.corrections(0)
+            try:
+                session.correct(0, [*found["features"], square(15, 47, name="road")], state)
+                drawn += 1
+            except ConfigError as error:
+                assert "changed by another program" in str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(draw, sessions))
+    assert len(geopandas.read_file(tmp_path / "map.corrections.gpkg")) == 24
+    assert [p.name for p in tmp_path.iterdir() if p.name not in before] == ["map.corrections.gpkg"]
+
+
+def test_corrections_that_another_program_edits_are_left_alone(tmp_path: Path) -> None:
+    write_map(tmp_path / "map.tif")
+    session = one_layer(tmp_path / "map.tif")
+    state = session.correct(0, [square(15, 47)], "none")
+    assert session.told()["layers"][0]["corrected"] == state
+    with closing(sqlite3.connect(tmp_path / "map.corrections.gpkg")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OutputError, match="is being written by another program"):
+            session.correct(0, [], state)
+    assert len(geopandas.read_file(tmp_path / "map.corrections.gpkg")) == 1
 
 
 @pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:4326", None])
@@ -504,7 +579,7 @@ def doubtful(path: Path) -> None:
 
 def test_windows_of_most_doubt_come_first(tmp_path: Path) -> None:
     doubtful(tmp_path / "map.tif")
-    session = one_layer(tmp_path / "map.tif", doubt=3)
+    session = one_layer(tmp_path / "map.tif", doubt=True, windows=3)
     assert [(w["name"], w["kind"]) for w in session.windows[:2]] == [
         ("row 512, column 256", "Least sure"),
         ("row 0, column 768", "Least sure"),
@@ -516,7 +591,7 @@ def test_windows_of_most_doubt_come_first(tmp_path: Path) -> None:
     assert to_map.transform((west + east) / 2, (south + north) / 2) == pytest.approx((left, top), abs=0.5)
     write_map(tmp_path / "sure.tif")
     with pytest.raises(ConfigError, match="no map has a layer") as raised:
-        one_layer(tmp_path / "sure.tif", doubt=3)
+        one_layer(tmp_path / "sure.tif", doubt=True)
     assert "--confidence" in (raised.value.hint or "")
 
 

@@ -25,6 +25,9 @@ from geoseg.errors import SceneError, quoted
 CLASSES_TAG = "GEOSEG_CLASSES"
 """TIFF tag with the class table as JSON."""
 
+DISAGREEMENT = ClassTable.from_names(["windows agree", "windows differ"], ["#e6e6e6", "#d6006c"])
+"""Values of the disagreement raster, with their colours."""
+
 _NAME, _MIN, _MAX, _MIN_MAX, _RED, _GREEN, _BLUE = 2, 3, 4, 5, 6, 7, 8  # GDALRATFieldUsage, gdal.h
 _KEY = re.compile(r"class[_ ]?(\d+)([_ ]?name)?", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*-?\d+([.,]\d+)?\s*")

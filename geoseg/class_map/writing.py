@@ -26,7 +26,7 @@ import numpy as np
 
 from geoseg.arrays import ByteArray, IntArray
 from geoseg.class_map.cog import CogWriter, Tile
-from geoseg.class_map.names import CLASSES_TAG
+from geoseg.class_map.names import CLASSES_TAG, DISAGREEMENT
 from geoseg.class_map.overviews import count_values
 from geoseg.class_map.reading import DIGEST_TAG, layer_path
 from geoseg.classes import ClassTable, Color, class_entries
@@ -37,9 +37,6 @@ from geoseg.map_rows import MapRows
 
 LAYERS = ("classes", "confidence", "probabilities", "disagreement", "contact")
 """What `MapFileWriter` can write; the names are `geoseg.map_rows.MapRows`' own."""
-
-DISAGREEMENT = ClassTable.from_names(["windows agree", "windows differ"], ["#e6e6e6", "#d6006c"])
-"""Values of the disagreement raster, with their colours."""
 
 # Grey where the network hardly knew, green where it was sure.
 _SHARE_COLORS: dict[float, Color] = {0.0: (150, 150, 150), 0.5: (217, 217, 217), 0.8: (166, 219, 160), 1.0: (0, 90, 50)}

@@ -12,6 +12,9 @@ from geoseg.cli.expand import with_options
 from geoseg.cli.options import Model
 from geoseg.options import PredictOptions
 
+_MOST_NAMED = 3
+"""Scenes up to which the command that shows the map names them too."""
+
 
 @with_options
 def predict(
@@ -54,8 +57,8 @@ def predict(
         from geoseg.programs.predict import run_prediction
 
         report = run_prediction(scenes, model, output, options)
-        look = shlex.join(["geoseg", "view", *scenes, str(report.path)])
-        ctx.obj.report([*report.lines(), f"look at it: {look}"], report.path)
+        shown = scenes if len(scenes) <= _MOST_NAMED else []
+        ctx.obj.report([*report.lines(), f"look at it: {_view(*shown, str(report.path))}"], report.path)
 
 
 def _predict_each(
@@ -67,12 +70,18 @@ def _predict_each(
         _print(dry_run_each(scenes, model, output, options))
         return
     each = predict_each(scenes, model, output, options)
-    ctx.obj.report(each.lines(), each.folder)
+    maps = [report.path for report in each.written if report.path.suffix == ".tif"]
+    look = [f"look at them: {_view(str(each.folder))}"] if maps else []
+    ctx.obj.report([*each.lines(), *look], each.folder)
     for scene, error in each.failed:
         message = error.message if scene in error.message else f"{scene}: {error.message}"
         typer.echo(f"error: {message}" + (f"\nhint:  {error.hint}" if error.hint else ""), err=True)
     if each.failed:
         raise typer.Exit(1)
+
+
+def _view(*paths: str) -> str:
+    return shlex.join(["geoseg", "view", *paths])
 
 
 def _print(lines: list[str]) -> None:

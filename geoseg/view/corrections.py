@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import sqlite3
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import geopandas
 import numpy as np
-import pandas as pd
-import pyogrio
 import pyproj
 import shapely
 from rasterio.crs import CRS
 
 from geoseg.classes import IGNORE, RIGHT
-from geoseg.errors import ConfigError, SceneError
-from geoseg.files import atomic_output
+from geoseg.errors import ConfigError, OutputError, SceneError
+from geoseg.files import atomic_output, check_output, make_folder
+from geoseg.runtime.user_cache import user_cache
 from geoseg.view.place import MERCATOR, Plane
+
+if TYPE_CHECKING:
+    import geopandas
 
 _MOST_VERTICES = 100_000
 _MOST_NOTE = 1000
+_PATIENCE_S = 30
 _NO_FEATURE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, shapely.errors.ShapelyError)
 
 
@@ -45,12 +50,15 @@ class Corrections:
 
     @property
     def state(self) -> str:
-        """Changes whenever the file does."""
-        try:
-            status = self.path.stat()
-        except FileNotFoundError:
-            return "none"
-        return f"{status.st_size}-{status.st_mtime_ns}"
+        """Changes whenever the file does, or what SQLite keeps beside it of a program that has it open."""
+        found = []
+        for path in (self.path, self.path.with_name(f"{self.path.name}-wal")):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            found.append(f"{status.st_size}-{status.st_mtime_ns}")
+        return "+".join(found) or "none"
 
     def read(self) -> dict[str, Any]:
         """The polygons as GeoJSON in longitude and latitude, in the order they were drawn.
@@ -60,6 +68,8 @@ class Corrections:
         """
         if not self.path.exists():
             return {"type": "FeatureCollection", "features": []}
+        import pyogrio  # which loads pandas: the page comes sooner
+
         try:
             frame = pyogrio.read_dataframe(self.path)
             shapes = self._to_lonlat(frame.geometry.to_numpy(), frame.crs)
@@ -77,16 +87,40 @@ class Corrections:
         ]
         return {"type": "FeatureCollection", "features": features}
 
-    def write(self, features: Sequence[Any]) -> None:
+    def write(self, features: Sequence[Any], known: str) -> str:
         """Replace all polygons at once: the file is the old one or the new one, never part of it.
 
         Args:
             features: GeoJSON features in longitude and latitude. A time that is missing becomes now.
+            known: The file's state when it was read; what others have written since is not replaced.
+
+        Returns:
+            The new state.
 
         Raises:
-            ConfigError: A shape that is no polygon, or a class that the map does not have.
-            OutputError: The file cannot be written.
+            ConfigError: A shape that is no polygon, a class that the map does not have, or a file that has changed.
+            OutputError: The file cannot be written, or another program is changing it.
         """
+        import pyogrio
+
+        frame = self._frame(features)
+        with _alone(self.path):
+            if self.state != known:
+                raise ConfigError(f"{self.path.name} was changed by another program", hint="it has been loaded anew")
+            check_output(self.path, overwrite=True)
+            with atomic_output(self.path) as scratch, warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "'crs' was not provided")
+                options = {} if frame.crs is not None else {"SRID": "-1"}
+                pyogrio.write_dataframe(
+                    frame, scratch, driver="GPKG", layer=self.path.stem, geometry_type="Polygon", layer_options=options
+                )
+            return self.state
+
+    def _frame(self, features: Sequence[Any]) -> geopandas.GeoDataFrame:
+        """Features as they are stored."""
+        import geopandas
+        import pandas as pd
+
         now = datetime.now(UTC).isoformat(timespec="seconds")
         rows: list[tuple[Any, str, datetime, str]] = []
         for number, feature in enumerate(features, 1):
@@ -115,17 +149,7 @@ class Corrections:
         for number, bounds in enumerate(shapely.bounds(placed), 1):
             if not np.isfinite(bounds).all():
                 raise ConfigError(f"polygon {number} lies where the map's CRS has no coordinates", hint="draw it anew")
-        frame = geopandas.GeoDataFrame(
-            {**data, "note": pd.Series(notes, dtype=str)},
-            geometry=placed,
-            crs=crs,
-        )
-        with atomic_output(self.path) as scratch, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "'crs' was not provided")
-            options = {} if crs is not None else {"SRID": "-1"}
-            pyogrio.write_dataframe(
-                frame, scratch, driver="GPKG", layer=self.path.stem, geometry_type="Polygon", layer_options=options
-            )
+        return geopandas.GeoDataFrame({**data, "note": pd.Series(notes, dtype=str)}, geometry=placed, crs=crs)
 
     def _to_lonlat(self, shapes: Any, crs: Any) -> Any:
         plane = self.plane
@@ -148,3 +172,20 @@ class Corrections:
 def corrections_path(class_map: Path) -> Path:
     """``map.corrections.gpkg`` for ``map.tif``."""
     return class_map.with_name(f"{class_map.stem}.corrections.gpkg")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keeps other viewers of this user out, so that none replaces what another has just written.
+
+    SQLite's lock ends with the process that holds it. It lies in the cache: beside the map nothing else is written.
+    """
+    folder = user_cache("view")
+    make_folder(folder, hint="set XDG_CACHE_HOME to a folder that can be written")
+    lock = folder / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]}.lock"
+    try:
+        with closing(sqlite3.connect(lock, timeout=_PATIENCE_S, isolation_level=None)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            yield
+    except sqlite3.OperationalError as error:
+        raise OutputError(f"{path.name} is in use by another viewer: {error}", hint="try again") from error

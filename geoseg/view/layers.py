@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
@@ -14,20 +14,20 @@ from rasterio.windows import Window as RasterWindow
 
 from geoseg.arrays import Pixels, Valid
 from geoseg.class_map import CLASSES_TAG, layer_path
-from geoseg.class_map.names import class_table
+from geoseg.class_map.names import DISAGREEMENT, class_table
 from geoseg.class_map.reading import DIGEST_TAG
-from geoseg.class_map.writing import DISAGREEMENT
 from geoseg.classes import NODATA, ClassTable, format_color
 from geoseg.errors import GeosegError, SceneError, quoted
 from geoseg.files import open_raster
 from geoseg.georeference import unwarped
 from geoseg.paths import VECTOR_SUFFIXES, exists, input_path, scene_names, suffix
 from geoseg.scene import Scene
-from geoseg.scene.vector_files import STYLES, layer_names
 from geoseg.view.corrections import Corrections, corrections_path
 from geoseg.view.place import Plane, is_on_earth, plane_of
 from geoseg.view.rasters import TiledRaster, tiled
-from geoseg.view.vectors import TiledLayer, class_field, pmtiles_layers, tiled_layer
+
+if TYPE_CHECKING:
+    from geoseg.view.vectors import TiledLayer
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,9 @@ class Layer:
         is_shown: Whether the page shows it at first.
         areas: Of each class; see `count_areas`.
         error: What is wrong with it now.
-        share_made: How much of its tiles is made, in [0, 1]; None once all are.
+        share_made: How much of its store is made, in [0, 1]; None once all is.
+        values: Of the field that holds the classes of features.
+        is_crowded: Whether some tile had too many features to show them all.
     """
 
     path: str
@@ -78,6 +80,7 @@ class Layer:
     error: str | None = None
     share_made: float | None = None
     values: list[str] = field(default_factory=list)
+    is_crowded: bool = False
 
 
 def state_of(path: str) -> str:
@@ -200,12 +203,16 @@ class Opener:
         """
         if not exists(input_path(path)):
             raise SceneError(f"no such file: {path}", hint="check the path")
+        from geoseg.scene.vector_files import STYLES, layer_names  # which load pandas: pages of rasters come sooner
+        from geoseg.view.vectors import TileFile, tiled_layer
+
         state = state_of(path)
         try:
             if suffix(input_path(path)) == ".pmtiles":
-                names = pmtiles_layers(path)
+                vectors = TileFile(path).layers()
             else:
                 names = [name for name, shape in layer_names(path) if shape is not None and name != STYLES]
+                vectors = [tiled_layer(path, name, self.plane or Plane()) for name in names]
         except GeosegError:
             raise
         except Exception as error:  # of pyogrio or pyarrow
@@ -214,10 +221,8 @@ class Opener:
                 hint=f"see what it is: geoseg info {quoted(path)}",
             ) from error
         layers = []
-        for name in names:
-            vector = tiled_layer(path, name, self.plane or Plane())
-            file = Path(path)
-            title = file.name if len(names) == 1 else f"{file.name}: {name}"
+        for vector in vectors:
+            title = Path(path).name if len(vectors) == 1 else f"{Path(path).name}: {vector.layer.name}"
             layer = Layer(path, "vector", title, state, vector=vector)
             if vector.bounds is None:
                 layer.error = "it is empty"
@@ -249,17 +254,17 @@ def describe(layer: Layer, number: int, tables: Sequence[ClassTable]) -> dict[st
         "making": layer.share_made,
         "bands": list(layer.bands),
         "corrections": layer.corrections.path.name if layer.corrections is not None else None,
+        "corrected": layer.corrections.state if layer.corrections is not None else None,
     }
     if layer.raster is not None:
         low, high = layer.raster.zoom_levels(finer=0 if layer.kind == "image" else 2)
         told |= {"bounds": layer.raster.bounds, "zooms": [low, high], "slow": layer.raster.slow_note}
     if layer.vector is not None:
-        told |= {"bounds": layer.vector.bounds, "zooms": layer.vector.zooms, "layer": layer.vector.layer.name}
-        told["field"] = class_field(layer.vector.layer)
-        told["fields"] = list(layer.vector.layer.fields)
-        told["values"] = layer.values
-        colors = {c.name: format_color(c.color) for table in tables for c in table}
-        told["colors"] = colors
+        vector = layer.vector
+        told |= {"bounds": vector.bounds, "zooms": vector.zooms, "layer": vector.layer.name}
+        told |= {"field": vector.class_field, "fields": list(vector.layer.fields), "values": layer.values}
+        told |= {"full": vector.full_zoom, "partial": vector.is_partial, "crowded": layer.is_crowded}
+        told["colors"] = {c.name: format_color(c.color) for table in tables for c in table} | vector.colors
     if layer.classes is not None:
         areas = layer.areas or {}
         told["classes"] = [

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from html import escape
-from os import PathLike
 
+from geoseg.options import AnyPath
 from geoseg.view.program import open_session
 from geoseg.view.server import Server
-
-AnyPath = str | PathLike[str]
 
 
 class Shown:

@@ -27,6 +27,9 @@ _TILE_BYTES = {"image": 30_000, "classes": 4_000, "share": 12_000, "vector": 20_
 _SCREEN_PX = 1024
 """The lowest zoom level is the one at which a layer is no larger than this."""
 
+_MOST_OF_LEVEL = 128
+"""Tiles of the highest level of a layer of features, whose outlines could be drawn ever more exactly."""
+
 Tile = tuple[int, int, int, int, int]
 """Layer, zoom level, column, row, band."""
 
@@ -45,6 +48,8 @@ def _tiles(number: int, layer: Layer) -> Iterator[Tile]:
         return
     while low < high and len(tiles_over(bounds, low + 1)) * side**2 <= _SCREEN_PX**2:
         low += 1
+    if layer.vector is not None:
+        high = next((z for z in range(low, high) if len(tiles_over(bounds, z + 1)) > _MOST_OF_LEVEL), high)
     for band in range(1, max(len(layer.bands), 1) + 1):
         for z in range(low, high + 1):
             yield from ((number, *tile, band) for tile in tiles_over(bounds, z))
@@ -62,7 +67,7 @@ def save(
     """Write a session as one page.
 
     Args:
-        session: What it shows; tiles of features are made first.
+        session: What it shows; stores of features are made first.
         output: The file.
         overwrite: Replace a file that exists.
         on_start: Called with how large the page will be, before any tile is made.
@@ -89,8 +94,8 @@ def save(
         found = session.tile(number, z, x, y, band)
         if found is None:
             continue
-        body = gzip.decompress(found[0]) if found[0][:2] == b"\x1f\x8b" else found[0]
-        if found[1] == "application/octet-stream" and not (np.frombuffer(body, np.uint8) != 255).any():
+        body, kind = found
+        if kind == "application/octet-stream" and not (np.frombuffer(body, np.uint8) != 255).any():
             continue
         files[f"tiles/{number}/{z}/{x}/{y}/{band}"] = body
     lowest: dict[int, list[int]] = {}
@@ -99,6 +104,7 @@ def save(
         lowest[number] = [min(low, z), max(high, z)]
     for layer in told["layers"]:
         layer["zooms"], layer["corrections"], layer["slow"] = lowest.get(layer["id"]), None, None
+        layer["corrected"] = None
         layer["path"] = layer["name"]  # a page that is passed on tells no folders
         layer["of"] = Path(layer["of"]).name if layer["of"] else None
     files["state"] = orjson.dumps(told, option=orjson.OPT_NON_STR_KEYS)

@@ -86,10 +86,8 @@ def app(session: Session, token: str) -> _Guard:
             return Response(status_code=204)
         body, kind = found
         headers = {"Cache-Control": "private, max-age=3600"}  # the address changes with the file
-        if kind == "application/octet-stream":
+        if not kind.startswith("image/"):
             body, headers["Content-Encoding"] = gzip.compress(body, 1), "gzip"
-        elif body[:2] == b"\x1f\x8b":
-            headers["Content-Encoding"] = "gzip"
         return Response(body, media_type=kind, headers=headers)
 
     async def corrections(request: Request) -> Response:
@@ -220,7 +218,7 @@ class Server:
 
 def _policy(basemap: str | None) -> str:
     """The page's content security policy: itself alone, and the background map that was asked for."""
-    outside = f" {basemap.split('{')[0].rsplit('/', 1)[0]}/".replace("//", "//", 1) if basemap else ""
+    outside = f" {basemap.split('{')[0].rsplit('/', 1)[0]}/" if basemap else ""
     return (
         f"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'{outside}; "
         f"img-src 'self' data: blob:{outside}; worker-src blob:; child-src blob:; base-uri 'none'; form-action 'none'"

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -14,9 +14,14 @@ from geoseg.classes import ClassTable
 from geoseg.errors import ConfigError, GeosegError
 from geoseg.scene.open_files import OpenFiles
 from geoseg.view.layers import Layer, Opener, count_areas, describe, state_of
-from geoseg.view.vectors import TileFile, class_field, make_tiles, values_of
+
+if TYPE_CHECKING:
+    from geoseg.view.vectors import TileFile
 
 log = logging.getLogger(__name__)
+
+MVT = "application/vnd.mapbox-vector-tile"
+"""Media type of a vector tile."""
 
 
 class Session:
@@ -53,11 +58,11 @@ class Session:
         self._wanted = threading.Event()
 
     def start(self) -> None:
-        """Begin to make tiles of features and to count areas, in a thread of its own."""
+        """Begin to make the stores of features and to count areas, in a thread of its own."""
         threading.Thread(target=self._work, name="geoseg-view", daemon=True).start()
 
     def work(self) -> None:
-        """Make all tiles and count all areas now."""
+        """Make all stores of features and count all areas now."""
         for layer in self.layers:
             try:
                 if layer.kind == "classes" and layer.areas is None and layer.error is None:
@@ -79,18 +84,17 @@ class Session:
     def _make(self, layer: Layer) -> None:
         vector = layer.vector
         assert vector is not None
-        field = class_field(vector.layer)
         if not vector.is_made:
             total = max(vector.layer.features, 1)
-            with tqdm(total=total, unit="", unit_scale=True, desc="tiles", disable=not self._progress) as bar:
+            with tqdm(total=total, unit="", unit_scale=True, desc=layer.name, disable=not self._progress) as bar:
 
                 def read(count: int) -> None:
                     bar.update(count)
                     layer.share_made = min(bar.n / total, 0.99)
 
-                make_tiles(vector, read)
-        if field is not None and not layer.values:
-            layer.values = values_of(vector.layer, field)
+                vector.make(read)
+        if not _holds_tiles(layer):
+            layer.values = vector.values()
         layer.share_made = None
 
     def told(self) -> dict[str, Any]:
@@ -141,7 +145,7 @@ class Session:
         return self.layers[number]
 
     def tile(self, number: int, z: int, x: int, y: int, band: int = 1) -> tuple[bytes, str] | None:
-        """A tile and its media type: JPEG or PNG of imagery, the bytes of a class map, a gzipped vector tile.
+        """A tile and its media type: JPEG or PNG of imagery, the bytes of a class map, a vector tile.
 
         None where there is nothing, or the tile would take too long.
 
@@ -164,13 +168,19 @@ class Session:
         assert vector is not None
         if layer.share_made is not None or vector.bounds is None:
             return None
-        key = f"{vector.tiles} {layer.state}"
+        if not _holds_tiles(layer):
+            body, is_crowded = vector.tile(z, x, y)
+            layer.is_crowded |= is_crowded
+            return (body, MVT) if body else None
+        from geoseg.view.vectors import TileFile
+
+        key = f"{layer.path} {layer.state}"
         with self._lock:
             if key not in self._tiles:
-                self._tiles[key] = TileFile(vector.tiles)
+                self._tiles[key] = TileFile(layer.path)
             file = self._tiles[key]
         found = file.tile(z, x, y)
-        return None if found is None else (found, "application/vnd.mapbox-vector-tile")
+        return None if found is None else (found, MVT)
 
     def corrections(self, number: int) -> tuple[dict[str, Any], str]:
         """The corrections of a class map as GeoJSON, and the state of their file.
@@ -181,8 +191,8 @@ class Session:
         corrections = self.layer(number).corrections
         if corrections is None:
             raise ConfigError(f"layer {number} takes no corrections")
-        with self._lock:
-            return corrections.read(), corrections.state
+        state = corrections.state  # before reading: what is written meanwhile must not pass as known
+        return corrections.read(), state
 
     def correct(self, number: int, features: list[Any], state: str) -> str:
         """Replace the corrections of a class map.
@@ -202,12 +212,12 @@ class Session:
         if corrections is None:
             raise ConfigError(f"layer {number} takes no corrections")
         with self._lock:
-            if corrections.state != state:
-                raise ConfigError(
-                    f"{corrections.path.name} was changed by another program", hint="it has been loaded anew"
-                )
-            corrections.write(features)
-            return corrections.state
+            return corrections.write(features, state)
+
+
+def _holds_tiles(layer: Layer) -> bool:
+    """Whether a layer of features is read from a file of tiles."""
+    return layer.path.lower().endswith(".pmtiles")
 
 
 def title_of(paths: Sequence[str]) -> str:

@@ -1,74 +1,98 @@
-"""Vector files as map tiles: made once with GDAL's writer of PMTiles, kept in the user's cache, read tile by tile."""
+"""Vector files as map tiles: of a file's features, kept in the user's cache, or the tiles of a PMTiles file itself."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import math
-import os
+import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute
-import pyogrio
 import pyproj
-import shapely
 from pmtiles import reader as pmtiles
 
-from geoseg.errors import OutputError, SceneError
-from geoseg.export.gdal import WKB_FIELD
-from geoseg.export.pmtiles import write_tiles
-from geoseg.files import atomic_output
+from geoseg.classes import format_color
+from geoseg.errors import SceneError, quoted
 from geoseg.georeference import Georeference, crs_georeference
 from geoseg.runtime.user_cache import user_cache
-from geoseg.scene.vector_files import VectorLayer, open_layer
+from geoseg.scene.vector_files import STYLES, VectorLayer, open_layer
+from geoseg.view.feature_store import MOST_LARGE, make_store, read_tile, read_values
 from geoseg.view.place import WORLD_M, Bounds, Plane, lonlat_bounds, mercator
 
 CLASS_FIELDS = ("class_name", "class", "label", "category", "type", "name")
 """Fields that may hold the names of classes, the likeliest first."""
 
-_BATCH = 8192
-_MOST_LEVEL = 22  # of GDAL's writer
+_MOST_ZOOM = 22
 _MOST_LATITUDE = 85.0511287
-_KEPT = 32
-"""Tile sets in the cache; those not used for longest go."""
+_SPACING_PX = 16
+"""Mean distance of features from which on all are shown, px: some 1,000 in a tile, which is drawn 512 px wide."""
 
-_ZOOMS = 4
-"""Zoom levels that are made: below them outlines would be a blot."""
-
-_SPACING_PX = 64
-"""Mean distance of the features at the highest level, px of a tile that is drawn 512 px wide."""
-
-_VERSION = "2"
+_VERSION = "4"
 
 
 @dataclass(frozen=True, slots=True)
 class TiledLayer:
-    """A layer of features on the page's map; its tiles may have to be made.
+    """A layer of features on the page's map; its store may have to be made.
 
     Attributes:
         layer: The layer.
         plane: Where it lies if it has no place on Earth; None if it has one.
         bounds: Longitudes and latitudes; None if it has no features.
         zooms: Lowest and highest zoom level.
-        tiles: The PMTiles file: the layer's own file, or one in the cache.
+        full_zoom: The zoom level from which on all features are shown; below it the largest ones.
+        store: The file that tiles are read from: a PMTiles file, or the main file of a store in the cache.
+        colors: ``#rrggbb`` of each class in the layer's QGIS style, by its label and by its value.
     """
 
     layer: VectorLayer
     plane: Plane | None
     bounds: Bounds | None
     zooms: tuple[int, int]
-    tiles: Path
+    full_zoom: int
+    store: Path
+    colors: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_made(self) -> bool:
-        """Whether the tiles are there."""
-        return self.tiles.exists()
+        """Whether tiles can be read."""
+        return self.store.exists()
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether below the full zoom level some features are left out."""
+        return self.layer.features > MOST_LARGE
+
+    @property
+    def class_field(self) -> str | None:
+        """The field that holds the names of classes, if any."""
+        by_name = {field.lower(): field for field in self.layer.fields}
+        return next((by_name[name] for name in CLASS_FIELDS if name in by_name), None)
+
+    def make(self, progress: Callable[[int], None]) -> None:
+        """Make the store; see `make_store`."""
+        make_store(
+            self.layer,
+            self.store,
+            plane=self.plane,
+            full_zoom=self.full_zoom,
+            class_field=self.class_field,
+            progress=progress,
+        )
+
+    def values(self) -> list[str]:
+        """The values of the class field; see `read_values`."""
+        return read_values(self.store)
+
+    def tile(self, z: int, x: int, y: int) -> tuple[bytes, bool]:
+        """A tile of the store; see `read_tile`."""
+        return read_tile(self.store, self.layer.name, self.full_zoom, (z, x, y))
 
 
 def tiled_layer(path: str, name: str, plane: Plane) -> TiledLayer:
@@ -77,96 +101,54 @@ def tiled_layer(path: str, name: str, plane: Plane) -> TiledLayer:
     Raises:
         SceneError: A layer whose extent cannot be read.
     """
-    if path.lower().endswith(".pmtiles"):
-        return _of_pmtiles(path, name)
     try:
         layer = open_layer(path, name, count=True)
     except Exception as error:  # of pyogrio, pyarrow or GDAL
-        raise SceneError(f"{path} cannot be read: {error}", hint=f"check it with: ogrinfo {path}") from error
-    on_earth = _is_on_earth(layer)
+        raise SceneError(f"{path} cannot be read: {error}", hint=f"check it with: ogrinfo {quoted(path)}") from error
+    placed_in = None if _is_on_earth(layer) else plane
     if not layer.features or layer.bounds is None or not np.isfinite(layer.bounds).all():
-        return TiledLayer(layer, None, None, (0, 0), Path())
-    bounds = _mercator_bounds(layer, None if on_earth else plane)
+        return TiledLayer(layer, None, None, (0, 0), 0, Path())
+    bounds = _mercator_bounds(layer, placed_in)
     width, height = max(bounds[2] - bounds[0], 1e-3), max(bounds[3] - bounds[1], 1e-3)
     spacing = math.sqrt(width * height / layer.features)
-    high = round(math.log2(WORLD_M * _SPACING_PX / (512 * spacing))) + 1
-    high = min(max(high, 0), _MOST_LEVEL)
+    full = min(max(round(math.log2(WORLD_M * _SPACING_PX / (512 * spacing))), 0), _MOST_ZOOM)
     status = Path(path).stat()
-    facts = (str(Path(path).resolve()), name, status.st_size, status.st_mtime_ns, None if on_earth else plane, _VERSION)
-    digest = hashlib.sha256(repr(facts).encode()).hexdigest()
-    low = max(high - _ZOOMS, 0)
-    return TiledLayer(
-        layer,
-        None if on_earth else plane,
-        lonlat_bounds(bounds),
-        (low, high),
-        user_cache("view") / f"{digest[:32]}.pmtiles",
-    )
+    facts = (str(Path(path).resolve()), name, status.st_size, status.st_mtime_ns, placed_in, _VERSION)
+    store = user_cache("view") / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.json"
+    return TiledLayer(layer, placed_in, lonlat_bounds(bounds), (0, _MOST_ZOOM), full, store, style_colors(path, name))
 
 
-def make_tiles(tiled: TiledLayer, progress: Callable[[int], None]) -> None:
-    """Make the tiles of a layer.
-
-    Args:
-        tiled: The layer.
-        progress: Called with the number of features that have been read since the last call.
-
-    Raises:
-        OutputError: The cache cannot be written.
-    """
-    layer, plane = tiled.layer, tiled.plane
-    folder = tiled.tiles.parent
+def style_colors(path: str, layer: str) -> dict[str, str]:
+    """Colours of the categories in a layer's QGIS style, by label and by value; none without such a style."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make folder {folder}: {error.strerror}", hint="set XDG_CACHE_HOME to a folder that can be written"
-        ) from error
-    _make_room(folder)
-    with atomic_output(tiled.tiles) as scratch, _Opened(layer) as (schema, batches):
-
-        def records() -> Iterator[pa.RecordBatch]:
-            for batch in batches:
-                if plane is not None and plane != Plane():
-                    batch = _moved(batch, plane)
-                yield batch
-                progress(len(batch))
-
-        crs = "EPSG:3857" if plane is not None else layer.crs
-        write_tiles(records(), schema, scratch, tiled.zooms, layer=layer.name, crs=crs)
+        root = ET.fromstring(_style_in(path, layer) or Path(path).with_suffix(".qml").read_bytes())
+    except (OSError, ET.ParseError):
+        return {}
+    colors = {}
+    for symbol in root.iterfind(".//renderer-v2/symbols/symbol"):
+        options = (e.get("value") or e.get("v") for e in symbol.iter() if "color" in (e.get("name"), e.get("k")))
+        with suppress(ValueError):
+            red, green, blue = map(int, (next(options, None) or "").split(",")[:3])
+            colors[symbol.get("name")] = format_color((red, green, blue))
+    found: dict[str, str] = {}
+    for category in root.iterfind(".//renderer-v2/categories/category"):
+        color = colors.get(category.get("symbol"))
+        if color is not None:
+            found |= {category.get(key, ""): color for key in ("value", "label")}
+    return found
 
 
-class _Opened:
-    """The features of a layer as record batches, their geometry last."""
-
-    def __init__(self, layer: VectorLayer) -> None:
-        self._layer = layer
-        self._context: Any = None
-
-    def __enter__(self) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-        if self._layer.path.lower().endswith((".parquet", ".geoparquet", ".pq")):
-            frame = self._layer.read(list(self._layer.fields))
-            geometry = frame.geometry.name
-            table = pa.Table.from_pandas(frame.drop(columns=geometry), preserve_index=False)
-            table = table.append_column(WKB_FIELD, pa.array(shapely.to_wkb(frame.geometry.to_numpy()), pa.binary()))
-            return table.schema, iter(table.to_batches(max_chunksize=_BATCH))
-        self._context = pyogrio.open_arrow(self._layer.path, layer=self._layer.name, batch_size=_BATCH)
-        info, stream = self._context.__enter__()
-        reader = pa.RecordBatchReader.from_stream(stream)
-        geometry = info["geometry_name"] or "wkb_geometry"
-        names = [n for n in reader.schema.names if n != geometry and n in self._layer.fields]
-        schema = pa.schema([*(reader.schema.field(n) for n in names), WKB_FIELD])
-
-        def batches() -> Iterator[pa.RecordBatch]:
-            for batch in reader:
-                columns = [batch.column(n) for n in names]
-                yield pa.RecordBatch.from_arrays([*columns, batch.column(geometry).cast(pa.binary())], schema=schema)
-
-        return schema, batches()
-
-    def __exit__(self, *error: Any) -> None:
-        if self._context is not None:
-            self._context.__exit__(*error)
+def _style_in(path: str, layer: str) -> str | None:
+    """The style that a GeoPackage holds of a layer, if any."""
+    if not path.lower().endswith(".gpkg"):
+        return None
+    query = f"SELECT styleQML FROM {STYLES} WHERE f_table_name = ? ORDER BY useAsDefault DESC"
+    try:
+        with closing(sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            row = connection.execute(query, (layer,)).fetchone()
+    except sqlite3.DatabaseError:  # most often, there is no such table
+        return None
+    return None if row is None else str(row[0])
 
 
 class TileFile:
@@ -174,76 +156,41 @@ class TileFile:
 
     Args:
         path: The file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        with path.open("rb") as file:
-            self._reader = _reader(file)
-        with suppress(OSError):
-            os.utime(path)  # used last
-
-    def tile(self, z: int, x: int, y: int) -> bytes | None:
-        """A gzipped vector tile; None where there are no features."""
-        with self._lock:
-            found: bytes | None = self._reader.get(z, x, y)
-        return found
-
-
-def values_of(layer: VectorLayer, field: str, most: int = 64) -> list[str]:
-    """The different values of a field of text, sorted; none where there are more than ``most``."""
-    if layer.path.lower().endswith(".pmtiles"):
-        return []
-    found: set[str] = set()
-    with _Opened(layer) as (_, batches):
-        for batch in batches:
-            found |= {str(value) for value in pa.compute.unique(batch.column(field)).to_pylist() if value is not None}
-            if len(found) > most:
-                return []
-    return sorted(found)
-
-
-def class_field(layer: VectorLayer) -> str | None:
-    """The field that holds the names of classes, if any."""
-    by_name = {field.lower(): field for field in layer.fields}
-    return next((by_name[name] for name in CLASS_FIELDS if name in by_name), None)
-
-
-def _of_pmtiles(path: str, name: str) -> TiledLayer:
-    try:
-        with Path(path).open("rb") as file:
-            reader = _reader(file)
-            header, metadata = reader.header(), reader.metadata()
-        layers = metadata["vector_layers"]
-        known = next(entry for entry in layers if entry["id"] == name)
-    except Exception as error:  # likewise
-        raise SceneError(
-            f"{path} holds no vector tiles that can be read", hint="make it anew with geoseg vectorize"
-        ) from error
-    bounds = tuple(header[key] / 1e7 for key in ("min_lon_e7", "min_lat_e7", "max_lon_e7", "max_lat_e7"))
-    west, south, east, north = bounds
-    layer = VectorLayer(path, name, "Unknown", "EPSG:4326", dict(known.get("fields", {})), -1, None, True)
-    return TiledLayer(
-        layer, None, (west, south, east, north), (int(header["min_zoom"]), int(header["max_zoom"])), Path(path)
-    )
-
-
-def _reader(file: BinaryIO) -> Any:
-    source: Any = pmtiles
-    return source.Reader(source.MmapSource(file))
-
-
-def pmtiles_layers(path: str) -> list[str]:
-    """Names of the layers of a PMTiles file.
 
     Raises:
         SceneError: No vector tiles.
     """
-    try:
-        with Path(path).open("rb") as file:
-            return [entry["id"] for entry in _reader(file).metadata()["vector_layers"]]
-    except Exception as error:  # of what pmtiles finds in place of a header
-        raise SceneError(f"{path} holds no vector tiles that can be read", hint="check the file") from error
+
+    def __init__(self, path: str) -> None:
+        self._lock = threading.Lock()
+        self.path = path
+        source: Any = pmtiles
+        try:
+            with Path(path).open("rb") as file:
+                self._reader = source.Reader(source.MmapSource(file))
+            header = self._reader.header()
+            self._fields = {entry["id"]: entry.get("fields", {}) for entry in self._reader.metadata()["vector_layers"]}
+            self._bounds = [header[key] / 1e7 for key in ("min_lon_e7", "min_lat_e7", "max_lon_e7", "max_lat_e7")]
+            self._zooms = int(header["min_zoom"]), int(header["max_zoom"])
+        except Exception as error:  # of what pmtiles finds in place of a header
+            raise SceneError(
+                f"{path} holds no vector tiles that can be read", hint="make it anew with geoseg vectorize"
+            ) from error
+
+    def layers(self) -> list[TiledLayer]:
+        """Its layers."""
+        west, south, east, north = self._bounds
+        found = []
+        for name, fields in self._fields.items():
+            layer = VectorLayer(self.path, name, "Unknown", "EPSG:4326", dict(fields), -1, None, True)
+            found.append(TiledLayer(layer, None, (west, south, east, north), self._zooms, 0, Path(self.path)))
+        return found
+
+    def tile(self, z: int, x: int, y: int) -> bytes | None:
+        """A vector tile; None where there are no features."""
+        with self._lock:
+            found: bytes | None = self._reader.get(z, x, y)
+        return gzip.decompress(found) if found is not None and found.startswith(b"\x1f\x8b") else found
 
 
 def _is_on_earth(layer: VectorLayer) -> bool:
@@ -266,16 +213,3 @@ def _mercator_bounds(layer: VectorLayer, plane: Plane | None) -> Bounds:
     east = east if east >= west else 180.0
     south, north = (min(max(v, -_MOST_LATITUDE), _MOST_LATITUDE) for v in (south, north))
     return *mercator(west, south), *mercator(east, north)
-
-
-def _moved(batch: pa.RecordBatch, plane: Plane) -> pa.RecordBatch:
-    geometries = shapely.from_wkb(batch.column(batch.num_columns - 1).to_numpy(zero_copy_only=False))
-    shift = np.array([plane.left, plane.top])
-    geometries = shapely.transform(geometries, lambda xy: (xy - shift) * plane.unit)
-    return batch.set_column(batch.num_columns - 1, WKB_FIELD, pa.array(shapely.to_wkb(geometries), pa.binary()))
-
-
-def _make_room(folder: Path) -> None:
-    files = sorted(folder.glob("*.pmtiles"), key=lambda file: file.stat().st_mtime)
-    for file in files[: max(len(files) - _KEPT + 1, 0)]:
-        file.unlink(missing_ok=True)

@@ -31,6 +31,8 @@ def test_the_demo_says_what_it_made_and_how_good_it_is(demo: tuple[Path, str]) -
     assert {p.name for p in folder.iterdir()} >= FILES
     assert not [name for name in files_in(folder) if name.endswith(".partial") or name.startswith(".")]
     assert all(str(folder / name) in said for name in FILES)
+    shown = " ".join(str(folder / name) for name in ("scene.tif", "landcover.tif", "landcover.gpkg"))
+    assert said.splitlines()[-1] == f"look at it: geoseg view {shown}"
     for c in LANDSCAPE_CLASSES:
         assert re.search(rf"^{c.name} +[\d.,]+ ha +([\d.]+|nan)$", said, re.MULTILINE), f"{c.name} in {said}"
     miou = re.search(r"^mIoU ([\d.]+)", said, re.MULTILINE)

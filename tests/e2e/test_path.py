@@ -179,6 +179,7 @@ def test_the_class_map_is_the_scenes_in_every_gis(trained: Trained) -> None:
 def test_the_areas_told_are_those_of_the_map(trained: Trained) -> None:
     values, _ = read_map(trained.map)
     lines = [line.split() for line in trained.said["predict"].splitlines()[1:]]
+    assert lines[-1] == ["look", "at", "it:", "geoseg", "view", str(trained.scene), str(trained.map)]
     told = {words[0]: float(words[1].replace(",", "")) for words in lines if words[0] in NAMES}
     assert told.keys() == set(NAMES)
     for c in LANDSCAPE_CLASSES:

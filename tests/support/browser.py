@@ -143,6 +143,21 @@ class Browser:
             self.mouse("Moved", x, y, button="left", buttons=1)
         self.mouse("Released", *end, button="left", clickCount=1)
 
+    def touch(self, kind: str, *points: tuple[float, float]) -> None:
+        self.send("Input.dispatchTouchEvent", type=f"touch{kind}", touchPoints=[{"x": x, "y": y} for x, y in points])
+
+    def tap(self, x: float, y: float) -> None:
+        self.touch("Start", (x, y))
+        self.touch("End")
+
+    def swipe(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Move one finger."""
+        self.touch("Start", start)
+        for share in (0.2, 0.4, 0.6, 0.8, 1.0):
+            x, y = (a + (b - a) * share for a, b in zip(start, end, strict=True))
+            self.touch("Move", (x, y))
+        self.touch("End")
+
     def key(self, key: str, text: str | None = None) -> None:
         self.send("Input.dispatchKeyEvent", type="keyDown", key=key, text=text or "")
         self.send("Input.dispatchKeyEvent", type="keyUp", key=key)

@@ -19,7 +19,7 @@ function el(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else if (key in element && key !== "list") element[key] = value;
+    else if (key in element) element[key] = value;
     else element.setAttribute(key, value);
   }
   element.append(...children.filter((child) => child !== null && child !== undefined));
@@ -117,6 +117,7 @@ function color(layer, name) {
 }
 
 function lineColor(layer) {
+  if (layer.fields.includes("color")) return ["to-color", ["get", "color"], "#ffb000"]; // PMTiles of geoseg
   const pairs = (layer.values ?? []).flatMap((name) => [name, color(layer, name)]);
   return pairs.length ? ["match", ["to-string", ["get", layer.field]], ...pairs, "#ffb000"] : "#ffb000";
 }
@@ -148,7 +149,8 @@ function addLayer(map, layer) {
   const common = { source, "source-layer": layer.layer };
   map.addSource(source, { type: "vector", ...shared });
   map.addLayer({ id: `fill${layer.id}`, type: "fill", ...common, paint: { "fill-color": "rgba(0,0,0,0)" } }, "first-mark");
-  const width = ["interpolate", ["linear"], ["zoom"], maxzoom - 3, 0.8, maxzoom + 2, 2.5];
+  const sharp = layer.full || maxzoom - 3; // where outlines begin to have room
+  const width = ["interpolate", ["linear"], ["zoom"], sharp, 0.8, sharp + 5, 2.5];
   const line = { "line-color": lineColor(layer), "line-width": width, "line-opacity": layer.opacity };
   map.addLayer({ id: `line${layer.id}`, type: "line", ...common, paint: line }, "first-mark");
   const circle = { "circle-color": lineColor(layer), "circle-radius": 4, "circle-opacity": layer.opacity };
@@ -254,7 +256,14 @@ function zoomTo(bounds) {
   if (bounds) maps[0].fitBounds(bounds, { padding: 30, duration: 0, maxZoom: 22 });
 }
 
-const isTooFar = (layer) => layer.kind === "vector" && layer.bounds && maps.length && Math.floor(maps[0].getZoom()) < layer.zooms[0];
+// What features are not shown at this zoom level, if any
+function missing(layer) {
+  if (layer.kind !== "vector" || !layer.bounds || !maps.length) return null;
+  const zoom = Math.floor(maps[0].getZoom());
+  if (zoom < layer.zooms[0]) return "zoom in to see its outlines";
+  if (layer.partial && zoom < layer.full) return "its largest are shown: zoom in to see all";
+  return layer.crowded ? "some places hold too many to show at once: zoom in there" : null;
+}
 
 function fillLayers() {
   $("layers").replaceChildren(...[...layers.values()].reverse().map((layer) => {
@@ -273,8 +282,8 @@ function fillLayers() {
     } }, ...layer.bands.map((name) => el("option", {}, name)));
     if (bands) bands.selectedIndex = layer.band - 1;
     const zoom = el("button", { type: "button", className: "zoom", disabled: !layer.bounds, onclick: () => zoomTo(layer.bounds) }, "Zoom to");
-    const trouble = layer.error ?? (layer.making !== null ? `making its tiles, once: ${Math.floor(100 * layer.making)} %`
-      : isTooFar(layer) ? "zoom in to see its outlines" : null);
+    const trouble = layer.error ?? (layer.making !== null ? `being read, once: ${Math.floor(100 * layer.making)} %`
+      : missing(layer));
     const item = el("li", { title: layer.path },
       el("div", { className: "name" }, el("label", {}, box, el("span", {}, layer.name)), zoom),
       el("div", { className: "controls" }, slider, bands),
@@ -291,15 +300,20 @@ function fillLayers() {
   $("swipe-row").hidden = drawn.length < 2;
 }
 
-// The map whose classes the legend switches: the uppermost one that is shown, else features with classes
+const meets = (a, b) => a[0] < b[2] && a[2] > b[0] && a[1] < b[3] && a[3] > b[1];
+
+// The map that the legend is of and that corrections belong to: the uppermost one in view, else features with classes
 function classMap() {
-  const shown = [...layers.values()].filter((layer) => layer.on && layer.bounds);
+  const on = [...layers.values()].filter((layer) => layer.on && layer.bounds);
+  const near = maps.length ? on.filter((layer) => meets(layer.bounds, maps[0].getBounds().toArray().flat())) : on;
+  const shown = near.length ? near : on;
   return shown.findLast((l) => l.kind === "classes") ?? shown.findLast((l) => l.kind === "vector" && l.values.length);
 }
 
 function area(value, layer) {
   if (value === null || value === undefined) return "";
-  const text = value.toLocaleString("en", { maximumFractionDigits: value < 100 ? 2 : 0 });
+  const digits = value < 100 ? 2 : 0;
+  const text = value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   return `${layer.about ? "≈ " : ""}${text} ${layer.unit}`;
 }
 
@@ -307,8 +321,10 @@ function legendClasses(layer) {
   return layer.classes ?? layer.values.map((name) => ({ name, color: color(layer, name) }));
 }
 
+let legendOf;
 function fillLegend() {
-  const layer = classMap();
+  const layer = (legendOf = classMap());
+  if (layer?.corrections && ![null, layer.id].includes(correcting.layer) && isIdle()) loadCorrections();
   $("legend-section").hidden = !layer;
   if (!layer) return;
   $("legend-of").textContent = layer.name;
@@ -372,15 +388,16 @@ let asked = 0;
 async function showUnder(at) {
   const ticket = ++asked;
   $("place").textContent = place(at);
-  const map = [...layers.values()].filter((l) => l.on && l.bounds && l.kind === "classes").at(-1);
-  if (!map) return void ($("under").textContent = "");
+  let text = "";
   try {
-    const id = await valueAt(map, at);
-    let text = id === NODATA ? "" : (map.classes.find((c) => c.id === id)?.name ?? `class ${id}`);
-    const sure = [...layers.values()].find((l) => l.of === map.path && l.kind === "share" && l.bands.length < 2);
-    if (text && sure) {
-      const share = await valueAt(sure, at);
+    for (const map of [...layers.values()].filter((l) => l.on && l.bounds && l.kind === "classes").reverse()) {
+      const id = await valueAt(map, at);
+      if (id === NODATA) continue;
+      text = map.classes.find((c) => c.id === id)?.name ?? `class ${id}`;
+      const sure = [...layers.values()].find((l) => l.of === map.path && l.path.endsWith("_confidence.tif"));
+      const share = sure ? await valueAt(sure, at) : NODATA;
       if (share !== NODATA) text += ` ${Math.round((100 * share) / 254)} %`;
+      break;
     }
     if (ticket === asked) $("under").textContent = text;
   } catch (error) {
@@ -395,7 +412,7 @@ function showFeature(event) {
   const rows = Object.entries(feature.properties).map(([key, value]) => {
     let text = typeof value === "number" ? number(value) : String(value);
     if (key.endsWith("_m2")) text = `${value.toLocaleString("en", { maximumFractionDigits: 1 })} m²`;
-    if (key.startsWith("confidence") && value <= 1) text = `${Math.round(100 * value)} %`;
+    if (key.startsWith("conf") && value <= 1) text = `${Math.round(100 * value)} %`;
     return el("tr", {}, el("th", {}, key), el("td", {}, text));
   });
   new maplibregl.Popup({ maxWidth: "320px" }).setLngLat(event.lngLat).setDOMContent(el("table", {}, ...rows)).addTo(maps[0]);
@@ -412,15 +429,17 @@ function showScale() {
   else bar.textContent = length >= 1000 ? `${length / 1000} km` : length >= 1 ? `${length} m` : `${number(100 * length)} cm`;
 }
 
-// Corrections: polygons that are saved at once, each change taken back by undo
+// Corrections: polygons that are saved at once, one edit after another, each taken back by undo
 
-const correcting = { layer: null, features: [], state: "none", history: [], chosen: -1, corners: null, dragged: null };
+const correcting = { layer: null, features: [], state: "none", history: [], chosen: -1, corners: null, dragged: null, pending: 0, saving: Promise.resolve() };
+
+const isIdle = () => !correcting.pending && !correcting.corners && !correcting.dragged;
 
 async function loadCorrections() {
-  const found = [...layers.values()].findLast((layer) => layer.corrections && layer.of === null);
-  $("corrections-section").hidden = !found || Boolean(saved);
-  if (!found || saved) return;
-  correcting.layer = found.id;
+  const inLegend = classMap(), found = inLegend?.corrections ? inLegend : [...layers.values()].findLast((layer) => layer.corrections);
+  $("corrections-section").hidden = !found;
+  if (!found) return;
+  if (found.id !== correcting.layer) Object.assign(correcting, { layer: found.id, features: [], history: [] });
   $("corrections-of").textContent = found.corrections;
   const chosen = $("correct-class").value;
   $("correct-class").replaceChildren(...correctionClasses().map((name) => el("option", {}, name)));
@@ -440,36 +459,67 @@ function correctionColor(name) {
   return OWN_COLORS[name] ?? layers.get(correcting.layer)?.classes.find((c) => c.name === name)?.color ?? "#ffffff";
 }
 
-async function saveCorrections(features, { undoing = false } = {}) {
-  const before = correcting.features;
-  const response = await fetch(`corrections/${correcting.layer}`, { method: "PUT", body: JSON.stringify({ features, state: correcting.state }) });
-  if (!response.ok) {
-    notice(await reason(response));
-    return loadCorrections();
-  }
-  correcting.state = (await response.json()).state;
-  if (!undoing) correcting.history.push(before);
-  correcting.features = features;
-  correcting.chosen = Math.min(correcting.chosen, features.length - 1);
-  fillCorrections();
+const replaced = new WeakMap(); // a correction → what an edit made of it
+
+// An edit turns one correction into another one: from null it is drawn, to null deleted. Returns whether it was saved.
+function edit(from, to, at, { undoing = false } = {}) {
+  correcting.pending += 1;
+  const saved = correcting.saving.then(() => {
+    while (replaced.has(from)) from = replaced.get(from); // by an edit that was still being saved
+    return save({ from, to: to && { ...from, ...to, properties: { ...from?.properties, ...to.properties } }, at }, undoing);
+  }).catch((error) => notice(`not saved: ${error.message}`));
+  correcting.saving = saved.finally(() => (correcting.pending -= 1));
+  return saved;
 }
 
-let undoing = false;
+async function save(change, undoing, isAgain = false) {
+  const features = edited(correcting.features, change), before = correcting.state;
+  const response = await fetch(`corrections/${correcting.layer}`, { method: "PUT", body: JSON.stringify({ features, state: before }) });
+  if (response.ok) {
+    correcting.state = (await response.json()).state;
+    if (!undoing) correcting.history.push(change);
+    if (change.from && change.to) replaced.set(change.from, change.to);
+    correcting.features = features;
+    correcting.chosen = Math.min(correcting.chosen, features.length - 1);
+    fillCorrections();
+    return true;
+  }
+  notice(await reason(response));
+  await loadCorrections();
+  // What another viewer or program has written meanwhile stays, and the edit comes on top of it.
+  return !isAgain && correcting.state !== before && save(change, undoing, true);
+}
+
+function edited(features, { from, to, at }) {
+  const list = [...features], found = from ? list.findIndex((feature) => isSame(feature, from)) : -1;
+  if (found >= 0) list.splice(found, 1, ...(to ? [to] : []));
+  else if (to) list.splice(at, 0, to);
+  return list;
+}
+
+// Corrections that were read from the file anew have coordinates that are rounded otherwise.
+function isSame(a, b) {
+  const [rings, others] = [a, b].map((feature) => feature.geometry.coordinates.flat(2));
+  return a.properties.class === b.properties.class && a.properties.note === b.properties.note
+    && rings.length === others.length && rings.every((value, i) => Math.abs(value - others[i]) < 1e-8);
+}
+
 async function undo() {
-  if (undoing || !correcting.history.length) return;
-  undoing = true;
-  await saveCorrections(correcting.history.at(-1), { undoing });
-  correcting.history.pop();
-  undoing = false;
+  if (correcting.corners) {
+    correcting.corners.pop();
+    return fillCorrections();
+  }
+  const last = correcting.history.pop();
+  if (last && !(await edit(last.to, last.from, last.at, { undoing: true }))) correcting.history.push(last);
   fillCorrections();
 }
 
 function fillCorrections() {
-  $("undo").disabled = !correcting.history.length;
+  $("undo").disabled = !(correcting.corners ?? correcting.history).length;
   $("corrections").replaceChildren(...correcting.features.map((feature, at) => {
     const swatch = el("button", { type: "button", className: "swatch", title: "Choose, to move its corners", onclick: () => choose(at) });
     swatch.style.background = correctionColor(feature.properties.class);
-    const select = el("select", { "aria-label": "Class", onchange: () => change(at, { properties: { ...feature.properties, class: select.value } }) },
+    const select = el("select", { "aria-label": "Class", onchange: () => change(at, { properties: { class: select.value, time: now() } }) },
       ...correctionClasses().map((name) => el("option", { selected: name === feature.properties.class }, name)));
     const remove = el("button", { type: "button", title: "Delete", onclick: () => removeCorrection(at) }, "×");
     return el("li", { className: at === correcting.chosen ? "chosen" : "", title: feature.properties.note }, swatch, select, remove);
@@ -477,13 +527,15 @@ function fillCorrections() {
   showMarks();
 }
 
+const now = () => new Date().toISOString();
+
 function change(at, part) {
-  return saveCorrections(correcting.features.map((feature, i) => (i === at ? { ...feature, ...part } : feature)));
+  return edit(correcting.features[at], { properties: { time: now() }, ...part }, at);
 }
 
 function removeCorrection(at) {
   correcting.chosen = -1;
-  return saveCorrections(correcting.features.filter((_, i) => i !== at));
+  return edit(correcting.features[at], null, at);
 }
 
 function choose(at) {
@@ -533,28 +585,34 @@ function setDrawing(on) {
   fillCorrections();
 }
 
-function addCorner({ lngLat, point }) {
+// How near a place counts as the same, px; fingers are broader.
+const reach = (event) => (event.points?.length || event.originalEvent.pointerType === "touch" ? 20 : 9);
+
+function addCorner(event) {
   const { corners } = correcting;
-  const isNear = (corner) => corner && maps[0].project(corner).dist(point) < 9;
+  const isNear = (corner) => corner && maps[0].project(corner).dist(event.point) < reach(event);
   if (corners.length > 2 && isNear(corners[0])) return endDrawing();
   if (isNear(corners.at(-1))) return; // the second click of a double one
-  corners.push([lngLat.lng, lngLat.lat]);
-  showMarks();
+  corners.push([event.lngLat.lng, event.lngLat.lat]);
+  fillCorrections();
 }
 
 async function endDrawing() {
   const { corners } = correcting;
-  setDrawing(false);
   if (corners.length < 3) return notice("a polygon needs three corners or more");
+  setDrawing(false);
   const geometry = { type: "Polygon", coordinates: [[...corners, corners[0]]] };
-  const properties = { class: $("correct-class").value, note: $("note").value.trim() };
-  await saveCorrections([...correcting.features, { type: "Feature", geometry, properties }]);
-  $("note").value = "";
+  const properties = { class: $("correct-class").value, note: $("note").value.trim(), time: now() };
+  if (await edit(null, { type: "Feature", geometry, properties }, correcting.features.length)) return void ($("note").value = "");
+  setDrawing(true); // with the corners of what could not be saved, so that it can be mended
+  correcting.corners = corners;
+  fillCorrections();
 }
 
 function startDrag(event) {
+  const near = new maplibregl.Point(reach(event), reach(event));
   const handles = correcting.chosen < 0 || correcting.corners ? [] : maps[0].queryRenderedFeatures(
-    [event.point.sub(new maplibregl.Point(8, 8)), event.point.add(new maplibregl.Point(16, 16))], { layers: ["draw-corner"] });
+    [event.point.sub(near), event.point.add(near)], { layers: ["draw-corner"] });
   const handle = handles.sort((a, b) => a.properties.between - b.properties.between)[0];
   if (!handle) return;
   event.preventDefault(); // the map stays where it is
@@ -599,7 +657,7 @@ function onKey(event) {
   const layer = classMap(), drawing = correcting.corners;
   if (drawing && key === "enter") endDrawing();
   else if (drawing && key === "escape") setDrawing(false);
-  else if (drawing && key === "backspace") { drawing.pop(); showMarks(); }
+  else if (drawing && key === "backspace") undo();
   else if (key === "z" && (event.ctrlKey || event.metaKey)) undo();
   else if (event.ctrlKey || event.metaKey || event.altKey) return;
   else if (key === "delete" && correcting.chosen >= 0) removeCorrection(correcting.chosen);
@@ -615,7 +673,7 @@ function onKey(event) {
 
 // Keeping up with the server
 
-let basemap = null;
+let basemap = null, polling = null;
 
 async function update(isFirst) {
   const state = JSON.parse(new TextDecoder().decode(await load("state")));
@@ -643,8 +701,8 @@ async function update(isFirst) {
   if (changed) {
     fillLayers();
     fillLegend();
-    if (!isFirst && !correcting.corners && !correcting.dragged) loadCorrections();
   }
+  if (isIdle() && correcting.layer !== null && layers.get(correcting.layer).corrected !== correcting.state) await loadCorrections();
   return state;
 }
 
@@ -654,7 +712,6 @@ function start(state) {
   ({ windows, basemap } = state);
   const places = state.layers.filter((layer) => layer.bounds);
   const first = places.find((layer) => layer.shown) ?? places[0];
-  const meets = (a, b) => a[0] < b[2] && a[2] > b[0] && a[1] < b[3] && a[3] > b[1];
   for (const layer of places) {
     if (!meets(layer.bounds, first.bounds)) notice(`${layer.name} lies elsewhere than ${first.name}: Zoom to shows it`);
   }
@@ -673,8 +730,9 @@ function start(state) {
   map.on("click", (event) => (correcting.corners ? addCorner(event) : correcting.chosen < 0 && showFeature(event)));
   map.on("dblclick", () => correcting.corners && endDrawing());
   map.on("mouseout", () => ($("under").textContent = $("place").textContent = ""));
-  map.once("load", showScale);
-  map.on("zoomend", () => [...layers.values()].some((layer) => layer.wasTooFar !== (layer.wasTooFar = isTooFar(layer))) && fillLayers());
+  map.once("load", () => { showScale(); fillLayers(); });
+  map.on("moveend", () => classMap() !== legendOf && fillLegend());
+  map.on("zoomend", () => [...layers.values()].some((layer) => layer.missing !== (layer.missing = missing(layer))) && fillLayers());
   fillWindows();
   if (windows.length && !isKept) map.once("load", () => goTo(0));
 }
@@ -709,5 +767,5 @@ for (const id of ["fold", "unfold"]) $(id).addEventListener("click", () => {
 update(true).then((state) => {
   start(state);
   loadCorrections();
-  if (!saved) setInterval(() => update(false).catch((error) => notice(`geoseg view has ended, or cannot be reached (${error.message})`)), 2000);
+  if (!saved) polling = setInterval(() => update(false).catch((error) => notice(`geoseg view has ended, or cannot be reached (${error.message})`)), 2000);
 }, (error) => notice(error.message));
