@@ -355,7 +355,7 @@ class TrainOptions(Checked):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ViewOptions:
+class ViewOptions(Checked):
     """How the viewer shows files.
 
     Attributes:
@@ -380,6 +380,7 @@ class ViewOptions:
         Raises:
             ConfigError: Two bands or more than three, or a background map without an address.
         """
+        Checked.__post_init__(self)
         if self.bands is not None and len(self.bands) not in (1, 3):
             raise ConfigError(f"{len(self.bands)} bands cannot be shown", hint="name three, as --bands 4,3,2, or one")
         address = self.basemap
