@@ -27,7 +27,7 @@ from support.scenes import write_scene
 NETWORKS = ["torch", "timm", "segmentation_models_pytorch", "lightning", "albumentations", "cv2", "openvino"]
 MAPS = ["rasterio", "geopandas", "pandas", "pyogrio", "shapely", "pyproj", "pyarrow", "numba", "scipy", "matplotlib"]
 
-VERBS = ["predict", "vectorize", "train", "evaluate", "info", "models", "weights", "export", "demo"]
+VERBS = ["predict", "vectorize", "compare", "train", "evaluate", "info", "models", "weights", "export", "demo"]
 HEAVY = ["torch", "numpy", "rasterio", "geopandas", "pyogrio", "shapely", "lightning", "matplotlib", "pydantic", "rich"]
 
 
@@ -132,6 +132,7 @@ MISTAKES = [
     f"{TO_POLYGONS} --keep hose",
     f"{TO_POLYGONS} --dissolve green",
     "vectorize nowhere.tif -o map.gpkg",
+    "compare map.tif nowhere.tif",
     "vectorize scene.tif -o map.tif",
     "vectorize scene.tif -o there.gpkg",
     "vectorize scene.tif -o map.gpkg --simplify much",

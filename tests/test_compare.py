@@ -235,12 +235,13 @@ def test_the_interval_of_a_change_is_that_of_a_simulation() -> None:
     def sampled() -> MapErrors:
         return MapErrors(np.array([rng.multinomial(200, row) for row in share]).T, np.ones(2))
 
-    for models in (1, 2):
-        draws = [estimated_change([sampled() for _ in range(models)], old, new) for _ in range(3000)]
-        found, margins = (np.array(column) for column in zip(*draws, strict=True))
-        np.testing.assert_allclose(found.mean(axis=0), (new - old) @ share, rtol=0.02)
-        inside = np.abs(found - (new - old) @ share) <= margins
-        assert 0.93 < inside.mean() < 0.97
+    draws = [estimated_change([sampled(), sampled()], old, new) for _ in range(3000)]
+    found, margins = (np.array(column) for column in zip(*draws, strict=True))
+    np.testing.assert_allclose(found.mean(axis=0), (new - old) @ share, rtol=0.02)
+    inside = np.abs(found - (new - old) @ share) <= margins
+    assert 0.93 < inside.mean() < 0.97
+    one = sampled()
+    np.testing.assert_array_equal(estimated_change([one], old, new), estimated_change([one, one], old, new))
 
 
 def test_an_evaluation_gives_estimates_and_its_own_width(tmp_path: Path) -> None:

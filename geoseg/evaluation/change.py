@@ -33,8 +33,8 @@ class MapErrors:
     def areas(self, mapped_m2: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Areas of the true classes where some area is mapped as each, and half their 95 % intervals, (K,) each.
 
-        Equations 9 and 10 of Olofsson et al., stratified by mapped class, times `spread`. Differences of mapped areas
-        give differences. NaN if a class is mapped and the evaluation has none of it.
+        Equations 9 and 10 of Olofsson et al., stratified by mapped class, times `spread`. NaN if a class is mapped and
+        the evaluation has none of it.
 
         References:
             Olofsson et al., Good practices for estimating area and assessing accuracy of land change, Remote Sensing
@@ -99,12 +99,10 @@ def estimated_change(
     """Change of the area of each true class, and half its 95 % interval, (K,) each, in the unit of the areas.
 
     Args:
-        errors: Those of the earlier map and of the later one, whose samples are independent; or one, if the same model
-            made both.
+        errors: Those of the earlier map and of the later one; or one, if the same model made both. Also then the errors
+            of the dates count as independent: the same model errs in other ways on other imagery.
         old_m2: Area mapped as each class, earlier.
         new_m2: And later.
     """
-    if len(errors) == 1:
-        return errors[0].areas(new_m2 - old_m2)
-    (before, before_margin), (after, after_margin) = errors[0].areas(old_m2), errors[1].areas(new_m2)
+    (before, before_margin), (after, after_margin) = errors[0].areas(old_m2), errors[-1].areas(new_m2)
     return after - before, np.hypot(before_margin, after_margin)
