@@ -141,15 +141,21 @@ def test_predict_runs_by_qgis_process(qgis: InQgis) -> None:
 
 def test_algorithms_report_load_styled_results_and_cancel(qgis: InQgis) -> None:
     folder = qgis.folder
-    write_map(folder / "map.tif")
+    for seed, name in enumerate(("map.tif", "later.tif")):
+        write_map(folder / name, seed=seed)
     write_scenes(folder)
     write_config(folder / "config.yaml", settings(folder, folder / "run", train={"iterations": 2}))
     slow = script(folder / "slow", 'sys.stderr.write("predict:  10%|#   |\\r")\nsys.stderr.flush()\ntime.sleep(60)')
-    scene, polygons, mapped = (str(folder / name) for name in ("a.tif", "out.gpkg", "mapped.tif"))
+    names = ("a.tif", "out.gpkg", "mapped.tif", "changes.gpkg")
+    scene, polygons, mapped, changes = (str(folder / name) for name in names)
     options = {"MODEL": "landscape-tiny", "OPTIONS": "--device cpu --size 128"}
-    predicted, vectorized, told, trained, wrong, canceled = qgis.run(
+    predicted, vectorized, compared, told, trained, wrong, canceled = qgis.run(
         {"name": "predict", "parameters": {"SCENE": scene, "OUTPUT": mapped, **options}},
         {"name": "vectorize", "parameters": {"MAP": str(folder / "map.tif"), "OUTPUT": polygons}},
+        {
+            "name": "compare",
+            "parameters": {"OLD": str(folder / "map.tif"), "NEW": str(folder / "later.tif"), "OUTPUT": changes},
+        },
         {"name": "info", "parameters": {"FILE": str(folder / "map.tif")}},
         {"name": "train", "parameters": {"CONFIG": str(folder / "config.yaml"), "OPTIONS": "--device cpu"}},
         {"name": "predict", "parameters": {"SCENE": scene, "OUTPUT": mapped, "MODEL": "nowhere"}},
@@ -163,6 +169,8 @@ def test_algorithms_report_load_styled_results_and_cancel(qgis: InQgis) -> None:
     assert style == "paletted" and set(legend) <= set(LANDSCAPE_CLASSES.names)  # those that the map has
     assert predicted["progress"] and predicted["progress"][-1] == 100
     assert vectorized["loaded"][polygons] == ["categorizedSymbol", list(CLASSES.names)]
+    style, legend = compared["loaded"][changes]
+    assert style == "categorizedSymbol" and "grass:house" in legend
     assert "class 2" in told["results"]["REPORT"] and not told["loaded"]
     assert (folder / "run" / "model" / "geoseg.json").exists()
     assert trained["results"]["REPORT"] == str(folder / "run" / "model")
