@@ -121,6 +121,16 @@ class ClassTable:
         """Class names, by id."""
         return tuple(c.name for c in self.classes)
 
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The class of each logit channel: all classes, then the contact of each class to separate."""
+        return *range(len(self.classes)), *(c.id for c in self.classes if c.separate)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """What each logit channel stands for."""
+        return *self.names, *(f"contact of {c.name}" for c in self.classes if c.separate)
+
     def id_of(self, name: str) -> int:
         """Id of the class called ``name``; a KeyError if there is none."""
         for c in self.classes:

@@ -22,6 +22,9 @@ SHIPPED = Path(__file__).parent / "weights"
 GSD_TOLERANCE = 0.3
 """A scene is refused if its GSD differs by more than this share from the model's."""
 
+CONTACT_M = 1.0
+"""See `ClassEntry`."""
+
 DType = Literal["uint8", "uint16", "int16", "float32"]
 
 DEFAULT_SCALE: dict[str, float] = {"uint8": 1 / 255, "uint16": 1e-4, "int16": 1e-4, "float32": 1.0}
@@ -43,17 +46,33 @@ class Band(Frozen):
 
 
 class ClassEntry(Frozen):
-    """One class; its id is its place in the list. Vector outputs leave out a background unless it is asked for."""
+    """One class; its id is its place in the list. Vector outputs leave out a background unless it is asked for.
+
+    Attributes:
+        separate: Whether the network also sees where two objects of the class touch, so that they can become polygons
+            of their own. Labels must be polygons, one for each object.
+        contact_m: How near another object is where an object's pixels belong to the contact, m; 1 by default.
+    """
 
     name: str = Field(min_length=1)
     color: str
     background: bool = False
+    separate: bool = False
+    contact_m: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @field_validator("color")
     @classmethod
     def _is_color(cls, color: str) -> str:
         parse_color(color)
         return color
+
+    @model_validator(mode="after")
+    def _contact_of_separate(self) -> ClassEntry:
+        if self.contact_m is not None and not self.separate:
+            raise ValueError(f"contact_m of class {self.name} has no effect without separate: true")
+        if self.separate and self.background:
+            raise ValueError(f"class {self.name} is the background, which has no objects to separate")
+        return self
 
 
 class WindowSettings(Frozen):
@@ -136,6 +155,11 @@ class Contract(Frozen):
 def class_table(entries: tuple[ClassEntry, ...]) -> ClassTable:
     """Class table of stored entries, ids from 0."""
     return ClassTable.from_entries(entry.model_dump() for entry in entries)
+
+
+def contact_widths(entries: tuple[ClassEntry, ...]) -> dict[int, float]:
+    """How near another object is in the contact, m, by the id of each class to separate."""
+    return {i: entry.contact_m or CONTACT_M for i, entry in enumerate(entries) if entry.separate}
 
 
 def shipped_models() -> list[str]:

@@ -33,6 +33,9 @@ Protocol = Literal["scene", "jseg", "mmseg", "whole"]
 Method = Literal["vw", "dp"]
 Small = Literal["merge", "drop"]
 
+CONTACT_SHARE = 0.25
+"""Chosen on training scenes: networks are seldom sure of a thin contact, and where there is none they are."""
+
 T = TypeVar("T")
 
 _NOUNS: dict[Any, str] = {
@@ -179,11 +182,14 @@ class Layers(Checked):
         probabilities: Write OUT_probabilities.tif too: the probability of every class.
         disagreement: Write OUT_disagreement.tif too: where overlapping windows differ, in cells of the network's
             stride (8 px for SegNeXt).
+        contact: Write OUT_contact.tif too, by which --separate separates touching objects; by default if the model
+            knows it.
     """
 
     confidence: bool = False
     probabilities: bool = False
     disagreement: bool = False
+    contact: bool | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -192,7 +198,7 @@ class Layers(Checked):
 
     def bytes(self, classes: int) -> int:
         """Bytes of these layers per pixel."""
-        return self.confidence + self.probabilities * classes + self.disagreement
+        return self.confidence + self.probabilities * classes + self.disagreement + bool(self.contact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +221,7 @@ class PolygonRules(Checked):
         dissolve: Make one class of several, as NAME=CLASS,CLASS; repeatable.
         separate: Class whose touching objects become polygons of their own, if the model was trained for it;
             repeatable.
+        contact_share: Share of the contact, above 0 and up to 1, from which --separate parts objects; lower parts more.
     """
 
     simplify: Tolerance | None = None
@@ -227,10 +234,16 @@ class PolygonRules(Checked):
     keep: Sequence[str] = ()
     dissolve: Mapping[str, Sequence[str]] = field(default_factory=dict)
     separate: Sequence[str] = ()
+    contact_share: float = CONTACT_SHARE
 
     def __post_init__(self) -> None:
-        """Refuse rules without effect: ``small`` without an area, or a method without a tolerance."""
+        """Refuse rules without effect: ``small`` without an area, a method without a tolerance, or a share alone."""
         Checked.__post_init__(self)
+        if not 0 < self.contact_share <= 1:
+            message = f"--contact-share must be above 0 and at most 1, found {self.contact_share:g}"
+            raise ConfigError(message, hint=f"--contact-share {CONTACT_SHARE:g}")
+        if self.contact_share != CONTACT_SHARE and not self.separate:
+            raise ConfigError("--contact-share has no effect without --separate", hint="--separate CLASS")
         if self.small != "merge" and not self.min_area_m2:
             raise ConfigError(f"--small {self.small} has no effect without --min-area", hint="--min-area 10")
         if self.method != "vw" and self.simplify is None:

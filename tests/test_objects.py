@@ -110,6 +110,7 @@ def test_objects_are_those_of_the_definition_for_any_bands(classes: Values, data
     contact = contact.astype(np.uint8)
     rule = Separation(
         data.draw(st.sampled_from([(1,), (0, 2)])),
+        contact=0.5,
         limit=data.draw(st.sampled_from([0, 3])),
         reach_px=data.draw(st.sampled_from([1, 3, 64])),
         tall_px=data.draw(st.sampled_from([2, 5, 2048])),
@@ -184,6 +185,14 @@ def test_cores_below_the_smallest_area_are_no_objects() -> None:
     contact[:, 10:20], contact[4:6, 14:16] = 254, 0
     for min_area, count in ((0, 3), (5, 2)):
         rules = PolygonRules(separate=("house",), min_area_m2=min_area)
+        assert len(polygonize(classes, classes=TABLE, contact=contact, rules=rules, **METRES)) == count
+
+
+def test_a_lower_share_parts_more() -> None:
+    classes, contact = np.full((8, 20), HOUSE, dtype=np.uint8), np.zeros((8, 20), dtype=np.uint8)
+    contact[:, 10] = 90
+    for share, count in ((0.5, 1), (0.3, 2)):
+        rules = PolygonRules(separate=("house",), contact_share=share)
         assert len(polygonize(classes, classes=TABLE, contact=contact, rules=rules, **METRES)) == count
 
 

@@ -55,7 +55,7 @@ def test_rows_come_back_in_order_whatever_pieces_they_came_in(
     height: int, width: int, confidence: bool, probabilities: bool, heights: list[int]
 ) -> None:
     plan, rng = planned(height, width), np.random.default_rng(0)
-    layers = Layers(confidence=confidence, probabilities=probabilities, disagreement=True)
+    layers = Layers(confidence=confidence, probabilities=probabilities, disagreement=True, contact=True)
 
     def values(*shape: int) -> Any:
         return rng.integers(0, 3, shape, dtype=np.uint8)
@@ -64,6 +64,7 @@ def test_rows_come_back_in_order_whatever_pieces_they_came_in(
         values(height, width),
         values(height, width) if confidence else None,
         values(3, height, width) if probabilities else None,
+        values(height, width),
         values(height, width),
     )
     with tempfile.TemporaryDirectory() as folder:

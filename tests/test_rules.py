@@ -89,6 +89,8 @@ def test_each_rule_of_a_pair_acts(pair: tuple[str, str]) -> None:
         ({"keep": ["house"], "regularize": ["tree"]}, "--regularize has no effect on tree", "--keep tree"),
         ({"keep": ["house"], "dissolve": {"green": ["tree"]}}, "--dissolve has no effect on green", "--keep green"),
         ({"regularize": ["ground"]}, "--regularize has no effect on ground", "--keep ground"),
+        ({"contact_share": 0.3}, "--contact-share has no effect without --separate", "--separate CLASS"),
+        ({"separate": ["house"], "contact_share": 0}, "--contact-share must be above 0", "--contact-share 0.25"),
     ],
 )
 def test_rules_without_effect_are_refused(rules: dict[str, Any], message: str, hint: str) -> None:

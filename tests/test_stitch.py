@@ -305,3 +305,35 @@ def test_half_precision_logits_are_summed_like_others() -> None:
     assert_same_classes(classes(stitch(plan, logits, compiled=False)), whole(plan, logits.float()))
     half = logits.float().half()
     assert_same_classes(classes(stitch(plan, half)), whole(plan, half.float()))
+
+
+CHANNELS = (0, 1, 2, 1, 2)  # classes 1 and 2 have a contact
+
+
+@pytest.mark.parametrize("stride", [1, 8])
+def test_contacts_count_as_their_class_and_are_a_layer(stride: int) -> None:
+    plan = planned(70, 90, size=64, overlap=32, stride=stride, classes=5)
+    logits = window_logits(plan)
+    layers = Layers(confidence=True, probabilities=True, disagreement=True, contact=True)
+    options: dict[str, Any] = {"layers": layers, "channels": CHANNELS}
+    found = stitch_windows(plan, logits, **options)
+    assert_equal(stitch_windows(plan, logits, **options, compiled=False), found)
+    assert found["probabilities"].shape[0] == 3
+    alone = stitch_windows(plan, logits, layers=Layers(), channels=CHANNELS)
+    np.testing.assert_array_equal(found["classes"], alone["classes"])
+    assert (found["contact"][found["classes"] == 0] == 0).all()
+    one = dict(list(logits.items())[:1])
+    assert not stitch_windows(plan, one, **options)["disagreement"].any()
+    folded = {
+        place: torch.stack([values[0], values[[1, 3]].amax(0), values[[2, 4]].amax(0)]) for place, values in one.items()
+    }
+    three = planned(70, 90, size=64, overlap=32, stride=stride, classes=3)
+    np.testing.assert_array_equal(
+        stitch_windows(plan, one, **options)["classes"], stitch_windows(three, folded)["classes"]
+    )
+    pair = {place: values[[1, 3]] for place, values in one.items()}
+    two = planned(70, 90, size=64, overlap=32, stride=stride, classes=2)
+    shares, layers = stitch_windows(two, pair)["probabilities"][1], stitch_windows(plan, one, **options)
+    here = layers["classes"] == 1
+    assert here.any()
+    assert np.abs(layers["contact"][here].astype(int) - shares[here]).max() <= 1

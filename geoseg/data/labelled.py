@@ -10,12 +10,14 @@ import numpy as np
 from geoseg.arrays import AnyArray, ByteArray, FloatArray, IntArray, Valid
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import ImageryConfig, SceneConfig, TrainConfig
+from geoseg.contract import contact_widths
 from geoseg.data.labels import Labels, MaskedLabels, SceneHere, no_transformation, process_files
 from geoseg.data.layers import assign_crs, whole_layers
 from geoseg.data.polygon_labels import CorrectedLabels, PolygonLabels
 from geoseg.data.problems import Problem, as_problem, raise_first
 from geoseg.data.raster_labels import ConfidentPart, RasterLabels, missing_labels
 from geoseg.data.split import VAL, SceneSplit, block_edges, block_window, scene_split
+from geoseg.data.touching import Touching
 from geoseg.errors import ConfigError, LabelError, SceneError
 from geoseg.georeference import are_apart
 from geoseg.grid import Grid
@@ -40,11 +42,12 @@ class LabelledScene:
         index: Position of the scene in its split; with the seed it decides which blocks validate.
         grid: The scene's grid.
         labels: The scene's labels; 255 outside its labelled area.
+        touching: Where objects of classes to separate touch; None without such classes, and if labels are a raster.
         split: Its blocks for training and validation; None unless scenes are cut into blocks.
 
     Raises:
         SceneError: A raster that cannot be read, or with another dtype or too few bands.
-        LabelError: See `open_labels`.
+        LabelError: See `open_labels` and `Touching`.
     """
 
     def __init__(self, config: SceneConfig, settings: TrainConfig, *, index: int = 0) -> None:
@@ -60,7 +63,12 @@ class LabelledScene:
         self.grid: Grid = self.scene.grid
         classes = self._classes = settings.class_table
         self._first_label = settings.data.first_label
-        self.labels: Labels = open_labels(config, self.grid, classes, first_label=self._first_label)
+        read = _uncorrected(config, self.grid, classes, first_label=self._first_label)
+        self.labels: Labels = _corrected(read, config, self.grid, classes)
+        self.touching: Touching | None = None
+        widths = contact_widths(settings.classes)
+        if widths and isinstance(read, PolygonLabels):
+            self.touching = Touching(read, classes, widths, self.grid, scene=config.scene)
         self.split: SceneSplit | None = None
         if settings.data.split is not None:
             counts = self._counts(settings.data.split.block, len(classes))
@@ -133,19 +141,26 @@ def open_labels(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_l
         LabelError: No such file, no CRS although the scene has one, labels or an area that do not touch the scene,
             another size, or a class outside the table.
     """
+    labels = _uncorrected(config, grid, classes, first_label=first_label)
+    return _corrected(labels, config, grid, classes)
+
+
+def _uncorrected(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_label: int) -> Labels:
+    """The labels as they are in their file."""
     if not exists(config.labels):
         raise_first([missing_labels(config.labels)])
     opened_name(config.labels, kind=LabelError)  # refuses archives with several files
-    labels: Labels
     if is_raster(config):
         labels = RasterLabels(config.labels, config.scene, grid, classes, first_label=first_label)
-        if config.min_confidence is not None:
-            labels = MaskedLabels(labels, ConfidentPart(config, grid))
-    elif config.min_confidence is not None:
+        return labels if config.min_confidence is None else MaskedLabels(labels, ConfidentPart(config, grid))
+    if config.min_confidence is not None:
         message = f"labels {config.labels} are polygons, and min_confidence needs a class map"
         raise LabelError(message, hint="leave min_confidence out, or name the map of geoseg predict --confidence")
-    else:
-        labels = PolygonLabels(config, grid, classes, first_label=first_label)
+    return PolygonLabels(config, grid, classes, first_label=first_label)
+
+
+def _corrected(labels: Labels, config: SceneConfig, grid: Grid, classes: ClassTable) -> Labels:
+    """Labels under their corrections, in the labelled area."""
     if config.corrections is not None:
         labels = CorrectedLabels(labels, config, grid, classes)
     if config.labelled_area is None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from geoseg.arrays import ByteArray, FloatArray, IntArray
+from geoseg.arrays import ByteArray, FloatArray, Geometries, IntArray
 from geoseg.classes import IGNORE, NODATA, RIGHT, ClassTable
 from geoseg.config import SceneConfig
 from geoseg.data.labels import Labels, burnt, inside
@@ -55,6 +55,11 @@ class PolygonLabels:
         self._geometries = frame.geometry
         self._outside = NODATA if config.outside == "ignore" else classes.id_of(str(config.outside))
         self._grid = grid
+
+    @property
+    def polygons(self) -> tuple[Geometries, ByteArray]:
+        """The polygons near the scene in its CRS, and their class ids, (n,) each."""
+        return self._geometries.to_numpy(), self._ids
 
     def read(self, window: Window) -> ByteArray:
         """Class ids (H, W) of a window; the class outside polygons elsewhere, 255 outside the scene."""

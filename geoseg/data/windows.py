@@ -39,6 +39,12 @@ class WindowDataset(Dataset[Sample]):
         """GDAL caches ``train.cache_mb`` of decoded blocks; by default it would take 5 % of the RAM."""
         return rasterio.Env(GDAL_CACHEMAX=self._cache_bytes)
 
+    def _read(self, scene: int, window: Window, labels: ByteArray | None = None) -> tuple[AnyArray, Valid, ByteArray]:
+        """Pixels, valid and labels of a window; the labels are logit channels, contacts of objects among them."""
+        labelled = self.scenes[scene]
+        pixels, valid, labels = labelled.read(window, labels)
+        return pixels, valid, labels if labelled.touching is None else labelled.touching.mark(labels, window)
+
     def _sample(self, pixels: AnyArray, valid: Valid, labels: ByteArray, index: int) -> Sample:
         if pixels.dtype == np.uint8 and self._scale is not None:
             pixels = np.multiply(pixels, self._scale, dtype=np.float32)
@@ -90,7 +96,7 @@ class RandomWindows(WindowDataset):
         rng = np.random.default_rng((self._seed, index))
         with self._reading():
             scene, window, labels = self._sampler.draw(rng)
-            pixels, valid, labels = self.scenes[scene].read(window, labels)
+            pixels, valid, labels = self._read(scene, window, labels)
         return self._sample(*self._augment(pixels, valid, labels, seed=int(rng.integers(2**31))), index)
 
     def place(self, index: int) -> tuple[str, Window]:
@@ -121,7 +127,7 @@ class CoveringWindows(WindowDataset):
     def __getitem__(self, index: int) -> Sample:
         scene, window, counted = self._items[index]
         with self._reading():
-            pixels, valid, labels = self.scenes[scene].read(window)
+            pixels, valid, labels = self._read(scene, window)
         row, col = counted.row - window.row, counted.col - window.col
         labels[:row] = labels[row + counted.height :] = NODATA
         labels[:, :col] = labels[:, col + counted.width :] = NODATA

@@ -15,6 +15,7 @@ from geoseg.data.labels import Labels
 from geoseg.evaluation.blocks import BLOCK_PX, Blocks
 from geoseg.evaluation.result import Calibration
 from geoseg.map_rows import CONFIDENCE_SCALE
+from geoseg.network.contact import mapped_logits
 from geoseg.prediction.items import WindowPixels
 from geoseg.prediction.predictor import Predictor
 from geoseg.runtime.jit import njit
@@ -116,14 +117,13 @@ def sample_logits(
     The map's probabilities have passed through a byte, which loses what is below 1/508, and the log loss of an
     overconfident model depends on just that.
     """
-    classes = plan.classes
+    classes = len(predictor.classes)
     logits, truth = [np.zeros((0, classes), dtype=np.float32)], [np.zeros(0, dtype=np.uint8)]
     windows = [_window_around(plan, block) for block in blocks]
     items = (WindowPixels(w, *scene.read(w, reflect_valid=True, clip=False)) for w in windows)
     for block, (window, coarse) in zip(blocks, predictor.run_windows(items, batch_size=plan.batch_size), strict=True):
-        fine = F.interpolate(
-            torch.as_tensor(coarse)[None].float(), (window.height, window.width), mode="bilinear", align_corners=False
-        )
+        found = mapped_logits(torch.as_tensor(coarse)[None].float(), predictor.classes.channels)
+        fine = F.interpolate(found, (window.height, window.width), mode="bilinear", align_corners=False)
         ids = labels.read(window)
         rows, cols = np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop)
         in_block = (

@@ -56,10 +56,13 @@ class CentreMeasure:
         self._value = np.full(1, NODATA, dtype=np.uint8)
         self._last_value = np.full(grid.width, NODATA, dtype=np.uint8)
         self._last_label = np.zeros(grid.width, dtype=np.int32)
+        self._last_cuts = np.zeros(grid.width, dtype=np.uint8)
         self._closed: list[tuple[ByteArray, FloatArray]] = []
 
-    def feed(self, truth: ByteArray, mapped: ByteArray) -> None:
-        """Take the next rows of truth and map, each (h, W); 255 does not count."""
+    def feed(
+        self, truth: ByteArray, mapped: ByteArray, cuts: tuple[ByteArray | None, ByteArray | None] = (None, None)
+    ) -> None:
+        """Take the next rows of truth and map, each (h, W), with their cuts; 255 does not count."""
         if not len(truth):
             return
         rows = both_known(truth, mapped)
@@ -67,7 +70,10 @@ class CentreMeasure:
         col, row = self._cells[inside].T
         self._counted[inside] = rows[0][row - self._row, col] != NODATA
         values = np.ascontiguousarray(self._wanted[rows[1]])
-        labels, names = label_regions(values, self._last_value, self._last_label, len(self._value))
+        cut = np.zeros_like(values) if cuts[1] is None else np.ascontiguousarray(cuts[1])
+        above = self._last_value, self._last_label, self._last_cuts
+        labels, names = label_regions(values, cut, *above, len(self._value))
+        self._last_cuts = cut[-1].copy()
         number = int(names.max(initial=0)) + 1
         value, sums = np.full(number, NODATA, dtype=np.uint8), np.zeros((number, 3), dtype=np.int64)
         value[names[: len(self._value)]] = self._value

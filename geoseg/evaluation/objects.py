@@ -12,6 +12,7 @@ from geoseg.arrays import BoolArray, ByteArray, Int32Array, IntArray
 from geoseg.classes import NODATA
 from geoseg.evaluation.boundary import both_known
 from geoseg.evaluation.result import ObjectScores
+from geoseg.map_rows import CUT_EAST, CUT_SOUTH
 from geoseg.runtime.forest import find_root, join
 from geoseg.runtime.jit import njit
 
@@ -24,6 +25,7 @@ class _Regions(NamedTuple):
     counted: BoolArray  # whether it is closed and counted, (n,)
     last_row: Int32Array  # region of each pixel of the last row, (W,)
     last_value: ByteArray  # class of each pixel of the last row, (W,)
+    last_cuts: ByteArray  # its cuts, (W,)
 
 
 class _Pairs(NamedTuple):
@@ -37,9 +39,9 @@ class _Pairs(NamedTuple):
 class ObjectMeasure:
     """Counts regions of truth and map, and pairs of them with an IoU above one half, from rows as they come.
 
-    A region is a 4-connected set of pixels of one class. Pixels that are 255 in truth or map belong to none, so of a
-    region that they cut only the known part counts. Only regions that reach the last row are kept, and closed ones that
-    may still match one of those.
+    A region is a 4-connected set of pixels of one class without cuts. Pixels that are 255 in truth or map belong to
+    none, so of a region that they cut only the known part counts. Only regions that reach the last row are kept, and
+    closed ones that may still match one of those.
 
     Args:
         classes: K.
@@ -57,6 +59,7 @@ class ObjectMeasure:
             np.ones(1, dtype=bool),
             np.zeros(width, dtype=np.int32),
             np.full(width, NODATA, dtype=np.uint8),
+            np.zeros(width, dtype=np.uint8),
         )
         self._sides = (empty, empty)
         self._pairs = _Pairs(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
@@ -67,28 +70,33 @@ class ObjectMeasure:
         """Regions in memory."""
         return sum(len(side.value) - 1 for side in self._sides)
 
-    def feed(self, truth: ByteArray, mapped: ByteArray) -> None:
-        """Take the next rows of truth and map, each (h, W); 255 does not count."""
+    def feed(
+        self, truth: ByteArray, mapped: ByteArray, cuts: tuple[ByteArray | None, ByteArray | None] = (None, None)
+    ) -> None:
+        """Take the next rows of truth and map, each (h, W); 255 does not count.
+
+        ``cuts`` part the objects of truth and map that touch; see `geoseg.map_rows.MapRows`.
+        """
         if len(truth):
-            self._counts += self._advance(self._wanted[both_known(truth, mapped)])
+            self._counts += self._advance(self._wanted[both_known(truth, mapped)], cuts)
 
     def result(self) -> ObjectScores:
         """The scores of all rows fed so far, as if the scene ended here."""
         before = self._sides, self._pairs
         ended = np.full((2, 1, len(self._sides[0].last_row)), NODATA, dtype=np.uint8)
-        true, mapped, matched = self._counts + self._advance(ended)
+        true, mapped, matched = self._counts + self._advance(ended, (None, None))
         self._sides, self._pairs = before
         return ObjectScores(true, mapped, matched)
 
-    def _advance(self, rows: ByteArray) -> IntArray:
+    def _advance(self, rows: ByteArray, cuts: tuple[ByteArray | None, ByteArray | None]) -> IntArray:
         """Join rows (2, h, W) to the open regions; counts (3, K) of the regions and pairs that this closes."""
         labels, sides, renamed = [], [], []
-        for values, side in zip(rows, self._sides, strict=True):
-            numbered, names = label_regions(
-                np.ascontiguousarray(values), side.last_value, side.last_row, len(side.value)
-            )
+        for values, side, given in zip(rows, self._sides, cuts, strict=True):
+            cut = np.zeros_like(values) if given is None else np.ascontiguousarray(given)
+            above = side.last_value, side.last_row, side.last_cuts
+            numbered, names = label_regions(np.ascontiguousarray(values), cut, *above, len(side.value))
             labels.append(numbered)
-            sides.append(_grown(side, values, numbered, names))
+            sides.append(_grown(side, values, numbered, names)._replace(last_cuts=cut[-1].copy()))
             renamed.append(names[: len(side.value)].astype(np.int64))
         old = _Pairs(renamed[0][self._pairs.true], renamed[1][self._pairs.found], self._pairs.shared)
         new = _shared(labels[0], labels[1], (rows[0] == rows[1]) & (rows[0] != NODATA))
@@ -142,7 +150,7 @@ def _grown(side: _Regions, values: ByteArray, labels: Int32Array, names: Int32Ar
     counted = np.zeros(count, dtype=bool)
     counted[names[: len(side.counted)]] = side.counted  # a closed region joins no other
     counted[0] = True
-    return _Regions(value, pixels, counted, labels[-1].copy(), values[-1].copy())
+    return _Regions(value, pixels, counted, labels[-1].copy(), values[-1].copy(), side.last_cuts)
 
 
 def _without_the_finished(side: _Regions, paired: IntArray) -> tuple[_Regions, IntArray]:
@@ -152,7 +160,8 @@ def _without_the_finished(side: _Regions, paired: IntArray) -> tuple[_Regions, I
     keep[0] = True
     numbers = np.cumsum(keep) - 1
     last_row = numbers[side.last_row].astype(np.int32)
-    return _Regions(side.value[keep], side.pixels[keep], side.counted[keep], last_row, side.last_value), numbers
+    kept = side._replace(value=side.value[keep], pixels=side.pixels[keep], counted=side.counted[keep])
+    return kept._replace(last_row=last_row), numbers
 
 
 def _shared(true: Int32Array, found: Int32Array, here: BoolArray) -> _Pairs:
@@ -168,7 +177,12 @@ def _shared(true: Int32Array, found: Int32Array, here: BoolArray) -> _Pairs:
 
 @njit
 def label_regions(
-    values: ByteArray, above_values: ByteArray, above_labels: Int32Array, known: int
+    values: ByteArray,
+    cuts: ByteArray,
+    above_values: ByteArray,
+    above_labels: Int32Array,
+    above_cuts: ByteArray,
+    known: int,
 ) -> tuple[Int32Array, Int32Array]:
     """Regions (h, W) of rows, joined to those above, and the number of every provisional label.
 
@@ -178,7 +192,7 @@ def label_regions(
     bound = known
     for y in range(height):
         for x in range(width):
-            if values[y, x] != NODATA and (x == 0 or values[y, x] != values[y, x - 1]):
+            if values[y, x] != NODATA and (x == 0 or values[y, x] != values[y, x - 1] or cuts[y, x - 1] & CUT_EAST):
                 bound += 1
     parent = np.arange(bound).astype(np.int32)
     labels = np.zeros((height, width), dtype=np.int32)
@@ -186,12 +200,13 @@ def label_regions(
     for y in range(height):
         over_values = above_values if y == 0 else values[y - 1]
         over_labels = above_labels if y == 0 else labels[y - 1]
+        over_cuts = above_cuts if y == 0 else cuts[y - 1]
         for x in range(width):
             value = values[y, x]
             if value == NODATA:
                 continue
-            left = labels[y, x - 1] if x > 0 and values[y, x - 1] == value else 0
-            over = over_labels[x] if over_values[x] == value else 0
+            left = labels[y, x - 1] if x > 0 and values[y, x - 1] == value and not cuts[y, x - 1] & CUT_EAST else 0
+            over = over_labels[x] if over_values[x] == value and not over_cuts[x] & CUT_SOUTH else 0
             if left and over and left != over:
                 join(parent, int(left), int(over))
             if left:

@@ -28,6 +28,7 @@ from geoseg.evaluation.result import BoundaryScores, Evaluation, ObjectScores, S
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
 from geoseg.network.metrics import Scores
 from geoseg.options import EvaluateOptions, Layers, Measures, Tiling
+from geoseg.polygons.rules.objects import Separation, separate_objects
 from geoseg.prediction.bands import predicted_rows
 from geoseg.prediction.predictor import Predictor
 from geoseg.runtime.ahead import ahead
@@ -36,8 +37,6 @@ from geoseg.tiling.plan import Plan
 from geoseg.windows import Window
 
 log = logging.getLogger(__name__)
-
-LAYERS = Layers(confidence=True)
 
 _PIECE_PX = 1 << 22
 _STRETCH = 2.0  # per cent of the pixels that become black, and white
@@ -52,6 +51,7 @@ class SceneCounts:
     objects: ObjectScores
     levels: IntArray  # pixels and right ones of each stored confidence, (255, 2)
     mapped_m2: FloatArray | None  # each class in the map, labelled or not, within the split, (K,); None without a CRS
+    merged: ObjectScores | None  # with the map's objects that touch as one; None if none are told apart
 
     def result(self, temperature: float, tempered_error: float) -> SceneResult:
         """The scores of these counts."""
@@ -70,6 +70,7 @@ def _joined(parts: Sequence[SceneCounts]) -> SceneCounts:
     def total(values: Iterable[Any]) -> Any:
         return functools.reduce(operator.add, values)
 
+    merged = [part.merged for part in parts if part.merged is not None]
     known = all(part.mapped_m2 is not None for part in parts)
     return SceneCounts(
         join_blocks([part.blocks for part in parts]),
@@ -77,13 +78,18 @@ def _joined(parts: Sequence[SceneCounts]) -> SceneCounts:
         total(part.objects for part in parts),
         total(part.levels for part in parts),
         total(part.mapped_m2 for part in parts) if known else None,
+        total(merged) if len(merged) == len(parts) else None,
     )
 
 
 def plan_scene(predictor: Predictor, scene: Raster, options: EvaluateOptions) -> Plan:
     """The plan of a scene."""
     tiling = Tiling(size=options.tiling.size, overlap=options.tiling.overlap)
-    return predictor.plan(scene, tiling, batch_size=options.network.batch_size, layers=LAYERS)
+    return predictor.plan(scene, tiling, batch_size=options.network.batch_size, layers=_layers(predictor))
+
+
+def _layers(predictor: Predictor) -> Layers:
+    return Layers(confidence=True, contact=any(c.separate for c in predictor.classes))
 
 
 def measure_scene(
@@ -101,22 +107,34 @@ def measure_scene(
     The plan affects only the time. ``finder`` gets every block with the scene's number, ``on_rows`` the rows of
     the map once they are measured.
     """
-    grid, classes = labelled.grid, plan.classes
+    grid, classes = labelled.grid, len(predictor.classes)
     pixel_m2 = grid.pixel_area_m2()
     blocks = BlockMeasure(classes, pixel_m2, grid.width, scene=number, finder=finder)
     boundary = BoundaryMeasure(classes, grid.width, distance_px=measures.boundary_px)
-    regions = _object_measure(labelled, classes, measures, of=object_ids(predictor.classes, measures.objects))
+    of = object_ids(predictor.classes, measures.objects)
+    regions = _object_measure(labelled, classes, measures, of=of)
+    # Objects of the map are told apart where the labels tell those of the truth apart.
+    touching = labelled.touching
+    separated = tuple(c.id for c in predictor.classes if c.separate and touching is not None)
+    merged = _object_measure(labelled, classes, measures, of=of) if separated else None
     levels = np.zeros((CONFIDENCE_SCALE + 1, 2), dtype=np.int64)
     mapped_m2 = np.zeros(classes)
     labels = labels_of(labelled, measures.split)
     row = 0
     # The measures need neither the GIL nor the device, so the next rows are made meanwhile.
-    for rows in ahead(_pieces(predicted_rows(predictor, labelled.scene, plan, layers=LAYERS), grid.width)):
+    made = _pieces(predicted_rows(predictor, labelled.scene, plan, layers=_layers(predictor)), grid.width)
+    if separated:
+        made = separate_objects(made, grid.width, pixel_m2, Separation(separated))
+    for rows in ahead(made):
         window = Window(row, 0, len(rows), grid.width)
         truth, mapped = labels.read(window), rows.classes
         assert rows.confidence is not None
-        for measure in (blocks, boundary, regions):
+        for measure in (blocks, boundary):
             measure.feed(truth, mapped)
+        cuts = None if touching is None else touching.cuts(labels, window)
+        regions.feed(truth, mapped, (cuts, rows.cuts))
+        if merged is not None:
+            merged.feed(truth, mapped, (cuts, None))
         count_levels(truth, mapped, rows.confidence, levels)
         part = covered(labelled, measures.split, window)
         counted = mapped if part is None else np.where(part, mapped, np.uint8(NODATA))
@@ -124,7 +142,8 @@ def measure_scene(
         row += len(rows)
         on_rows(rows)
     areas = mapped_m2 if grid.is_metric else None
-    return SceneCounts(blocks.result(), boundary.result(), regions.result(), levels, areas)
+    together = None if merged is None else merged.result()
+    return SceneCounts(blocks.result(), boundary.result(), regions.result(), levels, areas, together)
 
 
 def _object_measure(
@@ -160,6 +179,15 @@ def _pieces(rows: Iterable[MapRows], width: int) -> Iterator[MapRows]:
     for piece in rows:
         for first in range(0, len(piece), height):
             yield piece[first : first + height]
+
+
+def _object_text(scores: ObjectScores, classes: ClassTable) -> list[str]:
+    """Precision, recall and F1 of each class that has objects."""
+    return [
+        f"{c.name}: precision {scores.precision[c.id]:.3f}, recall {scores.recall[c.id]:.3f}, F1 {scores.f1[c.id]:.3f}"
+        for c in classes
+        if scores.true[c.id] and c.separate
+    ]
 
 
 def object_ids(classes: ClassTable, names: Sequence[str]) -> tuple[int, ...] | None:
@@ -231,7 +259,10 @@ def evaluate_scenes(
         **({} if measures.within_m is None else {"objects match": f"centres within {measures.within_m:g} m"}),
         "network": predictor.hardware["network"],
     }
-    total = _joined(counts).result(*find_temper(*together))
+    joined = _joined(counts)
+    if joined.merged is not None:
+        facts["objects, if those that touch are one"] = _object_text(joined.merged, classes)
+    total = joined.result(*find_temper(*together))
     return Evaluation(classes, total, dict(zip(names, results, strict=True)), folder, facts, worst, best)
 
 

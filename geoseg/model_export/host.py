@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from geoseg.arrays import AnyArray, Float32Array
 from geoseg.contract import Contract
+from geoseg.network.contact import mapped_logits
 from geoseg.network.logits import logits_of
 from geoseg.network.stored_model import logits_stride
 
@@ -95,6 +96,7 @@ class HostModel(nn.Module):
         self.stride = logits_stride(network)
         self.normalize = feed != NORMALIZED
         self.result = result
+        self.channels = contract.class_table.channels
         bands, unit = len(contract.bands), BYTE if feed == "pixel / 255" else 1.0
         mean, std = scaled_statistics(contract, unit) if self.normalize else ([0.0] * bands, [1.0] * bands)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
@@ -105,7 +107,7 @@ class HostModel(nn.Module):
         size = x.shape[2:]
         if self.normalize:
             x = (x - self.mean) / self.std
-        logits = logits_of(self.network, x)
+        logits = mapped_logits(logits_of(self.network, x), self.channels)
         if self.stride > 1:
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         if self.result == "classes":

@@ -91,7 +91,7 @@ def _cached(entry: Path, model: StoredModel, shape: tuple[int, ...], core: Any) 
             network = core.read_model(*(archive.read(name) for name in NETWORK_FILES))
         network.reshape(list(shape))
         found = network.output(0).partial_shape
-        if list(found)[:2] != [shape[0], len(model.contract.classes)]:
+        if list(found)[:2] != [shape[0], len(model.contract.class_table.channels)]:
             raise ValueError(f"its logits have the shape {found}")
     except FileNotFoundError:
         return None

@@ -97,7 +97,7 @@ def open_model(name: str | PathLike[str]) -> StoredModel:
         raise ModelError(f"{error.filename} cannot be read: {error.strerror}") from error
     except (AttributeError, ValueError) as error:
         raise _not_a_config(folder, error) from error
-    for key, count in (("in_channels", len(contract.bands)), ("classes", len(contract.classes))):
+    for key, count in (("in_channels", len(contract.bands)), ("classes", len(contract.class_table.channels))):
         if stated[key] != count:
             raise ModelError(
                 f"{folder}: {CONFIG_FILE} has {key} {stated[key]}, but {CONTRACT_FILE} has {count}", hint=WHOLE_FOLDER

@@ -33,6 +33,7 @@ from geoseg.classes import NODATA
 from geoseg.data.labelled import LabelledScene, labels_of
 from geoseg.errors import ConfigError
 from geoseg.network.backends import Request, load_backend
+from geoseg.network.contact import mapped_logits
 from geoseg.network.logits import Logits
 from geoseg.network.metrics import confusion_matrix
 from geoseg.network.model_folder import Normalize
@@ -207,6 +208,7 @@ class _Network:
 
     def __init__(self, trained: StoredModel, device: torch.device, *, at_once: int) -> None:
         self._device, self._count = device, len(trained.contract.classes)
+        self._channels = trained.contract.class_table.channels
         self._scale = trained.contract.scale
         self._normalize = Normalize(trained.contract).to(device)
         self._normalize.scale = 1.0  # pixels come scaled
@@ -253,7 +255,7 @@ class _Network:
         if pixels.dtype == np.uint8:
             x = x * self._scale
         mask = None if valid.all() else torch.from_numpy(np.ascontiguousarray(valid)).to(self._device)[None]
-        return self._run(self._normalize(x, mask)).float()
+        return mapped_logits(self._run(self._normalize(x, mask)).float(), self._channels)
 
 
 def _windows(scene: LabelledScene, rule: PatchProtocol) -> list[Window]:

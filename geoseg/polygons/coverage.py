@@ -132,7 +132,7 @@ def polygonize_rows(
     for rule in region_rules(rules, resolved.left_out):
         mapped = apply_rule(mapped, grid.width, grid.pixel_area_m2(), rule)
     if resolved.separated:
-        separation = Separation(resolved.separated, limit=rules.min_area_m2)
+        separation = Separation(resolved.separated, rules.min_area_m2, rules.contact_share)
         mapped = separate_objects(mapped, grid.width, grid.pixel_area_m2(), separation)
     measure = Measure(grid)
     for closed in closed_polygons(

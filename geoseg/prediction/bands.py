@@ -83,7 +83,7 @@ def rows_of_tasks(
     """
     stages = stages or Stages()
     rows, cols = plan.band_span(tasks[0].band, tasks[-1].band), plan.strip_span(tasks[0].strip)
-    stitcher = Stitcher(plan, rows, cols, layers, device=predictor.device)
+    stitcher = Stitcher(plan, rows, cols, layers, device=predictor.device, channels=predictor.classes.channels)
     skipped, confidence, measured = Counter[int](), Counter[int](), Counter[int]()
 
     def windows() -> Iterator[Item[_RowEnd | None]]:

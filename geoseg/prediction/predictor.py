@@ -137,7 +137,7 @@ class Predictor:
         classes = len(self.classes)
         plan = plan_prediction(
             shape,
-            LogitsShape(stride=self.stride, classes=classes, layer_bytes=layers.bytes(classes)),
+            LogitsShape(stride=self.stride, classes=len(self.classes.channels), layer_bytes=layers.bytes(classes)),
             replace(tiling, size=size, overlap=overlap),
             batch_size=self._batch if batch_size is None else batch_size,
             executor=executor,

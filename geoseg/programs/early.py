@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING
 from geoseg.classes import nearest_name
 from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.files import check_folder, check_output, check_output_folder, name_outputs, output_pattern
-from geoseg.options import AnyPath, EvaluateOptions, ExportOptions, Layers, PolygonRules, PredictOptions, TrainOptions
+from geoseg.options import (
+    CONTACT_SHARE,
+    AnyPath,
+    EvaluateOptions,
+    ExportOptions,
+    Layers,
+    PolygonRules,
+    PredictOptions,
+    TrainOptions,
+)
 from geoseg.paths import exists, input_path, scene_names
 from geoseg.polygons import class_rules
 from geoseg.pretrained import PRETRAINED, check_source
@@ -134,7 +143,8 @@ def check_vectorizing(
     if classes is not None:
         from geoseg.class_tables import read_class_table
 
-        class_rules(replace(rules, separate=()), read_class_table(classes))  # the map knows what can be separated
+        known = replace(rules, separate=(), contact_share=CONTACT_SHARE)  # the map says what can be separated
+        class_rules(known, read_class_table(classes))
 
 
 def check_comparing(

@@ -102,7 +102,7 @@ def _rehearsals(ready: Prepared) -> list[Part]:
     options, parts = session.options, []
     if not session.rehearsed:
         if ready.predictor.device == "cpu" and options.running.executor == IN_PROCESS:
-            parts += stitching(options.layers)
+            parts += stitching(ready.job.parts.layers)
         if not is_raster(ready.output):
             parts += vectorizing(options.rules, ready.output.suffix)
     session.rehearsed = True
@@ -220,7 +220,7 @@ def _write_output(ready: Prepared, arrivals: _Arrivals, stages: Stages) -> tuple
         source = Path(job.source.scenes[0]).name
         report = write_vectors(arrivals.rows(), grid, ready.classes, ready.output, rules=options.rules, source=source)
         return facts(), report
-    layers = ["classes", *options.layers.names]
+    layers = ["classes", *job.parts.layers.names]
     tiles = job.parts.tiles(job.plan)
     with MapFileWriter(ready.output, grid, ready.classes, layers=layers, tags=ready.tags(), tiles=tiles) as writer:
         for rows in arrivals.rows():

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +201,9 @@ def _look(
 
 def _made_from(session: Session, scene: Raster, output: Path) -> str:
     """A digest of all that an output depends on, but for the machine that makes it."""
-    options, predictor = session.options, session.predictor(output)
-    facts = fingerprint(session.model, scene, session.plan(scene, predictor), options, precision=predictor.precision)
+    predictor, plan = session.predictor(output), session.plan(scene, session.predictor(output), output)
+    options = replace(session.options, layers=session.layers(output))
+    facts = fingerprint(session.model, scene, plan, options, precision=predictor.precision)
     facts["the backend"] = options.network.backend
     if not is_raster(output):
         facts["the polygon rules"] = str(options.rules)

@@ -23,7 +23,7 @@ from geoseg.class_map.overviews import add_checksum, count_values, halve_by_mode
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
-from geoseg.options import Layers, Tiling
+from geoseg.options import CONTACT_SHARE, Layers, Tiling
 from geoseg.polygons import PolygonRules
 from geoseg.programs.vectorize import write_vectors
 from geoseg.tiling.plan import LogitsShape, SceneShape, plan_prediction
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 Part = Callable[[], None]
 
-_CLASSES = ClassTable.from_names(("a", "b"), ("#000000", "#ffffff"))
+_CLASSES = ClassTable.from_names(("a", "b"), ("#000000", "#ffffff"), separate={"b"})
 _SIDE = 32  # px, the smallest window
 
 
@@ -81,10 +81,12 @@ def stitching(layers: Layers = Layers()) -> list[Part]:
 
 def vectorizing(rules: PolygonRules, *suffixes: str) -> list[Part]:
     """Make polygons and files of them: with no rules, with some, with all, so that each part is short."""
-    rules = dataclasses.replace(rules, dissolve={}, keep=(), regularize=("a",) if rules.regularize else ())
-    some = dataclasses.replace(rules, min_area_m2=0, fill_holes_m2=0)
+    regularize, separate = ("a",) if rules.regularize else (), ("b",) if rules.separate else ()
+    rules = dataclasses.replace(rules, dissolve={}, keep=(), regularize=regularize, separate=separate)
+    some = dataclasses.replace(rules, min_area_m2=0, fill_holes_m2=0, separate=(), contact_share=CONTACT_SHARE)
     grid = Grid(_SIDE, _SIDE, Affine.translation(500_000, 5_000_000) @ Affine.scale(1, -1), CRS.from_epsg(32633))
-    rows = MapRows((np.indices(grid.shape).sum(axis=0) // 7 % 2).astype(np.uint8))
+    values = (np.indices(grid.shape).sum(axis=0) // 7 % 2).astype(np.uint8)
+    rows = MapRows(values, contact=np.zeros_like(values))
 
     def vectorize(rules: PolygonRules, suffix: str) -> None:
         with TemporaryDirectory(prefix="geoseg-") as folder:

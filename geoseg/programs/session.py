@@ -21,7 +21,7 @@ from geoseg.errors import ConfigError
 from geoseg.export import check_format
 from geoseg.files import check_output
 from geoseg.network.stored_model import StoredModel, open_model
-from geoseg.options import AnyPath, Precision, PredictOptions
+from geoseg.options import AnyPath, Layers, Precision, PredictOptions
 from geoseg.paths import input_path, scene_names
 from geoseg.prediction.executors import Executor, find_executor
 from geoseg.prediction.imagery import check_scene, doubts, model_nodata
@@ -90,7 +90,23 @@ class Session:
 
     def parts(self, output: Path) -> Parts:
         """Where the finished parts of an output are kept until it is whole."""
-        return Parts(parts_folder(output).absolute(), self.options.layers, len(self.model.contract.classes))
+        return Parts(parts_folder(output).absolute(), self.layers(output), len(self.model.contract.classes))
+
+    def layers(self, output: Path) -> Layers:
+        """What is made beside the classes for an output: with the contact if it is asked for or may be needed.
+
+        Raises:
+            ConfigError: The contact is asked for, and the model does not know it.
+        """
+        layers, contract = self.options.layers, self.model.contract
+        able = any(entry.separate for entry in contract.classes)
+        if layers.contact and not able:
+            raise ConfigError(
+                f"model {contract.name} does not know where objects touch, so it has no contact to write",
+                hint="leave out --contact, or train with separate: true in the entry of a class",
+            )
+        wanted = (layers.contact is not False) if is_raster(output) else bool(self.options.rules.separate)
+        return replace(layers, contact=able and wanted)
 
     def source(self, scenes: AnyPath | Sequence[AnyPath]) -> Source:
         """What is read of scenes, resolved for the model."""
@@ -104,14 +120,14 @@ class Session:
         )
         return Source(tuple(scene_names([scenes] if isinstance(scenes, str | os.PathLike) else scenes)), resolved)
 
-    def plan(self, scene: Raster, predictor: Predictor) -> Plan:
+    def plan(self, scene: Raster, predictor: Predictor, output: Path) -> Plan:
         """Windows, parts and memory for a scene."""
         given = self.options.network.batch_size
         return predictor.plan(
             scene,
             self.options.tiling,
             batch_size=self.executor.batch_size if given is None else given,
-            layers=self.options.layers,
+            layers=self.layers(output),
             executor=self.options.running.executor,
         )
 
@@ -125,14 +141,14 @@ class Session:
         options, contract = self.options, self.model.contract
         source = self.source(scenes)
         check_kind(output, options.layers)
-        layers = options.layers.names if is_raster(output) else ()
+        layers = self.layers(output).names if is_raster(output) else ()
         for file in (output, *(layer_path(output, layer) for layer in layers)):
             check_output(file, overwrite=overwrite or was_publishing(output), inputs=source.scenes, styled=True)
         with source.open() as scene:
             executor = self.executor
             check_scene(contract, scene, ignore_gsd=options.imagery.ignore_gsd)
             predictor = self.predictor(output)
-            plan = self.plan(scene, predictor)
+            plan = self.plan(scene, predictor, output)
             _ = plan.tapers  # checks a blend of the caller's own
             if not is_raster(output):
                 check_format(output, scene.grid)
@@ -192,8 +208,9 @@ class Prepared:
         if self.predictor.batched:  # kernels depend on the batch there
             device["batch"] = plan.batch_size
         session = self.session
+        options = replace(session.options, layers=self.job.parts.layers)
         return {
-            **fingerprint(session.model, self.scene, plan, session.options, precision=self.predictor.precision),
+            **fingerprint(session.model, self.scene, plan, options, precision=self.predictor.precision),
             "the division into bands": [plan.band_rows, plan.strip_cols],
             "the device": device,
             "the backend": network,

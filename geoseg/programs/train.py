@@ -318,7 +318,7 @@ def _build(config: TrainConfig) -> tuple[nn.Module, tuple[nn.Module, ...]]:
         config.model.encoder,
         encoder_weights=config.model.encoder_weights,
         in_channels=len(config.imagery.bands),
-        classes=len(config.classes),
+        classes=len(config.class_table.channels),
         **config.model.options,
     ).to(memory_format=torch.channels_last)
     if config.model.start_from is not None:

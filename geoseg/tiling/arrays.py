@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from geoseg.arrays import AnyArray, Float32Array, IntArray
+from geoseg.arrays import AnyArray, ByteArray, Float32Array, IntArray
 from geoseg.map_rows import MapRows
 from geoseg.options import Layers
 from geoseg.tiling import kernels
@@ -89,17 +89,21 @@ class HostArrays:
         return np.concatenate([above, below], axis=-2)
 
     def add_logits(
-        self, logits: Array, taper: Array, state: tuple[Array, Array, Array, Array], own: slice, here: slice, step: int
+        self,
+        logits: Array,
+        taper: Array,
+        state: tuple[Array, Array, Array, Array, Array],
+        own: slice,
+        here: slice,
+        step: int,
     ) -> None:
         """Add columns ``own`` of logits (K, h, w), any float type, to columns ``here`` of sums, weights, low and high.
 
-        See `geoseg.tiling.kernels.add_logits`.
+        The last of the state is the class of each channel, (K,) int32. See `geoseg.tiling.kernels.add_logits`.
         """
         values = np.ascontiguousarray(logits, dtype=np.float32)
-        width = own.stop - own.start
-        kernels.add_logits(
-            values, taper, own.start, *state, here.start, width, np.float32(LOGIT_LIMIT), np.float32(step)
-        )
+        width, limit = own.stop - own.start, np.float32(LOGIT_LIMIT)
+        kernels.add_logits(values, taper, own.start, *state, here.start, width, limit, np.float32(step))
 
     def mean_logits(self, sums: Array, weights: Array, rows: slice) -> tuple[Array, Array]:
         """Weighted means of some rows, and where there are any; see `geoseg.tiling.kernels.mean_logits`."""
@@ -109,28 +113,68 @@ class HostArrays:
         kernels.mean_logits(sums, weights, rows.start, block, covered)
         return block, covered
 
-    def finish(self, block: Block, place: Placement, layers: Layers) -> Pending:
-        """Rows of the output from a block; see `geoseg.tiling.kernels.upsample`."""
-        shape = place.height, place.width
-        classes = np.empty(shape, dtype=np.uint8)
-        confidence = np.empty(shape, dtype=np.uint8) if layers.confidence else None
-        every = np.empty((len(block.logits), *shape), dtype=np.uint8) if layers.probabilities else None
-        kernels.upsample(
-            block.logits,
-            block.covered,
-            place.top,
-            place.grid_rows,
-            place.left,
-            place.grid_cols,
-            place.stride,
-            place.fractions,
-            place.first_row,
-            place.first_col,
-            classes,
-            confidence,
-            every,
-            EXPONENTIALS if layers.confidence or layers.probabilities else None,
-            np.float32(256 / place.step),
+    def finish(self, block: Block, place: Placement, layers: Layers, channels: tuple[int, ...]) -> Pending:
+        """Rows of the output from a block with these channels; see `geoseg.tiling.kernels.upsample`."""
+        mapped = mapped_logits(block.logits, channels, np.maximum, np.stack)
+        classes, confidence, every = _upsampled(
+            mapped, block, place, confidence=layers.confidence, probabilities=layers.probabilities
         )
         differs = block.differs[np.ix_(*place.cells)].view(np.uint8) if layers.disagreement else None
-        return lambda: MapRows(classes, confidence, every, differs)
+        contact = None
+        if layers.contact:
+            contact = np.zeros(classes.shape, dtype=np.uint8)
+            for channel, own in enumerate(channels[len(mapped) :], start=len(mapped)):
+                _, _, shares = _upsampled(block.logits[[own, channel]], block, place, probabilities=True)
+                assert shares is not None
+                np.copyto(contact, shares[1], where=classes == own)
+        return lambda: MapRows(classes, confidence, every, differs, contact)
+
+
+def _upsampled(
+    logits: Array, block: Block, place: Placement, *, confidence: bool = False, probabilities: bool = False
+) -> tuple[ByteArray, ByteArray | None, ByteArray | None]:
+    """Classes, and their probability and that of every class where wanted, of mean logits on a block's cells."""
+    classes = np.empty((place.height, place.width), dtype=np.uint8)
+    sure = np.empty_like(classes) if confidence else None
+    every = np.empty((len(logits), *classes.shape), dtype=np.uint8) if probabilities else None
+    kernels.upsample(
+        logits,
+        block.covered,
+        place.top,
+        place.grid_rows,
+        place.left,
+        place.grid_cols,
+        place.stride,
+        place.fractions,
+        place.first_row,
+        place.first_col,
+        classes,
+        sure,
+        every,
+        EXPONENTIALS if confidence or probabilities else None,
+        np.float32(256 / place.step),
+    )
+    return classes, sure, every
+
+
+def mapped_logits(
+    logits: Array,
+    channels: Sequence[int],
+    larger: Callable[[Array, Array], Array],
+    stack: Callable[[list[Array]], Array],
+) -> Array:
+    """Logits (K, …) of the classes of a map from those of all channels (C, …).
+
+    A class to separate takes the larger of its own logit and that of its contact: what touches belongs to it.
+
+    Args:
+        logits: Of a network.
+        channels: The class of each channel; see `geoseg.classes.ClassTable.channels`.
+        larger: The elementwise maximum, numpy's or torch's.
+        stack: The stack along a new first axis, numpy's or torch's.
+    """
+    contact = {own: channel for channel, own in enumerate(channels) if own != channel}
+    if not contact:
+        return logits
+    own = range(len(channels) - len(contact))
+    return stack([larger(logits[i], logits[contact[i]]) if i in contact else logits[i] for i in own])

@@ -24,6 +24,7 @@ def add_logits(
     weights: Int32Array,
     low: ByteArray,
     high: ByteArray,
+    mapped: Int32Array,
     left: int,
     width: int,
     limit: np.float32,
@@ -40,6 +41,7 @@ def add_logits(
         sums: What is added to, (K, h, C).
         weights: Sum of the tapers, (h, C).
         low, high: The smallest and the greatest of the windows' own classes, (h, C).
+        mapped: The class of each logit channel, (K,).
         left: Column of the sums that the first one belongs to.
         width, limit, step: See above.
     """
@@ -70,7 +72,7 @@ def add_logits(
                 sums[k, row, place + col] += fixed * taper[row, begin + col]
                 if fixed > nearest[col]:
                     nearest[col] = fixed
-                    own[col] = k
+                    own[col] = mapped[k]
         for col in columns:
             weights[row, place + col] += taper[row, begin + col]
             low[row, place + col] = min(low[row, place + col], own[col])

@@ -124,7 +124,7 @@ class LogitsShape:
 
     Attributes:
         stride: Pixels per logit: 1, or an even divisor of 32.
-        classes: Number of classes.
+        classes: Number of logit channels.
         layer_bytes: Bytes per pixel of what is wanted beside the classes.
     """
 

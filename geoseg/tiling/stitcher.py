@@ -75,6 +75,8 @@ class Stitcher:
         rows, cols: Rows and columns of the output; see `Plan.band_span` and `Plan.strip_span`.
         layers: Layers beside the classes; some pieces have confidence all the same, see `_MEASURED`.
         device: Where the logits are: "cpu", or a GPU by torch's name.
+        channels: The class of each logit channel; see `geoseg.classes.ClassTable.channels`. None for one channel per
+            class.
         compiled: Whether to use the compiled code; None uses it on a CPU. The result is the same.
     """
 
@@ -86,10 +88,13 @@ class Stitcher:
         layers: Layers = Layers(),
         *,
         device: object = "cpu",
+        channels: tuple[int, ...] | None = None,
         compiled: bool | None = None,
     ) -> None:
         self._plan, self._rows, self._cols, self._layers = plan, rows, cols, layers
+        self._channels = tuple(range(plan.classes)) if channels is None else channels
         self._arrays = _arrays(str(device), compiled)
+        self._mapped = self._arrays.constant(np.array(self._channels, dtype=np.int32))
         self._tapers = _Tapers(plan, self._arrays)
         self._step = self._tapers.step
         cells = plan.window_height // plan.stride, cols.cell_stop - cols.cell_first
@@ -118,7 +123,7 @@ class Stitcher:
         first, stop = max(window.col // s, self._cols.cell_first), min(window.col_stop // s, self._cols.cell_stop)
         own = slice(first - window.col // s, stop - window.col // s)
         here = slice(first - self._cols.cell_first, stop - self._cols.cell_first)
-        state = self._sums, self._weights, self._low, self._high
+        state = self._sums, self._weights, self._low, self._high, self._mapped
         self._arrays.add_logits(logits, self._tapers.of(window), state, own, here, self._step)
 
     def finish(self, next_row: int | None) -> list[Pending]:
@@ -169,7 +174,7 @@ class Stitcher:
         self._rows_out = y
         layers = self._layers if self._pieces % self._every else replace(self._layers, confidence=True)
         self._pieces += 1
-        return [self._arrays.finish(block, place, layers)]
+        return [self._arrays.finish(block, place, layers, self._channels)]
 
     def _mean(self, rows: slice) -> Block:
         low, high = self._low[rows], self._high[rows]

@@ -12,7 +12,7 @@ from torch import Tensor
 from geoseg.arrays import AnyArray
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
 from geoseg.options import Layers
-from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, HostArrays, Pending, Placement
+from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, HostArrays, Pending, Placement, mapped_logits
 
 
 class TensorArrays(HostArrays):
@@ -35,10 +35,16 @@ class TensorArrays(HostArrays):
         return torch.cat([above, below], dim=-2)
 
     def add_logits(
-        self, logits: Array, taper: Array, state: tuple[Array, Array, Array, Array], own: slice, here: slice, step: int
+        self,
+        logits: Array,
+        taper: Array,
+        state: tuple[Array, Array, Array, Array, Array],
+        own: slice,
+        here: slice,
+        step: int,
     ) -> None:
         """Add columns of a window's logits."""
-        sums, weights, low, high = (array[..., here] for array in state)
+        sums, weights, low, high = (array[..., here] for array in state[:4])
         logits, taper = logits[..., own].float(), taper[:, own]
         best = torch.where(logits.isnan(), -torch.inf, logits).amax(0)
         below = torch.where(logits >= best, 0.0, logits - best)
@@ -46,7 +52,7 @@ class TensorArrays(HostArrays):
         fixed = (below * step).round().to(torch.int32)
         sums += fixed * taper
         weights += taper
-        winner = fixed.argmax(0).to(torch.uint8)
+        winner = state[4][fixed.argmax(0)].to(torch.uint8)
         torch.minimum(low, winner, out=low)
         torch.maximum(high, winner, out=high)
 
@@ -55,10 +61,12 @@ class TensorArrays(HostArrays):
         weights = weights[rows]
         return sums[:, rows].float() / weights.clamp(min=1).float(), weights > 0
 
-    def finish(self, block: Block, place: Placement, layers: Layers) -> Pending:
+    def finish(self, block: Block, place: Placement, layers: Layers, channels: tuple[int, ...]) -> Pending:
         """Rows of the output."""
-        logits = self._upsample(block.logits, block.covered.bool(), place)
-        confidence = every = differs = None
+        covered = block.covered.bool()
+        mapped = mapped_logits(block.logits, channels, torch.maximum, torch.stack)
+        logits = self._upsample(mapped, covered, place)
+        confidence = every = differs = contact = None
         if layers.confidence or layers.probabilities:
             parts, total = self._shares(logits, 256 / place.step)
             if layers.confidence:
@@ -69,7 +77,15 @@ class TensorArrays(HostArrays):
         if layers.disagreement:
             rows, cols = (self.constant(cells) for cells in place.cells)
             differs = block.differs[rows[:, None], cols].to(torch.uint8)
-        return _on_its_way(logits.argmax(0).to(torch.uint8), confidence, every, differs)
+        classes = logits.argmax(0).to(torch.uint8)
+        if layers.contact:
+            contact = torch.zeros_like(classes)
+            for channel, own in enumerate(channels[len(mapped) :], start=len(mapped)):
+                pair = self._upsample(block.logits[[own, channel]], covered, place)
+                parts, total = self._shares(pair, 256 / place.step)
+                share = (parts[1] * CONFIDENCE_SCALE / total).round().to(torch.uint8)
+                contact = torch.where(classes == own, share, contact)
+        return _on_its_way(classes, confidence, every, differs, contact)
 
     def _upsample(self, block: Tensor, covered: Tensor, place: Placement) -> Tensor:
         """Interpolated logits (K, height, width)."""

@@ -17,6 +17,7 @@ PICTURES = 4
 LARGEST_PX = 512
 NOTHING = (128, 128, 128)
 """Colour of unlabelled pixels."""
+CONTACT = (255, 255, 255)
 
 
 class SamplePictures(Callback):
@@ -52,8 +53,9 @@ def draw_sample(sample: dict[str, Tensor], predicted: npt.NDArray[np.integer], c
 
 
 def colored(ids: npt.NDArray[np.integer], classes: ClassTable) -> ByteArray:
-    """Class ids (H, W) in their colours, (H, W, 3); 255 is grey."""
+    """Logit channels (H, W) in their colours, (H, W, 3): contacts are white, 255 is grey."""
     table = np.full((NODATA + 1, 3), NOTHING, np.uint8)
+    table[: len(classes.channels)] = CONTACT
     for c in classes:
         table[c.id] = c.color
     picture: ByteArray = table[ids]

@@ -43,9 +43,9 @@ def start_from(network: nn.Module, bands: Sequence[str], classes: ClassTable, mo
     if before != now:
         log.warning("model.start_from %s was trained on %s, and is now trained on %s", model, before, now)
     weights = trained.network.state_dict()
-    known = trained.contract.class_table.names
-    if known != classes.names:
-        _take_rows(weights, network, known, classes.names, model)
+    known = trained.contract.class_table.channel_names
+    if known != classes.channel_names:
+        _take_rows(weights, network, known, classes.channel_names, model)
     own = network.state_dict()
     for key in sorted(own.keys() | weights.keys()):
         found, wanted = (tuple(t[key].shape) if key in t else "nothing" for t in (weights, own))

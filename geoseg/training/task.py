@@ -12,8 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from geoseg.classes import NODATA
 from geoseg.config import RunConfig
 from geoseg.contract import Contract
+from geoseg.network.contact import mapped_logits
 from geoseg.network.losses import SummedLoss
 from geoseg.network.metrics import Scores, confusion_matrix
 from geoseg.network.model_folder import Normalize
@@ -33,6 +35,8 @@ class SegmentationTask(lightning.LightningModule):
         frozen: Parts of the network that do not train.
         place: Describes the window of an index, for a loss that is not finite.
     """
+
+    mapped: Tensor  # the class of each channel, (256,)
 
     # With few validation windows some processes get none.
     allow_zero_length_dataloader_with_multiple_devices = True
@@ -55,7 +59,11 @@ class SegmentationTask(lightning.LightningModule):
         self.recipe = recipe
         self.classes = contract.class_table
         terms = [(term.name, term.weight) for term in recipe.loss]
-        self.loss = SummedLoss(terms, classes=len(self.classes), weights=class_weights)
+        channels = self.classes.channels
+        weights = None if class_weights is None else [class_weights[i] for i in channels]
+        self.loss = SummedLoss(terms, classes=len(channels), weights=weights)
+        mapped = [*channels, *[NODATA] * (NODATA + 1 - len(channels))]
+        self.register_buffer("mapped", torch.tensor(mapped), persistent=False)
         self.watch = LossWatch(recipe, place)
         self._seed, self._frozen = seed, frozen
         self._losses: list[Tensor] = []
@@ -68,7 +76,7 @@ class SegmentationTask(lightning.LightningModule):
         return self
 
     def forward(self, pixels: Tensor, valid: Tensor) -> Tensor:
-        """Logits (N, K, H, W) of scaled pixels or bytes (N, B, H, W), valid (N, H, W)."""
+        """Logits of all channels (N, C, H, W) of scaled pixels or bytes (N, B, H, W), valid (N, H, W)."""
         if pixels.dtype == torch.uint8:
             pixels = pixels * self._scale
         logits: Tensor = self.network(self.normalize(pixels, valid))
@@ -101,8 +109,9 @@ class SegmentationTask(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Count the pixels of a batch of windows."""
-        predictions = self(batch["pixels"], batch["valid"]).argmax(1)
-        self._confusion += confusion_matrix(batch["labels"], predictions, len(self.classes))
+        predictions = mapped_logits(self(batch["pixels"], batch["valid"]), self.classes.channels).argmax(1)
+        labels = self.mapped[batch["labels"].long()]
+        self._confusion += confusion_matrix(labels, predictions, len(self.classes))
 
     def on_validation_epoch_end(self) -> None:
         """Log mIoU and the IoU of each class over all processes."""

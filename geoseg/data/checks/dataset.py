@@ -15,6 +15,7 @@ import numpy as np
 from geoseg.arrays import BoolArray
 from geoseg.classes import NODATA
 from geoseg.config import SceneConfig, TrainConfig
+from geoseg.contract import contact_widths
 from geoseg.data.checks.alignment import WINDOWS, direction, label_offset
 from geoseg.data.checks.imagery import SceneFacts, check_header, check_pixels, compare_scenes
 from geoseg.data.checks.polygons import check_polygon_labels
@@ -68,6 +69,7 @@ def check_data(settings: TrainConfig) -> list[Problem]:
     found = [*checks.each_scene(), *checks.leakage()]
     if not has_error(found):
         found += checks.all_classes()
+        found += checks.touching()
     return in_order(found)
 
 
@@ -171,6 +173,25 @@ class _Checks:
         if data.leakage == "refuse":
             return [error("data", message, leakage_hint(data.split)) for message in messages]
         return [warning("data", message) for message in messages]
+
+    def touching(self) -> Iterator[Problem]:
+        """Labels that do not show where objects of a class to separate touch."""
+        widths = contact_widths(self.settings.classes)
+        if not widths:
+            return
+        names, hint = [self.classes[i].name for i in widths], "leave out separate in the classes"
+        for config in self.scenes:
+            if is_raster(config):
+                message = f"labels {config.labels} are a raster, which does not show where one {names[0]} ends"
+                hint = f"give them as polygons, one for each {names[0]}; or {hint}"
+                yield error(config.labels, message, hint)
+                return
+        train = [self.scenes[entry].labelled for entry in self.settings.data.entries("train")]
+        if not any(s is not None and s.touching is not None and s.touching.pairs for s in train):
+            near = ", ".join(f"{width:g} m" for width in widths.values())
+            message = f"no two polygons of {' and '.join(names)} in the training scenes are within {near} of each other"
+            hint = f"draw each object as a polygon of its own, or try a larger contact_m; or {hint}"
+            yield error("classes", message, hint)
 
     def all_classes(self) -> Iterator[Problem]:
         """Classes that training, or validation, never sees."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from geoseg.arrays import BoolArray, ByteArray, FloatArray, Int32Array, IntArray
 from geoseg.map_rows import CONFIDENCE_SCALE, CUT_EAST, CUT_SOUTH, MapRows, join_rows
+from geoseg.options import CONTACT_SHARE
 from geoseg.polygons.rules.small_regions import fixed_point, in_turns
 from geoseg.runtime.forest import find_root, join
 from geoseg.runtime.jit import helper, int64, njit
@@ -46,7 +47,7 @@ class Separation:
 
     classes: tuple[int, ...]
     limit: float = 0
-    contact: float = 0.5
+    contact: float = CONTACT_SHARE
     reach_px: int = REACH_PX
     tall_px: int = TALL_PX
 

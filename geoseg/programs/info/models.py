@@ -27,7 +27,11 @@ def model_facts(folder: Path) -> list[Fact]:
         ("windows", f"{contract.window.size} px that overlap by {contract.window.overlap} px"),
     ]
     facts += [
-        ("class", f"{c.id} {c.name} {format_color(c.color)}{', background' if c.background else ''}")
+        (
+            "class",
+            f"{c.id} {c.name} {format_color(c.color)}{', background' if c.background else ''}"
+            f"{', touching objects can be separated' if c.separate else ''}",
+        )
         for c in contract.class_table
     ]
     return facts + [("training", f"{_words(key)}: {_text(value)}") for key, value in contract.training.items()]

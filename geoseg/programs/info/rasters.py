@@ -153,7 +153,7 @@ def _prediction(scene: Scene, model: str | None) -> list[Fact]:
 
 
 def _planned(scene: Scene, contract: Contract, stride: int) -> Fact:
-    plan = _plan(scene, contract.window, classes=len(contract.classes), stride=stride)
+    plan = _plan(scene, contract.window, classes=len(contract.class_table.channels), stride=stride)
     return "prediction", f"{plan}, with {contract.name}"
 
 

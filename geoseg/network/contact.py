@@ -1,0 +1,23 @@
+"""Logits of the classes of a map from those of a network that also sees where objects touch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from geoseg.tiling import arrays
+
+
+def mapped_logits(logits: Tensor, channels: Sequence[int]) -> Tensor:
+    """Logits (N, K, H, W) of the classes of a map; see `geoseg.tiling.arrays.mapped_logits`.
+
+    Args:
+        logits: Of all channels, (N, C, H, W).
+        channels: The class of each channel.
+    """
+    if list(channels) == list(range(len(channels))):
+        return logits
+    found: Tensor = arrays.mapped_logits(logits.transpose(0, 1), channels, torch.maximum, torch.stack)
+    return found.transpose(0, 1)
