@@ -29,7 +29,6 @@ from geoseg.programs.train import _build, train
 from geoseg.training.callbacks import Checkpoints, NormsOfFirst
 from geoseg.training.failures import RunStopped
 from geoseg.training.launch import count_devices, launch
-from geoseg.training.loaders import Share
 from geoseg.training.processes import PeerEnded, Place, Team, find_place
 from geoseg.training.task import SegmentationTask
 from support.training import experiment, settings, write_config
@@ -240,13 +239,14 @@ def place(rank: int, size: int) -> Place:
 
 
 def test_batches_of_all_processes_follow_each_other() -> None:
-    shares = [Share(24, Team(torch.device("cpu"), place(rank, 3))) for rank in range(3)]
+    shares = [Team(torch.device("cpu"), place(rank, 3)).share(24) for rank in range(3)]
     steps = [[list(share)[s * 2 : s * 2 + 2] for share in shares] for s in range(4)]
     assert [sorted(i for batch in step for i in batch) for step in steps] == [
         list(range(s * 6, s * 6 + 6)) for s in range(4)
     ]
     # Of 7 validation windows none is repeated and none left out.
-    assert sorted(i for rank in range(3) for i in Share(7, Team(torch.device("cpu"), place(rank, 3)))) == list(range(7))
+    shares = [Team(torch.device("cpu"), place(rank, 3)).share(7) for rank in range(3)]
+    assert sorted(i for share in shares for i in share) == list(range(7))
 
 
 def test_the_place_is_what_the_launcher_says() -> None:

@@ -20,7 +20,7 @@ from geoseg.config import parse_config
 from geoseg.errors import ConfigError, OutputError
 from geoseg.programs.train import train
 from geoseg.training.callbacks import _link
-from geoseg.training.table import MetricsTable
+from geoseg.training.display import MetricsTable
 from support.training import Recorder, experiment, settings, write_config
 
 TRAIN = [sys.executable, "-m", "geoseg", "train", "--device", "cpu"]

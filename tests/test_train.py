@@ -22,8 +22,7 @@ from geoseg.network.model_folder import Normalize, build_network, load_model, sa
 from geoseg.programs.predict import predict
 from geoseg.programs.train import check, train
 from geoseg.scene import Scene
-from geoseg.training.optimizer import lr_factor, parameter_groups
-from geoseg.training.task import SegmentationTask
+from geoseg.training.task import SegmentationTask, lr_factor, parameter_groups
 from geoseg.windows import Window
 from support.networks import TINY
 from support.training import ITERATIONS, Recorder, experiment
@@ -198,7 +197,7 @@ def test_a_model_as_good_as_before_brings_no_warning(
 def test_one_line_tells_how_the_run_goes(
     landscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("geoseg.training.progress.REFRESH_S", 0)
+    monkeypatch.setattr("geoseg.training.display.REFRESH_S", 0)
     train(experiment(landscapes, tmp_path / "run"), device="cpu", progress=True)
     out, told = capfd.readouterr()
     assert out == ""

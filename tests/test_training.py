@@ -24,14 +24,12 @@ from geoseg.errors import ConfigError, DeviceError, SceneError
 from geoseg.network.model_folder import build_network, load_model, save_model
 from geoseg.programs.train import class_weights, train
 from geoseg.training.callbacks import MovingAverage
-from geoseg.training.environment import git_state
+from geoseg.training.display import draw_sample, stretched
 from geoseg.training.failures import LossWatch, explained
-from geoseg.training.optimizer import parameter_groups
 from geoseg.training.preview import memory_bytes, saved_bytes
-from geoseg.training.run_folder import load_best
-from geoseg.training.samples import draw_sample, stretched
+from geoseg.training.run_folder import git_state, load_best
 from geoseg.training.start import freeze, leaves_unused, start_from
-from geoseg.training.task import SegmentationTask
+from geoseg.training.task import SegmentationTask, parameter_groups
 from support import commands
 from support.networks import TINY
 from support.training import UNET, Recorder, experiment, settings, write_config

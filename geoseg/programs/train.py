@@ -43,26 +43,24 @@ from geoseg.prediction.precision import record_precision
 from geoseg.programs.early import check_new_run
 from geoseg.runtime.devices import resolve_device
 from geoseg.training.callbacks import Checkpoints, MovingAverage, NormsOfFirst, StopSignal, interruptible, stopped
-from geoseg.training.environment import add_environment, describe_environment
+from geoseg.training.display import MetricsTable, ProgressLine, SamplePictures
 from geoseg.training.failures import explained
 from geoseg.training.launch import assignment, count_devices, launch
 from geoseg.training.loaders import make_loader, readers_ended
-from geoseg.training.optimizer import parameter_groups
 from geoseg.training.preview import PROBE_PX, Preview, describe_run
 from geoseg.training.processes import Team, find_place, joined
-from geoseg.training.progress import ProgressLine
 from geoseg.training.run_folder import (
     CONFIG,
     Resumed,
+    add_environment,
+    describe_environment,
     find_checkpoint,
     load_best,
     make_run_folder,
     writing_into,
 )
-from geoseg.training.samples import SamplePictures
 from geoseg.training.start import StartingScores, freeze, leaves_unused, start_from
-from geoseg.training.table import MetricsTable
-from geoseg.training.task import SegmentationTask, windows_per_step
+from geoseg.training.task import SegmentationTask, parameter_groups, windows_per_step
 from geoseg.version import __version__
 
 log = logging.getLogger(__name__)

@@ -63,7 +63,7 @@ class Checkpoints(Checkpoint):
         return patience is not None and self._since_best >= patience
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far, and validations since."""
+        """The best score so far, and validations since, for checkpoints."""
         return {"best": self.best, "since_best": self._since_best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -97,16 +97,16 @@ class Checkpoints(Checkpoint):
         if step == self._step:  # a forward pass that only accumulates gradients
             return
         self._step = step
-        every = self._recipe.checkpoint_every
+        is_due = step % self._recipe.checkpoint_every == 0
         is_last = step == self._recipe.iterations
         validates = is_last or step % self._recipe.validation_interval == 0
-        stops = self._agree(pl_module, all_of_them=validates or step % every == 0)
+        stops = self._agree(pl_module, all_of_them=validates or is_due)
         if is_last:
             trainer.should_stop = True  # Lightning then validates once more, whatever val_every is
         if validates:  # which saves afterwards
             return
-        if stops or step % every == 0:
-            self._save(trainer, LAST)
+        if stops or is_due:
+            self._save(trainer)
         if stops:
             raise StopSignal
 
@@ -116,7 +116,7 @@ class Checkpoints(Checkpoint):
         # A score is better than none, and of validations without a score the last one counts.
         is_better = self.best is None or self.best != self.best or score > self.best
         self.best, self._since_best = (score, 0) if is_better else (self.best, self._since_best + 1)
-        self._save(trainer, LAST)
+        self._save(trainer)
         if is_better and self._team.is_first:
             with _reported(self._folder / BEST):
                 _link(self._folder / LAST, self._folder / BEST)
@@ -144,8 +144,8 @@ class Checkpoints(Checkpoint):
             raise PeerEnded(f"the loss is not finite in process {_STOP + self._team.size - worst} of the run")
         return worst == _STOP
 
-    def _save(self, trainer: Trainer, name: str) -> None:
-        path = self._folder / name
+    def _save(self, trainer: Trainer) -> None:
+        path = self._folder / LAST
         scratch = _partial(path)
         with _reported(path):
             trainer.save_checkpoint(scratch)
@@ -192,7 +192,6 @@ class MovingAverage(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         def update(average: list[Tensor], weights: list[Tensor], steps: Any) -> None:
-            """Add a step's tensors of one data type to the average of some steps."""
             if average[0].is_floating_point():
                 t = int(steps) + 1
                 torch._foreach_lerp_(average, weights, 1 - min(decay, (1 + t) / (10 + t)))

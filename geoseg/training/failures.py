@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +24,7 @@ class RunStopped(KeyboardInterrupt):
     exit_code = 143
 
 
-@dataclass
-class _Pending:
+class _Pending(NamedTuple):
     loss: Tensor
     arrived: Any
     batch: dict[str, Tensor]
@@ -59,16 +57,14 @@ class LossWatch:
 
     def failure(self, *, all_of_them: bool) -> ConfigError | None:
         """The error of the first loss that is not finite; a GPU's last one is checked only if all are."""
-        while len(self._pending) > (0 if all_of_them or not self._waits() else 1):
+        left = 1 if not all_of_them and self._pending and self._pending[-1].arrived is not None else 0
+        while len(self._pending) > left:
             pending = self._pending.pop(0)
             if pending.arrived is not None:
                 pending.arrived.synchronize()
             if not torch.isfinite(pending.loss):
                 return self._explain(pending)
         return None
-
-    def _waits(self) -> bool:
-        return bool(self._pending) and self._pending[-1].arrived is not None
 
     def _explain(self, pending: _Pending) -> ConfigError:
         batch = pending.batch
@@ -80,12 +76,13 @@ class LossWatch:
             places = [self._place(int(index)) for index in batch["index"][:NAMED_WINDOWS]]
             more = len(batch["index"]) - len(places)
             windows = " on " + "; ".join(places) + (f" and {more} more" if more else "")
+        hint = f"lower train.learning_rate (now {self._recipe.learning_rate:g}), or lengthen train.warmup_iterations"
+        if broken.any():
+            hint = "find them with geoseg stats, and declare them as nodata: imagery.nodata=…"
         return ConfigError(
             f"the loss became {pending.loss.item()} at iteration {pending.step} with learning rate {pending.rate:.3g}"
             f"{windows}; {inputs}",
-            hint=f"lower train.learning_rate (now {self._recipe.learning_rate:g}), or lengthen train.warmup_iterations"
-            if not broken.any()
-            else "find them with geoseg stats, and declare them as nodata: imagery.nodata=…",
+            hint=hint,
         )
 
 
@@ -97,10 +94,13 @@ def explained(recipe: RunConfig) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(recipe, "the GPU") from error
     except GeosegError as error:
-        raise _as_raised(error) from error
+        # The loader wraps an error of a reading process in its traceback.
+        found = re.search(r"^geoseg\.errors\.(\w+): (.+)\Z", error.message, re.MULTILINE | re.DOTALL)
+        if found is None or "in DataLoader worker process" not in error.message:
+            raise
+        raise getattr(geoseg.errors, found[1], type(error))(found[2].strip()) from error
     except (RuntimeError, OSError, MemoryError) as error:
-        explained_as = _explain_error(str(error), error, recipe)
-        if explained_as is None:
+        if (explained_as := _explain_error(str(error), error, recipe)) is None:
             raise
         raise explained_as from error
     except SystemExit as error:
@@ -138,13 +138,3 @@ def _out_of_memory(recipe: RunConfig, where: str) -> DeviceError:
         hint=f"train.batch_size={recipe.batch_size // parts} train.accumulate={recipe.accumulate * parts} keeps the "
         f"windows of each step; with a checkpoint, {GO_ON}",
     )
-
-
-def _as_raised(error: GeosegError) -> GeosegError:
-    """An error as raised in a reading process, taken from the traceback that the loader wraps it in."""
-    found = re.search(r"^geoseg\.errors\.(\w+): (.+)\Z", error.message, re.MULTILINE | re.DOTALL)
-    if "in DataLoader worker process" not in error.message or found is None:
-        return error
-    kind = getattr(geoseg.errors, found.group(1), type(error))
-    raised: GeosegError = kind(found.group(2).strip())
-    return raised

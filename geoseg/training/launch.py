@@ -72,7 +72,7 @@ def launch(task: Mapping[str, Any], program: str, *, devices: int, nodes: int = 
     """Run a program in several processes and wait for them.
 
     Args:
-        task: The task of each, as JSON; `assignment` returns it there.
+        task: What `assignment` returns in each, as JSON.
         program: Python code that each runs.
         devices: Processes on this machine.
         nodes: Machines; with several, each runs this, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
@@ -139,11 +139,8 @@ def _meeting(nodes: int) -> dict[str, Any]:
             hint="on each machine: MASTER_ADDR=FIRST_MACHINE MASTER_PORT=29500 NODE_RANK=0 geoseg train …",
         )
     endpoint = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    return {
-        "rdzv_backend": "static",
-        "rdzv_endpoint": endpoint,
-        "rdzv_configs": {"rank": int(os.environ["NODE_RANK"])},
-    }
+    rank = int(os.environ["NODE_RANK"])
+    return {"rdzv_backend": "static", "rdzv_endpoint": endpoint, "rdzv_configs": {"rank": rank}}
 
 
 @contextmanager
@@ -163,10 +160,7 @@ def _as_before() -> Iterator[None]:
 
 
 def _report(folder: Path, codes: Mapping[int, int]) -> None:
-    """Raise the cause of a run's end.
-
-    ``codes`` are the exit codes of the processes that failed, the first to fail first.
-    """
+    """Raise the cause of a run's end; ``codes`` are the exit codes of its failed processes, the first to fail first."""
     words = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.word"))]
     for word in words:
         if word["kind"] == RunStopped.__name__:

@@ -10,24 +10,11 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from lightning.pytorch.utilities import CombinedLoader
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from geoseg.config import TrainConfig
 from geoseg.data.augment import one_thread_each
 from geoseg.training.processes import Team
-
-
-class Share(Sampler[int]):
-    """Every n-th index, from this process's own number: the windows of all processes' batches follow each other."""
-
-    def __init__(self, length: int, team: Team) -> None:
-        self._indices = range(team.rank, length, team.size)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._indices)
-
-    def __len__(self) -> int:
-        return len(self._indices)
 
 
 class _Loader(DataLoader[Any]):
@@ -56,7 +43,7 @@ def make_loader(dataset: Any, config: TrainConfig, team: Team) -> DataLoader[Any
     return _Loader(
         dataset,
         batch_size=config.train.batch_size,
-        sampler=Share(len(dataset), team),
+        sampler=team.share(len(dataset)),
         num_workers=config.train.workers,
         persistent_workers=config.train.workers > 0,
         pin_memory=team.device.type == "cuda",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,12 @@ class Preview:
 
     problems: tuple[str, ...]  # errors and warnings as text
     is_fine: bool  # whether the run would start
-    facts: tuple[tuple[str, str], ...] = ()  # names and values; empty if the run would not start
+    facts: Mapping[str, str] = field(default_factory=dict)  # by name; empty if the run would not start
 
     def lines(self) -> list[str]:
         """Everything as text."""
-        width = max((len(name) for name, _ in self.facts), default=0)
-        return [*self.problems, *(f"{name:<{width}}  {value}" for name, value in self.facts)]
+        width = max(map(len, self.facts), default=0)
+        return [*self.problems, *(f"{name:<{width}}  {value}" for name, value in self.facts.items())]
 
 
 def describe_run(
@@ -39,8 +39,8 @@ def describe_run(
     *,
     device: torch.device,
     devices: int,
-) -> tuple[tuple[str, str], ...]:
-    """Names and values that describe a run."""
+) -> dict[str, str]:
+    """What describes a run, by name."""
     recipe = config.train
     step = windows_per_step(recipe, devices)
     pixels = sum(s.grid.height * s.grid.width for s in train)
@@ -51,18 +51,18 @@ def describe_run(
     counts = [sum(p.numel() for p in network.parameters() if p.requires_grad or all_) for all_ in (True, False)]
     memory = memory_bytes(config, network)
     ema = "" if recipe.ema is None else f", moving average of decay {recipe.ema:g}"
-    return (
-        ("run folder", str(config.output)),
-        ("devices", f"{devices} × {device.type}"),
-        ("training scenes", f"{len(train)}, {pixels / 1e6:.1f} Mpx"),
-        ("validation", f"{validation_windows} windows of {config.window.size} px every {every} iterations"),
-        ("a step", f"{step} windows of {recipe.size} px: {parts}"),
-        ("iterations", f"{recipe.iterations}, {windows} windows: {_short(passes)} times the scenes' area"),
-        ("network", f"{config.model.architecture}, {config.model.encoder}: {counts[0] / 1e6:.2f} M parameters"),
-        ("trained", f"{counts[1] / 1e6:.2f} M{ema}"),
-        ("loss", " + ".join(f"{term.weight:g} {term.name}" for term in recipe.loss)),
-        ("memory", f"about {_short(memory / GIB)} GiB on each device"),
-    )
+    return {
+        "run folder": str(config.output),
+        "devices": f"{devices} × {device.type}",
+        "training scenes": f"{len(train)}, {pixels / 1e6:.1f} Mpx",
+        "validation": f"{validation_windows} windows of {config.window.size} px every {every} iterations",
+        "a step": f"{step} windows of {recipe.size} px: {parts}",
+        "iterations": f"{recipe.iterations}, {windows} windows: {_short(passes)} times the scenes' area",
+        "network": f"{config.model.architecture}, {config.model.encoder}: {counts[0] / 1e6:.2f} M parameters",
+        "trained": f"{counts[1] / 1e6:.2f} M{ema}",
+        "loss": " + ".join(f"{term.weight:g} {term.name}" for term in recipe.loss),
+        "memory": f"about {_short(memory / GIB)} GiB on each device",
+    }
 
 
 def _short(number: float) -> str:

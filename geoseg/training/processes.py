@@ -27,7 +27,6 @@ PATIENCE = timedelta(days=2)
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
-
 GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "NCCL")
 """Texts of torch's errors when another process is gone."""
 
@@ -80,14 +79,7 @@ def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
 
 
 class Team:
-    """This process among those of the run; a single one agrees with itself.
-
-    Attributes:
-        device: Its device.
-        place: Its place; None for a single process.
-        rank: Its number, from 0.
-        size: Number of processes.
-    """
+    """This process among those of the run; a single one has no place, and agrees with itself."""
 
     def __init__(self, device: torch.device, place: Place | None = None, control: Any = None) -> None:
         self.device, self.place, self._control = device, place, control
@@ -97,6 +89,10 @@ class Team:
     def is_first(self) -> bool:
         """Whether this is the process that writes files."""
         return self.rank == 0
+
+    def share(self, windows: int) -> range:
+        """Every n-th window, from this process's own number: the batches of all processes follow each other."""
+        return range(self.rank, windows, self.size)
 
     @contextmanager
     def same_fate(self) -> Iterator[None]:
@@ -110,8 +106,11 @@ class Team:
             yield
         except Exception as own:
             error = own
-        words = str(error) or type(error).__name__
-        failed = [(rank, text) for rank, text in enumerate(self._all(error and words)) if text is not None]
+        texts = [None if error is None else str(error) or type(error).__name__]
+        if self._control is not None:
+            mine, texts = texts[0], [None] * self.size
+            dist.all_gather_object(texts, mine, group=self._control)
+        failed = [(rank, text) for rank, text in enumerate(texts) if text is not None]
         if not failed:
             return
         if error is not None and (failed[0][0] == self.rank or not isinstance(error, GeosegError)):
@@ -136,13 +135,6 @@ class Team:
         largest = torch.tensor([state])
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._control)
         return int(largest)
-
-    def _all(self, value: T) -> list[T]:
-        if self._control is None:
-            return [value]
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self._control)
-        return values
 
 
 @contextmanager

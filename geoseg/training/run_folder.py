@@ -1,14 +1,23 @@
-"""The folder of a run: ``config.yaml``, ``environment.json``, ``checkpoints/``, ``logs/`` and ``model/``."""
+"""The folder of a run: ``config.yaml``, ``environment.json``, ``checkpoints/``, ``logs/`` and ``model/``.
+
+``environment.json`` lists machine, versions, command and state of the repositories, at each start of the run.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import pickle
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +28,24 @@ from geoseg.errors import ConfigError, GeosegError, in_one_line
 from geoseg.files import DISK_ERRORS, output_error
 from geoseg.training.callbacks import BEST, LAST, Checkpoints
 from geoseg.training.failures import GO_ON
+from geoseg.training.processes import Team
 from geoseg.training.start import starting_miou
 from geoseg.training.task import SegmentationTask, windows_per_step
+from geoseg.version import __version__
 
 log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
 _DISK_ERRORS = DISK_ERRORS | {errno.EACCES, errno.EPERM, errno.EIO}
-FREE_WHEN_RESUMED = [
-    "batch_size",
-    "accumulate",
-    "cache_mb",
-    "checkpoint_every",
-    "compile",
-    "patience",
-    "precision",
-    "val_every",
-    "workers",
-]
+_PACKAGES = (
+    *("torch", "lightning", "segmentation-models-pytorch", "timm", "numpy"),
+    *("rasterio", "geopandas", "albumentations", "safetensors"),
+)
+FREE_WHEN_RESUMED = (
+    *("batch_size", "accumulate", "cache_mb", "checkpoint_every", "compile"),
+    *("patience", "precision", "val_every", "workers"),
+)
 """Settings of the recipe that may change: they affect neither windows nor schedule. How many windows make a step is
 checked separately."""
 
@@ -112,27 +121,18 @@ def load_best(task: SegmentationTask, run: Path) -> dict[str, Any]:
     """Load the best weights, or their moving average if any, into the task; returns their validation scores."""
     checkpoint = _load(run / "checkpoints" / BEST)
     task.load_state_dict(checkpoint["state_dict"])
-    scores, before = checkpoint["val_scores"], starting_miou(checkpoint)
-    miou = round(float(scores["val_miou"]), 4)
-    before = None if before is None else round(before, 4)
-    if before is not None and miou < before:
-        log.warning(
-            "the best network of the run, of iteration %d, has mIoU %.4f; the model it started from had %.4f: "
-            "lower train.learning_rate, train longer, or keep that model",
-            checkpoint["global_step"],
-            miou,
-            before,
-        )
-    return {
-        "best_iteration": int(checkpoint["global_step"]),
-        "val_miou": miou,
-        **({"val_miou_at_start": before} if before is not None else {}),
-        "val_iou": {
-            key.removeprefix("val_iou_"): round(float(value), 4)
-            for key, value in scores.items()
-            if key.startswith("val_iou_")
-        },
-    }
+    scores = {key.removeprefix("val_"): round(float(score), 4) for key, score in checkpoint["val_scores"].items()}
+    found = {"best_iteration": int(checkpoint["global_step"]), "val_miou": scores["miou"]}
+    if (before := starting_miou(checkpoint)) is not None:
+        found["val_miou_at_start"] = before = round(before, 4)
+        if scores["miou"] < before:
+            log.warning(
+                "the best network of the run, of iteration %d, has mIoU %.4f; the model it started from had %.4f: "
+                "lower train.learning_rate, train longer, or keep that model",
+                *found.values(),
+            )
+    iou = {key.removeprefix("iou_"): score for key, score in scores.items() if key.startswith("iou_")}
+    return {**found, "val_iou": iou}
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -152,15 +152,52 @@ def _check_same(config: TrainConfig, started: TrainConfig) -> None:
     for settings in before, now:
         for key in FREE_WHEN_RESUMED:
             del settings["train"][key]
-    changed = [key for key in now if now[key] != before[key]]
-    if changed:
+    if changed := [key for key in now if now[key] != before[key]]:
         key = changed[0]
-        if isinstance(now[key], dict):
-            inner = next(k for k in now[key] if now[key][k] != before[key][k])
-            old, new, key = before[key][inner], now[key][inner], f"{key}.{inner}"
-        else:
-            old, new = before[key], now[key]
+        old, new = before[key], now[key]
+        if isinstance(new, dict):
+            inner = next(k for k in new if new[k] != old[k])
+            old, new, key = old[inner], new[inner], f"{key}.{inner}"
         raise ConfigError(
             f"{config.output / CONFIG} began with {key} {old!r:.60}, now it is {new!r:.60}",
             hint="resume with the same configuration, or leave out --resume and give output=OTHER",
         )
+
+
+def describe_environment(team: Team, seed: int) -> dict[str, Any]:
+    """Everything a run's result may depend on, besides the configuration."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "folder": str(Path.cwd()),
+        "seed": seed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(team.device),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "processes": team.size,
+        "threads": torch.get_num_threads(),
+        "geoseg": __version__,
+        "versions": {n: next((d.version for d in distributions(name=n)), None) for n in _PACKAGES},
+        "git": {"folder": git_state(Path.cwd()), "geoseg": git_state(Path(__file__).parents[1])},
+    }
+
+
+def add_environment(run: Path, described: dict[str, Any]) -> None:
+    """Append it to the run folder's list: a resumed run has several."""
+    path = run / ENVIRONMENT
+    starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    path.write_text(json.dumps([*starts, described], indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the repository of a folder, and whether files differ from it; None outside a repository."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -84,7 +84,7 @@ def _take_rows(
 
 
 class StartingScores(Callback):
-    """Validates the model that training starts from, as iteration 0 of the run; at step −1 in the log."""
+    """Validates the model that training starts from, as iteration 0 of the run; in the log it is step −1."""
 
     def __init__(self, windows: Iterable[dict[str, Tensor]]) -> None:
         self._windows = windows
@@ -124,23 +124,23 @@ def starting_miou(checkpoint: dict[str, Any]) -> float | None:
 
 
 def freeze(network: nn.Module, parts: tuple[str, ...]) -> tuple[nn.Module, ...]:
-    """Freeze parts of a network, given by names of modules or parameters.
-
-    Returns:
-        The frozen modules, whose batch norms must not move either.
+    """Freeze modules or parameters, given by name; the modules are returned, as their batch norms must not move either.
 
     Raises:
         ConfigError: The network has no such part.
     """
     modules = dict(network.named_modules())
-    parameters = dict(network.named_parameters())
+    known: dict[str, nn.Module | nn.Parameter] = {**dict(network.named_parameters()), **modules}
     for part in parts:
-        if part in modules:
-            modules[part].requires_grad_(False)
-        elif part in parameters:
-            parameters[part].requires_grad_(False)
-        else:
-            raise _unknown(part, modules, parameters)
+        if part not in known:
+            parent = part
+            while parent and parent not in modules:
+                parent = parent.rpartition(".")[0]
+            begin = f"{parent}." if parent else ""
+            below = {begin + name[len(begin) :].split(".")[0] for name in known if name and name.startswith(begin)}
+            names = ", ".join(sorted(below - {begin}))
+            raise ConfigError(f"model.freeze: the network has no {part}", hint=f"it has {names}")
+        known[part].requires_grad_(False)
     return tuple(modules[part] for part in parts if part in modules)
 
 
@@ -152,14 +152,3 @@ def leaves_unused(network: nn.Module, bands: int, size: int) -> bool:
     logits = network(torch.zeros(1, bands, size, size))
     network.train(was_training)
     return any(grad is None for grad in torch.autograd.grad(logits.sum(), trained, allow_unused=True))
-
-
-def _unknown(part: str, modules: dict[str, nn.Module], parameters: dict[str, Any]) -> ConfigError:
-    """An error with the names one level below the longest existing prefix."""
-    parent = part
-    while parent and parent not in modules:
-        parent = parent.rpartition(".")[0]
-    begin = f"{parent}." if parent else ""
-    below = {name[len(begin) :].split(".")[0] for name in (*modules, *parameters) if name.startswith(begin) and name}
-    names = ", ".join(begin + name for name in sorted(below - {""}))
-    return ConfigError(f"model.freeze: the network has no {part}", hint=f"it has {names}")

@@ -1,4 +1,4 @@
-"""Training step, validation scores and optimizer of a network."""
+"""A network in training: its step, validation scores, and SegNeXt's optimizer and learning rate."""
 
 from __future__ import annotations
 
@@ -15,25 +15,21 @@ from torch import Tensor, nn
 from geoseg.classes import NODATA
 from geoseg.config import RunConfig
 from geoseg.contract import Contract
+from geoseg.errors import ConfigError
 from geoseg.network.contact import mapped_logits
 from geoseg.network.losses import SummedLoss
 from geoseg.network.metrics import Scores, confusion_matrix
 from geoseg.network.model_folder import Normalize
 from geoseg.training.failures import LossWatch
-from geoseg.training.optimizer import lr_factor, parameter_groups
+
+WARMUP_START = 1e-6
 
 
 class SegmentationTask(lightning.LightningModule):
-    """A network in training.
+    """An SMP model in training on imagery of a contract.
 
-    Args:
-        network: SMP model.
-        contract: Its imagery contract, with normalisation and classes.
-        recipe: Loss, learning rate, schedule and batch.
-        class_weights: Weight of each class in the loss.
-        seed: With step and process, decides what is random in a step.
-        frozen: Parts of the network that do not train.
-        place: Describes the window of an index, for a loss that is not finite.
+    With step and process, ``seed`` decides what is random in a step. The ``frozen`` parts do not train. ``place``
+    describes the window of an index, for a loss that is not finite.
     """
 
     mapped: Tensor  # the class of each channel, (256,)
@@ -152,3 +148,41 @@ class SegmentationTask(lightning.LightningModule):
 def windows_per_step(recipe: RunConfig, processes: int) -> int:
     """Windows per step of the optimizer."""
     return recipe.batch_size * recipe.accumulate * processes
+
+
+def parameter_groups(network: nn.Module, recipe: RunConfig) -> list[dict[str, Any]]:
+    """Trained parameters of encoder and decoder, each split into norms (without weight decay) and others.
+
+    References:
+        SegNeXt's ``custom_keys``: norms without decay, ten times the learning rate outside the encoder. By its names
+        the stem's two batch norms and the decoder's group norms have decay; here no norm has.
+    """
+    norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for module_name, module in network.named_modules():
+        in_encoder = module_name == "encoder" or module_name.startswith("encoder.")
+        for parameter in module.parameters(recurse=False):
+            if parameter.requires_grad:
+                groups.setdefault((in_encoder, isinstance(module, norms)), []).append(parameter)
+    if not groups:
+        raise ConfigError("model.freeze leaves nothing to train", hint="shorten the list")
+    return [
+        {
+            "params": parameters,
+            "lr": recipe.learning_rate * (1 if in_encoder else recipe.decoder_lr_factor),
+            "weight_decay": 0.0 if is_norm else recipe.weight_decay,
+        }
+        for (in_encoder, is_norm), parameters in groups.items()
+    ]
+
+
+def lr_factor(step: int, recipe: RunConfig) -> float:
+    """Learning rate at a step relative to its peak: polynomial decay to 0, times a linear warm-up.
+
+    References:
+        mmcv 1.x's ``poly`` policy with linear warm-up, which SegNeXt was trained with.
+    """
+    decay = (1 - min(step / recipe.iterations, 1)) ** recipe.poly_power
+    if step >= recipe.warmup_iterations:
+        return float(decay)
+    return float(decay * (1 - (1 - step / recipe.warmup_iterations) * (1 - WARMUP_START)))
