@@ -279,16 +279,23 @@ def test_names_that_are_refused_early_are_those_of_the_programs() -> None:
 
     import geoseg.models
     from geoseg.export import EXPORTERS
-    from geoseg.model_export.onnx_graph import OPSETS
-    from geoseg.models.studies.gates import find_gate
+    from geoseg.models.mscan import MultiScaleGate
 
     assert set(early.ARCHITECTURES) == set(smp.MODEL_ARCHITECTURES_MAPPING)
     assert tuple(EXPORTERS) == early.VECTOR_SUFFIXES
-    assert early.OPSETS == OPSETS
     assert geoseg.models.RECIPES.keys() <= {f"tu-{name}" for name in PRETRAINED}
     set_by_others = {"in_chans", "num_classes", "global_pool", "encoder_name", "encoder_depth", "encoder_weights"}
-    set_by_others |= {"in_channels", "classes", "activation", "aux_params", "encoder_kwargs", "self", "study", "whole"}
-    makers = (geoseg.models.SegNeXt.__init__, geoseg.models.MSCAN.__init__, find_gate)
+    set_by_others |= {
+        "in_channels",
+        "classes",
+        "activation",
+        "aux_params",
+        "encoder_kwargs",
+        "self",
+        "study",
+        "channels",
+    }
+    makers = (geoseg.models.SegNeXt.__init__, geoseg.models.MSCAN.__init__, MultiScaleGate.__init__)
     signatures = [inspect.signature(maker) for maker in makers]
     assert set(early.SEGNEXT_OPTIONS) == {name for s in signatures for name in s.parameters} - set_by_others
 

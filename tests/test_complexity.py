@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from geoseg.paper.catalogue import VARIANTS, Row, Variant, as_csv, build, measure
-from geoseg.paper.complexity import Cost, cost, parameters
+from geoseg.paper.catalogue import VARIANTS, Cost, Row, Variant, as_csv, build, cost, measure, parameters
 from support import commands
 from support.networks import TINY, segnext
 

@@ -17,8 +17,7 @@ from PIL import Image
 from geoseg.classes import ClassTable
 from geoseg.errors import LabelError, OutputError
 from geoseg.paper import isaid
-from geoseg.paper.isaid import CLASSES, prepare_isaid
-from geoseg.paper.palette import PaletteReader
+from geoseg.paper.isaid import CLASSES, PaletteReader, prepare_isaid
 from support.isaid import MASK, TRAIN, VAL, Made, colors, made
 
 

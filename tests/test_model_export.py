@@ -30,11 +30,12 @@ from geoseg.contract import DEFAULT_SCALE, Contract  # noqa: E402
 from geoseg.errors import ConfigError, ModelError  # noqa: E402
 from geoseg.model_export.check import check_file, reference, sample_windows  # noqa: E402
 from geoseg.model_export.deepness import deepness_entries, why_not  # noqa: E402
-from geoseg.model_export.host import Feed, FileTerms, HostModel, feed_values, find_feed  # noqa: E402
+from geoseg.model_export.host import NORMALIZED, Feed, HostModel, feed_values, find_feed  # noqa: E402
 from geoseg.model_export.onnx_graph import onnx_model  # noqa: E402
 from geoseg.model_export.stac import slug, value_scaling  # noqa: E402
 from geoseg.network.folding import deployed  # noqa: E402
 from geoseg.network.model_folder import build_network  # noqa: E402
+from geoseg.options import ExportOptions  # noqa: E402
 
 SIZE = (96, 160)
 ON_SHAPES = {"Shape", "Gather", "Concat", "Slice", "Squeeze", "Unsqueeze"}
@@ -74,10 +75,6 @@ def difference(data: bytes, module: nn.Module, *shape: int) -> float:
 def onnx_bytes(module: nn.Module, **how: Any) -> bytes:
     data: bytes = onnx_model(module, bands=3, **how).SerializeToString(deterministic=True)
     return data
-
-
-def terms_of(feed: Feed, overlap: int = 0) -> FileTerms:
-    return FileTerms(feed, "probabilities", 512, overlap, False, 20)
 
 
 @pytest.fixture(scope="module")
@@ -268,14 +265,14 @@ def test_samples_are_spread_as_the_model_knows_its_bands(dtype: Any) -> None:
 @pytest.mark.parametrize("scale", [1 / 255, 0.01])
 def test_deepness_feeds_what_the_file_takes(feed: Feed, scale: float) -> None:
     terms = contract(scale=scale)
-    keys = deepness_entries(terms, terms_of(feed, 128))
+    keys = deepness_entries(terms, ExportOptions(normalize=feed != NORMALIZED), size=512, overlap=128)
     mean, std = (np.array(json.loads(keys[f"standardization_{n}"]))[:, None, None] for n in ("mean", "std"))
     pixels = sample_windows(terms, 8, 8)
     np.testing.assert_allclose((pixels / 255 - mean) / std, feed_values(pixels, terms, feed), rtol=1e-5, atol=1e-5)
 
 
 def test_the_keys_of_deepness() -> None:
-    keys = deepness_entries(contract(gsd_m=0.14), terms_of("pixel / 255", 160))
+    keys = deepness_entries(contract(gsd_m=0.14), ExportOptions(), size=512, overlap=160)
     assert {key: json.loads(value) for key, value in keys.items()} == {
         "model_type": "Segmentor",
         "class_names": {"0": "c0", "1": "c1", "2": "c2"},
@@ -288,12 +285,12 @@ def test_the_keys_of_deepness() -> None:
         "seg_thresh": 0.0,
         "seg_small_segment": 0,
     }
-    assert "resolution" not in deepness_entries(contract(), terms_of("pixel / 255"))
+    assert "resolution" not in deepness_entries(contract(), ExportOptions(), size=512, overlap=0)
 
 
 @pytest.mark.parametrize(("gsd_m", "resolution"), [(0.5002, 50.0), (0.1, 10.0), (0.125, 12.5), (10.003, 1000.0)])
 def test_the_resolution_of_deepness_is_a_round_figure(gsd_m: float, resolution: float) -> None:
-    keys = deepness_entries(contract(gsd_m=gsd_m), terms_of("pixel / 255"))
+    keys = deepness_entries(contract(gsd_m=gsd_m), ExportOptions(), size=512, overlap=0)
     assert json.loads(keys["resolution"]) == resolution
 
 

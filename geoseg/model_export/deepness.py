@@ -18,7 +18,8 @@ from __future__ import annotations
 import json
 
 from geoseg.contract import Contract
-from geoseg.model_export.host import BYTE, NORMALIZED, FileTerms, Result, scaled_statistics
+from geoseg.model_export.host import BYTE, NORMALIZED, Result, find_feed, scaled_statistics
+from geoseg.options import ExportOptions
 
 
 def why_not(contract: Contract, result: Result) -> str | None:
@@ -32,17 +33,17 @@ def why_not(contract: Contract, result: Result) -> str | None:
     return None
 
 
-def deepness_entries(contract: Contract, terms: FileTerms) -> dict[str, str]:
+def deepness_entries(contract: Contract, options: ExportOptions, *, size: int, overlap: int) -> dict[str, str]:
     """Metadata of an ONNX file for uint8 imagery in the plugin's keys, values as JSON."""
     mean, std = [0.0] * len(contract.bands), [1.0] * len(contract.bands)
-    if terms.feed == NORMALIZED:
+    if find_feed(contract, normalize=options.normalize) == NORMALIZED:
         mean, std = scaled_statistics(contract, BYTE)
     values: dict[str, object] = {
         "model_type": "Segmentor",
         "class_names": {str(i): entry.name for i, entry in enumerate(contract.classes)},
-        "tile_size": terms.size,
-        "tiles_size": terms.size,
-        "tiles_overlap": round(100 * terms.overlap / terms.size),
+        "tile_size": size,
+        "tiles_size": size,
+        "tiles_overlap": round(100 * overlap / size),
         "standardization_mean": mean,
         "standardization_std": std,
         "seg_thresh": 0.0,  # the largest probability decides

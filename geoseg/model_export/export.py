@@ -6,15 +6,14 @@ import json
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
-from geoseg.contract import Contract
-from geoseg.errors import ConfigError, ModelError, OutputError
+from geoseg.errors import ConfigError, ModelError
 from geoseg.files import atomic_output, check_output
+from geoseg.model_export import check_opset, check_suffix
 from geoseg.model_export.check import Agreement, check_file
 from geoseg.model_export.deepness import deepness_entries, why_not
-from geoseg.model_export.host import INPUT, FileTerms, HostModel, find_feed
-from geoseg.model_export.onnx_graph import check_opset, import_onnx, onnx_model
+from geoseg.model_export.host import INPUT, HostModel, find_feed
+from geoseg.model_export.onnx_graph import import_onnx, onnx_model
 from geoseg.model_export.stac import import_pystac, stac_item
 from geoseg.network.folding import deployed
 from geoseg.network.model_folder import load_model
@@ -23,35 +22,23 @@ from geoseg.tiling.plan import window_of
 from geoseg.version import __version__
 from geoseg.windows import round_up
 
-SUFFIX = ".onnx"
-
 _FREE_SIZES = [(97, 133), (256, 256)]
 """Windows that a file for any size is checked with, px."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What was written.
+    """What was written."""
 
-    Attributes:
-        path: The ONNX file.
-        item: The STAC item, or None.
-        terms: What the file takes and gives.
-        nodes: Number of operations in the graph.
-        shape: Of the input, axes as numbers or names.
-        bands: Names of its channels.
-        deepness: Why Deepness cannot run the file, or None.
-        agreement: How it compares with torch, or None if ONNX Runtime is not installed.
-    """
-
-    path: Path
-    item: Path | None
-    terms: FileTerms
-    nodes: int
-    shape: tuple[int | str, ...]
-    bands: tuple[str, ...]
-    deepness: str | None
-    agreement: Agreement | None
+    path: Path  # the ONNX file
+    item: Path | None  # the STAC item
+    options: ExportOptions
+    feed: str  # what a host feeds
+    nodes: int  # number of operations in the graph
+    shape: tuple[int | str, ...]  # of the input, axes as numbers or names
+    bands: tuple[str, ...]  # names of its channels
+    deepness: str | None  # why Deepness cannot run the file
+    agreement: Agreement | None  # how it compares with torch; None if ONNX Runtime is not installed
 
     def lines(self) -> list[str]:
         """The report for people, one fact per line."""
@@ -64,9 +51,9 @@ class ExportReport:
         megabytes = self.path.stat().st_size / 1e6
         shape = ", ".join(map(str, self.shape))
         return [
-            f"model     {self.path}: {megabytes:.1f} MB, {self.nodes} operations of opset {self.terms.opset}",
-            f"input     {INPUT} ({shape}) float32: {self.terms.feed}; {', '.join(self.bands)}",
-            f"output    {self.terms.result} at the size of the input",
+            f"model     {self.path}: {megabytes:.1f} MB, {self.nodes} operations of opset {self.options.opset}",
+            f"input     {INPUT} ({shape}) float32: {self.feed}; {', '.join(self.bands)}",
+            f"output    {self.options.result} at the size of the input",
             f"check     {checked}",
             f"Deepness  {'no: ' + self.deepness if self.deepness else 'runs it as it is'}",
             f"item      {self.item or 'none'}",
@@ -98,10 +85,7 @@ def export_model(
         OutputError: Another suffix, the output or its item exists, or its folder cannot be written.
     """
     path = Path(output)
-    if path.suffix.lower() != SUFFIX:
-        raise OutputError(
-            f"output {path} has the suffix {path.suffix or '(none)'}, expected {SUFFIX}", hint=f"-o {path.stem}{SUFFIX}"
-        )
+    check_suffix(path)
     check_output(path, overwrite=overwrite)
     onnx = import_onnx()
     check_opset(options.opset)
@@ -110,26 +94,27 @@ def export_model(
         check_output(item, overwrite=overwrite)
     model = load_model(name)
     contract, network = model.contract, model.network
-    terms = _terms(contract, options)
+    size, overlap = window_of(options, contract.window)
+    feed, result = find_feed(contract, normalize=options.normalize), options.result
     # what heights and widths must be multiples of, px
     divisible = getattr(network, "requires_divisible_input_shape", False)
     multiple = int(network.encoder.output_stride) if divisible else 1  # type: ignore[union-attr, arg-type]
     graph = onnx_model(
-        HostModel(deployed(network), contract, feed=terms.feed, result=terms.result).eval(),
+        HostModel(deployed(network), contract, feed=feed, result=result).eval(),
         bands=len(contract.bands),
-        size=None if terms.dynamic else (terms.size, terms.size),
+        size=None if options.dynamic else (size, size),
         batch=None,
-        opset=terms.opset,
+        opset=options.opset,
         multiple=multiple,
-        output=terms.result,
+        output=result,
     )
-    misread = why_not(contract, terms.result)
-    entries = {} if misread else deepness_entries(contract, terms)
-    if misread is None and terms.dynamic:
+    misread = why_not(contract, result)
+    entries = {} if misread else deepness_entries(contract, options, size=size, overlap=overlap)
+    if misread is None and options.dynamic:
         misread = "it needs a fixed size, so leave out --dynamic"
     own = {
-        "geoseg_input": json.dumps(terms.feed),
-        "geoseg_output": json.dumps(terms.result),
+        "geoseg_input": json.dumps(feed),
+        "geoseg_output": json.dumps(result),
         "geoseg_contract": contract.model_dump_json(),
         "geoseg_version": json.dumps(__version__),
         "geoseg_weights": json.dumps(model.digest),
@@ -141,17 +126,21 @@ def export_model(
             onnx.checker.check_model(str(scratch), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise ModelError(f"the ONNX file of {model.folder} is invalid: {error}") from error
-        sizes = [(terms.size, terms.size)]
-        if terms.dynamic:
+        sizes = [(size, size)]
+        if options.dynamic:
             sizes = [(round_up(h, multiple), round_up(w, multiple)) for h, w in _FREE_SIZES]
-        agreement = check_file(scratch, model, feed=terms.feed, result=terms.result, sizes=sizes)
+        agreement = check_file(scratch, model, feed=feed, result=result, sizes=sizes)
         if item is not None:
-            text = stac_item(model, scratch, terms, onnx_version=_onnx_version(onnx, terms.opset))
+            # First release of ONNX with the opset; the table's rows are (release, format, opset, …).
+            release = next(row[0] for row in onnx.helper.VERSION_TABLE if row[2] >= options.opset)
+            release += ".0" * (release.count(".") < 2)
+            text = stac_item(model, scratch, options, size=size, overlap=overlap, onnx_version=release)
             (scratch.parent / item.name).write_text(text, encoding="utf-8")
     return ExportReport(
         path=path,
         item=item,
-        terms=terms,
+        options=options,
+        feed=feed,
         nodes=len(graph.graph.node),
         shape=tuple(axis.dim_param or axis.dim_value for axis in graph.graph.input[0].type.tensor_type.shape.dim),
         bands=tuple(band.name for band in contract.bands),
@@ -170,16 +159,3 @@ def _wants_item(asked: bool | None) -> bool:
             raise
         return False
     return True
-
-
-def _terms(contract: Contract, options: ExportOptions) -> FileTerms:
-    """Size and overlap are those that a prediction would take."""
-    size, overlap = window_of(options, contract.window)
-    feed = find_feed(contract, normalize=options.normalize)
-    return FileTerms(feed, options.result, size, overlap, options.dynamic, options.opset)
-
-
-def _onnx_version(onnx: Any, opset: int) -> str:
-    """First release of ONNX with an opset, as ``1.15.0``; the table's rows are (release, format, opset, …)."""
-    release: str = next(row[0] for row in onnx.helper.VERSION_TABLE if row[2] >= opset)
-    return release if release.count(".") == 2 else f"{release}.0"

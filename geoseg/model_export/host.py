@@ -9,7 +9,6 @@ What a host feeds has one of three names, from which everything that describes t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from geoseg.arrays import AnyArray, Float32Array
 from geoseg.contract import Contract
 from geoseg.network.contact import mapped_logits
-from geoseg.network.logits import logits_of
+from geoseg.network.folding import logits_of
 from geoseg.network.stored_model import logits_stride
 
 Feed: TypeAlias = Literal["pixel / 255", "pixel", "(pixel * scale - mean) / std"]
@@ -30,27 +29,6 @@ NORMALIZED: Feed = "(pixel * scale - mean) / std"
 BYTE = 255.0
 INPUT = "pixels"
 """Name of the graph's input; its output is named after the result."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileTerms:
-    """What an exported file takes and gives.
-
-    Attributes:
-        feed: What a host feeds.
-        result: What it gets.
-        size: Side of a window, px.
-        overlap: Strip shared by neighbouring windows, px.
-        dynamic: Whether height and width are free; the size is then a proposal.
-        opset: Version of ONNX's operations.
-    """
-
-    feed: Feed
-    result: Result
-    size: int
-    overlap: int
-    dynamic: bool
-    opset: int
 
 
 def find_feed(contract: Contract, *, normalize: bool) -> Feed:
@@ -78,13 +56,9 @@ def feed_values(pixels: AnyArray, contract: Contract, feed: Feed) -> Float32Arra
 
 
 class HostModel(nn.Module):
-    """Normalisation, network, upsampling and softmax as one module.
+    """Normalisation, a network or its inference form, upsampling and softmax as one module.
 
-    Args:
-        network: SMP network, or its inference form.
-        contract: Of the model.
-        feed: What comes in.
-        result: What goes out: softmax probabilities, logits, or ids of the most probable classes.
+    ``feed`` is what comes in; out go softmax probabilities, logits, or ids of the most probable classes.
     """
 
     mean: Tensor

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from geoseg.errors import ConfigError, ModelError, in_one_line
+from geoseg.model_export import check_opset
 from geoseg.model_export.host import INPUT
 from geoseg.options import ExportOptions
 from geoseg.version import __version__
@@ -26,9 +27,6 @@ from geoseg.version import __version__
 OPSET = ExportOptions().opset
 """The first with Gelu as one operation. A chain of five costs ONNX Runtime half as much time again, because its blocked
 memory layout ends at every Erf."""
-
-OPSETS = range(18, 24)
-"""What torch's exporter writes without converting versions."""
 
 _DIMENSIONS = {0: "batch", 2: "height", 3: "width"}
 _SAMPLE = (96, 160)
@@ -55,7 +53,7 @@ def onnx_model(
         bands: B.
         size: H and W, px; None leaves them free. A fixed size runs a little faster and needs no arithmetic on shapes.
         batch: N; None leaves it free.
-        opset: Version of ONNX's operations, one of `OPSETS`.
+        opset: Version of ONNX's operations, one of `geoseg.model_export.OPSETS`.
         multiple: Free heights and widths are multiples of this, px; most of SMP's networks need their output stride.
         output: Name of the output; the input is called `geoseg.model_export.host.INPUT`.
 
@@ -104,11 +102,7 @@ def onnx_model(
 
 
 def import_onnx() -> Any:
-    """The package onnx.
-
-    Raises:
-        ConfigError: onnx, or onnxscript, which torch's exporter needs, is not installed.
-    """
+    """The package onnx; a `ConfigError` if it, or onnxscript, which torch's exporter needs, is not installed."""
     try:
         import onnx
         import onnxscript  # noqa: F401  torch's exporter writes with it
@@ -117,16 +111,6 @@ def import_onnx() -> Any:
             f"writing ONNX needs the packages onnx and onnxscript: {error}", hint='pip install "geoseg[onnx]"'
         ) from error
     return onnx
-
-
-def check_opset(opset: int) -> None:
-    """Refuse an opset that the exporter does not write.
-
-    Raises:
-        ConfigError: The opset is not one of `OPSETS`.
-    """
-    if opset not in OPSETS:
-        raise ConfigError(f"opset {opset} is not in {OPSETS[0]} … {OPSETS[-1]}", hint=f"--opset {OPSET}")
 
 
 def _remove_stacks(model: Any) -> None:

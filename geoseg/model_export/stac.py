@@ -16,8 +16,9 @@ from typing import Any
 
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError
-from geoseg.model_export.host import BYTE, INPUT, Feed, FileTerms, scaled_statistics
+from geoseg.model_export.host import BYTE, INPUT, Feed, find_feed, scaled_statistics
 from geoseg.network.stored_model import StoredModel
+from geoseg.options import ExportOptions
 from geoseg.version import __version__
 
 _ANYWHERE = [-180.0, -90.0, 180.0, 90.0]
@@ -27,11 +28,7 @@ _SHA256 = "1220"
 
 
 def import_pystac() -> Any:
-    """The package pystac with the MLM extension.
-
-    Raises:
-        ConfigError: It is not installed, or too old.
-    """
+    """The package pystac with the MLM extension; a `ConfigError` if it is not installed, or too old."""
     try:
         import pystac
         import pystac.extensions.mlm
@@ -42,14 +39,12 @@ def import_pystac() -> Any:
     return pystac
 
 
-def stac_item(model: StoredModel, file: Path, terms: FileTerms, *, onnx_version: str) -> str:
-    """The item as JSON text, to be written beside the file.
+def stac_item(
+    model: StoredModel, file: Path, options: ExportOptions, *, size: int, overlap: int, onnx_version: str
+) -> str:
+    """The item as JSON text, to be written beside a model's ONNX file for windows of a size and overlap, px.
 
-    Args:
-        model: The model.
-        file: The written ONNX file; the item names it relative to itself.
-        terms: What the file takes and gives.
-        onnx_version: First version of ONNX that has the file's operations, such as ``1.15.0``.
+    ``onnx_version`` is the first version of ONNX that has the file's operations, such as ``1.15.0``.
     """
     pystac = import_pystac()
     from pystac.extensions import mlm
@@ -57,7 +52,8 @@ def stac_item(model: StoredModel, file: Path, terms: FileTerms, *, onnx_version:
     from pystac.extensions.file import FileExtension
     from pystac.extensions.raster import DataType
 
-    contract, result = model.contract, terms.result
+    contract, result = model.contract, options.result
+    feed = find_feed(contract, normalize=options.normalize)
     bands = [band.name for band in contract.bands]
     item = pystac.Item(
         id=slug(contract.name),
@@ -73,7 +69,7 @@ def stac_item(model: StoredModel, file: Path, terms: FileTerms, *, onnx_version:
             "bands": [{"name": name, "data_type": contract.dtype} for name in bands],
         },
     )
-    side = -1 if terms.dynamic else terms.size
+    side = -1 if options.dynamic else size
     classes = [Classification.create(**_class_entry(i, c.name, c.color)) for i, c in enumerate(contract.classes)]
     shape, order = ([-1, side, side], ["batch", "height", "width"])
     if result != "classes":
@@ -86,10 +82,10 @@ def stac_item(model: StoredModel, file: Path, terms: FileTerms, *, onnx_version:
             dim_order=["batch", "bands", "height", "width"],
             data_type=DataType.FLOAT32,
         ),
-        description=terms.feed,
+        description=feed,
     )
     # The specification has a list here; pystac 1.15 is typed for one object.
-    given.properties["value_scaling"] = value_scaling(contract, terms.feed) or None
+    given.properties["value_scaling"] = value_scaling(contract, feed) or None
     task = mlm.TaskType.SEMANTIC_SEGMENTATION
     mlm.MLMExtension.ext(item, add_if_missing=True).apply(
         name=slug(contract.name),
@@ -111,9 +107,9 @@ def stac_item(model: StoredModel, file: Path, terms: FileTerms, *, onnx_version:
             )
         ],
         hyperparameters=mlm.Hyperparameters.create(
-            window_size_px=terms.size,
-            window_overlap_px=terms.overlap,
-            onnx_opset=terms.opset,
+            window_size_px=size,
+            window_overlap_px=overlap,
+            onnx_opset=options.opset,
             geoseg_version=__version__,
             weights_digest=model.digest,
             **_recipe(contract),

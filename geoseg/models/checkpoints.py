@@ -35,19 +35,12 @@ N = TypeVar("N", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
-
-    Attributes:
-        path: The file.
-        sha256: Its SHA-256.
-        tensors: Its state dict, on the CPU.
-        notes: What it has under ``meta``, where mmsegmentation notes its classes.
-    """
+    """What a file holds."""
 
     path: Path
     sha256: str
-    tensors: dict[str, Tensor]
-    notes: object = None
+    tensors: dict[str, Tensor]  # its state dict, on the CPU
+    notes: object = None  # what it has under ``meta``, where mmsegmentation notes its classes
 
 
 class _Inert:
@@ -113,16 +106,11 @@ def read_checkpoint(path: str | PathLike[str]) -> Checkpoint:
 
 
 def load_encoder(network: N, path: str | PathLike[str], *, features_only: bool = False) -> N:
-    """The same MSCAN with the weights of an ImageNet checkpoint.
+    """The same MSCAN with the weights of an ImageNet checkpoint; with ``features_only`` the file needs no head.
 
     As in timm, the stem is adapted to the number of bands (a single band gets the sum of the three, others repeat them,
     scaled by 3 / bands), and a head for another number of classes stays as it is. Every other tensor must be there and
     have the network's shape, unlike in timm.
-
-    Args:
-        network: MSCAN of any bands and classes.
-        path: See `read_checkpoint`.
-        features_only: The head is not needed.
 
     Raises:
         ModelError: The file cannot be read, or does not fit.
@@ -136,23 +124,19 @@ def load_encoder(network: N, path: str | PathLike[str], *, features_only: bool =
         )
     if found != bands:
         state[_STEM] = adapt_input_conv(bands, state[_STEM])
-    head = {key: value for key, value in state.items() if key in _HEAD}
-    body = {key: value for key, value in state.items() if key not in _HEAD}
-    if not head and _HEAD[0] in own and own[_HEAD[0]].shape[0] == _IMAGENET_CLASSES and not features_only:
+    head = {key: state.pop(key) for key in _HEAD if key in state}
+    own_head = {key: own[key] for key in _HEAD if key in own}
+    if not head and own_head and len(own_head[_HEAD[0]]) == _IMAGENET_CLASSES and not features_only:
         raise ModelError(f"{path} lacks {_HEAD[0]}", hint="for the encoder alone: num_classes=0 or features_only=True")
-    if any(key not in own or own[key].shape != value.shape for key, value in head.items()):
-        head = {}
-    network.load_state_dict({**{key: own[key] for key in _HEAD if key in own}, **body, **head})
+    fits = all(key in own and own[key].shape == value.shape for key, value in head.items())
+    network.load_state_dict({**state, **own_head, **(head if fits else {})})
     return network
 
 
 def encoder_state(tensors: Mapping[str, Tensor], network: nn.Module, source: object) -> dict[str, Tensor]:
     """An ImageNet checkpoint's state dict under MSCAN's names; its shapes are checked, bands and classes excepted.
 
-    Args:
-        tensors: Names of the official repository or of mmsegmentation 1.x.
-        network: MSCAN that it is for.
-        source: Named in errors.
+    ``source`` is named in errors.
 
     Raises:
         ModelError: A tensor is missing, unexpected, or of another shape; the first is named.

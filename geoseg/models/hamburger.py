@@ -25,17 +25,11 @@ EVAL_STEPS = 7
 
 
 class NMF2d(nn.Module):
-    """Low-rank reconstruction of each image's features by non-negative matrix factorization.
+    """Low-rank reconstruction of each image's features by non-negative matrix factorization, see `factorize`.
 
-    See `factorize`. Gradients flow through every update, as in the code behind the published results. float32
-    throughout, also under autocast, because sums over H·W overflow float16.
-
-    Args:
-        channels: Channels D of the features.
-        rank: Rank R of the factorization.
-
-    Attributes:
-        bases: Buffer (1, D, R) in [0, 1) that every image starts from, drawn from a fixed seed; any other may be set.
+    Every image starts from ``bases``, a buffer (1, D, R) in [0, 1) drawn from a fixed seed; any other may be set.
+    Gradients flow through every update, as in the code behind the published results. float32 throughout, also under
+    autocast, because sums over H·W overflow float16.
     """
 
     bases: Tensor
@@ -107,13 +101,7 @@ class Hamburger(nn.Module):
 
 
 class HamburgerDecoder(nn.Module):
-    """Features of stages 2, 3 and 4 to decoded features at stride 8.
-
-    Args:
-        encoder_channels: Channels of the encoder's features, as SMP lists them; the last three are used.
-        channels: Width D of the decoder.
-        rank: Rank of the factorization.
-        groups: Groups of the group norms.
+    """The last three of the encoder's features to decoded features of width ``channels`` at stride 8.
 
     References:
         Figure 3c and Table 7 of the SegNeXt paper: stage 1 costs much and gains nothing.
@@ -141,17 +129,16 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 def joined(stages: Sequence[Tensor]) -> Tensor:
     """Features of all stages (N, C₁ + … + Cₖ, H, W) at the size of the first."""
-    first, *others = stages
-    size = first.shape[2:]
-    return torch.cat(
-        [first, *(F.interpolate(s, size=size, mode="bilinear", align_corners=False) for s in others)], dim=1
-    )
+    size = stages[0].shape[2:]
+    others = [F.interpolate(stage, size=size, mode="bilinear", align_corners=False) for stage in stages[1:]]
+    return torch.cat([stages[0], *others], dim=1)
 
 
-def init_convolutions(module: nn.Module) -> None:
-    """Kaiming-normal weights (fan-out, ReLU) and zero biases, as in the original decoder."""
+def init_convolutions(module: nn.Module) -> nn.Module:
+    """The module with Kaiming-normal weights (fan-out, ReLU) and zero biases, as in the original decoder."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+    return module

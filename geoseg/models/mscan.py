@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,6 @@ from timm.models._registry import generate_default_cfgs
 from torch import Tensor, nn
 
 from geoseg.models.checkpoints import encoder_state, load_encoder
-from geoseg.models.studies.gates import find_gate
 from geoseg.pretrained import PRETRAINED, encoder_file
 
 __all__ = ["MSCAN"]
@@ -41,6 +41,9 @@ SIZES = {
 """Channels and blocks of the four stages: Table 2 of the paper."""
 MLP_RATIOS = (8, 8, 4, 4)
 
+STRIPS = {7: "conv0", 11: "conv1", 21: "conv2"}
+"""Kernel sizes of the gate's strip branches and the names of their convolutions in checkpoints."""
+
 
 def _depthwise(channels: int, kernel: tuple[int, int]) -> nn.Conv2d:
     """Depthwise convolution whose output has the size of its input."""
@@ -49,27 +52,49 @@ def _depthwise(channels: int, kernel: tuple[int, int]) -> nn.Conv2d:
 
 
 class MultiScaleGate(nn.Module):
-    """Multi-scale convolutional attention of Figure 2c: 5×5, three pairs of strips (1×k, k×1), 1×1, product."""
+    """Multi-scale convolutional attention of Figure 2c: 5×5, three pairs of strips (1×k, k×1), 1×1, product.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: C.
+        branches: Table 6: kernel sizes of the strips that remain, of 7, 11 and 21.
+        channel_mixing: Table 6: keep the 1×1 convolution after the sum.
+        attention: Table 6: multiply the input by the result; False returns the result itself.
+
+    Raises:
+        ValueError: ``branches`` are not some of 7, 11 and 21, each once.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        branches: Sequence[int] = tuple(STRIPS),
+        channel_mixing: bool = True,
+        attention: bool = True,
+    ) -> None:
         super().__init__()
+        if not isinstance(branches, Sequence) or sorted(set(STRIPS) & set(branches)) != sorted(branches):
+            raise ValueError(f"branches must be some of {', '.join(map(str, STRIPS))}, each once, found {branches!r}")
+        self.branches, self.attention = tuple(sorted(branches)), attention
         self.conv0 = _depthwise(channels, (5, 5))
-        self.conv0_1 = _depthwise(channels, (1, 7))
-        self.conv0_2 = _depthwise(channels, (7, 1))
-        self.conv1_1 = _depthwise(channels, (1, 11))
-        self.conv1_2 = _depthwise(channels, (11, 1))
-        self.conv2_1 = _depthwise(channels, (1, 21))
-        self.conv2_2 = _depthwise(channels, (21, 1))
-        self.conv3 = nn.Conv2d(channels, channels, 1)
+        for k in self.branches:
+            self.add_module(f"{STRIPS[k]}_1", _depthwise(channels, (1, k)))
+            self.add_module(f"{STRIPS[k]}_2", _depthwise(channels, (k, 1)))
+        self.conv3 = nn.Conv2d(channels, channels, 1) if channel_mixing else nn.Identity()
+        self.is_whole = self.branches == tuple(STRIPS) and channel_mixing and attention
+
+    def strips(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Both convolutions of each strip branch."""
+        return [(getattr(self, f"{STRIPS[k]}_1"), getattr(self, f"{STRIPS[k]}_2")) for k in self.branches]
 
     def forward(self, u: Tensor) -> Tensor:
         """Gated features (N, C, H, W) of ``u`` (N, C, H, W)."""
         local = self.conv0(u)
-        strips_7 = self.conv0_2(self.conv0_1(local))
-        strips_11 = self.conv1_2(self.conv1_1(local))
-        strips_21 = self.conv2_2(self.conv2_1(local))
-        out: Tensor = self.conv3(local + strips_7 + strips_11 + strips_21) * u
-        return out
+        total = local
+        for first, second in self.strips():
+            total = total + second(first(local))
+        mixed: Tensor = self.conv3(total)
+        return mixed * u if self.attention else mixed
 
 
 class Attention(nn.Module):
@@ -163,12 +188,11 @@ class MSCAN(nn.Module):
     Args:
         in_chans: Bands of the image.
         num_classes: Classes of the ImageNet-style head; 0 for none.
-        embed_dims: Channels of the four stages.
-        depths: Blocks of the four stages.
+        embed_dims, depths: Channels and blocks of the four stages.
         mlp_ratios: Hidden width of the MLPs relative to the stage's channels.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
         global_pool: "avg" for the mean over the last stage before the head, or "" for none.
-        **study: Options of Table 6, see `geoseg.models.studies.gates.find_gate`; none for the final design.
+        **study: Options of `MultiScaleGate` (Table 6); none for the final design.
 
     Raises:
         ValueError: An unknown ``global_pool``, or an unknown branch in ``study``.
@@ -196,7 +220,7 @@ class MSCAN(nn.Module):
             for i, channels in enumerate(embed_dims)
         ]
         self.num_stages = len(embed_dims)
-        gate = find_gate(MultiScaleGate, **study)
+        gate = partial(MultiScaleGate, **study)
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         for i, (channels, depth, ratio) in enumerate(zip(embed_dims, depths, mlp_ratios, strict=True), start=1):
             embed = Stem(in_chans, channels) if i == 1 else Downsample(embed_dims[i - 2], channels)
@@ -245,18 +269,10 @@ class MSCAN(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Features of several stages, timm's interface.
-
-        Args:
-            x: Image (N, B, H, W).
-            indices: Stages wanted, 0 … 3; an int n for the last n, None for all.
-            norm: Has no effect, because every stage is normalised anyway.
-            stop_early: Leave out the stages after the last one wanted.
-            output_fmt: Only "NCHW".
-            intermediates_only: Return only the list, without the final features.
+        """Features of the stages wanted (0 … 3), with timm's interface; ``norm`` has no effect, all are normalised.
 
         Raises:
-            ValueError: Another ``output_fmt``.
+            ValueError: An ``output_fmt`` other than "NCHW".
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', found {output_fmt!r}")

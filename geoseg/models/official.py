@@ -27,20 +27,15 @@ def convert_official_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, T
     convolution. Neither stores the bases of the factorization: a strict load needs ``decoder.hamburger.ham.bases``
     added, for example from a fresh model.
 
-    Args:
-        state_dict: Tensors under ``backbone.`` and ``decode_head.``, of any variant.
-
     Raises:
-        KeyError: A key has neither prefix.
+        KeyError: A key begins with neither ``backbone.`` nor ``decode_head.``.
     """
     converted = {}
     for key, value in state_dict.items():
-        for ours, theirs in _PREFIXES:
-            if key.startswith(theirs):
-                converted[encoder_key(ours + key.removeprefix(theirs))] = value
-                break
-        else:
+        known = [ours + key.removeprefix(theirs) for ours, theirs in _PREFIXES if key.startswith(theirs)]
+        if not known:
             raise KeyError(f"{key!r} is not a key of an official SegNeXt segmentation checkpoint")
+        converted[encoder_key(known[0])] = value
     return converted
 
 
@@ -63,36 +58,26 @@ def is_official_spelling(keys: Iterable[str]) -> bool:
 
 
 def official_key(key: str, *, official: bool) -> str:
-    """Name in a checkpoint for one of SegNeXt's or MSCAN's, the reverse of the conversions above.
-
-    Args:
-        key: Our name.
-        official: Spell it as the official repository does, else as mmsegmentation 1.x.
-    """
+    """Name in a checkpoint of the official repository, or else of mmsegmentation 1.x, for one of ours."""
     if official:
         key = key.replace(_MLP, _OFFICIAL_MLP)
     return next((theirs + key.removeprefix(ours) for ours, theirs in _PREFIXES if key.startswith(ours)), key)
 
 
 def mismatch(found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]]) -> str | None:
-    """Why a checkpoint does not fit a network, naming the first tensor, or None.
+    """Why a checkpoint's shapes do not fit a network's, naming the first tensor, or None."""
 
-    Args:
-        found: Shapes in the checkpoint, by name.
-        wanted: Shapes in the network, by name.
-    """
+    def first(keys: list[str]) -> str:
+        return keys[0] + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+
     problems = []
     if missing := [key for key in wanted if key not in found]:
-        problems.append(f"lacks {_first(missing)}")
+        problems.append(f"lacks {first(missing)}")
     if surplus := [key for key in found if key not in wanted]:
-        problems.append(f"has {_first(surplus)}, which the network does not have")
+        problems.append(f"has {first(surplus)}, which the network does not have")
     wrong = [key for key in wanted if key in found and tuple(found[key]) != tuple(wanted[key])]
     if wrong and not problems:
         shapes = f"{tuple(found[wrong[0]])} instead of {tuple(wanted[wrong[0]])}"
         others = f", and {len(wrong) - 1} more of another shape" if len(wrong) > 1 else ""
         problems.append(f"has {wrong[0]} of shape {shapes}{others}")
     return " and ".join(problems) or None
-
-
-def _first(keys: list[str]) -> str:
-    return keys[0] + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")

@@ -18,7 +18,7 @@ from segmentation_models_pytorch.base.modules import Activation
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
-from geoseg.models.studies.decoders import build_decoder
+from geoseg.models.studies import build_decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +44,15 @@ class SegNeXt(SegmentationModel):  # type: ignore[misc]
 
     Args:
         encoder_name: SMP encoder; ``tu-mscan_tiny``, ``…small``, ``…base`` and ``…large`` are SegNeXt-T, S, B, L.
-        encoder_depth: SMP's number of halvings; only 5.
-        encoder_weights: Anything but None for timm's pretrained weights.
-        in_channels: Bands of the image.
-        classes: Number of classes K.
-        activation: SMP's activation for the logits, or None.
-        aux_params: SMP's classification head, or None.
+        encoder_depth, encoder_weights, in_channels, classes, activation, aux_params: As of every SMP model, whose
+            interface makes this signature so long. The depth must be 5; any weights but None are timm's.
         decoder_channels: Width of the decoder; None for the paper's (256 for encoders of others).
         nmf_rank: Rank of the factorization; None for the paper's (16 for encoders of others).
         drop_path_rate: Stochastic depth; None for the paper's (not passed to encoders of others).
         norm_groups: Groups of the decoder's group norms.
         decoder_dropout: Share of the decoded channels that a training step drops, in [0, 1).
-        decoder, stage1, context: Studies, see `geoseg.models.studies.decoders.build_decoder`.
-        **encoder_kwargs: Passed to the encoder; for studies see `geoseg.models.studies.gates.find_gate`.
+        decoder, stage1, context: Studies, see `geoseg.models.studies.build_decoder`.
+        **encoder_kwargs: Passed to the encoder; for studies see `geoseg.models.mscan.MultiScaleGate`.
 
     Attributes:
         logits_stride: Pixels per logit of `forward_logits`: 8, in studies also 4 or 32.

@@ -47,12 +47,9 @@ _PACKAGES = ("openvino", "torch", "timm", "segmentation-models-pytorch")
 
 
 def converted(model: StoredModel, shape: tuple[int, ...], core: Any) -> Any:
-    """A network as ``openvino.Model`` for windows of one shape, from the cache if it is there.
+    """A network as ``openvino.Model`` for windows of one shape (N, B, H, W), from the cache if it is there.
 
-    Args:
-        model: The model; one without a ``key`` is not cached.
-        shape: (N, B, H, W) of the windows.
-        core: OpenVINO's core.
+    A model without a ``key`` is not cached. ``core`` is OpenVINO's.
 
     Raises:
         ModelError: OpenVINO cannot convert the network, or its logits are not torch's.
@@ -80,7 +77,7 @@ def _digest(key: str, shape: tuple[int, ...]) -> str:
 def _sources() -> str:
     """Digest of the code that defines networks, their inference form and the conversion."""
     here = Path(__file__).parent
-    files = [*sorted((here.parent / "models").rglob("*.py")), here / "folding.py", here / "logits.py", Path(__file__)]
+    files = [*sorted((here.parent / "models").rglob("*.py")), here / "folding.py", Path(__file__)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -143,8 +140,7 @@ def _convert(model: StoredModel, shape: tuple[int, ...], core: Any) -> tuple[tup
     import openvino as ov
     import torch
 
-    from geoseg.network.folding import FoldedSegNeXt, deployed
-    from geoseg.network.logits import Logits
+    from geoseg.network.folding import FoldedSegNeXt, Logits, deployed
 
     log.info("converting the network, once; about 5 s")
     logits = Logits(deployed(model.network)).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""SegNeXt in its inference form: the same function with fewer operations.
+"""Logits at a network's own stride, and SegNeXt in its inference form: the same function with fewer operations.
 
 - The batch norms of the stem and of the down-sampling are folded into the convolution before them.
 - The batch norms before a 1×1 (``norm1`` before ``proj_1``, ``norm2`` before ``fc1``) are folded into that 1×1.
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from geoseg.models import MSCAN, SegNeXt
 from geoseg.models.hamburger import EVAL_STEPS, ConvNorm, Hamburger, HamburgerDecoder, NMF2d, factorize
 from geoseg.models.mscan import Attention, Block, Downsample, Mlp, MultiScaleGate, Stem
+from geoseg.network.stored_model import logits_stride
 
 MAX_SCALE = 1e12
 """Largest product of a channel's residual factors; its inverse is the smallest. float32 itself ends at 1e±38."""
@@ -42,13 +43,28 @@ _MAIN_PATH = {
 }
 
 
+def logits_of(network: nn.Module, x: Tensor) -> Tensor:
+    """Windows (N, B, H, W) to logits (N, K, H / s, W / s), not upsampled where the network has them smaller."""
+    out: Tensor = network.forward_logits(x) if logits_stride(network) > 1 else network(x)  # type: ignore[operator]
+    return out
+
+
+class Logits(nn.Module):
+    """`logits_of` a network as a module's output, as exporters and compilers want it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Windows (N, B, H, W) to logits (N, K, H / s, W / s)."""
+        return logits_of(self.network, x)
+
+
 def deployed(network: nn.Module) -> nn.Module:
     """The inference form of a SegNeXt of the main path, in evaluation mode; any other network itself.
 
     The inference form shares no memory with the network. Its float32 logits differ by at most 1e-4 of the largest.
-
-    Args:
-        network: Any SMP network in evaluation mode.
     """
     if is_main_path(network):
         try:
@@ -64,7 +80,7 @@ def is_main_path(network: nn.Module) -> bool:
     if type(network) is not SegNeXt or encoder is None:
         return False
     parts = [part for whole in (encoder, cast(nn.Module, network.decoder)) for part in whole.modules()]
-    return {type(part) for part in parts} <= _MAIN_PATH
+    return {type(part) for part in parts} <= _MAIN_PATH and all(getattr(part, "is_whole", True) for part in parts)
 
 
 def _mscan(network: nn.Module) -> MSCAN | None:
@@ -72,13 +88,7 @@ def _mscan(network: nn.Module) -> MSCAN | None:
 
 
 class FoldedBlock(nn.Module):
-    """One block of MSCAN on rescaled features; see the module's text.
-
-    Args:
-        block: The block.
-        before: (C,) float64, what the features are divided by when they come in.
-        after: (C,) the same when they go out.
-    """
+    """One block of MSCAN on features divided by ``before`` (C,) float64 when they come in, by ``after`` going out."""
 
     def __init__(self, block: Block, before: Tensor, after: Tensor) -> None:
         super().__init__()
@@ -87,8 +97,7 @@ class FoldedBlock(nn.Module):
         weight, bias = _values(attention.proj_1)
         self.proj_1 = _conv(attention.proj_1, weight * (factor * before), bias + weight @ shift)
         self.conv0 = copy.deepcopy(gate.conv0)
-        pairs = (gate.conv0_1, gate.conv0_2), (gate.conv1_1, gate.conv1_2), (gate.conv2_1, gate.conv2_2)
-        self.strips = nn.ModuleList(nn.Sequential(*copy.deepcopy(pair)) for pair in pairs)
+        self.strips = nn.ModuleList(nn.Sequential(*copy.deepcopy(pair)) for pair in gate.strips())
         self.conv3 = copy.deepcopy(gate.conv3)
         weight, bias = _values(attention.proj_2)
         rate = block.layer_scale_1.double() / after
@@ -203,11 +212,7 @@ class FoldedDecoder(nn.Module):
     def context(self, gram: Tensor, total: Tensor, bases: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """``ham_out`` and its group norm as rows (N, R, D) and shift (N, 1, D): normalised context = C · rows + shift.
 
-        Args:
-            gram: (N, R, R) CᵀC.
-            total: (N, 1, R) sum of C over the pixels.
-            bases: (N, D, R) W.
-            pixels: H·W.
+        ``gram`` is CᵀC (N, R, R), ``total`` the sum of C over the H·W ``pixels`` (N, 1, R), ``bases`` W (N, D, R).
         """
         rows = (self.ham_out @ bases).transpose(-1, -2)  # (N, R, D): one pixel's output is its code times these
         # In float64: a variance as a difference of two means would lose digits. These are small matrices.

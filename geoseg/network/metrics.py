@@ -16,14 +16,9 @@ if TYPE_CHECKING:
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
-    """Counts (K, K) int64 on the inputs' device: row = truth, column = prediction.
+    """Counts (K, K) int64 on the inputs' device: row = truth, column = prediction; without pixels that are 255 in one.
 
-    Pixels whose label or prediction is 255 do not count.
-
-    Args:
-        labels: Class ids of any shape, integer.
-        predictions: Class ids of the same shape.
-        classes: K.
+    ``labels`` and ``predictions`` are class ids of any one shape.
     """
     labels, predictions = labels.flatten().long(), predictions.flatten().long()
     counted = (labels != NODATA) & (predictions != NODATA)

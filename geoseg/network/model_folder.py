@@ -87,14 +87,7 @@ def _check_options(architecture: str, encoder: str, options: Mapping[str, Any]) 
 
 
 def save_model(folder: Path, network: nn.Module, contract: Contract, *, half: bool = False) -> None:
-    """Write a model folder; an existing one is replaced at the end.
-
-    Args:
-        folder: Model folder to write.
-        network: SMP model.
-        contract: Its imagery contract.
-        half: Store floating-point weights as float16.
-    """
+    """Write a model folder; an existing one is replaced at the end. ``half`` stores weights as float16."""
     with new_folder(folder) as scratch:
         # The folder holds all weights: loading must not fetch the encoder's again.
         config: dict[str, Any] = network.config  # type: ignore[assignment]
@@ -151,12 +144,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor([b.std for b in contract.bands]).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Network input (N, B, H, W) float32, channels last.
-
-        Args:
-            pixels: (N, B, H, W) as read from the file; NaN only where invalid.
-            valid: (N, H, W) bool, or None if all are valid.
-        """
+        """Network input (N, B, H, W) float32, channels last, of pixels as in a file; ``valid`` is (N, H, W)."""
         x = (pixels.float() * self.scale - self.mean) / self.std
         if valid is not None:
             x = x.masked_fill(~valid[:, None], 0.0)

@@ -11,8 +11,9 @@ References:
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -83,60 +84,39 @@ TTA: dict[str, Tta] = {
 
 
 def find_tta(name: str) -> Tta:
-    """The augmentation of that name.
-
-    Raises:
-        ConfigError: No such name; the hint lists them.
-    """
+    """The augmentation of that name; a `ConfigError` lists the known ones."""
     if name not in TTA:
         raise ConfigError(f"no test-time augmentation is called {name!r}", hint=f"--tta {', '.join(TTA)}")
     return TTA[name]
 
 
 def augmented(logits_fn: Callable[[Tensor], Tensor], x: Tensor, tta: Tta) -> Tensor:
-    """Logits of windows, averaged over their augmentations; without any, those of ``logits_fn``.
+    """Log of the mean probability over augmentations, (N, K, H/s, W/s) float32; without any, the network's logits.
 
-    The order of the sum does not depend on the batch, so a window always gives the same values.
+    Its softmax is the mean probability. The order of the sum does not depend on the batch, so a window always gives the
+    same values.
 
     Args:
         logits_fn: Network on normalised windows (N, B, h, w), h and w multiples of 32, giving (N, K, h/s, w/s).
         x: Normalised windows (N, B, H, W), H and W multiples of the stride s.
         tta: The augmentations.
-
-    Returns:
-        Log of the mean probability, (N, K, H/s, W/s) float32; its softmax is the mean probability.
     """
     if tta.is_plain:
         return logits_fn(x)
     import torch  # not at the top: choosing an augmentation must not load torch
     import torch.nn.functional as F
 
-    total: Tensor | None = None
-    shape: tuple[int, int] | None = None
-    for scale in tta.scales:
-        size = _scaled(x.shape[-2], scale), _scaled(x.shape[-1], scale)
-        scaled = _resize(x, size)
-        for symmetry in tta.symmetries:
-            logits = symmetry.undo(logits_fn(symmetry.apply(scaled).contiguous())).float()
-            if shape is None:
-                stride = size[0] // logits.shape[-2]
-                shape = x.shape[-2] // stride, x.shape[-1] // stride
-            found = F.log_softmax(_resize(logits, shape), dim=1)
-            total = found if total is None else torch.logaddexp(total, found)
-    assert total is not None
+    def resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
+        return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+    def predictions() -> Iterator[Tensor]:
+        for scale in tta.scales:
+            aligned = [max(round(side * scale / ALIGN_PX), 1) * ALIGN_PX for side in x.shape[-2:]]
+            scaled = x if scale == 1 else resized(x, tuple(aligned))
+            for symmetry in tta.symmetries:
+                logits = symmetry.undo(logits_fn(symmetry.apply(scaled).contiguous())).float()
+                stride = scaled.shape[-2] // logits.shape[-2]
+                yield F.log_softmax(resized(logits, tuple(side // stride for side in x.shape[-2:])), dim=1)
+
+    total = functools.reduce(torch.logaddexp, predictions())
     return total - math.log(len(tta.scales) * len(tta.symmetries))
-
-
-def _scaled(length: int, scale: float) -> int:
-    if scale == 1:
-        return length
-    return max(round(length * scale / ALIGN_PX), 1) * ALIGN_PX
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation by pixel centres; the same tensor if the size is the same."""
-    if x.shape[-2:] == size:
-        return x
-    import torch.nn.functional as F
-
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -1,24 +1,32 @@
 """Every variant of SegNeXt with its counted cost and the paper's numbers.
 
-Networks are built on the meta device, without weights. ``geoseg models`` prints the stored result, see
-`geoseg.paper.variants`.
+``geoseg models`` prints the stored result, see `geoseg.paper.variants`.
+
+The paper's "GFLOPs" are multiply-accumulates as torchprofile counts them in the original code: convolutions and matrix
+products, one per normalised element, one per element of an element-wise product, four per element of a bilinear
+interpolation, including the last one to the image's size. Sums, biases, activations, divisions and softmax count
+nothing. Here they are counted while the network runs on torch's meta device, which has shapes but no weights or pixels.
 """
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from geoseg.models import SegNeXt
-from geoseg.paper.complexity import cost, parameters
+from geoseg.models.hamburger import HamburgerDecoder, NMF2d
 
 ADE20K_CLASSES = 150
 CITYSCAPES_CLASSES = 19
@@ -44,25 +52,15 @@ NOTHING = Published()
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One network.
+    """One network."""
 
-    Attributes:
-        name: Its name in the paper, or what differs from SegNeXt-T.
-        table: Tables of the paper that have it.
-        encoder: Name of the encoder in timm.
-        options: Keyword arguments, as in ``model.options`` of a configuration.
-        published: The paper's numbers.
-        classifier: Whether it is the encoder with a head for 1000 classes rather than the whole network.
-        why_not: Why a number of the paper is missing or differs.
-    """
-
-    name: str
-    table: str
-    encoder: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    name: str  # in the paper, or what differs from SegNeXt-T
+    table: str  # tables of the paper that have it
+    encoder: str  # its name in timm
+    options: Mapping[str, Any] = field(default_factory=dict)  # as in ``model.options`` of a configuration
     published: Published = NOTHING
-    classifier: bool = False
-    why_not: str = ""
+    classifier: bool = False  # whether it is the encoder with a head for 1000 classes
+    why_not: str = ""  # why a number of the paper is missing or differs
 
 
 class Row(NamedTuple):
@@ -153,3 +151,84 @@ def as_csv(rows: Sequence[Row]) -> str:
         start = (variant.name, variant.table, variant.encoder, options, size, paper.parameters, macs_512)
         writer.writerow([*start, paper.gflops_512, macs_2048, paper.gflops_2048, macs_224, variant.why_not])
     return text.getvalue()
+
+
+# --- counting
+
+
+class Cost(NamedTuple):
+    """Multiply-accumulates of one forward, by kind."""
+
+    convolutions: int
+    products: int
+    interpolation: int
+    elementwise: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self)
+
+
+def parameters(module: nn.Module) -> int:
+    """Numbers that training changes, so no statistics of batch norms and no bases."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def cost(network: nn.Module, height: int, width: int, *, bands: int = 3) -> Cost:
+    """Multiply-accumulates of one image (bands, height, width) in evaluation mode, as the original code needs them.
+
+    The original decoder computes the first product of the factorization twice, the second time with a factor 1, and
+    interpolates stage 2 to its own size; ours does neither.
+    """
+    network = copy.deepcopy(network).to("meta").eval()
+    counter = _Counter()
+    for module in network.modules():
+        if isinstance(module, NMF2d):
+            module.register_forward_hook(counter.repeated_product)
+        elif isinstance(module, HamburgerDecoder):
+            module.register_forward_hook(counter.idle_interpolation)
+    with torch.no_grad(), counter:
+        network(torch.empty(1, bands, height, width, device="meta"))
+    return Cost(**{kind: counter.counted[kind] for kind in Cost._fields})
+
+
+# torch's version decides which of the three runs
+_BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training", "_batch_norm_no_update")
+
+RULES: dict[str, tuple[str, Callable[[tuple[Any, ...], Any], int]]] = {
+    "convolution": ("convolutions", lambda args, out: out.numel() * math.prod(args[1].shape[1:])),
+    **{name: ("products", lambda args, out: out.numel() * args[-2].shape[-1]) for name in ("mm", "bmm", "addmm")},
+    "upsample_bilinear2d": ("interpolation", lambda args, out: 4 * out.numel()),
+    "mul": ("elementwise", lambda args, out: out.numel()),
+    **{
+        name: ("elementwise", lambda args, out: out[0].numel())
+        for name in ("native_layer_norm", "native_group_norm", *_BATCH_NORMS)
+    },
+}
+"""Kind and count of each operation from its arguments and result, by name in ATen."""
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the cost of all operations while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counted: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (rule := RULES.get(func.overloadpacket.__name__)) is not None:
+            kind, count = rule
+            self.counted[kind] += count(args, out)
+        return out
+
+    def repeated_product(self, nmf: NMF2d, inputs: tuple[Tensor], out: Tensor) -> None:
+        """X W of the softmax initialisation, computed again in the first round, and its factor of 1."""
+        rank, pixels = nmf.bases.shape[2], out.shape[2] * out.shape[3]
+        self.counted["products"] += out.shape[0] * pixels * out.shape[1] * rank
+        self.counted["elementwise"] += out.shape[0] * pixels * rank
+
+    def idle_interpolation(self, decoder: HamburgerDecoder, inputs: tuple[list[Tensor]], out: Tensor) -> None:
+        """Stage 2 to its own size."""
+        self.counted["interpolation"] += 4 * inputs[0][-3].numel()

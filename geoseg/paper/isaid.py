@@ -11,7 +11,7 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -26,11 +26,10 @@ from tqdm import tqdm
 
 from geoseg.arrays import ByteArray, IntArray
 from geoseg.class_tables import ISAID_LEFT_OUT, KNOWN
-from geoseg.classes import NODATA, ClassTable
+from geoseg.classes import NODATA, ClassTable, Color
 from geoseg.errors import LabelError, OutputError, in_one_line, one_error
 from geoseg.files import atomic_output, check_output_folder, open_raster, output_error
 from geoseg.paper.isaid_release import LABELLED, SPLITS, Pair, Picture, find_release
-from geoseg.paper.palette import PaletteReader
 from geoseg.runtime.processors import processors
 from geoseg.words import count
 
@@ -64,19 +63,12 @@ _LABEL_PROFILE = {"count": 1, "nodata": NODATA}
 
 @dataclass(frozen=True, slots=True)
 class IsaidReport:
-    """What was written.
-
-    Attributes:
-        folder: The folder.
-        scenes: Number of scenes of each split.
-        pixels: Pixels of each class in train and val together, (K,).
-        left_out: Ids of scenes that are in no list to train on.
-    """
+    """What was written."""
 
     folder: Path
-    scenes: dict[str, int]
-    pixels: IntArray
-    left_out: tuple[str, ...] = ()
+    scenes: dict[str, int]  # number of each split
+    pixels: IntArray  # of each class in train and val together, (K,)
+    left_out: tuple[str, ...] = ()  # ids of scenes that are in no list to train on
 
     def lines(self) -> list[str]:
         """The report for people."""
@@ -168,24 +160,16 @@ def _convert(pair: Pair, folder: Path, output: Path, *, write: bool) -> tuple[li
     pixels = np.zeros(len(CLASSES), dtype=np.int64)
     problems: list[str] = []
     scene, labels = (Path(pair.split, kind, f"{pair.id}.tif") for kind in ("scenes", "labels"))
-    if pair.mask is not None:
-        problems += _different_sizes(pair.image, pair.mask)
-        problems += _labels(pair.mask, folder / labels if write else None, output / labels, pixels)
+    if (mask := pair.mask) is not None:
+        # A picture that cannot be read is reported below.
+        with suppress(_UnusablePicture), _opened(pair.image) as image, _opened(mask) as other:
+            if image.shape != other.shape:
+                sizes = f"{other.height} × {other.width} px, its image {pair.image.name} {image.height} × {image.width}"
+                problems.append(f"{mask.name}: has {sizes}")
+        problems += _labels(mask, folder / labels if write else None, output / labels, pixels)
     rows = (rgb for rgb, _ in _rgb_rows(pair.image))
     target = folder / scene if write and not problems else None
     return problems + _copied(pair.image, rows, target, output / scene, _SCENE_PROFILE), pixels
-
-
-def _different_sizes(image: Picture, mask: Picture) -> list[str]:
-    try:
-        with _opened(image) as one, _opened(mask) as other:
-            if one.shape == other.shape:
-                return []
-            return [
-                f"{mask.name}: has {other.height} × {other.width} px, its image {image.name} {one.height} × {one.width}"
-            ]
-    except _UnusablePicture:
-        return []  # reported where it is read
 
 
 def _labels(mask: Picture, path: Path | None, final: Path, pixels: IntArray) -> list[str]:
@@ -303,3 +287,42 @@ def _write_lists(pairs: tuple[Pair, ...], folder: Path) -> None:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(["scene", "labels"])
                 writer.writerows([f"{split}/{kind}/{pair.id}.tif" for kind in ("scenes", "labels")] for pair in rows)
+
+
+@dataclass(slots=True)
+class Strange:
+    """Pixels of a colour that no class has: place of the first, and number of all."""
+
+    row: int
+    col: int
+    count: int
+
+
+class PaletteReader:
+    """Colours to class ids, in strips of a picture: every pixel's colour is looked up, none is rounded.
+
+    Colours that no class has become 255 and are kept in ``strange``, in the order in which they were met.
+    """
+
+    def __init__(self, classes: ClassTable) -> None:
+        self.strange: dict[Color, Strange] = {}
+        keys = [(c.color[0] << 16) | (c.color[1] << 8) | c.color[2] for c in classes]
+        assert len(set(keys)) == len(keys), "two classes have one colour"
+        # One byte for every possible colour: 16 MB, of which a picture touches a small part.
+        self._ids = np.full(1 << 24, NODATA, dtype=np.uint8)
+        self._ids[keys] = np.arange(len(keys))
+
+    def read(self, rgb: ByteArray, *, row: int) -> ByteArray:
+        """Class ids (H, W) of colours (3, H, W) that start at ``row`` of the picture."""
+        red, green, blue = rgb.astype(np.int32)
+        keys = (red << 16) | (green << 8) | blue
+        labels: ByteArray = self._ids[keys]
+        unknown = np.flatnonzero(labels == NODATA)
+        if unknown.size:
+            found, first, counts = np.unique(keys.ravel()[unknown], return_index=True, return_counts=True)
+            for i in np.argsort(first):
+                at, key = int(unknown[first[i]]), int(found[i])
+                color = key >> 16, key >> 8 & 255, key & 255
+                known = self.strange.setdefault(color, Strange(row + at // keys.shape[1], at % keys.shape[1], 0))
+                known.count += int(counts[i])
+        return labels

@@ -24,17 +24,11 @@ LAYOUT = f"expected: SRC/train/{IMAGES}/*.zip and SRC/train/{MASKS}/*.zip, or th
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A PNG, in a folder or an archive.
+    """A PNG, in a folder or an archive."""
 
-    Attributes:
-        name: Its path in the release, for people.
-        path: What GDAL opens.
-        archive: Whether it is in one.
-    """
-
-    name: str
-    path: str
-    archive: bool
+    name: str  # its path in the release, for people
+    path: str  # what GDAL opens
+    archive: bool  # whether it is in one
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +88,11 @@ def _pictures(source: Path, folder: str, suffix: str, problems: list[str]) -> di
         if not base.lower().endswith(suffix.lower()) or (suffix != MASK_SUFFIX and base.endswith("_RGB.png")):
             continue
         key = base[: -len(suffix)]
-        other = found.get(key)
-        if other is not None and other.archive == picture.archive:
-            problems.append(f"{picture.name}: is a duplicate of {other.name}")
-        elif other is None or other.archive:
+        other = found.setdefault(key, picture)
+        if other.archive and not picture.archive:
             found[key] = picture
+        elif other is not picture and other.archive == picture.archive:
+            problems.append(f"{picture.name}: is a duplicate of {other.name}")
     return found
 
 

@@ -34,7 +34,7 @@ from geoseg.data.labelled import LabelledScene, labels_of
 from geoseg.errors import ConfigError
 from geoseg.network.backends import Request, load_backend
 from geoseg.network.contact import mapped_logits
-from geoseg.network.logits import Logits
+from geoseg.network.folding import Logits
 from geoseg.network.metrics import confusion_matrix
 from geoseg.network.model_folder import Normalize
 from geoseg.network.stored_model import StoredModel
@@ -58,26 +58,15 @@ View = tuple[Pixels, Valid]
 
 @dataclass(frozen=True, slots=True)
 class PatchProtocol:
-    """How scenes are cut, and what the network sees of a patch.
+    """How scenes are cut, and what the network sees of a patch; lengths in px."""
 
-    Attributes:
-        patch: Side of the patches, px; None for whole scenes.
-        overlap: Strip that neighbours share, px.
-        narrow: Whether a scene that does not exceed the patch along one side is "cut" along the other or kept "whole".
-        pad: Whether smaller patches are padded below and to the right with black pixels and label 255.
-        fit: Longer and shorter side, px, that a patch is resized to fit in, its ratio kept; None for the
-            configuration's own.
-        multiple: Both sides are then enlarged to a multiple of this, px.
-        skipped: Names of scenes that do not count.
-    """
-
-    patch: int | None
-    overlap: int = 0
-    narrow: Narrow = "cut"
-    pad: bool = False
-    fit: tuple[int, int] | None = None
-    multiple: int = 1
-    skipped: frozenset[str] = frozenset()
+    patch: int | None  # side of the patches; None for whole scenes
+    overlap: int = 0  # strip that neighbours share
+    narrow: Narrow = "cut"  # or "whole" for a scene that does not exceed the patch along one side
+    pad: bool = False  # smaller patches below and to the right with black pixels and label 255
+    fit: tuple[int, int] | None = None  # longer and shorter side to resize a patch into; None: the configuration's
+    multiple: int = 1  # both sides are then enlarged to a multiple of this
+    skipped: frozenset[str] = frozenset()  # names of scenes that do not count
 
 
 PROTOCOLS: dict[str, PatchProtocol] = {
@@ -90,22 +79,18 @@ photographs (ADE20K, COCO-Stuff)."""
 
 
 def isaid_windows(height: int, width: int, *, patch: int, overlap: int, narrow: Narrow = "cut") -> list[Window]:
-    """Patches of a scene as the converters of iSAID cut it.
+    """Patches of a scene as the converters of iSAID cut it, in row-major order, none twice; lengths in px.
 
     They start at multiples of the stride; a patch that would end outside is moved back to the border. Along a side that
-    does not exceed the patch there is one, of the side's length.
+    does not exceed the patch there is one, of the side's length. Unlike in mmsegmentation no rows or columns are lost
+    if one side equals the patch and the other is shorter.
 
     Args:
-        height: Scene height, px.
-        width: Scene width, px.
-        patch: Side of a patch, px: 896 in mmsegmentation, 800 in JSeg.
-        overlap: Strip that neighbours share, px: 384 and 200.
+        height, width: Of the scene.
+        patch: Side of a patch: 896 in mmsegmentation, 800 in JSeg.
+        overlap: Strip that neighbours share: 384 and 200.
         narrow: "cut" for scenes of any shape, as in mmsegmentation; "whole" to keep a scene unless both sides exceed
             the patch, as in JSeg.
-
-    Returns:
-        Patches in row-major order, none twice. Unlike in mmsegmentation no rows or columns are lost if one side equals
-        the patch and the other is shorter.
 
     Raises:
         ValueError: ``overlap`` outside ``[0, patch)``, or an empty scene.
@@ -237,14 +222,11 @@ class _Network:
             (pixels, valid), _ = views[0]
             classes = _largest(self._logits(pixels, valid), valid.shape, labels.shape)
         else:
-            total: Tensor | None = None
+            total: Any = 0
             for (pixels, valid), flipped in views:
                 part = (pixels[..., ::-1], valid[:, ::-1]) if flipped else (pixels, valid)
-                logits = _interpolated(self._logits(*part), valid.shape, labels.shape)
-                found = F.softmax(logits, dim=1)
-                found = found.flip(3) if flipped else found
-                total = found if total is None else total + found
-            assert total is not None
+                found = F.softmax(_interpolated(self._logits(*part), valid.shape, labels.shape), dim=1)
+                total = total + (found.flip(3) if flipped else found)
             classes = total.argmax(1)[0]
         truth = torch.from_numpy(labels).to(self._device)
         return confusion_matrix(truth, classes, self._count).cpu().numpy()

@@ -49,25 +49,15 @@ N = TypeVar("N", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """What the names and shapes of a state dict say about its network.
+    """What the names and shapes of a state dict say about its network."""
 
-    Attributes:
-        embed_dims: Channels of the four stages.
-        depths: Blocks of the four stages.
-        mlp_ratios: Hidden width of the MLPs relative to the stage's channels.
-        official: Whether names are those of the official repository rather than of mmsegmentation 1.x.
-        classes: Classes of the segmentation, or of the ImageNet head (0 without one).
-        width: Width of the decoder; None for an ImageNet checkpoint.
-        rank: Rank of the factorization, if the file has its bases.
-    """
-
-    embed_dims: tuple[int, ...]
-    depths: tuple[int, ...]
-    mlp_ratios: tuple[float, ...]
-    official: bool
-    classes: int
-    width: int | None = None
-    rank: int | None = None
+    embed_dims: tuple[int, ...]  # channels of the four stages
+    depths: tuple[int, ...]  # blocks of the four stages
+    mlp_ratios: tuple[float, ...]  # hidden width of the MLPs relative to the stage's channels
+    official: bool  # whether names are those of the official repository rather than of mmsegmentation 1.x
+    classes: int  # of the segmentation, or of the ImageNet head (0 without one)
+    width: int | None = None  # of the decoder; None for an ImageNet checkpoint
+    rank: int | None = None  # of the factorization, if the file has its bases
 
     @property
     def size(self) -> str | None:
@@ -112,11 +102,9 @@ class Design:
 
 
 def recognize(tensors: Mapping[str, Tensor], source: Source) -> tuple[Design, dict[str, Tensor]]:
-    """The network that a state dict is for, and the state dict without the prefixes of wrappers.
+    """The network that a state dict is for, and the state dict without ``module.`` or ``model.`` before every name.
 
-    Args:
-        tensors: State dict in one of the three layouts; ``module.`` or ``model.`` before every name is removed.
-        source: Named in errors.
+    ``source`` is named in errors.
 
     Raises:
         ModelError: The state dict is another network's, for other than three bands, or lacks a tensor that gives the
@@ -185,16 +173,10 @@ def build_encoder(design: Design, tensors: Mapping[str, Tensor], source: Source)
 def build_segnext(
     design: Design, tensors: Mapping[str, Tensor], source: Source, *, rank: int, norm_groups: int = NORM_GROUPS
 ) -> SegNeXt:
-    """SegNeXt with the weights of a segmentation checkpoint, in evaluation mode.
+    """SegNeXt with the weights of a segmentation checkpoint, in evaluation mode; arguments as `recognize` returns them.
 
-    The file's bases are used if they have the given rank, else those of a fresh network.
-
-    Args:
-        design: Network and state dict as `recognize` returns them.
-        tensors: See ``design``.
-        source: Named in errors.
-        rank: Rank of the factorization; see `find_rank`.
-        norm_groups: Groups of the decoder's group norms, which no tensor shows; 32 in all published files.
+    The file's bases are used if they have the given ``rank`` (see `find_rank`), else those of a fresh network. No
+    tensor shows the groups of the decoder's norms; all published files have 32.
 
     Raises:
         ModelError: A tensor is missing, unexpected, or of another shape; the first is named.
@@ -223,15 +205,10 @@ def build_segnext(
 
 
 def find_rank(design: Design, source: Source, *, asked: int | None = None) -> tuple[int, str]:
-    """Rank of the factorization of a segmentation checkpoint, and the reason for it.
+    """Rank of the factorization of a segmentation checkpoint, and the reason for it; ``asked`` is the user's choice.
 
     No weight depends on it, and only files with bases show it. The official repository trains B and L with 64,
     mmsegmentation 1.x with 16; T and S have 16 in both.
-
-    Args:
-        design: Network as `recognize` returns it.
-        source: Named in errors.
-        asked: The user's choice, if any.
 
     Raises:
         ConfigError: A rank below 1, or none is known because the network is not the paper's.

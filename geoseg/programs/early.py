@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from geoseg.classes import nearest_name
 from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.files import check_folder, check_output, check_output_folder, name_outputs, output_pattern
+from geoseg.model_export import check_opset, check_suffix
 from geoseg.options import (
     CONTACT_SHARE,
     AnyPath,
@@ -67,9 +68,6 @@ SEGNEXT_OPTIONS = (
     *("embed_dims", "depths", "mlp_ratios", "branches", "channel_mixing", "attention"),
 )
 """What ``model.options`` may hold for SegNeXt with MSCAN (a test compares them)."""
-
-OPSETS = range(18, 24)
-"""Versions of ONNX's operations that torch's exporter writes."""
 
 _MOST_NAMED = 20
 
@@ -283,12 +281,8 @@ def check_export(model: AnyPath, output: Path, options: ExportOptions, *, overwr
         ModelError: No such model, or one without a valid contract.
         ConfigError: A window off the network's grid, or an opset that torch does not write.
     """
-    if output.suffix.lower() != ".onnx":
-        raise OutputError(
-            f"output {output} has the suffix {output.suffix or '(none)'}, expected .onnx", hint=f"-o {output.stem}.onnx"
-        )
-    if options.opset not in OPSETS:
-        raise ConfigError(f"opset {options.opset} is not in {OPSETS[0]} … {OPSETS[-1]}", hint="--opset 20")
+    check_suffix(output)
+    check_opset(options.opset)
     check_output(output, overwrite=overwrite)
     window_of(options, _contract(model).window)
 

@@ -32,8 +32,7 @@ from torch import Tensor, nn
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.landscape import Landscape, write_landscape
 from geoseg.network.backends import Request, load_backend
-from geoseg.network.folding import deployed
-from geoseg.network.logits import Logits
+from geoseg.network.folding import Logits, deployed
 from geoseg.network.model_folder import save_model
 from geoseg.network.stored_model import logits_stride
 from geoseg.programs.predict import predict

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from geoseg.errors import ConfigError
-from geoseg.network.folding import deployed
+from geoseg.network.folding import Logits, deployed
 from geoseg.network.forward import Forward, Request, does_not_run
-from geoseg.network.logits import Logits
 from geoseg.network.stored_model import StoredModel
 
 OPTIONS: dict[str, Any] = {

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geoseg.network.folding import FoldedSegNeXt, deployed
+from geoseg.network.folding import FoldedSegNeXt, Logits, deployed
 from geoseg.network.forward import Forward, Request
-from geoseg.network.logits import Logits
 from geoseg.network.stored_model import StoredModel
 
 
