@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import re
@@ -46,9 +47,10 @@ def readers(run: subprocess.Popen[str], count: int) -> list[int]:
     while True:
         assert run.poll() is None and time.monotonic() < end, "the run has not come so far"
         children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-        found = [int(c) for c in children if b"resource_tracker" not in Path(f"/proc/{c}/cmdline").read_bytes()]
-        if len(found) >= count:
-            return found
+        with contextlib.suppress(FileNotFoundError):  # a child that has just ended
+            found = [int(c) for c in children if b"resource_tracker" not in Path(f"/proc/{c}/cmdline").read_bytes()]
+            if len(found) >= count:
+                return found
         time.sleep(0.01)
 
 

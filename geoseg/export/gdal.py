@@ -40,13 +40,10 @@ def write_records(
 ) -> int:
     """Write record batches as they come, then read the file back; returns the number of features.
 
-    What ``records`` raises passes as it is. GDAL's warnings are logged.
+    The last field of the schema is the geometry, `WKB_FIELD`. What ``records`` raises passes as it is. GDAL's warnings
+    are logged.
 
     Args:
-        records: The batches.
-        schema: Their schema. The geometry, `WKB_FIELD`, is its last field.
-        path: The file.
-        geometry_type: Type of the layer's geometries.
         is_exact: Whether geometries read back are the ones written, vertex for vertex.
         options: Of `pyogrio.write_arrow`: driver, layer, crs, encoding, creation options.
 

@@ -51,8 +51,7 @@ def write_overlay(
         class_values: Class map, (h, w) uint8, of the same ground and side ratio, not necessarily the same size.
         classes: Names and colours.
         polygons: Columns class_id and geometry.
-        transform: Affine pixel → coordinates of the polygons, for pixels of ``class_values``; None where the
-            polygons are in these pixels.
+        transform: Affine pixel of ``class_values`` → coordinates of the polygons; None where these are pixels.
         title: Line above the panels.
         panel_px: Longer side of a panel, px. Larger imagery is averaged down to it.
 

@@ -64,8 +64,11 @@ def write_pmtiles(batches: Iterable[PolygonBatch], path: Path, layer: Layer) -> 
     records, options = map(as_record, portions(batches)), {"DESCRIPTION": json.dumps(table, ensure_ascii=False)}
     zooms = zoom_levels(layer.grid)
     count = write_tiles(records, schema, path, zooms, layer=layer.name, crs="EPSG:4326", layer_options=options)
-    with writing(path):
-        check_whole(_is_whole(path))
+    with writing(path), path.open("rb") as file:
+        header, size = file.read(_HEADER_BYTES), file.seek(0, os.SEEK_END)
+        check_whole(len(header) == _HEADER_BYTES)
+        # Offset and length of root directory, metadata, leaf directories and tiles
+        check_whole(bool(size >= np.frombuffer(header, "<u8", 8, 8).reshape(4, 2).sum(axis=1).max()))
     return count
 
 
@@ -109,14 +112,3 @@ def zoom_levels(grid: Grid) -> tuple[int, int]:
     pixel, extent = known.min(), np.nanmax(np.nanmax(world, axis=(0, 1)) - np.nanmin(world, axis=(0, 1)))
     high = int(np.clip(np.ceil(np.log2(_UNITS_A_PIXEL / (_TILE_UNITS * pixel))), 0, _MOST_ZOOM))
     return int(np.clip(np.floor(-np.log2(extent)), 0, high)), high
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file is as long as its header says."""
-    with path.open("rb") as file:
-        header = file.read(_HEADER_BYTES)
-        size = file.seek(0, os.SEEK_END)
-    if len(header) < _HEADER_BYTES:
-        return False
-    # Offset and length of root directory, metadata, leaf directories and tiles
-    return bool(size >= np.frombuffer(header, "<u8", 8, 8).reshape(4, 2).sum(axis=1).max())

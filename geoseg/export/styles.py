@@ -29,10 +29,7 @@ def style_qml(
 ) -> str:
     """A QGIS style: paletted raster and categorised fills, in the colours and with the names of the classes.
 
-    Args:
-        classes: Ids, names and colours.
-        present: Ids of the classes that the layer has, for the legend; None takes all.
-        units: Units of areas and lengths, for the names that fields are shown with.
+    The legend has the classes that are ``present``, or all; fields are shown with the ``units`` of areas and lengths.
     """
     names = {
         "class_id": "Class number",
@@ -65,13 +62,10 @@ def style_qml(
 
 
 def ramp_qml(colors: Mapping[float, Color], *, band: int = 1, labels: tuple[str, str] | None = None) -> str:
-    """A QGIS style of one band of a raster: colours between the values given, linearly.
+    """A QGIS style of one band (from 1) of a raster: colours between the values given, linearly.
 
-    Args:
-        colors: Colour at each value, in rising order. The values are the real ones, since QGIS multiplies what a
-            file holds with the file's scale.
-        band: The band, from 1.
-        labels: What the legend says at the ends of the ramp; None gives their values.
+    The values rise, and are the real ones, since QGIS multiplies what a file holds with the file's scale. ``labels``
+    are what the legend says at the ends of the ramp; None gives their values.
     """
     low, high = f"{min(colors):g}", f"{max(colors):g}"
     items = [
@@ -110,15 +104,10 @@ def style_sld(classes: ClassTable, layer: str, *, present: Collection[int] | Non
 
 
 def write_style(style: str, file: Path, final: Path) -> None:
-    """Write a style beside a layer's file, keeping the part for the other kind of layer of that name.
+    """Write a style beside a layer's file, keeping the part for the other kind of layer of its ``final`` name.
 
     Polygons beside a raster leave the raster's legend as it is, and give it none where it has none; so does a raster
     beside polygons.
-
-    Args:
-        style: The style.
-        file: The layer's file, in a scratch folder.
-        final: Where it will lie.
     """
     part, others = ("renderer-v2", _VECTORS) if final.suffix.lower() in _RASTERS else ("pipe", _RASTERS)
     if any(final.with_suffix(suffix).exists() for suffix in others):

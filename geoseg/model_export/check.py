@@ -31,33 +31,19 @@ _OTHER = "another version of onnxruntime, or --opset 18"
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How a file's result compares with torch's.
+    """How a file's result compares with torch's."""
 
-    Attributes:
-        runtime: Version of ONNX Runtime.
-        difference: Largest difference of a value; 0 for class ids.
-        agreement: Share of pixels with the same class.
-    """
-
-    runtime: str
-    difference: float
-    agreement: float
+    runtime: str  # version of ONNX Runtime
+    difference: float  # the largest of a value; 0 for class ids
+    agreement: float  # share of pixels with the same class
 
 
 def check_file(
     path: Path, model: StoredModel, *, feed: Feed, result: Result, sizes: list[tuple[int, int]]
 ) -> Agreement | None:
-    """Compare a file with the network as it was trained, on a batch of two windows of each size.
+    """Compare a file (with a free batch) with the network as it was trained, on two windows of each size (H, W), px.
 
-    Args:
-        path: ONNX file with a free batch.
-        model: The model it was made from.
-        feed: What the file takes.
-        result: What it gives.
-        sizes: Heights and widths, px.
-
-    Returns:
-        How they compare, or None if ONNX Runtime is not installed.
+    The result is None if ONNX Runtime is not installed.
 
     Raises:
         ModelError: The file does not run, or gives another result.

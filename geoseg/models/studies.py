@@ -64,19 +64,17 @@ class ExpectationMaximization(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, D, H, W) to the same shape."""
-        return F.relu(x + self.conv_out(F.relu(self._fit(self.conv_in(x)))))
-
-    def _fit(self, x: Tensor) -> Tensor:
+        features = self.conv_in(x)
         with full_precision(x.device):
             n, d, h, w = x.shape
-            pixels = x.float().permute(0, 2, 3, 1).reshape(n, h * w, d)
+            pixels = features.float().permute(0, 2, 3, 1).reshape(n, h * w, d)
             bases = F.normalize(self.bases.float(), dim=1).expand(n, -1, -1)  # (N, D, K)
             for _ in range(EM_STEPS):
                 shares = (pixels @ bases).softmax(dim=-1)  # (N, H*W, K)
                 weights = shares / (shares.sum(dim=1, keepdim=True) + EM_EPS)
                 bases = F.normalize(pixels.mT @ weights, dim=1)
-            fitted = shares @ bases.mT
-            return fitted.view(n, h, w, d).permute(0, 3, 1, 2).to(x.dtype)
+            fitted = (shares @ bases.mT).view(n, h, w, d).permute(0, 3, 1, 2).to(features.dtype)
+        return F.relu(x + self.conv_out(F.relu(fitted)))
 
 
 class NonLocal(nn.Module):
@@ -241,25 +239,16 @@ class ConvDecoder(nn.Module):
 
 
 def build_decoder(
-    name: str,
-    encoder_channels: Sequence[int],
-    *,
-    context: str,
-    stage1: bool,
-    channels: int,
-    rank: int,
-    groups: int,
+    name: str, encoder_channels: Sequence[int], *, context: str, stage1: bool, channels: int, rank: int, groups: int
 ) -> nn.Module:
-    """A decoder to features (N, channels, H/stride, W/stride) with the attribute ``stride``.
+    """A decoder of the encoder's features to (N, channels, H/stride, W/stride), with the attribute ``stride``.
 
     Args:
         name: "ham" for the paper's own (c), "mlp" for (a), "conv" for (b).
-        encoder_channels: Channels of the encoder's features, as SMP lists them.
+        encoder_channels: As SMP lists them.
         context: Table 5: the context module of (c), a key of `CONTEXTS`.
         stage1: Table 7: let (c) join stage 1 too, at stride 4.
-        channels: Width of the decoder.
-        rank: Rank of the Hamburger's factorization.
-        groups: Groups of the group norms.
+        channels, rank, groups: Width of the decoder, rank of its factorization, groups of its norms.
 
     Raises:
         ValueError: An unknown decoder or context, or a context or stage 1 for another decoder than (c).

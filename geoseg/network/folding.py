@@ -123,10 +123,7 @@ class FoldedBlock(nn.Module):
 
 
 class FoldedStage(nn.Module):
-    """Down-sampling, blocks and LayerNorm of one stage.
-
-    Attributes:
-        scale: (C,) what turns ``y`` back into the network's own features.
+    """Down-sampling, blocks and LayerNorm of one stage; ``scale`` (C,) turns ``y`` back into the network's features.
 
     Raises:
         ArithmeticError: A product of residual factors is 0 or beyond `MAX_SCALE`, so nothing can be divided by it.
@@ -162,16 +159,10 @@ class FoldedStage(nn.Module):
 
 
 class FoldedDecoder(nn.Module):
-    """Stages 2, 3 and 4 to logits at stride 8; float64 in `context`, float32 elsewhere in the factorization.
+    """Stages 2, 3 and 4 to logits at stride 8; float64 in `context`, float32 elsewhere in the factorization."""
 
-    Attributes:
-        squeeze: A 1×1 without bias for each stage; their sum is what ``squeeze_norm`` takes.
-        bases: (1, D, R) normalised bases that the factorization starts from.
-        ham_out: (D, D) the 1×1 after the factorization, output channels first.
-    """
-
-    bases: Tensor
-    ham_out: Tensor
+    bases: Tensor  # (1, D, R), normalised, that the factorization starts from
+    ham_out: Tensor  # (D, D), the 1×1 after the factorization, output channels first
 
     def __init__(self, decoder: HamburgerDecoder, classifier: nn.Conv2d, widths: Sequence[int]) -> None:
         super().__init__()

@@ -13,23 +13,14 @@ from geoseg.errors import ModelError, in_one_line
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """How a network is to run.
+    """How a network is to run."""
 
-    Attributes:
-        precision: One of `geoseg.network.backends.PRECISIONS`.
-        device: Where it runs, by torch's name.
-        bands: B of the windows.
-        threads: Threads per window, on a CPU. 1 is for callers that run several windows in their own threads.
-        at_once: Windows that run at once: side by side on a CPU, in one batch on a GPU.
-        size: Height and width of most windows, px, to be made ready for beforehand; None leaves that to the first.
-    """
-
-    precision: str = "float32"
-    device: str = "cpu"
-    bands: int = 3
-    threads: int = 1
-    at_once: int = 1
-    size: tuple[int, int] | None = None
+    precision: str = "float32"  # one of `geoseg.network.backends.PRECISIONS`
+    device: str = "cpu"  # by torch's name
+    bands: int = 3  # of the windows
+    threads: int = 1  # per window, on a CPU; 1 is for callers that run several windows in their own threads
+    at_once: int = 1  # windows that run side by side on a CPU, in one batch on a GPU
+    size: tuple[int, int] | None = None  # of most windows, px, to be made ready for; None leaves that to the first
 
     @property
     def on_gpu(self) -> bool:

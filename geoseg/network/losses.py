@@ -30,13 +30,10 @@ FOCAL_GAMMA = 2.0
 
 
 class SummedLoss(nn.Module):
-    """A weighted sum of losses.
+    """A weighted sum of `LOSSES`, given by name.
 
-    Args:
-        terms: Names of `LOSSES` and their weights.
-        classes: Number of classes K.
-        weights: Weight of each class in cross_entropy, ohem and focal; None for 1 each. Dice and Lovász weigh all
-            classes alike.
+    ``weights`` are those of the classes in cross_entropy, ohem and focal; None for 1 each. Dice and Lovász weigh all
+    classes alike.
 
     Raises:
         ConfigError: The class weights are all 0 or not K.

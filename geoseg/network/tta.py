@@ -55,15 +55,10 @@ D4 = (*FLIPS, *(s._replace(transpose=True) for s in FLIPS))
 
 @dataclass(frozen=True, slots=True)
 class Tta:
-    """How a window is varied: each symmetry at each scale, in this order.
-
-    Attributes:
-        symmetries: Flips and turns.
-        scales: Factors for the sides of a window, which are then rounded to multiples of 32 px.
-    """
+    """How a window is varied: each symmetry at each scale, in this order."""
 
     symmetries: tuple[Symmetry, ...] = (IDENTITY,)
-    scales: tuple[float, ...] = (1.0,)
+    scales: tuple[float, ...] = (1.0,)  # factors for a window's sides, then rounded to multiples of 32 px
 
     @property
     def is_plain(self) -> bool:

@@ -40,18 +40,14 @@ class Checkpoints(Checkpoint):
     The last one is written every ``checkpoint_every`` iterations, at validations, at the end and on SIGTERM. Files are
     renamed when complete, so a killed run leaves a complete one. Lightning calls a Checkpoint after all other
     callbacks, whose state it stores.
-
-    Attributes:
-        saved: Iterations of the last checkpoint; None before the first.
-        best: The best validation mIoU; None before the first validation, NaN without a score.
     """
 
     def __init__(self, folder: Path, recipe: RunConfig, team: Team) -> None:
         self._folder, self._recipe, self._team = folder, recipe, team
-        self.best: float | None = None
+        self.best: float | None = None  # validation mIoU; NaN without a score
         self._since_best = 0
         self._step = 0
-        self.saved: int | None = None
+        self.saved: int | None = None  # iterations of the last checkpoint
         self._signal: int | None = None
         self._has_begun = False
         self._before: Any = None
@@ -126,9 +122,7 @@ class Checkpoints(Checkpoint):
             raise StopSignal
 
     def _agree(self, task: LightningModule, *, all_of_them: bool) -> bool:
-        """Whether any process received SIGTERM.
-
-        With ``all_of_them`` the last loss is checked too, for which a GPU waits.
+        """Whether any process received SIGTERM; ``all_of_them`` checks the last loss too, for which a GPU waits.
 
         Raises:
             ConfigError: This process is the first whose loss is not finite.

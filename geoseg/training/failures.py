@@ -33,12 +33,10 @@ class _Pending(NamedTuple):
 
 
 class LossWatch:
-    """Detects a loss that is not finite without making a GPU wait.
+    """Detects a loss that is not finite; ``place`` describes the window of an index.
 
     Reading a number from a GPU waits for all its work. So the loss is copied asynchronously, and checked when the next
     step has begun.
-
-    ``place`` describes the window of an index: "a.tif, rows 0 … 64, columns 32 … 96".
     """
 
     def __init__(self, recipe: RunConfig, place: Callable[[int], str] | None) -> None:

@@ -69,13 +69,9 @@ def count_devices(device: str, devices: int | str) -> int:
 
 
 def launch(task: Mapping[str, Any], program: str, *, devices: int, nodes: int = 1) -> None:
-    """Run a program in several processes and wait for them.
+    """Run Python code in several processes on this machine and wait for them; `assignment` gives them the task.
 
-    Args:
-        task: What `assignment` returns in each, as JSON.
-        program: Python code that each runs.
-        devices: Processes on this machine.
-        nodes: Machines; with several, each runs this, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
+    With several nodes, each calls this, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
 
     Raises:
         GeosegError: The error of the first process that failed.

@@ -32,12 +32,7 @@ __all__ = ["BACKENDS", "PRECISIONS", "Forward", "Request", "choose_backends", "c
 
 
 def load_backend(model: StoredModel, backend: str, request: Request) -> Forward:
-    """A trained network, ready to run.
-
-    Args:
-        model: The model.
-        backend: A key of `BACKENDS`, or "auto"; see `choose_backends`.
-        request: How the network is to run.
+    """A trained network, ready to run in a backend, or in the first that runs; see `choose_backends`.
 
     Raises:
         ConfigError: The backend does not run here; the hint says what to install.
@@ -79,15 +74,10 @@ def choose_backends(backend: str, device: str) -> list[str]:
 
 
 def choose_precision(precision: str, device: str, *, loss_points: float | None) -> str:
-    """The data type to compute in.
+    """The data type to compute in: one of `PRECISIONS` for "auto" or its own name.
 
     "auto" is bfloat16 on a GPU. On a CPU it is bfloat16 if the CPU multiplies it and the model is known to lose at most
-    `MAX_LOSS_POINTS`, else float32.
-
-    Args:
-        precision: One of `PRECISIONS`, or "auto".
-        device: Where the network runs.
-        loss_points: What bfloat16 costs the model, points of mIoU; None if not measured.
+    `MAX_LOSS_POINTS` of mIoU, else float32.
 
     Raises:
         ConfigError: An unknown precision, or one that this CPU does not compute in.
