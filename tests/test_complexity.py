@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from geoseg.paper.catalogue import VARIANTS, Cost, Row, Variant, as_csv, build, cost, measure, parameters
+from count_variants import VARIANTS, Cost, Row, Variant, as_csv, build, cost, measure, parameters
 from support import commands
 from support.networks import TINY, segnext
 

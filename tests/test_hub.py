@@ -21,8 +21,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from geoseg.errors import ConfigError
-from geoseg.models.hub import answers, from_disk_or_hub
-from geoseg.network.model_folder import build_network
+from geoseg.network.model_folder import answers, build_network, from_disk_or_hub
 
 NOWHERE = "http://127.0.0.1:9"
 

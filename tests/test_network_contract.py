@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from count_variants import VARIANTS
 from geoseg.models import SegNeXt
-from geoseg.paper.catalogue import VARIANTS
 from support.networks import MSCAN_SMALL, SIZES, TINY, segnext
 
 NETWORKS = {v.name: dict(v.options) for v in VARIANTS if v.encoder == "mscan_tiny" and not v.classifier}

@@ -21,7 +21,7 @@ from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.data.labelled import LabelledScene
 from geoseg.errors import ConfigError
-from geoseg.models.official import official_key
+from geoseg.models.checkpoints import official_key
 from geoseg.network.metrics import Scores
 from geoseg.network.model_folder import build_network, load_model
 from geoseg.paper import patches

@@ -21,9 +21,6 @@ def write_geopackage(batches: Iterable[PolygonBatch], path: Path, layer: Layer) 
 
     The table has ``fid``, ``geom``, ``class_id``, ``class_name``, the columns of the batches and, if known, ``source``,
     and a spatial index. Without a CRS the layer is in undefined Cartesian coordinates.
-
-    Raises:
-        OutputError: The file is locked, the disk full, or the layer's name is reserved.
     """
     # Without a CRS GDAL would write an undefined one, about which QGIS asks; −1 is "undefined Cartesian".
     options = {} if layer.grid.crs else {"SRID": "-1"}
@@ -42,9 +39,6 @@ def add_layer_style(path: Path, layer: Layer, present: Collection[int]) -> None:
     """Add the table ``layer_styles`` as QGIS creates it, with a default style of the classes that are present.
 
     The style is there as QML, which QGIS applies by itself, and as SLD, for GeoServer.
-
-    Raises:
-        OutputError: The file cannot be written.
     """
     columns = (
         "id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), f_table_schema TEXT(256), "

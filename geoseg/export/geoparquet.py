@@ -38,9 +38,6 @@ def write_geoparquet(batches: Iterable[PolygonBatch], path: Path, layer: Layer, 
 
     Polygons wait in an Arrow file beside ``path``, as large as their WKB; in memory are a key, a size and a place for
     each (some 30 bytes) and one row group.
-
-    Raises:
-        OutputError: The file cannot be written.
     """
     import pyarrow.parquet as pq
 

@@ -7,8 +7,8 @@ from typing import Any
 import segmentation_models_pytorch as smp
 
 from geoseg.models import mscan
+from geoseg.models.checkpoints import convert_official_state_dict
 from geoseg.models.mscan import MSCAN
-from geoseg.models.official import convert_official_state_dict
 from geoseg.models.segnext import RECIPES, SegNeXt
 
 smp.MODEL_ARCHITECTURES_MAPPING["segnext"] = SegNeXt

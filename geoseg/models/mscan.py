@@ -3,7 +3,7 @@
 Paper: Guo et al., "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation", NeurIPS 2022,
 arXiv 2209.08575. Original code: github.com/Visual-Attention-Network/SegNeXt, Apache-2.0 (its README asks commercial
 users to contact the authors). This file is an independent implementation of the published definition; module names
-follow the original's state dict, so its checkpoints map key by key (`geoseg.models.official`).
+follow the original's state dict, so its checkpoints map key by key (`geoseg.models.checkpoints`).
 
 In the original code but not in the paper: the stem is two stride-2 convolutions with a GELU between; the next stage
 takes the output of a stage's LayerNorm; an inner shortcut around the attention adds the batch-normalised input.

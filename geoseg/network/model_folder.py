@@ -5,16 +5,20 @@ from __future__ import annotations
 import inspect
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+import ssl
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import segmentation_models_pytorch as smp
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,8 +26,11 @@ from torch import Tensor, nn
 import geoseg.models  # noqa: F401  registers SegNeXt, which smp.create_model looks up by name
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError, GeosegError, in_one_line
-from geoseg.models.hub import from_disk_or_hub
 from geoseg.network.stored_model import WEIGHTS_FILE, StoredModel, logits_stride, open_model
+
+ANSWER_S = 5.0
+
+T = TypeVar("T")
 
 
 def build_network(
@@ -149,3 +156,41 @@ class Normalize(nn.Module):
         if valid is not None:
             x = x.masked_fill(~valid[:, None], 0.0)
         return x.contiguous(memory_format=torch.channels_last)
+
+
+# --- weights of encoders
+
+
+def from_disk_or_hub(load: Callable[[], T]) -> T:
+    """The result of ``load``, which queries the hub only for files that are not on this disk, and only if it responds.
+
+    huggingface_hub queries it for files on this disk, too, and retries for half a minute if it cannot be reached.
+
+    Raises:
+        ConnectionError: A file is not on this disk and the hub does not respond.
+        OSError: It cannot be downloaded for another reason.
+    """
+    state = torch.get_rng_state()
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        return load()
+    except LocalEntryNotFoundError:
+        torch.set_rng_state(state)  # so that layers without pretrained weights do not depend on this attempt
+    finally:
+        constants.HF_HUB_OFFLINE = before
+    if not answers(constants.ENDPOINT):
+        raise ConnectionError(f"{constants.ENDPOINT} does not respond")
+    return load()
+
+
+def answers(url: str) -> bool:
+    """Whether a server or its proxy responds within `ANSWER_S`, be it with an error."""
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=ANSWER_S).close()
+    except HTTPError:
+        return True
+    except URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # the download checks certificates
+    except OSError:
+        return False
+    return True

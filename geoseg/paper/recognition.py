@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.errors import ConfigError, ModelError
-from geoseg.models.mscan import MLP_RATIOS, MSCAN, SIZES
-from geoseg.models.official import (
+from geoseg.models.checkpoints import (
     convert_official_state_dict,
     encoder_key,
     is_official_spelling,
@@ -25,6 +24,7 @@ from geoseg.models.official import (
     official_key,
     without_wrappers,
 )
+from geoseg.models.mscan import MLP_RATIOS, MSCAN, SIZES
 from geoseg.models.segnext import RECIPES, SegNeXt
 from geoseg.words import count
 

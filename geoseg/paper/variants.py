@@ -1,6 +1,6 @@
 """The table of ``geoseg models``, stored as data so that printing it builds no network.
 
-`geoseg.paper.catalogue` computes the numbers; a test compares them with the file.
+`tools/count_variants.py` counts and writes it; a test compares the numbers with the file.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from torch import Tensor
 from geoseg.class_tables import KNOWN
 from geoseg.cli import app, weights
 from geoseg.contract import load_contract
-from geoseg.models.official import official_key
+from geoseg.models.checkpoints import official_key
 from geoseg.network.model_folder import build_network, load_model
 from geoseg.paper.recognition import BASES
 from geoseg.pretrained import OFFICIAL_FOLDER, PRETRAINED, Pretrained, sha256_of
