@@ -133,8 +133,8 @@ def export_model(
         if item is not None:
             # First release of ONNX with the opset; the table's rows are (release, format, opset, …).
             release = next(row[0] for row in onnx.helper.VERSION_TABLE if row[2] >= options.opset)
-            release += ".0" * (release.count(".") < 2)
-            text = stac_item(model, scratch, options, size=size, overlap=overlap, onnx_version=release)
+            version = release if release.count(".") == 2 else f"{release}.0"
+            text = stac_item(model, scratch, options, size=size, overlap=overlap, onnx_version=version)
             (scratch.parent / item.name).write_text(text, encoding="utf-8")
     return ExportReport(
         path=path,

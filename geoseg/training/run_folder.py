@@ -99,14 +99,13 @@ def find_checkpoint(config: TrainConfig, processes: int) -> Resumed:
     checkpoint = _load(path)
     before, now = checkpoint["windows_per_step"], windows_per_step(config.train, processes)
     if before != now:
-        key, old, new = next(
-            (f"train.{key}", getattr(started.train, key), getattr(config.train, key))
-            for key in ("batch_size", "accumulate", "iterations")
-            if getattr(started.train, key) != getattr(config.train, key) or key == "iterations"
-        )
-        words = f"{key} {old}, now it is {new}: " if old != new else ""
+        changed = [
+            f"train.{key} {getattr(started.train, key)}, now it is {getattr(config.train, key)}: "
+            for key in ("batch_size", "accumulate")
+            if getattr(started.train, key) != getattr(config.train, key)
+        ]
         raise ConfigError(
-            f"{config.output / CONFIG} began with {words}{before} windows made a step, now {now} would",
+            f"{config.output / CONFIG} began with {''.join(changed[:1])}{before} windows made a step, now {now} would",
             hint="keep train.batch_size × train.accumulate × devices as it was",
         )
     state = checkpoint["callbacks"][Checkpoints.__qualname__]

@@ -32,7 +32,7 @@ __all__ = ["BACKENDS", "PRECISIONS", "Forward", "Request", "choose_backends", "c
 
 
 def load_backend(model: StoredModel, backend: str, request: Request) -> Forward:
-    """A trained network, ready to run in a backend, or in the first that runs; see `choose_backends`.
+    """A trained network, ready to run in a backend, or for "auto" in the first that runs it; see `choose_backends`.
 
     Raises:
         ConfigError: The backend does not run here; the hint says what to install.
@@ -74,10 +74,10 @@ def choose_backends(backend: str, device: str) -> list[str]:
 
 
 def choose_precision(precision: str, device: str, *, loss_points: float | None) -> str:
-    """The data type to compute in: one of `PRECISIONS` for "auto" or its own name.
+    """The data type to compute in, one of `PRECISIONS`.
 
     "auto" is bfloat16 on a GPU. On a CPU it is bfloat16 if the CPU multiplies it and the model is known to lose at most
-    `MAX_LOSS_POINTS` of mIoU, else float32.
+    `MAX_LOSS_POINTS` of mIoU by it, else float32; ``loss_points`` are None if not measured.
 
     Raises:
         ConfigError: An unknown precision, or one that this CPU does not compute in.
