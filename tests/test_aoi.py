@@ -22,6 +22,8 @@ from geoseg.scene.aoi import Aoi, load_aoi
 from geoseg.windows import Window
 from support.scenes import PLACES, MadeScene, MakeScene, Orientation
 
+pytestmark = pytest.mark.filterwarnings("ignore:'crs' was not provided")
+
 
 def write(path: Path, geometries: list[BaseGeometry], crs: str | None, **options: str) -> Path:
     geopandas.GeoDataFrame(geometry=geometries, crs=crs).to_file(path, **options)

@@ -22,7 +22,7 @@ from geoseg.data.statistics import band_statistics
 from geoseg.data.windows import CoveringWindows, RandomWindows
 from geoseg.landscape import BANDS, LANDSCAPE_CLASSES, Landscape
 from geoseg.network.model_folder import load_model
-from geoseg.programs.train import train
+from geoseg.programs.train import build_contract, train
 from geoseg.windows import Window
 from support.networks import TINY
 
@@ -42,6 +42,8 @@ KINDS: list[tuple[str, int, Hole]] = [
     ("float32", 4, "nodata"),
     ("float32", 8, "alpha"),
 ]
+TRAINED = [KINDS[i] for i in (2, 4, 6)]
+"""One of each type of pixels."""
 
 
 def stack(dtype: str, bands: int, seed: int) -> tuple[Pixels, npt.NDArray[np.uint8]]:
@@ -132,6 +134,24 @@ def weights_of(model: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("dtype", "bands", "kind"), KINDS, ids=[f"{d}-{b}-{k}" for d, b, k in KINDS])
+def test_what_lies_under_holes_is_in_no_sample(tmp_path: Path, dtype: str, bands: int, kind: Hole) -> None:
+    """All that a training sees of two files that differ under their holes, and in the labels there, is the same."""
+    options = {"dtype": dtype, "bands": bands, "kind": kind}
+    one, other = (experiment(tmp_path / str(under), under=under, **options) for under in (0, 250))  # type: ignore[arg-type]
+    scenes, others = ([LabelledScene(entry, s) for entry in s.data.train] for s in (one, other))
+    contract = build_contract(one, scenes)
+    assert contract.bands == build_contract(other, others).bands
+    std = [band.std for band in contract.bands]
+    for windows, same in (
+        (RandomWindows(scenes, one, length=12, std=std), RandomWindows(others, other, length=12, std=std)),
+        (CoveringWindows(scenes, one), CoveringWindows(others, other)),
+    ):
+        for i in range(len(windows)):
+            for key in ("pixels", "valid", "labels"):
+                assert torch.equal(windows[i][key], same[i][key]), (i, key)
+
+
+@pytest.mark.parametrize(("dtype", "bands", "kind"), TRAINED, ids=[f"{d}-{b}-{k}" for d, b, k in TRAINED])
 def test_what_lies_under_holes_trains_nothing(tmp_path: Path, dtype: str, bands: int, kind: Hole) -> None:
     """Two files that differ under their holes, and in the labels there, give the same network."""
     options = {"dtype": dtype, "bands": bands, "kind": kind}

@@ -27,6 +27,11 @@ from geoseg.errors import ConfigError, LabelError
 from support.hints import commands_in, complaint, misplaced_commands, words_of
 from support.scenes import MadeScene, MakeScene
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:'crs' was not provided"),
+    pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),
+]
+
 NAMES = ("other", "field", "house")
 SHAPE = (96, 80)  # of `write_scene`
 Entry = dict[str, Any]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -31,6 +29,8 @@ from geoseg.training.failures import RunStopped
 from geoseg.training.launch import count_devices, launch
 from geoseg.training.processes import PeerEnded, Place, Team, find_place
 from geoseg.training.task import SegmentationTask
+from support.commands import succeed
+from support.processes import fresh_processes
 from support.training import experiment, settings, write_config
 
 NO_BATCH_NORMS = {
@@ -39,25 +39,18 @@ NO_BATCH_NORMS = {
     "options": {"encoder_depth": 4, "decoder_channels": [32, 16, 16, 8], "decoder_use_norm": "identity"},
 }
 RECIPE = {"learning_rate": 1e-4, "decoder_lr_factor": 1, "warmup_iterations": 0, "iterations": 4, "val_every": 2}
-TWO = [sys.executable, "-m", "geoseg", "train", "--device", "cpu", "--devices", "2"]
-
-
-def one_thread() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 # --- a run
 
 
-def test_two_processes_train_what_one_does(landscapes: Path, tmp_path: Path) -> None:
+def test_two_processes_train_what_one_does(landscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """2 × 4 windows a step equal 1 × 8, through losses, sampler and scores."""
     one = experiment(landscapes, tmp_path / "one", model=NO_BATCH_NORMS, train={**RECIPE, "batch_size": 8})
     two = settings(landscapes, tmp_path / "two", model=NO_BATCH_NORMS, train={**RECIPE, "batch_size": 4})
-    done = subprocess.run(
-        [*TWO, str(write_config(tmp_path / "two.yaml", two))], capture_output=True, text=True, env=one_thread()
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'two/model'}\n"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = write_config(tmp_path / "two.yaml", two)
+    assert succeed("train", "--device", "cpu", "--devices", 2, config) == f"{tmp_path / 'two/model'}\n"
     trained = (
         load_file(train(one, device="cpu") / "model.safetensors"),
         load_file(tmp_path / "two/model/model.safetensors"),
@@ -85,19 +78,22 @@ def test_two_processes_train_what_one_does(landscapes: Path, tmp_path: Path) -> 
 
 
 KILLED = """
-import os, signal
+import os, signal, time
+if os.environ["RANK"] == "1":
+    while not os.path.exists(HERE):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
 from geoseg.training.launch import assignment
 from geoseg.training.processes import PeerEnded
 with assignment():
-    if os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
+    open(HERE, "w").close()
     raise PeerEnded("another process is gone")
 """
 
 
-def test_a_killed_process_is_reported_not_its_consequences() -> None:
+def test_a_killed_process_is_reported_not_its_consequences(tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match="process 1 of the run was killed by SIGKILL") as caught:
-        launch({}, KILLED, devices=2)
+        launch({}, f"HERE = {str(tmp_path / 'here')!r}\n{KILLED}", devices=2)
     assert "--resume" in str(caught.value.hint)
 
 
@@ -117,12 +113,12 @@ def test_a_signal_before_the_first_step_is_no_failure(tmp_path: Path) -> None:
 
 FAILING = """
 import os, time
+if os.environ["RANK"] == "0":
+    time.sleep(600)
 from geoseg.errors import ConfigError
 from geoseg.training.launch import assignment
 with assignment() as task:
-    if os.environ["RANK"] == "1":
-        raise ConfigError(task["message"], hint="another one")
-    time.sleep(600)
+    raise ConfigError(task["message"], hint="another one")
 """
 
 
@@ -177,9 +173,8 @@ def share(team: Team, rank: int, folder: Path) -> None:
 
 
 def test_processes_share_statistics_failures_and_signals(tmp_path: Path) -> None:
-    # Not forked: the threads that torch has had here would not be there.
-    spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=one_of_two, args=(rank, tmp_path)) for rank in range(2)]
+    fresh = fresh_processes()
+    processes = [fresh.Process(target=one_of_two, args=(rank, tmp_path)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

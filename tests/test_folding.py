@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.export import Dim
 
 from geoseg.models.hamburger import EVAL_STEPS, NMF_EPS, factorize, joined
 from geoseg.network.folding import FoldedSegNeXt, deployed, is_main_path
@@ -370,27 +368,3 @@ def test_torch_compile_traces_it_without_a_break() -> None:
     compiled = torch.compile(form, backend="eager", fullgraph=True)
     assert difference(compiled(x), form(x)) < 1e-5
     torch._dynamo.reset()
-
-
-@pytest.mark.parametrize("dynamic", [False, True], ids=["fixed size", "any size"])
-@torch.no_grad()
-def test_it_is_exported_here_and_to_onnx_runtime(dynamic: bool, tmp_path: Path) -> None:
-    network = visible(segnext(classes=3, depths=(0, 0, 0, 1), drop_path_rate=0.0))
-    form = folded(network)
-    sizes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if dynamic else {}
-    program = torch.export.export(form, (images(2, 3, 64, 96),), dynamic_shapes=(sizes,))
-    given = [images(2, 3, 64, 96)]
-    if dynamic:
-        given += [images(1, 3, 64, 64), images(2, 3, 70, 131)]
-    for x in given:
-        assert difference(program.module()(x), network(x)) < 1e-4
-
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    file = tmp_path / "network.onnx"
-    torch.onnx.export(program, f=file, verbose=False, external_data=False, optimize=False)
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    for x in given:
-        found = session.run(None, {name: x.numpy()})[0]
-        assert difference(torch.from_numpy(found), network(x)) < 1e-4

@@ -29,6 +29,8 @@ from geoseg.scene import Mosaic, Scene, open_scene
 from support.hints import commands_in, complaint, words_of
 from support.scenes import MakeScene
 
+pytestmark = pytest.mark.filterwarnings("ignore:'crs' was not provided")
+
 SITE = 'LOCAL_CS["site grid",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
 MARS = "IAU_2015:49910"
 FIELD = Affine(0.14, 0, 1e5, 0, -0.14, 2e5)

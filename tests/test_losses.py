@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from geoseg.config import LossTerm
 from geoseg.errors import ConfigError
 from geoseg.network.losses import LOSSES, OHEM_MIN_KEPT, SummedLoss, cross_entropy, dice, focal, lovasz, ohem
 from geoseg.network.metrics import Scores
+from support.processes import fresh_processes
 
 WEIGHTED = ("cross_entropy", "ohem", "focal")
 CLASSES = 4
@@ -408,7 +408,12 @@ def work(rank: int, folder: str) -> None:
 
 def test_two_processes_of_four_are_one_of_eight(tmp_path: Path) -> None:
     """Loss and DDP's gradients, whatever share of the labels each process has."""
-    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
+    processes = [fresh_processes().Process(target=work, args=(rank, str(tmp_path))) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
     apart = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     whole = losses_and_gradients(copy.deepcopy(network()), slice(0, 8))
     assert len(whole) == 4 * len(KINDS)

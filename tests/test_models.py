@@ -388,18 +388,25 @@ def python(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        f"import geoseg.models; import segmentation_models_pytorch as smp; {CREATE_SMP}",
-        f"import segmentation_models_pytorch as smp; import geoseg.models; {CREATE_SMP}",
-        f"import timm, geoseg.models; {CREATE_TIMM}",
-        "import geoseg; geoseg.create_model(encoder_name='tu-mscan_tiny', encoder_weights=None)",
-    ],
-    ids=["geoseg, smp", "smp, geoseg", "timm", "geoseg alone"],
-)
-def test_models_register_in_any_import_order(code: str) -> None:
-    python(code)
+ORDERS = [
+    f"import geoseg.models; import segmentation_models_pytorch as smp; {CREATE_SMP}",
+    f"import segmentation_models_pytorch as smp; import geoseg.models; {CREATE_SMP}",
+    f"import timm, geoseg.models; {CREATE_TIMM}",
+    "import geoseg; geoseg.create_model(encoder_name='tu-mscan_tiny', encoder_weights=None)",
+]
+IN_FORKS = f"""
+import os, torch, torchvision  # what all orders load, and nothing that registers networks
+for order in {ORDERS!r}:
+    child = os.fork()
+    if child == 0:
+        exec(order)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, order
+"""
+
+
+def test_models_register_in_any_import_order() -> None:
+    python(IN_FORKS)
 
 
 def test_importing_geoseg_imports_neither_torch_nor_gdal() -> None:

@@ -312,6 +312,8 @@ class MSCAN(nn.Module):
 
 def _init_weights(module: nn.Module) -> None:
     """Convolutions N(0, sqrt(2 / fan-out)), the head N(0, 0.02), zero biases, norms 1 and 0, as in the original."""
+    if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+        return  # SMP first builds every encoder without memory, where random numbers take longest
     if isinstance(module, nn.Conv2d):
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from geoseg.config import RunConfig
 from geoseg.files import output_error
-from geoseg.training.failures import RunStopped
+from geoseg.training.failures import NOT_BEGUN, RunStopped
 from geoseg.training.processes import PeerEnded, Team
 from geoseg.training.task import SegmentationTask
 
 BEST, LAST = "best.ckpt", "last.ckpt"
-NOT_BEGUN = "stopped by a signal before the first iteration"
 
 _STOP = 1
 """State of a process that received SIGTERM; larger for one whose loss is not finite, largest for the first process."""

@@ -16,6 +16,7 @@ from geoseg.errors import ConfigError, DeviceError, GeosegError, in_one_line
 
 NAMED_WINDOWS = 4
 GO_ON = "continue from the last checkpoint with --resume"
+NOT_BEGUN = "stopped by a signal before the first iteration"
 
 
 class RunStopped(KeyboardInterrupt):

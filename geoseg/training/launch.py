@@ -29,8 +29,7 @@ import geoseg.errors
 from geoseg.errors import ConfigError, DeviceError, GeosegError
 from geoseg.runtime.devices import resolve_device
 from geoseg.runtime.processors import processors
-from geoseg.training.callbacks import NOT_BEGUN
-from geoseg.training.failures import GO_ON, RunStopped
+from geoseg.training.failures import GO_ON, NOT_BEGUN, RunStopped
 from geoseg.training.processes import PATIENCE, PeerEnded
 
 GRACE_S = 2.0

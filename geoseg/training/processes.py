@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from geoseg.errors import ConfigError, DeviceError, GeosegError, in_one_line
 from geoseg.runtime.devices import resolve_device
@@ -66,6 +65,9 @@ def find_place(environ: Mapping[str, str] = os.environ) -> Place | None:
         raise ConfigError(
             f"SLURM starts {size} processes on {nodes} machines", hint="give --ntasks-per-node, one for each GPU"
         )
+    # Lightning takes 3 s to load, which the launcher and what it starts first do without.
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
     first = SLURMEnvironment.resolve_root_node_address(environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
     port = 20_000 + int(environ.get("SLURM_JOB_ID", 0)) % 10_000
     return Place(

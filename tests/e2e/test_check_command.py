@@ -20,6 +20,8 @@ from support.model_folders import CLASSES
 from support.networks import TINY
 from support.scenes import MadeScene, write_scene
 
+pytestmark = pytest.mark.filterwarnings("ignore:'crs' was not provided")
+
 SHAPE = (96, 80)
 
 

@@ -29,6 +29,8 @@ from support.model_folders import CLASSES, write_model
 from support.networks import TINY
 from support.scenes import MadeScene, write_scene
 
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
 Prepare = Callable[["Place"], list[object]]
 
 

@@ -133,7 +133,7 @@ def test_the_resolved_configuration_trains_again(trained: Trained) -> None:
 
 def test_a_run_that_was_stopped_goes_on(trained: Trained, tmp_path: Path) -> None:
     output = tmp_path / "stopped"
-    words = [trained.config, f"output={output}", "train.iterations=60", "train.val_every=2"]
+    words = [trained.config, f"output={output}", "train.iterations=40", "train.val_every=4"]
     stopped = subprocess.Popen(
         [sys.executable, "-m", "geoseg", "train", *map(str, words)],
         stderr=subprocess.PIPE,
@@ -153,7 +153,7 @@ def test_a_run_that_was_stopped_goes_on(trained: Trained, tmp_path: Path) -> Non
     assert refused.exit_code == 2 and "--resume" in refused.stderr
     said = succeed("-q", "train", *words, "--resume")
     assert said.strip() == str(output / "model")
-    assert load_model(output / "model").contract.training["iterations"] == 60
+    assert load_model(output / "model").contract.training["iterations"] == 40
 
 
 # predict

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
 import geoseg.models  # noqa: F401  registers SegNeXt
 from geoseg.contract import DEFAULT_SCALE, Band, ClassEntry, Contract, DType, WindowSettings
+from geoseg.network.logits import logits_of
 from geoseg.network.model_folder import Normalize, build_network, save_model
 from support.networks import TINY
 
@@ -73,18 +73,16 @@ def write_model(
     nodata: float | None = None,
     gsd_m: float | None = None,
     seed: int = 0,
+    architecture: Literal["segnext", "unet"] = "segnext",
     options: Mapping[str, Any] = TINY,
 ) -> Path:
     """A model folder with random weights, balanced so that each class is about as likely as the others."""
     torch.manual_seed(seed)
-    network = smp.create_model(
-        "segnext",
-        encoder_name="tu-mscan_tiny",
-        encoder_weights=None,
-        in_channels=bands,
-        classes=len(CLASSES),
-        **options,
+    encoder = "tu-mscan_tiny" if architecture == "segnext" else "resnet18"
+    network = build_network(
+        architecture, encoder, encoder_weights=None, in_channels=bands, classes=len(CLASSES), **options
     ).eval()
+    head: Any = network.segmentation_head if architecture == "segnext" else network.segmentation_head[0]  # type: ignore[index]
     scale = DEFAULT_SCALE[dtype]
     contract = Contract(
         name="random",
@@ -98,8 +96,9 @@ def write_model(
     )
     with torch.inference_mode():
         shades = torch.nn.functional.interpolate(torch.rand(8, bands, 12, 12), size=(96, 96))
-        logits = network.forward_logits(Normalize(contract)(shades / scale * (1.0 if dtype != "uint16" else 6.6)))
-        network.segmentation_head.weight /= logits.std()
-        network.segmentation_head.bias -= logits.mean((0, 2, 3)) / logits.std()
+        pixels = Normalize(contract)(shades / scale * (1.0 if dtype != "uint16" else 6.6))
+        logits = logits_of(network, pixels)
+        head.weight /= logits.std()
+        head.bias -= logits.mean((0, 2, 3)) / logits.std()
     save_model(folder, network, contract)
     return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,9 @@ WIDE: dict[str, Any] = {
 
 # The same with a block in its last stage alone: for converters, which take seconds for every block.
 SHALLOW: dict[str, Any] = TINY | {"depths": [0, 0, 0, 1]}
+
+# A U-Net of few layers, for exporters to ONNX, which take 6 s for the smallest SegNeXt and 12 if its size is free.
+FEW_LAYERS: dict[str, Any] = {"encoder_depth": 3, "decoder_channels": (16, 8, 8)}
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIZES = ("tiny", "small", "base", "large")
@@ -86,6 +89,8 @@ class InMemory:
         return logits_stride(self.network)
 
 
+N = TypeVar("N", bound=nn.Module)
+
 MSCAN_SMALL: dict[str, Any] = {name: TINY[name] for name in ("embed_dims", "depths")}
 
 
@@ -94,7 +99,7 @@ def images(*size: int, seed: int = 1) -> Tensor:
 
 
 @torch.no_grad()
-def visible(network: SegNeXt, *, seed: int = 1) -> SegNeXt:
+def visible(network: N, *, seed: int = 1) -> N:
     """A network in which every parameter shows: all moved, then batch norms calibrated and their statistics moved."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -114,7 +119,7 @@ def visible(network: SegNeXt, *, seed: int = 1) -> SegNeXt:
     for norm in norms:
         norm.momentum = None  # the statistics of one batch
         norm.reset_running_stats()
-    network.train()(images(2, network.encoder._in_channels, 64, 96, seed=seed))
+    network.train()(images(2, network.encoder._in_channels, 64, 96, seed=seed))  # type: ignore[union-attr]
     for norm in norms:
         assert norm.running_mean is not None and norm.running_var is not None
         norm.running_mean += norm.running_var.sqrt() * uniform(norm.running_mean, -0.3, 0.3)

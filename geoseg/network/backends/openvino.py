@@ -78,6 +78,26 @@ def _refuse_endless(graph: Any) -> None:
                 )
 
 
+def compiled(model: StoredModel, shape: tuple[int, ...], request: Request) -> Any:
+    """A network as ``openvino.CompiledModel`` for windows of one shape, (N, B, H, W).
+
+    Raises:
+        ModelError: OpenVINO cannot run the network.
+    """
+    graph = converted(model, shape, core())
+    if request.reduced:
+        _refuse_endless(graph)
+    config = {
+        "INFERENCE_PRECISION_HINT": _HINTS[request.precision],
+        "NUM_STREAMS": str(request.at_once),
+        "INFERENCE_NUM_THREADS": str(request.at_once * request.threads),
+    }
+    try:
+        return core().compile_model(graph, "CPU", config)
+    except RuntimeError as error:
+        raise does_not_run("OpenVINO", error) from error
+
+
 def load(model: StoredModel, request: Request) -> Forward:
     """The network in OpenVINO, compiled for the foreseen shape of windows, and for others when they come.
 
@@ -87,14 +107,9 @@ def load(model: StoredModel, request: Request) -> Forward:
         ConfigError: OpenVINO is missing or broken.
         ModelError: OpenVINO cannot run the network.
     """
-    runtime = core()
+    core()  # refuses where OpenVINO is missing
     import openvino as ov
 
-    config = {
-        "INFERENCE_PRECISION_HINT": _HINTS[request.precision],
-        "NUM_STREAMS": str(request.at_once),
-        "INFERENCE_NUM_THREADS": str(request.at_once * request.threads),
-    }
     models: dict[tuple[int, ...], Any] = {}
     making = threading.Lock()
     requests = threading.local()  # an infer request serves one thread
@@ -104,13 +119,7 @@ def load(model: StoredModel, request: Request) -> Forward:
         if shape not in own:
             with making:
                 if shape not in models:
-                    graph = converted(model, shape, runtime)
-                    if request.reduced:
-                        _refuse_endless(graph)
-                    try:
-                        models[shape] = runtime.compile_model(graph, "CPU", config)
-                    except RuntimeError as error:
-                        raise does_not_run("OpenVINO", error) from error
+                    models[shape] = compiled(model, shape, request)
             own[shape] = models[shape].create_infer_request()
         return own[shape]
 
