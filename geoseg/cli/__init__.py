@@ -33,7 +33,7 @@ from geoseg.cli import (
     view,
     weights,
 )
-from geoseg.cli.expand import Command
+from geoseg.cli.expand import GROUP, Command
 from geoseg.cli.options import Talk
 from geoseg.errors import GeosegError
 from geoseg.version import __version__
@@ -67,11 +67,8 @@ app = typer.Typer(
     cls=_Verbs,
     help="From aerial and satellite GeoTIFFs to clean polygons.",
     epilog="geoseg VERB --help explains a verb; geoseg demo shows the whole path.",
-    no_args_is_help=True,
-    # Plain text: rich would triple the time of --help, and its frames do not survive a log file.
-    rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **GROUP,
 )
 app.command("predict", cls=Command)(predict.predict)
 app.command("vectorize", cls=Command)(vectorize.vectorize)

@@ -17,6 +17,14 @@ from geoseg.tolerance import parse_tolerance
 
 V = TypeVar("V", bound=Callable[..., None])
 
+GROUP: dict[str, Any] = {
+    "no_args_is_help": True,
+    # Plain text: rich would triple the time of --help, and its frames do not survive a log file.
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+"""How the program and its groups of verbs print help."""
+
 PANELS = {
     "Tiling": "Windows",
     "Windows": "Windows",

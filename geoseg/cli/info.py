@@ -23,5 +23,4 @@ def info(
     """
     from geoseg.programs.info import describe
 
-    for line in describe(path, model=model, crs=crs):
-        typer.echo(line)
+    typer.echo("\n".join(describe(path, model=model, crs=crs)))

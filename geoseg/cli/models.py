@@ -17,8 +17,4 @@ def models(
     """
     from geoseg.paper.variants import as_csv, as_text
 
-    if csv:
-        typer.echo(as_csv(), nl=False)
-    else:
-        for line in as_text():
-            typer.echo(line)
+    typer.echo(as_csv().rstrip("\n") if csv else "\n".join(as_text()))

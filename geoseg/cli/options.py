@@ -27,8 +27,7 @@ class Talk:
 
     def report(self, lines: Iterable[str], output: Path) -> None:
         """Print the report of an output, or its path alone."""
-        for line in lines if self.level >= 0 else [str(output)]:
-            typer.echo(line)
+        typer.echo("\n".join(lines) if self.level >= 0 else str(output))
 
 
 MODEL_HELP = "Model folder, or the name of a shipped model."

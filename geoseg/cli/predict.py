@@ -48,11 +48,24 @@ def predict(
 
     options = replace(options, running=replace(options.running, progress=ctx.obj.progress))
     if check_prediction(scenes, model, output, options):
-        _predict_each(ctx, scenes, model, output, options=options, dry_run=dry_run)
+        from geoseg.programs.predict_each import dry_run_each, predict_each
+
+        if dry_run:
+            typer.echo("\n".join(dry_run_each(scenes, model, output, options)))
+            return
+        each = predict_each(scenes, model, output, options)
+        maps = [report.path for report in each.written if report.path.suffix == ".tif"]
+        look = [f"look at them: {_view(str(each.folder))}"] if maps else []
+        ctx.obj.report([*each.lines(), *look], each.folder)
+        for scene, error in each.failed:
+            message = error.message if scene in error.message else f"{scene}: {error.message}"
+            typer.echo(f"error: {message}" + (f"\nhint:  {error.hint}" if error.hint else ""), err=True)
+        if each.failed:
+            raise typer.Exit(1)
     elif dry_run:
         from geoseg.programs.dry_run import dry_run as run_dry
 
-        _print(run_dry(scenes, model, output, options).lines())
+        typer.echo("\n".join(run_dry(scenes, model, output, options).lines()))
     else:
         from geoseg.programs.predict import run_prediction
 
@@ -61,29 +74,5 @@ def predict(
         ctx.obj.report([*report.lines(), f"look at it: {_view(*shown, str(report.path))}"], report.path)
 
 
-def _predict_each(
-    ctx: typer.Context, scenes: list[str], model: str, output: str, *, options: PredictOptions, dry_run: bool
-) -> None:
-    from geoseg.programs.predict_each import dry_run_each, predict_each
-
-    if dry_run:
-        _print(dry_run_each(scenes, model, output, options))
-        return
-    each = predict_each(scenes, model, output, options)
-    maps = [report.path for report in each.written if report.path.suffix == ".tif"]
-    look = [f"look at them: {_view(str(each.folder))}"] if maps else []
-    ctx.obj.report([*each.lines(), *look], each.folder)
-    for scene, error in each.failed:
-        message = error.message if scene in error.message else f"{scene}: {error.message}"
-        typer.echo(f"error: {message}" + (f"\nhint:  {error.hint}" if error.hint else ""), err=True)
-    if each.failed:
-        raise typer.Exit(1)
-
-
 def _view(*paths: str) -> str:
     return shlex.join(["geoseg", "view", *paths])
-
-
-def _print(lines: list[str]) -> None:
-    for line in lines:
-        typer.echo(line)

@@ -26,5 +26,4 @@ def stats(
     check_files(settings, [split])
     from geoseg.programs.stats import scene_stats
 
-    for line in scene_stats(settings, split=split).lines():
-        typer.echo(line)
+    typer.echo("\n".join(scene_stats(settings, split=split).lines()))

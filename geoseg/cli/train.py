@@ -37,8 +37,7 @@ def train(
 
     if check:
         preview = run_check(settings, options)
-        for line in preview.lines():
-            typer.echo(line)
+        typer.echo("\n".join(preview.lines()))
         raise typer.Exit(0 if preview.is_fine else 2)
     place = find_place()
     is_first = place is None or place.rank == 0

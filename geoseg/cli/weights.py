@@ -8,14 +8,9 @@ from typing import Annotated
 import typer
 
 from geoseg.cli import options
-from geoseg.cli.expand import Command
+from geoseg.cli.expand import GROUP, Command
 
-app = typer.Typer(
-    help="List and import published weights.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = typer.Typer(help="List and import published weights.", **GROUP)
 
 
 @app.command("import", cls=Command)
@@ -66,5 +61,4 @@ def list_() -> None:
     """List published weights, where they are, and which of them are on this disk."""
     from geoseg.pretrained import list_weights
 
-    for line in list_weights():
-        typer.echo(line)
+    typer.echo("\n".join(list_weights()))

@@ -52,20 +52,12 @@ FEW_MINUTES = 300
 
 @dataclass(frozen=True, slots=True)
 class DemoReport:
-    """Outputs of the demo, the time of each step, and the scores of the map.
+    """Outputs of the demo, the time of each step, and the scores of the map."""
 
-    Attributes:
-        files: Output files with what they are.
-        seconds: Time of each step.
-        prediction: Report of the prediction, with the class areas.
-        scores: Scores of the map against the landscape's truth.
-        classes: The class table.
-    """
-
-    files: dict[str, Path]
-    seconds: dict[str, float]
+    files: dict[str, Path]  # by what they are
+    seconds: dict[str, float]  # of each step
     prediction: PredictReport
-    scores: Scores
+    scores: Scores  # against the landscape's truth
     classes: ClassTable
 
     def lines(self) -> list[str]:
@@ -106,12 +98,7 @@ def run_demo(
 ) -> DemoReport:
     """Make a landscape, map it, turn the map into polygons, draw both, and compare with the truth.
 
-    Args:
-        output: Folder for all files; made if it does not exist.
-        train: First train a model from scratch, for some minutes, instead of using the shipped one.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        overwrite: Replace the files of an earlier demo.
-        progress: Draw progress bars on standard error.
+    With ``train``, a model trained from scratch for some minutes takes the place of the shipped one.
 
     Raises:
         OutputError: The folder holds an earlier demo, or cannot be written.

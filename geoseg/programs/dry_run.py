@@ -22,20 +22,12 @@ TIMED_WINDOWS = 3
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a prediction would do.
-
-    Attributes:
-        plan: Windows, bands, memory, disk.
-        window_seconds: Time per window on this machine, several at once as in the run; None where the windows tried
-            hold nothing to map, or other machines do the work.
-        free_bytes: Free space in the output's folder.
-        refusal: Why it would be refused, if it would.
-    """
+    """What a prediction would do."""
 
     plan: Plan
-    window_seconds: float | None
-    free_bytes: int
-    refusal: GeosegError | None = None
+    window_seconds: float | None  # several at once as in the run; None without a valid window, or on a cluster
+    free_bytes: int  # in the output's folder
+    refusal: GeosegError | None = None  # why it would be refused, if it would
 
     @property
     def seconds(self) -> float | None:

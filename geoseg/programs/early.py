@@ -1,7 +1,8 @@
 """Checks of paths, names, models and configurations before anything heavy is loaded.
 
 torch takes seconds to load, GDAL with pandas another one, so the command line calls these functions first. The programs
-behind the verbs use the same functions, and check what only an open file can show.
+behind the verbs use the same functions, and check what only an open file can show. Each raises a `GeosegError`: of an
+output, a scene, a model, or an option.
 """
 
 from __future__ import annotations
@@ -55,17 +56,8 @@ ARCHITECTURES = (
 """Those of SMP and ours (a test compares them)."""
 
 SEGNEXT_OPTIONS = (
-    *(
-        "decoder_channels",
-        "nmf_rank",
-        "drop_path_rate",
-        "norm_groups",
-        "decoder_dropout",
-        "decoder",
-        "stage1",
-        "context",
-    ),
-    *("embed_dims", "depths", "mlp_ratios", "branches", "channel_mixing", "attention"),
+    *("decoder_channels", "nmf_rank", "drop_path_rate", "norm_groups", "decoder_dropout", "decoder", "stage1"),
+    *("context", "embed_dims", "depths", "mlp_ratios", "branches", "channel_mixing", "attention"),
 )
 """What ``model.options`` may hold for SegNeXt with MSCAN (a test compares them)."""
 
@@ -78,12 +70,7 @@ def is_raster(output: Path) -> bool:
 
 
 def check_kind(output: Path, layers: Layers) -> None:
-    """Refuse an output of an unknown kind, and layers that it cannot have.
-
-    Raises:
-        OutputError: An unknown suffix.
-        ConfigError: Polygons, and layers that only a raster has.
-    """
+    """Refuse an output of an unknown kind, and layers that it cannot have."""
     _check_suffix(output, (*RASTER_SUFFIXES, *VECTOR_SUFFIXES))
     if not is_raster(output) and (layers.probabilities or layers.disagreement):
         raise ConfigError("probabilities and disagreement are rasters", hint="write them beside a map: -o MAP.tif")
@@ -94,12 +81,6 @@ def check_prediction(scenes: Sequence[AnyPath], model: AnyPath, output: str, opt
 
     Returns:
         Whether each scene gets an output of its own.
-
-    Raises:
-        OutputError: An unknown suffix, or an output that may not be written.
-        SceneError: No such scene or area of interest.
-        ModelError: No such model, or one without a valid contract.
-        ConfigError: A window off the network's grid, or a class that the model does not have.
     """
     pattern = output_pattern(output)
     path = Path(output) if pattern is None else pattern
@@ -127,13 +108,7 @@ def check_prediction(scenes: Sequence[AnyPath], model: AnyPath, output: str, opt
 def check_vectorizing(
     class_map: AnyPath, output: Path, *, rules: PolygonRules, classes: AnyPath | None, overwrite: bool
 ) -> None:
-    """Check what ``geoseg vectorize`` can tell from names alone.
-
-    Raises:
-        OutputError: An unknown suffix, or an output that may not be written.
-        SceneError: No such map.
-        ConfigError: A file of classes that cannot be read, or rules that do not fit them.
-    """
+    """Check what ``geoseg vectorize`` can tell from names alone."""
     _check_suffix(output, VECTOR_SUFFIXES)
     check_output(output, overwrite=overwrite, inputs=[class_map], styled=True)
     if _is_missing(class_map):
@@ -172,11 +147,6 @@ def check_training(config: TrainConfig, options: TrainOptions, *, check: bool) -
 
     The run folder is not checked in processes that torchrun or SLURM started, since the first one may have made it.
     Nor with ``check``, which lists missing files with all other problems.
-
-    Raises:
-        OutputError: The run folder exists, and may be neither resumed nor replaced.
-        ConfigError: Nothing to resume, an unknown network, or missing files of the scenes.
-        ModelError: No such model to start from.
     """
     architecture, encoder = config.model.architecture, config.model.encoder
     if architecture.lower() not in ARCHITECTURES:
@@ -205,11 +175,7 @@ def check_training(config: TrainConfig, options: TrainOptions, *, check: bool) -
 
 
 def check_new_run(run: Path, *, overwrite: bool) -> None:
-    """Refuse a run folder that exists.
-
-    Raises:
-        OutputError: It exists and may not be replaced, or is not a run folder.
-    """
+    """Refuse a run folder that exists."""
     if not run.exists():
         return
     if not overwrite:
@@ -225,14 +191,7 @@ def check_new_run(run: Path, *, overwrite: bool) -> None:
 def check_evaluation(
     model: AnyPath, config: TrainConfig, output: Path, options: EvaluateOptions, *, files: Iterable[str]
 ) -> None:
-    """Check what ``geoseg evaluate`` can tell without loading the model; ``files`` are the names of its outputs.
-
-    Raises:
-        OutputError: A file exists.
-        ModelError: No such model, or one without a valid contract.
-        ConfigError: Classes other than the model's, a window off the network's grid, or an option that the protocol
-            does not have.
-    """
+    """Check what ``geoseg evaluate`` can tell without loading the model; ``files`` are the names of its outputs."""
     measures, network = options.measures, options.network
     if measures.protocol != "scene":
         given = {
@@ -274,13 +233,7 @@ def check_evaluation(
 
 
 def check_export(model: AnyPath, output: Path, options: ExportOptions, *, overwrite: bool) -> None:
-    """Check what ``geoseg export`` can tell without loading the model.
-
-    Raises:
-        OutputError: Another suffix, or an output that may not be written.
-        ModelError: No such model, or one without a valid contract.
-        ConfigError: A window off the network's grid, or an opset that torch does not write.
-    """
+    """Check what ``geoseg export`` can tell without loading the model."""
     check_suffix(output)
     check_opset(options.opset)
     check_output(output, overwrite=overwrite)
@@ -288,13 +241,7 @@ def check_export(model: AnyPath, output: Path, options: ExportOptions, *, overwr
 
 
 def check_import(checkpoint: AnyPath, output: Path, *, classes: AnyPath | None, overwrite: bool) -> None:
-    """Check what ``geoseg weights import`` can tell without reading the checkpoint.
-
-    Raises:
-        ModelError: No such file, or one with another suffix.
-        ConfigError: A file of classes that cannot be read.
-        OutputError: The folder exists, holds other files, or cannot be written.
-    """
+    """Check what ``geoseg weights import`` can tell without reading the checkpoint."""
     from geoseg.class_tables import read_class_table
     from geoseg.contract import MODEL_FILES
 
@@ -305,11 +252,7 @@ def check_import(checkpoint: AnyPath, output: Path, *, classes: AnyPath | None, 
 
 
 def check_demo(output: Path, *, overwrite: bool) -> None:
-    """Check what ``geoseg demo`` can tell from names alone.
-
-    Raises:
-        OutputError: The folder holds an earlier demo, or is a file.
-    """
+    """Check what ``geoseg demo`` can tell from names alone."""
     existing = [name for name in DEMO_FILES if (output / name).exists()]
     if existing and not overwrite:
         raise OutputError(f"{output / existing[0]} exists", hint="add --overwrite, or choose another folder with -o")
@@ -319,11 +262,7 @@ def check_demo(output: Path, *, overwrite: bool) -> None:
 
 
 def check_scenes(scenes: Iterable[AnyPath]) -> None:
-    """Refuse missing scenes, all in one message; names that only GDAL can look up are left to it.
-
-    Raises:
-        SceneError: Missing scenes.
-    """
+    """Refuse missing scenes, all in one message; names that only GDAL can look up are left to it."""
     missing = [fspath(scene) for scene in scenes if _is_missing(scene)]
     if missing:
         raise SceneError(
@@ -332,11 +271,7 @@ def check_scenes(scenes: Iterable[AnyPath]) -> None:
 
 
 def check_files(config: TrainConfig, splits: Iterable[str]) -> None:
-    """Refuse missing scenes, labels and labelled areas of a configuration, all in one message.
-
-    Raises:
-        ConfigError: Missing files.
-    """
+    """Refuse missing scenes, labels and labelled areas of a configuration, all in one message."""
     entries = dict.fromkeys(entry for split in splits for entry in config.data.entries(split))
     missing = [text for entry in entries for text in _missing(entry)]
     if missing:

@@ -42,15 +42,10 @@ IMAGENET = (("red", 0.485, 0.229), ("green", 0.456, 0.224), ("blue", 0.406, 0.22
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What was found and what was written.
-
-    Attributes:
-        folder: The folder written.
-        facts: Names and texts for people.
-    """
+    """What was found and what was written."""
 
     folder: Path
-    facts: tuple[tuple[str, str], ...]
+    facts: tuple[tuple[str, str], ...]  # names and texts for people
 
     def lines(self) -> list[str]:
         """The report for people."""

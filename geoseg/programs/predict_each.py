@@ -43,20 +43,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True, slots=True)
 class EachReport:
-    """Outputs of many scenes.
-
-    Attributes:
-        folder: Folder of the outputs.
-        written: Reports of the scenes mapped.
-        there: Outputs that an earlier run had finished.
-        failed: Scenes that could not be mapped, and why.
-        seconds: Time of the run.
-    """
+    """Outputs of many scenes."""
 
     folder: Path
     written: tuple[PredictReport, ...]
-    there: tuple[Path, ...]
-    failed: tuple[tuple[str, GeosegError], ...]
+    there: tuple[Path, ...]  # outputs that an earlier run had finished
+    failed: tuple[tuple[str, GeosegError], ...]  # scenes, and why
     seconds: float
 
     def lines(self) -> list[str]:

@@ -46,21 +46,13 @@ _TIMED_PX, _TIMED_WINDOWS, _TIMED_SECONDS = 512, 6, 2.0
 
 @dataclass(frozen=True, slots=True)
 class PreparedScene:
-    """What became of one file.
-
-    Attributes:
-        source: The file.
-        target: Its copy; None where it was fast enough and left alone.
-        why: How the source is laid out.
-        bytes: Size of source and copy.
-        seconds: Time for a window of 512 px at a random place, source and copy; the files in the page cache.
-    """
+    """What became of one file."""
 
     source: InputPath
-    target: Path | None
-    why: str
-    bytes: tuple[int, int] = (0, 0)
-    seconds: tuple[float, float] = (0.0, 0.0)
+    target: Path | None  # its copy; None where it was fast enough and left alone
+    why: str  # how the source is laid out
+    bytes: tuple[int, int] = (0, 0)  # of source and copy
+    seconds: tuple[float, float] = (0.0, 0.0)  # for a window of 512 px at a random place, in the page cache
 
     def line(self) -> str:
         """For people."""
@@ -74,15 +66,10 @@ class PreparedScene:
 
 @dataclass(frozen=True, slots=True)
 class PreparedScenes:
-    """What became of several files.
-
-    Attributes:
-        folder: Where the copies lie.
-        scenes: The files, in the order given.
-    """
+    """What became of several files."""
 
     folder: Path
-    scenes: tuple[PreparedScene, ...]
+    scenes: tuple[PreparedScene, ...]  # in the order given
 
     def lines(self) -> list[str]:
         """The report for people."""

@@ -172,23 +172,14 @@ class Session:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prediction whose input is checked and open.
-
-    Attributes:
-        session: The model, and how to predict.
-        output: File to write.
-        predictor: The model on its device.
-        scene: The open scene.
-        job: What is to be done.
-        doubts: Why the scene may not suit the model.
-    """
+    """A prediction whose input is checked and open."""
 
     session: Session
     output: Path
     predictor: Predictor
     scene: Raster
     job: Job
-    doubts: tuple[str, ...]
+    doubts: tuple[str, ...]  # why the scene may not suit the model
 
     @property
     def classes(self) -> ClassTable:

@@ -32,45 +32,25 @@ _CACHE_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class ClassStats:
-    """One class in the labels.
-
-    Attributes:
-        name: Of the class.
-        pixels: How many are valid and labelled so.
-        share: Of all pixels that are valid and have a class, in [0, 1].
-        hectares: True area on the ellipsoid in the georeferenced scenes; None where no scene is.
-        blocks: Blocks of 256 px that hold a pixel of it.
-        scenes: Scenes that hold a pixel of it.
-        weight: What `geoseg.data.suggested_weights` suggests for the loss.
-    """
+    """One class in the labels."""
 
     name: str
-    pixels: int
-    share: float
-    hectares: float | None
-    blocks: int
-    scenes: int
-    weight: float
+    pixels: int  # valid, and labelled so
+    share: float  # of all valid pixels that have a class, in [0, 1]
+    hectares: float | None  # on the ellipsoid; None where no scene is georeferenced
+    blocks: int  # of 256 px, that hold a pixel of it
+    scenes: int  # that hold a pixel of it
+    weight: float  # suggested for the loss, see `geoseg.data.histogram.suggested_weights`
 
 
 @dataclass(frozen=True, slots=True)
 class BandStats:
-    """One band, over valid pixels; values as in the files.
-
-    Attributes:
-        name: Of the band.
-        minimum: Smallest value.
-        low: The smallest value that at least 2 % of the pixels do not exceed.
-        high: The same for 98 %.
-        maximum: Largest value.
-        mean: Mean value.
-        std: Standard deviation.
-    """
+    """One band, over valid pixels; values as in the files."""
 
     name: str
     minimum: float
-    low: float
-    high: float
+    low: float  # the smallest value that at least 2 % of the pixels do not exceed
+    high: float  # the same for 98 %
     maximum: float
     mean: float
     std: float
@@ -78,29 +58,17 @@ class BandStats:
 
 @dataclass(frozen=True, slots=True)
 class SceneStats:
-    """What scenes hold.
-
-    Attributes:
-        split: "train" or "val".
-        scenes: How many there are.
-        pixels: Pixels of the split, valid or not.
-        blocks: Blocks of 256 px that any of them lies in.
-        nodata: Share of the pixels that mean nothing, in [0, 1].
-        ignored: Share of the pixels that are valid and have no class, in [0, 1].
-        classes: Of each class, by id.
-        bands: Of each band, in the configured order.
-        scale: Factor on pixel values that the mean and standard deviation of a model count with.
-    """
+    """What scenes hold."""
 
     split: str
     scenes: int
-    pixels: int
-    blocks: int
-    nodata: float
-    ignored: float
-    classes: tuple[ClassStats, ...]
-    bands: tuple[BandStats, ...]
-    scale: float
+    pixels: int  # valid or not
+    blocks: int  # of 256 px, that any of these pixels lies in
+    nodata: float  # share of the pixels, in [0, 1]
+    ignored: float  # share of the pixels that are valid and have no class
+    classes: tuple[ClassStats, ...]  # by id
+    bands: tuple[BandStats, ...]  # in the configured order
+    scale: float  # factor on pixel values in a model's mean and standard deviation
 
     @property
     def overrides(self) -> list[str]:
@@ -154,10 +122,6 @@ def scene_stats(settings: TrainConfig, split: str = "train") -> SceneStats:
 
     Everything is read once, imagery of float32 twice; memory does not grow with the scenes. Of scenes that are cut
     into blocks, only those pixels count that the split may see.
-
-    Args:
-        settings: The experiment.
-        split: "train" or "val".
 
     Raises:
         ConfigError: Another split.

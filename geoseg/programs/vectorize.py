@@ -42,21 +42,13 @@ class ClassArea:
 
 @dataclass(frozen=True, slots=True)
 class VectorReport:
-    """Polygons and areas that `vectorize` wrote.
-
-    Attributes:
-        path: The file.
-        polygons: Number of polygons.
-        classes: Polygons and areas of the classes that have any, in the order of their ids.
-        grid: Grid of the map.
-        notes: Remarks for people: regularized outlines, a background left out.
-    """
+    """Polygons and areas that `vectorize` wrote."""
 
     path: Path
     polygons: int
-    classes: tuple[ClassArea, ...]
+    classes: tuple[ClassArea, ...]  # those that have polygons, in the order of their ids
     grid: Grid
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # for people: regularized outlines, a background left out
 
     def lines(self) -> list[str]:
         """The report for people, the output's path first."""
@@ -126,13 +118,7 @@ def vectorize(
 
 
 def check_rules(rules: PolygonRules, grid: Grid, classes: ClassTable, *, path: str | PathLike[str]) -> None:
-    """Refuse rules that a map cannot meet, before any work.
-
-    Args:
-        rules: Rules for regions and borders.
-        grid: Grid of the map.
-        classes: Its classes.
-        path: File named in the message.
+    """Refuse rules that a map cannot meet, before any work; ``path`` is named in the message.
 
     Raises:
         SceneError: A tolerance in metres, and the map has no CRS.
