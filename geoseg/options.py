@@ -433,14 +433,19 @@ class ExportOptions(Windows):
         return "probabilities" if self.softmax else "logits"
 
 
-def from_keywords(kind: type[T], keywords: Mapping[str, Any], *, caller: str) -> T:
-    """Options from keywords: each the name of an option, or of a group of options given as one value.
+def from_keywords(kind: type[T], keywords: Mapping[str, Any], *, caller: str, given: T | None = None) -> T:
+    """Options, those given or the default ones, changed by keywords.
+
+    Each keyword is the name of an option, or of a group of options given as one value.
 
     Raises:
-        TypeError: An unknown keyword, whose nearest is named, or a group that is not one.
+        TypeError: An unknown keyword, whose nearest is named, or a group or options of another type.
     """
     changes: dict[str, Any] = {}
-    groups = {f.name: getattr(kind(), f.name) for f in fields(kind)}  # type: ignore[arg-type]
+    given = kind() if given is None else given
+    if not isinstance(given, kind):
+        raise TypeError(f"{caller}() takes options as {kind.__name__}(…), found {given!r}")
+    groups = {f.name: getattr(given, f.name) for f in fields(kind)}  # type: ignore[arg-type]
     places = {f.name: name for name, group in groups.items() if is_dataclass(group) for f in fields(group)}
     for name, value in keywords.items():
         if name in groups:
@@ -455,7 +460,7 @@ def from_keywords(kind: type[T], keywords: Mapping[str, Any], *, caller: str) ->
         if name in places and name not in groups:
             group = places[name]
             changes[group] = replace(changes.get(group, groups[group]), **{name: value})
-    return kind(**changes)
+    return replace(given, **changes)  # type: ignore[type-var]
 
 
 def signature_with(function: Callable[..., Any], kind: type) -> inspect.Signature:

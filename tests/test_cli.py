@@ -17,7 +17,17 @@ import geoseg.programs.info
 from geoseg.cli.expand import sentences
 from geoseg.cli.parsing import parse_bands
 from geoseg.errors import ConfigError, GeosegError
-from geoseg.options import Imagery, Layers, Measures, Network, PolygonRules, Running, Tiling
+from geoseg.options import (
+    Imagery,
+    Layers,
+    Measures,
+    Network,
+    PolygonRules,
+    PredictOptions,
+    Running,
+    Tiling,
+    from_keywords,
+)
 from geoseg.pretrained import PRETRAINED
 from geoseg.programs import early
 from support import commands
@@ -298,6 +308,14 @@ def test_names_that_are_refused_early_are_those_of_the_programs() -> None:
     makers = (geoseg.models.SegNeXt.__init__, geoseg.models.MSCAN.__init__, MultiScaleGate.__init__)
     signatures = [inspect.signature(maker) for maker in makers]
     assert set(early.SEGNEXT_OPTIONS) == {name for s in signatures for name in s.parameters} - set_by_others
+
+
+def test_options_as_one_value_are_changed_by_keywords() -> None:
+    given = PredictOptions(tiling=Tiling(size=64))
+    found = from_keywords(PredictOptions, {"overlap": 32}, caller="predict", given=given)
+    assert found == PredictOptions(tiling=Tiling(size=64, overlap=32))
+    with pytest.raises(TypeError, match=r"predict\(\) takes options as PredictOptions\(…\), found"):
+        from_keywords(PredictOptions, {}, caller="predict", given={"size": 64})  # type: ignore[arg-type]
 
 
 def test_help_answers_at_once() -> None:

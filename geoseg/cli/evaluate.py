@@ -36,7 +36,7 @@ def evaluate(
     check_evaluation(model, settings, output, options, files=FILES)
     check_files(settings, [options.measures.split])
     from geoseg.evaluation.tables import summary_lines
-    from geoseg.programs.evaluate import run_evaluation
+    from geoseg.programs.evaluate import evaluate as run
 
-    evaluation = run_evaluation(model, settings, output, replace(options, progress=ctx.obj.progress))
+    evaluation = run(model, settings, output, replace(options, progress=ctx.obj.progress))
     ctx.obj.report(summary_lines(evaluation), evaluation.folder)

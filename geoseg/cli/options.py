@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from geoseg.cli.expand import sentences
-from geoseg.options import Imagery, Network, Running, Windows
+from geoseg.options import Imagery, Network, Running
 from geoseg.runtime.devices import check_device
 
 
@@ -43,6 +43,4 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help=sentences(Running)[
 Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", callback=check_device, help=sentences(Network)["device"])
 ]
-Size = Annotated[int | None, typer.Option("--size", metavar="PX", help=sentences(Windows)["size"])]
-Overlap = Annotated[int | None, typer.Option("--overlap", metavar="PX", help=sentences(Windows)["overlap"])]
 Crs = Annotated[str | None, typer.Option("--crs", metavar="EPSG:N", help=sentences(Imagery)["crs"])]

@@ -67,9 +67,9 @@ def predict(
 
         typer.echo("\n".join(run_dry(scenes, model, output, options).lines()))
     else:
-        from geoseg.programs.predict import run_prediction
+        from geoseg.programs.predict import predict as run
 
-        report = run_prediction(scenes, model, output, options)
+        report = run(scenes, model, output, options)
         shown = scenes if len(scenes) <= _MOST_NAMED else []
         ctx.obj.report([*report.lines(), f"look at it: {_view(*shown, str(report.path))}"], report.path)
 

@@ -31,7 +31,8 @@ def train(
 
     settings = load_config(config, overrides or [])
     check_training(settings, options, check=check)
-    from geoseg.programs.train import run_check, run_training
+    from geoseg.programs.train import check as run_check
+    from geoseg.programs.train import train as run_training
     from geoseg.training.failures import RunStopped
     from geoseg.training.processes import PeerEnded, find_place
 

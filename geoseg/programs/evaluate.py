@@ -51,7 +51,9 @@ from geoseg.runtime.devices import resolve_device
 from geoseg.version import __version__
 
 
-def evaluate(model: str, config: TrainConfig, *, output: Path, **options: Any) -> Evaluation:
+def evaluate(
+    model: str, config: TrainConfig, output: Path, options: EvaluateOptions | None = None, **changes: Any
+) -> Evaluation:
     """Map every scene of a split as `geoseg predict` would, and count it against its labels.
 
     Writes `FILES`: all numbers as JSON and as CSV, the reliability diagram and the confusion matrix (rows = truth,
@@ -62,8 +64,9 @@ def evaluate(model: str, config: TrainConfig, *, output: Path, **options: Any) -
         model: Model folder, or the name of a shipped model.
         config: Names the scenes and their labels.
         output: Folder for the files; made if it does not exist.
-        options: The fields of `geoseg.options.Measures`, `Windows`, `Network` and `EvaluateOptions`, as
-            ``split="train", size=512``.
+        options: All options as one value, which type checkers know.
+        changes: Single options: the fields of `geoseg.options.Measures`, `Windows`, `Network` and `EvaluateOptions`,
+            as ``split="train", size=512``.
 
     Raises:
         ConfigError: An invalid option, or classes other than the model's.
@@ -72,14 +75,7 @@ def evaluate(model: str, config: TrainConfig, *, output: Path, **options: Any) -
         LabelError: Labels that do not fit.
         TypeError: An unknown option.
     """
-    return run_evaluation(model, config, output, from_keywords(EvaluateOptions, options, caller="evaluate"))
-
-
-evaluate.__signature__ = signature_with(evaluate, EvaluateOptions)  # type: ignore[attr-defined]
-
-
-def run_evaluation(model: str, config: TrainConfig, output: Path, options: EvaluateOptions) -> Evaluation:
-    """`evaluate` with its options as one value."""
+    options = from_keywords(EvaluateOptions, changes, caller="evaluate", given=options)
     measures, network = options.measures, options.network
     check_evaluation(model, config, output, options, files=FILES)
     target = torch.device(resolve_device(network.device))
@@ -143,6 +139,9 @@ def run_evaluation(model: str, config: TrainConfig, output: Path, options: Evalu
         evaluation = dataclasses.replace(found, facts=facts, files=files)
         _write(evaluation)
     return evaluation
+
+
+evaluate.__signature__ = signature_with(evaluate, EvaluateOptions)  # type: ignore[attr-defined]
 
 
 def _absolute(path: InputPath) -> str:

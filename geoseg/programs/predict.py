@@ -41,7 +41,13 @@ log = logging.getLogger(__name__)
 Bar: TypeAlias = "tqdm[Any]"
 
 
-def predict(scenes: AnyPath | Sequence[AnyPath], model: AnyPath, output: AnyPath, **options: Any) -> PredictReport:
+def predict(
+    scenes: AnyPath | Sequence[AnyPath],
+    model: AnyPath,
+    output: AnyPath,
+    options: PredictOptions | None = None,
+    **changes: Any,
+) -> PredictReport:
     """Map scenes with a model.
 
     Everything that can be wrong is checked before the first window, and the output gets its name only when it is
@@ -51,8 +57,9 @@ def predict(scenes: AnyPath | Sequence[AnyPath], model: AnyPath, output: AnyPath
         scenes: A raster, or several that are read as one mosaic; of a folder the rasters in it.
         model: Model folder, or the name of a shipped model.
         output: ``.tif`` for a class map; ``.gpkg`` or another suffix of `geoseg.export.EXPORTERS` for polygons.
-        options: The fields of `geoseg.options.Tiling`, `Network`, `Imagery`, `Layers` and `Running`, as
-            ``size=512, precision="float32"``, and ``rules``, a `geoseg.options.PolygonRules`.
+        options: All options as one value, which type checkers know.
+        changes: Single options: the fields of `geoseg.options.Tiling`, `Network`, `Imagery`, `Layers` and `Running`,
+            as ``size=512, precision="float32"``, and ``rules``, a `geoseg.options.PolygonRules`.
 
     Raises:
         OutputError: Unknown suffix, the output exists, its folder cannot be written, or the disk is full.
@@ -63,19 +70,13 @@ def predict(scenes: AnyPath | Sequence[AnyPath], model: AnyPath, output: AnyPath
         KeyboardInterrupt: Ctrl-C; the message says how much is kept.
         TypeError: An unknown option.
     """
-    return run_prediction(scenes, model, output, from_keywords(PredictOptions, options, caller="predict"))
-
-
-predict.__signature__ = signature_with(predict, PredictOptions)  # type: ignore[attr-defined]
-
-
-def run_prediction(
-    scenes: AnyPath | Sequence[AnyPath], model: AnyPath, output: AnyPath, options: PredictOptions
-) -> PredictReport:
-    """`predict` with its options as one value."""
+    options = from_keywords(PredictOptions, changes, caller="predict", given=options)
     running = options.running
     with Session(model, options) as session:
         return predict_in(session, scenes, Path(output), overwrite=running.overwrite, progress=running.progress)
+
+
+predict.__signature__ = signature_with(predict, PredictOptions)  # type: ignore[attr-defined]
 
 
 def predict_in(

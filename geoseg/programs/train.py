@@ -74,7 +74,7 @@ PART = (
 """What each of several processes runs. Threads of gloo may outlive their group, and an interpreter that ends aborts."""
 
 
-def train(config: TrainConfig, **options: Any) -> Path:
+def train(config: TrainConfig, options: TrainOptions | None = None, **changes: Any) -> Path:
     """Run an experiment.
 
     With several devices, each has a process. These are started here, unless torchrun or SLURM's srun has started them,
@@ -83,7 +83,8 @@ def train(config: TrainConfig, **options: Any) -> Path:
 
     Args:
         config: The experiment.
-        options: The fields of `geoseg.options.TrainOptions`, as ``overwrite=True, device="cpu"``.
+        options: All options as one value, which type checkers know.
+        changes: Single options: the fields of `geoseg.options.TrainOptions`, as ``overwrite=True, device="cpu"``.
 
     Returns:
         The model folder of the best network by validation mIoU.
@@ -99,14 +100,7 @@ def train(config: TrainConfig, **options: Any) -> Path:
         RunStopped: SIGTERM has ended the run after a checkpoint. It is a KeyboardInterrupt.
         TypeError: An unknown option.
     """
-    return run_training(config, from_keywords(TrainOptions, options, caller="train"))
-
-
-train.__signature__ = signature_with(train, TrainOptions)  # type: ignore[attr-defined]
-
-
-def run_training(config: TrainConfig, options: TrainOptions) -> Path:
-    """`train` with its options as one value."""
+    options = from_keywords(TrainOptions, changes, caller="train", given=options)
     place = find_place()
     count = count_devices(options.device, options.devices)
     if place is None and count * options.nodes > 1:
@@ -115,6 +109,9 @@ def run_training(config: TrainConfig, options: TrainOptions) -> Path:
         return config.output / "model"
     with joined(options.device, place) as team:
         return _run(config, team, options)
+
+
+train.__signature__ = signature_with(train, TrainOptions)  # type: ignore[attr-defined]
 
 
 def take_part() -> None:
@@ -127,21 +124,15 @@ def take_part() -> None:
             _run(config, team, replace(options, progress=options.progress and team.is_first))
 
 
-def check(config: TrainConfig, **options: Any) -> Preview:
+def check(config: TrainConfig, options: TrainOptions | None = None, **changes: Any) -> Preview:
     """Problems of an experiment's data, and the plan of its run; nothing is trained or written.
 
-    Args:
-        config: The experiment.
-        options: As of `train`.
+    Takes what `train` takes.
 
     Raises:
         GeosegError: As `train`, for everything but the data.
     """
-    return run_check(config, from_keywords(TrainOptions, options, caller="check"))
-
-
-def run_check(config: TrainConfig, options: TrainOptions) -> Preview:
-    """`check` with its options as one value."""
+    options = from_keywords(TrainOptions, changes, caller="check", given=options)
     network, _ = _build(config)
     problems = check_data(config)
     words = tuple(problem_lines(problems))
