@@ -78,7 +78,7 @@ def import_weights(
         nmf_rank: Rank of the factorization; None finds it, see `geoseg.paper.recognition.find_rank`.
         norm_groups: Groups of the decoder's group norms.
         overwrite: Replace such a folder.
-        progress: Draw a progress bar of a download on standard error.
+        progress: Draw a progress bar of a download.
 
     Raises:
         ModelError: A file that is no whole checkpoint of SegNeXt or MSCAN, or one that holds code.

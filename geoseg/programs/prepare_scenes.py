@@ -90,12 +90,7 @@ def prepare_scenes(
 
     All bands, georeference (CRS, transform, GCPs, RPCs), nodata, mask, colours, descriptions, scales and tags are
     kept. Every copy is read back and compared before it appears. Files that are fast already are left alone.
-
-    Args:
-        sources: Anything GDAL opens: striped TIFF, JPEG, PNG, JP2, VRT, …
-        output: Folder for the copies; made where it is missing.
-        overwrite: Replace copies that are there, and copy what is fast already too.
-        progress: Draw a progress bar on standard error.
+    With ``overwrite`` these are copied too, and copies that are there are replaced.
 
     Raises:
         SceneError: Files that cannot be opened, and nothing is copied; or whose pixels cannot be read, and the others

@@ -18,12 +18,9 @@ from geoseg.scene import Scene
 
 
 def describe(path: str, *, model: str | None = None, crs: str | None = None) -> list[str]:
-    """Lines that say what is at a path, ``name  text`` each; warnings last.
+    """Lines that say what is at a path or what a shipped model is, ``name  text`` each; warnings last.
 
-    Args:
-        path: A raster, a vector file, a model folder, or the name of a shipped model.
-        model: Model to plan the prediction of a scene with; None takes the shipped ones that fit the scene.
-        crs: CRS of a raster that has a transform but no CRS.
+    The prediction of a scene is planned with ``model``; None takes the shipped ones that fit the scene.
 
     Raises:
         SceneError: Nothing at the path, or nothing that can be read.
