@@ -11,7 +11,7 @@ from torch import nn
 
 import geoseg.models  # noqa: F401  registers SegNeXt
 from geoseg.contract import DEFAULT_SCALE, Band, ClassEntry, Contract, DType, WindowSettings
-from geoseg.network.logits import logits_of
+from geoseg.network.folding import logits_of
 from geoseg.network.model_folder import Normalize, build_network, save_model
 from support.networks import TINY
 
