@@ -311,9 +311,9 @@ def test_a_disk_that_is_full_for_the_table_is_told(
 ) -> None:
     config = experiment(landscapes, tmp_path / "run")
 
-    def full(table: MetricsTable) -> None:
+    def full(table: MetricsTable, metrics: dict[str, float], step: int | None = None) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(MetricsTable, "_write_all", full)
+    monkeypatch.setattr(MetricsTable, "log_metrics", full)
     with pytest.raises(OutputError, match=r"cannot write into run folder .*run: No space left"):
         train(config, device="cpu")
