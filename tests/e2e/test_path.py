@@ -270,7 +270,7 @@ def test_predict_to_polygons_is_predict_then_vectorize(trained: Trained, tmp_pat
     one, two = (geopandas.read_file(p, layer=p.stem) for p in (direct, by_hand))
     assert one.drop(columns="geometry").equals(two.drop(columns="geometry"))
     assert one.geometry.geom_equals_exact(two.geometry, tolerance=0).all()
-    assert one.area_m2.min() >= 3
+    assert one.area_m2.min() > 2  # 3 m² before lines were simplified; a pixel has 0.25 m²
     assert f"{len(one)} polygon" in said
     assert files_in(tmp_path) == ["by_hand.gpkg", "direct.gpkg"]
 
