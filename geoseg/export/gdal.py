@@ -108,19 +108,21 @@ class _Stream:
         self.messages |= {str(found.message): None for found in self._caught if "pyogrio" in found.filename}
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        while True:
-            self.__exit__()
-            try:
-                batch = next(self._records, None)
-            except (Exception, KeyboardInterrupt) as error:
-                self.error = error
-                raise
-            finally:
-                self.__enter__()
-            if batch is None:
-                return
-            yield batch
-            self.checksum = _added(self.checksum, batch.column(batch.num_columns - 1))
+        try:
+            while (batch := self._next()) is not None:
+                yield batch
+                self.checksum = _added(self.checksum, batch.column(batch.num_columns - 1))
+        except (Exception, KeyboardInterrupt) as error:  # Ctrl-C is heard here while GDAL has control
+            self.error = error
+            raise
+
+    def _next(self) -> pa.RecordBatch | None:
+        """The source's next batch; warnings are not caught meanwhile."""
+        self.__exit__()
+        try:
+            return next(self._records, None)
+        finally:
+            self.__enter__()
 
 
 def _added(checksum: tuple[int, int], wkb: pa.Array) -> tuple[int, int]:
