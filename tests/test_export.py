@@ -156,7 +156,7 @@ def test_ctrl_c_ends_the_command_without_a_trace(tmp_path, suffix):
         stderr=subprocess.PIPE,
         preexec_fn=heed_ctrl_c,
     )
-    while not any(file.stat().st_size > 1 << 20 for file in tmp_path.glob(f".polygons{suffix}.*/*")):
+    while not any(file.stat().st_size > 1 << 20 for file in tmp_path.glob(f".polygons{suffix}.*/polygons{suffix}")):
         assert command.poll() is None, "the command ended before it could be stopped"
         time.sleep(0.01)
     command.send_signal(signal.SIGINT)
