@@ -151,8 +151,9 @@ def test_walls_stay_near_the_raster(seed, options):
     for i in np.flatnonzero(sizes):
         begin, end = batch.offsets[i : i + 2]
         raster = shapely.LineString(batch.points[begin:end])
-        walls = shapely.LineString(points[begin : begin + sizes[i]] / SUBPIXEL)
-        assert shapely.hausdorff_distance(raster, walls, densify=0.05) < 1.2 + 0.71 + 0.5
+        walls = shapely.segmentize(shapely.LineString(points[begin : begin + sizes[i]] / SUBPIXEL), 0.25)
+        # The other way round it may be farther: a spike one pixel wide has no wall of its own.
+        assert shapely.distance(raster, shapely.points(shapely.get_coordinates(walls))).max() < 1.2 + 0.71
 
 
 @given(st.integers(0, 2**32), options)
