@@ -31,8 +31,8 @@ def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, the others to the right; those with a head alone are left out."""
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    """Lines of a table: the first column to the left, the others to the right; empty columns are left out."""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:]) or len(rows) == 1]
     widths = [max(map(len, column)) for column in columns]
     return [
         "  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]).rstrip()

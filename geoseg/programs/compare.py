@@ -27,9 +27,10 @@ from geoseg.export import Layer, check_format, exporter_for, write_polygons
 from geoseg.files import check_output
 from geoseg.grid import Grid
 from geoseg.options import DEFAULT_RULES, PolygonRules
+from geoseg.programs.early import is_raster
 from geoseg.programs.vectorize import check_rules, write_vectors
 from geoseg.runtime.ahead import ahead
-from geoseg.words import count
+from geoseg.words import aligned, count
 
 _MOST_COLUMNS = 8  # of the matrix as text
 _MOST_CHANGES = 20  # listed where the matrix is wider
@@ -96,13 +97,8 @@ class ChangeReport:
 
 
 def _table(heads: Sequence[str], names: Sequence[str], rows: Sequence[Sequence[float]]) -> list[str]:
-    cells = [list(heads)] + [
-        [name, *("–" if np.isnan(value) else f"{value:,.2f}" for value in row)]
-        for name, row in zip(names, rows, strict=True)
-    ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join([f"{row[0]:{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))])
-            for row in cells]  # fmt: skip
+    cells = [["–" if np.isnan(value) else f"{value:,.2f}" for value in row] for row in rows]
+    return aligned([heads, *([name, *row] for name, row in zip(names, cells, strict=True))])
 
 
 def compare(
@@ -142,7 +138,7 @@ def compare(
     path = None
     if output is not None:
         path = check_output(output, overwrite=overwrite, inputs=[old, new], styled=True)
-        if not _is_raster(path):
+        if not is_raster(path):
             exporter_for(path)
     if len(evaluations) > 2:
         raise ConfigError(
@@ -153,7 +149,7 @@ def compare(
     table = None if classes is None else read_class_table(classes)
     with MapPair(old, new, crs=crs, classes=table) as pair:
         errors = [read_errors(folder, pair.classes.names) for folder in evaluations]
-        if path is not None and not _is_raster(path):
+        if path is not None and not is_raster(path):
             check_format(path, pair.grid)
         matrix = change_matrix(pair)
         if not matrix.pixels.any():
@@ -165,17 +161,13 @@ def compare(
         return report if path is None else _written(pair, matrix, path, rules, report)
 
 
-def _is_raster(path: Path) -> bool:
-    return path.suffix.lower() in (".tif", ".tiff")
-
-
 def _written(
     pair: MapPair, matrix: ChangeMatrix, path: Path, rules: PolygonRules, report: ChangeReport
 ) -> ChangeReport:
     """The report, after the changes are written."""
     changes = transitions(pair.classes, matrix.pixels + _named(rules, pair.classes))
     rows = ahead(changes.rows(pair), name="geoseg-read")
-    if _is_raster(path):
+    if is_raster(path):
         with MapFileWriter(path, pair.grid, changes.classes) as writer:
             for part in rows:
                 writer.write(part)

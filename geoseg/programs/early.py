@@ -65,7 +65,7 @@ _MOST_NAMED = 20
 
 
 def is_raster(output: Path) -> bool:
-    """Whether a prediction's output is a class map rather than polygons."""
+    """Whether an output is a raster rather than polygons."""
     return output.suffix.lower() in RASTER_SUFFIXES
 
 
