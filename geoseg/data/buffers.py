@@ -16,7 +16,7 @@ from geoseg.data.problems import Problem, error
 from geoseg.georeference import AnyCRS, pyproj_crs
 from geoseg.grid import Grid, crs_hint, ground_steps
 from geoseg.paths import InputPath
-from geoseg.scene.vector_files import Bounds, polygons_of
+from geoseg.scene.vector_files import Bounds, polygons_of, single_parts
 from geoseg.words import count
 
 Buffer = float | str | None
@@ -102,10 +102,7 @@ def widened_bounds(bounds: Bounds, metres: float, crs: AnyCRS) -> Bounds | None:
 
 def _pieces(geometries: Geometries, crs: AnyCRS) -> tuple[Geometries, IntArray]:
     """Single points and lines of at most about `_PIECE_M`, and the feature of each, (m,)."""
-    parts, owner = np.asarray(geometries, dtype=object), np.arange(len(geometries))
-    while (shapely.get_type_id(parts) > shapely.GeometryType.POLYGON).any():
-        parts, index = shapely.get_parts(parts, return_index=True)
-        owner = owner[index]
+    parts, owner = single_parts(geometries)
     kept = ~shapely.is_empty(parts)
     parts, owner = parts[kept], owner[kept]
     steps, _ = _frames(parts, crs)

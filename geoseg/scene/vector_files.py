@@ -22,7 +22,7 @@ import pyproj
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 
-from geoseg.arrays import BoolArray, Geometries
+from geoseg.arrays import BoolArray, Geometries, IntArray
 from geoseg.errors import GeosegError, quoted
 from geoseg.georeference import pyproj_crs, transformer
 from geoseg.grid import Grid
@@ -204,11 +204,18 @@ def polygons_of(geometries: Geometries) -> Geometries:
     return out
 
 
+def single_parts(geometries: Geometries) -> tuple[Geometries, IntArray]:
+    """All single geometries in geometries and in collections of any depth, (m,), and the row of each."""
+    parts, owner = np.asarray(geometries, dtype=object), np.arange(len(geometries))
+    while (shapely.get_type_id(parts) > shapely.GeometryType.POLYGON).any():
+        parts, inner = shapely.get_parts(parts, return_index=True)
+        owner = owner[inner]
+    return parts, owner
+
+
 def single_polygons(geometries: Geometries) -> Geometries:
     """All single polygons in geometries and in collections of any depth, without empty ones, (m,)."""
-    parts = np.asarray(geometries, dtype=object)
-    while (shapely.get_type_id(parts) > shapely.GeometryType.POLYGON).any():
-        parts = np.asarray(shapely.get_parts(parts))
+    parts, _ = single_parts(geometries)
     is_polygon = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON
     return np.asarray(parts[is_polygon & ~shapely.is_empty(parts)])
 

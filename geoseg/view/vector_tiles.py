@@ -15,6 +15,7 @@ import pyarrow as pa
 import shapely
 
 from geoseg.arrays import ByteArray, Geometries, IntArray
+from geoseg.scene.vector_files import single_parts
 from geoseg.view.place import Bounds
 
 EXTENT = 4096
@@ -41,7 +42,7 @@ def encode_tile(name: str, geometries: Geometries, fields: pa.Table, bounds: Bou
     scale = EXTENT / (right - left)
     edge = BUFFER / scale
     clipped = shapely.clip_by_rect(geometries, left - edge, bottom - edge, right + edge, top + edge)
-    parts, owner = _single(shapely.orient_polygons(clipped, exterior_cw=True))
+    parts, owner = single_parts(shapely.orient_polygons(clipped, exterior_cw=True))
     dimension = shapely.get_dimensions(parts)
     tags, values = _attributes(fields)
     features = []
@@ -60,15 +61,6 @@ def encode_tile(name: str, geometries: Geometries, fields: pa.Table, bounds: Bou
     keys = [b"\x1a" + _sized(key.encode()) for key in fields.column_names]
     layer = [b"\x78\x02\x0a", _sized(name.encode()), *features, *keys, *values, b"\x28", _varint(EXTENT)]
     return b"\x1a" + _sized(b"".join(layer))
-
-
-def _single(geometries: Geometries) -> tuple[Geometries, IntArray]:
-    """All single geometries, and the row of each."""
-    parts, owner = shapely.get_parts(geometries, return_index=True)
-    while (shapely.get_type_id(parts) > shapely.GeometryType.POLYGON).any():
-        parts, inner = shapely.get_parts(parts, return_index=True)
-        owner = owner[inner]
-    return parts, owner
 
 
 def _commands(units: IntArray, line: IntArray, owner: IntArray, dimension: int) -> list[tuple[int, bytes]]:
