@@ -19,7 +19,7 @@ from rasterio.crs import CRS
 
 from geoseg.classes import IGNORE, RIGHT
 from geoseg.errors import ConfigError, OutputError, SceneError
-from geoseg.files import atomic_output, check_output, make_folder
+from geoseg.files import WARNINGS, atomic_output, check_output, make_folder
 from geoseg.runtime.user_cache import user_cache
 from geoseg.view.place import MERCATOR, Plane
 
@@ -108,7 +108,7 @@ class Corrections:
             if self.state != known:
                 raise ConfigError(f"{self.path.name} was changed by another program", hint="it has been loaded anew")
             check_output(self.path, overwrite=True)
-            with atomic_output(self.path) as scratch, warnings.catch_warnings():
+            with atomic_output(self.path) as scratch, WARNINGS, warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "'crs' was not provided")
                 options = {} if frame.crs is not None else {"SRID": "-1"}
                 pyogrio.write_dataframe(
