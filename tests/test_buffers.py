@@ -23,26 +23,14 @@ from geoseg.data.labels import Labels
 from geoseg.data.problems import Problem
 from geoseg.errors import ConfigError, LabelError
 from geoseg.georeference import transformer
-from geoseg.grid import Grid
-from geoseg.scene import open_scene
 from geoseg.windows import Window
+from support.places import grid_of, on_ground
 from support.scenes import MadeScene, MakeScene
 
 CLASSES = ClassTable.from_names(["other", "tree"], ["#000000", "#00ff00"])
 GEOD = pyproj.Geod(ellps="WGS84")
 
 PLACES = ["EPSG:32633", "EPSG:3857", "EPSG:4326", "EPSG:2263"]
-
-
-def grid_of(made: MadeScene) -> Grid:
-    with open_scene(made.path) as scene:
-        return scene.grid
-
-
-def on_ground(made: MadeScene, geometry: BaseGeometry) -> BaseGeometry:
-    """A geometry in pixels of a scene, in its CRS."""
-    t = made.transform
-    return shapely.transform(geometry, lambda p: p @ np.array([[t.a, t.d], [t.b, t.e]]) + [t.c, t.f])
 
 
 def write(

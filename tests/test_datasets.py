@@ -25,8 +25,8 @@ from geoseg.data.statistics import band_statistics
 from geoseg.data.windows import CoveringWindows, RandomWindows
 from geoseg.errors import LabelError, SceneError
 from geoseg.grid import Grid
-from geoseg.scene import Scene
 from geoseg.windows import Window
+from support.places import grid_of
 from support.scenes import MadeScene, MakeScene
 
 CLASSES = ClassTable.from_names(["other", "field", "house"], ["#000000", "#00ff00", "#ff0000"])
@@ -49,11 +49,6 @@ def write_labels(
     ) as file:
         file.write(ids if ids.ndim == 3 else ids[None])
     return path
-
-
-def grid_of(made: MadeScene) -> Grid:
-    with Scene(made.path) as scene:
-        return scene.grid
 
 
 def whole(grid: Grid) -> Window:

@@ -25,20 +25,10 @@ from geoseg.programs.info import describe
 from geoseg.scene import open_scene
 from geoseg.scene.vector_files import polygons_of, single_polygons
 from geoseg.windows import Window
+from support.places import grid_of, on_ground
 from support.scenes import MadeScene, MakeScene
 
 CLASSES = ClassTable.from_names(["other", "roof"], ["#000000", "#ff0000"])
-
-
-def grid_of(made: MadeScene) -> Grid:
-    with open_scene(made.path) as scene:
-        return scene.grid
-
-
-def on_ground(made: MadeScene, geometry: BaseGeometry) -> BaseGeometry:
-    """A geometry in pixels of a scene, in its CRS."""
-    t = made.transform
-    return shapely.transform(geometry, lambda p: p @ np.array([[t.a, t.d], [t.b, t.e]]) + [t.c, t.f])
 
 
 def write(path: Path, made: MadeScene, shapes: list[BaseGeometry]) -> Path:
