@@ -71,7 +71,7 @@ class VectorLayer:
         Returns:
             One row for each feature; the index is GDAL's feature id, or the row's number in GeoParquet.
         """
-        if _is_parquet(self.path):
+        if is_parquet(self.path):
             frame = geopandas.read_parquet(
                 self.path, columns=[*columns, _geo_column(self.path)[0]], bbox=bounds if self.has_index else None
             )
@@ -87,7 +87,7 @@ class VectorLayer:
     def table(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """All fields of all features, or some."""
         columns = list(self.fields if columns is None else columns)
-        if _is_parquet(self.path):
+        if is_parquet(self.path):
             return pd.read_parquet(self.path, columns=columns)
         frame = pyogrio.read_dataframe(self.path, layer=self.name, columns=columns, read_geometry=False)
         assert isinstance(frame, pd.DataFrame)
@@ -106,14 +106,14 @@ def reading(what: str, path: InputPath, kind: type[GeosegError]) -> Iterator[Non
     except (DataSourceError, DataLayerError, ValueError, OSError, pa.ArrowException, shapely.errors.GEOSException) as e:
         # pyogrio adds advice on drivers
         reason = " ".join(str(e).partition("; It might help")[0].split()).rstrip(".")
-        check = "geoseg info" if _is_parquet(str(path)) else "ogrinfo"
+        check = "geoseg info" if is_parquet(str(path)) else "ogrinfo"
         raise kind(f"{what} {path} cannot be read: {reason}", hint=f"check it with: {check} {quoted(path)}") from e
 
 
 def layer_names(path: InputPath) -> list[tuple[str, str | None]]:
     """Name and geometry type of every layer of a file, None of a table."""
     name = opened_name(path, VECTOR_SUFFIXES)
-    if _is_parquet(name):
+    if is_parquet(name):
         return [(Path(name).stem, "Unknown" if _geo_column(name)[0] else None)]
     return [(str(layer), None if kind is None else str(kind)) for layer, kind in pyogrio.list_layers(name)]
 
@@ -121,7 +121,7 @@ def layer_names(path: InputPath) -> list[tuple[str, str | None]]:
 def open_layer(path: InputPath, layer: str, *, count: bool = False) -> VectorLayer:
     """A layer of a file; with ``count``, features are counted and their bounds measured even if that takes a pass."""
     name = opened_name(path, VECTOR_SUFFIXES)
-    if _is_parquet(name):
+    if is_parquet(name):
         return _parquet_layer(name, layer)
     info = pyogrio.read_info(name, layer=layer, force_feature_count=count, force_total_bounds=count)
     return VectorLayer(
@@ -227,7 +227,8 @@ def _bounds(values: Any) -> Bounds | None:
     return left, bottom, right, top
 
 
-def _is_parquet(path: str) -> bool:
+def is_parquet(path: str) -> bool:
+    """Whether a file is GeoParquet, by its suffix."""
     return path.lower().endswith(_PARQUET)
 
 

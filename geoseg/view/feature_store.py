@@ -24,7 +24,7 @@ import shapely
 
 from geoseg.arrays import FloatArray, Geometries
 from geoseg.files import atomic_output, make_folder
-from geoseg.scene.vector_files import VectorLayer
+from geoseg.scene.vector_files import VectorLayer, is_parquet
 from geoseg.view.place import WORLD_M, Plane, tile_bounds
 from geoseg.view.vector_tiles import BUFFER, EXTENT, encode_tile
 
@@ -49,7 +49,6 @@ _MOST_VERTICES = 2000
 _CELL = "geoseg_cell"
 """Field of the map tile that a piece was cut to, see `_cell_number`; 0 of whole features."""
 
-_PARQUET = (".parquet", ".geoparquet", ".pq")
 _CACHE_HINT = "set XDG_CACHE_HOME to a folder that can be written"
 
 
@@ -228,7 +227,7 @@ def _opened(layer: VectorLayer) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordB
     """The features of a layer as record batches, their geometry last; fields that hold lists are left out."""
     from geoseg.export.gdal import WKB_FIELD
 
-    if layer.path.lower().endswith(_PARQUET):
+    if is_parquet(layer.path):
         frame = layer.read(list(layer.fields))
         geometry = frame.geometry.name
         table = pa.Table.from_pandas(frame.drop(columns=geometry), preserve_index=False)
