@@ -20,6 +20,8 @@ RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt", ".png", ".img", ".jp2", ".
 VECTOR_SUFFIXES = frozenset(
     {".geojson", ".geojsonl", ".ndjson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".pmtiles", ".kml", ".gml"}
 )
+MAP_SUFFIXES = (".tif", ".tiff")
+"""Of the rasters that are written."""
 
 _FOLDERS_OF_GDAL = frozenset({".safe", ".zarr", ".gdb"})
 _VIRTUAL = re.compile(r"/vsi\w+[/?]|[\w.+-]{2,}:|\s*<")
@@ -28,6 +30,11 @@ _VIRTUAL = re.compile(r"/vsi\w+[/?]|[\w.+-]{2,}:|\s*<")
 _ARCHIVE = re.compile(r"(/vsi(?:zip|tar|gzip|7z|rar)/)(?!/?vsi|\{)(.+)")
 _MEMBER = re.compile(r"(?:zip://)?(.+\.zip)!/?(.+)", re.IGNORECASE)
 _LOST_SLASH = re.compile(r"(\w[\w+.-]+):/(?!/)")
+
+
+def is_map(output: Path) -> bool:
+    """Whether an output is a raster rather than polygons."""
+    return output.suffix.lower() in MAP_SUFFIXES
 
 
 def input_path(name: str | PathLike[str], base: Path | None = None) -> InputPath:

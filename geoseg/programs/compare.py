@@ -27,7 +27,7 @@ from geoseg.export import Layer, check_format, exporter_for, write_polygons
 from geoseg.files import check_output
 from geoseg.grid import Grid
 from geoseg.options import DEFAULT_RULES, PolygonRules
-from geoseg.programs.early import is_raster
+from geoseg.paths import is_map
 from geoseg.programs.vectorize import check_rules, write_vectors
 from geoseg.runtime.ahead import ahead
 from geoseg.words import aligned, count
@@ -138,7 +138,7 @@ def compare(
     path = None
     if output is not None:
         path = check_output(output, overwrite=overwrite, inputs=[old, new], styled=True)
-        if not is_raster(path):
+        if not is_map(path):
             exporter_for(path)
     if len(evaluations) > 2:
         raise ConfigError(
@@ -149,7 +149,7 @@ def compare(
     table = None if classes is None else read_class_table(classes)
     with MapPair(old, new, crs=crs, classes=table) as pair:
         errors = [read_errors(folder, pair.classes.names) for folder in evaluations]
-        if path is not None and not is_raster(path):
+        if path is not None and not is_map(path):
             check_format(path, pair.grid)
         matrix = change_matrix(pair)
         if not matrix.pixels.any():
@@ -167,7 +167,7 @@ def _written(
     """The report, after the changes are written."""
     changes = transitions(pair.classes, matrix.pixels + _named(rules, pair.classes))
     rows = ahead(changes.rows(pair), name="geoseg-read")
-    if is_raster(path):
+    if is_map(path):
         with MapFileWriter(path, pair.grid, changes.classes) as writer:
             for part in rows:
                 writer.write(part)

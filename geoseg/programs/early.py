@@ -29,7 +29,7 @@ from geoseg.options import (
     PredictOptions,
     TrainOptions,
 )
-from geoseg.paths import exists, input_path, scene_names
+from geoseg.paths import MAP_SUFFIXES, exists, input_path, is_map, scene_names
 from geoseg.polygons import class_rules
 from geoseg.pretrained import PRETRAINED, check_source
 from geoseg.tiling.plan import window_of
@@ -39,7 +39,6 @@ if TYPE_CHECKING:  # pydantic and yaml, which not every verb needs
     from geoseg.config import SceneConfig, TrainConfig
     from geoseg.contract import Contract
 
-RASTER_SUFFIXES = (".tif", ".tiff")
 VECTOR_SUFFIXES = (".gpkg", ".fgb", ".parquet", ".geojson", ".geojsonl", ".ndjson", ".shp", ".pmtiles")
 """Those of `geoseg.export.EXPORTERS` (a test compares them)."""
 
@@ -64,15 +63,10 @@ SEGNEXT_OPTIONS = (
 _MOST_NAMED = 20
 
 
-def is_raster(output: Path) -> bool:
-    """Whether an output is a raster rather than polygons."""
-    return output.suffix.lower() in RASTER_SUFFIXES
-
-
 def check_kind(output: Path, layers: Layers) -> None:
     """Refuse an output of an unknown kind, and layers that it cannot have."""
-    _check_suffix(output, (*RASTER_SUFFIXES, *VECTOR_SUFFIXES))
-    if not is_raster(output) and (layers.probabilities or layers.disagreement):
+    _check_suffix(output, (*MAP_SUFFIXES, *VECTOR_SUFFIXES))
+    if not is_map(output) and (layers.probabilities or layers.disagreement):
         raise ConfigError("probabilities and disagreement are rasters", hint="write them beside a map: -o MAP.tif")
 
 
@@ -100,7 +94,7 @@ def check_prediction(scenes: Sequence[AnyPath], model: AnyPath, output: str, opt
         raise SceneError(f"no such area of interest: {aoi}", hint="check the path after --aoi")
     contract = _contract(model)
     window_of(options.tiling, contract.window)
-    if not is_raster(path):
+    if not is_map(path):
         class_rules(options.rules, contract.class_table)
     return pattern is not None
 
@@ -131,7 +125,7 @@ def check_comparing(
         ConfigError: A file of classes that cannot be read.
     """
     if output is not None:
-        _check_suffix(output, (*RASTER_SUFFIXES, *VECTOR_SUFFIXES))
+        _check_suffix(output, (*MAP_SUFFIXES, *VECTOR_SUFFIXES))
         check_output(output, overwrite=overwrite, inputs=[old, new], styled=True)
     for path in (old, new):
         if _is_missing(path):

@@ -22,13 +22,13 @@ from geoseg.files import remove_scratch
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.options import AnyPath, PredictOptions, from_keywords, signature_with
+from geoseg.paths import is_map
 from geoseg.prediction.bands import BandFacts
 from geoseg.prediction.imagery import low_confidence
 from geoseg.prediction.report import PredictReport, seam_text
 from geoseg.prediction.room import check_room
 from geoseg.prediction.stages import Stages
 from geoseg.prediction.tasks import Job, OpenJob
-from geoseg.programs.early import is_raster
 from geoseg.programs.rehearsal import Part, rehearsing, stitching, vectorizing
 from geoseg.programs.session import Prepared, Session
 from geoseg.programs.vectorize import VectorReport, write_vectors
@@ -104,7 +104,7 @@ def _rehearsals(ready: Prepared) -> list[Part]:
     if not session.rehearsed:
         if ready.predictor.device == "cpu" and options.running.executor == IN_PROCESS:
             parts += stitching(ready.job.parts.layers)
-        if not is_raster(ready.output):
+        if not is_map(ready.output):
             parts += vectorizing(options.rules, ready.output.suffix)
     session.rehearsed = True
     return parts
@@ -217,7 +217,7 @@ def _write_output(ready: Prepared, arrivals: _Arrivals, stages: Stages) -> tuple
     def facts() -> BandFacts:
         return sum((job.parts.facts(task) for task in job.plan.tasks), BandFacts())
 
-    if not is_raster(ready.output):
+    if not is_map(ready.output):
         source = Path(job.source.scenes[0]).name
         report = write_vectors(arrivals.rows(), grid, ready.classes, ready.output, rules=options.rules, source=source)
         return facts(), report

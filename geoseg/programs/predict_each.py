@@ -23,11 +23,11 @@ from typing import Any
 from geoseg.errors import DeviceError, GeosegError, ModelError, OutputError, SceneError, in_one_line
 from geoseg.files import made_folder, name_outputs, output_pattern, writing
 from geoseg.options import AnyPath, PredictOptions
-from geoseg.paths import scene_names
+from geoseg.paths import is_map, scene_names
 from geoseg.prediction.parts import was_publishing
 from geoseg.prediction.report import PredictReport
 from geoseg.programs.dry_run import DryRun, dry_run_in
-from geoseg.programs.early import check_kind, is_raster
+from geoseg.programs.early import check_kind
 from geoseg.programs.predict import Bar, predict_in, progress_bar
 from geoseg.programs.session import Session, fingerprint
 from geoseg.scene import Raster
@@ -197,7 +197,7 @@ def _made_from(session: Session, scene: Raster, output: Path) -> str:
     options = replace(session.options, layers=session.layers(output))
     facts = fingerprint(session.model, scene, plan, options, precision=predictor.precision)
     facts["the backend"] = options.network.backend
-    if not is_raster(output):
+    if not is_map(output):
         facts["the polygon rules"] = str(options.rules)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

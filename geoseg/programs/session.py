@@ -22,13 +22,13 @@ from geoseg.export import check_format
 from geoseg.files import check_output
 from geoseg.network.stored_model import StoredModel, open_model
 from geoseg.options import AnyPath, Layers, Precision, PredictOptions
-from geoseg.paths import input_path, scene_names
+from geoseg.paths import input_path, is_map, scene_names
 from geoseg.prediction.executors import Executor, find_executor
 from geoseg.prediction.imagery import check_scene, doubts, model_nodata
 from geoseg.prediction.parts import Parts, parts_folder, was_publishing
 from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.tasks import Job, Source
-from geoseg.programs.early import check_kind, is_raster
+from geoseg.programs.early import check_kind
 from geoseg.programs.vectorize import check_rules
 from geoseg.scene import Raster
 from geoseg.tiling.plan import Plan
@@ -105,7 +105,7 @@ class Session:
                 f"model {contract.name} does not know where objects touch, so it has no contact to write",
                 hint="leave out --contact, or train with separate: true in the entry of a class",
             )
-        wanted = (layers.contact is not False) if is_raster(output) else bool(self.options.rules.separate)
+        wanted = (layers.contact is not False) if is_map(output) else bool(self.options.rules.separate)
         return replace(layers, contact=able and wanted)
 
     def source(self, scenes: AnyPath | Sequence[AnyPath]) -> Source:
@@ -141,7 +141,7 @@ class Session:
         options, contract = self.options, self.model.contract
         source = self.source(scenes)
         check_kind(output, options.layers)
-        layers = self.layers(output).names if is_raster(output) else ()
+        layers = self.layers(output).names if is_map(output) else ()
         for file in (output, *(layer_path(output, layer) for layer in layers)):
             check_output(file, overwrite=overwrite or was_publishing(output), inputs=source.scenes, styled=True)
         with source.open() as scene:
@@ -150,7 +150,7 @@ class Session:
             predictor = self.predictor(output)
             plan = self.plan(scene, predictor, output)
             _ = plan.tapers  # checks a blend of the caller's own
-            if not is_raster(output):
+            if not is_map(output):
                 check_format(output, scene.grid)
                 check_rules(options.rules, scene.grid, contract.class_table, path=scene.path)
             if not scene.grid.is_metric:
