@@ -126,7 +126,7 @@ class Comparison:
         """The run folder of a finished training."""
         slug = network.lower().replace(", ", "-").replace(" ", "-").strip("()").replace("(", "")
         run = self.folder / f"{'choice' if choose else 'final'}-{slug}-{rate:g}-{iterations}-seed{seed}"
-        if (done := run.with_suffix(".cpu.json")).exists():
+        if (done := run.with_name(f"{run.name}.cpu.json")).exists():
             return run
         architecture, encoder = NETWORKS.get(network, ("unet", "tu-tf_efficientnet_lite0"))
         begun = run.exists() and any((run / "checkpoints").glob("last*"))
@@ -180,7 +180,7 @@ def training_ground(config: TrainConfig) -> DataConfig:
 
 def cpu_seconds(run: Path) -> float | None:
     """CPU time of a training, s; None if it was interrupted."""
-    seconds: float | None = json.loads(run.with_suffix(".cpu.json").read_text())
+    seconds: float | None = json.loads(run.with_name(f"{run.name}.cpu.json").read_text())
     return seconds
 
 
