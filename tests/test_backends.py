@@ -19,7 +19,17 @@ from geoseg.network.backends import BACKENDS, choose_backends, choose_precision,
 from geoseg.network.backends import openvino as openvino_backend
 from geoseg.network.backends.openvino import multiplies_bfloat16
 from geoseg.prediction.predictor import Predictor
-from support.backends import SIZE, BackendContract, load_backend, side_by_side, trained, wanted, wide
+from support.backends import (
+    SIZE,
+    BackendContract,
+    load_backend,
+    load_core_anew,
+    side_by_side,
+    trained,
+    wanted,
+    wide,
+    without_openvino,
+)
 from support.networks import InMemory, difference, images
 
 CPU, CUDA = "cpu", "cuda:0"
@@ -77,17 +87,11 @@ def test_compiled(network: nn.Module) -> None:
 # --- which backend
 
 
-def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
-    """As if packages were not installed."""
-    for package in packages:
-        monkeypatch.setitem(sys.modules, package, None)
-
-
 def test_a_cpu_runs_openvino_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_backends("auto", CPU) == ["openvino", "torch"]
     monkeypatch.setattr(backends, "is_installed", lambda: False)
     assert choose_backends("auto", CPU) == ["torch"]
-    without(monkeypatch, "openvino")
+    without_openvino(monkeypatch)
     assert not openvino_backend.is_installed()
 
 
@@ -134,8 +138,7 @@ def test_reduced_precision_is_earned(monkeypatch: pytest.MonkeyPatch, loss_point
 
 
 def test_a_missing_package_is_named(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    without(monkeypatch, "openvino")
-    openvino_backend.core.cache_clear()
+    without_openvino(monkeypatch)
     with pytest.raises(ConfigError, match="backend openvino needs OpenVINO") as caught:
         load_backend(InMemory(network), backend="openvino", size=SIZE)
     assert caught.value.hint == "pip install openvino, or --backend torch"
@@ -266,7 +269,7 @@ def test_a_runtime_that_cannot_be_imported_is_skipped(
     (tmp_path / "openvino.py").write_text("raise ImportError('libgomp.so.1: cannot open shared object file')")
     monkeypatch.delitem(sys.modules, "openvino", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
-    openvino_backend.core.cache_clear()
+    load_core_anew(monkeypatch)
     with pytest.raises(ConfigError, match=r"cannot be imported: libgomp\.so\.1") as caught:
         load_backend(InMemory(network), backend="openvino")
     assert caught.value.hint == "--backend torch"
@@ -287,8 +290,7 @@ def test_the_predictor_refuses_what_cannot_be_before_it_is_used(
     monkeypatch.setattr(backends, "multiplies_bfloat16", lambda: False)
     with pytest.raises(ConfigError, match="bfloat16"):
         Predictor(model, CPU, precision="bfloat16")
-    without(monkeypatch, "openvino")
-    openvino_backend.core.cache_clear()
+    without_openvino(monkeypatch)
     with pytest.raises(ConfigError, match="backend openvino needs"):
         Predictor(model, CPU, backend="openvino")
 

@@ -19,9 +19,10 @@ import yaml
 from geoseg.contract import PrecisionRecord, PrecisionScore, load_contract, shipped_models
 from geoseg.landscape import Landscape, write_landscape
 from geoseg.map_rows import MapRows
-from geoseg.network.backends.openvino import core, multiplies_bfloat16
+from geoseg.network.backends.openvino import multiplies_bfloat16
 from geoseg.network.model_folder import build_network, save_model
 from geoseg.prediction.parts import PartWriter
+from support.backends import without_openvino
 from support.commands import files_in, read_map, run, succeed
 from support.model_folders import CLASSES, make_model, write_model
 from support.networks import WIDE, segnext, visible
@@ -292,8 +293,7 @@ def test_one_message_and_nothing_written(
     options: tuple[str, str],
     said: tuple[str, str],
 ) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    core.cache_clear()
+    without_openvino(monkeypatch)
     scene = write_scene(tmp_path / "scene.tif", size=(64, 64)).path
     if verb == "evaluate":
         with rasterio.open(tmp_path / "labels.tif", "w", **plain_profile(scene)) as file:

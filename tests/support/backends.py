@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
 from geoseg.network import backends
 from geoseg.network.backends import Forward, Request
+from geoseg.network.backends import openvino as openvino_backend
 from geoseg.network.backends.openvino import multiplies_bfloat16
 from geoseg.network.tta import TTA, augmented
 from geoseg.prediction.items import WindowPixels
@@ -30,6 +31,22 @@ SIZE = (64, 96)
 
 def load_backend(model: InMemory, *, backend: str = "auto", **how: Any) -> Forward:
     return backends.load_backend(model, backend, Request(**how))  # type: ignore[arg-type]
+
+
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if OpenVINO were not installed, and had never been loaded.
+
+    Its core stays: dropped, it would take away the stack that this process uses for signals.
+    """
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    load_core_anew(monkeypatch)
+
+
+def load_core_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for OpenVINO again at the next use; see `without_openvino`."""
+    fresh = cache(openvino_backend.core.__wrapped__)
+    for module in (backends, openvino_backend):
+        monkeypatch.setattr(module, "core", fresh)
 
 
 @cache
