@@ -1,4 +1,4 @@
-"""How much detail simplification may take from outlines: a size in pixels or in metres.
+"""How much detail simplification may take from outlines, or how far walls may move: a size in pixels or in metres.
 
 What it means is the method's (see `geoseg.polygons.simplify.generalize`). After Visvalingam and Whyatt a tolerance of
 t px is a square's side, not a distance: what is smaller than t² px² goes. The steps of a 45° stair (0.5 px² each) go
@@ -37,22 +37,38 @@ class Tolerance:
     def __str__(self) -> str:
         return f"{self.value:g}{self.unit}"
 
-    def in_pixels(self, grid: Grid) -> float:
-        """The tolerance in pixels of a map; a `ConfigError` for metres without a CRS, or above 10,000 pixels."""
+    def in_pixels(
+        self, grid: Grid, option: str = "--simplify 1.5px", least_px: float = 0, most_px: float = LARGEST_PX
+    ) -> float:
+        """The tolerance in pixels of a map; a `ConfigError` for metres without a CRS, or outside the limits.
+
+        ``option`` is the one that gives it, with a good value.
+        """
         value, gsd = self.value, grid.gsd_m() if self.unit == "m" else None
         if self.unit == "m":
             if gsd is None:
                 raise ConfigError(
                     f"a tolerance of {self} needs a georeferenced map, but this one has no CRS",
-                    hint="give the tolerance in pixels: --simplify 1px",
+                    hint=f"give the tolerance in pixels: {option}",
                 )
             value /= gsd
-        if value > LARGEST_PX:
+        if value > most_px:
             raise ConfigError(
-                f"a tolerance of {self} is {value:,.0f} pixels, more than the {LARGEST_PX:,} allowed",
-                hint="--simplify 1.5px",
+                f"a tolerance of {self} is {value:,.0f} pixels, more than the {most_px:,} allowed", hint=option
+            )
+        if value < least_px:
+            raise ConfigError(
+                f"a tolerance of {self} is {value:.2g} pixels, but walls need at least {least_px:g} px", hint=option
             )
         return value
+
+    def walls_px(self, grid: Grid) -> float:
+        """The tolerance of walls in pixels of a map.
+
+        Raises:
+            ConfigError: Metres, and the map has no CRS; or less than 1 pixel or more than 32.
+        """
+        return self.in_pixels(grid, "--regularize-tolerance 4px", 1, 32)
 
 
 def parse_tolerance(text: str) -> Tolerance | None:
@@ -70,3 +86,21 @@ def parse_tolerance(text: str) -> Tolerance | None:
     if value == 0:
         return None
     return Tolerance(value, "px" if match[2] == "px" else "m")
+
+
+def parse_wall_tolerance(text: str) -> Tolerance:
+    """The tolerance written as ``4px`` or ``0.6m``.
+
+    Raises:
+        ConfigError: Anything else.
+    """
+    try:
+        found = parse_tolerance(text)
+    except ConfigError:
+        found = None
+    if found is None:
+        raise ConfigError(
+            f"invalid tolerance {text!r} of walls: expected pixels or metres",
+            hint="--regularize-tolerance 4px or --regularize-tolerance 0.6m",
+        )
+    return found

@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from geoseg.cli.parsing import parse_bands, parse_devices, parse_groups, parse_gsd, parse_names
 from geoseg.runtime.devices import check_device
-from geoseg.tolerance import parse_tolerance
+from geoseg.tolerance import parse_tolerance, parse_wall_tolerance
 
 V = TypeVar("V", bound=Callable[..., None])
 
@@ -72,6 +72,7 @@ FLAGS = {
     "simplify": Flag("1.5px|0.5m|none", kind=str, parse=parse_tolerance, default="1.5px"),
     "method": Flag(name="--simplify-method"),
     "regularize": Flag("CLASS", kind=list[str], parse=parse_names),
+    "regularize_tolerance": Flag("4px|0.6m", kind=str, parse=parse_wall_tolerance, default="4px"),
     "min_area_m2": Flag("M2", "--min-area", minimum=0),
     "fill_holes_m2": Flag("M2", "--fill-holes", minimum=0),
     "keep": Flag("CLASS", kind=list[str], parse=parse_names),

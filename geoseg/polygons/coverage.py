@@ -27,9 +27,9 @@ from geoseg.polygons.rules.objects import Separation, separate_objects
 from geoseg.polygons.rules.options import ClassRules, class_rules, region_rules
 from geoseg.polygons.rules.small_regions import apply_rule
 from geoseg.polygons.simplify.finish import ArcFinisher
-from geoseg.polygons.simplify.regularize import Outlines, Regularize
 from geoseg.polygons.trace.cracks import SUBPIXEL
 from geoseg.polygons.trace.joining import ClosedPolygons, closed_polygons
+from geoseg.polygons.walls.rows import Outlines, Walls
 from geoseg.runtime.ahead import ahead
 
 if TYPE_CHECKING:
@@ -120,12 +120,14 @@ def polygonize_rows(
     """
     rules = rules or PolygonRules()
     resolved = class_rules(rules, classes)
+    outlines, walls = outlines or Outlines(), None
+    if resolved.regularized:
+        walls = Walls(grid.width, resolved.regularized, rules.regularize_tolerance.walls_px(grid), outlines)
     finish = ArcFinisher(
         tolerance_px=rules.simplify.in_pixels(grid) if rules.simplify else 0.0,
         method=rules.method,
         smooth=rules.smooth,
-        regularize=Regularize(resolved.regularized) if resolved.regularized else None,
-        outlines=outlines,
+        walls=walls,
         threads=threads,
     )
     mapped = _mapped(rows, classes, resolved)
@@ -134,6 +136,8 @@ def polygonize_rows(
     if resolved.separated:
         separation = Separation(resolved.separated, rules.min_area_m2, rules.contact_share)
         mapped = separate_objects(mapped, grid.width, grid.pixel_area_m2(), separation)
+    if walls is not None:
+        mapped = walls.build(mapped)
     measure = Measure(grid)
     for closed in closed_polygons(
         mapped,
@@ -143,6 +147,7 @@ def polygonize_rows(
         threads=threads,
         band_rows=band_rows,
     ):
+        outlines.total += int(np.isin(closed.value, resolved.regularized).sum())
         yield _batch(closed, grid, measure)
 
 

@@ -22,7 +22,7 @@ from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.options import DEFAULT_RULES, PolygonRules
 from geoseg.polygons import PolygonBatch, class_rules, polygonize_rows
-from geoseg.polygons.simplify.regularize import Outlines
+from geoseg.polygons.walls.rows import Outlines
 from geoseg.runtime.ahead import ahead
 from geoseg.words import count
 
@@ -122,13 +122,22 @@ def check_rules(rules: PolygonRules, grid: Grid, classes: ClassTable, *, path: s
 
     Raises:
         SceneError: A tolerance in metres, and the map has no CRS.
-        ConfigError: A class that the map does not have.
+        ConfigError: A class that the map does not have, or walls that may move by less than a pixel or more than 32.
     """
     class_rules(rules, classes)
+    walls = rules.regularize_tolerance if rules.regularize else None
+    if not grid.is_metric:
+        for option, tolerance, good in (
+            ("--simplify", rules.simplify, "1.5px"),
+            ("--regularize-tolerance", walls, "4px"),
+        ):
+            if tolerance is not None and tolerance.unit == "m":
+                message = f"{path} has no CRS, so {option} {tolerance} has no meaning"
+                raise SceneError(message, hint=f"{option} {good}")
+    if walls is not None:
+        walls.walls_px(grid)
     if grid.is_metric:
         return
-    if rules.simplify is not None and rules.simplify.unit == "m":
-        raise SceneError(f"{path} has no CRS, so --simplify {rules.simplify} has no meaning", hint="--simplify 1.5px")
     if rules.min_area_m2 or rules.fill_holes_m2:
         log.warning("%s has no CRS: --min-area and --fill-holes count in %s", path, grid.area_unit[0])
 

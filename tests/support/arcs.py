@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from geoseg.polygons.simplify.finish import ArcFinisher
-from geoseg.polygons.trace.cracks import OUTSIDE, SUBPIXEL, ArcBatch, Cracks, crack_count, is_set
+from geoseg.polygons.trace.cracks import OUTSIDE, SUBPIXEL, ArcBatch, Cracks
 
 STEPS = {"E": (1, 0), "S": (0, 1), "W": (-1, 0), "N": (0, -1)}
 
 
-def crack_planes_of(values, near=None):
-    """`Cracks` of a whole map; ``near`` is a bool array of corners."""
+def crack_planes_of(values):
+    """`Cracks` of a whole map, and its two planes unpacked."""
     framed = np.pad(np.asarray(values, dtype=np.int16), 1, constant_values=OUTSIDE)
     height, width = np.shape(values)
     horizontal = np.zeros((height + 1, (width + 8) // 8 * 8), dtype=bool)
@@ -27,12 +27,7 @@ def crack_planes_of(values, near=None):
     def pack(plane):
         return np.packbits(plane, axis=1, bitorder="little")
 
-    near_plane = np.zeros((0, 0), dtype=np.uint8)
-    if near is not None:
-        padded = np.zeros_like(horizontal)
-        padded[:, : width + 1] = near
-        near_plane = pack(padded)
-    return Cracks(pack(horizontal), pack(vertical), near_plane, 0, width), horizontal, vertical
+    return Cracks(pack(horizontal), pack(vertical), 0, width), horizontal, vertical
 
 
 def trace(values):
@@ -40,7 +35,6 @@ def trace(values):
     values = np.asarray(values)
     _, horizontal, vertical = crack_planes_of(values)
     height, width = values.shape
-    framed = np.pad(values.astype(np.int16), 1, constant_values=OUTSIDE)
     leaves = {}  # corner → directions of its cracks
     for y, x in zip(*np.nonzero(horizontal), strict=True):
         leaves.setdefault((int(x), int(y)), set()).add("E")
@@ -53,20 +47,16 @@ def trace(values):
     seen, arcs = set(), []
 
     def walk(corner, direction, stop):
-        points, sides = [corner], None
+        points = [corner]
         while True:
             dx, dy = STEPS[direction]
             x, y = corner
             there = (x + dx, y + dy)
             seen.add(frozenset((corner, there)))
-            if sides is None:
-                left = {"E": (x, y - 1), "S": (x, y), "W": (x - 1, y), "N": (x - 1, y - 1)}[direction]
-                right = {"E": (x, y), "S": (x - 1, y), "W": (x - 1, y - 1), "N": (x, y - 1)}[direction]
-                sides = left, right
             corner = there
             if corner in stop:
                 points.append(corner)
-                return points, sides
+                return points
             back = {"E": "W", "W": "E", "N": "S", "S": "N"}[direction]
             (turn,) = leaves[corner] - {back}
             if turn != direction:
@@ -77,26 +67,24 @@ def trace(values):
         for direction in sorted(leaves[node]):
             dx, dy = STEPS[direction]
             if frozenset((node, (node[0] + dx, node[1] + dy))) not in seen:
-                arcs.append((*walk(node, direction, nodes), False))
+                arcs.append((walk(node, direction, nodes), False))
     for corner in sorted(leaves, key=lambda c: (c[1], c[0])):
         loop = corner not in nodes and {"E", "S"} <= leaves[corner]
         if loop and frozenset((corner, (corner[0] + 1, corner[1]))) not in seen:
-            arcs.append((*walk(corner, "E", {corner}), True))
+            arcs.append((walk(corner, "E", {corner}), True))
     # Of the arcs between the same two nodes one may become a straight line, and one that is straight already will.
     ends, least = set(), [0] * len(arcs)
     for i in sorted(range(len(arcs)), key=lambda i: len(arcs[i][0])):
-        points, _, loop = arcs[i]
+        points, loop = arcs[i]
         pair = frozenset((points[0], points[-1]))
         least[i] = 0 if loop else 2 if len(pair) == 1 else int(pair in ends)
         ends.add(pair)
-    pixel = np.array([side for _, side, _ in arcs]) + 1  # (a, left | right, x | y) in the framed map
     return ArcBatch(
-        points=np.concatenate([np.array(p, dtype=np.int32) for p, _, _ in arcs]),
-        offsets=np.cumsum([0, *(len(p) for p, _, _ in arcs)]).astype(np.int64),
-        closed=np.array([loop for *_, loop in arcs]),
+        points=np.concatenate([np.array(p, dtype=np.int32) for p, _ in arcs]),
+        offsets=np.cumsum([0, *(len(p) for p, _ in arcs)]).astype(np.int64),
+        closed=np.array([loop for _, loop in arcs]),
         least=np.array(least, dtype=np.uint8),
-        left=framed[pixel[:, 0, 1], pixel[:, 0, 0]],
-        right=framed[pixel[:, 1, 1], pixel[:, 1, 0]],
+        keys=np.full((len(arcs), 2), -1),
     )
 
 
@@ -109,8 +97,7 @@ def reverse(batch):
     """The same arcs, each walked the other way."""
     return batch._replace(
         points=np.concatenate([p[::-1] for p in split(batch.points, batch.offsets)]),
-        left=batch.right,
-        right=batch.left,
+        keys=batch.keys[:, ::-1],
     )
 
 
@@ -192,6 +179,19 @@ def rectangle(values, x, y, length, width, degrees, value=1, notch=(0, 0)):
     inside &= ~((along > length / 2 - notch[0]) & (across > width / 2 - notch[1]))
     values[inside] = value
     return values
+
+
+def is_set(plane, cracks, x, y):
+    """The bit of corner (x, y) in a plane of ``cracks``; False outside the stored rows and columns."""
+    row = y - cracks.first_row
+    inside = 0 <= row < len(plane) and 0 <= x <= cracks.width
+    return inside and bool(plane[row, x >> 3] >> (x & 7) & 1)
+
+
+def crack_count(cracks, x, y):
+    """Number of cracks that meet at a corner, 0 … 4."""
+    along = has_horizontal(cracks, x, y) + has_horizontal(cracks, x - 1, y)
+    return along + has_vertical(cracks, x, y) + has_vertical(cracks, x, y - 1)
 
 
 def has_horizontal(cracks, x, y):

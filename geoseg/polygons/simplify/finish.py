@@ -1,31 +1,41 @@
-"""What becomes of the arcs of a map when they are complete: simplified, smoothed, regularized, in 1/256 px."""
+"""What becomes of the arcs of a map when they are complete: simplified, smoothed, replaced by walls, in 1/256 px."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from geoseg.arrays import BoolArray, Int32Array, IntArray
+from geoseg.arrays import BoolArray, ByteArray, Int32Array, IntArray
 from geoseg.options import Method
-from geoseg.polygons.simplify.generalize import Ground, Surroundings, remaining_vertices
-from geoseg.polygons.simplify.ground import ROWS_AROUND
-from geoseg.polygons.simplify.guard import CLEARANCE_PX, vertex_plane
-from geoseg.polygons.simplify.regularize import Outlines, Regularize, regular_arcs
-from geoseg.polygons.simplify.smooth import cut_corners, smoothed_vertex_plane
+from geoseg.polygons.simplify.generalize import remaining_vertices
+from geoseg.polygons.simplify.guard import CLEARANCE_PX, Surroundings, vertex_plane
+from geoseg.polygons.simplify.smooth import cut_corners, guard_of_halves, smoothed_vertex_plane
 from geoseg.polygons.trace.cracks import SUBPIXEL, ArcBatch, Cracks
 from geoseg.polygons.trace.tables import ranges
 from geoseg.tolerance import LARGEST_PX
 
 _SHARE = 50_000  # vertices that are worth a thread
-_WALL_TOLERANCE = 1.0  # px, of walls that are not regular
+
+
+class Walls(Protocol):
+    """Final arcs that are known before their regions are traced, see `geoseg.polygons.walls.rows.Walls`."""
+
+    arcs: dict[int, Int32Array]
+    ends: dict[int, Int32Array]
+
+    def guard(self, first_row: int, last_row: int, /) -> ByteArray:
+        """Corners that the edges of other arcs keep away from."""
+
+    def drop_above(self, row: int, /) -> None:
+        """Nothing above a row will be asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArcFinisher:
-    """Simplifies, smooths and regularizes the arcs of a map.
+    """Simplifies and smooths the arcs of a map, and puts walls in their place where there are any.
 
     What it makes of an arc depends on the raster alone: neither on the other arcs of the call, nor on what became of
     them. Arcs stay clear of each other by `CLEARANCE_PX`. Simplification and smoothing do not depend on the direction
@@ -36,9 +46,7 @@ class ArcFinisher:
         method: ``vw`` removes what is up to the size of a square of this side (Visvalingam and Whyatt), ``dp`` what is
             up to this distance (Douglas and Peucker).
         smooth: Cut the corners of pixel steps first, see `cut_corners`.
-        regularize: Give some classes straight walls and right angles; needs `Cracks.near` for these classes. Their arcs
-            that two directions do not explain are simplified by ``dp`` with 1 px at most.
-        outlines: Counts what becomes of these arcs.
+        walls: What arcs of regular buildings are replaced by; each is taken once.
         threads: Number of threads that share large batches.
 
     Raises:
@@ -48,8 +56,7 @@ class ArcFinisher:
     tolerance_px: float = 0.0
     method: Method = "vw"
     smooth: bool = False
-    regularize: Regularize | None = None
-    outlines: Outlines | None = None
+    walls: Walls | None = None
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -61,17 +68,17 @@ class ArcFinisher:
     @property
     def changes_anything(self) -> bool:
         """Whether arcs are more than scaled."""
-        return self.tolerance_px > 0 or self.smooth or self.regularize is not None
+        return self.tolerance_px > 0 or self.smooth or self.walls is not None
 
     @property
     def lookahead(self) -> int:
         """Rows beyond those of an arc that have to be known."""
-        return ROWS_AROUND if self.regularize else int(self.smooth)
+        return int(self.smooth)
 
-    @property
-    def near_classes(self) -> tuple[int, ...]:
-        """Classes whose surroundings have to be known."""
-        return self.regularize.classes if self.regularize else ()
+    def drop_above(self, row: int) -> None:
+        """Nothing above a row will be asked for again."""
+        if self.walls is not None:
+            self.walls.drop_above(row)
 
     def __call__(self, batch: ArcBatch, cracks: Cracks) -> tuple[Int32Array, IntArray]:
         """The final points of complete arcs in 1/256 px, (m, 2), and where each arc begins in them, (a + 1,)."""
@@ -81,60 +88,94 @@ class ArcFinisher:
         if self.smooth:
             points, offsets = cut_corners(batch.points, batch.offsets, batch.closed)
             lines, unit = batch._replace(points=points, offsets=offsets), SUBPIXEL // 2
-        if not self.changes_anything:
-            return lines.points * np.int32(unit), lines.offsets
-        scale, first_row, last_row = SUBPIXEL // unit, int(batch.points[:, 1].min()), int(batch.points[:, 1].max())
-        plane = (smoothed_vertex_plane if self.smooth else vertex_plane)(cracks, first_row, last_row)
-        around = Surroundings(plane, scale * first_row, (scale * CLEARANCE_PX) ** 2)
-        ground = Ground(cracks, batch.points, batch.offsets, unit) if self.regularize else None
+        ends = None
+        if self.walls is not None:
+            lines, ends = _at_walls(lines, self.walls, unit)
+        if self.tolerance_px > 0 or self.smooth:
+            scale, first_row, last_row = SUBPIXEL // unit, int(batch.points[:, 1].min()), int(batch.points[:, 1].max())
+            plane = (smoothed_vertex_plane if self.smooth else vertex_plane)(cracks, first_row, last_row)
+            guard = self.walls and self.walls.guard(first_row, last_row)
+            if guard is not None and self.smooth:
+                guard = guard_of_halves(guard)
+            around = Surroundings(plane, scale * first_row, (scale * CLEARANCE_PX) ** 2, guard)
+            others = np.ones(len(batch.closed), dtype=np.bool_)
+            if ends is not None:
+                others[list(ends.final)] = False
+            lines = self._simplified(lines, around, np.flatnonzero(others), scale * self.tolerance_px)
+        points, offsets = lines.points * np.int32(unit), lines.offsets
+        return (points, offsets) if ends is None else _replaced(points, offsets, ends.join(points, offsets))
+
+    def _simplified(self, lines: ArcBatch, around: Surroundings, arcs: IntArray, tolerance: float) -> ArcBatch:
+        """Arcs with the vertices that stay, in threads that share about as many each."""
         keep = np.ones(len(lines.points), dtype=np.bool_)
 
-        def simplify(arcs: BoolArray, tolerance_px: float, method: Method) -> None:
-            def work(share: IntArray) -> None:
-                remaining_vertices(
-                    lines, around, ground, tolerance=scale * tolerance_px, method=method, keep=keep, arcs=share
-                )
+        def work(share: IntArray) -> None:
+            remaining_vertices(lines, around, tolerance=tolerance, method=self.method, keep=keep, arcs=share)
 
-            _in_threads(work, np.flatnonzero(arcs), lines.offsets, self.threads)
-
-        others = np.ones(len(batch.closed), dtype=np.bool_)
-        regular: tuple[Int32Array, IntArray] | None = None
-        if self.regularize:
-            walls = self.regularize.concerns(batch)
-            regular = regular_arcs(batch, cracks, self.regularize)
-            others = ~walls
-            if self.outlines is not None:
-                self.outlines.total += int(np.count_nonzero(walls))
-                self.outlines.regular += int(np.count_nonzero(regular[1]))
-            simplify(walls & (regular[1] == 0), min(self.tolerance_px or _WALL_TOLERANCE, _WALL_TOLERANCE), "dp")
-        if self.tolerance_px > 0 or self.smooth:
-            simplify(others, self.tolerance_px, self.method)
+        weight = np.cumsum(lines.offsets[arcs + 1] - lines.offsets[arcs])
+        count = max(min(self.threads, int(weight[-1]) // _SHARE), 1) if len(arcs) else 1
+        if count == 1:
+            work(arcs)
+        else:
+            shares = np.split(arcs, np.searchsorted(weight, np.linspace(0, weight[-1], count + 1)[1:-1]))
+            with ThreadPoolExecutor(count) as pool:
+                list(pool.map(work, shares))
         points, offsets = _kept(lines, keep)
-        points = points * np.int32(unit)
-        return (points, offsets) if regular is None else _replaced(points, offsets, batch.offsets, *regular)
+        return lines._replace(points=points, offsets=offsets)
 
 
-def _in_threads(work: Callable[[IntArray], None], arcs: IntArray, offsets: IntArray, threads: int) -> None:
-    """Do the work on arcs, in shares of about as many vertices each."""
-    weight = np.cumsum(offsets[arcs + 1] - offsets[arcs])
-    count = max(min(threads, int(weight[-1]) // _SHARE), 1) if len(arcs) else 1
-    if count == 1:
-        work(arcs)
-        return
-    shares = np.split(arcs, np.searchsorted(weight, np.linspace(0, weight[-1], count + 1)[1:-1]))
-    with ThreadPoolExecutor(count) as pool:
-        list(pool.map(work, shares))
+class _Ends(NamedTuple):
+    """What walls make of arcs, by their numbers: points in 1/256 px."""
+
+    final: dict[int, Int32Array]  # whole arcs
+    starts: dict[int, Int32Array]  # what comes before the others
+    stops: dict[int, Int32Array]  # and after them
+
+    def join(self, points: Int32Array, offsets: IntArray) -> dict[int, Int32Array]:
+        """All arcs at walls, given the arcs between their feet."""
+        joined, nothing = dict(self.final), points[:0]
+        for i in self.starts.keys() | self.stops.keys():
+            between = points[offsets[i] : offsets[i + 1]]
+            joined[i] = np.concatenate([self.starts.get(i, nothing), between, self.stops.get(i, nothing)])
+        return joined
 
 
-def _replaced(
-    points: Int32Array, offsets: IntArray, from_offsets: IntArray, new: Int32Array, new_sizes: IntArray
-) -> tuple[Int32Array, IntArray]:
-    """Arcs, some of them replaced: arc i by ``new_sizes[i]`` points of ``new`` from ``from_offsets[i]`` on."""
-    replaced = new_sizes > 0
-    sizes = np.where(replaced, new_sizes, np.diff(offsets))
-    begin = np.where(replaced, from_offsets[:-1] + len(points), offsets[:-1])
+def _at_walls(lines: ArcBatch, walls: Walls, unit: int) -> tuple[ArcBatch, _Ends]:
+    """Arcs without their ends at walls, in ``unit``, and what belongs there."""
+    ends, trimmed = _Ends({}, {}, {}), dict[int, Int32Array]()
+    for i, keys in enumerate(lines.keys.tolist()):
+        if keys[0] in walls.arcs:
+            ends.final[i] = walls.arcs.pop(keys[0])
+            continue
+        for key, beyond, step in zip(keys, (ends.starts, ends.stops), (1, -1), strict=True):
+            if key in walls.ends:
+                end = walls.ends.pop(key)
+                points = trimmed.get(i, lines.points[lines.offsets[i] : lines.offsets[i + 1]])[::step]
+                rest = points[_count_on(points * unit, end[1:]) :]
+                trimmed[i], beyond[i] = np.concatenate([end[-1:] // unit, rest])[::step], end[:1]
+        if i in trimmed and len(trimmed[i]) == 1:  # the foot is the node at the other end
+            foot = trimmed.pop(i) * unit
+            ends.final[i] = np.concatenate([ends.starts.pop(i, foot[:0]), foot, ends.stops.pop(i, foot[:0])])
+    points, offsets = _replaced(lines.points, lines.offsets, trimmed)
+    return lines._replace(points=points, offsets=offsets), ends
+
+
+def _count_on(points: Int32Array, path: Int32Array) -> int:
+    """How many points, from the first on, lie on a path from crack to crack, 1/256 px."""
+    to_corners = abs(points[: 2 * len(path) + 1, None] - path).sum(axis=2)
+    on_path = (to_corners[:, :-1] + to_corners[:, 1:] == SUBPIXEL).any(axis=1)
+    return int(np.argmin(np.append(on_path, False)))
+
+
+def _replaced(points: Int32Array, offsets: IntArray, new: dict[int, Int32Array]) -> tuple[Int32Array, IntArray]:
+    """Arcs, some of them replaced."""
+    if not new:
+        return points, offsets
+    sizes, begin, which = np.diff(offsets), offsets[:-1].copy(), list(new)
+    sizes[which] = [len(arc) for arc in new.values()]
+    begin[which] = len(points) + np.cumsum(sizes[which]) - sizes[which]
     source, _ = ranges(begin, begin + sizes)
-    return np.concatenate([points, new])[source], np.append(0, np.cumsum(sizes))
+    return np.concatenate([points, *new.values()])[source], np.append(0, np.cumsum(sizes))
 
 
 def _kept(lines: ArcBatch, keep: BoolArray) -> tuple[Int32Array, IntArray]:

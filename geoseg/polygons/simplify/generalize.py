@@ -18,43 +18,23 @@ References:
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
-from geoseg.arrays import BoolArray, ByteArray, FloatArray, Int32Array, IntArray
+from geoseg.arrays import BoolArray, FloatArray, IntArray
 from geoseg.options import Method
 from geoseg.polygons.simplify.distances import distance_keys
-from geoseg.polygons.simplify.ground import path_length, path_table_size, strays, track
-from geoseg.polygons.simplify.guard import GONE, Line, hash_vertices, is_blocked, scatter
-from geoseg.polygons.trace.cracks import ArcBatch, Cracks
+from geoseg.polygons.simplify.guard import GONE, Line, Surroundings, hash_vertices, is_blocked, scatter
+from geoseg.polygons.trace.cracks import ArcBatch
 from geoseg.runtime.heap import put, take
 from geoseg.runtime.jit import helper, int64, njit
 
 _ON_A_LINE = 1e-12  # less than any squared distance and area of lattice points that are not on one line
 
 
-class Ground(NamedTuple):
-    """Where arcs stay on their own ground, see `geoseg.polygons.simplify.ground`."""
-
-    cracks: Cracks  # the plane ``near`` says where
-    corners: Int32Array  # the arcs as they were traced, corners of the raster x, y, (c, 2)
-    offsets: IntArray  # where each arc begins in the corners, (a + 1,)
-    unit: int  # lattice unit of the arcs, 1/256 px
-
-
-class Surroundings(NamedTuple):
-    """What is around the arcs that are simplified."""
-
-    obstacles: ByteArray  # all vertices of all arcs, those to be simplified included; a bit per lattice point, x from 0
-    first_row: int  # lattice row of ``obstacles[0]``; the plane covers the rows of all arcs
-    clearance2: float  # square of the distance that new edges keep from vertices, lattice units, below 1
-
-
 def remaining_vertices(
     lines: ArcBatch,
     around: Surroundings,
-    ground: Ground | None,
     *,
     tolerance: float,
     method: Method,
@@ -66,7 +46,6 @@ def remaining_vertices(
     Args:
         lines: All arcs; points in units of the lattice. Of a closed one all vertices are alike, none is pinned.
         around: What the arcs keep clear of.
-        ground: The ground that new edges stay on; None if they may run anywhere.
         tolerance: Side of the square (``vw``) or the distance (``dp``) up to which a vertex goes, units; 0 takes those
             on straight lines.
         method: ``vw`` or ``dp``.
@@ -81,14 +60,13 @@ def remaining_vertices(
     else:
         keys = np.empty(len(lines.points))
         distance_keys(lines, arcs, keys)
-    _simplify_arcs(lines, around, ground, limit, keys, keep, arcs)
+    _simplify_arcs(lines, around, limit, keys, keep, arcs)
 
 
 @njit
 def _simplify_arcs(
     lines: ArcBatch,
     around: Surroundings,
-    ground: Ground | None,
     limit: float,
     keys: FloatArray | None,
     keep: BoolArray,
@@ -96,15 +74,12 @@ def _simplify_arcs(
 ) -> None:
     """`remaining_vertices`, one arc after the other with the same scratch arrays.
 
-    What ``ground`` and ``keys`` ask for is compiled only where they are given: an argument of None is a type to numba.
+    What ``around.guard`` and ``keys`` ask for is compiled only where they are given: None is a type to numba.
     """
     points, offsets, closed = lines.points, lines.offsets, lines.closed
-    longest, farthest = 0, 0
+    longest = 0
     for arc in arcs:
         longest = max(longest, offsets[arc + 1] - offsets[arc])
-        if ground is not None:
-            length = path_length(ground.corners, ground.offsets[arc], ground.offsets[arc + 1])
-            farthest = max(farthest, length)
     x, y = np.empty(longest, np.int64), np.empty(longest, np.int64)
     previous, following = np.empty(longest, np.int64), np.empty(longest, np.int64)
     heap, place = np.empty(longest, np.int64), np.empty(longest, np.int64)
@@ -113,8 +88,6 @@ def _simplify_arcs(
     while table_size < 2 * longest:
         table_size *= 2
     table = np.empty(table_size, np.int64)
-    if ground is not None:
-        path = np.empty(path_table_size(farthest), np.int64)
     for arc in arcs:
         start = offsets[arc]
         size = offsets[arc + 1] - start
@@ -125,9 +98,6 @@ def _simplify_arcs(
             scattered[i] = scatter(x[i], y[i])
             previous[i], following[i], place[i] = i - 1, i + 1, -1
         line = Line(x, y, following, size, table, hash_vertices(scattered, size, table))
-        if ground is not None:
-            corners = ground.corners[ground.offsets[arc] : ground.offsets[arc + 1]]
-            own = track(corners, closed[arc], ground.cracks, path)
         first, end, left, fewest = 1, size - 1, size - 2, int64(lines.least[arc])  # open arcs keep their ends
         if closed[arc]:
             previous[0], following[size - 1] = size - 1, 0
@@ -141,13 +111,8 @@ def _simplify_arcs(
             v = heap[0]
             waiting = take(v, key, scattered, heap, place, waiting)
             a, b = previous[v], following[v]
-            if is_blocked(a, v, b, line, around.obstacles, around.first_row, around.clearance2):
+            if is_blocked(a, v, b, line, around, around.guard):
                 continue  # until one of its neighbours goes
-            if ground is not None:
-                at_start, at_end = not closed[arc] and a == 0, not closed[arc] and b == size - 1
-                unit = ground.unit
-                if strays(unit * x[a], unit * y[a], unit * x[b], unit * y[b], at_start, at_end, False, own):
-                    continue
             following[a], previous[b], following[v] = b, a, GONE
             left -= 1
             for side in range(2):

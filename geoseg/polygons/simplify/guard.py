@@ -61,6 +61,15 @@ def scatter(x: int, y: int) -> int:
     return x * -7046029254386353131 + y * -4521708957497675121
 
 
+class Surroundings(NamedTuple):
+    """What is around the arcs that are simplified."""
+
+    obstacles: ByteArray  # all vertices of all arcs, those to be simplified included; a bit per lattice point, x from 0
+    first_row: int  # lattice row of ``obstacles[0]``; the plane covers the rows of all arcs
+    clearance2: float  # square of the distance that new edges keep from vertices, lattice units, below 1
+    guard: ByteArray | None  # lattice points from which new edges keep a whole unit, a plane like ``obstacles``
+
+
 class Line(NamedTuple):
     """An arc while it is simplified."""
 
@@ -107,13 +116,17 @@ def _may_be_passed(px: int, py: int, line: Line) -> bool:
 
 
 @helper
-def is_blocked(a: int, v: int, b: int, line: Line, obstacles: ByteArray, first_row: int, clearance2: float) -> bool:
-    """Whether another vertex is in the closed triangle a, v, b or too near to the segment a–b."""
-    x, y = line.x, line.y
+def is_blocked(a: int, v: int, b: int, line: Line, around: Surroundings, guard: ByteArray | None) -> bool:
+    """Whether another vertex is in the closed triangle a, v, b or too near to the segment a–b, or a guarded point.
+
+    ``around.guard`` comes as a parameter of its own, for what it asks for to be compiled only where it is given.
+    """
+    x, y, first_row = line.x, line.y, around.first_row
+    widest2 = around.clearance2 if guard is None else 1.0
     ax, ay, vx, vy, bx, by = x[a], y[a], x[v], y[v], x[b], y[b]
     left, right = min(ax, vx, bx), max(ax, vx, bx)
     top, bottom = min(ay, vy, by), max(ay, vy, by)
-    if right - left <= 1 and bottom - top <= 1:
+    if guard is None and right - left <= 1 and bottom - top <= 1:
         return False  # the fourth corner of a unit square is 0.7 from the diagonal
     dx, dy = bx - ax, by - ay
     length2 = dx * dx + dy * dy
@@ -121,7 +134,7 @@ def is_blocked(a: int, v: int, b: int, line: Line, obstacles: ByteArray, first_r
     slope_av = (vx - ax) / (vy - ay) if vy != ay else 0.0
     slope_vb = (bx - vx) / (by - vy) if by != vy else 0.0
     slope_ab = dx / dy if dy != 0 else 0.0
-    reach = math.sqrt(clearance2 * length2) / abs(dy) if dy != 0 else 0.0
+    reach = math.sqrt(widest2 * length2) / abs(dy) if dy != 0 else 0.0
     wide = right - left >= 8
     begin, end = left, right
     for row in range(top, bottom + 1):
@@ -144,7 +157,10 @@ def is_blocked(a: int, v: int, b: int, line: Line, obstacles: ByteArray, first_r
                     low, high = min(low, float(bx)), max(high, float(bx))
             begin, end = max(math.ceil(low - 1e-6), left), min(math.floor(high + 1e-6), right)
         for byte in range(begin >> 3, (end >> 3) + 1):
-            bits = int64(obstacles[row - first_row, byte])
+            bits, guarded = int64(around.obstacles[row - first_row, byte]), 0
+            if guard is not None:
+                guarded = int64(guard[row - first_row, byte])
+                bits |= guarded
             column = byte << 3
             if column < begin:
                 bits &= 0xFF << (begin - column)
@@ -153,15 +169,16 @@ def is_blocked(a: int, v: int, b: int, line: Line, obstacles: ByteArray, first_r
             column -= 1
             while bits != 0:
                 column += 1
-                here = bits & 1
+                here, is_guarded = bits & 1, guarded >> (column & 7) & 1
                 bits >>= 1
                 if here == 0:
                     continue
                 if (column == ax and row == ay) or (column == vx and row == vy) or (column == bx and row == by):
                     continue
+                clearance2 = 1.0 if is_guarded else around.clearance2
                 if not _is_in_the_way(column, row, ax, ay, vx, vy, bx, by, length2, clearance2):
                     continue
-                if not _may_be_passed(column, row, line):
+                if is_guarded or not _may_be_passed(column, row, line):
                     return True
     return False
 

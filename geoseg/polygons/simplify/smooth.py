@@ -77,6 +77,15 @@ def smoothed_vertex_plane(cracks: Cracks, first_row: int, last_row: int) -> Byte
     return plane
 
 
+def guard_of_halves(guard: ByteArray) -> ByteArray:
+    """The half pixels beside guarded corners, in rows like those of `smoothed_vertex_plane`."""
+    across = _spread(guard)
+    across |= shift_left(across) | shift_right(across)
+    plane = np.repeat(across, 2, axis=0)[:-1]
+    plane[1::2] |= across[1:]
+    return plane
+
+
 def _spread(plane: ByteArray) -> ByteArray:
     """The bit of column x at column 2x, and nothing between."""
     return np.asarray(_SPREAD[plane].view(np.uint8).reshape(len(plane), 2 * plane.shape[1]))

@@ -15,7 +15,6 @@ import numpy as np
 
 from geoseg.arrays import BoolArray, ByteArray, Int16Array, Int32Array, IntArray
 from geoseg.map_rows import CUT_EAST, CUT_SOUTH
-from geoseg.runtime.jit import helper
 
 SUBPIXEL = 256
 """Finished points are integers in 1/256 px: lattice point x is 256 · x."""
@@ -26,9 +25,6 @@ OUTSIDE = -1
 LEFT_OUT = 256
 """The value, in int16 rows, of pixels whose class is to become no polygon. To all else they are ground like any."""
 
-NEAR_PX = 4
-"""How far `Cracks.near` reaches from a pixel of the classes asked for, px."""
-
 
 NO_CUTS = np.empty((0, 0), np.uint8)
 
@@ -38,7 +34,6 @@ class Cracks(NamedTuple):
 
     horizontal: ByteArray  # there is a crack from corner (x, y) to (x + 1, y)
     vertical: ByteArray  # there is a crack from corner (x, y) to (x, y + 1)
-    near: ByteArray  # a pixel of the classes asked for is in columns x − 4 … x + 3 and rows y − 4 … y + 3; may be empty
     first_row: int  # corner row y of index 0
     width: int  # of the map, W
 
@@ -47,32 +42,14 @@ class ArcBatch(NamedTuple):
     """Complete arcs along the lattice, on their way to be simplified or smoothed.
 
     Every arc is there once and always walked in the same direction, so that what happens to it depends on the map
-    alone. "Left" and "right" are the walker's hands as seen on the map, y down: walking in the direction of growing x,
-    the left side is the row above.
+    alone.
     """
 
     points: Int32Array  # corners x, y where an arc turns or ends, (n, 2); a loop without a node repeats its first one
     offsets: IntArray  # where each arc begins in the points, (a + 1,)
     closed: BoolArray  # the arc is a loop without a node, (a,)
     least: ByteArray  # interior points that have to stay for its rings to keep an area, (a,); mostly 0
-    left: Int16Array  # value of the pixels on the left, (a,); −1 outside, 255 nodata
-    right: Int16Array  # the same for the right
-
-
-@helper
-def is_set(plane: ByteArray, cracks: Cracks, x: int, y: int) -> bool:
-    """The bit of corner (x, y) in a plane of ``cracks``; False outside the stored rows and columns."""
-    row = y - cracks.first_row
-    if row < 0 or row >= plane.shape[0] or x < 0 or x > cracks.width:
-        return False
-    return bool((plane[row, x >> 3] >> (x & 7)) & 1)
-
-
-@helper
-def crack_count(cracks: Cracks, x: int, y: int) -> int:
-    """Number of cracks that meet at a corner, 0 … 4."""
-    along = int(is_set(cracks.horizontal, cracks, x, y)) + int(is_set(cracks.horizontal, cracks, x - 1, y))
-    return along + int(is_set(cracks.vertical, cracks, x, y)) + int(is_set(cracks.vertical, cracks, x, y - 1))
+    keys: IntArray  # of both ends, see `geoseg.polygons.trace.arcs.BandArcs`, (a, 2)
 
 
 def pack_cracks(rows: Int16Array, cuts: ByteArray = NO_CUTS) -> tuple[ByteArray, ByteArray]:

@@ -8,7 +8,7 @@ Memory follows the open objects: the arcs of regions that reach the lower seam, 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,17 +16,16 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from geoseg.arrays import BoolArray, ByteArray, Int16Array, Int32Array, IntArray
+from geoseg.arrays import ByteArray, Int16Array, Int32Array, IntArray
 from geoseg.map_rows import MapRows
 from geoseg.polygons import rings
 from geoseg.polygons.trace.arcs import BandArcs, trace_band
 from geoseg.polygons.trace.chains import Chains, WholeArcs
-from geoseg.polygons.trace.crack_rows import CrackRows, Planes, near_pixels
-from geoseg.polygons.trace.cracks import LEFT_OUT, NEAR_PX, NO_CUTS, OUTSIDE, SUBPIXEL, ArcBatch, Cracks, pack_cracks
+from geoseg.polygons.trace.crack_rows import CrackRows, Planes
+from geoseg.polygons.trace.cracks import LEFT_OUT, NO_CUTS, OUTSIDE, SUBPIXEL, ArcBatch, Cracks, pack_cracks
 from geoseg.polygons.trace.graph import Graph
 from geoseg.polygons.trace.labels import BandRegions
 
-_NO_BYTES = np.empty((0, 0), dtype=np.uint8)
 _BAND_PIXELS = 1 << 22
 _SLACK_BYTES = 1 << 24  # storage below this is not worth compacting
 
@@ -38,12 +37,11 @@ class Finisher(Protocol):
     def lookahead(self) -> int:
         """Rows below (and above) an arc that it looks at: an arc is complete only once so many further are known."""
 
-    @property
-    def near_classes(self) -> Sequence[int]:
-        """Classes whose surroundings it finds in `Cracks.near`, with a lookahead of at least `NEAR_PX` rows."""
-
     def __call__(self, batch: ArcBatch, cracks: Cracks, /) -> tuple[Int32Array, IntArray]:
         """Points in 1/256 px, (m, 2), and where each arc begins in them, (a + 1,)."""
+
+    def drop_above(self, row: int, /) -> None:
+        """Nothing above a row will be asked for again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,15 +115,13 @@ def closed_polygons(
         ValueError: Rows of another width or type, or confidence in some of them only.
     """
     joiner = Joiner(width, finish)
-    near = np.isin(np.arange(LEFT_OUT + 1), finish.near_classes) if finish and finish.near_classes else None
-    trace = partial(_trace, finish is not None, near, left_out)
+    trace = partial(_trace, finish is not None, left_out)
     waiting: deque[TracedBand] = deque()
     for band in _in_threads(trace, cut_bands(rows, width, band_rows or max(16, _BAND_PIXELS // width)), threads):
         joiner.learn(band)
         waiting.append(band)
         while waiting and waiting[0].end_row + joiner.lookahead <= band.end_row:
             yield joiner.join(waiting.popleft())
-    joiner.end()
     yield from map(joiner.join, waiting)
 
 
@@ -173,14 +169,12 @@ def cut_bands(parts: Iterable[MapRows], width: int, height: int) -> Iterator[Ban
         yield band(last=True)
 
 
-def _trace(finishing: bool, near: BoolArray | None, left_out: int | None, band: Band) -> TracedBand:
+def _trace(finishing: bool, left_out: int | None, band: Band) -> TracedBand:
     """Trace one band, in a thread."""
     first_row, rows, confidence, cuts = band
     if left_out is not None:
         rows[rows == left_out] = LEFT_OUT
-    planes = None
-    if finishing:
-        planes = *pack_cracks(rows, cuts), _NO_BYTES if near is None else near_pixels(rows[1:], near)
+    planes = pack_cracks(rows, cuts) if finishing else None
     regions, arcs = trace_band(rows, confidence, first_row=first_row, cuts=cuts)
     return TracedBand(first_row + len(rows) - 1, regions, arcs, planes, confidence.shape[1] > 0)
 
@@ -215,10 +209,8 @@ class Joiner:
         if width < 1:
             raise ValueError(f"a map is at least 1 px wide, found {width}")
         self.lookahead = finish.lookahead if finish else 0
-        if finish and finish.near_classes and self.lookahead < NEAR_PX:
-            raise ValueError(f"near_classes need a lookahead of {NEAR_PX} rows, found {self.lookahead}")
         self._finish = finish
-        self._cracks = CrackRows(width, near=bool(finish and finish.near_classes))
+        self._cracks = CrackRows(width)
         self._chains = Chains(width)
         self._graph = Graph(width)
         self._kept_bytes = 0  # in use after the last compaction
@@ -227,10 +219,6 @@ class Joiner:
         """Know the cracks of the next band; it may be joined once enough further rows are known."""
         if band.planes is not None:
             self._cracks.append(band.planes)
-
-    def end(self) -> None:
-        """There are no further rows."""
-        self._cracks.finish()
 
     def nbytes(self) -> int:
         """Bytes of the objects kept from the bands joined so far, crack rows not counted."""
@@ -264,22 +252,15 @@ class Joiner:
             self._kept_bytes = self.nbytes()
         if self._finish is not None:
             top = chains.top()
-            self._cracks.drop_above((band.end_row if top is None else top) - self.lookahead - 2)
+            unneeded = (band.end_row if top is None else top) - self.lookahead - 2
+            self._cracks.drop_above(unneeded)
+            self._finish.drop_above(unneeded)
         return polygons
 
     def _finished(self, new: WholeArcs, arcs_before: int) -> tuple[Int32Array, IntArray]:
         """Points in 1/256 px of the arcs that are whole now."""
         if self._finish is None:
             return new.points * np.int32(SUBPIXEL), new.offsets
-        arcs, regions = self._graph.arcs.rows, self._graph.regions.rows
-        least = rings.least_points(arcs, self._graph.nodes.rows, new.offsets, arcs_before)
-        left, right = arcs.sides[arcs_before : arcs_before + len(least)].T
-        batch = ArcBatch(
-            points=new.points,
-            offsets=new.offsets,
-            closed=new.nodes[:, 0] < 0,
-            least=least,
-            left=regions.value[left],
-            right=regions.value[right],
-        )
+        least = rings.least_points(self._graph.arcs.rows, self._graph.nodes.rows, new.offsets, arcs_before)
+        batch = ArcBatch(new.points, new.offsets, new.nodes[:, 0] < 0, least, new.keys)
         return self._finish(batch, self._cracks.view())

@@ -1,0 +1,227 @@
+"""Straight lines at right angles through the cracks of a ring: segmented least squares.
+
+A building's outline is a ring of cracks, and the walls it stands for pass near their middles. One direction modulo 90°
+is taken from the chords of the ring; then the ring is cut into runs that lie along it and across it by turns, such that
+the squared distances of the middles from the lines through their runs, plus a price for each line, are the least
+possible. Corners are where consecutive lines meet. Coordinates u, v are px along and across the direction; a line with
+label 0 lies along u, where v is constant, one with label 1 along v.
+
+References:
+    R. Bellman, "On the approximation of curves by line segments using dynamic programming", 1961.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from geoseg.arrays import FloatArray, IntArray
+from geoseg.runtime.jit import helper
+
+_LEAST_AGREEMENT = 0.15  # of the chords' directions modulo 90°: 1 for straight walls, 0 for a circle
+_LONGEST_CHORD = 16  # cracks
+_PRICES = (16.0, 8.0, 4.0, 2.0, 1.0)  # of a line, in squares of the tolerance: what it saves in squared distances
+_RASTER = 1 / 12  # mean squared distance of the middles from a straight wall, px²
+_BEYOND = 0.1  # of the middles at most may be farther than the tolerance from their lines, up to twice as far
+_VARIANCE = 0.22  # of the middles from their lines at most, in squares of the tolerance, beside the raster's own
+
+
+@helper
+def fit_walls(ring: IntArray, tolerance: float) -> FloatArray:
+    """Corners of walls that explain a ring within a tolerance, (k, 2) px; none where two directions do not.
+
+    Args:
+        ring: Lattice corners in the order of a walk from crack to crack, (n, 2).
+        tolerance: Distance of the middles of cracks from their walls, px; a tenth of them, and corners, may be up to
+            twice as far.
+    """
+    middles = (ring + np.concatenate((ring[1:], ring[:1]))) / 2
+    centre = np.array([middles[:, 0].mean(), middles[:, 1].mean()])
+    middles -= centre
+    reach = min(max(2, len(ring) // 10), _LONGEST_CHORD)
+    angle, agreement = _main_direction(middles, reach)
+    if agreement >= _LEAST_AGREEMENT:
+        for price in _PRICES:
+            corners = _walls(middles, angle, reach, max(price * tolerance * tolerance, 2.5), tolerance)
+            if len(corners) > 0:
+                return corners + centre
+    return np.empty((0, 2))
+
+
+@helper
+def _walls(middles: FloatArray, angle: float, reach: int, price: float, tolerance: float) -> FloatArray:
+    """Corners for one price; none if they do not explain the ring."""
+    begin = _straightest(middles, angle, reach)
+    middles = np.concatenate((middles[begin:], middles[:begin]))
+    uv, bounds, label = middles, np.empty(0, np.int64), 0
+    for _ in range(3):
+        uv = _turned(middles, angle)
+        bounds, label = _runs(uv, reach, price)
+        if len(bounds) < 6:  # four lines, the last run goes on with the first
+            return np.empty((0, 2))
+        angle = _level(angle + _turn(uv, bounds, label), middles)
+    uv = _turned(middles, angle)
+    lines = _lines(uv, bounds, label)
+    if not _explain(uv, bounds, label, lines, tolerance) or _is_a_stair(uv, bounds, label, tolerance * tolerance):
+        return np.empty((0, 2))
+    corners = np.empty((len(lines), 2))
+    for k in range(len(lines)):
+        across = (label + k) % 2
+        corners[k, 1 - across], corners[k, across] = lines[k], lines[(k + 1) % len(lines)]
+    return _turned(corners, -angle)
+
+
+@helper
+def _turned(points: FloatArray, angle: float) -> FloatArray:
+    """Coordinates u, v of points in a frame that is turned by an angle, radians."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    turned = np.empty_like(points)
+    turned[:, 0] = points[:, 0] * cosine + points[:, 1] * sine
+    turned[:, 1] = points[:, 1] * cosine - points[:, 0] * sine
+    return turned
+
+
+@helper
+def _main_direction(middles: FloatArray, reach: int) -> tuple[float, float]:
+    """The angle at which the chords are shortest in |u| + |v|, radians, and how well they agree about it, 0 … 1."""
+    n = len(middles)
+    length, shortest, best = 0.0, np.inf, 0.0
+    for degrees in range(90):
+        cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        total = 0.0
+        for i in range(n):
+            j = (i + reach) % n
+            dx, dy = middles[j, 0] - middles[i, 0], middles[j, 1] - middles[i, 1]
+            total += abs(dx * cosine + dy * sine) + abs(dy * cosine - dx * sine)
+            if degrees == 0:
+                length += math.hypot(dx, dy)
+        if total < shortest - 1e-9:
+            shortest, best = total, math.radians(degrees)
+    return best, (4 / math.pi - shortest / length) / (4 / math.pi - 1)
+
+
+@helper
+def _straightest(middles: FloatArray, angle: float, reach: int) -> int:
+    """The crack around which the ring runs straightest in one of the two directions."""
+    n = len(middles)
+    uv = _turned(middles, angle)
+    best, most = 0, -np.inf
+    for i in range(n):
+        a, b = (i - reach) % n, (i + reach) % n
+        du, dv = abs(uv[b, 0] - uv[a, 0]), abs(uv[b, 1] - uv[a, 1])
+        straightness = max(du, dv) - 3 * min(du, dv)
+        if straightness > most + 1e-9:
+            best, most = i, straightness
+    return best
+
+
+@helper
+def _level(angle: float, middles: FloatArray) -> float:
+    """The angle, or that of rows and columns if the raster cannot tell them apart over the ring's extent."""
+    extent = max(np.ptp(middles[:, 0]), np.ptp(middles[:, 1]))
+    level = math.pi / 2 * round(2 * angle / math.pi)
+    return level if abs(math.sin(angle - level)) * extent < 0.5 else angle
+
+
+@helper
+def _runs(uv: FloatArray, reach: int, price: float) -> tuple[IntArray, int]:
+    """Where each run begins, the end last, and the label of the first one; a single bound if there is no solution."""
+    n = len(uv)
+    sums = np.zeros((n + 1, 4))  # of the coordinate across the line and of its square, for both labels
+    for i in range(n):
+        for label in range(2):
+            across = uv[i, 1 - label]
+            sums[i + 1, 2 * label] = sums[i, 2 * label] + across
+            sums[i + 1, 2 * label + 1] = sums[i, 2 * label + 1] + across * across
+    best = np.full((n + 1, 2), np.inf)
+    before = np.zeros((n + 1, 2), dtype=np.int64)
+    first = 0 if abs(uv[reach, 0] - uv[n - reach, 0]) > abs(uv[reach, 1] - uv[n - reach, 1]) else 1
+    best[0, 1 - first] = 0.0  # what comes before a run has the other label
+    for j in range(1, n + 1):
+        for label in range(2):
+            for i in range(j - 1, -1, -1):
+                count = j - i
+                total = sums[j, 2 * label] - sums[i, 2 * label]
+                cost = sums[j, 2 * label + 1] - sums[i, 2 * label + 1] - total * total / count + price
+                if cost >= best[j, label]:
+                    break  # a longer run fits worse still
+                if count > 1 and cost + best[i, 1 - label] < best[j, label]:  # a single crack is no wall
+                    best[j, label], before[j, label] = cost + best[i, 1 - label], i
+    reverse = [n]
+    at, label = n, first
+    while at > 0 and best[n, first] < np.inf:
+        at, label = before[at, label], 1 - label
+        reverse.append(at)
+    return np.array(reverse[::-1]), 1 - label
+
+
+@helper
+def _turn(uv: FloatArray, bounds: IntArray, label: int) -> float:
+    """Small angle by which the two directions fit the runs better, radians."""
+    products, squares = 0.0, 0.0
+    for k in range(len(bounds) - 1):
+        along_u, along_v, both = _scatter(uv, bounds[k], bounds[k + 1])
+        lies_along_v = (label + k) % 2
+        products += -both if lies_along_v else both
+        squares += along_v if lies_along_v else along_u
+    return math.atan2(products, squares)
+
+
+@helper
+def _lines(uv: FloatArray, bounds: IntArray, label: int) -> FloatArray:
+    """The constant coordinate of each line; the last run belongs to the first one."""
+    count = len(bounds) - 2
+    lines, weights = np.zeros(count), np.zeros(count)
+    for k in range(len(bounds) - 1):
+        for i in range(bounds[k], bounds[k + 1]):
+            lines[k % count] += uv[i, 1 - (label + k) % 2]
+            weights[k % count] += 1
+    return lines / weights
+
+
+@helper
+def _explain(uv: FloatArray, bounds: IntArray, label: int, lines: FloatArray, tolerance: float) -> bool:
+    """Whether lines and the corners between them are near enough to the middles of the cracks."""
+    squares, beyond = 0.0, 0
+    for k in range(len(bounds) - 1):
+        line, along = lines[k % len(lines)], (label + k) % 2
+        for i in range(bounds[k], bounds[k + 1]):
+            distance = abs(uv[i, 1 - along] - line)
+            if distance > 2 * tolerance:
+                return False
+            beyond += distance > tolerance
+            squares += distance * distance
+        if k > 0:
+            distance2, i = 0.0, bounds[k]
+            for axis in range(2):
+                at = line if axis == 1 - along else lines[k - 1]
+                low, high = min(uv[i - 1, axis], uv[i, axis]), max(uv[i - 1, axis], uv[i, axis])
+                distance2 += max(low - at, at - high, 0.0) ** 2
+            if distance2 > 4 * tolerance * tolerance:
+                return False
+    if beyond > _BEYOND * len(uv):
+        return False
+    return squares <= (2 * _RASTER + _VARIANCE * tolerance * tolerance) * len(uv)
+
+
+@helper
+def _is_a_stair(uv: FloatArray, bounds: IntArray, label: int, price: float) -> bool:
+    """Whether one slanting line explains four runs in a row better than their own lines, which are three more."""
+    for k in range(len(bounds) - 4):
+        own = 0.0
+        for run in range(k, k + 4):
+            along_u, along_v, _ = _scatter(uv, bounds[run], bounds[run + 1])
+            own += along_u if (label + run) % 2 else along_v
+        along_u, along_v, both = _scatter(uv, bounds[k], bounds[k + 4])
+        across = (along_u + along_v - math.hypot(along_u - along_v, 2 * both)) / 2  # the smaller eigenvalue
+        if across < own + 3 * price:
+            return True
+    return False
+
+
+@helper
+def _scatter(uv: FloatArray, begin: int, end: int) -> tuple[float, float, float]:
+    """Sums of squares of u and of v around their means, and of their products."""
+    u, v = uv[begin:end, 0] - uv[begin:end, 0].mean(), uv[begin:end, 1] - uv[begin:end, 1].mean()
+    return float((u * u).sum()), float((v * v).sum()), float((u * v).sum())

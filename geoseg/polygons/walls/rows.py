@@ -1,0 +1,147 @@
+"""Rows of a class map → the same rows with regular buildings painted, and the walls that replace their arcs.
+
+A building is a 4-connected region of one of the classes asked for. It is decided when it and the rows around it are
+known, in the order of (last row, first pixel), and sees the map as earlier buildings have left it. So the result does
+not depend on how many rows come at once, and where two buildings want the same ground the one that ends first has it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from geoseg.arrays import ByteArray, Int32Array, IntArray
+from geoseg.classes import NODATA
+from geoseg.map_rows import MapRows, join_rows
+from geoseg.polygons.rules.runs import label_rows
+from geoseg.polygons.trace.crack_rows import Plane
+from geoseg.polygons.walls.place import DECIDED, GUARD, Building, build_walls
+
+_MARGIN = 4  # px around a building, beside the tolerance
+_TALLEST = 1024  # rows of a building; what is taller is only simplified
+_BAND_ROWS = 64
+
+
+@dataclass(slots=True)
+class Outlines:
+    """What became of the outlines of the classes to regularize.
+
+    Attributes:
+        regular: Those with straight walls and right angles.
+        total: All of them; the others are simplified.
+    """
+
+    regular: int = 0
+    total: int = 0
+
+    def __str__(self) -> str:
+        rest = self.total - self.regular
+        return f"{self.regular} of {self.total} outlines regularized, {rest} of {self.total} simplified"
+
+
+class Walls:
+    """The walls of a map, found as its rows pass, kept until the arcs they replace have been finished.
+
+    Args:
+        width: Width of the map, px.
+        classes: Classes whose regions are made regular where possible.
+        tolerance_px: Largest distance of walls from the region's outline, px, 1 or more.
+        outlines: Counts the regular ones.
+
+    Attributes:
+        arcs: Points of whole arcs in 1/256 px, by the smaller key of their ends (`BandArcs`).
+        ends: Of arcs that end at walls, by the key of that end: the point of the wall, then the corners of the raster
+            from the node that it replaces to the first one off the guard; 1/256 px.
+    """
+
+    def __init__(self, width: int, classes: tuple[int, ...], tolerance_px: float, outlines: Outlines) -> None:
+        self.arcs: dict[int, Int32Array] = {}
+        self.ends: dict[int, Int32Array] = {}
+        self._width, self._tolerance, self._outlines = width, tolerance_px, outlines
+        self._margin = math.ceil(tolerance_px) + _MARGIN
+        self._wanted = np.isin(np.arange(256), classes)
+        self._free = ~self._wanted
+        self._free[NODATA] = False
+        self._first_row = self._guard_row = 0  # of the rows that wait, and of the guard
+        self._waiting = MapRows(np.empty((0, width), np.uint8))
+        self._flags = np.empty((0, width), np.uint8)
+        self._guard = Plane((width + 8) // 8)
+
+    def build(self, rows: Iterable[MapRows]) -> Iterator[MapRows]:
+        """All rows in order, with buildings painted; they leave when nothing can change them any more."""
+        new: list[MapRows] = []
+        for part in rows:
+            new.append(part)
+            # At least as many new rows as old ones, so that looking at the old ones again is never the larger part.
+            if sum(map(len, new)) >= max(_BAND_ROWS, len(self._waiting)):
+                yield from self._decide(new)
+                new = []
+        yield from self._decide(new, last=True)
+
+    def guard(self, first_row: int, last_row: int) -> ByteArray:
+        """Corners of some rows that the edges of other arcs keep away from, a bit each, packed like `Cracks`."""
+        rows = self._guard.rows
+        begin, end = first_row - self._guard_row, last_row + 1 - self._guard_row
+        stored = slice(max(begin, 0), max(min(end, len(rows)), 0))
+        return np.pad(rows[stored], ((stored.start - begin, end - max(stored.stop, stored.start)), (0, 0)))
+
+    def drop_above(self, row: int) -> None:
+        """Forget the guard above a row."""
+        dropped = min(max(row - self._guard_row, 0), len(self._guard.rows))
+        self._guard_row += dropped
+        self._guard.drop(dropped)
+
+    def _decide(self, new: list[MapRows], *, last: bool = False) -> Iterator[MapRows]:
+        """Decide the buildings that are known with their surroundings; rows above the others leave."""
+        rows = join_rows([self._waiting, *new], axis=-2)
+        values, height = rows.classes.copy(), len(rows)
+        flags = np.concatenate([self._flags, np.zeros((height - len(self._flags), self._width), np.uint8)])
+        runs, regions = label_rows(values, np.ones(height, np.int64), np.full(self._width, -1, np.int32))
+        row, begin = np.repeat(np.arange(height), np.diff(runs.offsets)), runs.ends - runs.widths()
+        bottom = np.zeros(len(regions.value), np.int64)
+        bottom[runs.region] = row
+        undecided = self._wanted[regions.value]
+        undecided[runs.region[flags[row, begin] & DECIDED > 0]] = False
+        tall = undecided & (bottom - regions.first_row >= _TALLEST)
+        ready = undecided & ~tall & (last | (bottom + self._margin < height))
+        flags |= np.uint8(DECIDED) * np.repeat((tall | ready)[runs.region], runs.widths()).reshape(flags.shape)
+        which = np.flatnonzero(ready[runs.region])
+        which = which[np.lexsort((runs.region[which], bottom[runs.region[which]]))]
+        pieces = np.column_stack([row, begin, runs.ends])[which]
+        ends = np.flatnonzero(np.diff(runs.region[which], append=-1)) + 1
+        for piece in np.split(pieces, ends[:-1]) if len(which) else []:
+            self._build(values, flags, piece)
+        waiting = int(regions.first_row[undecided & ~tall & ~ready].min(initial=height)) - self._margin
+        leaving = height if last else max(waiting, 0)
+        guard = np.pad(flags[:leaving] & GUARD > 0, ((0, 0), (0, 1)))
+        self._guard.add(np.packbits(guard, axis=1, bitorder="little"))
+        rows = dataclasses.replace(rows, classes=values)
+        self._waiting, self._flags = rows[leaving:], flags[leaving:]
+        self._first_row += leaving
+        if leaving:
+            yield rows[:leaving]
+
+    def _build(self, values: ByteArray, flags: ByteArray, runs: IntArray) -> None:
+        """Decide one building, given its runs as row, begin, end."""
+        top, left = (int(low) - self._margin for low in runs[:, :2].min(axis=0))
+        bottom, right = int(runs[-1, 0]) + self._margin + 1, int(runs[:, 2].max()) + self._margin
+        top, left = max(top, 0), max(left, 0)
+        window = slice(top, bottom), slice(left, right)
+        building = Building(
+            values[window],
+            flags[window],
+            runs - [top, left, left],
+            self._free,
+            self._first_row + top,
+            left,
+            self._width + 1,
+        )
+        found = build_walls(building, self._tolerance)
+        self._outlines.regular += len(found.keys) > 0
+        points = found.points.astype(np.int32)
+        for k, key in enumerate(found.keys.tolist()):
+            (self.arcs if k < found.arcs else self.ends)[key] = points[found.offsets[k] : found.offsets[k + 1]]
