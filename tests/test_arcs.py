@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from geoseg.polygons.trace.arcs import BandArcs, trace_band
-from geoseg.polygons.trace.cracks import Cracks, crack_count, is_set, pack_cracks
+from geoseg.polygons.trace.cracks import Cracks, pack_cracks
 from geoseg.polygons.trace.labels import BandRegions
-from support.arcs import has_horizontal, has_vertical, is_node, is_vertex
+from support.arcs import crack_count, has_horizontal, has_vertical, is_node, is_vertex
 from support.class_maps import framed, maps
 
 NO_CONFIDENCE = np.empty((0, 0), np.uint8)
@@ -142,11 +142,9 @@ def test_cracks_are_absent_outside_the_stored_rows() -> None:
     values = np.arange(12, dtype=np.uint8).reshape(3, 4)
     horizontal, vertical = pack_cracks(framed(values))
     assert horizontal.shape == vertical.shape == (4, 1)
-    cracks = Cracks(horizontal[1:3], vertical[1:3], np.full((1, 1), 0b1010, np.uint8), 1, 4)
+    cracks = Cracks(horizontal[1:3], vertical[1:3], 1, 4)
     assert [has_vertical(cracks, 1, y) for y in range(-1, 5)] == [False, False, True, True, False, False]
     assert [has_horizontal(cracks, x, 1) for x in range(-1, 6)] == [False, True, True, True, True, False, False]
-    assert [is_set(cracks.near, cracks, x, 1) for x in range(-1, 6)] == [False, False, True, False, True, False, False]
-    assert not is_set(cracks.near, cracks, 1, 2) and not is_set(cracks.near, cracks, 1, 0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (8, 8)])

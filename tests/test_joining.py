@@ -15,7 +15,7 @@ from rasterio import features
 from scipy import ndimage
 
 from geoseg.map_rows import MapRows
-from geoseg.polygons.trace.cracks import NEAR_PX, SUBPIXEL, ArcBatch, Cracks, is_set
+from geoseg.polygons.trace.cracks import SUBPIXEL, ArcBatch, Cracks
 from geoseg.polygons.trace.joining import ClosedPolygons, Joiner, _trace, closed_polygons, cut_bands
 from support.arcs import has_horizontal, has_vertical
 from support.class_maps import framed, maps
@@ -195,8 +195,11 @@ def test_confidence_is_that_of_the_pixels(values: Values) -> None:
 class Unchanged:
     """A finisher that changes nothing."""
 
-    def __init__(self, lookahead: int = 0, near_classes: tuple[int, ...] = ()) -> None:
-        self.lookahead, self.near_classes = lookahead, near_classes
+    def __init__(self, lookahead: int = 0) -> None:
+        self.lookahead = lookahead
+
+    def drop_above(self, row: int) -> None:
+        """Nothing is kept."""
 
     def __call__(self, arcs: ArcBatch, cracks: Cracks) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         return arcs.points * np.int32(SUBPIXEL), arcs.offsets
@@ -213,44 +216,43 @@ def test_compacting_all_the_time_changes_nothing(values: Values, band_rows: int)
 class Watcher(Unchanged):
     """A finisher that changes nothing and keeps what it was given."""
 
-    def __init__(self, values: Values, lookahead: int = 0, near: tuple[int, ...] = ()) -> None:
-        super().__init__(lookahead, near)
-        self.rows, self.near = framed(values), near
+    def __init__(self, values: Values, lookahead: int = 0) -> None:
+        super().__init__(lookahead)
+        self.rows = framed(values)
         self.seen: list[tuple[Any, ...]] = []
 
     def __call__(self, arcs: ArcBatch, cracks: Cracks) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         for k in range(len(arcs.least)):
             points = arcs.points[arcs.offsets[k] : arcs.offsets[k + 1]]
-            sides = int(arcs.left[k]), int(arcs.right[k])
-            self.seen.append((points.tolist(), bool(arcs.closed[k]), int(arcs.least[k]), sides))
+            stride = self.rows.shape[1] - 1
+            assert [key >> 2 for key in arcs.keys[k].tolist()] == [y * stride + x for x, y in points[[0, -1]].tolist()]
+            self.seen.append((points.tolist(), bool(arcs.closed[k]), int(arcs.least[k])))
         if len(arcs.points):
             y = arcs.points[:, 1]
             self.check_cracks(y.min() - self.lookahead, y.max() + self.lookahead, cracks)
         return super().__call__(arcs, cracks)
 
     def check_cracks(self, first: int, last: int, cracks: Cracks) -> None:
-        wanted = np.isin(self.rows[1:-1, 1:-1], self.near)
         for y in range(max(first, 0), min(last, len(self.rows) - 2) + 1):
             above, below = self.rows[y], self.rows[y + 1]
             for x in range(len(above) - 1):
                 assert has_horizontal(cracks, x, y) == (above[x + 1] != below[x + 1])
                 assert has_vertical(cracks, x, y) == (below[x] != below[x + 1])
-                if self.near and y <= last - self.lookahead:
-                    near = wanted[max(y - NEAR_PX, 0) : y + NEAR_PX, max(x - NEAR_PX, 0) : x + NEAR_PX].any()
-                    assert is_set(cracks.near, cracks, x, y) == near
 
 
-@given(maps(12), st.integers(1, 5), st.sampled_from([(0, ()), (3, ()), (4, (1, 2)), (6, (0,))]))
-def test_each_arc_is_finished_once_with_the_cracks_around_it(
-    values: Values, band_rows: int, near: tuple[int, tuple[int, ...]]
-) -> None:
-    whole, banded = Watcher(values, *near), Watcher(values, *near)
+@given(maps(12), st.integers(1, 5), st.sampled_from([0, 3, 6]))
+def test_each_arc_is_finished_once_with_the_cracks_around_it(values: Values, band_rows: int, lookahead: int) -> None:
+    whole, banded = Watcher(values, lookahead), Watcher(values, lookahead)
     for watcher, rows in ((whole, None), (banded, band_rows)):
         trace(values, finish=watcher, band_rows=rows)
     assert sorted(whole.seen) == sorted(banded.seen), "the points to keep included"
-    for points, closed, least, _ in whole.seen:
+    for points, closed, least in whole.seen:
         assert least == 3 if closed else least <= len(points) - 2
         assert closed or (least == 2) == (points[0] == points[-1])
+
+
+def ends(points: list[list[int]]) -> set[tuple[int, ...]]:
+    return {tuple(points[0]), tuple(points[-1])}
 
 
 def test_the_lower_of_two_arcs_around_a_region_keeps_a_point() -> None:
@@ -259,9 +261,9 @@ def test_the_lower_of_two_arcs_around_a_region_keeps_a_point() -> None:
     values[2:5, 2:5] = 2  # between 0 above and 1 below, wholly bounded by an arc with either
     watcher = Watcher(values)
     trace(values, finish=watcher)
-    around = {sides: least for points, _, least, sides in watcher.seen if 2 in sides}
-    assert sorted(around.values()) == [0, 1]
-    assert around[next(sides for sides in around if 1 in sides)] == 1
+    arcs = [(points, least) for points, _, least in watcher.seen if ends(points) == {(2, 3), (5, 3)}]
+    around = {max(y for _, y in points): least for points, least in arcs}
+    assert around == {3: 0, 5: 1}
 
 
 def test_of_two_arcs_the_straight_one_cannot_keep_a_point() -> None:
@@ -270,8 +272,8 @@ def test_of_two_arcs_the_straight_one_cannot_keep_a_point() -> None:
     values[1:3, 2:5] = 2  # stands on the straight border of 1
     watcher = Watcher(values)
     trace(values, finish=watcher)
-    around = {sides: (least, len(points)) for points, _, least, sides in watcher.seen if 2 in sides}
-    assert sorted(around.values()) == [(0, 2), (1, 4)]
+    around = [(least, len(points)) for points, _, least in watcher.seen if ends(points) == {(2, 3), (5, 3)}]
+    assert sorted(around) == [(0, 2), (1, 4)]
 
 
 def test_rows_are_checked() -> None:
@@ -286,8 +288,6 @@ def test_rows_are_checked() -> None:
     with pytest.raises(ValueError, match="confidence"):
         polygons(MapRows(zeros), MapRows(zeros, zeros))
     assert [len(part) for part in polygons(MapRows(zeros))] == [1]
-    with pytest.raises(ValueError, match="lookahead"):
-        polygons(MapRows(zeros), finish=Unchanged(near_classes=(1,)))
     with pytest.raises(ValueError, match="1 px wide"):
         list(closed_polygons([], 0))
     assert polygons() == []

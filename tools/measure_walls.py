@@ -3,7 +3,7 @@
     python tools/measure_walls.py map_a.tif footprints_a.geojson map_b.tif footprints_b.geojson
     python tools/measure_walls.py --towns 8
 
-Building polygons are made with ``--simplify 1.5px --min-area 5 --fill-holes 10``, with and without ``--regularize``, and
+Polygons are made with ``--simplify 1.5px --min-area 5 --fill-holes 10``, with and without ``--regularize``, and
 compared with the footprints on the grid of the map. A building counts as regular if more than 95 % of its outline is
 within 2° of two perpendicular directions. A generated town is rectangles and L-shapes of any direction on grass, trees
 and roads, whose pixels are then blurred and roughened as predictions are; its truth is exact. The rival is run on the
@@ -108,7 +108,10 @@ def measure(values, classes: ClassTable, grid: Grid, truth, tolerance: Tolerance
     """Print the table of one map."""
     plain = {"simplify": Tolerance(1.5, "px"), "min_area_m2": 5, "fill_holes_m2": 10, "keep": tuple(classes.names)}
     frames = {}
-    ways = {"simplified": {}, f"--regularize ({tolerance})": {"regularize": (BUILDING,), "regularize_tolerance": tolerance}}
+    ways = {
+        "simplified": {},
+        f"--regularize ({tolerance})": {"regularize": (BUILDING,), "regularize_tolerance": tolerance},
+    }
     for name, more in ways.items():
         for _ in range(2):  # kernels are compiled in the first round
             start = time.perf_counter()

@@ -94,7 +94,7 @@ class ArcFinisher:
         if self.tolerance_px > 0 or self.smooth:
             scale, first_row, last_row = SUBPIXEL // unit, int(batch.points[:, 1].min()), int(batch.points[:, 1].max())
             plane = (smoothed_vertex_plane if self.smooth else vertex_plane)(cracks, first_row, last_row)
-            guard = self.walls and self.walls.guard(first_row, last_row)
+            guard = None if self.walls is None else self.walls.guard(first_row, last_row)
             if guard is not None and self.smooth:
                 guard = guard_of_halves(guard)
             around = Surroundings(plane, scale * first_row, (scale * CLEARANCE_PX) ** 2, guard)

@@ -20,9 +20,11 @@ class Plane:
 
     @property
     def rows(self) -> ByteArray:
+        """The rows that are left, a view."""
         return self._bits[self._begin : self._end]
 
     def add(self, rows: ByteArray) -> None:
+        """Add rows below."""
         if self._end + len(rows) > len(self._bits):
             kept = self.rows
             self._begin, self._end = 0, len(kept)
@@ -32,6 +34,7 @@ class Plane:
         self._end += len(rows)
 
     def drop(self, count: int) -> None:
+        """Forget rows above."""
         self._begin += count
         if 2 * self._begin > self._end:
             left = self._end - self._begin

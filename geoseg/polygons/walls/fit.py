@@ -24,7 +24,7 @@ _LONGEST_CHORD = 16  # cracks
 _PRICES = (16.0, 8.0, 4.0, 2.0, 1.0)  # of a line, in squares of the tolerance: what it saves in squared distances
 _RASTER = 1 / 12  # mean squared distance of the middles from a straight wall, px²
 _BEYOND = 0.1  # of the middles at most may be farther than the tolerance from their lines, up to twice as far
-_VARIANCE = 0.22  # of the middles from their lines at most, in squares of the tolerance, beside the raster's own
+_VARIANCES = (0.06, 0.22)  # of them from their lines at most, in squares of the tolerance; the first that can be met
 
 
 @helper
@@ -36,21 +36,26 @@ def fit_walls(ring: IntArray, tolerance: float) -> FloatArray:
         tolerance: Distance of the middles of cracks from their walls, px; a tenth of them, and corners, may be up to
             twice as far.
     """
-    middles = (ring + np.concatenate((ring[1:], ring[:1]))) / 2
+    middles: FloatArray = (ring + np.concatenate((ring[1:], ring[:1]))) / 2
     centre = np.array([middles[:, 0].mean(), middles[:, 1].mean()])
     middles -= centre
     reach = min(max(2, len(ring) // 10), _LONGEST_CHORD)
     angle, agreement = _main_direction(middles, reach)
     if agreement >= _LEAST_AGREEMENT:
-        for price in _PRICES:
-            corners = _walls(middles, angle, reach, max(price * tolerance * tolerance, 2.5), tolerance)
-            if len(corners) > 0:
-                return corners + centre
+        for variance in _VARIANCES:
+            for price in _PRICES:
+                price = max(price * tolerance * tolerance, 2.5)
+                corners = _walls(middles, angle, reach, price, tolerance, variance)
+                if len(corners) > 0:
+                    corners += centre
+                    return corners
     return np.empty((0, 2))
 
 
 @helper
-def _walls(middles: FloatArray, angle: float, reach: int, price: float, tolerance: float) -> FloatArray:
+def _walls(
+    middles: FloatArray, angle: float, reach: int, price: float, tolerance: float, variance: float
+) -> FloatArray:
     """Corners for one price; none if they do not explain the ring."""
     begin = _straightest(middles, angle, reach)
     middles = np.concatenate((middles[begin:], middles[:begin]))
@@ -63,7 +68,9 @@ def _walls(middles: FloatArray, angle: float, reach: int, price: float, toleranc
         angle = _level(angle + _turn(uv, bounds, label), middles)
     uv = _turned(middles, angle)
     lines = _lines(uv, bounds, label)
-    if not _explain(uv, bounds, label, lines, tolerance) or _is_a_stair(uv, bounds, label, tolerance * tolerance):
+    if not _explain(uv, bounds, label, lines, tolerance, variance) or _is_a_stair(
+        uv, bounds, label, tolerance * tolerance
+    ):
         return np.empty((0, 2))
     corners = np.empty((len(lines), 2))
     for k in range(len(lines)):
@@ -181,7 +188,9 @@ def _lines(uv: FloatArray, bounds: IntArray, label: int) -> FloatArray:
 
 
 @helper
-def _explain(uv: FloatArray, bounds: IntArray, label: int, lines: FloatArray, tolerance: float) -> bool:
+def _explain(
+    uv: FloatArray, bounds: IntArray, label: int, lines: FloatArray, tolerance: float, variance: float
+) -> bool:
     """Whether lines and the corners between them are near enough to the middles of the cracks."""
     squares, beyond = 0.0, 0
     for k in range(len(bounds) - 1):
@@ -202,7 +211,7 @@ def _explain(uv: FloatArray, bounds: IntArray, label: int, lines: FloatArray, to
                 return False
     if beyond > _BEYOND * len(uv):
         return False
-    return squares <= (2 * _RASTER + _VARIANCE * tolerance * tolerance) * len(uv)
+    return squares <= (2 * _RASTER + variance * tolerance * tolerance) * len(uv)
 
 
 @helper

@@ -125,11 +125,11 @@ def _outline(own: BoolArray) -> IntArray:
 def _pixel(plane: BoolArray | ByteArray, x: int, y: int, direction: int, side: int) -> int:
     """The pixel on the left (0) or right (1) of the crack that leaves a corner in a direction."""
     hand = (direction + side) & 3
-    return plane[y - (hand == 0 or hand == 3), x - (hand > 1)]
+    return int64(plane[y - (hand == 0 or hand == 3), x - (hand > 1)])
 
 
 @helper
-def _inside(points: IntArray, shape: tuple[int, int]) -> BoolArray:
+def _inside(points: IntArray, shape: tuple[int, ...]) -> BoolArray:
     """The pixels whose centres a polygon encloses, 1/256 px."""
     inside = np.zeros(shape, dtype=np.bool_)
     crossings = np.empty(len(points))
@@ -205,8 +205,7 @@ def _painted(building: Building, own: BoolArray, inside: BoolArray, filled: Bool
     """
     values = building.values
     height, width = values.shape
-    y, x = np.nonzero(own)
-    painted, value = values.copy(), values[y[0], x[0]]
+    painted, value = values.copy(), values[building.runs[0, 0], building.runs[0, 1]]
     lost = own & ~inside
     for y in range(height):
         for x in range(width):
@@ -227,10 +226,11 @@ def _painted(building: Building, own: BoolArray, inside: BoolArray, filled: Bool
         for y, x in zip(rows, columns):  # noqa: B905 (numba knows no strict)
             for direction in range(4):
                 row, column = y + _STEP_Y[direction], x + _STEP_X[direction]
-                if 0 <= row < height and 0 <= column < width and not before[row, column]:
-                    if not inside[row, column] and building.free[painted[row, column]]:
-                        painted[y, x], lost[y, x] = painted[row, column], False
-                        break
+                if not (0 <= row < height and 0 <= column < width) or before[row, column] or inside[row, column]:
+                    continue
+                if building.free[painted[row, column]]:
+                    painted[y, x], lost[y, x] = painted[row, column], False
+                    break
     return painted
 
 
@@ -252,7 +252,7 @@ def _pieces(values: ByteArray) -> int:
 
 
 @helper
-def _guard(walls: IntArray, ring: IntArray, shape: tuple[int, int]) -> BoolArray:
+def _guard(walls: IntArray, ring: IntArray, shape: tuple[int, ...]) -> BoolArray:
     """Corners within `GUARD_PX` of the walls and those of the ring, (h, w); no rows where they leave the window."""
     guard = np.zeros(shape, dtype=np.bool_)
     for i in range(len(walls)):
@@ -284,7 +284,7 @@ def _cracks(values: ByteArray, x: int, y: int) -> IntArray:
 def _borders(
     building: Building, painted: ByteArray, inside: BoolArray, ring: IntArray, walls: IntArray, guard: BoolArray
 ) -> tuple[bool, Borders]:
-    """What replaces the ring and the ends of borders at it; adds the feet to the guard. False if they are in the way."""
+    """What replaces the ring and the ends of borders at it; feet join the guard. False if anything is in the way."""
     n, value = len(ring), painted[ring[0, 1], ring[0, 0]]
     passed = np.zeros(guard.shape, dtype=np.bool_)
     node_at, node_position = np.empty(n, np.int64), np.empty(n)  # along the ring, and along the walls
@@ -300,7 +300,8 @@ def _borders(
         ahead, back = _direction(ring, i), _direction(ring, i - 1) ^ 2
         outside = _pixel(painted, x, y, ahead, 1)
         is_pinched = inside[y - 1, x - 1] == inside[y, x] and inside[y - 1, x] == inside[y, x - 1]
-        if outside == value or outside == NODATA or is_pinched:
+        merges = outside == value
+        if merges or is_pinched or outside == NODATA:
             return False, nothing
         cracks = _cracks(painted, x, y)
         if len(cracks) == 2:
@@ -309,7 +310,7 @@ def _borders(
         node_at[nodes], node_position[nodes], ends[nodes, 0], ends[nodes, 1] = i, position, px, py
         nodes += 1
         for direction in cracks:
-            if direction == ahead or direction == back:
+            if direction in (ahead, back):
                 continue
             head_offsets.append(len(head_points))
             heads.append(_key(building, x, y, direction))
@@ -351,10 +352,11 @@ def _borders(
                 return False, nothing
     falls = 0
     for k in range(nodes):
-        gap = np.hypot(ends[k, 0] - ends[k - 1, 0], ends[k, 1] - ends[k - 1, 1])
+        before = (k - 1) % nodes
+        gap = math.hypot(ends[k, 0] - ends[before, 0], ends[k, 1] - ends[before, 1])
         if nodes > 1 and gap < _LEAST_GAP * SUBPIXEL:
             return False, nothing
-        falls += node_position[k] <= node_position[k - 1]
+        falls += node_position[k] <= node_position[before]
     if nodes > 0 and falls != 1:
         return False, nothing
     for k in range(max(nodes, 1)):
@@ -411,7 +413,9 @@ def _on_walls(walls: IntArray, x: float, y: float) -> tuple[float, int, int]:
         distance, at = _distance(x, y, a, b)
         if distance < nearest:
             length = math.hypot(b[0] - a[0], b[1] - a[1])
-            at = 0.0 if at * length < _LEAST_GAP * SUBPIXEL else 1.0 if (1 - at) * length < _LEAST_GAP * SUBPIXEL else at
+            at = (
+                0.0 if at * length < _LEAST_GAP * SUBPIXEL else 1.0 if (1 - at) * length < _LEAST_GAP * SUBPIXEL else at
+            )
             nearest, position = distance, (i + at) % len(walls)
             px, py = round(a[0] + at * (b[0] - a[0])), round(a[1] + at * (b[1] - a[1]))
     return position, px, py

@@ -134,7 +134,7 @@ class Walls:
         building = Building(
             values[window],
             flags[window],
-            runs - [top, left, left],
+            runs - np.array([top, left, left]),
             self._free,
             self._first_row + top,
             left,
