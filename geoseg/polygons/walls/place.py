@@ -222,8 +222,8 @@ def _painted(building: Building, own: BoolArray, inside: BoolArray, filled: Bool
             return painted[:0]
         left = lost.sum()
         before = lost.copy()
-        rows, columns = np.nonzero(before)
-        for y, x in zip(rows, columns):  # noqa: B905 (numba knows no strict)
+        lost_rows, lost_columns = np.nonzero(before)
+        for y, x in zip(lost_rows, lost_columns):  # noqa: B905 (numba knows no strict)
             for direction in range(4):
                 row, column = y + _STEP_Y[direction], x + _STEP_X[direction]
                 if not (0 <= row < height and 0 <= column < width) or before[row, column] or inside[row, column]:
