@@ -12,6 +12,7 @@ CONFIDENCE_SCALE = 254
 """Confidence and probabilities are stored as ``round(254 · p)``; 255 is nodata."""
 
 CUT_EAST, CUT_SOUTH = 1, 2
+NO_CUTS: ByteArray = np.empty((0, 0), np.uint8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

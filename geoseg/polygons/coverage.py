@@ -122,7 +122,8 @@ def polygonize_rows(
     resolved = class_rules(rules, classes)
     outlines, walls = outlines or Outlines(), None
     if resolved.regularized:
-        walls = Walls(grid.width, resolved.regularized, rules.regularize_tolerance.walls_px(grid), outlines)
+        tolerance_px = rules.regularize_tolerance.walls_px(grid)
+        walls = Walls(grid.width, resolved.regularized, tolerance_px, outlines, resolved.separated)
     finish = ArcFinisher(
         tolerance_px=rules.simplify.in_pixels(grid) if rules.simplify else 0.0,
         method=rules.method,

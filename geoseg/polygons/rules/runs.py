@@ -1,7 +1,7 @@
 """Runs and regions of some rows of a class map.
 
-A *run* is a maximal piece of one value in a row, a *region* a maximal set of 4-connected pixels of one value. Both are
-numbered in raster order of their first pixel.
+A *run* is a maximal piece of one value in a row, a *region* a maximal set of 4-connected pixels of one value; neither
+has a cut in it (see `geoseg.map_rows.MapRows`). Both are numbered in raster order of their first pixel.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from geoseg.arrays import BoolArray, ByteArray, Int32Array, IntArray
+from geoseg.map_rows import CUT_EAST, CUT_SOUTH, NO_CUTS
 from geoseg.runtime.forest import join
 from geoseg.runtime.jit import njit
 
@@ -41,7 +42,9 @@ class Regions(NamedTuple):
     at_side: BoolArray  # touches the map's left or right edge
 
 
-def label_rows(values: ByteArray, pixel_area: IntArray, settled: Int32Array) -> tuple[Runs, Regions]:
+def label_rows(
+    values: ByteArray, pixel_area: IntArray, settled: Int32Array, cuts: ByteArray = NO_CUTS
+) -> tuple[Runs, Regions]:
     """Runs and regions of some rows.
 
     Args:
@@ -49,15 +52,18 @@ def label_rows(values: ByteArray, pixel_area: IntArray, settled: Int32Array) -> 
         pixel_area: Area of a pixel in each row, fixed point, (rows,) or more.
         settled: For each pixel of the first row the number (below W) of the region that it belongs to if that has been
             decided before; -1 where not. Equal numbers are one region, also where only rows above connect it. (W,)
+        cuts: Cuts between the pixels, (rows, W), or an empty array.
     """
     is_end = np.ones(values.shape, dtype=bool)
     is_end[:, :-1] = values[:, :-1] != values[:, 1:]
+    if cuts.size:
+        is_end |= cuts & CUT_EAST > 0
     row, last = np.nonzero(is_end)
     ends = (last + 1).astype(np.int32)
     offsets = np.searchsorted(row, np.arange(len(values) + 1))
     value = values[row, last]
     region = np.arange(len(ends), dtype=np.int32)
-    count = _label_runs(offsets, ends, value, settled, region)
+    count = _label_runs(offsets, ends, value, settled, cuts, region)
     runs = Runs(offsets, ends, region)
     first_run = np.empty(count, dtype=np.int64)
     first_run[region[::-1]] = np.arange(len(ends))[::-1]  # of equal places the one that is set last stays
@@ -71,7 +77,9 @@ def label_rows(values: ByteArray, pixel_area: IntArray, settled: Int32Array) -> 
 
 
 @njit
-def _label_runs(offsets: IntArray, ends: Int32Array, value: ByteArray, settled: Int32Array, region: Int32Array) -> int:
+def _label_runs(
+    offsets: IntArray, ends: Int32Array, value: ByteArray, settled: Int32Array, cuts: ByteArray, region: Int32Array
+) -> int:
     """Make ``region`` the number of each run's region; how many there are."""
     width = len(settled)
     first_with = np.empty(width, np.int64)
@@ -88,7 +96,7 @@ def _label_runs(offsets: IntArray, ends: Int32Array, value: ByteArray, settled: 
         a, b, x = offsets[y - 1], offsets[y], 0
         while x < width:
             x = min(ends[a], ends[b])
-            if value[a] == value[b]:
+            if value[a] == value[b] and not (cuts.size and cuts[y - 1, x - 1] & CUT_SOUTH):
                 join(region, a, b)
             a, b = a + (ends[a] == x), b + (ends[b] == x)
     count = 0

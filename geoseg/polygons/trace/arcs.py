@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from geoseg.arrays import ByteArray, Int16Array, Int32Array, IntArray
-from geoseg.polygons.trace.cracks import NO_CUTS
+from geoseg.map_rows import NO_CUTS
 from geoseg.polygons.trace.labels import (
     EAST,
     NODE,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from geoseg.arrays import BoolArray, ByteArray, Int16Array, Int32Array, IntArray
-from geoseg.map_rows import CUT_EAST, CUT_SOUTH
+from geoseg.map_rows import CUT_EAST, CUT_SOUTH, NO_CUTS
 
 SUBPIXEL = 256
 """Finished points are integers in 1/256 px: lattice point x is 256 · x."""
@@ -24,9 +24,6 @@ OUTSIDE = -1
 
 LEFT_OUT = 256
 """The value, in int16 rows, of pixels whose class is to become no polygon. To all else they are ground like any."""
-
-
-NO_CUTS = np.empty((0, 0), np.uint8)
 
 
 class Cracks(NamedTuple):

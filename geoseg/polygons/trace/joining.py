@@ -17,12 +17,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from geoseg.arrays import ByteArray, Int16Array, Int32Array, IntArray
-from geoseg.map_rows import MapRows
+from geoseg.map_rows import NO_CUTS, MapRows
 from geoseg.polygons import rings
 from geoseg.polygons.trace.arcs import BandArcs, trace_band
 from geoseg.polygons.trace.chains import Chains, WholeArcs
 from geoseg.polygons.trace.crack_rows import CrackRows, Planes
-from geoseg.polygons.trace.cracks import LEFT_OUT, NO_CUTS, OUTSIDE, SUBPIXEL, ArcBatch, Cracks, pack_cracks
+from geoseg.polygons.trace.cracks import LEFT_OUT, OUTSIDE, SUBPIXEL, ArcBatch, Cracks, pack_cracks
 from geoseg.polygons.trace.graph import Graph
 from geoseg.polygons.trace.labels import BandRegions
 

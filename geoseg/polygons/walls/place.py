@@ -17,32 +17,45 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geoseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
+from geoseg.arrays import BoolArray, ByteArray, FloatArray, Int32Array, IntArray
 from geoseg.classes import NODATA
 from geoseg.polygons.trace.cracks import SUBPIXEL
 from geoseg.polygons.walls.fit import fit_walls
-from geoseg.runtime.forest import find_root, join
+from geoseg.polygons.walls.shapes import (
+    STEP_X,
+    STEP_Y,
+    at_the_edge,
+    cracks_at,
+    cross,
+    direction_at,
+    distance,
+    enclosed,
+    inside_of,
+    is_simple,
+    outline,
+    pieces,
+    pixel,
+)
 from geoseg.runtime.jit import helper, int64, njit
 
 GUARD_PX = 0.85
 DECIDED, FIXED, GUARD = 1, 2, 4
 """Flags of places: the pixel belongs to a decided building; the pixel may not change; the corner is guarded."""
 
-_SHORTEST_WALL, _APART = 2.0, 1.0  # px, of a wall, and between walls that are no neighbours
+_LONGEST_RING = 8192  # cracks
 _LEAST_IOU = 0.7
 _LEAST_GAP = 0.5  # px, between the ends of borders at a wall, and between these and corners
 _LONGEST_PREFIX = 8  # cracks of a border within the guard
 _LONGEST_STUB = 2.5  # px, from the wall to a foot
-_STEP_X, _STEP_Y = np.array([1, 0, -1, 0]), np.array([0, 1, 0, -1])  # east, south, west, north
 
 
 class Building(NamedTuple):
     """A region in its window of the map: views, and what holds for the whole map."""
 
-    values: ByteArray  # (h, w); changed where walls are accepted
+    values: Int32Array  # objects, (h, w); changed where walls are accepted
     flags: ByteArray  # (h, w); that of a corner is at the pixel below and right of it
     runs: IntArray  # its pixels in the window as row, first column, column after the last, (r, 3)
-    free: BoolArray  # whether pixels of a value may become the building's, or become this value, (256,)
+    free: BoolArray  # by object: whether its pixels may become the building's, or the building's become its
     row: int  # of the window
     column: int
     stride: int  # corners of a row of the map
@@ -64,31 +77,33 @@ class Borders(NamedTuple):
 @njit
 def build_walls(building: Building, tolerance: float) -> Borders:
     """Fit walls to a building and paint it, if they can stand; without an entry where they cannot."""
-    nothing = Borders(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty((0, 2), np.int64), 0)
+    nothing = _gathered(building, [int64(0)][:0], [building.runs][:0], 0)
     values, flags = building.values, building.flags
     own = np.zeros(values.shape, dtype=np.bool_)
     for k in range(len(building.runs)):
         row, begin, end = building.runs[k]
         own[row, begin:end] = True
-    if _at_the_edge(own):  # of the map
+    if at_the_edge(own):  # of the map
         return nothing
-    old_ring = _outline(own)
+    old_ring = outline(own)
+    if len(old_ring) > _LONGEST_RING:
+        return nothing
     walls = np.rint(fit_walls(old_ring, tolerance) * SUBPIXEL).astype(np.int64)
-    if len(walls) == 0 or not _is_simple(walls):
+    if len(walls) == 0 or not is_simple(walls):
         return nothing
-    inside, filled = _inside(walls, own.shape), _inside(old_ring * SUBPIXEL, own.shape)
+    inside, filled = inside_of(walls, own.shape), inside_of(old_ring * SUBPIXEL, own.shape)
     common, either = (inside & filled).sum(), (inside | filled).sum()
-    if common < _LEAST_IOU * either or _at_the_edge(inside):
+    if common < _LEAST_IOU * either or at_the_edge(inside):
         return nothing
     painted = _painted(building, own, inside, filled)
-    ring = _outline(inside)
-    if len(painted) == 0 or _enclosed(ring) != inside.sum() or _pieces(painted) != _pieces(values):
+    ring = outline(inside)
+    if len(painted) == 0 or enclosed(ring) != inside.sum() or pieces(painted) != pieces(values):
         return nothing
     guard = _guard(walls, ring, own.shape)
     if len(guard) == 0:
         return nothing
-    found, borders = _borders(building, painted, inside, ring, walls, guard)
-    if not found:
+    borders = _borders(building, painted, inside, ring, walls, guard)
+    if len(borders.keys) == 0:
         return nothing
     for y in range(1, len(values)):
         for x in range(1, values.shape[1]):
@@ -100,105 +115,7 @@ def build_walls(building: Building, tolerance: float) -> Borders:
 
 
 @helper
-def _outline(own: BoolArray) -> IntArray:
-    """Corners around a region from crack to crack, first south from the topmost, there leftmost one; (n, 2)."""
-    y = 0
-    while not own[y].any():
-        y += 1
-    x = int64(np.argmax(own[y]))
-    first_x, first_y, direction = x, y, 1
-    ring = [(x, y)]
-    while True:
-        x, y = x + _STEP_X[direction], y + _STEP_Y[direction]
-        if x == first_x and y == first_y:
-            return np.array(ring)
-        ring.append((x, y))
-        # The region is on the left: right if that is still its own pixel, too, else straight on, else left.
-        for turn in (1, 0, 3):
-            ahead = (direction + turn) & 3
-            if _pixel(own, x, y, ahead, 0) and not _pixel(own, x, y, ahead, 1):
-                direction = ahead
-                break
-
-
-@helper
-def _pixel(plane: BoolArray | ByteArray, x: int, y: int, direction: int, side: int) -> int:
-    """The pixel on the left (0) or right (1) of the crack that leaves a corner in a direction."""
-    hand = (direction + side) & 3
-    return int64(plane[y - (hand == 0 or hand == 3), x - (hand > 1)])
-
-
-@helper
-def _inside(points: IntArray, shape: tuple[int, ...]) -> BoolArray:
-    """The pixels whose centres a polygon encloses, 1/256 px."""
-    inside = np.zeros(shape, dtype=np.bool_)
-    crossings = np.empty(len(points))
-    for row in range(shape[0]):
-        y, count = SUBPIXEL * row + SUBPIXEL // 2, 0
-        for i in range(len(points)):
-            x0, y0, x1, y1 = points[i - 1, 0], points[i - 1, 1], points[i, 0], points[i, 1]
-            if (y0 <= y) != (y1 <= y):
-                crossings[count] = (x0 + (y - y0) * (x1 - x0) / (y1 - y0)) / SUBPIXEL - 0.5
-                count += 1
-        ends = np.sort(crossings[:count])
-        for k in range(0, count, 2):
-            inside[row, max(math.ceil(ends[k]), 0) : max(math.ceil(ends[k + 1]), 0)] = True
-    return inside
-
-
-@helper
-def _at_the_edge(plane: BoolArray) -> bool:
-    return bool(plane[0].any() or plane[-1].any() or plane[:, 0].any() or plane[:, -1].any())
-
-
-@helper
-def _enclosed(ring: IntArray) -> int:
-    """Pixels that a ring of corners encloses."""
-    twice = 0
-    for i in range(len(ring)):
-        twice += ring[i, 0] * ring[i - 1, 1] - ring[i - 1, 0] * ring[i, 1]
-    return abs(twice) // 2
-
-
-@helper
-def _is_simple(walls: IntArray) -> bool:
-    """Whether walls are long enough, and those that are no neighbours apart."""
-    n = len(walls)
-    for i in range(n):
-        j = (i + 1) % n
-        if math.hypot(walls[j, 0] - walls[i, 0], walls[j, 1] - walls[i, 1]) < _SHORTEST_WALL * SUBPIXEL:
-            return False
-        for k in range(i + 2, n if i else n - 1):
-            after = (k + 1) % n
-            if _cross(walls[i], walls[j], walls[k], walls[after]):
-                return False
-            for a, b, p in ((i, j, k), (i, j, after), (k, after, i), (k, after, j)):
-                if _distance(walls[p, 0], walls[p, 1], walls[a], walls[b])[0] < _APART * SUBPIXEL:
-                    return False
-    return True
-
-
-@helper
-def _distance(px: float, py: float, a: IntArray | FloatArray, b: IntArray | FloatArray) -> tuple[float, float]:
-    """Distance of a point from the segment a–b, and where on it, 0 … 1, the nearest point is."""
-    dx, dy = float(b[0] - a[0]), float(b[1] - a[1])
-    at = min(max(((px - a[0]) * dx + (py - a[1]) * dy) / (dx * dx + dy * dy), 0.0), 1.0)
-    return math.hypot(px - a[0] - at * dx, py - a[1] - at * dy), at
-
-
-@helper
-def _side(a: IntArray, b: IntArray, p: IntArray) -> int:
-    return int64(np.sign((b[0] - a[0]) * (p[1] - a[1]) - (b[1] - a[1]) * (p[0] - a[0])))
-
-
-@helper
-def _cross(a: IntArray, b: IntArray, c: IntArray, d: IntArray) -> bool:
-    """Whether the segments a–b and c–d have a point in common."""
-    return _side(a, b, c) * _side(a, b, d) <= 0 and _side(c, d, a) * _side(c, d, b) <= 0
-
-
-@helper
-def _painted(building: Building, own: BoolArray, inside: BoolArray, filled: BoolArray) -> ByteArray:
+def _painted(building: Building, own: BoolArray, inside: BoolArray, filled: BoolArray) -> Int32Array:
     """The window once the walls enclose the building; without rows where pixels may not change.
 
     A hole stays what it is. A lost pixel becomes what is nearest, in steps from pixel to pixel.
@@ -225,30 +142,13 @@ def _painted(building: Building, own: BoolArray, inside: BoolArray, filled: Bool
         lost_rows, lost_columns = np.nonzero(before)
         for y, x in zip(lost_rows, lost_columns):  # noqa: B905 (numba knows no strict)
             for direction in range(4):
-                row, column = y + _STEP_Y[direction], x + _STEP_X[direction]
+                row, column = y + STEP_Y[direction], x + STEP_X[direction]
                 if not (0 <= row < height and 0 <= column < width) or before[row, column] or inside[row, column]:
                     continue
                 if building.free[painted[row, column]]:
                     painted[y, x], lost[y, x] = painted[row, column], False
                     break
     return painted
-
-
-@helper
-def _pieces(values: ByteArray) -> int:
-    """Number of 4-connected regions."""
-    height, width = values.shape
-    parent = np.arange(values.size).astype(np.int32)
-    for y in range(height):
-        for x in range(width):
-            if x and values[y, x] == values[y, x - 1]:
-                join(parent, int64(y * width + x), int64(y * width + x - 1))
-            if y and values[y, x] == values[y - 1, x]:
-                join(parent, int64(y * width + x), int64(y * width + x - width))
-    count = 0
-    for i in range(len(parent)):
-        count += find_root(parent, i) == i
-    return count
 
 
 @helper
@@ -259,7 +159,7 @@ def _guard(walls: IntArray, ring: IntArray, shape: tuple[int, ...]) -> BoolArray
         a, b = walls[i - 1], walls[i]
         for y in range(min(a[1], b[1]) // SUBPIXEL - 1, max(a[1], b[1]) // SUBPIXEL + 3):
             for x in range(min(a[0], b[0]) // SUBPIXEL - 1, max(a[0], b[0]) // SUBPIXEL + 3):
-                if _distance(SUBPIXEL * x, SUBPIXEL * y, a, b)[0] <= GUARD_PX * SUBPIXEL:
+                if distance(SUBPIXEL * x, SUBPIXEL * y, a, b)[0] <= GUARD_PX * SUBPIXEL:
                     if y < 1 or x < 1 or y >= shape[0] or x >= shape[1]:
                         return guard[:0]
                     guard[y, x] = True
@@ -269,134 +169,136 @@ def _guard(walls: IntArray, ring: IntArray, shape: tuple[int, ...]) -> BoolArray
 
 
 @helper
-def _cracks(values: ByteArray, x: int, y: int) -> IntArray:
-    """Directions of the cracks at a corner."""
-    found = np.empty(4, dtype=np.int64)
-    count = 0
-    for direction in range(4):
-        if _pixel(values, x, y, direction, 0) != _pixel(values, x, y, direction, 1):
-            found[count] = direction
-            count += 1
-    return found[:count]
-
-
-@helper
 def _borders(
-    building: Building, painted: ByteArray, inside: BoolArray, ring: IntArray, walls: IntArray, guard: BoolArray
-) -> tuple[bool, Borders]:
-    """What replaces the ring and the ends of borders at it; feet join the guard. False if anything is in the way."""
-    n, value = len(ring), painted[ring[0, 1], ring[0, 0]]
+    building: Building, painted: Int32Array, inside: BoolArray, ring: IntArray, walls: IntArray, guard: BoolArray
+) -> Borders:
+    """What replaces the ring and the ends of borders at it; feet join the guard. No entry if anything is in the way."""
+    keys, lines = [int64(0)][:0], [walls][:0]  # of the ends; empty, but of a type
+    nothing = _gathered(building, keys, lines, 0)
     passed = np.zeros(guard.shape, dtype=np.bool_)
-    node_at, node_position = np.empty(n, np.int64), np.empty(n)  # along the ring, and along the walls
-    ends, nodes = np.empty((n, 2), np.int64), 0  # of the ring's arcs on the walls
-    feet, stubs = [(int64(0), int64(0))][:0], 0
-    stub_from, stub_to = np.empty((2 * n, 2), np.int64), np.empty((2 * n, 2), np.int64)
-    keys, offsets, points = [int64(0)][:0], [int64(0)], [(int64(0), int64(0))][:0]
-    heads, head_offsets, head_points = [int64(0)][:0], [int64(0)][:0], [(int64(0), int64(0))][:0]
-    nothing = Borders(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty((0, 2), np.int64), 0)
-    for i in range(n):
+    for i in range(len(ring)):
+        passed[ring[i, 1], ring[i, 0]] = True
+    nodes = 0
+    node_at, position, ends = np.empty(len(ring), np.int64), np.empty(len(ring)), np.empty_like(ring)
+    for i in range(len(ring)):
         x, y = ring[i, 0], ring[i, 1]
-        passed[y, x] = True
-        ahead, back = _direction(ring, i), _direction(ring, i - 1) ^ 2
-        outside = _pixel(painted, x, y, ahead, 1)
+        ahead, back = direction_at(ring, i), direction_at(ring, i - 1) ^ 2
+        outside = pixel(painted, x, y, ahead, 1)
         is_pinched = inside[y - 1, x - 1] == inside[y, x] and inside[y - 1, x] == inside[y, x - 1]
-        merges = outside == value
+        merges = outside == painted[ring[0, 1], ring[0, 0]] or outside == pixel(painted, x, y, ahead, 0)
         if merges or is_pinched or outside == NODATA:
-            return False, nothing
-        cracks = _cracks(painted, x, y)
-        if len(cracks) == 2:
+            return nothing
+        directions = cracks_at(painted, x, y)
+        if len(directions) == 2:
             continue
-        position, px, py = _on_walls(walls, SUBPIXEL * x, SUBPIXEL * y)
-        node_at[nodes], node_position[nodes], ends[nodes, 0], ends[nodes, 1] = i, position, px, py
+        node_at[nodes] = i
+        position[nodes], ends[nodes, 0], ends[nodes, 1] = _on_walls(walls, SUBPIXEL * x, SUBPIXEL * y)
+        for direction in directions:
+            if direction != ahead and direction != back:
+                stub = _stub(painted, guard, passed, ends[nodes], x, y, direction)
+                if len(stub) == 0 or not _stands_free(walls, stub[0], stub[-1], guard):
+                    return nothing
+                keys.append(_key(building, x, y, direction))
+                lines.append(stub)
         nodes += 1
-        for direction in cracks:
-            if direction in (ahead, back):
-                continue
-            head_offsets.append(len(head_points))
-            heads.append(_key(building, x, y, direction))
-            head_points.append((px, py))
-            head_points.append((SUBPIXEL * x, SUBPIXEL * y))
-            cx, cy, going = x, y, direction
-            for _ in range(_LONGEST_PREFIX):
-                cx, cy = cx + _STEP_X[going], cy + _STEP_Y[going]
-                if cx < 1 or cy < 1 or cx >= guard.shape[1] or cy >= guard.shape[0]:
-                    return False, nothing
-                head_points.append((SUBPIXEL * cx, SUBPIXEL * cy))
-                if not guard[cy, cx]:
-                    break
-                onward = _cracks(painted, cx, cy)
-                if passed[cy, cx] or len(onward) != 2:
-                    return False, nothing
-                passed[cy, cx] = True
-                going = onward[0] if onward[0] != going ^ 2 else onward[1]
-            if guard[cy, cx]:
-                return False, nothing
-            feet.append((cx, cy))
-            stub_from[stubs, 0], stub_from[stubs, 1] = px, py
-            stub_to[stubs, 0], stub_to[stubs, 1] = SUBPIXEL * cx, SUBPIXEL * cy
-            if not _stands_free(walls, stub_from[stubs], stub_to[stubs], guard):
-                return False, nothing
-            stubs += 1
-    for i in range(stubs):
-        for j in range(i):
-            meet = stub_from[i, 0] == stub_from[j, 0] and stub_from[i, 1] == stub_from[j, 1]
-            same = stub_to[i, 0] == stub_to[j, 0] and stub_to[i, 1] == stub_to[j, 1]
-            if same or (not meet and _cross(stub_from[i], stub_to[i], stub_from[j], stub_to[j])):
-                return False, nothing
-    for k in range(len(feet)):
-        guard[feet[k][1], feet[k][0]] = passed[feet[k][1], feet[k][0]] = True
-    height, width = guard.shape
-    for y in range(1, height):
-        for x in range(1, width):
-            if guard[y, x] and (building.flags[y, x] & GUARD or (not passed[y, x] and len(_cracks(painted, x, y)) > 0)):
-                return False, nothing
-    falls = 0
+    if not _are_apart(lines) or not _in_turn(position[:nodes], ends):
+        return nothing
+    for stub in lines:
+        x, y = stub[-1, 0] // SUBPIXEL, stub[-1, 1] // SUBPIXEL
+        guard[y, x] = passed[y, x] = True
+    for y in range(1, guard.shape[0]):
+        for x in range(1, guard.shape[1]):
+            if guard[y, x] and (building.flags[y, x] & GUARD or (not passed[y, x] and len(cracks_at(painted, x, y)))):
+                return nothing
+    if nodes == 0:
+        arc_keys = [_key(building, ring[0, 0], ring[0, 1], 1)]
+        arcs = [_section(walls, walls[0], walls[0], 0.0, 0.0)]
+    else:
+        arc_keys, arcs = [int64(0)][:0], [walls][:0]
     for k in range(nodes):
-        before = (k - 1) % nodes
-        gap = math.hypot(ends[k, 0] - ends[before, 0], ends[k, 1] - ends[before, 1])
-        if nodes > 1 and gap < _LEAST_GAP * SUBPIXEL:
-            return False, nothing
-        falls += node_position[k] <= node_position[before]
-    if nodes > 0 and falls != 1:
-        return False, nothing
-    for k in range(max(nodes, 1)):
-        if nodes == 0:
-            keys.append(_key(building, ring[0, 0], ring[0, 1], 1))
-            section = [(walls[i, 0], walls[i, 1]) for i in range(len(walls))]
-            section.append((walls[0, 0], walls[0, 1]))
-        else:
-            after = (k + 1) % nodes
-            section = [(ends[k, 0], ends[k, 1])]
-            stop = node_position[after] + (len(walls) if node_position[after] <= node_position[k] else 0)
-            corner = math.floor(node_position[k]) + 1
-            while corner < stop:
-                section.append((walls[corner % len(walls), 0], walls[corner % len(walls), 1]))
-                corner += 1
-            section.append((ends[after, 0], ends[after, 1]))
-            i, j = node_at[k], node_at[after]
-            key = _key(building, ring[i, 0], ring[i, 1], _direction(ring, i))
-            end_key = _key(building, ring[j, 0], ring[j, 1], _direction(ring, j - 1) ^ 2)
-            if end_key < key:
-                section = section[::-1]
-            keys.append(min(key, end_key))
-        points.extend(section)
-        offsets.append(len(points))
-    arcs = len(keys)
-    for k in range(len(heads)):
-        keys.append(heads[k])
-        last = head_offsets[k + 1] if k + 1 < len(heads) else len(head_points)
-        points.extend(head_points[head_offsets[k] : last])
-        offsets.append(len(points))
-    shift = np.array([SUBPIXEL * building.column, SUBPIXEL * building.row])
-    return True, Borders(np.array(keys), np.array(offsets), np.array(points) + shift, arcs)
+        after = (k + 1) % nodes
+        i, j = node_at[k], node_at[after]
+        arc = _section(walls, ends[k], ends[after], position[k], position[after])
+        key = _key(building, ring[i, 0], ring[i, 1], direction_at(ring, i))
+        end_key = _key(building, ring[j, 0], ring[j, 1], direction_at(ring, j - 1) ^ 2)
+        arc_keys.append(min(key, end_key))
+        arcs.append(arc[::-1].copy() if end_key < key else arc)
+    return _gathered(building, arc_keys + keys, arcs + lines, len(arcs))
 
 
 @helper
-def _direction(ring: IntArray, i: int) -> int:
-    """Direction in which a ring leaves its corner i."""
-    following = ring[(i + 1) % len(ring)]
-    dx, dy = following[0] - ring[i, 0], following[1] - ring[i, 1]
-    return int64((1 - dx) if dx else (2 - dy))
+def _gathered(building: Building, keys: list[int], lines: list[IntArray], arcs: int) -> Borders:
+    found, offsets = np.empty(len(keys), np.int64), np.zeros(len(keys) + 1, np.int64)
+    for k in range(len(keys)):
+        found[k], offsets[k + 1] = keys[k], offsets[k] + len(lines[k])
+    points = np.empty((offsets[-1], 2), np.int64)
+    for k in range(len(keys)):
+        points[offsets[k] : offsets[k + 1]] = lines[k]
+    points[:, 0] += SUBPIXEL * building.column
+    points[:, 1] += SUBPIXEL * building.row
+    return Borders(found, offsets, points, arcs)
+
+
+@helper
+def _stub(
+    painted: Int32Array, guard: BoolArray, passed: BoolArray, end: IntArray, x: int, y: int, direction: int
+) -> IntArray:
+    """From a wall to a node of the ring, and along the border that leaves it to its foot; no points if that is far."""
+    stub = np.empty((_LONGEST_PREFIX + 2, 2), np.int64)
+    stub[0] = end
+    stub[1, 0], stub[1, 1] = SUBPIXEL * x, SUBPIXEL * y
+    for size in range(2, len(stub)):
+        x, y = x + STEP_X[direction], y + STEP_Y[direction]
+        if x < 1 or y < 1 or x >= guard.shape[1] or y >= guard.shape[0]:
+            break
+        stub[size, 0], stub[size, 1] = SUBPIXEL * x, SUBPIXEL * y
+        if not guard[y, x]:
+            return stub[: size + 1]
+        onward = cracks_at(painted, x, y)
+        if passed[y, x] or len(onward) != 2:
+            break
+        passed[y, x] = True
+        direction = onward[0] if onward[0] != direction ^ 2 else onward[1]
+    return stub[:0]
+
+
+@helper
+def _are_apart(stubs: list[IntArray]) -> bool:
+    """Whether stubs have no point in common but that of the wall."""
+    for i in range(len(stubs)):
+        for j in range(i):
+            a, b, c, d = stubs[i][0], stubs[i][-1], stubs[j][0], stubs[j][-1]
+            meet = a[0] == c[0] and a[1] == c[1]
+            same = b[0] == d[0] and b[1] == d[1]
+            if same or (not meet and cross(a, b, c, d)):
+                return False
+    return True
+
+
+@helper
+def _in_turn(position: FloatArray, ends: IntArray) -> bool:
+    """Whether borders end at the walls in the order of the ring, and apart."""
+    falls = 0
+    for k in range(len(position)):
+        before = (k - 1) % len(position)
+        gap = math.hypot(ends[k, 0] - ends[before, 0], ends[k, 1] - ends[before, 1])
+        if before != k and gap < _LEAST_GAP * SUBPIXEL:
+            return False
+        falls += position[k] <= position[before]
+    return falls <= 1
+
+
+@helper
+def _section(walls: IntArray, begin: IntArray, end: IntArray, start: float, stop: float) -> IntArray:
+    """The walls from a point at position ``start`` on to another, once around if they are the same."""
+    if stop <= start:
+        stop += len(walls)
+    first, last = math.floor(start) + 1, math.ceil(stop)
+    section = np.empty((last - first + 2, 2), np.int64)
+    section[0], section[-1] = begin, end
+    for corner in range(first, last):
+        section[corner - first + 1] = walls[corner % len(walls)]
+    return section
 
 
 @helper
@@ -410,13 +312,13 @@ def _on_walls(walls: IntArray, x: float, y: float) -> tuple[float, int, int]:
     nearest, position, px, py = np.inf, 0.0, int64(0), int64(0)
     for i in range(len(walls)):
         a, b = walls[i], walls[(i + 1) % len(walls)]
-        distance, at = _distance(x, y, a, b)
-        if distance < nearest:
+        away, at = distance(x, y, a, b)
+        if away < nearest:
             length = math.hypot(b[0] - a[0], b[1] - a[1])
             at = (
                 0.0 if at * length < _LEAST_GAP * SUBPIXEL else 1.0 if (1 - at) * length < _LEAST_GAP * SUBPIXEL else at
             )
-            nearest, position = distance, (i + at) % len(walls)
+            nearest, position = away, (i + at) % len(walls)
             px, py = round(a[0] + at * (b[0] - a[0])), round(a[1] + at * (b[1] - a[1]))
     return position, px, py
 
@@ -434,6 +336,6 @@ def _stands_free(walls: IntArray, start: IntArray, foot: IntArray, guard: BoolAr
         if not is_foot and not guard[corner_y, corner_x]:
             return False
         for i in range(len(walls)):
-            if _distance(x, y, walls[i - 1], walls[i])[0] < 0.1 * quarter * SUBPIXEL:
+            if distance(x, y, walls[i - 1], walls[i])[0] < 0.1 * quarter * SUBPIXEL:
                 return False
     return True

@@ -1,8 +1,12 @@
 """Rows of a class map → the same rows with regular buildings painted, and the walls that replace their arcs.
 
-A building is a 4-connected region of one of the classes asked for. It is decided when it and the rows around it are
-known, in the order of (last row, first pixel), and sees the map as earlier buildings have left it. So the result does
-not depend on how many rows come at once, and where two buildings want the same ground the one that ends first has it.
+A building is a 4-connected region of one of the classes asked for, without a cut in it. It is decided when it and the
+rows around it are known, in the order of (last row, first pixel), and sees the map as earlier buildings have left it.
+So the result does not depend on how many rows come at once, and where two buildings want the same ground the one that
+ends first has it.
+
+While they wait, pixels are numbered by their *object*: their class, or a number of their own for each region of a class
+whose objects are separated.
 """
 
 from __future__ import annotations
@@ -14,15 +18,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geoseg.arrays import ByteArray, Int32Array, IntArray
+from geoseg.arrays import BoolArray, ByteArray, Int32Array, IntArray
 from geoseg.classes import NODATA
-from geoseg.map_rows import MapRows, join_rows
+from geoseg.map_rows import CUT_EAST, CUT_SOUTH, NO_CUTS, MapRows, join_rows
 from geoseg.polygons.rules.runs import label_rows
 from geoseg.polygons.trace.crack_rows import Plane
 from geoseg.polygons.walls.place import DECIDED, GUARD, Building, build_walls
 
 _MARGIN = 4  # px around a building, beside the tolerance
-_TALLEST = 1024  # rows of a building; what is taller is only simplified
+_TALLEST = 1024  # rows of a building; what is taller is only simplified, so that no row waits for long
 _BAND_ROWS = 64
 
 
@@ -49,8 +53,9 @@ class Walls:
     Args:
         width: Width of the map, px.
         classes: Classes whose regions are made regular where possible.
-        tolerance_px: Largest distance of walls from the region's outline, px, 1 or more.
+        tolerance_px: See `geoseg.polygons.walls.fit.fit_walls`, 1 or more.
         outlines: Counts the regular ones.
+        separated: Classes with cuts between their objects.
 
     Attributes:
         arcs: Points of whole arcs in 1/256 px, by the smaller key of their ends (`BandArcs`).
@@ -58,14 +63,19 @@ class Walls:
             from the node that it replaces to the first one off the guard; 1/256 px.
     """
 
-    def __init__(self, width: int, classes: tuple[int, ...], tolerance_px: float, outlines: Outlines) -> None:
+    def __init__(
+        self,
+        width: int,
+        classes: tuple[int, ...],
+        tolerance_px: float,
+        outlines: Outlines,
+        separated: tuple[int, ...] = (),
+    ) -> None:
         self.arcs: dict[int, Int32Array] = {}
         self.ends: dict[int, Int32Array] = {}
         self._width, self._tolerance, self._outlines = width, tolerance_px, outlines
         self._margin = math.ceil(tolerance_px) + _MARGIN
-        self._wanted = np.isin(np.arange(256), classes)
-        self._free = ~self._wanted
-        self._free[NODATA] = False
+        self._wanted, self._separated = np.isin(np.arange(256), classes), np.isin(np.arange(256), separated)
         self._first_row = self._guard_row = 0  # of the rows that wait, and of the guard
         self._waiting = MapRows(np.empty((0, width), np.uint8))
         self._flags = np.empty((0, width), np.uint8)
@@ -98,9 +108,10 @@ class Walls:
     def _decide(self, new: list[MapRows], *, last: bool = False) -> Iterator[MapRows]:
         """Decide the buildings that are known with their surroundings; rows above the others leave."""
         rows = join_rows([self._waiting, *new], axis=-2)
-        values, height = rows.classes.copy(), len(rows)
+        values, height = rows.classes, len(rows)
+        cuts = NO_CUTS if rows.cuts is None else rows.cuts
         flags = np.concatenate([self._flags, np.zeros((height - len(self._flags), self._width), np.uint8)])
-        runs, regions = label_rows(values, np.ones(height, np.int64), np.full(self._width, -1, np.int32))
+        runs, regions = label_rows(values, np.ones(height, np.int64), np.full(self._width, -1, np.int32), cuts)
         row, begin = np.repeat(np.arange(height), np.diff(runs.offsets)), runs.ends - runs.widths()
         bottom = np.zeros(len(regions.value), np.int64)
         bottom[runs.region] = row
@@ -109,33 +120,39 @@ class Walls:
         tall = undecided & (bottom - regions.first_row >= _TALLEST)
         ready = undecided & ~tall & (last | (bottom + self._margin < height))
         flags |= np.uint8(DECIDED) * np.repeat((tall | ready)[runs.region], runs.widths()).reshape(flags.shape)
+        objects, class_of = values.astype(np.int32), np.append(np.arange(256, dtype=np.uint8), regions.value)
+        if rows.cuts is not None:
+            number = np.repeat(runs.region + np.int32(256), runs.widths()).reshape(values.shape)
+            objects = np.where(self._separated[values], number, objects)
+        free = ~self._wanted[class_of] & (class_of != NODATA)
         which = np.flatnonzero(ready[runs.region])
         which = which[np.lexsort((runs.region[which], bottom[runs.region[which]]))]
         pieces = np.column_stack([row, begin, runs.ends])[which]
         ends = np.flatnonzero(np.diff(runs.region[which], append=-1)) + 1
         for piece in np.split(pieces, ends[:-1]) if len(which) else []:
-            self._build(values, flags, piece)
+            self._build(objects, flags, free, piece)
         waiting = int(regions.first_row[undecided & ~tall & ~ready].min(initial=height)) - self._margin
         leaving = height if last else max(waiting, 0)
         guard = np.pad(flags[:leaving] & GUARD > 0, ((0, 0), (0, 1)))
         self._guard.add(np.packbits(guard, axis=1, bitorder="little"))
-        rows = dataclasses.replace(rows, classes=values)
+        values = class_of[objects]
+        rows = dataclasses.replace(rows, classes=values, cuts=_cuts(objects, values, rows.cuts))
         self._waiting, self._flags = rows[leaving:], flags[leaving:]
         self._first_row += leaving
         if leaving:
             yield rows[:leaving]
 
-    def _build(self, values: ByteArray, flags: ByteArray, runs: IntArray) -> None:
+    def _build(self, objects: Int32Array, flags: ByteArray, free: BoolArray, runs: IntArray) -> None:
         """Decide one building, given its runs as row, begin, end."""
         top, left = (int(low) - self._margin for low in runs[:, :2].min(axis=0))
         bottom, right = int(runs[-1, 0]) + self._margin + 1, int(runs[:, 2].max()) + self._margin
         top, left = max(top, 0), max(left, 0)
         window = slice(top, bottom), slice(left, right)
         building = Building(
-            values[window],
+            objects[window],
             flags[window],
             runs - np.array([top, left, left]),
-            self._free,
+            free,
             self._first_row + top,
             left,
             self._width + 1,
@@ -145,3 +162,14 @@ class Walls:
         points = found.points.astype(np.int32)
         for k, key in enumerate(found.keys.tolist()):
             (self.arcs if k < found.arcs else self.ends)[key] = points[found.offsets[k] : found.offsets[k + 1]]
+
+
+def _cuts(objects: Int32Array, values: ByteArray, before: ByteArray | None) -> ByteArray | None:
+    """Cuts between different objects of a class; those below the last row as they were."""
+    if before is None:
+        return None
+    cuts = np.zeros_like(before)
+    cuts[:, :-1] = np.uint8(CUT_EAST) * ((objects[:, :-1] != objects[:, 1:]) & (values[:, :-1] == values[:, 1:]))
+    cuts[:-1] |= np.uint8(CUT_SOUTH) * ((objects[:-1] != objects[1:]) & (values[:-1] == values[1:]))
+    cuts[-1] |= before[-1] & CUT_SOUTH
+    return cuts
