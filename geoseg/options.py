@@ -201,8 +201,7 @@ class Layers(Checked):
         return self.confidence + self.probabilities * classes + self.disagreement + bool(self.contact)
 
 
-# Predicted outlines of buildings wander by some 3 px; of 3, 4, 5 and 6 px, tried on training ground, 4 px makes most
-# buildings regular and costs no agreement with the footprints.
+# Predicted outlines of buildings wander by some 3 px.
 WALL_TOLERANCE = Tolerance(4, "px")
 
 
@@ -217,9 +216,9 @@ class PolygonRules(Checked):
         simplify: Simplification tolerance, such as 1.5px or 0.5m; none keeps every vertex.
         method: vw removes details by area (Visvalingam), dp by distance (Douglas-Peucker).
         smooth: Cut the corners of pixels first, so that slopes have no stairs.
-        regularize: Class whose regions get straight walls and right angles, each as a whole, where that moves their
-            outline by at most the tolerance; repeatable.
-        regularize_tolerance: How far walls may be from the outline, such as 4px or 0.6m; 1 to 32 px.
+        regularize: Class whose polygons get straight walls and right angles where the outline allows it; repeatable.
+        regularize_tolerance: How far walls may be from the outline, such as 4px or 0.6m, from 1 to 32 px; a tenth of
+            the outline, and corners, twice as far.
         min_area_m2: Smallest polygon kept, m²; where classes are left out, smaller holes are filled too.
         small: Polygons below --min-area are merged into the neighbour with the longest common border, or dropped.
         fill_holes_m2: Holes below this area, m², join the polygon around them.
@@ -244,7 +243,7 @@ class PolygonRules(Checked):
     contact_share: float = CONTACT_SHARE
 
     def __post_init__(self) -> None:
-        """Refuse rules without effect: ``small`` without an area, a method without a tolerance, or a share alone."""
+        """Refuse rules without effect, such as ``small`` without an area or a tolerance of walls without a class."""
         Checked.__post_init__(self)
         if not 0 < self.contact_share <= 1:
             message = f"--contact-share must be above 0 and at most 1, found {self.contact_share:g}"

@@ -15,7 +15,7 @@ from geoseg.tolerance import Tolerance
 from support.arcs import rectangle
 
 FIELD, BUILDING, ROAD, SHED = 2, 1, 3, 4
-CLASSES = ClassTable.from_names([f"class_{i}" for i in range(5)], ["#000000"] * 5)
+CLASSES = ClassTable.from_names([f"class_{i}" for i in range(5)], ["#000000"] * 5, separate={"class_1"})
 
 
 def town(seed, size=48):
@@ -39,12 +39,19 @@ def town(seed, size=48):
     return values
 
 
+def stripes(values):
+    """Contact along stripes through the buildings."""
+    rows, columns = np.indices(values.shape)
+    return np.where((values == BUILDING) & ((columns + rows // 3) % 13 < 2), 254, 0).astype(np.uint8)
+
+
 def regularized(values, classes=(BUILDING,), tolerance=4.0, **rules):
     names = [f"class_{i}" for i in classes]
     wanted = PolygonRules(
         regularize=names, regularize_tolerance=Tolerance(tolerance, "px"), keep=CLASSES.names, **rules
     )
-    return polygonize(values, Affine.identity(), classes=CLASSES, rules=wanted)
+    contact = stripes(values) if wanted.separate else None
+    return polygonize(values, Affine.identity(), classes=CLASSES, contact=contact, rules=wanted)
 
 
 def building(values, **options):
@@ -110,9 +117,23 @@ def test_a_house_across_a_border_is_one_rectangle():
     assert shapely.coverage_is_valid(frame.geometry.to_numpy())
 
 
+def test_houses_told_apart_share_a_wall():
+    values = rectangle(np.zeros((60, 90), dtype=np.uint8), 45, 30, 60, 24, 0)
+    contact = np.zeros_like(values)
+    contact[18:42, 40:44] = 254
+    rules = PolygonRules(regularize=["class_1"], separate=["class_1"], keep=CLASSES.names)
+    frame = polygonize(values, Affine.identity(), classes=CLASSES, contact=contact, rules=rules)
+    left, right = frame.geometry[frame.class_id == BUILDING]
+    assert len(left.exterior.simplify(0).coords) == len(right.exterior.simplify(0).coords) == 5
+    assert shapely.intersection(left, right).length == 24
+    assert shapely.coverage_is_valid(frame.geometry.to_numpy())
+
+
 options = st.sampled_from(
     [
         {},
+        {"separate": ["class_1"]},
+        {"separate": ["class_1"], "smooth": True, "simplify": Tolerance(1.5, "px")},
         {"simplify": Tolerance(1.5, "px")},
         {"simplify": Tolerance(6.0, "px"), "method": "dp"},
         {"smooth": True, "simplify": Tolerance(0.75, "px"), "method": "dp"},
@@ -142,7 +163,8 @@ def test_polygons_do_not_depend_on_the_height_of_bands(seed, options):
     rules = PolygonRules(regularize=["class_1", "class_4"], keep=CLASSES.names, **options)
     grid, results = Grid(*values.shape, Affine.identity(), None), []
     for rows in (7, 40, 110):
-        pieces = [MapRows(values[i : i + rows]) for i in range(0, len(values), rows)]
+        whole = MapRows(values, contact=stripes(values) if rules.separate else None)
+        pieces = [whole[i : i + rows] for i in range(0, len(values), rows)]
         batches = list(polygonize_rows(pieces, grid, CLASSES, rules=rules, band_rows=rows))
         results.append(np.concatenate([batch.xy for batch in batches]))
     assert all(np.array_equal(results[0], other) for other in results[1:])

@@ -36,9 +36,11 @@ def fit_walls(ring: IntArray, tolerance: float) -> FloatArray:
         tolerance: Distance of the middles of cracks from their walls, px; a tenth of them, and corners, may be up to
             twice as far.
     """
-    middles: FloatArray = (ring + np.concatenate((ring[1:], ring[:1]))) / 2
-    centre = np.array([middles[:, 0].mean(), middles[:, 1].mean()])
-    middles -= centre
+    middles, centre = np.empty(ring.shape), np.zeros(2)
+    for axis in range(2):
+        centre[axis] = ring[:, axis].mean()
+        for i in range(len(ring)):
+            middles[i, axis] = (ring[i, axis] + ring[(i + 1) % len(ring), axis]) / 2 - centre[axis]
     reach = min(max(2, len(ring) // 10), _LONGEST_CHORD)
     angle, agreement = _main_direction(middles, reach)
     if agreement >= _LEAST_AGREEMENT:
@@ -47,7 +49,8 @@ def fit_walls(ring: IntArray, tolerance: float) -> FloatArray:
                 price = max(price * tolerance * tolerance, 2.5)
                 corners = _walls(middles, angle, reach, price, tolerance, variance)
                 if len(corners) > 0:
-                    corners += centre
+                    for axis in range(2):
+                        corners[:, axis] += centre[axis]
                     return corners
     return np.empty((0, 2))
 
@@ -58,15 +61,14 @@ def _walls(
 ) -> FloatArray:
     """Corners for one price; none if they do not explain the ring."""
     begin = _straightest(middles, angle, reach)
-    middles = np.concatenate((middles[begin:], middles[:begin]))
     uv, bounds, label = middles, np.empty(0, np.int64), 0
     for _ in range(3):
-        uv = _turned(middles, angle)
+        uv = _turned(middles, angle, begin)
         bounds, label = _runs(uv, reach, price)
         if len(bounds) < 6:  # four lines, the last run goes on with the first
             return np.empty((0, 2))
         angle = _level(angle + _turn(uv, bounds, label), middles)
-    uv = _turned(middles, angle)
+    uv = _turned(middles, angle, begin)
     lines = _lines(uv, bounds, label)
     if not _explain(uv, bounds, label, lines, tolerance, variance) or _is_a_stair(
         uv, bounds, label, tolerance * tolerance
@@ -76,16 +78,17 @@ def _walls(
     for k in range(len(lines)):
         across = (label + k) % 2
         corners[k, 1 - across], corners[k, across] = lines[k], lines[(k + 1) % len(lines)]
-    return _turned(corners, -angle)
+    return _turned(corners, -angle, 0)
 
 
 @helper
-def _turned(points: FloatArray, angle: float) -> FloatArray:
-    """Coordinates u, v of points in a frame that is turned by an angle, radians."""
+def _turned(points: FloatArray, angle: float, begin: int) -> FloatArray:
+    """Coordinates u, v of the points of a ring, from one on, in a frame that is turned by an angle, radians."""
     cosine, sine = math.cos(angle), math.sin(angle)
-    turned = np.empty_like(points)
-    turned[:, 0] = points[:, 0] * cosine + points[:, 1] * sine
-    turned[:, 1] = points[:, 1] * cosine - points[:, 0] * sine
+    turned = np.empty(points.shape)
+    for i in range(len(points)):
+        x, y = points[(begin + i) % len(points)]
+        turned[i, 0], turned[i, 1] = x * cosine + y * sine, y * cosine - x * sine
     return turned
 
 
@@ -112,7 +115,7 @@ def _main_direction(middles: FloatArray, reach: int) -> tuple[float, float]:
 def _straightest(middles: FloatArray, angle: float, reach: int) -> int:
     """The crack around which the ring runs straightest in one of the two directions."""
     n = len(middles)
-    uv = _turned(middles, angle)
+    uv = _turned(middles, angle, 0)
     best, most = 0, -np.inf
     for i in range(n):
         a, b = (i - reach) % n, (i + reach) % n
@@ -126,7 +129,7 @@ def _straightest(middles: FloatArray, angle: float, reach: int) -> int:
 @helper
 def _level(angle: float, middles: FloatArray) -> float:
     """The angle, or that of rows and columns if the raster cannot tell them apart over the ring's extent."""
-    extent = max(np.ptp(middles[:, 0]), np.ptp(middles[:, 1]))
+    extent = max(middles[:, 0].max() - middles[:, 0].min(), middles[:, 1].max() - middles[:, 1].min())
     level = math.pi / 2 * round(2 * angle / math.pi)
     return level if abs(math.sin(angle - level)) * extent < 0.5 else angle
 
@@ -232,5 +235,9 @@ def _is_a_stair(uv: FloatArray, bounds: IntArray, label: int, price: float) -> b
 @helper
 def _scatter(uv: FloatArray, begin: int, end: int) -> tuple[float, float, float]:
     """Sums of squares of u and of v around their means, and of their products."""
-    u, v = uv[begin:end, 0] - uv[begin:end, 0].mean(), uv[begin:end, 1] - uv[begin:end, 1].mean()
-    return float((u * u).sum()), float((v * v).sum()), float((u * v).sum())
+    mean_u, mean_v = uv[begin:end, 0].mean(), uv[begin:end, 1].mean()
+    along_u, along_v, both = 0.0, 0.0, 0.0
+    for i in range(begin, end):
+        u, v = uv[i, 0] - mean_u, uv[i, 1] - mean_v
+        along_u, along_v, both = along_u + u * u, along_v + v * v, both + u * v
+    return along_u, along_v, both

@@ -92,12 +92,11 @@ def build_walls(building: Building, tolerance: float) -> Borders:
     if len(walls) == 0 or not is_simple(walls):
         return nothing
     inside, filled = inside_of(walls, own.shape), inside_of(old_ring * SUBPIXEL, own.shape)
-    common, either = (inside & filled).sum(), (inside | filled).sum()
-    if common < _LEAST_IOU * either or at_the_edge(inside):
-        return nothing
     painted = _painted(building, own, inside, filled)
+    if len(painted) == 0 or at_the_edge(inside):
+        return nothing
     ring = outline(inside)
-    if len(painted) == 0 or enclosed(ring) != inside.sum() or pieces(painted) != pieces(values):
+    if enclosed(ring) != inside.sum() or pieces(painted) != pieces(values):
         return nothing
     guard = _guard(walls, ring, own.shape)
     if len(guard) == 0:
@@ -105,49 +104,54 @@ def build_walls(building: Building, tolerance: float) -> Borders:
     borders = _borders(building, painted, inside, ring, walls, guard)
     if len(borders.keys) == 0:
         return nothing
-    for y in range(1, len(values)):
+    for y in range(1, len(values)):  # the first row and column do not change
         for x in range(1, values.shape[1]):
+            values[y, x] = painted[y, x]
             flags[y, x] |= DECIDED * inside[y, x] + GUARD * guard[y, x]
             for corner in range(4 * guard[y, x]):
                 flags[y - (corner & 1), x - (corner >> 1)] |= FIXED
-    values[:] = painted
     return borders
 
 
 @helper
 def _painted(building: Building, own: BoolArray, inside: BoolArray, filled: BoolArray) -> Int32Array:
-    """The window once the walls enclose the building; without rows where pixels may not change.
+    """The window once the walls enclose the building; without rows where pixels may not change, or too many would.
 
     A hole stays what it is. A lost pixel becomes what is nearest, in steps from pixel to pixel.
     """
     values = building.values
     height, width = values.shape
     painted, value = values.copy(), values[building.runs[0, 0], building.runs[0, 1]]
-    lost = own & ~inside
+    lost, left = np.zeros(values.shape, dtype=np.bool_), 0
+    common, either = 0, 0
     for y in range(height):
         for x in range(width):
-            gained = inside[y, x] and not filled[y, x]
+            common += inside[y, x] and filled[y, x]
+            either += inside[y, x] or filled[y, x]
+            gained, lost[y, x] = inside[y, x] and not filled[y, x], own[y, x] and not inside[y, x]
             if not gained and not lost[y, x]:
                 continue
             if building.flags[y, x] & FIXED or (gained and not building.free[values[y, x]]):
                 return painted[:0]
+            left += lost[y, x]
             if gained:
                 painted[y, x] = value
-    left = -1
-    while lost.any():
-        if left == lost.sum():
+    if common < _LEAST_IOU * either:
+        return painted[:0]
+    while left > 0:
+        before, lost_before = lost.copy(), left
+        for y in range(height):
+            for x in range(width):
+                for direction in range(4 * before[y, x]):
+                    row, column = y + STEP_Y[direction], x + STEP_X[direction]
+                    if not (0 <= row < height and 0 <= column < width) or before[row, column] or inside[row, column]:
+                        continue
+                    if building.free[painted[row, column]]:
+                        painted[y, x], lost[y, x] = painted[row, column], False
+                        left -= 1
+                        break
+        if left == lost_before:
             return painted[:0]
-        left = lost.sum()
-        before = lost.copy()
-        lost_rows, lost_columns = np.nonzero(before)
-        for y, x in zip(lost_rows, lost_columns):  # noqa: B905 (numba knows no strict)
-            for direction in range(4):
-                row, column = y + STEP_Y[direction], x + STEP_X[direction]
-                if not (0 <= row < height and 0 <= column < width) or before[row, column] or inside[row, column]:
-                    continue
-                if building.free[painted[row, column]]:
-                    painted[y, x], lost[y, x] = painted[row, column], False
-                    break
     return painted
 
 
@@ -233,9 +237,9 @@ def _gathered(building: Building, keys: list[int], lines: list[IntArray], arcs: 
         found[k], offsets[k + 1] = keys[k], offsets[k] + len(lines[k])
     points = np.empty((offsets[-1], 2), np.int64)
     for k in range(len(keys)):
-        points[offsets[k] : offsets[k + 1]] = lines[k]
-    points[:, 0] += SUBPIXEL * building.column
-    points[:, 1] += SUBPIXEL * building.row
+        for i in range(len(lines[k])):
+            points[offsets[k] + i, 0] = lines[k][i, 0] + SUBPIXEL * building.column
+            points[offsets[k] + i, 1] = lines[k][i, 1] + SUBPIXEL * building.row
     return Borders(found, offsets, points, arcs)
 
 
@@ -245,7 +249,7 @@ def _stub(
 ) -> IntArray:
     """From a wall to a node of the ring, and along the border that leaves it to its foot; no points if that is far."""
     stub = np.empty((_LONGEST_PREFIX + 2, 2), np.int64)
-    stub[0] = end
+    stub[0, 0], stub[0, 1] = end[0], end[1]
     stub[1, 0], stub[1, 1] = SUBPIXEL * x, SUBPIXEL * y
     for size in range(2, len(stub)):
         x, y = x + STEP_X[direction], y + STEP_Y[direction]
@@ -295,9 +299,10 @@ def _section(walls: IntArray, begin: IntArray, end: IntArray, start: float, stop
         stop += len(walls)
     first, last = math.floor(start) + 1, math.ceil(stop)
     section = np.empty((last - first + 2, 2), np.int64)
-    section[0], section[-1] = begin, end
-    for corner in range(first, last):
-        section[corner - first + 1] = walls[corner % len(walls)]
+    for axis in range(2):
+        section[0, axis], section[-1, axis] = begin[axis], end[axis]
+        for corner in range(first, last):
+            section[corner - first + 1, axis] = walls[corner % len(walls), axis]
     return section
 
 

@@ -72,17 +72,20 @@ def direction_at(ring: IntArray, i: int) -> int:
 def inside_of(points: IntArray, shape: tuple[int, ...]) -> BoolArray:
     """The pixels whose centres a polygon encloses, 1/256 px."""
     inside = np.zeros(shape, dtype=np.bool_)
-    crossings = np.empty(len(points))
-    for row in range(shape[0]):
-        y, count = SUBPIXEL * row + SUBPIXEL // 2, 0
-        for i in range(len(points)):
-            x0, y0, x1, y1 = points[i - 1, 0], points[i - 1, 1], points[i, 0], points[i, 1]
+    half = SUBPIXEL // 2
+    for i in range(len(points)):
+        x0, y0, x1, y1 = points[i - 1, 0], points[i - 1, 1], points[i, 0], points[i, 1]
+        for row in range(
+            max((min(y0, y1) + half) // SUBPIXEL - 1, 0), min((max(y0, y1) + half) // SUBPIXEL + 1, shape[0])
+        ):
+            y = SUBPIXEL * row + half
             if (y0 <= y) != (y1 <= y):
-                crossings[count] = (x0 + (y - y0) * (x1 - x0) / (y1 - y0)) / SUBPIXEL - 0.5
-                count += 1
-        ends = np.sort(crossings[:count])
-        for k in range(0, count, 2):
-            inside[row, max(math.ceil(ends[k]), 0) : max(math.ceil(ends[k + 1]), 0)] = True
+                column = max(math.ceil((x0 + (y - y0) * (x1 - x0) / (y1 - y0)) / SUBPIXEL - 0.5), 0)
+                if column < shape[1]:
+                    inside[row, column] ^= True  # from here on it is the other way round
+    for row in range(shape[0]):
+        for column in range(1, shape[1]):
+            inside[row, column] ^= inside[row, column - 1]
     return inside
 
 
