@@ -82,7 +82,7 @@ def test_regions_are_those_of_scipy(values: npt.NDArray[np.uint8]) -> None:
 def test_arcs_run_along_every_crack_once(values: npt.NDArray[np.uint8]) -> None:
     _, arcs = whole(values)
     rows = framed(values)
-    cracks = Cracks(*pack_cracks(rows), np.empty((0, 0), np.uint8), 0, values.shape[1])
+    cracks = Cracks(*pack_cracks(rows), 0, values.shape[1])
     along, turning = [], []
     for k, (begin, end) in enumerate(zip(arcs.offsets[:-1], arcs.offsets[1:], strict=True)):
         points = arcs.points[begin:end]

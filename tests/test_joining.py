@@ -301,6 +301,6 @@ def test_memory_follows_what_is_open() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("geoseg.polygons.trace.joining._SLACK_BYTES", 0)
         for band in islice(cut_bands(rows, 256, 64), 40):
-            joiner.join(_trace(False, None, None, band))
+            joiner.join(_trace(False, None, band))
             sizes.append(joiner.nbytes())
     assert max(sizes[20:]) < 1.5 * max(sizes[5:20])

@@ -467,6 +467,18 @@ def unknown_class_to_regularize(place: Place) -> list[object]:
     return place.predict("--regularize", "chimney", out="out.gpkg")
 
 
+def walls_that_may_not_move(place: Place) -> list[object]:
+    return place.vectorize("--regularize", "roof", "--regularize-tolerance", "1mm")
+
+
+def walls_nearer_than_a_pixel(place: Place) -> list[object]:
+    return place.vectorize("--regularize", "roof", "--regularize-tolerance", "0.001m")
+
+
+def tolerance_of_no_walls(place: Place) -> list[object]:
+    return place.vectorize("--regularize-tolerance", "3px")
+
+
 def nonsense_group(place: Place) -> list[object]:
     return place.vectorize("--dissolve", "green")
 
@@ -846,6 +858,9 @@ CASES: dict[Prepare, tuple[str, ...]] = {
     names_for_few_classes: ("map.tif", "its class table ends at 0", "--classes"),
     unknown_class_to_keep: ("hose", "--keep", "the classes are"),
     unknown_class_to_regularize: ("chimney", "--regularize"),
+    walls_that_may_not_move: ("1mm", "--regularize-tolerance 0.6m"),
+    walls_nearer_than_a_pixel: ("0.001m", "at least 1 px", "--regularize-tolerance 4px"),
+    tolerance_of_no_walls: ("--regularize-tolerance", "--regularize building"),
     nonsense_group: ("green", "NAME=CLASS", "--dissolve"),
     metres_without_crs: ("nowhere.tif", "CRS", "--simplify"),
     missing_map: ("nowhere.tif",),
