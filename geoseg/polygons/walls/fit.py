@@ -7,7 +7,9 @@ possible. Corners are where consecutive lines meet. Coordinates u, v are px alon
 label 0 lies along u, where v is constant, one with label 1 along v.
 
 References:
-    R. Bellman, "On the approximation of curves by line segments using dynamic programming", 1961.
+    R. Bellman, "On the approximation of curves by line segments using dynamic programming", 1961;
+    R. Killick, P. Fearnhead, I. A. Eckley, "Optimal detection of changepoints with a linear computational cost", 2012,
+    for why it is enough to look at few beginnings.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ _LONGEST_CHORD = 16  # cracks
 _PRICES = (16.0, 8.0, 4.0, 2.0, 1.0)  # of a line, in squares of the tolerance: what it saves in squared distances
 _RASTER = 1 / 12  # mean squared distance of the middles from a straight wall, px²
 _BEYOND = 0.1  # of the middles at most may be farther than the tolerance from their lines, up to twice as far
-_VARIANCES = (0.06, 0.22)  # of them from their lines at most, in squares of the tolerance; the first that can be met
+_VARIANCES = (0.06, 0.22)  # around their lines at most, in squares of the tolerance; the first that can be met
 
 
 @helper
@@ -43,42 +45,42 @@ def fit_walls(ring: IntArray, tolerance: float) -> FloatArray:
             middles[i, axis] = (ring[i, axis] + ring[(i + 1) % len(ring), axis]) / 2 - centre[axis]
     reach = min(max(2, len(ring) // 10), _LONGEST_CHORD)
     angle, agreement = _main_direction(middles, reach)
-    if agreement >= _LEAST_AGREEMENT:
-        for variance in _VARIANCES:
-            for price in _PRICES:
-                price = max(price * tolerance * tolerance, 2.5)
-                corners = _walls(middles, angle, reach, price, tolerance, variance)
-                if len(corners) > 0:
-                    for axis in range(2):
-                        corners[:, axis] += centre[axis]
-                    return corners
-    return np.empty((0, 2))
+    loose = np.empty((0, 2))
+    if agreement < _LEAST_AGREEMENT:
+        return loose
+    for price in _PRICES:
+        price = max(price * tolerance * tolerance, 2.5)
+        corners, variance = _walls(middles, angle, reach, price, tolerance)
+        for axis in range(2):
+            corners[:, axis] += centre[axis]
+        if variance <= _VARIANCES[0]:
+            return corners
+        if variance <= _VARIANCES[1] and len(loose) == 0:
+            loose = corners
+    return loose
 
 
 @helper
-def _walls(
-    middles: FloatArray, angle: float, reach: int, price: float, tolerance: float, variance: float
-) -> FloatArray:
-    """Corners for one price; none if they do not explain the ring."""
+def _walls(middles: FloatArray, angle: float, reach: int, price: float, tolerance: float) -> tuple[FloatArray, float]:
+    """Corners for one price, and the variance of the middles around their walls; infinite without an explanation."""
     begin = _straightest(middles, angle, reach)
     uv, bounds, label = middles, np.empty(0, np.int64), 0
     for _ in range(3):
         uv = _turned(middles, angle, begin)
         bounds, label = _runs(uv, reach, price)
         if len(bounds) < 6:  # four lines, the last run goes on with the first
-            return np.empty((0, 2))
+            return np.empty((0, 2)), np.inf
         angle = _level(angle + _turn(uv, bounds, label), middles)
     uv = _turned(middles, angle, begin)
     lines = _lines(uv, bounds, label)
-    if not _explain(uv, bounds, label, lines, tolerance, variance) or _is_a_stair(
-        uv, bounds, label, tolerance * tolerance
-    ):
-        return np.empty((0, 2))
+    variance = _variance(uv, bounds, label, lines, tolerance)
+    if variance > _VARIANCES[1] or _is_a_stair(uv, bounds, label, tolerance * tolerance):
+        return np.empty((0, 2)), np.inf
     corners = np.empty((len(lines), 2))
     for k in range(len(lines)):
         across = (label + k) % 2
         corners[k, 1 - across], corners[k, across] = lines[k], lines[(k + 1) % len(lines)]
-    return _turned(corners, -angle, 0)
+    return _turned(corners, -angle, 0), variance
 
 
 @helper
@@ -148,16 +150,32 @@ def _runs(uv: FloatArray, reach: int, price: float) -> tuple[IntArray, int]:
     before = np.zeros((n + 1, 2), dtype=np.int64)
     first = 0 if abs(uv[reach, 0] - uv[n - reach, 0]) > abs(uv[reach, 1] - uv[n - reach, 1]) else 1
     best[0, 1 - first] = 0.0  # what comes before a run has the other label
-    for j in range(1, n + 1):
+    # Where a run of a label may still begin: a beginning that costs more than the end of a run there never pays again,
+    # except for a run that would then be a single crack, which is no wall.
+    begins, spent = np.empty((2, n + 1), np.int64), np.empty((2, n + 1))
+    pointless, count = np.zeros((2, n + 1), np.bool_), np.zeros(2, np.int64)
+    for j in range(n + 1):
         for label in range(2):
-            for i in range(j - 1, -1, -1):
-                count = j - i
+            for k in range(count[label]):
+                i = begins[label, k]
                 total = sums[j, 2 * label] - sums[i, 2 * label]
-                cost = sums[j, 2 * label + 1] - sums[i, 2 * label + 1] - total * total / count + price
-                if cost >= best[j, label]:
-                    break  # a longer run fits worse still
-                if count > 1 and cost + best[i, 1 - label] < best[j, label]:  # a single crack is no wall
-                    best[j, label], before[j, label] = cost + best[i, 1 - label], i
+                squares = sums[j, 2 * label + 1] - sums[i, 2 * label + 1] - total * total / (j - i)
+                spent[label, k] = best[i, 1 - label] + squares
+                if j - i > 1 and spent[label, k] + price <= best[j, label]:
+                    best[j, label], before[j, label] = spent[label, k] + price, i
+        for label in range(2):
+            left = 0
+            for k in range(count[label]):
+                if not pointless[label, k]:
+                    begins[label, left], pointless[label, left] = (
+                        begins[label, k],
+                        spent[label, k] >= best[j, 1 - label],
+                    )
+                    left += 1
+            if best[j, 1 - label] < np.inf:
+                begins[label, left], pointless[label, left] = j, False
+                left += 1
+            count[label] = left
     reverse = [n]
     at, label = n, first
     while at > 0 and best[n, first] < np.inf:
@@ -191,17 +209,18 @@ def _lines(uv: FloatArray, bounds: IntArray, label: int) -> FloatArray:
 
 
 @helper
-def _explain(
-    uv: FloatArray, bounds: IntArray, label: int, lines: FloatArray, tolerance: float, variance: float
-) -> bool:
-    """Whether lines and the corners between them are near enough to the middles of the cracks."""
+def _variance(uv: FloatArray, bounds: IntArray, label: int, lines: FloatArray, tolerance: float) -> float:
+    """Variance of the middles around their lines, beyond the raster's, in squares of the tolerance.
+
+    Infinite if too many of them, or corners between the lines, are too far.
+    """
     squares, beyond = 0.0, 0
     for k in range(len(bounds) - 1):
         line, along = lines[k % len(lines)], (label + k) % 2
         for i in range(bounds[k], bounds[k + 1]):
             distance = abs(uv[i, 1 - along] - line)
             if distance > 2 * tolerance:
-                return False
+                return np.inf
             beyond += distance > tolerance
             squares += distance * distance
         if k > 0:
@@ -211,10 +230,10 @@ def _explain(
                 low, high = min(uv[i - 1, axis], uv[i, axis]), max(uv[i - 1, axis], uv[i, axis])
                 distance2 += max(low - at, at - high, 0.0) ** 2
             if distance2 > 4 * tolerance * tolerance:
-                return False
+                return np.inf
     if beyond > _BEYOND * len(uv):
-        return False
-    return squares <= (2 * _RASTER + variance * tolerance * tolerance) * len(uv)
+        return np.inf
+    return (squares / len(uv) - 2 * _RASTER) / (tolerance * tolerance)
 
 
 @helper
