@@ -23,7 +23,7 @@ from geoseg.runtime.jit import helper
 
 _LEAST_AGREEMENT = 0.15  # of the chords' directions modulo 90°: 1 for straight walls, 0 for a circle
 _LONGEST_CHORD = 16  # cracks
-_PRICES = (16.0, 8.0, 4.0, 2.0, 1.0)  # of a line, in squares of the tolerance: what it saves in squared distances
+_PRICES = (1.0, 2.0, 4.0, 8.0, 16.0)  # of a line, in squares of the tolerance: what it saves in squared distances
 _RASTER = 1 / 12  # mean squared distance of the middles from a straight wall, px²
 _BEYOND = 0.1  # of the middles at most may be farther than the tolerance from their lines, up to twice as far
 _VARIANCES = (0.06, 0.22)  # around their lines at most, in squares of the tolerance; the first that can be met
@@ -45,24 +45,24 @@ def fit_walls(ring: IntArray, tolerance: float) -> FloatArray:
             middles[i, axis] = (ring[i, axis] + ring[(i + 1) % len(ring), axis]) / 2 - centre[axis]
     reach = min(max(2, len(ring) // 10), _LONGEST_CHORD)
     angle, agreement = _main_direction(middles, reach)
-    loose = np.empty((0, 2))
+    found, least = np.empty((0, 2)), np.inf
     if agreement < _LEAST_AGREEMENT:
-        return loose
+        return found
     for price in _PRICES:
         price = max(price * tolerance * tolerance, 2.5)
         corners, variance = _walls(middles, angle, reach, price, tolerance)
-        for axis in range(2):
-            corners[:, axis] += centre[axis]
-        if variance <= _VARIANCES[0]:
-            return corners
-        if variance <= _VARIANCES[1] and len(loose) == 0:
-            loose = corners
-    return loose
+        if variance > _VARIANCES[1] or (variance > _VARIANCES[0] and least <= _VARIANCES[0]):
+            break  # fewer lines fit worse still
+        if len(corners) > 0:
+            found, least = corners, variance
+    for axis in range(2):
+        found[:, axis] += centre[axis]
+    return found
 
 
 @helper
 def _walls(middles: FloatArray, angle: float, reach: int, price: float, tolerance: float) -> tuple[FloatArray, float]:
-    """Corners for one price, and the variance of the middles around their walls; infinite without an explanation."""
+    """Corners for one price, none where they are stairs, and the variance of the middles around their walls."""
     begin = _straightest(middles, angle, reach)
     uv, bounds, label = middles, np.empty(0, np.int64), 0
     for _ in range(3):
@@ -75,7 +75,7 @@ def _walls(middles: FloatArray, angle: float, reach: int, price: float, toleranc
     lines = _lines(uv, bounds, label)
     variance = _variance(uv, bounds, label, lines, tolerance)
     if variance > _VARIANCES[1] or _is_a_stair(uv, bounds, label, tolerance * tolerance):
-        return np.empty((0, 2)), np.inf
+        return np.empty((0, 2)), variance
     corners = np.empty((len(lines), 2))
     for k in range(len(lines)):
         across = (label + k) % 2
