@@ -23,7 +23,7 @@ from geoseg.class_map.overviews import add_checksum, count_values, halve_by_mode
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
-from geoseg.options import CONTACT_SHARE, Layers, Tiling
+from geoseg.options import CONTACT_SHARE, WALL_TOLERANCE, Layers, Tiling
 from geoseg.polygons import PolygonRules
 from geoseg.programs.vectorize import write_vectors
 from geoseg.tiling.plan import LogitsShape, SceneShape, plan_prediction
@@ -82,7 +82,9 @@ def stitching(layers: Layers = Layers()) -> list[Part]:
 def vectorizing(rules: PolygonRules, *suffixes: str) -> list[Part]:
     """Make polygons and files of them: with no rules, with some, with all, so that each part is short."""
     regularize, separate = ("a",) if rules.regularize else (), ("b",) if rules.separate else ()
-    rules = dataclasses.replace(rules, dissolve={}, keep=(), regularize=regularize, separate=separate)
+    rules = dataclasses.replace(
+        rules, dissolve={}, keep=(), regularize=regularize, regularize_tolerance=WALL_TOLERANCE, separate=separate
+    )
     some = dataclasses.replace(rules, min_area_m2=0, fill_holes_m2=0, separate=(), contact_share=CONTACT_SHARE)
     grid = Grid(_SIDE, _SIDE, Affine.translation(500_000, 5_000_000) @ Affine.scale(1, -1), CRS.from_epsg(32633))
     values = (np.indices(grid.shape).sum(axis=0) // 7 % 2).astype(np.uint8)

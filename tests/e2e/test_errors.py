@@ -475,6 +475,16 @@ def walls_nearer_than_a_pixel(place: Place) -> list[object]:
     return place.vectorize("--regularize", "roof", "--regularize-tolerance", "0.001m")
 
 
+def negative_tolerance_of_walls(place: Place) -> list[object]:
+    return place.vectorize("--regularize", "roof", "--regularize-tolerance=-2px")
+
+
+def walls_in_metres_without_crs(place: Place) -> list[object]:
+    write_scene(place / "nowhere.tif", crs=None)
+    options = ("--regularize", "roof", "--regularize-tolerance", "0.6m")
+    return place.predict(*options, scene="nowhere.tif", out="out.gpkg")
+
+
 def tolerance_of_no_walls(place: Place) -> list[object]:
     return place.vectorize("--regularize-tolerance", "3px")
 
@@ -860,6 +870,8 @@ CASES: dict[Prepare, tuple[str, ...]] = {
     unknown_class_to_regularize: ("chimney", "--regularize"),
     walls_that_may_not_move: ("1mm", "--regularize-tolerance 0.6m"),
     walls_nearer_than_a_pixel: ("0.001m", "at least 1 px", "--regularize-tolerance 4px"),
+    negative_tolerance_of_walls: ("-2px", "--regularize-tolerance 0.6m"),
+    walls_in_metres_without_crs: ("nowhere.tif has no CRS", "--regularize-tolerance 4px"),
     tolerance_of_no_walls: ("--regularize-tolerance", "--regularize building"),
     nonsense_group: ("green", "NAME=CLASS", "--dissolve"),
     metres_without_crs: ("nowhere.tif", "CRS", "--simplify"),
