@@ -1,7 +1,5 @@
 """Types of arrays, one name each for the whole package; shapes are told where the arrays are used."""
 
-from __future__ import annotations
-
 from typing import Any, TypeAlias
 
 import numpy as np

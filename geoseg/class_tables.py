@@ -1,7 +1,5 @@
 """Class tables from files, those of known data sets, and colours for classes that have none."""
 
-from __future__ import annotations
-
 import colorsys
 import itertools
 import json

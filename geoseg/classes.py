@@ -1,10 +1,8 @@
 """The class table: ids, names and colours."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from geoseg.words import nearest
 
@@ -88,7 +86,7 @@ class ClassTable:
         colors: Iterable[str | Color],
         background: Container[str] = (),
         separate: Container[str] = (),
-    ) -> ClassTable:
+    ) -> Self:
         """Table of the names in order, ids from 0; colours as ``#rrggbb`` or as RGB in [0, 255].
 
         Raises:
@@ -101,7 +99,7 @@ class ClassTable:
         return cls(tuple(MapClass(i, n, color, n in background, n in separate) for i, (n, color) in entries))
 
     @classmethod
-    def from_entries(cls, entries: Iterable[Mapping[str, Any]]) -> ClassTable:
+    def from_entries(cls, entries: Iterable[Mapping[str, Any]]) -> Self:
         """The table that `class_entries` stored."""
         rows = list(entries)
         flags = ({e["name"] for e in rows if e.get(flag)} for flag in ("background", "separate"))

@@ -3,11 +3,9 @@
 A model's input is ``(pixel * scale - mean) / std`` per band, and 0 where the pixel is invalid.
 """
 
-from __future__ import annotations
-
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -67,7 +65,7 @@ class ClassEntry(Frozen):
         return color
 
     @model_validator(mode="after")
-    def _contact_of_separate(self) -> ClassEntry:
+    def _contact_of_separate(self) -> Self:
         if self.contact_m is not None and not self.separate:
             raise ValueError(f"contact_m of class {self.name} has no effect without separate: true")
         if self.separate and self.background:
@@ -82,7 +80,7 @@ class WindowSettings(Frozen):
     overlap: int = Field(default=128, ge=0, multiple_of=32)
 
     @model_validator(mode="after")
-    def _overlap_below_size(self) -> WindowSettings:
+    def _overlap_below_size(self) -> Self:
         if self.overlap >= self.size:
             raise ValueError(f"overlap {self.overlap} must be below size {self.size}")
         return self

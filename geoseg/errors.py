@@ -4,8 +4,6 @@ A message says what is wrong, in which file, what was found and what was expecte
 command line prints both and exits with ``exit_code``; a traceback is for bugs of geoseg.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from os import PathLike, fspath

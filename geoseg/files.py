@@ -4,8 +4,6 @@ Nothing partial is ever found under the name asked for. What keeps a file from b
 in one place, `writing`. Rasters are opened without rasterio's warning about a missing georeference by `open_raster`.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -1,7 +1,5 @@
 """What is known of where a raster or layer lies on Earth; transformations between CRSs."""
 
-from __future__ import annotations
-
 from enum import Enum
 from functools import lru_cache
 from typing import Any, TypeAlias

@@ -4,8 +4,6 @@ The command line takes its options and their help from these classes, and `geose
 numpy nor anything heavier.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

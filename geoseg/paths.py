@@ -3,8 +3,6 @@
 What only GDAL understands, as ``/vsizip/FILE.zip/MEMBER`` or a URL, stays text: a `Path` turns two slashes into one.
 """
 
-from __future__ import annotations
-
 import re
 import zipfile
 from collections.abc import Collection, Iterable

@@ -5,8 +5,6 @@ torch.hub's folder, ``$TORCH_HOME/hub/checkpoints``. The official repository pub
 without an address or a digest for each. Only a download loads torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

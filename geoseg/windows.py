@@ -1,7 +1,5 @@
 """Cover a scene with equal, overlapping windows. Integers only: no pixels, no coordinates."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

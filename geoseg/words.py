@@ -1,7 +1,5 @@
 """Numbers, long lists and mistyped names in messages."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Sequence
 

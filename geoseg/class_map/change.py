@@ -1,12 +1,11 @@
 """Two class maps of one place: what each pixel was and what it became."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
+from typing import Self
 
 import numpy as np
 
@@ -66,7 +65,7 @@ class MapPair:
             self._numbers[: len(numbers)] = numbers
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> MapPair:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

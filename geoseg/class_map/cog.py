@@ -7,15 +7,13 @@ is some rows, whatever the height. GDAL does not report every failed write on a 
 back and compared.
 """
 
-from __future__ import annotations
-
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import rasterio
 import rasterio.shutil
@@ -76,7 +74,7 @@ class CogWriter:
         self._levels: list[TiledFile] = []
         self._stack = ExitStack()
 
-    def __enter__(self) -> CogWriter:
+    def __enter__(self) -> Self:
         with ExitStack() as stack, writing_raster(self.path):
             self._folder.mkdir()
             shape = self._grid.shape

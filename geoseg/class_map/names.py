@@ -5,8 +5,6 @@ attribute table, category names, metadata (``class_3=road``), QGIS style (``.qml
 a raster again keep only some of them. A class without a name is called ``class_N``.
 """
 
-from __future__ import annotations
-
 import colorsys
 import json
 import re

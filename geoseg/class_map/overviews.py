@@ -3,8 +3,6 @@
 GDAL makes overviews by mode in several times the time, after the raster is complete. Here they are made as rows arrive.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -1,13 +1,12 @@
 """Read a class map: a raster of one uint8 band, 255 = nodata, whole or as rows; also one made by other programs."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import rasterio
@@ -137,7 +136,7 @@ class ClassMapReader:
         """
         return _read(self._scene, window)
 
-    def __enter__(self) -> ClassMapReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,13 +1,11 @@
 """Tiled GeoTIFFs written from top to bottom: parts of a prediction, and the overviews of a map while it is made."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import rasterio
@@ -83,7 +81,7 @@ class TiledFile:
             **plain,
         )
 
-    def __enter__(self) -> TiledFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

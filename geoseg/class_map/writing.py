@@ -11,8 +11,6 @@ TIFF itself has no place for them), a style in ``.qml`` (QGIS), and the tags of 
     OUT_contact.tif         share of the contact in the probability of a class whose objects are told apart
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import xml.etree.ElementTree as ET
@@ -21,6 +19,7 @@ from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 
@@ -86,7 +85,7 @@ class MapFileWriter:
         self._files: dict[str, CogWriter] = {}
         self._stack = ExitStack()
 
-    def __enter__(self) -> MapFileWriter:
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             # The stack unwinds from its end: the class map is published last, when all that belongs to it is there.
             for name in self.layers:

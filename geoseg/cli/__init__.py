@@ -4,8 +4,6 @@ Results go to stdout, everything else to stderr. Errors that the user can fix en
 own bugs keep their traceback and exit with 1. Heavy imports are inside the verbs, so ``--help`` answers at once.
 """
 
-from __future__ import annotations
-
 import errno
 import gc
 import logging

@@ -1,7 +1,5 @@
 """``geoseg compare``: what changed between two class maps."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``geoseg demo``: the whole path on a generated landscape."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

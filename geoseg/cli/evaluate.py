@@ -1,7 +1,5 @@
 """``geoseg evaluate``: how well a model maps labelled scenes it was not trained on."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated

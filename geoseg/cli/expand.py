@@ -1,7 +1,5 @@
 """Options of a verb from the classes of `geoseg.options`: one option for each field, in a panel for each class."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Callable

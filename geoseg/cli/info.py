@@ -1,7 +1,5 @@
 """``geoseg info``: a scene, label file or model described."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """``geoseg models``: every variant of SegNeXt and what it costs."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

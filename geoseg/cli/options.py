@@ -1,7 +1,5 @@
 """Arguments and options that several verbs share, and how much a verb prints."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Values of options that are more than a word or a number."""
 
-from __future__ import annotations
-
 from geoseg.errors import ConfigError
 
 

@@ -1,7 +1,5 @@
 """``geoseg predict``: scenes and a model to a class map, or straight on to polygons."""
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import replace
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``geoseg prepare``: data sets and files in the form that training reads fast."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

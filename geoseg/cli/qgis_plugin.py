@@ -1,7 +1,5 @@
 """``geoseg qgis-plugin``: the plugin for QGIS as a zip file."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """``geoseg stats``: classes, bands and nodata of the labelled scenes of a configuration."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """``geoseg train``: a configuration to a model folder."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Annotated
 

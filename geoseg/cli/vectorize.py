@@ -1,7 +1,5 @@
 """``geoseg vectorize``: a class map to polygons."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``geoseg view``: look at scenes, maps and polygons in the browser, and correct them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

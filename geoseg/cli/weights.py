@@ -1,7 +1,5 @@
 """``geoseg weights``: published weights, and model folders of checkpoints that other programs wrote."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

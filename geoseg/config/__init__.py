@@ -1,7 +1,5 @@
 """The configuration of one experiment: what it may say (`settings`), and how it comes from a file (`loading`)."""
 
-from __future__ import annotations
-
 from geoseg.config.loading import load_config, parse_config, save_config
 from geoseg.config.settings import (
     AugmentConfig,

@@ -6,8 +6,6 @@ catalogues and names of class tables are expanded, so that the configuration sav
 classes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from os import PathLike

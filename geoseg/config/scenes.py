@@ -7,8 +7,6 @@ Under ``data.train``, ``data.val`` and ``data.scenes`` an entry is a scene, or o
     {catalogue: scenes.csv}
 """
 
-from __future__ import annotations
-
 import csv
 import glob
 import itertools

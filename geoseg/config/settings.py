@@ -1,10 +1,8 @@
 """The settings of an experiment as pydantic models, each key documented where it is defined."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -67,7 +65,7 @@ class ImageryConfig(Frozen):
     gsd_m: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
-    def _one_per_band(self) -> ImageryConfig:
+    def _one_per_band(self) -> Self:
         for key in ("indexes", "mean", "std"):
             values = getattr(self, key)
             if values is not None and len(values) != len(self.bands):
@@ -134,7 +132,7 @@ class SceneConfig(Frozen):
     crs: str | None = None
 
     @model_validator(mode="after")
-    def _one_source_of_class(self) -> SceneConfig:
+    def _one_source_of_class(self) -> Self:
         if self.attribute is not None and self.class_name is not None:
             raise ValueError("give attribute or class_name, not both")
         if self.corrected_only and self.corrections is None:
@@ -185,7 +183,7 @@ class DataConfig(Frozen):
     first_label: int = Field(default=0, ge=0, le=255)
 
     @model_validator(mode="after")
-    def _one_way_of_splitting(self) -> DataConfig:
+    def _one_way_of_splitting(self) -> Self:
         by_scene, by_block = bool(self.train or self.val), bool(self.scenes or self.split)
         if by_scene and by_block:
             raise ValueError("give train and val, or scenes and split, not both")
@@ -239,7 +237,7 @@ class AugmentConfig(Frozen, allow_inf_nan=False):
     noise: float = Field(default=0.0, ge=0, le=0.5)
 
     @model_validator(mode="after")
-    def _range_of_scale(self) -> AugmentConfig:
+    def _range_of_scale(self) -> Self:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale must be a range of positive numbers, found {list(self.scale)}")
         if self.base_size is not None and min(self.base_size) < 1:
@@ -317,7 +315,7 @@ class RunConfig(Frozen, allow_inf_nan=False):
     compile: bool = False
 
     @model_validator(mode="after")
-    def _shares_and_weights(self) -> RunConfig:
+    def _shares_and_weights(self) -> Self:
         shares = self.class_shares.values() if isinstance(self.class_shares, dict) else ()
         if min(shares, default=1) <= 0 or sum(shares) > 1 + 1e-9:
             raise ValueError("class_shares must be above 0 and add up to 1 at most")
@@ -360,7 +358,7 @@ class TrainConfig(Frozen):
         return max(round(self.train.size / zoom), self.window.size)
 
     @model_validator(mode="after")
-    def _class_names_known(self) -> TrainConfig:
+    def _class_names_known(self) -> Self:
         names = self.class_table.names
         for entry in (*self.data.train, *self.data.val, *self.data.scenes):
             for key, allowed in (("class_name", names), ("outside", (*names, "ignore"))):
@@ -383,7 +381,7 @@ class TrainConfig(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _blocks_hold_windows(self) -> TrainConfig:
+    def _blocks_hold_windows(self) -> Self:
         split, largest = self.data.split, self.largest_window
         if split is not None and split.block < largest:
             raise ConfigError(

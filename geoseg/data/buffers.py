@@ -1,7 +1,5 @@
 """Points and lines as labels: widened to areas by a distance on the ground."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Iterator

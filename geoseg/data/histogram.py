@@ -1,7 +1,5 @@
 """Pixels of each class in every block of a scene: one pass over the labels, cached on disk."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Scenes and their labels as a configuration names them, opened, and read together window by window."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

@@ -1,7 +1,5 @@
 """What all labels have in common: class ids on a scene's grid, read window by window, and where they lie."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import dataclass

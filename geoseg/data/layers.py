@@ -4,8 +4,6 @@ A file with a spatial index is asked for the scene's bounds. Any other is read w
 opened within `whole_layers`.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Whether training sees ground that validates: scenes that overlap or touch, and files that are the same."""
 
-from __future__ import annotations
-
 import filecmp
 import hashlib
 import itertools

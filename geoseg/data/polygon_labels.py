@@ -1,7 +1,5 @@
 """Labels that are polygons, or points and lines with a width: read near a scene, and burnt into its windows."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

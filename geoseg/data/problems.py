@@ -1,7 +1,5 @@
 """Problems found in data, as values, and the error raised for a list of them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

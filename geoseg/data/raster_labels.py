@@ -1,7 +1,5 @@
 """Labels that are rasters of class ids: checked, and read on their scene's grid, or the confident part of a map."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator

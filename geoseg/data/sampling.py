@@ -1,7 +1,5 @@
 """Where training windows lie: anywhere, or around a class; a function of a random generator alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

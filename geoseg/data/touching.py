@@ -1,7 +1,5 @@
 """Where objects of a class touch, from the polygons that are its labels."""
 
-from __future__ import annotations
-
 import numpy as np
 import shapely
 from affine import Affine

@@ -1,7 +1,5 @@
 """Windows of labelled scenes as torch data sets: random ones to train on, and ones that cover what validates."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

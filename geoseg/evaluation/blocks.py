@@ -1,7 +1,5 @@
 """Confusion matrices of blocks, the areas they tell, and the best and worst blocks, from rows as they come."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Boundary IoU of each class, from rows of truth and map as they come."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 

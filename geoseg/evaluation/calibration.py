@@ -1,7 +1,5 @@
 """Calibration of a map's confidence: a reliability diagram, and the temperature that would correct it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Objects matched by where their centres lie: for truth that is points, from rows as they come."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

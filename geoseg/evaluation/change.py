@@ -1,7 +1,5 @@
 """Areas of two maps of one place corrected by what evaluations found wrong, and the change between them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike

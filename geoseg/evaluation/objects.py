@@ -1,7 +1,5 @@
 """Regions of truth and map matched with each other, from rows as they come."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """An evaluation as one self-contained HTML file: numbers, tables, plots, pictures."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

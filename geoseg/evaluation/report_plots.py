@@ -1,7 +1,5 @@
 """Plots of the report as SVG inside the page, in the page's colours, light or dark."""
 
-from __future__ import annotations
-
 import io
 import math
 import warnings

@@ -1,7 +1,5 @@
 """Scenes mapped whole and measured row by row as the map is made, and the results of all together."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import operator

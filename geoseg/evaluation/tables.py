@@ -1,7 +1,5 @@
 """The numbers of an evaluation as text, CSV and JSON, and the confusion matrix as a picture."""
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Iterable, Sequence

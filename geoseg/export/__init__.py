@@ -1,7 +1,5 @@
 """Polygons → GIS file, in the format of the suffix. Imports no torch."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass

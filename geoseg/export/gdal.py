@@ -1,13 +1,11 @@
 """Layers that GDAL writes through Arrow, batch by batch, and what is read back of them."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -96,7 +94,7 @@ class _Stream:
         self.messages: dict[str, None] = {}
         self._catching = ExitStack()
 
-    def __enter__(self) -> _Stream:
+    def __enter__(self) -> Self:
         self._catching.enter_context(WARNINGS)
         self._caught = self._catching.enter_context(warnings.catch_warnings(record=True))
         warnings.filterwarnings("always", module="pyogrio")

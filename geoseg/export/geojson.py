@@ -1,7 +1,5 @@
 """GeoJSON after RFC 7946, as one collection or one feature a line."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Iterator
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """GeoPackage: a layer by GDAL's writer, and its QGIS style in the table ``layer_styles``."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Collection, Iterable
 from contextlib import closing

@@ -1,7 +1,5 @@
 """GeoParquet 1.1: WKB, a bounding box column, and polygons in Hilbert order so that readers can skip row groups."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A layer of polygons on its way to a file: what is known of it, and its batches as Arrow record batches with WKB."""
 
-from __future__ import annotations
-
 import errno
 import importlib
 import os

@@ -3,8 +3,6 @@
 Those across the antimeridian or around a pole are cut as RFC 7946 asks (section 3.1.9).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A picture of a result: imagery, class map and polygons side by side, with a legend. Imports no torch."""
 
-from __future__ import annotations
-
 import math
 from os import PathLike
 from pathlib import Path

@@ -1,7 +1,5 @@
 """PMTiles: vector tiles for maps on the web, in one file, by GDAL's writer."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """ESRI Shapefile by GDAL's writer, in numbered parts where it would grow past 2 GB."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator

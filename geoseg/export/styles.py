@@ -5,8 +5,6 @@ share ``landcover.qml``, so the one document holds both: ``<pipe>``, which only 
 ``<renderer-v2>``, which only vector layers read. `write_style` keeps the part of the other layer.
 """
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ET
 from collections.abc import Collection, Mapping
 from pathlib import Path

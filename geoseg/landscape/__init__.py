@@ -4,8 +4,6 @@
 any size stream to a file with `write_landscape`.
 """
 
-from __future__ import annotations
-
 from geoseg.landscape.features import LANDSCAPE_CLASSES
 from geoseg.landscape.scenery import BANDS, Landscape
 from geoseg.landscape.writing import write_landscape

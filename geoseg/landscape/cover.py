@@ -3,8 +3,6 @@
 There is one generator of random numbers and one list of objects per cell.
 """
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 

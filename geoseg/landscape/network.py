@@ -6,12 +6,11 @@ as smooth curves through their neighbours. Lines i or j = 0, 4, 8 … are main r
 integer coordinates.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from typing import Self
 
 import numpy as np
 from shapely.geometry import LineString, Polygon
@@ -63,7 +62,7 @@ class Frame:
     angle: float
 
     @classmethod
-    def around(cls, seed: int, x: float, y: float) -> Frame:
+    def around(cls, seed: int, x: float, y: float) -> Self:
         """The lattice of a seed with node (1, 1), the middle of the first 2 × 2 cells, near a point."""
         rng = generator(seed, 1)
         dx, dy = rng.uniform(-15, 15, 2)

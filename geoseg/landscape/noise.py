@@ -4,8 +4,6 @@ Only integer hashing and elementwise IEEE arithmetic are used (no sine, no BLAS,
 bits in every window.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

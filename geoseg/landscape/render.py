@@ -4,8 +4,6 @@ Every step is elementwise in global pixel coordinates, or looks at a fixed neigh
 any window equals the crop of a larger one bit for bit.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

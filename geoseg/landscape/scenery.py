@@ -1,7 +1,5 @@
 """`Landscape`: a generated scene as a value; windows of pixels and labels, and the vector truth."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import KW_ONLY, dataclass, field
 

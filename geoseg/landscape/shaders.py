@@ -4,12 +4,10 @@ A shader takes the pixels of one kind and returns the share of the accent colour
 arithmetic without transcendental functions, see `geoseg.landscape.noise`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +26,7 @@ class Sun:
     slope: float
 
     @classmethod
-    def of(cls, seed: int) -> Sun:
+    def of(cls, seed: int) -> Self:
         """The sun of a seed: from the south-east to the south-west, 36° to 52° high."""
         rng = generator(seed, 8)
         azimuth = math.radians(rng.uniform(115, 245))

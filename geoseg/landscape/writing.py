@@ -1,7 +1,5 @@
 """Stream a landscape to files: scene and labels as tiled GeoTIFFs, truth as a GeoPackage."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack

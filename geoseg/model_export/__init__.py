@@ -5,8 +5,6 @@ describe the file to a QGIS plugin and to catalogues, `check` runs it beside tor
 ``geoseg export``.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from geoseg.errors import ConfigError, OutputError

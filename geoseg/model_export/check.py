@@ -1,7 +1,5 @@
 """An ONNX file compared with its network: ONNX Runtime against torch, on noise and on a generated landscape."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

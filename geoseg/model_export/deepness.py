@@ -13,8 +13,6 @@ From the plugin's source (Apache-2.0), versions 0.6.3 to 0.7:
 - It pins ONNX Runtime to 1.12.1 … 1.17.0.
 """
 
-from __future__ import annotations
-
 import json
 
 from geoseg.contract import Contract

@@ -1,7 +1,5 @@
 """A model folder to an ONNX file and its STAC item: the program behind ``geoseg export``."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from os import PathLike

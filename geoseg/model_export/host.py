@@ -7,8 +7,6 @@ What a host feeds has one of three names, from which everything that describes t
 - ``(pixel * scale - mean) / std``: the network's own input, if the host normalises.
 """
 
-from __future__ import annotations
-
 from typing import Literal, TypeAlias
 
 import numpy as np

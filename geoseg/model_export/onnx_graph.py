@@ -8,8 +8,6 @@ Three things are corrected afterwards:
 - The file format gets the lowest version that holds the operations, rather than the newest.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import warnings

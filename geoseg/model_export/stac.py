@@ -6,8 +6,6 @@ References:
     Machine Learning Model extension, https://github.com/stac-extensions/mlm, version 1.4 (the one that pystac writes).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

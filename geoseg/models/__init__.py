@@ -1,7 +1,5 @@
 """Pixels to logits. Importing this package registers MSCAN in timm and SegNeXt in SMP's architecture mapping."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import segmentation_models_pytorch as smp

@@ -9,8 +9,6 @@ predictions depend on a random state and on the batch (SegNeXt issues 52, 66, 69
 so the network is a fixed function of its input.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 

@@ -9,8 +9,6 @@ In the original code but not in the paper: the stem is two stride-2 convolutions
 takes the output of a stage's LayerNorm; an inner shortcut around the attention adds the batch-normalised input.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial

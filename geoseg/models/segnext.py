@@ -5,8 +5,6 @@ The paper's design studies are options of the same model, see `geoseg.models.stu
 Paper: Guo et al., NeurIPS 2022, arXiv 2209.08575. Original code Apache-2.0; independent implementation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -13,8 +13,6 @@ code and no widths for (a) and (b); here they have the width of (c) and its grou
 Table 6 is in `geoseg.models.mscan.MultiScaleGate`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Logits of the classes of a map from those of a network that also sees where objects touch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

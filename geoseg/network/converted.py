@@ -4,8 +4,6 @@ An entry is a zip file named after a digest of everything that its content depen
 windows of any shape; other networks have one for each shape. A damaged entry is replaced.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -16,8 +16,6 @@ References:
     and the low-rank group norm are derived here.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """What every backend takes and gives."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

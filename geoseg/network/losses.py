@@ -8,8 +8,6 @@ Computed in float32, also under autocast, and in float64 for float64 logits. Wit
 gradient are 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """A trained model on disk: SMP's ``config.json`` and ``model.safetensors``, and the imagery contract beside them."""
 
-from __future__ import annotations
-
 import inspect
 import secrets
 import shutil

@@ -4,8 +4,6 @@ Pictures are read from their archives in strips. Every pixel's colour is checked
 reported together, and nothing is written under the output's name unless there are none.
 """
 
-from __future__ import annotations
-
 import csv
 import shutil
 import zlib

@@ -6,8 +6,6 @@
 Archives may be unpacked into folders of any depth. Nothing is extracted: GDAL reads inside archives.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ References:
     from a description of what they do.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import threading

@@ -5,8 +5,6 @@ Three layouts are known: ImageNet checkpoints of MSCAN, segmentation checkpoints
 compared, in the file's own spelling; only the bases of the factorization, which most files lack, may be missing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike

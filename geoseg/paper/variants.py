@@ -3,8 +3,6 @@
 `tools/count_variants.py` counts and writes it; a test compares the numbers with the file.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterator

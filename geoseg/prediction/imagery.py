@@ -1,7 +1,5 @@
 """Whether a scene is like the imagery that a model was trained on."""
 
-from __future__ import annotations
-
 import logging
 
 import numpy as np

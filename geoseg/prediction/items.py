@@ -1,7 +1,5 @@
 """What goes into a network, and what comes out."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 

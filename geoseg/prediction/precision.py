@@ -1,7 +1,5 @@
 """What bfloat16 costs a model: both precisions over the same scenes, recorded in the contract."""
 
-from __future__ import annotations
-
 import logging
 from bisect import bisect_left
 from collections.abc import Sequence

@@ -7,8 +7,6 @@ and, for some networks, with the batch size; it is no faster either.
 On a GPU windows go in batches of one fixed size (`geoseg.prediction.batches`).
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 import threading

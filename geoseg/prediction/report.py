@@ -1,7 +1,5 @@
 """Report of a prediction, for people and for programs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Whether there is disk and memory for a prediction, and whether the scenes of a mosaic lie near each other."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Time of each stage of a prediction, to see which of them limits the speed."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

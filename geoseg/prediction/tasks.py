@@ -1,7 +1,5 @@
 """A prediction as tasks that any process can do: open the scene, load the model, make parts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Two class maps → what changed: the program behind ``geoseg compare``. Imports no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike

@@ -1,7 +1,5 @@
 """What a prediction would do and how long it would take: ``geoseg predict --dry-run``. Writes nothing."""
 
-from __future__ import annotations
-
 import shutil
 import statistics
 import time

@@ -1,7 +1,5 @@
 """Maps of labelled scenes against their labels: the program behind ``geoseg evaluate``."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

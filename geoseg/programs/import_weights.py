@@ -1,7 +1,5 @@
 """Weights that others trained, made into folders that geoseg, SMP and timm load: ``geoseg weights``."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ The model is loaded once. If a scene fails, the others are still mapped. A journ
 finished, so the same call continues an interrupted run, and maps only what is new when scenes were added.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -4,8 +4,6 @@ A window of a striped TIFF costs whole rows, one of a PNG or JPEG all rows above
 more than itself.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The plugin for QGIS as a zip file: ``geoseg qgis-plugin``."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 

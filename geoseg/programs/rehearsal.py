@@ -4,8 +4,6 @@ It runs while something else leaves a processor free: a network is converted, a 
 real code, so no list of kernels and their types is needed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Classes, bands and nodata of the labelled scenes of a configuration: ``geoseg stats``."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

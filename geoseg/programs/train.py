@@ -5,8 +5,6 @@ A run folder holds ``config.yaml`` (as resolved), ``environment.json`` (machine,
 ``logs/``, and ``model/``, the model folder to predict with. The parts of a run are in `geoseg.training`.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 import warnings

@@ -1,7 +1,5 @@
 """Class map → polygons → GIS file: the program behind ``geoseg vectorize``. Imports no torch."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence

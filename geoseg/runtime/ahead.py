@@ -1,7 +1,5 @@
 """Work in a thread beside the caller's: one item ahead of it, or some items behind it."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor

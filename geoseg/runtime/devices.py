@@ -1,7 +1,5 @@
 """Which device a network runs on."""
 
-from __future__ import annotations
-
 import ctypes
 import re
 import sys

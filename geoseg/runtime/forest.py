@@ -1,7 +1,5 @@
 """Disjoint sets as a forest (union-find)."""
 
-from __future__ import annotations
-
 from geoseg.arrays import Int32Array
 from geoseg.runtime.jit import helper, int64
 

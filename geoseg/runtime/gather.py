@@ -1,7 +1,5 @@
 """Do the same for several items in threads, and report what is wrong with all of them at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar

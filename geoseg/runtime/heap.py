@@ -4,8 +4,6 @@ Items are ordered by ``key[i]``, then by ``rank[i]``; ranks differ. ``heap`` hol
 position of item i in it, −1 if it does not wait. An item whose key has changed is put again.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@ calls from Python, which helpers go without. A function is compiled anew for eve
 helpers are called with int64 numbers, and what few users need is None to the others, a type whose branches go away.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import time

@@ -1,7 +1,5 @@
 """The user's cache folder: what can be made anew, and is kept to save time."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

@@ -3,8 +3,6 @@
 Commands are for GDAL's programs and can be pasted. What a file does not tell is left to the user.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

@@ -5,8 +5,6 @@ answer does not depend on the window, even if an edge runs through pixel centres
 window.)
 """
 
-from __future__ import annotations
-
 import hashlib
 from os import PathLike
 

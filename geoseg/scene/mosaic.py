@@ -1,7 +1,5 @@
 """Several scenes read as one, file by file where a window meets them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

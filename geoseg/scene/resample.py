@@ -5,8 +5,6 @@ bit. (GDAL's warper approximates coordinates per chunk and takes nodata band by 
 bands are.)
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

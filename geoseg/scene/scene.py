@@ -4,8 +4,6 @@ A pixel is invalid if all read bands hold nodata, any band is NaN, a mask band s
 band is 0. A four-band GeoTIFF written with GDAL's defaults calls its near infrared "alpha", which may be 0 in the dark.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any

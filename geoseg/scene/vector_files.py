@@ -5,8 +5,6 @@ else by GDAL. Where features near a place are asked for, files with a spatial in
 with .qix, GeoParquet with a bounding box column) give them without the others being read.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

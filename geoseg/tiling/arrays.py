@@ -1,7 +1,5 @@
 """The stitcher's arrays: numpy's, changed by compiled kernels, or a GPU's in a subclass (`geoseg.tiling.tensors`)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias

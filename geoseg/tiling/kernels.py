@@ -4,8 +4,6 @@
 is a single rounded one in a fixed order. Nothing depends on how rows or columns are grouped.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from geoseg.arrays import ByteArray, Float32Array, Int32Array

@@ -4,8 +4,6 @@ Each float32 operation is one eager call, so that no compiler joins a product an
 give the same bits, which a test checks on a CPU.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Where a person's labels pay most: the windows of a map that the model was least sure of."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Folders of ``geoseg evaluate``: their scenes and labels as layers, and their worst windows as a list."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ FlatGeobuf holds a spatial index, so a tile reads its own features only. Making 
 took GDAL twenty times as long, and them as much room as the features.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

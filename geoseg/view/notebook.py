@@ -1,7 +1,5 @@
 """The viewer in a notebook: the same page in a frame below the cell."""
 
-from __future__ import annotations
-
 from html import escape
 
 from geoseg.options import AnyPath

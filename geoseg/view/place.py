@@ -1,7 +1,5 @@
 """Where layers lie on the page's map, which is Web Mercator; and a plane there for what has no place on Earth."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The program behind ``geoseg view``: open what was named, serve it, or save it as one page."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from os import fspath
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Map tiles of rasters: colours of imagery, and the values of class maps as bytes that the page colours itself."""
 
-from __future__ import annotations
-
 import copy
 import io
 import math

@@ -1,7 +1,5 @@
 """The page as one file that needs no server: everything it shows lies within, as base64."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import logging

@@ -4,8 +4,6 @@ Libraries for Python encode feature by feature, at 0.5 ms each, and GDAL writes 
 Source: https://github.com/mapbox/vector-tile-spec/tree/master/2.1
 """
 
-from __future__ import annotations
-
 import math
 import struct
 from typing import Any

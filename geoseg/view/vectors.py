@@ -1,7 +1,5 @@
 """Vector files as map tiles: of a file's features, kept in the user's cache, or the tiles of a PMTiles file itself."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import math

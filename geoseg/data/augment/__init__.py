@@ -3,8 +3,6 @@
 albumentations is used in this package only: it is MIT-licensed but no longer developed (its successor is AGPL).
 """
 
-from __future__ import annotations
-
 import os
 
 import cv2

@@ -1,7 +1,5 @@
 """A training window at its size, changed at random: resized, turned, then `photometric`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -8,8 +8,6 @@ strong for 16-bit reflectances as for bytes, and means the same to the network, 
 deviation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ of labels are correlated with the gradient of the imagery for every whole shift 
 that is clearly better than none, and the same in most windows, is reported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

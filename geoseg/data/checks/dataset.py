@@ -4,8 +4,6 @@ Every scene is checked, whatever is wrong with the others: its header, its label
 whether labels lie where the imagery has them. Then scenes are compared: places, pixel sizes, classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Checks of imagery before training: headers of all scenes, pixels of a few places."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass

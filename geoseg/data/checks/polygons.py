@@ -1,7 +1,5 @@
 """Checks of labels in a vector file before training: fields, places, geometries, and what lies over what."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

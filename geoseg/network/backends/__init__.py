@@ -4,8 +4,6 @@ Every backend gives a `Forward`. A window's logits are the same bits whatever is
 windows have one shape.
 """
 
-from __future__ import annotations
-
 import logging
 from importlib import import_module
 

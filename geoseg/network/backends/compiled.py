@@ -1,7 +1,5 @@
 """Backend "compile": torch.compile fuses the operations between convolutions, in C++ on a CPU, in Triton on a GPU."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

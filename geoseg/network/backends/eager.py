@@ -1,7 +1,5 @@
 """Backend "torch": torch's own operations, for networks that no other backend runs."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Backend "openvino": any network on a CPU, in float32 or bfloat16. Needs no torch if the network is cached."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from functools import cache

@@ -1,7 +1,5 @@
 """Where the tasks of a prediction run: in this process, or on a Ray cluster."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol

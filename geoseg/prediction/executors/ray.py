@@ -4,8 +4,6 @@ Ray starts the workers, sends them tasks, and reports which of them died. Worker
 does, and the driver makes the output from these files. If a worker dies, its unfinished tasks go to others.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os

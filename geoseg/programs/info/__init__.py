@@ -1,7 +1,5 @@
 """What a scene, a label file, a class map or a model folder is, in lines for people: ``geoseg info``."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Facts and warnings about a raster: imagery, or class ids."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from contextlib import suppress

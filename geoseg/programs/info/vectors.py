@@ -1,7 +1,5 @@
 """Facts about a file of features."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from geoseg.errors import LabelError, quoted

@@ -1,7 +1,5 @@
 """Texts that describe rasters, vectors and models alike."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TypeAlias
 
