@@ -25,6 +25,8 @@ from geoseg.data.statistics import band_statistics
 from geoseg.data.windows import CoveringWindows, RandomWindows
 from geoseg.errors import LabelError, SceneError
 from geoseg.grid import Grid
+from geoseg.programs.train import build_contract
+from geoseg.scene import open_scene
 from geoseg.windows import Window
 from support.places import grid_of
 from support.scenes import MadeScene, MakeScene
@@ -560,6 +562,30 @@ def test_a_labelled_scene_travels_closed(two_scenes: list[SceneConfig]) -> None:
     after = pickle.loads(pickle.dumps(scene)).read(Window(3, 4, 20, 20))
     for a, b in zip(before, after, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_configured_gsd_resamples_scene_and_labels(make_scene: MakeScene, tmp_path: Path) -> None:
+    made = make_scene(size=(96, 80))
+    ids = stripes((96, 80), side=16)
+    shapes = [box(c * 16, r * 16, c * 16 + 16, r * 16 + 16) for r in range(6) for c in range(5)]
+    names = [CLASSES[int(ids[r * 16, c * 16])].name for r in range(6) for c in range(5)]
+    ground = geopandas.GeoSeries(shapes).affine_transform(made.transform.to_shapely())
+    geopandas.GeoDataFrame({"class_name": names}, geometry=ground, crs=made.crs).to_file(tmp_path / "l.gpkg")
+    gsd = grid_of(made).gsd_m()
+    assert gsd is not None
+    imagery = {"gsd_m": 2 * gsd}
+    raster = SceneConfig(scene=made.path, labels=write_labels(tmp_path / "l.tif", ids, made.transform, made.crs))
+    for entry in (
+        raster,
+        SceneConfig(scene=made.path, labels=tmp_path / "l.gpkg", attribute="class_name", outside="ignore"),
+    ):
+        config = settings(entry, imagery=imagery, augment=STILL)
+        scene = pickle.loads(pickle.dumps(LabelledScene(entry, config)))
+        assert scene.grid.shape == (48, 40)
+        np.testing.assert_array_equal(scene.read(whole(scene.grid))[2], ids[::2, ::2])
+        with open_scene(made.path, gsd_m=2 * gsd) as resampled:
+            np.testing.assert_array_equal(scene.read(whole(scene.grid))[0], resampled.read(whole(scene.grid))[0])
+        assert build_contract(config, [scene]).gsd_m == 2 * gsd
 
 
 def test_random_windows_have_the_training_size_and_labels(two_scenes: list[SceneConfig]) -> None:

@@ -51,7 +51,8 @@ class ImageryConfig(Frozen):
         std: Standard deviation of scaled values per band; None measures it.
         nodata: "file" or a number; see `geoseg.contract.Contract`.
         alpha: Use the files' alpha band as validity.
-        gsd_m: Ground sample distance, m; None for the median of the training scenes.
+        gsd_m: Ground sample distance of the model, m: scenes are resampled to it while they are read (those without a
+            CRS are not). None for the median of the training scenes, which are read as they are.
     """
 
     bands: tuple[str, ...] = Field(default=("red", "green", "blue"), min_length=1)

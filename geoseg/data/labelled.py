@@ -25,6 +25,7 @@ from geoseg.scene import Scene
 from geoseg.scene.aoi import load_aoi
 from geoseg.scene.mosaic import UNUSABLE
 from geoseg.scene.open_files import OpenFiles
+from geoseg.scene.raster import Raster
 from geoseg.scene.vector_files import polygon_layer
 from geoseg.windows import Window
 
@@ -52,7 +53,7 @@ class LabelledScene:
         self.config, self.index = config, index
         self._imagery = settings.imagery
         process_files().close(str(config.scene))  # perhaps opened before the file changed
-        self._scene = SceneHere(partial(open_configured, config, settings.imagery))
+        self._scene = SceneHere(partial(_at_configured_gsd, config, settings.imagery))
         found, expected = self.scene.dtype, settings.imagery.dtype
         if found != expected:
             raise SceneError(
@@ -73,8 +74,8 @@ class LabelledScene:
             self.split = scene_split(self.grid, settings.data.split, seed=settings.seed, index=index, counts=counts)
 
     @property
-    def scene(self) -> Scene:
-        """The open scene; a process keeps few files open, however many scenes there are."""
+    def scene(self) -> Raster:
+        """The open scene, at ``imagery.gsd_m`` if configured; a process keeps few files open, however many scenes."""
         return self._scene.get()
 
     def centres(self) -> tuple[FloatArray, IntArray]:
@@ -203,6 +204,15 @@ def open_configured(config: SceneConfig, imagery: ImageryConfig, files: OpenFile
     return Scene(
         config.scene, bands=imagery.band_indexes, nodata=nodata, alpha=imagery.alpha, crs=config.crs, files=files
     )
+
+
+def _at_configured_gsd(config: SceneConfig, imagery: ImageryConfig, files: OpenFiles) -> Raster:
+    scene = open_configured(config, imagery, files)
+    if imagery.gsd_m is None or scene.grid.pixel_size_m() is None:
+        return scene
+    from geoseg.scene.resample import Resampled  # it loads numba, which few trainings need
+
+    return Resampled(scene, imagery.gsd_m)
 
 
 def open_scenes(settings: TrainConfig, split: str) -> list[LabelledScene]:

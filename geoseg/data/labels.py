@@ -18,8 +18,8 @@ from geoseg.errors import quoted
 from geoseg.georeference import AnyCRS, Georeference, crs_georeference, crs_name, transformer
 from geoseg.grid import Grid
 from geoseg.paths import InputPath
-from geoseg.scene import Scene
 from geoseg.scene.open_files import OpenFiles
+from geoseg.scene.raster import Raster
 from geoseg.windows import Window
 
 _PIECES = 32  # pieces each side of an outline is cut into before it changes CRS, where straight lines bend
@@ -56,14 +56,14 @@ class MaskedLabels:
 class SceneHere:
     """A scene that each process opens for itself, so that objects holding it can travel to worker processes."""
 
-    def __init__(self, opened: Callable[..., Scene]) -> None:
+    def __init__(self, opened: Callable[..., Raster]) -> None:
         self._opened = opened
-        self._here: tuple[OpenFiles, Scene] | None = None
+        self._here: tuple[OpenFiles, Raster] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_opened": self._opened, "_here": None}
 
-    def get(self) -> Scene:
+    def get(self) -> Raster:
         """The scene, open in this process."""
         files = process_files()
         if self._here is None or self._here[0] is not files:

@@ -82,6 +82,11 @@ class Raster(ABC):
         return [fact for part in self._parts for fact in part.source_facts()]
 
     @property
+    def can_be_invalid(self) -> bool:
+        """Whether the scene may have invalid pixels; decodes nothing."""
+        return self.aoi is not None or self.covered_share < 1 or any(part.can_be_invalid for part in self._parts)
+
+    @property
     @abstractmethod
     def row_of_blocks_bytes(self) -> int:
         """GDAL cache, bytes, for one thread to decode every block once though strips or windows end inside blocks.

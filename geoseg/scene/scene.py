@@ -114,7 +114,7 @@ class Scene(Raster):
 
     @property
     def can_be_invalid(self) -> bool:
-        """Whether the scene may have invalid pixels; decodes nothing."""
+        """See `Raster`."""
         declared = all(value is not None and can_hold(self.dtype, value) for value in self._nodata)
         return declared or self.dtype.kind == "f" or self.has_mask or self._alpha or self.aoi is not None
 
