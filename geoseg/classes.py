@@ -16,11 +16,7 @@ Color = tuple[int, int, int]
 
 
 def parse_color(text: str) -> Color:
-    """Red, green and blue, each in [0, 255], from ``#rrggbb``.
-
-    Raises:
-        ValueError: Anything but a hash and six hexadecimal digits.
-    """
+    """Red, green and blue, each in [0, 255], from ``#rrggbb``; a ValueError for anything else."""
     digits = text.removeprefix("#")
     if not text.startswith("#") or len(digits) != 6 or any(c not in "0123456789abcdefABCDEF" for c in digits):
         raise ValueError(f"color {text!r} is not of the form #rrggbb")

@@ -166,11 +166,7 @@ def shipped_models() -> list[str]:
 
 
 def find_model(name: str | PathLike[str]) -> Path:
-    """Folder of a model given by path, or by name where it ships with the package.
-
-    Raises:
-        ModelError: Neither; the hint lists the shipped models.
-    """
+    """Folder of a model given by path, or by name where it ships with the package; else a `ModelError`."""
     path = Path(name)
     if path.is_dir():
         return path
@@ -181,11 +177,7 @@ def find_model(name: str | PathLike[str]) -> Path:
 
 
 def load_contract(folder: Path) -> Contract:
-    """The contract of a model folder.
-
-    Raises:
-        ModelError: No ``geoseg.json``, or one that is not valid; the message names the first wrong key.
-    """
+    """The contract of a model folder; a `ModelError` if it has none, or names the first key that is wrong."""
     path = folder / CONTRACT_FILE
     try:
         return Contract.model_validate_json(path.read_text(encoding="utf-8"))

@@ -53,12 +53,9 @@ class DeviceError(GeosegError, RuntimeError):
 
 
 def one_error(errors: Sequence[GeosegError], what: str, *, most: int = 20) -> GeosegError:
-    """One error that lists several, a line each; a single error is returned as it is.
+    """One error that lists several under a first line such as "2 of 3 scenes cannot be used", ``most`` of them at most.
 
-    Args:
-        errors: At least one. The result is of their common class; if their hints differ, each line has its own.
-        what: The first line, such as "2 of 3 scenes cannot be used".
-        most: How many are listed.
+    It is of their common class; if their hints differ, each line has its own. A single error is returned as it is.
     """
     first = errors[0]
     if len(errors) == 1:

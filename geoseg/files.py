@@ -66,12 +66,9 @@ def output_error(message: str, error: Exception, *, hint: str | None = None) -> 
 
 @contextmanager
 def writing(path: Path, *errors: type[Exception], hint: str | None = None) -> Iterator[None]:
-    """Turn errors of writing a file into an `OutputError`; a `GeosegError` passes.
+    """Turn `OSError` and further ``errors`` of writing a file into an `OutputError`; a `GeosegError` passes.
 
-    Args:
-        path: The file; of a file inside `atomic_output` the message gives the final name.
-        errors: What the library that writes raises, beside `OSError`.
-        hint: The fix; None takes the usual one for the reason.
+    The message gives the final name of a file inside `atomic_output`; without a ``hint`` it has the usual one.
     """
     try:
         yield

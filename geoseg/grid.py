@@ -154,8 +154,7 @@ class Grid:
 def grid_of(dataset: Any, crs: str | None = None) -> Grid:
     """The grid of an open rasterio dataset; ``crs``, as EPSG code or WKT, is that of a file that has none.
 
-    Raises:
-        SceneError: No such CRS, the file has another one or no transform, or its coordinates are not those of the CRS.
+    A `SceneError` if there is no such CRS, the file has another or no transform, or its coordinates cannot be in it.
     """
     grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
     return grid if crs is None else _with_crs(grid, crs, dataset.name)

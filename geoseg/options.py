@@ -54,11 +54,7 @@ class Checked:
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        """Check all values.
-
-        Raises:
-            ConfigError: The first of another type; numpy's numbers and arrays are numbers and lists.
-        """
+        """Refuse a value of another type, with a `ConfigError`; numpy's numbers and arrays are numbers and lists."""
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if not _fits(value, hint):
@@ -394,11 +390,7 @@ class ViewOptions(Checked):
     windows: int = 20
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be shown.
-
-        Raises:
-            ConfigError: Two bands or more than three, or a background map without an address.
-        """
+        """Refuse two bands or more than three, and a background map without an address."""
         Checked.__post_init__(self)
         if self.bands is not None and len(self.bands) not in (1, 3):
             raise ConfigError(f"{len(self.bands)} bands cannot be shown", hint="name three, as --bands 4,3,2, or one")

@@ -38,9 +38,8 @@ def is_map(output: Path) -> bool:
 def input_path(name: str | PathLike[str], base: Path | None = None) -> InputPath:
     """The input that a name stands for: a path, or text for what only GDAL can open.
 
-    Args:
-        name: A path, ``~`` allowed, a name for GDAL, ``zip://FILE.zip!MEMBER`` or ``FILE.zip!MEMBER``.
-        base: Folder that relative paths count from; None leaves them relative.
+    The name is a path, ``~`` allowed, a name for GDAL, ``zip://FILE.zip!MEMBER`` or ``FILE.zip!MEMBER``; relative paths
+    count from ``base``.
     """
     text = fspath(name)
     if isinstance(name, Path):  # made of a URL, it has lost a slash
@@ -63,8 +62,7 @@ def opened_name(
 ) -> str:
     """What GDAL opens for a name: the name itself, or of a zip file the only member with one of these suffixes.
 
-    Raises:
-        GeosegError: A zip file with several such members; of the given kind.
+    An error of the given ``kind`` if there are several.
     """
     path = input_path(name)
     archive = Path(str(path).removeprefix("/vsizip/")) if str(path).lower().endswith(".zip") else None

@@ -192,14 +192,8 @@ def encoder_file(
 ) -> Path | None:
     """The file for timm's ``pretrained=True``: the caller's, or the published one; None for another source.
 
-    Args:
-        variant: timm's name of the network.
-        config: The caller's ``pretrained_cfg``; unless it is a mere tag, it names a source.
-        overlay: The caller's ``pretrained_cfg_overlay``.
-        folder: timm's ``cache_dir``.
-
-    Raises:
-        ModelError: See `fetch`.
+    The caller's ``config`` (``pretrained_cfg``), unless it is a mere tag, and ``overlay`` may name a source; ``folder``
+    is timm's ``cache_dir``. For errors see `fetch`.
     """
     overlay = overlay or {}
     if overlay.get("file"):

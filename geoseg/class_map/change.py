@@ -74,9 +74,7 @@ class MapPair:
     def rows(self) -> Iterator[tuple[ByteArray, ByteArray]]:
         """Class ids of both maps from top to bottom, each (h, W); 255 where either map is nodata.
 
-        Raises:
-            SceneError: A block that cannot be read.
-            LabelError: A value outside the class table.
+        A `LabelError` for a value outside the class table.
         """
         height = max(_ROWS_PX // self.grid.width // 512 * 512, 512)
         step = max(_ROWS_PX // self.grid.width, 1)  # blocks of a file are 512 rows; what is made of them takes less
@@ -224,11 +222,7 @@ def transition_name(old: str, new: str) -> str:
 
 
 def transitions(classes: ClassTable, is_present: IntArray) -> Transitions:
-    """The changes that are present, (K, K), as classes, ordered by the earlier class.
-
-    Raises:
-        SceneError: More than 254 changes, which ids of 8 bits cannot tell apart.
-    """
+    """The changes that are present, (K, K), as classes, ordered by the earlier class; a `SceneError` above 254."""
     present = np.argwhere((is_present > 0) & ~np.eye(len(classes), dtype=bool)).tolist()
     if len(present) >= NODATA:
         raise SceneError(

@@ -36,10 +36,8 @@ Entry = tuple[str, Color | None]
 def class_table(file: Any, highest: Callable[[], int]) -> tuple[ClassTable, bool]:
     """The class table of an open raster of ids, and whether the file names any class.
 
-    ``highest`` returns the highest id in it, and is called only if the file does not tell the number of classes.
-
-    Raises:
-        SceneError: geoseg's own tag is damaged.
+    ``highest`` returns the highest id in it, and is called only if the file does not tell the number of classes. A
+    `SceneError` if geoseg's own tag is damaged.
     """
     text = file.tags().get(CLASSES_TAG) or file.tags(1).get(CLASSES_TAG)
     if text is not None:

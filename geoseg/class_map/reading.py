@@ -129,11 +129,7 @@ class ClassMapReader:
                 yield MapRows(self.read(window), **{layer: _read(scene, window) for layer, scene in beside.items()})
 
     def read(self, window: Window) -> ByteArray:
-        """Class ids of a window, (height, width) uint8, 255 where invalid.
-
-        Raises:
-            SceneError: A block that cannot be read, or a class with the value 255.
-        """
+        """Class ids of a window, (height, width) uint8, 255 where invalid; a `SceneError` if 255 is a class."""
         return _read(self._scene, window)
 
     def __enter__(self) -> Self:

@@ -9,11 +9,7 @@ def parse_names(names: list[str]) -> tuple[str, ...]:
 
 
 def parse_devices(text: str) -> int | str:
-    """A number of devices, or "auto".
-
-    Raises:
-        ConfigError: Anything else.
-    """
+    """A number of devices, or "auto"; a `ConfigError` for anything else."""
     if text == "auto":
         return text
     if not (text.isdecimal() and int(text) > 0):
@@ -36,11 +32,7 @@ def parse_gsd(text: str | None) -> str | float | None:
 
 
 def parse_groups(texts: list[str]) -> dict[str, tuple[str, ...]]:
-    """Groups of classes, each written as ``NAME=CLASS,CLASS,…``.
-
-    Raises:
-        ConfigError: Anything else, or a duplicate name.
-    """
+    """Groups of classes, each written as ``NAME=CLASS,CLASS,…``; a `ConfigError` for anything else or a name twice."""
     groups: dict[str, tuple[str, ...]] = {}
     for text in texts:
         name, equals, members = (part.strip() for part in text.partition("="))
@@ -54,11 +46,7 @@ def parse_groups(texts: list[str]) -> dict[str, tuple[str, ...]]:
 
 
 def parse_bands(text: str | None) -> tuple[int, ...] | None:
-    """1-based band numbers of ``4,3,2``.
-
-    Raises:
-        ConfigError: Anything but whole numbers from 1, separated by commas.
-    """
+    """1-based band numbers of ``4,3,2``; a `ConfigError` for anything but whole numbers from 1 with commas."""
     if text is None:
         return None
     words = [word.strip() for word in text.split(",")]

@@ -54,17 +54,10 @@ def distances(frame: pd.DataFrame, buffer: Buffer) -> FloatArray:
 
 
 def widened(geometries: Geometries, metres: FloatArray, crs: AnyCRS) -> Geometries:
-    """What lies within a distance on the ground of points and lines, (n,); the ends of lines are round.
+    """What lies within distances (n,) in metres of points and lines (n,); the ends of lines are round.
 
-    Every point, and every kilometre of a line, is widened in its own local plane, so the distance holds in any CRS.
-
-    Args:
-        geometries: Points, lines, or collections of them, (n,).
-        metres: Distances above 0, (n,).
-        crs: Their CRS.
-
-    Returns:
-        Polygons in the same CRS; empty where it has no place on the ground.
+    Every point, and every kilometre of a line, is widened in its own local plane, so the distance holds in any CRS. The
+    polygons are in the same CRS, and empty where it has no place on the ground.
     """
     out = np.full(len(geometries), shapely.Polygon(), dtype=object)
     pieces, owner = _pieces(geometries, crs)

@@ -81,8 +81,7 @@ class LabelledScene:
     def centres(self) -> tuple[FloatArray, IntArray]:
         """Centres of the labels' features, column and row in px (n, 2), and their class ids (n,).
 
-        Raises:
-            LabelError: The labels are a raster, or the scene's ground is not known in metres.
+        A `LabelError` if the labels are a raster, or the scene's ground is not known in metres.
         """
         if is_raster(self.config):
             message = f"labels {self.config.labels} are a raster, whose objects are not known one by one"

@@ -45,11 +45,7 @@ def has_error(problems: Iterable[Problem]) -> bool:
 
 
 def raise_first(problems: Iterable[Problem]) -> None:
-    """Raise the first error of some problems; warnings are ignored.
-
-    Raises:
-        LabelError: There is an error.
-    """
+    """Raise the first error of some problems as a `LabelError`; warnings are ignored."""
     for problem in problems:
         if problem.severity == "error":
             raise LabelError(problem.message, hint=problem.hint)
@@ -66,12 +62,7 @@ def problem_lines(problems: Sequence[Problem]) -> list[str]:
 
 
 def refuse(problems: Sequence[Problem]) -> None:
-    """Raise if any problem is an error; otherwise log the warnings.
-
-    Raises:
-        LabelError: There are errors. A single problem is raised as it is; for several, the message lists the first
-            fifty, and the hint is the first one's.
-    """
+    """Raise a `LabelError` that lists the problems if any is an error, the first fifty; otherwise log the warnings."""
     errors = [problem for problem in problems if problem.severity == "error"]
     if not errors:
         for problem in problems:

@@ -98,8 +98,7 @@ class RasterLabels:
 class ConfidentPart:
     """Where the class map that ``config`` names, with its confidence beside it, is sure enough of its class.
 
-    Raises:
-        LabelError: No class map, a map without its confidence, or a map on another grid.
+    A `LabelError` if it is no class map, has no confidence, or is on another grid.
     """
 
     def __init__(self, config: SceneConfig, grid: Grid) -> None:

@@ -143,12 +143,9 @@ def _sortable(values: AnyArray) -> npt.NDArray[np.uint32]:
 
 
 def band_statistics(scenes: Sequence[LabelledScene], scale: float) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per band of the scaled, valid pixels that training may see.
+    """Mean and standard deviation per band of the scaled, valid pixels that training may see; 1 of a constant band.
 
-    A constant band has standard deviation 1.
-
-    Raises:
-        SceneError: A scene cannot be read or has infinite values where it is valid, or no pixel is valid.
+    A `SceneError` for infinite values where a scene is valid, or if no pixel is.
     """
     if len(scenes) > MAX_SCENES:
         scenes = [scenes[i] for i in np.linspace(0, len(scenes) - 1, MAX_SCENES).astype(int)]

@@ -48,14 +48,9 @@ class MapErrors:
 
 
 def read_errors(path: str | PathLike[str], classes: Sequence[str]) -> MapErrors:
-    """The errors that ``geoseg evaluate`` found, for classes in some order.
+    """The errors that ``geoseg evaluate`` found, from its folder or ``scores.json``, for a map's classes in order.
 
-    Args:
-        path: The folder of the evaluation, or its ``scores.json``.
-        classes: Names of the classes of a map.
-
-    Raises:
-        ConfigError: No evaluation, one of other classes, or one without areas.
+    A `ConfigError` if it is no evaluation, one of other classes, or one without areas.
     """
     file = Path(path)
     file = file / SCORES_JSON if file.is_dir() else file
@@ -94,13 +89,10 @@ def read_errors(path: str | PathLike[str], classes: Sequence[str]) -> MapErrors:
 def estimated_change(
     errors: Sequence[MapErrors], old_m2: FloatArray, new_m2: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Change of the area of each true class, and half its 95 % interval, (K,) each, in the unit of the areas.
+    """Change of the area of each true class, and half its 95 % interval, (K,) each, from what is mapped of each.
 
-    Args:
-        errors: Those of the earlier map and of the later one; or one, if the same model made both. Also then the errors
-            of the dates count as independent: the same model errs in other ways on other imagery.
-        old_m2: Area mapped as each class, earlier.
-        new_m2: And later.
+    ``errors`` are those of the earlier map and of the later one; or one, if the same model made both. Also then the
+    errors of the dates count as independent: the same model errs in other ways on other imagery.
     """
     (before, before_margin), (after, after_margin) = errors[0].areas(old_m2), errors[-1].areas(new_m2)
     return after - before, np.hypot(before_margin, after_margin)

@@ -65,11 +65,7 @@ EXPORTERS = {
 
 
 def exporter_for(path: str | PathLike[str]) -> Exporter:
-    """The exporter of a file's suffix, in any case; to be called before any work.
-
-    Raises:
-        OutputError: No exporter writes that suffix.
-    """
+    """The exporter of a file's suffix, in any case, or an `OutputError`; to be called before any work."""
     suffix = Path(path).suffix
     try:
         return EXPORTERS[suffix.lower()]

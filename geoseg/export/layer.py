@@ -124,8 +124,7 @@ def portions(
 ) -> Iterator[PolygonBatch]:
     """Batches of at most ``features`` polygons and ``size`` bytes of WKB; a larger polygon stands alone.
 
-    Raises:
-        OutputError: A polygon of more than 2 GiB.
+    An `OutputError` for a polygon of more than 2 GiB.
     """
     for batch in batches:
         offsets = wkb_offsets(batch)

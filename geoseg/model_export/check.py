@@ -41,10 +41,7 @@ def check_file(
 ) -> Agreement | None:
     """Compare a file (with a free batch) with the network as it was trained, on two windows of each size (H, W), px.
 
-    The result is None if ONNX Runtime is not installed.
-
-    Raises:
-        ModelError: The file does not run, or gives another result.
+    None if ONNX Runtime is not installed; a `ModelError` if the file does not run, or gives another result.
     """
     try:
         import onnxruntime

@@ -267,11 +267,7 @@ class MSCAN(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Features of the stages wanted (0 … 3), with timm's interface; ``norm`` has no effect, all are normalised.
-
-        Raises:
-            ValueError: An ``output_fmt`` other than "NCHW".
-        """
+        """Features (NCHW) of the stages wanted, 0 … 3, with timm's interface; all are normalised."""
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', found {output_fmt!r}")
         wanted, last = feature_take_indices(self.num_stages, indices)

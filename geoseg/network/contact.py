@@ -9,12 +9,7 @@ from geoseg.tiling import arrays
 
 
 def mapped_logits(logits: Tensor, channels: Sequence[int]) -> Tensor:
-    """Logits (N, K, H, W) of the classes of a map; see `geoseg.tiling.arrays.mapped_logits`.
-
-    Args:
-        logits: Of all channels, (N, C, H, W).
-        channels: The class of each channel.
-    """
+    """Logits (N, K, H, W) of a map's classes from those of all channels; see `geoseg.tiling.arrays.mapped_logits`."""
     if list(channels) == list(range(len(channels))):
         return logits
     found: Tensor = arrays.mapped_logits(logits.transpose(0, 1), channels, torch.maximum, torch.stack)

@@ -47,10 +47,8 @@ _PACKAGES = ("openvino", "torch", "timm", "segmentation-models-pytorch")
 def converted(model: StoredModel, shape: tuple[int, ...], core: Any) -> Any:
     """A network as ``openvino.Model`` for windows of one shape (N, B, H, W), from the cache if it is there.
 
-    A model without a ``key`` is not cached. ``core`` is OpenVINO's.
-
-    Raises:
-        ModelError: OpenVINO cannot convert the network, or its logits are not torch's.
+    A model without a ``key`` is not cached. ``core`` is OpenVINO's. A `ModelError` if OpenVINO cannot convert the
+    network, or its logits are not torch's.
     """
     shapes = (ANY, shape[1], ANY, ANY), shape
     entries = [user_cache("networks") / f"{_digest(model.key, one)}.zip" for one in shapes if model.key]

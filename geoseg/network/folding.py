@@ -123,8 +123,7 @@ class FoldedBlock(nn.Module):
 class FoldedStage(nn.Module):
     """Down-sampling, blocks and LayerNorm of one stage; ``scale`` (C,) turns ``y`` back into the network's features.
 
-    Raises:
-        ArithmeticError: A product of residual factors is 0 or beyond `MAX_SCALE`, so nothing can be divided by it.
+    An ArithmeticError if a product of residual factors is 0 or beyond `MAX_SCALE`: nothing can be divided by it.
     """
 
     scale: Tensor
@@ -222,11 +221,7 @@ class FoldedDecoder(nn.Module):
 
 
 class FoldedSegNeXt(nn.Module):
-    """A SegNeXt of the main path in its inference form: image (N, B, H, W) to logits.
-
-    Raises:
-        ArithmeticError: A residual factor is (almost) 0, or too large.
-    """
+    """A SegNeXt of the main path in its inference form: image (N, B, H, W) to logits; errors as `FoldedStage`."""
 
     logits_stride = HamburgerDecoder.stride
 

@@ -44,11 +44,7 @@ class StoredModel:
 
     @cached_property
     def network(self) -> nn.Module:
-        """The SMP network in evaluation mode, float32, on the CPU.
-
-        Raises:
-            ModelError: The weights do not fit the network, or the configuration does not describe an SMP model.
-        """
+        """The SMP network in evaluation mode, float32, on the CPU; a `ModelError` if the files do not fit together."""
         import segmentation_models_pytorch as smp
         from safetensors import SafetensorError
 
@@ -77,11 +73,7 @@ def logits_stride(network: nn.Module) -> int:
 
 
 def open_model(name: str | PathLike[str]) -> StoredModel:
-    """The model in a folder, or the shipped model of that name.
-
-    Raises:
-        ModelError: No such folder, a missing or invalid file, or a network that does not match the contract.
-    """
+    """The model in a folder, or the shipped model of that name; a `ModelError` if files are missing or do not match."""
     folder = find_model(name)
     contract = load_contract(folder)
     for required in (CONFIG_FILE, WEIGHTS_FILE):

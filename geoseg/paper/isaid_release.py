@@ -50,8 +50,7 @@ class Release:
 def find_release(source: Path) -> Release:
     """The pictures of all existing splits, paired by their whole ids; unpacked ones are preferred to archives.
 
-    Raises:
-        LabelError: No such folder, or it has neither train nor val.
+    A `LabelError` if there is no such folder, or neither train nor val in it.
     """
     if not source.is_dir():
         raise LabelError(f"no such folder: {source}", hint=LAYOUT)

@@ -154,8 +154,7 @@ def recognize(tensors: Mapping[str, Tensor], source: Source) -> tuple[Design, di
 def build_encoder(design: Design, tensors: Mapping[str, Tensor], source: Source) -> MSCAN:
     """MSCAN with the weights of an ImageNet checkpoint, in evaluation mode; arguments as `recognize` returns them.
 
-    Raises:
-        ModelError: A tensor is missing, unexpected, or of another shape; the first is named.
+    A `ModelError` names the first tensor that is missing, unexpected, or of another shape.
     """
     with torch.device("meta"):
         network = MSCAN(

@@ -22,11 +22,7 @@ T = TypeVar("T")
 
 
 def in_batches(predictor: Predictor, items: Iterable[Item[T]], size: int, stages: Stages) -> Iterator[Predicted[T]]:
-    """Items to their logits, in order; logits are tensors on the network's device.
-
-    Raises:
-        DeviceError: One window alone exceeds the device's memory.
-    """
+    """Items to their logits, in order, as tensors on the network's device; see `Predictor.run`."""
     device = torch.device(predictor.device)
     normalize = Normalize(predictor.contract).to(device)
     ready: deque[Predicted[T]] = deque()

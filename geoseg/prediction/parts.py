@@ -97,11 +97,7 @@ class Parts:
 
     @contextmanager
     def write(self, task: Task) -> Iterator[PartWriter]:
-        """A part to be filled from top to bottom; it gets its name at a clean end and is removed after an exception.
-
-        Raises:
-            OutputError: The disk is full, or the folder is gone.
-        """
+        """A part to be filled from top to bottom; it gets its name at a clean end and is removed after an exception."""
         path = self.path(task)
         # A name of its own: a task may run twice at once if its machine was taken for dead.
         scratch = path.with_suffix(f".{secrets.token_hex(4)}.partial")
@@ -125,11 +121,7 @@ class Parts:
             return BandFacts(**{**found, "seams": SeamCounts(**found["seams"])})
 
     def rows(self, plan: Plan, band: int, height: int = 256) -> Iterator[MapRows]:
-        """Rows of a finished band over the scene's whole width, from top to bottom.
-
-        Raises:
-            OutputError: A part is damaged.
-        """
+        """Rows of a finished band over the scene's whole width, from the top; an `OutputError` if a part is damaged."""
         tasks = [plan.task(band, strip) for strip in range(plan.strips)]
         total = tasks[0].window.height
         with ExitStack() as stack:

@@ -31,14 +31,8 @@ def record_precision(
 ) -> PrecisionRecord | None:
     """Measure what bfloat16 costs a model on this CPU, and write it into the model's ``geoseg.json``.
 
-    Nothing is written if the folder is read-only, or belongs to the package, whose models have a record.
-
-    Args:
-        model: A model folder.
-        scenes: Labelled scenes that fit the model.
-        data: Name of the data set, for the record.
-        split: "train" or "val": whose blocks count in scenes that are cut into blocks.
-        progress: Draw a progress bar on standard error.
+    Nothing is written if the folder is read-only, or belongs to the package, whose models have a record. The record
+    names the ``data`` set; of scenes that are cut into blocks, those of ``split`` count.
 
     Returns:
         The record; None if this CPU or the network does not run in bfloat16, or fewer than two classes occur.

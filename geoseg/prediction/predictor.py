@@ -53,12 +53,9 @@ T = TypeVar("T")
 
 
 class Predictor:
-    """A model on a device, by torch's name; backend, precision and tta as of the command line.
+    """A model on a device, by torch's name; backend, precision and tta as of the command line, else a `ConfigError`.
 
     ``batched`` says whether windows go in batches; None does so on a GPU.
-
-    Raises:
-        ConfigError: No such augmentation, backend or precision.
     """
 
     def __init__(
@@ -156,8 +153,7 @@ class Predictor:
     def run(self, items: Iterable[Item[T]], *, batch_size: int, stages: Stages | None = None) -> Iterator[Predicted[T]]:
         """Items to their logits, in order; they are taken ahead, so that the device works while the caller does.
 
-        Raises:
-            DeviceError: One window alone exceeds the device's memory.
+        A `DeviceError` if one window alone exceeds the device's memory.
         """
         if not self.batched:
             return self._side_by_side(items, batch_size, stages or Stages())

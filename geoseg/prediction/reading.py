@@ -45,9 +45,6 @@ def read_rows(
     What two rows of windows share is kept. The file is read in chunks of whole blocks: where a block reaches past a
     window, its rest is kept too. Nothing is decoded where outlines show that no window needs it. ``readers`` threads
     decode; their number changes nothing.
-
-    Raises:
-        SceneError: A block of the scene cannot be read.
     """
     with ThreadPoolExecutor(readers, "geoseg-decode") as pool:
         source = _Source(scene, plan, cols, pool if readers > 1 else None, readers)

@@ -92,12 +92,8 @@ class OpenJob:
 def make_parts(work: OpenJob, tasks: Sequence[Task]) -> None:
     """Do tasks, given in any order, and write each as a part when it is finished.
 
-    Consecutive bands of a strip are made in one go, so that no window is computed twice.
-
-    Raises:
-        SceneError: A block of the scene cannot be read.
-        DeviceError: One window alone is more than the device's memory.
-        OutputError: The disk is full.
+    Consecutive bands of a strip are made in one go, so that no window is computed twice. For errors see `rows_of_tasks`
+    and `Parts.write`.
     """
     job, stages = work.job, work.stages
     # GDAL's cache would grow to a share of the machine's memory, for blocks that are read once.

@@ -53,11 +53,7 @@ class DryRun:
 def dry_run(
     scenes: AnyPath | Sequence[AnyPath], model: AnyPath, output: AnyPath, options: PredictOptions = PredictOptions()
 ) -> DryRun:
-    """The plan of a prediction, timed on three windows of the scene.
-
-    Raises:
-        GeosegError: As `geoseg.programs.predict.predict` before its first window.
-    """
+    """The plan of a prediction, timed on three windows of the scene; errors as of `geoseg.predict`."""
     with Session(model, options) as session:
         return dry_run_in(session, scenes, Path(output), overwrite=options.running.overwrite)
 

@@ -140,11 +140,7 @@ def predict_each(
 def dry_run_each(
     scenes: AnyPath | Sequence[AnyPath], model: AnyPath, output: AnyPath, options: PredictOptions = PredictOptions()
 ) -> list[str]:
-    """The plans of many predictions as lines for people, with the time of all measured on the first.
-
-    Raises:
-        GeosegError: As `predict_each`, before its first window, and for the first scene that fails.
-    """
+    """The plans of many predictions as lines for people, with the time of all measured on the first."""
     pattern, names = _names(scenes, output, options)
     lines: list[str] = []
     plans: list[DryRun] = []
@@ -201,11 +197,7 @@ def _made_from(session: Session, scene: Raster, output: Path) -> str:
 
 
 def _predict(session: Session, item: _Item, *, overwrite: bool, bar: Bar) -> PredictReport:
-    """Map a scene; a bug of ours ends this scene only.
-
-    Raises:
-        GeosegError: Whatever went wrong.
-    """
+    """Map a scene; a bug of ours becomes a `GeosegError` too, and ends this scene only."""
     try:
         return predict_in(session, item.scene, item.output, overwrite=overwrite, progress=bar)
     except GeosegError:
@@ -248,11 +240,7 @@ class _Journal:
         return False
 
     def add(self, item: _Item) -> None:
-        """Record that an output is finished.
-
-        Raises:
-            OutputError: The folder can no longer be written.
-        """
+        """Record that an output is finished."""
         self._found = {**self._read(), item.output.name: _entry(item)}
         scratch = self._path.with_suffix(f".{secrets.token_hex(4)}.partial")
         try:

@@ -21,11 +21,7 @@ def plugin_folder() -> Path:
 
 
 def write_plugin(output: Path, *, overwrite: bool = False) -> Path:
-    """Write the plugin as the zip file that QGIS installs.
-
-    Raises:
-        OutputError: Another suffix than .zip, the file exists, or it cannot be written.
-    """
+    """Write the plugin as the zip file that QGIS installs; an `OutputError` for another suffix than .zip."""
     if output.suffix.lower() != ".zip":
         raise OutputError(f"{output} does not end in .zip", hint=f"-o {output.with_suffix('.zip')}")
     check_output(output, overwrite=overwrite)

@@ -38,16 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Session:
-    """A model and where it runs: opened, connected and loaded once.
-
-    Args:
-        model: Model folder, or the name of a shipped model.
-        options: How to predict.
-
-    Raises:
-        ConfigError: No such executor.
-        ModelError: No such model, or a broken one.
-    """
+    """A model and where it runs: opened, connected and loaded once; arguments as of `geoseg.predict`."""
 
     def __init__(self, model: AnyPath, options: PredictOptions) -> None:
         self.name, self.options = os.fspath(model), options
@@ -65,11 +56,7 @@ class Session:
 
     @cached_property
     def executor(self) -> Executor:
-        """Where the work is done.
-
-        Raises:
-            DeviceError: No such device.
-        """
+        """Where the work is done; a `DeviceError` if there is no such device."""
         return self._open.enter_context(self._connect(self.options.network.device, self.options.running.address))
 
     def predictor(self, output: Path) -> Predictor:
@@ -95,8 +82,7 @@ class Session:
     def layers(self, output: Path) -> Layers:
         """What is made beside the classes for an output: with the contact if it is asked for or may be needed.
 
-        Raises:
-            ConfigError: The contact is asked for, and the model does not know it.
+        A `ConfigError` if the contact is asked for and the model does not know it.
         """
         layers, contract = self.options.layers, self.model.contract
         able = any(entry.separate for entry in contract.classes)
@@ -133,11 +119,7 @@ class Session:
 
     @contextmanager
     def prepared(self, scenes: AnyPath | Sequence[AnyPath], output: Path, *, overwrite: bool) -> Iterator[Prepared]:
-        """Check everything that can be wrong with a prediction; its scene is open inside.
-
-        Raises:
-            GeosegError: What is wrong.
-        """
+        """Check everything that can be wrong with a prediction; its scene is open inside."""
         options, contract = self.options, self.model.contract
         source = self.source(scenes)
         check_kind(output, options.layers)

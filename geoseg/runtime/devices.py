@@ -9,11 +9,7 @@ from geoseg.errors import DeviceError
 
 
 def check_device(name: str) -> str:
-    """Refuse an invalid name of a device.
-
-    Raises:
-        DeviceError: It is neither auto, cpu nor cuda.
-    """
+    """The name of a device; a `DeviceError` if it is neither auto, cpu, cuda nor cuda:N."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise DeviceError(f"unknown device {name!r}", hint="--device auto, cpu, cuda or cuda:0")
     return name
@@ -22,8 +18,7 @@ def check_device(name: str) -> str:
 def resolve_device(name: str) -> str:
     """torch's name of a device; "auto" is the first GPU, else the CPU. Loads torch only if there may be a GPU.
 
-    Raises:
-        DeviceError: An invalid name, or a GPU that does not exist.
+    A `DeviceError` for an invalid name, or a GPU that does not exist.
     """
     if check_device(name) == "cpu" or (name == "auto" and not _may_have_gpu()):
         return "cpu"

@@ -13,15 +13,8 @@ R = TypeVar("R")
 def gather(call: Callable[[T], R], items: Iterable[T], what: str, *, threads: int = 1, name: str = "gather") -> list[R]:
     """The results of a function for each item, in order; all items are tried.
 
-    Args:
-        call: The function, called in the threads.
-        items: Its arguments.
-        what: What an error means, to follow "2 of 3": "scenes cannot be used".
-        threads: Number of threads.
-        name: Name of the threads, after "geoseg-".
-
-    Raises:
-        GeosegError: What the function raised; if several times, one error that lists them (`one_error`).
+    Errors of several items become one (`one_error`); ``what`` follows "2 of 3" in it, as "scenes cannot be used". The
+    function is called in ``threads`` threads called "geoseg-" and ``name``.
     """
 
     def tried(item: T) -> tuple[list[R], list[GeosegError]]:

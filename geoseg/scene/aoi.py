@@ -28,11 +28,9 @@ _CHUNK_PX = 1 << 22
 
 
 class Aoi:
-    """Polygons in pixel coordinates of one grid.
+    """Valid polygons in pixel coordinates of one grid, x = columns, y = rows from its corner; they may overlap.
 
-    Args:
-        polygons: Valid polygons, x = columns, y = rows from the grid's corner, px; they may overlap.
-        digest: What changes when the polygons do.
+    ``digest`` is what changes when the polygons do.
     """
 
     def __init__(self, polygons: Geometries, digest: str) -> None:
@@ -89,13 +87,9 @@ class Aoi:
 def load_aoi(
     path: str | PathLike[str], grid: Grid, *, what: str = "area of interest", kind: type[GeosegError] = SceneError
 ) -> Aoi:
-    """The polygons of a vector file as an area of interest of a scene.
+    """The polygons of a vector file with one layer of them as an area of interest of a scene.
 
-    Args:
-        path: GeoParquet or any vector file GDAL reads, with one layer of polygons: GeoPackage, GeoJSON, shapefile, …
-        grid: The scene's grid.
-        what: What the polygons are, for messages.
-        kind: Error to raise.
+    ``what`` the polygons are is for messages, ``kind`` the error to raise.
 
     Raises:
         GeosegError: No such file, none or several layers of polygons, a CRS that only the file or only the scene has,

@@ -98,11 +98,7 @@ class OpenFiles:
 
 
 def open_dataset(path: str) -> Any:
-    """The rasterio dataset of a path.
-
-    Raises:
-        SceneError: No such file, or no raster.
-    """
+    """The rasterio dataset of a path; a `SceneError` if there is no such file, or no raster."""
     if not path:
         raise SceneError("the path of the scene is empty", hint="name a raster")
     try:

@@ -60,14 +60,9 @@ class VectorLayer:
     has_index: bool
 
     def read(self, columns: Sequence[str] = (), bounds: Bounds | None = None) -> geopandas.GeoDataFrame:
-        """Features in the order of the file, with some of its fields; Z is left out.
+        """Features in the order of the file, with some of its fields; Z is left out. The index is the feature's id.
 
-        Args:
-            columns: Fields to read beside the geometry.
-            bounds: Only features whose bounds meet these, in the layer's CRS; some more may come.
-
-        Returns:
-            One row for each feature; the index is GDAL's feature id, or the row's number in GeoParquet.
+        With ``bounds``, in the layer's CRS, only features whose own bounds meet these; some more may come.
         """
         if is_parquet(self.path):
             frame = geopandas.read_parquet(
@@ -137,17 +132,12 @@ def open_layer(path: InputPath, layer: str, *, count: bool = False) -> VectorLay
 def polygon_layer(
     path: InputPath, what: str, kind: type[GeosegError], *, count: bool = False, any_kind: bool = False
 ) -> VectorLayer:
-    """The only layer of a file that holds polygons, or may.
+    """The only layer of a file that holds polygons, or may; with ``any_kind`` also points or lines.
 
-    Args:
-        path: The file.
-        what: What the file is to the user: "labels", "area of interest".
-        kind: Error to raise.
-        count: See `open_layer`.
-        any_kind: Layers of points and lines count too, beside those of polygons.
+    ``what`` is the user's word for the file, "labels" or "area of interest"; for ``count`` see `open_layer`.
 
     Raises:
-        GeosegError: No such file, one that cannot be read, or none or several layers of polygons.
+        GeosegError: No such file, one that cannot be read, or none or several layers of polygons; of this ``kind``.
     """
     if not exists(path):
         raise kind(f"no such {what}: {path}", hint="check the path")

@@ -161,15 +161,10 @@ def mapped_logits(
     larger: Callable[[Array, Array], Array],
     stack: Callable[[list[Array]], Array],
 ) -> Array:
-    """Logits (K, …) of the classes of a map from those of all channels (C, …).
+    """Logits (K, …) of the classes of a map from those of all channels (C, …), whose classes ``channels`` are.
 
-    A class to separate takes the larger of its own logit and that of its contact: what touches belongs to it.
-
-    Args:
-        logits: Of a network.
-        channels: The class of each channel; see `geoseg.classes.ClassTable.channels`.
-        larger: The elementwise maximum, numpy's or torch's.
-        stack: The stack along a new first axis, numpy's or torch's.
+    A class to separate takes the larger of its own logit and that of its contact: what touches belongs to it. The
+    elementwise maximum and the stack along a new first axis are numpy's or torch's.
     """
     contact = {own: channel for channel, own in enumerate(channels) if own != channel}
     if not contact:

@@ -341,11 +341,7 @@ def window_of(windows: Windows, own: WindowSettings) -> tuple[int, int]:
 
 
 def check_window(size: int, overlap: int) -> None:
-    """Refuse windows that are off the grid of logits.
-
-    Raises:
-        ConfigError: A size or overlap that is not a multiple of 32 px, or an overlap as large as the window.
-    """
+    """Refuse, with a `ConfigError`, a size or overlap off the grid of logits, or an overlap as large as the window."""
     if size < ALIGN or size % ALIGN:
         raise ConfigError(
             f"window size {size} must be a multiple of {ALIGN} px", hint=f"--size {max(round_up(size, ALIGN), ALIGN)}"

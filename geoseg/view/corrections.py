@@ -61,11 +61,7 @@ class Corrections:
         return "+".join(found) or "none"
 
     def read(self) -> dict[str, Any]:
-        """The polygons as GeoJSON in longitude and latitude, in the order they were drawn.
-
-        Raises:
-            SceneError: A file that is not one of corrections.
-        """
+        """The polygons as GeoJSON in longitude and latitude, in the order they were drawn."""
         if not self.path.exists():
             return {"type": "FeatureCollection", "features": []}
         import pyogrio  # which loads pandas: the page comes sooner

@@ -24,17 +24,9 @@ _LEAST_VALID = 0.25
 
 
 def doubtful_windows(layers: list[Layer], most: int) -> list[dict[str, Any]]:
-    """The windows of the first map with confidence or disagreement in which there is most doubt, the worst first.
+    """At most so many windows of the first map with confidence or disagreement, those with most doubt first.
 
-    Args:
-        layers: All layers.
-        most: How many windows at most.
-
-    Returns:
-        Name, bounds in longitude and latitude, and note of each, as the page lists them.
-
-    Raises:
-        ConfigError: No map has such a layer.
+    Each as the page lists it: name, note, bounds in longitude and latitude. A `ConfigError` if no map has such a layer.
     """
     for word in ("disagreement", "confidence"):
         for layer in layers:

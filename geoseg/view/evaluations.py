@@ -15,11 +15,7 @@ Scores = dict[str, Any]
 
 
 def read_scores(path: str) -> Scores | None:
-    """The scores in a folder of ``geoseg evaluate``; None of anything else.
-
-    Raises:
-        SceneError: A folder whose scores are damaged, or do not name the scenes.
-    """
+    """The scores in a folder of ``geoseg evaluate``; None of anything else. A `SceneError` if they are damaged."""
     file = Path(path) / SCORES_JSON
     if not file.is_file():
         return None
@@ -35,11 +31,7 @@ def read_scores(path: str) -> Scores | None:
 
 
 def named_files(names: Sequence[str]) -> tuple[list[str], list[Scores]]:
-    """The files to open, those of evaluations in place of their folders, and the scores of these.
-
-    Raises:
-        SceneError: See `read_scores`.
-    """
+    """The files to open, those of evaluations in place of their folders, and the scores of these; see `read_scores`."""
     found: dict[str, None] = {}
     every = []
     for name in names:

@@ -110,11 +110,7 @@ class Opener:
         self.plane: Plane | None = None
 
     def open(self, paths: Sequence[str]) -> list[Layer]:
-        """All layers of files, and of folders of rasters, in the order to be drawn: imagery, classes, features.
-
-        Raises:
-            SceneError: No such file, or neither a raster nor a vector file.
-        """
+        """All layers of files, and of folders of rasters, in the order to be drawn: imagery, classes, features."""
         names = scene_names(paths)
         rasters = [name for name in names if suffix(input_path(name)) not in VECTOR_SUFFIXES]
         layers: dict[str, Layer] = {}
@@ -129,11 +125,7 @@ class Opener:
         return sorted(layers.values(), key=lambda layer: order.index(layer.kind))
 
     def raster_layers(self, path: str) -> list[Layer]:
-        """A raster, and the layers of a class map that lie beside it.
-
-        Raises:
-            SceneError: No such file, no raster, or one with control points in place of a transform.
-        """
+        """A raster, and the layers of a class map that lie beside it; a `SceneError` if it cannot be shown."""
         first = self.raster_layer(path)
         found = [first]
         file = input_path(first.path)
@@ -160,11 +152,7 @@ class Opener:
         return layer
 
     def raster_layer(self, path: str) -> Layer:
-        """A raster as one layer.
-
-        Raises:
-            SceneError: See `raster_layers`.
-        """
+        """A raster as one layer."""
         if not exists(input_path(path)):
             raise SceneError(f"no such file: {path}", hint="check the path")
         state = state_of(path)
@@ -196,11 +184,7 @@ class Opener:
             return layer
 
     def vector_layers(self, path: str) -> list[Layer]:
-        """Every layer of features of a vector file.
-
-        Raises:
-            SceneError: No such file, no vector file, or no features at all.
-        """
+        """Every layer of features of a vector file; a `SceneError` if it cannot be read or has none."""
         if not exists(input_path(path)):
             raise SceneError(f"no such file: {path}", hint="check the path")
         from geoseg.scene.vector_files import STYLES, layer_names  # which load pandas: pages of rasters come sooner

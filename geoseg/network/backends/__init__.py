@@ -32,9 +32,7 @@ __all__ = ["BACKENDS", "PRECISIONS", "Forward", "Request", "choose_backends", "c
 def load_backend(model: StoredModel, backend: str, request: Request) -> Forward:
     """A trained network, ready to run in a backend, or for "auto" in the first that runs it; see `choose_backends`.
 
-    Raises:
-        ConfigError: The backend does not run here; the hint says what to install.
-        ModelError: The backend cannot run the network.
+    A `ConfigError` if the backend does not run here, a `ModelError` if it cannot run the network.
     """
     names = choose_backends(backend, request.device)
     if backend == "auto" and request.reduced and not request.on_gpu:
@@ -53,10 +51,9 @@ def load_backend(model: StoredModel, backend: str, request: Request) -> Forward:
 
 
 def choose_backends(backend: str, device: str) -> list[str]:
-    """Backends to try, in order. "auto" goes by a rule and not by measured time, so that an interrupted run can resume.
+    """Backends to try, in order; a `ConfigError` for an unknown one, or one that does not run on the device.
 
-    Raises:
-        ConfigError: An unknown backend, or one that does not run on the device.
+    "auto" goes by a rule and not by measured time, so that an interrupted run can resume.
     """
     if backend not in ("auto", *BACKENDS):
         raise ConfigError(f"unknown backend {backend!r}", hint=f"--backend auto, {', '.join(BACKENDS)}")
@@ -72,13 +69,10 @@ def choose_backends(backend: str, device: str) -> list[str]:
 
 
 def choose_precision(precision: str, device: str, *, loss_points: float | None) -> str:
-    """The data type to compute in, one of `PRECISIONS`.
+    """The data type to compute in, one of `PRECISIONS`; a `ConfigError` for one that is unknown or this CPU has not.
 
     "auto" is bfloat16 on a GPU. On a CPU it is bfloat16 if the CPU multiplies it and the model is known to lose at most
     `MAX_LOSS_POINTS` of mIoU by it, else float32; ``loss_points`` are None if not measured.
-
-    Raises:
-        ConfigError: An unknown precision, or one that this CPU does not compute in.
     """
     if precision not in ("auto", *PRECISIONS):
         raise ConfigError(f"unknown precision {precision!r}", hint=f"--precision auto, {', '.join(PRECISIONS)}")

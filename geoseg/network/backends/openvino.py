@@ -29,13 +29,10 @@ def is_installed() -> bool:
 
 @cache
 def core() -> Any:
-    """OpenVINO's core, kept until the process ends.
+    """OpenVINO's core, kept until the process ends; a `ConfigError` if it, or a library that it needs, is missing.
 
     The core's CPU plugin gives the thread that loads it a stack for signals, and frees that stack with the core
     (OpenVINO 2026.4). If another thread dropped the core, the next signal, such as Ctrl-C, would end the process.
-
-    Raises:
-        ConfigError: OpenVINO, or a system library that it needs, is missing.
     """
     if not is_installed():
         raise ConfigError("backend openvino needs OpenVINO", hint="pip install openvino, or --backend torch")
@@ -77,11 +74,7 @@ def _refuse_endless(graph: Any) -> None:
 
 
 def compiled(model: StoredModel, shape: tuple[int, ...], request: Request) -> Any:
-    """A network as ``openvino.CompiledModel`` for windows of one shape, (N, B, H, W).
-
-    Raises:
-        ModelError: OpenVINO cannot run the network.
-    """
+    """A network as ``openvino.CompiledModel`` for windows of one shape, (N, B, H, W), or a `ModelError`."""
     graph = converted(model, shape, core())
     if request.reduced:
         _refuse_endless(graph)
@@ -99,11 +92,8 @@ def compiled(model: StoredModel, shape: tuple[int, ...], request: Request) -> An
 def load(model: StoredModel, request: Request) -> Forward:
     """The network in OpenVINO, compiled for the foreseen shape of windows, and for others when they come.
 
-    Each window runs in a stream of its own, so what is computed beside it does not change its bits.
-
-    Raises:
-        ConfigError: OpenVINO is missing or broken.
-        ModelError: OpenVINO cannot run the network.
+    Each window runs in a stream of its own, so what is computed beside it does not change its bits. A `ConfigError` if
+    OpenVINO is missing or broken, a `ModelError` if it cannot run the network.
     """
     core()  # refuses where OpenVINO is missing
     import openvino as ov

@@ -29,11 +29,7 @@ class Executor(Protocol):
     readers: int
 
     def hardware(self, job: Job, predictor: Predictor) -> dict[str, str]:
-        """What the last bits of a forward depend on where the work is done; see `Predictor.hardware`.
-
-        Raises:
-            GeosegError: The work cannot be done there.
-        """
+        """What the last bits of a forward depend on where the work is done; a `GeosegError` if it cannot be."""
 
     def run(self, work: OpenJob, tasks: Sequence[Task]) -> None:
         """Do tasks; returns when all their parts are there. The job is that of `hardware`."""
@@ -72,11 +68,7 @@ Connect = Callable[[str, str | None], AbstractContextManager[Executor]]
 
 
 def find_executor(name: ExecutorName) -> Connect:
-    """What opens the executor of a name.
-
-    Raises:
-        ConfigError: What it needs is not installed; the hint says what to type.
-    """
+    """What opens the executor of a name; a `ConfigError` if what it needs is not installed."""
     if name == IN_PROCESS:
         return _in_process
     from geoseg.prediction.executors.ray import connect  # loads Ray

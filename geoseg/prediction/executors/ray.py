@@ -97,8 +97,7 @@ class Crew:
 def plan_crew(nodes: Sequence[dict[str, float]], device: str) -> Crew:
     """Workers for the nodes of a cluster, whose resources have Ray's names: one per GPU, else per up to 16 processors.
 
-    Raises:
-        DeviceError: The cluster has no such device.
+    A `DeviceError` if the cluster has no such device.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise DeviceError(f"device {device} cannot be chosen: Ray assigns the GPUs", hint="--device cuda, cpu or auto")
@@ -131,12 +130,7 @@ class RayExecutor:
         self._deaths = 0
 
     def hardware(self, job: Job, predictor: Predictor) -> dict[str, str]:
-        """That of the first worker; the others must have the same.
-
-        Raises:
-            ConfigError: Workers with another geoseg, torch or model than this process.
-            GeosegError: A worker cannot open the scene or the model.
-        """
+        """That of the first worker; a `ConfigError` if others have another geoseg, torch or model."""
         self._job, self._own = job, _versions(predictor)
         for _ in range(min(self._crew.workers, len(job.plan.tasks))):
             self._hire()
@@ -158,7 +152,6 @@ class RayExecutor:
         Raises:
             DeviceError: Workers die again and again.
             OutputError: The nodes do not share the folder of the parts.
-            GeosegError: A worker's error.
         """
         parts = work.job.parts
         left = {(task.band, task.strip): task for task in tasks}
@@ -271,11 +264,7 @@ def _next_run(left: dict[tuple[int, int], Task], length: int) -> list[Task]:
 def connect(device: str, address: str | None) -> Iterator[RayExecutor]:
     """The executor on the cluster at the address, else at RAY_ADDRESS, else on this machine alone.
 
-    An existing connection of this process to Ray is used as it is.
-
-    Raises:
-        ConfigError: No cluster answers at the address.
-        DeviceError: The cluster has no such device.
+    An existing connection of this process to Ray is used as it is. A `ConfigError` if no cluster answers.
     """
     own = not ray.is_initialized()
     if own:

@@ -11,11 +11,7 @@ from geoseg.words import count
 
 
 def vector_facts(path: str) -> list[Fact]:
-    """Facts about a file of features, layer by layer: CRS, count, fields, and the values of fields that may be classes.
-
-    Raises:
-        LabelError: It cannot be read.
-    """
+    """Facts about a file of features, layer by layer: CRS, count, fields, and values of fields that may be classes."""
     name = input_path(path)
     facts = [("vector", f"{path}{file_size(path)}")]
     with reading("vector file", name, LabelError):
