@@ -116,6 +116,15 @@ class Imagery(Checked):
     gsd: str | float | None = None
     ignore_gsd: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse a GSD that is neither a number nor "model"."""
+        Checked.__post_init__(self)
+        try:
+            _ = self.gsd is None or self.gsd == "model" or float(self.gsd)
+        except ValueError:
+            message = f"gsd {self.gsd!r} is not a number of metres"
+            raise ConfigError(message, hint="--gsd 0.5, or --gsd model") from None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network(Checked):

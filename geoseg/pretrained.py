@@ -34,16 +34,12 @@ _NAMED_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
-    """One published file: its name here, what it holds, and its address.
-
-    Attributes:
-        is_encoder: Whether it is an encoder that timm loads rather than a whole SegNeXt.
-    """
+    """One published file: its name here, what it holds, and its address."""
 
     name: str
     what: str
     url: str
-    is_encoder: bool
+    is_encoder: bool  # whether it is an encoder that timm loads rather than a whole SegNeXt
 
     @property
     def file(self) -> str:

@@ -156,15 +156,10 @@ def _common_classes(old: ClassMapReader, new: ClassMapReader) -> tuple[ClassTabl
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChangeMatrix:
-    """Pixels and ground of every pair of classes; rows are the earlier map.
+    """Pixels and ground of every pair of classes; rows are the earlier map."""
 
-    Attributes:
-        pixels: Number of pixels, (K, K).
-        area_m2: Their true area, m², (K, K); `Grid.area_unit` without a CRS.
-    """
-
-    pixels: IntArray
-    area_m2: FloatArray
+    pixels: IntArray  # number of pixels, (K, K)
+    area_m2: FloatArray  # their true area, m², (K, K); `Grid.area_unit` without a CRS
 
 
 def change_matrix(pair: MapPair) -> ChangeMatrix:
@@ -198,17 +193,11 @@ def _count_pairs(old: ByteArray, new: ByteArray, row_m2: FloatArray, pixels: Int
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Transitions:
-    """The changes between two maps as classes of one map; class 0 is `UNCHANGED`.
+    """The changes between two maps as classes of one map; class 0 is `UNCHANGED`."""
 
-    Attributes:
-        classes: Their names, as ``forest:built``, in the colours of what was new.
-        table: Class of each pair of ids, (256, 256) uint8; 255 for nodata.
-        pairs: Earlier and later name of each class; of the unchanged, none.
-    """
-
-    classes: ClassTable
-    table: ByteArray
-    pairs: tuple[tuple[str, str], ...]
+    classes: ClassTable  # their names, as ``forest:built``, in the colours of what was new
+    table: ByteArray  # class of each pair of ids, (256, 256) uint8; 255 for nodata
+    pairs: tuple[tuple[str, str], ...]  # earlier and later name of each class; of the unchanged, none
 
     def rows(self, pair: MapPair) -> Iterator[MapRows]:
         """The map of changes from top to bottom."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
-from geoseg.cli.parsing import parse_bands, parse_devices, parse_groups, parse_gsd, parse_names
+from geoseg.cli.parsing import parse_bands, parse_devices, parse_groups
 from geoseg.runtime.devices import check_device
 from geoseg.tolerance import parse_tolerance, parse_wall_tolerance
 
@@ -38,23 +38,14 @@ PANELS = {
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """How a field is written on the command line, where that does not follow from its type.
+    """How a field is written on the command line, where that does not follow from its type."""
 
-    Attributes:
-        metavar: What stands for the value in the help.
-        name: The option's name; None takes the field's.
-        kind: The type that typer gives; None takes the field's.
-        parse: Checks what typer gives, and makes the field's value of it.
-        default: Of the option, as written; None takes the field's.
-        minimum: Smallest value.
-    """
-
-    metavar: str | None = None
-    name: str | None = None
-    kind: Any = None
-    parse: Callable[[Any], Any] | None = None
-    default: str | None = None
-    minimum: int | None = None
+    metavar: str | None = None  # what stands for the value in the help
+    name: str | None = None  # the option's name; None takes the field's
+    kind: Any = None  # the type that typer gives; None takes the field's
+    parse: Callable[[Any], Any] | None = None  # checks what typer gives, and makes the field's value of it
+    default: str | None = None  # of the option, as written; None takes the field's
+    minimum: int | None = None  # smallest value
 
 
 FLAGS = {
@@ -66,16 +57,16 @@ FLAGS = {
     "nodata": Flag("VALUE"),
     "crs": Flag("EPSG:N"),
     "aoi": Flag("FILE", kind=str | None),
-    "gsd": Flag("M|model", kind=str | None, parse=parse_gsd),
+    "gsd": Flag("M|model", kind=str | None),
     "simplify": Flag("1.5px|0.5m|none", kind=str, parse=parse_tolerance, default="1.5px"),
     "method": Flag(name="--simplify-method"),
-    "regularize": Flag("CLASS", kind=list[str], parse=parse_names),
+    "regularize": Flag("CLASS", kind=list[str], parse=tuple),
     "regularize_tolerance": Flag("4px|0.6m", kind=str, parse=parse_wall_tolerance, default="4px"),
     "min_area_m2": Flag("M2", "--min-area", minimum=0),
     "fill_holes_m2": Flag("M2", "--fill-holes", minimum=0),
-    "keep": Flag("CLASS", kind=list[str], parse=parse_names),
+    "keep": Flag("CLASS", kind=list[str], parse=tuple),
     "dissolve": Flag("NAME=CLASS,…", kind=list[str], parse=parse_groups),
-    "separate": Flag("CLASS", kind=list[str], parse=parse_names),
+    "separate": Flag("CLASS", kind=list[str], parse=tuple),
     "contact_share": Flag("SHARE"),
     "address": Flag("HOST:PORT"),
     "normalize": Flag(name="--normalize/--no-normalize"),
@@ -85,7 +76,7 @@ FLAGS = {
     "contact": Flag(name="--contact/--no-contact"),
     "devices": Flag("N|auto", kind=str, parse=parse_devices, default="1"),
     "nodes": Flag("N", minimum=1),
-    "objects": Flag("CLASS", kind=list[str], parse=parse_names),
+    "objects": Flag("CLASS", kind=list[str], parse=tuple),
     "within_m": Flag("M", "--within"),
     "boundary_px": Flag("PX", "--boundary", minimum=1),
     "windows": Flag("N", minimum=0),

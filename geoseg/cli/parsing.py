@@ -3,11 +3,6 @@
 from geoseg.errors import ConfigError
 
 
-def parse_names(names: list[str]) -> tuple[str, ...]:
-    """The values of a repeatable option."""
-    return tuple(names)
-
-
 def parse_devices(text: str) -> int | str:
     """A number of devices, or "auto"; a `ConfigError` for anything else."""
     if text == "auto":
@@ -15,20 +10,6 @@ def parse_devices(text: str) -> int | str:
     if not (text.isdecimal() and int(text) > 0):
         raise ConfigError(f"--devices {text} is not a number of devices", hint="--devices 2, or auto for all GPUs")
     return int(text)
-
-
-def parse_gsd(text: str | None) -> str | float | None:
-    """A ground sample distance in metres, or "model".
-
-    Raises:
-        ConfigError: Anything else.
-    """
-    if text is None or text == "model":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"gsd {text!r} is not a number of metres", hint="--gsd 0.5, or --gsd model") from None
 
 
 def parse_groups(texts: list[str]) -> dict[str, tuple[str, ...]]:

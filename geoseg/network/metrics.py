@@ -35,13 +35,9 @@ def count_pixels(truth: ByteArray, mapped: ByteArray, classes: int) -> IntArray:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores of one confusion matrix (K, K), rows = truth; NaN for classes in neither truth nor map.
+    """Scores of one confusion matrix (K, K), rows = truth; NaN for classes in neither truth nor map."""
 
-    Attributes:
-        matrix: The counts, px.
-    """
-
-    matrix: IntArray
+    matrix: IntArray  # the counts, px
 
     @property
     def iou(self) -> FloatArray:

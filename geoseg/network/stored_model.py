@@ -28,19 +28,12 @@ WHOLE_FOLDER = "copy the whole model folder that geoseg train wrote"
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A trained model: a folder that is complete and consistent.
+    """A trained model: a folder that is complete and consistent."""
 
-    Attributes:
-        folder: Where it is.
-        contract: What the model takes and gives.
-        digest: First 16 hexadecimal digits of the SHA-256 of the weights file.
-        key: SHA-256 of weights and network configuration, under which the converted network is cached.
-    """
-
-    folder: Path
-    contract: Contract
-    digest: str
-    key: str | None
+    folder: Path  # where it is
+    contract: Contract  # what the model takes and gives
+    digest: str  # first 16 hexadecimal digits of the SHA-256 of the weights file
+    key: str | None  # SHA-256 of weights and network configuration, under which the converted network is cached
 
     @cached_property
     def network(self) -> nn.Module:

@@ -24,18 +24,12 @@ from geoseg.windows import Window
 
 @dataclass(frozen=True, slots=True)
 class BandFacts:
-    """Counts of a finished band of a strip.
+    """Counts of a finished band of a strip."""
 
-    Attributes:
-        skipped: Windows that start in it and hold nothing to map, which the network never sees.
-        confidence: Sum of 254 times the probability of the class, over the pixels where it was measured.
-        measured: Number of these pixels: those of some pieces, or all where confidence is wanted.
-    """
-
-    skipped: int = 0
+    skipped: int = 0  # windows that start in it and hold nothing to map, which the network never sees
     seams: SeamCounts = field(default_factory=SeamCounts)
-    confidence: int = 0
-    measured: int = 0
+    confidence: int = 0  # sum of 254 times the probability of the class, over the pixels where it was measured
+    measured: int = 0  # number of these pixels: those of some pieces, or all where confidence is wanted
 
     @property
     def mean_confidence(self) -> float | None:

@@ -58,18 +58,12 @@ def was_publishing(output: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The folder of the parts of one output; travels to other processes.
-
-    Attributes:
-        layers: What the parts hold beside the classes.
-        classes: Number of classes.
-        grid: That of the whole map; None leaves the parts without a georeference.
-    """
+    """The folder of the parts of one output; travels to other processes."""
 
     folder: Path
-    layers: Layers
-    classes: int
-    grid: Grid | None = None
+    layers: Layers  # what the parts hold beside the classes
+    classes: int  # number of classes
+    grid: Grid | None = None  # that of the whole map; None leaves the parts without a georeference
 
     def path(self, task: Task) -> Path:
         """File of a task."""

@@ -21,20 +21,13 @@ PIECE_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Rows of a scene over the columns of a strip's windows.
+    """Rows of a scene over the columns of a strip's windows."""
 
-    Attributes:
-        row: First row, px.
-        valid: Pixels that the network may see, (h, w); past the scene's edge that of the reflected pixel.
-        wanted: Pixels to map, (h, w): valid, and inside the area of interest.
-        fresh: How many of the last rows are new.
-    """
-
-    row: int
+    row: int  # first row, px
     pixels: Pixels
-    valid: Valid
-    wanted: Valid
-    fresh: int
+    valid: Valid  # pixels that the network may see, (h, w); past the scene's edge that of the reflected pixel
+    wanted: Valid  # pixels to map, (h, w): valid, and inside the area of interest
+    fresh: int  # how many of the last rows are new
 
 
 def read_rows(

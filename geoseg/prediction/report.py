@@ -15,34 +15,24 @@ from geoseg.words import count
 
 @dataclass(frozen=True, slots=True)
 class PredictReport:
-    """Output and course of a prediction.
+    """Output and course of a prediction."""
 
-    Attributes:
-        path: The output.
-        skipped: Windows with nothing to map, which the network never saw.
-        seams: Where overlapping windows saw different classes.
-        areas_m2: Area per class, m² on the ground (else in the unit of the transform, or px), (K,).
-        seconds: Time of the prediction, without loading the model.
-        stages: Seconds of work per stage, which run side by side: read, network, stitch, write.
-        resumed: Parts that an earlier run had finished.
-        polygons: Number of polygons if the output is a vector file.
-        mean_confidence: Mean probability of the class, 0 … 1, measured on some of the rows; None if none is valid.
-        notes: Remarks for people: on polygons, and on scenes unlike the training's.
-    """
-
-    path: Path
+    path: Path  # the output
     grid: Grid
     plan: Plan
-    skipped: int
-    seams: SeamCounts
+    skipped: int  # windows with nothing to map, which the network never saw
+    seams: SeamCounts  # where overlapping windows saw different classes
+    # Area per class, m² on the ground (else in the unit of the transform, or px), (K,)
     areas_m2: npt.NDArray[np.float64]
     classes: ClassTable
-    seconds: float
+    seconds: float  # time of the prediction, without loading the model
+    # Seconds of work per stage, which run side by side: read, network, stitch, write
     stages: dict[str, float] = field(default_factory=dict)
-    resumed: int = 0
-    polygons: int | None = None
+    resumed: int = 0  # parts that an earlier run had finished
+    polygons: int | None = None  # number of polygons if the output is a vector file
+    # Mean probability of the class, 0 … 1, measured on some of the rows; None if none is valid
     mean_confidence: float | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # remarks for people: on polygons, and on scenes unlike the training's
 
     @property
     def mpx_per_s(self) -> float:

@@ -45,23 +45,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a task needs, as one value that travels to other processes.
-
-    Attributes:
-        model: Model folder, or the name of a shipped model.
-        network: What runs the model; its precision is resolved.
-        tta: Name of the test-time augmentation.
-        parts: Where finished tasks go.
-        readers: Threads that decode.
-    """
+    """All that a task needs, as one value that travels to other processes."""
 
     source: Source
-    model: str
-    network: Network
-    tta: str
+    model: str  # model folder, or the name of a shipped model
+    network: Network  # what runs the model; its precision is resolved
+    tta: str  # name of the test-time augmentation
     plan: Plan
-    parts: Parts
-    readers: int = 1
+    parts: Parts  # where finished tasks go
+    readers: int = 1  # threads that decode
 
     def load(self, device: str) -> Predictor:
         """The model on a device; see `geoseg.network.stored_model.open_model`."""

@@ -36,29 +36,18 @@ _MOST_CHANGES = 20  # listed where the matrix is wider
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChangeReport:
-    """What `compare` found.
+    """What `compare` found."""
 
-    Attributes:
-        path: The file of changes, or None.
-        classes: Classes of both maps.
-        grid: Their grid.
-        pixels: Pixels of every pair of classes, (K, K); rows are the earlier map.
-        area_m2: Their true area, m² (`Grid.area_unit` without a CRS), (K, K).
-        estimate_m2: Change of each class corrected for the errors of the maps, (K,); None without an evaluation.
-        margin_m2: Half of its 95 % interval, (K,).
-        polygons: Number of polygons of change; None if none were asked for.
-        notes: Remarks for people.
-    """
-
-    path: Path | None
-    classes: ClassTable
-    grid: Grid
-    pixels: IntArray
-    area_m2: FloatArray
+    path: Path | None  # the file of changes, or None
+    classes: ClassTable  # classes of both maps
+    grid: Grid  # their grid
+    pixels: IntArray  # pixels of every pair of classes, (K, K); rows are the earlier map
+    area_m2: FloatArray  # their true area, m² (`Grid.area_unit` without a CRS), (K, K)
+    # Change of each class corrected for the errors of the maps, (K,); None without an evaluation
     estimate_m2: FloatArray | None = None
-    margin_m2: FloatArray | None = None
-    polygons: int | None = None
-    notes: tuple[str, ...] = ()
+    margin_m2: FloatArray | None = None  # half of its 95 % interval, (K,)
+    polygons: int | None = None  # number of polygons of change; None if none were asked for
+    notes: tuple[str, ...] = ()  # remarks for people
 
     def lines(self) -> list[str]:
         """The report for people: the matrix or the largest changes, each class, and the path of the changes."""

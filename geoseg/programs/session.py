@@ -208,10 +208,7 @@ class Prepared:
 
 def _gsd_m(gsd: str | float | None, contract: Contract) -> float | None:
     if gsd != "model":
-        try:
-            return None if gsd is None else float(gsd)
-        except ValueError:
-            raise ConfigError(f"gsd {gsd!r} is not a number of metres", hint="--gsd 0.5, or --gsd model") from None
+        return None if gsd is None else float(gsd)
     if contract.gsd_m is None:
         raise ConfigError(f"model {contract.name} was trained without a GSD", hint="give it in metres: --gsd 0.5")
     return contract.gsd_m

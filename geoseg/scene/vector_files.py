@@ -38,26 +38,16 @@ _MARGIN = 0.01
 
 @dataclass(frozen=True, slots=True)
 class VectorLayer:
-    """One layer of a vector file, its features not read.
+    """One layer of a vector file, its features not read."""
 
-    Attributes:
-        path: What is opened.
-        kind: Geometry type; None for a table.
-        crs: Its CRS, as pyproj takes one, or None.
-        fields: Data type of each field but the geometry.
-        features: Number of features; -1 if counting takes a pass over the file.
-        bounds: Of all features in its CRS; None if there are none, or if this takes a pass over the file.
-        has_index: Whether the features near a place are found without reading the others.
-    """
-
-    path: str
+    path: str  # what is opened
     name: str
-    kind: str | None
-    crs: str | None
-    fields: dict[str, str]
-    features: int
-    bounds: Bounds | None
-    has_index: bool
+    kind: str | None  # geometry type; None for a table
+    crs: str | None  # its CRS, as pyproj takes one, or None
+    fields: dict[str, str]  # data type of each field but the geometry
+    features: int  # number of features; -1 if counting takes a pass over the file
+    bounds: Bounds | None  # of all features in its CRS; None if there are none, or if this takes a pass over the file
+    has_index: bool  # whether the features near a place are found without reading the others
 
     def read(self, columns: Sequence[str] = (), bounds: Bounds | None = None) -> geopandas.GeoDataFrame:
         """Features in the order of the file, with some of its fields; Z is left out. The index is the feature's id.

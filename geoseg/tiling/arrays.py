@@ -34,27 +34,18 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a block lies on the scene's grid of logits, and which pixels are wanted of it.
+    """Where a block lies on the scene's grid of logits, and which pixels are wanted of it."""
 
-    Attributes:
-        top, left: First row and column of the block, in logits.
-        grid_rows, grid_cols: Size of the scene's grid of logits.
-        stride: Pixels per logit.
-        first_row, first_col: First row and column of the output, px.
-        height, width: Size of the output, px.
-        step: Fixed-point units of one logit.
-    """
-
-    top: int
+    top: int  # first row and column of the block, in logits
     left: int
-    grid_rows: int
+    grid_rows: int  # size of the scene's grid of logits
     grid_cols: int
-    stride: int
-    first_row: int
+    stride: int  # pixels per logit
+    first_row: int  # first row and column of the output, px
     first_col: int
-    height: int
+    height: int  # size of the output, px
     width: int
-    step: int
+    step: int  # fixed-point units of one logit
 
     @property
     def fractions(self) -> Float32Array:

@@ -77,18 +77,13 @@ BLENDS: dict[str, Taper] = {"sine": sine, "linear": linear, "flat": flat, "crop"
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Rows, or columns, ``first … stop`` of output, px, and what they need.
-
-    Attributes:
-        cell_first, cell_stop: Rows of logits that they are interpolated from.
-        starts: Starts of all windows that touch these logits, px.
-    """
+    """Rows, or columns, ``first … stop`` of output, px, and what they need."""
 
     first: int
     stop: int
-    cell_first: int
+    cell_first: int  # rows of logits that they are interpolated from
     cell_stop: int
-    starts: tuple[int, ...]
+    starts: tuple[int, ...]  # starts of all windows that touch these logits, px
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,62 +97,38 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneShape:
-    """What a plan has to know of a scene.
+    """What a plan has to know of a scene."""
 
-    Attributes:
-        height, width: Size of the scene, px.
-        pixel_bytes: Bytes of one pixel over all bands.
-        chunk_rows: Rows of the file that are decoded together, px: its blocks' height.
-        cache_bytes: What GDAL may keep of decoded blocks.
-    """
-
-    height: int
+    height: int  # size of the scene, px
     width: int
-    pixel_bytes: int
-    chunk_rows: int = BLOCK
-    cache_bytes: int = GDAL_CACHE_BYTES
+    pixel_bytes: int  # bytes of one pixel over all bands
+    chunk_rows: int = BLOCK  # rows of the file that are decoded together, px: its blocks' height
+    cache_bytes: int = GDAL_CACHE_BYTES  # what GDAL may keep of decoded blocks
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogitsShape:
-    """What a plan has to know of the network and of what is written.
+    """What a plan has to know of the network and of what is written."""
 
-    Attributes:
-        stride: Pixels per logit: 1, or an even divisor of 32.
-        classes: Number of logit channels.
-        layer_bytes: Bytes per pixel of what is wanted beside the classes.
-    """
-
-    stride: int
-    classes: int
-    layer_bytes: int = 0
+    stride: int  # pixels per logit: 1, or an even divisor of 32
+    classes: int  # number of logit channels
+    layer_bytes: int = 0  # bytes per pixel of what is wanted beside the classes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(SceneShape, LogitsShape):
-    """Windows of one scene-wide grid, the output in bands and strips, and what it takes.
+    """Windows of one scene-wide grid, the output in bands and strips, and what it takes."""
 
-    Attributes:
-        rows, cols: First rows and columns of the windows, px.
-        window_height, window_width: Size of every window, px.
-        overlap: Strip shared by neighbours, px.
-        blend: Name of the taper, or the taper.
-        batch_size: Windows at once: forwards side by side on a CPU, windows of a batch on a GPU.
-        band_rows: Height of the bands but the last, px; a multiple of 512.
-        strip_cols: Width of the strips but the last, px; a multiple of 512.
-        executor: Where the tasks run.
-    """
-
-    rows: tuple[int, ...]
+    rows: tuple[int, ...]  # first rows and columns of the windows, px
     cols: tuple[int, ...]
-    window_height: int
+    window_height: int  # size of every window, px
     window_width: int
-    overlap: int
-    blend: str | Taper
-    batch_size: int
-    band_rows: int = 0
-    strip_cols: int
-    executor: str
+    overlap: int  # strip shared by neighbours, px
+    blend: str | Taper  # name of the taper, or the taper
+    batch_size: int  # windows at once: forwards side by side on a CPU, windows of a batch on a GPU
+    band_rows: int = 0  # height of the bands but the last, px; a multiple of 512
+    strip_cols: int  # width of the strips but the last, px; a multiple of 512
+    executor: str  # where the tasks run
 
     @property
     def memory_bytes(self) -> int:

@@ -41,16 +41,11 @@ SEAM_PX = 16
 
 @dataclass(frozen=True, slots=True)
 class SeamCounts:
-    """Logits that at least two windows saw, and those of them where the windows' own classes differ.
+    """Logits that at least two windows saw, and those of them where the windows' own classes differ."""
 
-    Attributes:
-        border, border_differs: Those within 16 px of a window's border.
-        inside, inside_differs: The others.
-    """
-
-    border: int = 0
+    border: int = 0  # those within 16 px of a window's border
     border_differs: int = 0
-    inside: int = 0
+    inside: int = 0  # the others
     inside_differs: int = 0
 
     def __add__(self, other: SeamCounts) -> SeamCounts:

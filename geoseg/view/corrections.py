@@ -34,19 +34,12 @@ _NO_FEATURE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticErr
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
-    """The corrections of one class map.
+    """The corrections of one class map."""
 
-    Attributes:
-        path: The GeoPackage; it need not exist.
-        crs: CRS of the scene, which its polygons are in; None for a map without one.
-        plane: Where the map lies on the page if it has no place on Earth; None if it has one.
-        classes: Names of the map's classes.
-    """
-
-    path: Path
-    crs: CRS | None
-    plane: Plane | None
-    classes: tuple[str, ...]
+    path: Path  # the GeoPackage; it need not exist
+    crs: CRS | None  # CRS of the scene, which its polygons are in; None for a map without one
+    plane: Plane | None  # where the map lies on the page if it has no place on Earth; None if it has one
+    classes: tuple[str, ...]  # names of the map's classes
 
     @property
     def state(self) -> str:

@@ -44,43 +44,24 @@ _COUNTED_PX = 1 << 26
 
 @dataclass(slots=True, eq=False)
 class Layer:
-    """One layer of the page.
+    """One layer of the page."""
 
-    Attributes:
-        path: The file.
-        kind: "image", "classes", "share" (confidence, probabilities: 0 … 254), or "vector".
-        name: What the page calls it.
-        state: Size and time of change of the file; a new one tells the page to load the layer anew.
-        raster: Tiles of a raster.
-        vector: Tiles of features.
-        classes: What the values of a class map mean.
-        bands: Names of the bands of probabilities.
-        of: The class map that it belongs to, if any.
-        corrections: Where corrections of a class map lie.
-        is_shown: Whether the page shows it at first.
-        areas: Of each class; see `count_areas`.
-        error: What is wrong with it now.
-        share_made: How much of its store is made, in [0, 1]; None once all is.
-        values: Of the field that holds the classes of features.
-        is_crowded: Whether some tile had too many features to show them all.
-    """
-
-    path: str
-    kind: str
-    name: str
-    state: str
-    raster: TiledRaster | None = None
-    vector: TiledLayer | None = None
-    classes: ClassTable | None = None
-    bands: tuple[str, ...] = ()
-    of: str | None = None
-    corrections: Corrections | None = None
-    is_shown: bool = True
-    areas: dict[str, Any] | None = None
-    error: str | None = None
-    share_made: float | None = None
-    values: list[str] = field(default_factory=list)
-    is_crowded: bool = False
+    path: str  # the file
+    kind: str  # "image", "classes", "share" (confidence, probabilities: 0 … 254), or "vector"
+    name: str  # what the page calls it
+    state: str  # size and time of change of the file; a new one tells the page to load the layer anew
+    raster: TiledRaster | None = None  # tiles of a raster
+    vector: TiledLayer | None = None  # tiles of features
+    classes: ClassTable | None = None  # what the values of a class map mean
+    bands: tuple[str, ...] = ()  # names of the bands of probabilities
+    of: str | None = None  # the class map that it belongs to, if any
+    corrections: Corrections | None = None  # where corrections of a class map lie
+    is_shown: bool = True  # whether the page shows it at first
+    areas: dict[str, Any] | None = None  # of each class; see `count_areas`
+    error: str | None = None  # what is wrong with it now
+    share_made: float | None = None  # how much of its store is made, in [0, 1]; None once all is
+    values: list[str] = field(default_factory=list)  # of the field that holds the classes of features
+    is_crowded: bool = False  # whether some tile had too many features to show them all
 
 
 def state_of(path: str) -> str:

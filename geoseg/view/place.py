@@ -25,17 +25,11 @@ _PIXELS_M = 0.05, 1000.0
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """Where coordinates without a place on Earth are drawn: shifted and scaled, around 0° north, 0° east.
+    """Where coordinates without a place on Earth are drawn: shifted and scaled, around 0° north, 0° east."""
 
-    Attributes:
-        left: Coordinate that is drawn at 0° east.
-        top: Coordinate that is drawn at 0° north.
-        unit: Web Mercator metres for one unit of the coordinates.
-    """
-
-    left: float = 0.0
-    top: float = 0.0
-    unit: float = 1.0
+    left: float = 0.0  # coordinate that is drawn at 0° east
+    top: float = 0.0  # coordinate that is drawn at 0° north
+    unit: float = 1.0  # web Mercator metres for one unit of the coordinates
 
     @property
     def transform(self) -> Affine:

@@ -46,27 +46,16 @@ _AT_ONCE = threading.BoundedSemaphore(max(processors(), 2))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TiledRaster:
-    """A raster on the page's map. Make it with `tiled`.
+    """A raster on the page's map. Make it with `tiled`."""
 
-    Attributes:
-        path: The file.
-        name: What GDAL opens: the file, or a VRT that puts it in its place.
-        grid: The file's grid.
-        bounds: Longitudes and latitudes.
-        pixel_zoom: Zoom level, a real number, at which its pixels are those of the map's tiles.
-        fast_zoom: The lowest zoom level whose tiles are read in about a second.
-        bands: 1-based bands of ``name`` that are drawn.
-        stretch: Values of each of them that come out black and white.
-    """
-
-    path: str
-    name: str
-    grid: Grid
-    bounds: Bounds
-    pixel_zoom: float
-    fast_zoom: int
-    bands: tuple[int, ...]
-    stretch: tuple[tuple[float, float], ...]
+    path: str  # the file
+    name: str  # what GDAL opens: the file, or a VRT that puts it in its place
+    grid: Grid  # the file's grid
+    bounds: Bounds  # longitudes and latitudes
+    pixel_zoom: float  # zoom level, a real number, at which its pixels are those of the map's tiles
+    fast_zoom: int  # the lowest zoom level whose tiles are read in about a second
+    bands: tuple[int, ...]  # 1-based bands of ``name`` that are drawn
+    stretch: tuple[tuple[float, float], ...]  # values of each of them that come out black and white
 
     def zoom_levels(self, *, finer: int) -> tuple[int, int]:
         """The lowest and highest zoom level of its tiles; ``finer`` levels more than its pixels need."""

@@ -37,24 +37,15 @@ _VERSION = "4"
 
 @dataclass(frozen=True, slots=True)
 class TiledLayer:
-    """A layer of features on the page's map; its store may have to be made.
+    """A layer of features on the page's map; its store may have to be made."""
 
-    Attributes:
-        layer: The layer.
-        plane: Where it lies if it has no place on Earth; None if it has one.
-        bounds: Longitudes and latitudes; None if it has no features.
-        zooms: Lowest and highest zoom level.
-        full_zoom: The zoom level from which on all features are shown; below it the largest ones.
-        store: The file that tiles are read from: a PMTiles file, or the main file of a store in the cache.
-        colors: ``#rrggbb`` of each class in the layer's QGIS style, by its label and by its value.
-    """
-
-    layer: VectorLayer
-    plane: Plane | None
-    bounds: Bounds | None
-    zooms: tuple[int, int]
-    full_zoom: int
-    store: Path
+    layer: VectorLayer  # the layer
+    plane: Plane | None  # where it lies if it has no place on Earth; None if it has one
+    bounds: Bounds | None  # longitudes and latitudes; None if it has no features
+    zooms: tuple[int, int]  # lowest and highest zoom level
+    full_zoom: int  # the zoom level from which on all features are shown; below it the largest ones
+    store: Path  # the file that tiles are read from: a PMTiles file, or the main file of a store in the cache
+    # ``#rrggbb`` of each class in the layer's QGIS style, by its label and by its value
     colors: dict[str, str] = field(default_factory=dict)
 
     @property
