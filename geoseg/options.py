@@ -119,11 +119,12 @@ class Imagery(Checked):
     def __post_init__(self) -> None:
         """Refuse a GSD that is neither a number nor "model"."""
         Checked.__post_init__(self)
-        try:
-            _ = self.gsd is None or self.gsd == "model" or float(self.gsd)
-        except ValueError:
-            message = f"gsd {self.gsd!r} is not a number of metres"
-            raise ConfigError(message, hint="--gsd 0.5, or --gsd model") from None
+        if isinstance(self.gsd, str) and self.gsd != "model":
+            try:
+                float(self.gsd)
+            except ValueError:
+                message = f"gsd {self.gsd!r} is not a number of metres"
+                raise ConfigError(message, hint="--gsd 0.5, or --gsd model") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

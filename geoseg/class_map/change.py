@@ -154,23 +154,18 @@ def _common_classes(old: ClassMapReader, new: ClassMapReader) -> tuple[ClassTabl
     return old.classes, [first.index(name) for name in second]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ChangeMatrix:
-    """Pixels and ground of every pair of classes; rows are the earlier map."""
+def change_matrix(pair: MapPair) -> tuple[IntArray, FloatArray]:
+    """Pixels of every pair of classes, and their true area, m² (`Grid.area_unit` without a CRS), (K, K) each.
 
-    pixels: IntArray  # number of pixels, (K, K)
-    area_m2: FloatArray  # their true area, m², (K, K); `Grid.area_unit` without a CRS
-
-
-def change_matrix(pair: MapPair) -> ChangeMatrix:
-    """The matrix of two maps; what is nodata in either does not count. It does not depend on how rows are cut."""
+    Rows are the earlier map. What is nodata in either does not count. They do not depend on how rows are cut.
+    """
     number = len(pair.classes)
     pixels, area = np.zeros((number, number), dtype=np.int64), np.zeros((number, number))
     row, row_m2 = 0, pair.grid.pixel_area_m2()
     for old, new in pair.rows():
         _count_pairs(old, new, row_m2[row : row + len(old)], pixels, area)
         row += len(old)
-    return ChangeMatrix(pixels, area)
+    return pixels, area
 
 
 @njit

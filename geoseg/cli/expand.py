@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from geoseg.cli.parsing import parse_bands, parse_devices, parse_groups
-from geoseg.runtime.devices import check_device
+from geoseg.runtime.machine import check_device
 from geoseg.tolerance import parse_tolerance, parse_wall_tolerance
 
 V = TypeVar("V", bound=Callable[..., None])

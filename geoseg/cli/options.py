@@ -9,7 +9,7 @@ import typer
 
 from geoseg.cli.expand import sentences
 from geoseg.options import Imagery, Network, Running
-from geoseg.runtime.devices import check_device
+from geoseg.runtime.machine import check_device
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,7 @@ from geoseg.data.labelled import LabelledScene, labels_of
 from geoseg.errors import GeosegError
 from geoseg.files import atomic_output
 from geoseg.paths import RASTER_SUFFIXES, InputPath, file_behind, suffix
-from geoseg.runtime.processors import processors
-from geoseg.runtime.user_cache import user_cache
+from geoseg.runtime.machine import processors, user_cache
 from geoseg.scene import Scene
 from geoseg.windows import Window, pieces
 

@@ -20,7 +20,7 @@ from geoseg.errors import ConfigError, LabelError, SceneError
 from geoseg.georeference import are_apart
 from geoseg.grid import Grid
 from geoseg.paths import RASTER_SUFFIXES, InputPath, exists, opened_name, suffix
-from geoseg.runtime.gather import gather
+from geoseg.runtime.ahead import gather
 from geoseg.scene import Scene
 from geoseg.scene.aoi import load_aoi
 from geoseg.scene.mosaic import UNUSABLE

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from geoseg.arrays import AnyArray, FloatArray, IntArray, Pixels, Valid
 from geoseg.data.labelled import LabelledScene, covered
 from geoseg.errors import SceneError, quoted
-from geoseg.runtime.processors import processors
+from geoseg.runtime.machine import processors
 from geoseg.windows import Window
 from geoseg.words import count
 

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,26 +58,25 @@ def write_pmtiles(batches: Iterable[PolygonBatch], path: Path, layer: Layer) -> 
             wkb = pa.array(geometries, pa.binary())
         return layer.record(placed, schema, text_array(colors, batch.class_id), wkb)
 
-    records, options = map(as_record, portions(batches)), {"DESCRIPTION": json.dumps(table, ensure_ascii=False)}
-    zooms = zoom_levels(layer.grid)
-    count = write_tiles(records, schema, path, zooms, layer=layer.name, crs="EPSG:4326", layer_options=options)
+    low, high = zoom_levels(layer.grid)
+    count = write_records(
+        map(as_record, portions(batches)),
+        schema,
+        path,
+        geometry_type="Unknown",
+        is_exact=False,
+        driver="PMTiles",
+        layer=layer.name,
+        crs="EPSG:4326",
+        dataset_options={"NAME": layer.name, "MINZOOM": str(low), "MAXZOOM": str(high)},
+        layer_options={"DESCRIPTION": json.dumps(table, ensure_ascii=False)},
+    )
     with writing(path), path.open("rb") as file:
         header, size = file.read(_HEADER_BYTES), file.seek(0, os.SEEK_END)
         check_whole(len(header) == _HEADER_BYTES)
         # Offset and length of root directory, metadata, leaf directories and tiles
         check_whole(bool(size >= np.frombuffer(header, "<u8", 8, 8).reshape(4, 2).sum(axis=1).max()))
     return count
-
-
-def write_tiles(
-    records: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path, zooms: tuple[int, int], **options: Any
-) -> int:
-    """Write record batches as tiles of the lowest to the highest zoom level; see `write_records`."""
-    options |= {
-        "driver": "PMTiles",
-        "dataset_options": {"NAME": options["layer"], "MINZOOM": str(zooms[0]), "MAXZOOM": str(zooms[1])},
-    }
-    return write_records(records, schema, path, geometry_type="Unknown", is_exact=False, **options)
 
 
 def zoom_levels(grid: Grid) -> tuple[int, int]:

@@ -24,7 +24,7 @@ import numpy as np
 from geoseg.errors import in_one_line
 from geoseg.network.forward import does_not_run
 from geoseg.network.stored_model import StoredModel
-from geoseg.runtime.user_cache import user_cache
+from geoseg.runtime.machine import user_cache
 
 log = logging.getLogger(__name__)
 

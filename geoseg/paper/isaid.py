@@ -28,7 +28,7 @@ from geoseg.classes import NODATA, ClassTable, Color
 from geoseg.errors import LabelError, OutputError, in_one_line, one_error
 from geoseg.files import atomic_output, check_output_folder, open_raster, output_error
 from geoseg.paper.isaid_release import LABELLED, SPLITS, Pair, Picture, find_release
-from geoseg.runtime.processors import processors
+from geoseg.runtime.machine import processors
 from geoseg.words import count
 
 CLASSES: ClassTable = KNOWN["iSAID"]

@@ -36,7 +36,7 @@ from geoseg.network.folding import Logits
 from geoseg.network.metrics import confusion_matrix
 from geoseg.network.model_folder import Normalize
 from geoseg.network.stored_model import StoredModel
-from geoseg.runtime.processors import processors
+from geoseg.runtime.machine import processors
 from geoseg.windows import Window, round_up, window_starts
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from geoseg.network.tta import augmented, find_tta
 from geoseg.options import ExecutorName, Layers, Tiling
 from geoseg.prediction.items import Item, Predicted, WindowPixels
 from geoseg.prediction.stages import Stages
-from geoseg.runtime.processors import processors
+from geoseg.runtime.machine import processors
 from geoseg.scene import Pixels, Raster, Scene, Valid
 from geoseg.tiling.arrays import Array
 from geoseg.tiling.plan import (

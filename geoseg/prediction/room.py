@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from geoseg.errors import ConfigError, OutputError, SceneError
-from geoseg.runtime.processors import memory_bytes
+from geoseg.runtime.machine import memory_bytes
 from geoseg.scene import Raster
 from geoseg.tiling.plan import IN_PROCESS, Plan
 from geoseg.words import count

@@ -8,14 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from geoseg.arrays import FloatArray, IntArray
-from geoseg.class_map.change import (
-    ChangeMatrix,
-    MapPair,
-    Transitions,
-    change_matrix,
-    transition_name,
-    transitions,
-)
+from geoseg.class_map.change import MapPair, Transitions, change_matrix, transition_name, transitions
 from geoseg.class_map.writing import MapFileWriter
 from geoseg.class_tables import read_class_table
 from geoseg.classes import ClassTable
@@ -138,21 +131,19 @@ def compare(
         errors = [read_errors(folder, pair.classes.names) for folder in evaluations]
         if path is not None and not is_map(path):
             check_format(path, pair.grid)
-        matrix = change_matrix(pair)
-        if not matrix.pixels.any():
+        pixels, area_m2 = change_matrix(pair)
+        if not pixels.any():
             raise SceneError(f"{old} and {new} have no common ground: no pixel is valid in both")
-        report = ChangeReport(path, pair.classes, pair.grid, matrix.pixels, matrix.area_m2)
+        report = ChangeReport(path, pair.classes, pair.grid, pixels, area_m2)
         if errors:
-            estimate, margin = estimated_change(errors, matrix.area_m2.sum(axis=1), matrix.area_m2.sum(axis=0))
+            estimate, margin = estimated_change(errors, area_m2.sum(axis=1), area_m2.sum(axis=0))
             report = replace(report, estimate_m2=estimate, margin_m2=margin)
-        return report if path is None else _written(pair, matrix, path, rules, report)
+        return report if path is None else _written(pair, path, rules, report)
 
 
-def _written(
-    pair: MapPair, matrix: ChangeMatrix, path: Path, rules: PolygonRules, report: ChangeReport
-) -> ChangeReport:
+def _written(pair: MapPair, path: Path, rules: PolygonRules, report: ChangeReport) -> ChangeReport:
     """The report, after the changes are written."""
-    changes = transitions(pair.classes, matrix.pixels + _named(rules, pair.classes))
+    changes = transitions(pair.classes, report.pixels + _named(rules, pair.classes))
     rows = ahead(changes.rows(pair), name="geoseg-read")
     if is_map(path):
         with MapFileWriter(path, pair.grid, changes.classes) as writer:

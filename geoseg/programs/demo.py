@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shlex
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +22,7 @@ from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 from geoseg.network.metrics import Scores, count_pixels
 from geoseg.options import DEFAULT_RULES
 from geoseg.prediction.report import PredictReport
+from geoseg.prediction.stages import Stages
 from geoseg.programs.early import DEMO_FILES, check_demo
 from geoseg.programs.predict import predict
 from geoseg.programs.rehearsal import rehearsing, stitching, vectorizing
@@ -79,18 +78,12 @@ class DemoReport:
         ]
 
 
-@dataclass(slots=True)
-class _Clock:
-    """Time of the steps, by name."""
+class _Clock(Stages):
+    """Time of the steps, which are logged."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
+    def step(self, name: str) -> AbstractContextManager[None]:
         log.info("%s …", name)
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = time.perf_counter() - start
+        return self.time(name)
 
 
 def run_demo(

@@ -45,7 +45,7 @@ from geoseg.prediction.imagery import check_scene
 from geoseg.prediction.precision import record_precision
 from geoseg.prediction.predictor import Predictor
 from geoseg.programs.early import check_evaluation
-from geoseg.runtime.devices import resolve_device
+from geoseg.runtime.machine import resolve_device
 from geoseg.version import __version__
 
 

@@ -23,8 +23,8 @@ from tqdm import tqdm
 from geoseg.errors import OutputError, SceneError, in_one_line, quoted
 from geoseg.files import atomic_output, check_output, make_folder
 from geoseg.paths import RASTER_SUFFIXES, InputPath, input_path, opened_name
-from geoseg.runtime.gather import gather
-from geoseg.runtime.processors import processors
+from geoseg.runtime.ahead import gather
+from geoseg.runtime.machine import processors
 from geoseg.scene.open_files import open_dataset, reason
 
 BLOCK = 256

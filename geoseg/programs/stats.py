@@ -16,7 +16,7 @@ from geoseg.data.histogram import BLOCK, CHUNK, count_blocks, suggested_weights
 from geoseg.data.labelled import LabelledScene, covered, open_scenes
 from geoseg.data.statistics import Moments, ValueCounts, chosen, finite_moments, nothing_valid, scaled_std
 from geoseg.errors import ConfigError
-from geoseg.runtime.processors import processors
+from geoseg.runtime.machine import processors
 from geoseg.scene import Valid
 from geoseg.windows import Window, pieces
 from geoseg.words import aligned

@@ -39,7 +39,7 @@ from geoseg.network.stored_model import open_model
 from geoseg.options import TrainOptions, from_keywords, signature_with
 from geoseg.prediction.precision import record_precision
 from geoseg.programs.early import check_new_run
-from geoseg.runtime.devices import resolve_device
+from geoseg.runtime.machine import resolve_device
 from geoseg.training.callbacks import Checkpoints, MovingAverage, NormsOfFirst, StopSignal, interruptible, stopped
 from geoseg.training.display import MetricsTable, ProgressLine, SamplePictures
 from geoseg.training.failures import explained

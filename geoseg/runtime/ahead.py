@@ -1,4 +1,4 @@
-"""Work in a thread beside the caller's: one item ahead of it, or some items behind it."""
+"""Work in threads beside the caller's: one item ahead of it, some items behind it, or several at once."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from queue import Queue
 from typing import Any, TypeVar
 
+from geoseg.errors import GeosegError, one_error
+
 T = TypeVar("T")
+R = TypeVar("R")
 
 _END: Any = object()
 _ABANDONED: Any = object()
@@ -63,3 +66,24 @@ def behind(consume: Callable[[Iterator[T]], None], *, most: int, name: str) -> I
             raise
         waiting.put(_END)
         done.result()
+
+
+def gather(call: Callable[[T], R], items: Iterable[T], what: str, *, threads: int = 1, name: str = "gather") -> list[R]:
+    """The results of a function for each item, in order; all items are tried.
+
+    Errors of several items become one (`one_error`); ``what`` follows "2 of 3" in it, as "scenes cannot be used". The
+    function is called in ``threads`` threads called "geoseg-" and ``name``.
+    """
+
+    def tried(item: T) -> tuple[list[R], list[GeosegError]]:
+        try:
+            return [call(item)], []
+        except GeosegError as error:
+            return [], [error]
+
+    with ThreadPoolExecutor(threads, thread_name_prefix=f"geoseg-{name}") as pool:
+        found = list(pool.map(tried, items))
+    errors = [error for _, raised in found for error in raised]
+    if errors:
+        raise one_error(errors, f"{len(errors)} of {len(found)} {what}")
+    return [result for results, _ in found for result in results]

@@ -8,7 +8,7 @@ from affine import Affine
 from geoseg.arrays import Pixels, Valid
 from geoseg.errors import SceneError, quoted
 from geoseg.georeference import Georeference, crs_name
-from geoseg.runtime.gather import gather
+from geoseg.runtime.ahead import gather
 from geoseg.scene.raster import Raster, intersection, slices
 from geoseg.windows import Window
 from geoseg.words import count

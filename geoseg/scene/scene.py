@@ -18,7 +18,7 @@ from geoseg.errors import SceneError, quoted
 from geoseg.georeference import unwarped, warp_command
 from geoseg.grid import grid_of
 from geoseg.paths import RASTER_SUFFIXES, file_behind, input_path, opened_name
-from geoseg.runtime.gather import gather
+from geoseg.runtime.ahead import gather
 from geoseg.scene.mosaic import UNUSABLE, Mosaic
 from geoseg.scene.open_files import OpenFiles, is_remote, open_dataset, reason, remote_facts, server_complaint
 from geoseg.scene.raster import Raster, can_hold

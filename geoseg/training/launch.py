@@ -27,8 +27,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import geoseg.errors
 from geoseg.errors import ConfigError, DeviceError, GeosegError
-from geoseg.runtime.devices import resolve_device
-from geoseg.runtime.processors import processors
+from geoseg.runtime.machine import processors, resolve_device
 from geoseg.training.failures import GO_ON, NOT_BEGUN, RunStopped
 from geoseg.training.processes import PATIENCE, PeerEnded
 

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from geoseg.errors import ConfigError, DeviceError, GeosegError, in_one_line
-from geoseg.runtime.devices import resolve_device
+from geoseg.runtime.machine import resolve_device
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from rasterio.crs import CRS
 from geoseg.classes import IGNORE, RIGHT
 from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.files import WARNINGS, atomic_output, check_output, make_folder
-from geoseg.runtime.user_cache import user_cache
+from geoseg.runtime.machine import user_cache
 from geoseg.view.place import MERCATOR, Plane
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from geoseg.classes import NODATA
 from geoseg.errors import quoted
 from geoseg.files import open_raster
 from geoseg.grid import Grid
-from geoseg.runtime.processors import processors
+from geoseg.runtime.machine import processors
 from geoseg.scene import Scene
 from geoseg.scene.open_files import OpenFiles
 from geoseg.view.place import MERCATOR, MOST_ZOOM, TILE_PX, WORLD_M, Bounds, Plane, is_on_earth, tile_bounds

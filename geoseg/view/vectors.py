@@ -19,7 +19,7 @@ from pmtiles import reader as pmtiles
 from geoseg.classes import format_color
 from geoseg.errors import SceneError, quoted
 from geoseg.georeference import Georeference, crs_georeference
-from geoseg.runtime.user_cache import user_cache
+from geoseg.runtime.machine import user_cache
 from geoseg.scene.vector_files import STYLES, VectorLayer, open_layer
 from geoseg.view.feature_store import MOST_LARGE, make_store, read_tile, read_values
 from geoseg.view.place import WORLD_M, Bounds, Plane, lonlat_bounds, mercator

@@ -42,7 +42,7 @@ from geoseg.landscape import Landscape, write_landscape
 from geoseg.network.model_folder import Normalize, load_model
 from geoseg.prediction.predictor import Predictor
 from geoseg.programs.predict import predict
-from geoseg.runtime.devices import resolve_device
+from geoseg.runtime.machine import resolve_device
 from geoseg.scene import Scene
 from geoseg.tiling.plan import Plan
 from geoseg.windows import Window

@@ -27,7 +27,7 @@ from geoseg.data.raster_labels import check_raster_labels
 from geoseg.errors import GeosegError, quoted
 from geoseg.georeference import crs_name
 from geoseg.grid import Grid
-from geoseg.runtime.processors import processors
+from geoseg.runtime.machine import processors
 from geoseg.scene import Scene
 
 PIXEL_SCENES = 200

@@ -17,7 +17,7 @@ from geoseg.georeference import Georeference, pyproj_crs
 from geoseg.grid import Grid
 from geoseg.options import Tiling
 from geoseg.programs.info.words import FEW_VALUES, Fact, crs_text, extent, file_size, unit_name
-from geoseg.runtime.processors import processors
+from geoseg.runtime.machine import processors
 from geoseg.scene import Pixels, Scene, Valid
 from geoseg.scene.advice import GDAL_TYPES, holds, palette_hint
 from geoseg.tiling.plan import MAX_CPU_WINDOWS, LogitsShape, Plan, SceneShape, plan_prediction

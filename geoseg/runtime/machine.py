@@ -1,11 +1,15 @@
-"""Which device a network runs on."""
+"""This machine: which device a network runs on, processors, memory, and the user's cache folder."""
 
 import ctypes
+import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 from geoseg.errors import DeviceError
+
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 def check_device(name: str) -> str:
@@ -44,3 +48,29 @@ def _may_have_gpu() -> bool:
     except OSError:
         return False
     return True
+
+
+def processors() -> int:
+    """Processors that this process may use, at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Memory of this machine or container; None if the system does not say."""
+    try:
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+    try:
+        return min(found, int(_CONTAINER.read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return found
+
+
+def user_cache(name: str) -> Path:
+    """``$XDG_CACHE_HOME/geoseg/NAME``, or ``~/.cache/geoseg/NAME``; nothing is created."""
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a user whom the machine does not know, as in many a container
+        base = tempfile.gettempdir()
+    return Path(base) / "geoseg" / name
