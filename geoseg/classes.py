@@ -33,10 +33,8 @@ class MapClass:
     """One class of a map: its id (the pixel value and the logit channel), its name, its RGB colour in [0, 255].
 
     A background is what surrounds objects: it is in maps, but becomes polygons only on request. Of a class to separate
-    it is known beside the map where two objects touch (``MAP_contact.tif``).
-
-    Raises:
-        ValueError: An empty name, or a colour channel outside [0, 255].
+    it is known beside the map where two objects touch (``MAP_contact.tif``). A ValueError for an invalid name or
+    colour.
     """
 
     id: int

@@ -95,13 +95,9 @@ def check_output(
     inputs: Iterable[str | os.PathLike[str]] = (),
     styled: bool = False,
 ) -> Path:
-    """The output path, after checking that it may be written.
+    """The output path, after checking that it may be written; ``inputs`` are never replaced.
 
-    Args:
-        path: File that will be written.
-        overwrite: Whether an existing file may be replaced.
-        inputs: Files that the work reads; these are never replaced.
-        styled: Whether a style is written beside the file.
+    ``styled`` says whether a style is written beside the file.
 
     Raises:
         OutputError: The file exists, or its style or a part of another shapefile is in the way, and ``overwrite`` is
@@ -207,9 +203,6 @@ def check_output_folder(folder: Path, *, overwrite: bool, ours: Collection[str],
     """Check that a folder may be written; an existing one is replaced only if all files in it are ``ours``.
 
     ``writer`` is the name, for the message, of what writes files of the names ``ours``.
-
-    Raises:
-        OutputError: It exists and ``overwrite`` is False, it holds other files, it is a file, or it cannot be written.
     """
     if not folder.exists():
         check_output(folder, overwrite=False)
@@ -236,10 +229,7 @@ def atomic_output(path: Path) -> Iterator[Path]:
     It yields the same name inside the scratch folder. On a clean exit all files of the folder are renamed into the
     final folder, the named one last, and what other programs derived from a file it replaces (``.ovr``, ``.aux.xml``,
     indices) is removed. After an exception, Ctrl-C included, nothing is published. The scratch folder is removed in
-    either case.
-
-    Raises:
-        OutputError: The folder is gone or not writable, or the disk is full.
+    either case. An `OutputError` if the folder is not writable or the disk is full.
     """
     try:
         with _scratch(path) as scratch:
@@ -318,10 +308,7 @@ def output_pattern(output: str | os.PathLike[str]) -> Path | None:
     """The pattern of one output for each scene; None if one file is named.
 
     A folder, which exists or ends with a slash, stands for ``FOLDER/{stem}.tif``. A file name may have ``{stem}`` and
-    ``{parent}``: the scene's name without its suffix, and the name of its folder.
-
-    Raises:
-        OutputError: Another word in braces.
+    ``{parent}``: the scene's name without its suffix, and the name of its folder; another word is an `OutputError`.
     """
     path = Path(output)
     words = _PLACEHOLDER.findall(path.name)

@@ -444,10 +444,8 @@ class ExportOptions(Windows):
 def from_keywords(kind: type[T], keywords: Mapping[str, Any], *, caller: str, given: T | None = None) -> T:
     """Options, those given or the default ones, changed by keywords.
 
-    Each keyword is the name of an option, or of a group of options given as one value.
-
-    Raises:
-        TypeError: An unknown keyword, whose nearest is named, or a group or options of another type.
+    Each keyword is the name of an option, or of a group of options given as one value; a TypeError for an unknown name
+    or another type.
     """
     changes: dict[str, Any] = {}
     given = kind() if given is None else given

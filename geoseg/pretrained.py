@@ -130,12 +130,9 @@ def check_source(source: str | PathLike[str]) -> None:
 
 
 def fetch(entry: Pretrained, *, folder: str | PathLike[str] | None = None, progress: bool = False) -> Path:
-    """A published file on this disk, downloaded if necessary; its digest is checked either way.
+    """A published file on this disk, downloaded to ``folder`` or torch.hub's if necessary; its digest is checked.
 
-    ``folder`` is where it is stored; None for torch.hub's folder.
-
-    Raises:
-        ModelError: It cannot be downloaded (the message says where to put it), or it is truncated or altered.
+    A `ModelError` says where to put it if it cannot be downloaded, or that it is truncated or altered.
     """
     path = entry.path(folder)
     if not path.is_file():

@@ -26,22 +26,10 @@ _SAME_PLACE_PX = 1e-3
 
 
 class MapPair:
-    """Two class maps on one grid, open; a context manager.
+    """Two class maps on one grid, the earlier one first, open; a context manager.
 
-    The second map's ids are brought to the first one's by the names of the classes.
-
-    Args:
-        old: The earlier class map.
-        new: The later one.
-        crs: CRS of maps that have a transform but no CRS.
-        classes: Names and colours of the ids of both maps; None takes each map's own.
-
-    Attributes:
-        grid: Their grid.
-        classes: Their classes, with the earlier map's ids.
-
-    Raises:
-        SceneError: Not a class map, another grid, or other classes.
+    Their ids are the earlier map's, to which the later one's are brought by the names of the classes; ``crs`` and
+    ``classes`` as of `ClassMapReader`, for both. A `SceneError` for another grid or other classes.
     """
 
     def __init__(

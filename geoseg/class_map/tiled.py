@@ -35,14 +35,8 @@ def writing_raster(path: Path) -> AbstractContextManager[None]:
 class TiledFile:
     """A uint8 GeoTIFF with nodata 255 that takes rows in any number; a context manager that closes the file.
 
-    Rows wait until a row of blocks is complete: rewriting a compressed block would leave its old bytes behind.
-
-    Args:
-        path: File to create.
-        shape: Height and width, px.
-        bands: Number of bands.
-        smooth: Whether neighbouring values differ little, so that differences compress better than values.
-        is_empty: Write no pixels: rows are only passed on.
+    Rows wait until a row of blocks is complete: rewriting a compressed block would leave its old bytes behind. Of
+    ``smooth`` rows differences of neighbours are compressed. An empty file takes no pixels: rows are only passed on.
 
     Attributes:
         file: The open rasterio dataset.

@@ -101,12 +101,7 @@ class MapFileWriter:
         return CogWriter(path, self.grid, bands=bands, palette=palette, tiles=self._tiles.get(layer))
 
     def write(self, rows: MapRows) -> None:
-        """Append finished rows, any number of them.
-
-        Raises:
-            ValueError: The rows do not fit the map, or lack a layer.
-            OutputError: The disk is full.
-        """
+        """Append finished rows, any number of them; a ValueError if they do not fit the map, or lack a layer."""
         arrays = {name: self._checked(name, getattr(rows, name), len(rows)) for name in self.layers}
         if self.rows_written + len(rows) > self.grid.height:
             raise ValueError(f"the map has {self.grid.height} rows, but {self.rows_written + len(rows)} were given")

@@ -40,10 +40,8 @@ def expand_scenes(data: dict[str, Any], base: Path) -> None:
     """Expand the lists of scenes of a configuration's ``data``, in place; all paths become absolute.
 
     Paths are relative to ``base``, those in a catalogue to the catalogue's folder. What is not a list of entries stays
-    unchanged, for the configuration's own check to report.
-
-    Raises:
-        ConfigError: A pattern without a match, an invalid catalogue, or missing files, all of which are listed.
+    unchanged, for the configuration's own check to report. A `ConfigError` lists all missing files, or names a pattern
+    without a match or an invalid catalogue.
     """
     missing: list[str] = []
     for split in SPLITS:

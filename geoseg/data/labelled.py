@@ -133,11 +133,8 @@ class LabelledScene:
 def open_labels(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_label: int = 0) -> Labels:
     """The labels of a configured scene on its grid, corrected; those outside its labelled area are 255.
 
-    ``first_label`` is the number of the first class, in a raster or in a field. Smaller ones and 255 are ignored.
-
-    Raises:
-        LabelError: No such file, no CRS although the scene has one, labels or an area that do not touch the scene,
-            another size, or a class outside the table.
+    ``first_label`` is the number of the first class, in a raster or in a field. Smaller ones and 255 are ignored. A
+    `LabelError` for labels that do not fit the scene or the table.
     """
     labels = _uncorrected(config, grid, classes, first_label=first_label)
     return _corrected(labels, config, grid, classes)

@@ -77,9 +77,6 @@ class CorrectedLabels:
     """Labels, or a predicted map, under the corrections that ``config`` names.
 
     A polygon's class wins, what it calls right stays, what it ignores becomes 255; later ones lie over earlier ones.
-
-    Raises:
-        LabelError: No such file, another kind of file, or a class outside the table.
     """
 
     def __init__(self, labels: Labels, config: SceneConfig, grid: Grid, classes: ClassTable) -> None:

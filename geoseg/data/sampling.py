@@ -34,13 +34,7 @@ class Sampler:
     A window is first given a class by ``train.class_shares``, or none. With a class, it lies around a pixel of that
     class, each one equally likely, which falls into the window's middle half along each axis if the scene extends far
     enough. Without, it lies anywhere; if scenes are labelled in part (``labelled_area``, ``outside: ignore``), around
-    any labelled pixel.
-
-    Raises:
-        ConfigError: A class in ``class_shares`` occurs nowhere, or a split leaves no room for a window, or for one with
-            such a class.
-        LabelError: Labels that cannot be read.
-        SceneError: Imagery that cannot be read.
+    any labelled pixel. A `ConfigError` if such a class occurs nowhere, or a split leaves no room for a window.
     """
 
     def __init__(self, scenes: Sequence[LabelledScene], settings: TrainConfig) -> None:

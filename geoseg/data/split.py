@@ -204,9 +204,6 @@ def write_split(path: Path, train: Sequence[LabelledScene], val: Sequence[Labell
     They are the blocks of scenes that are cut, and the outlines of others. Fields: ``scene``, ``split`` (train, val,
     unused), ``block_row`` and ``block_col`` (missing for whole scenes). Scenes without a CRS have pixel coordinates,
     y = -row. A scene cut into blocks is written once, with those that validate.
-
-    Raises:
-        OutputError: The folder is not writable.
     """
     layers: dict[CRS | None, list[dict[str, Any]]] = {}
     done = set()

@@ -24,21 +24,12 @@ _SAME = 0.5
 class Touching:
     """Polygons of classes to separate: pixels near another object of their class, and borders between objects.
 
-    Distances are measured in metres as at the centre of the scene. The regions near another object are found once and
-    travel to worker processes.
-
-    Args:
-        labels: Polygons of a scene.
-        classes: The class table.
-        widths_m: How near the other object is, m, for each class to separate.
-        grid: The scene's grid.
-        scene: Name of the scene, for messages.
+    How near that is, ``widths_m`` say for each class to separate, in metres as at the centre of the scene. The regions
+    near another object are found once and travel to worker processes. A `LabelError` names the ``scene`` if the size of
+    its pixels in metres is not known, or exceeds a width.
 
     Attributes:
         pairs: Objects that lie so near to another one, counted for each of the others.
-
-    Raises:
-        LabelError: The size of the scene's pixels in metres is not known, or exceeds a width.
     """
 
     def __init__(

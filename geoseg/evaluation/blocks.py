@@ -140,13 +140,8 @@ class CaseFinder:
 class BlockMeasure:
     """Counts pairs of truth and map in each block of a scene from rows as they come.
 
-    Args:
-        classes: K.
-        pixel_m2: Ground area of the pixels of each row, m², (H,).
-        width: Width of the scene, px.
-        scene: Number of the scene, for ``finder``.
-        finder: Gets every finished block.
-        side: Side of the blocks, px; those at the right and lower edge may be smaller.
+    ``pixel_m2`` is the ground area of the pixels of each row, (H,). The ``finder`` gets every finished block with the
+    number of the scene. Blocks at the right and lower edge may be smaller than ``side`` px.
     """
 
     def __init__(

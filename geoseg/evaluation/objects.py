@@ -37,14 +37,9 @@ class _Pairs(NamedTuple):
 class ObjectMeasure:
     """Counts regions of truth and map, and pairs of them with an IoU above one half, from rows as they come.
 
-    A region is a 4-connected set of pixels of one class without cuts. Pixels that are 255 in truth or map belong to
-    none, so of a region that they cut only the known part counts. Only regions that reach the last row are kept, and
-    closed ones that may still match one of those.
-
-    Args:
-        classes: K.
-        width: Width of the scene, px.
-        of: Ids of the classes whose regions are objects; None for all.
+    A region is a 4-connected set of pixels of one class without cuts, ``of`` the ids given or of all. Pixels that are
+    255 in truth or map belong to none, so of a region that they cut only the known part counts. Only regions that reach
+    the last row are kept, and closed ones that may still match one of those.
     """
 
     def __init__(self, classes: int, width: int, *, of: Iterable[int] | None = None) -> None:

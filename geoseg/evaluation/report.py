@@ -33,9 +33,6 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
 
     The same evaluation gives the same bytes. Measures that are None are left out or stated as not measured; NaN is
     shown as an en dash.
-
-    Raises:
-        OutputError: The folder is missing or not writable, or the disk is full.
     """
     page = report_page(evaluation)
     with atomic_output(path) as scratch:

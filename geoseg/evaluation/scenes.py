@@ -205,13 +205,7 @@ def evaluate_scenes(
     folder: Path,
     maps: Path | None = None,
 ) -> Evaluation:
-    """Measure the stitched map of every scene, and keep the maps with their confidence in the folder ``maps``, if any.
-
-    Raises:
-        OutputError: A map cannot be written.
-        SceneError: A block of a scene cannot be read.
-        DeviceError: A single window exceeds the device's memory.
-    """
+    """Measure the stitched map of every scene, and keep the maps with their confidence in a folder ``maps``, if any."""
     measures, classes = options.measures, predictor.classes
     objects = object_ids(classes, measures.objects)
     finder = CaseFinder(measures.windows)

@@ -39,14 +39,8 @@ def write_records(
     """Write record batches as they come, then read the file back; returns the number of features.
 
     The last field of the schema is the geometry, `WKB_FIELD`. What ``records`` raises passes as it is. GDAL's warnings
-    are logged.
-
-    Args:
-        is_exact: Whether geometries read back are the ones written, vertex for vertex.
-        options: Of `pyogrio.write_arrow`: driver, layer, crs, encoding, creation options.
-
-    Raises:
-        OutputError: The file cannot be written, or is not whole.
+    are logged. If it is exact, geometries read back must be the ones written, byte for byte. Further options are those
+    of `pyogrio.write_arrow`. An `OutputError` if the file cannot be written, or is not whole.
     """
     import pyogrio
 

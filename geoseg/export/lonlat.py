@@ -128,10 +128,7 @@ def to_wgs84(batch: PolygonBatch, lonlat: LonLat, path: Path) -> tuple[PolygonBa
     """Polygons in degrees, rounded to the decimals of ``lonlat``; each vertex alike in every polygon that has it.
 
     Returns the batch in degrees, and the polygons to be cut by row, each as its parts. Their rings in the batch run on
-    beyond ±180°. Errors name the file of ``path``.
-
-    Raises:
-        OutputError: A vertex has no longitude and latitude.
+    beyond ±180°. An `OutputError` names the file of ``path`` if a vertex has no longitude and latitude.
     """
     xy, rings = lonlat.split_long_edges(np.ascontiguousarray(batch.xy, dtype=np.float64), batch.rings)
     placed = lonlat.place(xy)

@@ -52,10 +52,6 @@ def write_overlay(
         transform: Affine pixel of ``class_values`` → coordinates of the polygons; None where these are pixels.
         title: Line above the panels.
         panel_px: Longer side of a panel, px. Larger imagery is averaged down to it.
-
-    Raises:
-        ValueError: Shapes other than those above.
-        OutputError: The folder cannot be written.
     """
     if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.dtype != np.uint8 or class_values.ndim != 2:
         raise ValueError(

@@ -41,13 +41,12 @@ def onnx_model(
     multiple: int = 1,
     output: str = "values",
 ) -> Any:
-    """An ``onnx.ModelProto`` of a module that maps (N, B, H, W) float32 to (N, …).
+    """An ``onnx.ModelProto`` of a module in evaluation mode, on the CPU, that maps (N, B, H, W) float32 to (N, …).
 
     ``SerializeToString(deterministic=True)`` gives the same bytes for the same module, whatever the threads, random
     numbers or hash seed.
 
     Args:
-        module: In evaluation mode, on the CPU.
         bands: B.
         size: H and W, px; None leaves them free. A fixed size runs a little faster and needs no arithmetic on shapes.
         batch: N; None leaves it free.

@@ -121,9 +121,6 @@ def load_encoder(network: N, path: str | PathLike[str], *, features_only: bool =
     As in timm, the stem is adapted to the number of bands (a single band gets the sum of the three, others repeat them,
     scaled by 3 / bands), and a head for another number of classes stays as it is. Every other tensor must be there and
     have the network's shape, unlike in timm.
-
-    Raises:
-        ModelError: The file cannot be read, or does not fit.
     """
     state = encoder_state(read_checkpoint(path).tensors, network, path)
     own = network.state_dict()
@@ -146,10 +143,7 @@ def load_encoder(network: N, path: str | PathLike[str], *, features_only: bool =
 def encoder_state(tensors: Mapping[str, Tensor], network: nn.Module, source: object) -> dict[str, Tensor]:
     """An ImageNet checkpoint's state dict under MSCAN's names; its shapes are checked, bands and classes excepted.
 
-    ``source`` is named in errors.
-
-    Raises:
-        ModelError: A tensor is missing, unexpected, or of another shape; the first is named.
+    A `ModelError` names the ``source`` and the first tensor that is missing, unexpected, or of another shape.
     """
     state = {encoder_key(key): value for key, value in without_wrappers(tensors).items()}
     found, wanted = (
@@ -246,14 +240,11 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
 
 
 def convert_official_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of `geoseg.models.SegNeXt` from that of an official segmentation model.
+    """State dict of `geoseg.models.SegNeXt` from that of an official segmentation model; a KeyError for any other.
 
     The official repository (mmsegmentation 0.x) and mmsegmentation 1.x differ only in the name of the MLP's depthwise
     convolution. Neither stores the bases of the factorization: a strict load needs ``decoder.hamburger.ham.bases``
     added, for example from a fresh model.
-
-    Raises:
-        KeyError: A key begins with neither ``backbone.`` nor ``decode_head.``.
     """
     converted = {}
     for key, value in state_dict.items():

@@ -50,14 +50,10 @@ class NMF2d(nn.Module):
 
 
 def factorize(pixels: Tensor, bases: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Codes C (N, H·W, R) and bases W (N, D, R) such that C Wᵀ is near the pixels; all of them are ≥ 0.
+    """Codes C (N, H·W, R) and bases W (N, D, R) such that C Wᵀ is near the pixels (N, H·W, D); all of them are ≥ 0.
 
-    Multiplicative updates (Lee and Seung, 2001), the codes once more at the end.
-
-    Args:
-        pixels: (N, H·W, D).
-        bases: (1, D, R) of length 1 to start from.
-        steps: Rounds of updates.
+    Multiplicative updates (Lee and Seung, 2001), so many ``steps`` from bases (1, D, R) of length 1 on, the codes once
+    more at the end.
     """
     bases = bases.expand(pixels.shape[0], -1, -1)
     numerator = pixels @ bases  # (N, H·W, R); the first update shares it with the initialisation

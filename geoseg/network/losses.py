@@ -30,11 +30,8 @@ FOCAL_GAMMA = 2.0
 class SummedLoss(nn.Module):
     """A weighted sum of `LOSSES`, given by name.
 
-    ``weights`` are those of the classes in cross_entropy, ohem and focal; None for 1 each. Dice and Lovász weigh all
-    classes alike.
-
-    Raises:
-        ConfigError: The class weights are all 0 or not K.
+    ``weights`` are those of the classes in cross_entropy, ohem and focal, not all 0; None for 1 each. Dice and Lovász
+    weigh all classes alike.
     """
 
     class_weights: Tensor | None

@@ -162,11 +162,8 @@ class Normalize(nn.Module):
 def from_disk_or_hub(load: Callable[[], T]) -> T:
     """The result of ``load``, which queries the hub only for files that are not on this disk, and only if it responds.
 
-    huggingface_hub queries it for files on this disk, too, and retries for half a minute if it cannot be reached.
-
-    Raises:
-        ConnectionError: A file is not on this disk and the hub does not respond.
-        OSError: It cannot be downloaded for another reason.
+    huggingface_hub queries it for files on this disk, too, and retries for half a minute if it cannot be reached. An
+    OSError if a file cannot be had.
     """
     state = torch.get_rng_state()
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True

@@ -89,12 +89,8 @@ def augmented(logits_fn: Callable[[Tensor], Tensor], x: Tensor, tta: Tta) -> Ten
     """Log of the mean probability over augmentations, (N, K, H/s, W/s) float32; without any, the network's logits.
 
     Its softmax is the mean probability. The order of the sum does not depend on the batch, so a window always gives the
-    same values.
-
-    Args:
-        logits_fn: Network on normalised windows (N, B, h, w), h and w multiples of 32, giving (N, K, h/s, w/s).
-        x: Normalised windows (N, B, H, W), H and W multiples of the stride s.
-        tta: The augmentations.
+    same values. Windows (N, B, H, W) are normalised, their sides multiples of the stride s; ``logits_fn`` gets sides
+    that are multiples of 32.
     """
     if tta.is_plain:
         return logits_fn(x)

@@ -102,11 +102,7 @@ class Design:
 def recognize(tensors: Mapping[str, Tensor], source: Source) -> tuple[Design, dict[str, Tensor]]:
     """The network that a state dict is for, and the state dict without ``module.`` or ``model.`` before every name.
 
-    ``source`` is named in errors.
-
-    Raises:
-        ModelError: The state dict is another network's, for other than three bands, or lacks a tensor that gives the
-            dimensions.
+    A `ModelError` names the ``source`` if it is another network's, for other than three bands, or incomplete.
     """
     tensors = without_wrappers(tensors)
     segments = any(key.startswith("backbone.") for key in tensors)

@@ -31,11 +31,10 @@ def model_nodata(contract: Contract, nodata: float | None) -> float | None:
 
 
 def check_scene(contract: Contract, scene: Raster, *, ignore_gsd: bool = False) -> None:
-    """Refuse a scene that breaks the model's imagery contract.
+    """Refuse a scene that breaks the model's imagery contract, with a `SceneError`.
 
-    Raises:
-        SceneError: Another number of bands, another dtype, values that fit the model only with the scale and offset of
-            the file's tags, or a pixel size more than 30 % off the model's.
+    That is another number of bands, another dtype, values that fit the model only with the scale and offset of the
+    file's tags, or a pixel size more than 30 % off the model's.
     """
     wanted = [band.name for band in contract.bands]
     if len(scene.bands) != len(wanted):

@@ -158,10 +158,7 @@ class Parts:
 
         The fingerprint is everything that the parts depend on, as JSON, under names that a user understands. With
         ``restart`` the folder's parts are discarded. At a clean end the folder is removed; after an exception it stays
-        if it holds a part.
-
-        Raises:
-            OutputError: Another process works on the same output, or the folder cannot be written.
+        if it holds a part. An `OutputError` if another process works on the same output.
         """
         with writing(self.folder):
             self.folder.mkdir(exist_ok=True)

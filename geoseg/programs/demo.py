@@ -92,10 +92,6 @@ def run_demo(
     """Make a landscape, map it, turn the map into polygons, draw both, and compare with the truth.
 
     With ``train``, a model trained from scratch for some minutes takes the place of the shipped one.
-
-    Raises:
-        OutputError: The folder holds an earlier demo, or cannot be written.
-        DeviceError: No such device.
     """
     check_demo(output, overwrite=overwrite)
     make_folder(output)

@@ -117,13 +117,7 @@ def check_vectorizing(
 def check_comparing(
     old: AnyPath, new: AnyPath, output: Path | None, *, classes: AnyPath | None, overwrite: bool
 ) -> None:
-    """Check what ``geoseg compare`` can tell from names alone.
-
-    Raises:
-        OutputError: An unknown suffix, or an output that may not be written.
-        SceneError: No such map.
-        ConfigError: A file of classes that cannot be read.
-    """
+    """Check what ``geoseg compare`` can tell from names alone."""
     if output is not None:
         _check_suffix(output, (*MAP_SUFFIXES, *VECTOR_SUFFIXES))
         check_output(output, overwrite=overwrite, inputs=[old, new], styled=True)

@@ -125,10 +125,7 @@ def take_part() -> None:
 def check(config: TrainConfig, options: TrainOptions | None = None, **changes: Any) -> Preview:
     """Problems of an experiment's data, and the plan of its run; nothing is trained or written.
 
-    Takes what `train` takes.
-
-    Raises:
-        GeosegError: As `train`, for everything but the data.
+    Takes what `train` takes, and raises what it does, for everything but the data.
     """
     options = from_keywords(TrainOptions, changes, caller="check", given=options)
     network, _ = _build(config)

@@ -152,19 +152,8 @@ def write_vectors(
 ) -> VectorReport:
     """Write the polygons of a class map that arrives row by row; all of it or nothing.
 
-    Args:
-        rows: The map from top to bottom; with confidence in all of them or in none.
-        grid: Grid of the whole map.
-        classes: Names and colours of the ids.
-        output: Output file; an existing one is replaced (call `geoseg.files.check_output` before the work).
-        rules: Rules for regions and borders.
-        source: Name of the scene that was mapped, for the field of that name.
-        texts: Further fields of text, with a value for each class.
-
-    Raises:
-        OutputError: Unknown suffix, a folder that cannot be written, or a disk that is full.
-        LabelError: A value outside the class table.
-        ConfigError: See `check_rules`.
+    An existing output is replaced (call `geoseg.files.check_output` before the work). ``source`` is the name of the
+    scene that was mapped, ``texts`` are further fields with a value for each class. For errors see `vectorize`.
     """
     drawn = grid.as_drawn()
     resolved = class_rules(rules, classes)

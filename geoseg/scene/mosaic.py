@@ -23,11 +23,8 @@ class Mosaic(Raster):
     """Several scenes, at least one, as one raster.
 
     The grid is the union of theirs. Where scenes overlap, the last valid one wins; pixels that none covers are invalid
-    and hold nodata, or 0. Only the files that a window meets are read.
-
-    Raises:
-        SceneError: Scenes with another CRS, dtype or number of bands than the first, or off its pixel grid; the
-            message lists 20 of them.
+    and hold nodata, or 0. Only the files that a window meets are read. A `SceneError` lists the scenes with another
+    CRS, dtype or number of bands than the first, or off its pixel grid.
     """
 
     def __init__(self, scenes: Sequence[Raster]) -> None:

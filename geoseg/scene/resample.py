@@ -36,13 +36,10 @@ class Resampled(Raster):
 
     The grid covers exactly the same ground, in the same CRS and orientation; height and width are rounded. An axis
     within 2 % of the size keeps its pixels. Pixels that are not square on the ground, as in geographic coordinates,
-    become square at the scene's centre.
+    become square at the scene's centre. The size is at most 64 times the scene's own, or a 64th of it.
 
     A pixel is the area-weighted mean of the valid source pixels that it covers; along an axis where pixels shrink it is
     interpolated between two centres. It is valid if at least half of the weight is, so areas neither grow nor shrink.
-
-    Raises:
-        SceneError: A scene without CRS, or a size more than 64 times larger or smaller than the scene's own.
     """
 
     def __init__(self, source: Raster, gsd_m: float) -> None:

@@ -79,14 +79,9 @@ def add_logits(
 
 @njit
 def mean_logits(sums: Int32Array, weights: Int32Array, first: int, block: Float32Array, covered: ByteArray) -> None:
-    """Weighted means of the sums' rows from ``first`` on, in fixed-point units; 0, not covered, without any window.
+    """Weighted means (K, n, C) of rows of sums (K, h, C) from ``first`` on, in fixed-point units; weights are (h, C).
 
-    Args:
-        sums: (K, h, C).
-        weights: (h, C).
-        first: First row.
-        block: Output: the means, (K, n, C).
-        covered: Output: whether any window was there, (n, C).
+    Where there was no window the mean is 0, and ``covered`` (n, C), the second output, 0.
     """
     classes, height, width = block.shape
     for row in range(height):

@@ -79,16 +79,9 @@ class Corrections:
     def write(self, features: Sequence[Any], known: str) -> str:
         """Replace all polygons at once: the file is the old one or the new one, never part of it.
 
-        Args:
-            features: GeoJSON features in longitude and latitude. A time that is missing becomes now.
-            known: The file's state when it was read; what others have written since is not replaced.
-
-        Returns:
-            The new state.
-
-        Raises:
-            ConfigError: A shape that is no polygon, a class that the map does not have, or a file that has changed.
-            OutputError: The file cannot be written, or another program is changing it.
+        Features are GeoJSON in longitude and latitude; a time that is missing becomes now. ``known`` is the file's
+        state when it was read: what others have written since is not replaced. Returns the new state. A `ConfigError`
+        for a shape that is no polygon, a class that the map does not have, or a file that has changed.
         """
         import pyogrio
 

@@ -114,13 +114,9 @@ def read_values(store: Path) -> list[str]:
 
 
 def read_tile(store: Path, name: str, full_zoom: int, tile: tuple[int, int, int]) -> tuple[bytes, bool]:
-    """A vector tile, b"" where there are no features, and whether some were left out as too many.
+    """A vector tile (zoom, column, row), b"" where there are no features, and whether some were left out as too many.
 
-    Args:
-        store: The main file.
-        name: Of the layer in the tile.
-        full_zoom: See `make_store`.
-        tile: Zoom level, column, row.
+    ``store`` is the main file, ``name`` the layer's in the tile; for ``full_zoom`` see `make_store`.
     """
     z, x, y = tile
     bounds = left, bottom, right, top = tile_bounds(z, x, y)

@@ -200,13 +200,7 @@ class Opener:
 
 
 def describe(layer: Layer, number: int, tables: Sequence[ClassTable]) -> dict[str, Any]:
-    """A layer as the page is told of it.
-
-    Args:
-        layer: The layer.
-        number: Its place among all.
-        tables: Class tables of the maps that are shown, for the colours of features.
-    """
+    """A layer as the page is told of it; ``tables`` are those of all maps shown, for the colours of features."""
     told: dict[str, Any] = {
         "id": number,
         "name": layer.name,

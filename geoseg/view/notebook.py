@@ -41,20 +41,10 @@ def show(
     port: int = 0,
     height: int = 600,
 ) -> Shown:
-    """Show a class map, its scene and its polygons, in Jupyter as a frame below the cell.
+    """Show a class map, its scene and its polygons, in Jupyter as a frame of some height in px below the cell.
 
-    The server listens on the machine that the kernel runs on. In a browser elsewhere, forward the port:
-    ``ssh -L PORT:127.0.0.1:PORT HOST``.
-
-    Args:
-        class_map: Class map, as `geoseg.predict` writes it.
-        scene: The imagery below it.
-        polygons: A vector file above it.
-        port: To listen on; 0 takes a free one.
-        height: Of the frame, px.
-
-    Raises:
-        GeosegError: No file is named, one cannot be shown, or the port is taken.
+    The server listens on the machine that the kernel runs on, at a free port by default. In a browser elsewhere,
+    forward the port: ``ssh -L PORT:127.0.0.1:PORT HOST``. A `GeosegError` if no file is named, or one cannot be shown.
     """
     server = Server(open_session([path for path in (scene, class_map, polygons) if path is not None]), port)
     server.start()

@@ -18,12 +18,7 @@ _DEFAULT = ViewOptions()
 
 
 def open_session(paths: Sequence[AnyPath], options: ViewOptions = _DEFAULT, *, progress: bool = False) -> Session:
-    """All that a page shows of files.
-
-    Args:
-        paths: Scenes, class maps, vector files, folders of rasters or of ``geoseg evaluate``.
-        options: How they are shown.
-        progress: Draw progress bars on standard error.
+    """All that a page shows of scenes, class maps, vector files, folders of rasters or of ``geoseg evaluate``.
 
     Raises:
         SceneError: A file that cannot be shown.
@@ -46,17 +41,7 @@ def serve(
     progress: bool = False,
     on_start: Callable[[str], Any] = print,
 ) -> None:
-    """Show files in the browser until Ctrl-C.
-
-    Args:
-        paths: See `open_session`.
-        options: How they are shown.
-        progress: Draw progress bars on standard error.
-        on_start: Called with the address of the page.
-
-    Raises:
-        GeosegError: See `open_session`; or the port is taken.
-    """
+    """Show files (see `open_session`) in the browser until Ctrl-C; ``on_start`` gets the address of the page."""
     server = Server(open_session(paths, options, progress=progress), options.port)
     on_start(server.address)
     server.run(browser=options.browser)
@@ -70,20 +55,9 @@ def save_page(
     overwrite: bool = False,
     on_start: Callable[[str], Any] = print,
 ) -> list[str]:
-    """Write one file that shows the same as the server does, without corrections.
+    """Write one file that shows the same as the server does, without corrections; what was written, for people.
 
-    Args:
-        paths: See `open_session`.
-        output: The file.
-        options: How they are shown.
-        overwrite: Replace a file that exists.
-        on_start: Called with how large the page will be, before it is made.
-
-    Returns:
-        What was written, in lines for people.
-
-    Raises:
-        GeosegError: See `open_session` and `geoseg.view.saving.save`.
+    ``on_start`` is called with how large the page will be, before it is made. See `open_session` and `save`.
     """
     size = save(open_session(paths, options), output, overwrite=overwrite, on_start=on_start)
     return [f"{output}: {size / 1e6:.1f} MB, opens in any browser without a server"]

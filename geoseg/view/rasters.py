@@ -123,13 +123,10 @@ class TiledRaster:
 
 
 def tiled(scene: Scene, plane: Plane, bands: Sequence[int] | None = None, *, picks: bool = True) -> TiledRaster:
-    """A raster as it lies on the page's map.
+    """A raster as it lies on the page's map, in the plane if it has no place on Earth.
 
-    Args:
-        scene: The open raster.
-        plane: Where it lies if it has no place on Earth.
-        bands: 1-based bands to draw, three or one; None takes the first three, or the first of one or two.
-        picks: Read no other bands than these.
+    ``bands`` are 1-based, three or one; None takes the first three, or the first of one or two. With ``picks`` no other
+    bands are read.
     """
     grid = scene.grid
     pixels, valid = scene.sample()

@@ -62,20 +62,10 @@ def expected_bytes(session: Session, tiles: list[Tile]) -> int:
 def save(
     session: Session, output: Path, *, overwrite: bool = False, on_start: Callable[[str], object] = log.info
 ) -> int:
-    """Write a session as one page.
+    """Write a session as one page, and return its bytes; stores of features are made first.
 
-    Args:
-        session: What it shows; stores of features are made first.
-        output: The file.
-        overwrite: Replace a file that exists.
-        on_start: Called with how large the page will be, before any tile is made.
-
-    Returns:
-        Bytes of the page.
-
-    Raises:
-        ConfigError: The layers have too many tiles for one page.
-        OutputError: The file exists or cannot be written.
+    ``on_start`` is called with how large the page will be, before any tile is made. A `ConfigError` if the layers have
+    too many tiles for one page, an `OutputError` if the file exists or cannot be written.
     """
     check_output(output, overwrite=overwrite, inputs=[layer.path for layer in session.layers])
     tiles = saved_tiles(session)

@@ -158,17 +158,10 @@ class _Guard:
 
 
 class Server:
-    """A server of one session, bound to this machine.
-
-    Args:
-        session: What it shows.
-        port: To listen on; 0 takes a free one.
+    """A server of one session, bound to this machine; a `ConfigError` if the port cannot be used, 0 takes a free one.
 
     Attributes:
         address: What to open in a browser.
-
-    Raises:
-        ConfigError: The port is taken, or may not be used.
     """
 
     def __init__(self, session: Session, port: int = 0) -> None:

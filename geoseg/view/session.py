@@ -27,13 +27,8 @@ MVT = "application/vnd.mapbox-vector-tile"
 class Session:
     """Layers of one page. Tiles, areas and the state of files are asked for by several threads.
 
-    Args:
-        layers: The layers.
-        opener: Opens a file anew when it has changed.
-        windows: Places to jump to: name, bounds in longitude and latitude, and a note of each.
-        title: Of the page.
-        basemap: Template of an online background map, with {z}, {x} and {y}, or None.
-        progress: Draw progress bars on standard error.
+    The ``opener`` opens a file anew when it has changed. ``windows`` are places to jump to: name, bounds in longitude
+    and latitude, and a note of each. ``basemap`` is the template of an online background map, with {z}, {x} and {y}.
     """
 
     def __init__(
@@ -135,11 +130,7 @@ class Session:
         self._wanted.set()
 
     def layer(self, number: int) -> Layer:
-        """A layer by its number.
-
-        Raises:
-            ConfigError: There is none.
-        """
+        """A layer by its number; a `ConfigError` if there is none."""
         if not 0 <= number < len(self.layers):
             raise ConfigError(f"there is no layer {number}")
         return self.layers[number]
@@ -148,9 +139,6 @@ class Session:
         """A tile and its media type: JPEG or PNG of imagery, the bytes of a class map, a vector tile.
 
         None where there is nothing, or the tile would take too long.
-
-        Raises:
-            GeosegError: A file that is gone or damaged.
         """
         layer = self.layer(number)
         if layer.vector is not None:
@@ -183,11 +171,7 @@ class Session:
         return None if found is None else (found, MVT)
 
     def corrections(self, number: int) -> tuple[dict[str, Any], str]:
-        """The corrections of a class map as GeoJSON, and the state of their file.
-
-        Raises:
-            GeosegError: A layer that has none, or a file that cannot be read.
-        """
+        """The corrections of a class map as GeoJSON, and the state of their file; a `GeosegError` if it has none."""
         corrections = self.layer(number).corrections
         if corrections is None:
             raise ConfigError(f"layer {number} takes no corrections")
@@ -195,19 +179,7 @@ class Session:
         return corrections.read(), state
 
     def correct(self, number: int, features: list[Any], state: str) -> str:
-        """Replace the corrections of a class map.
-
-        Args:
-            number: Of its layer.
-            features: GeoJSON features.
-            state: Of the file as the page knows it.
-
-        Returns:
-            The new state of the file.
-
-        Raises:
-            GeosegError: Polygons that cannot be saved, or a file that another program has changed.
-        """
+        """Replace the corrections of a class map, whose file's state is as the page knows it; the new state."""
         corrections = self.layer(number).corrections
         if corrections is None:
             raise ConfigError(f"layer {number} takes no corrections")

@@ -28,13 +28,10 @@ _FEWEST = {0: 1, 1: 2, 2: 3}
 
 
 def encode_tile(name: str, geometries: Geometries, fields: pa.Table, bounds: Bounds) -> bytes:
-    """One tile with one layer; b"" if nothing of the features is left in it.
+    """One tile with one layer of this name; b"" if nothing of the features (N,), of any type, is left in it.
 
-    Args:
-        name: Of the layer.
-        geometries: Of any type, (N,).
-        fields: Attributes, N rows. Text, numbers and truth values stay what they are, all else becomes text.
-        bounds: Of the tile, in the CRS of the geometries.
+    Of the attributes, N rows, text, numbers and truth values stay what they are, all else becomes text. Bounds are in
+    the CRS of the geometries.
     """
     left, bottom, right, top = bounds
     scale = EXTENT / (right - left)
@@ -62,13 +59,9 @@ def encode_tile(name: str, geometries: Geometries, fields: pa.Table, bounds: Bou
 
 
 def _commands(units: IntArray, line: IntArray, owner: IntArray, dimension: int) -> list[tuple[int, bytes]]:
-    """The drawing commands of each row that has any.
+    """The drawing commands of each row that has any, of vertices (V, 2) in units of the tile.
 
-    Args:
-        units: Vertices in units of the tile, (V, 2).
-        line: The line (ring, point) of each vertex, ascending.
-        owner: The row of each line, ascending.
-        dimension: 0, 1 or 2.
+    Ascending are the line (ring, point) of each vertex and the row of each line; ``dimension`` is 0, 1 or 2.
     """
     is_kept = np.ones(len(units), bool)
     if dimension:  # of equal vertices one after another the first; of a ring the last one is the first again

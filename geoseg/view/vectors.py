@@ -85,11 +85,7 @@ class TiledLayer:
 
 
 def tiled_layer(path: str, name: str, plane: Plane) -> TiledLayer:
-    """A layer of a vector file as it lies on the page's map; only its extent is read.
-
-    Raises:
-        SceneError: A layer whose extent cannot be read.
-    """
+    """A layer of a vector file as it lies on the page's map; only its extent is read."""
     try:
         layer = open_layer(path, name, count=True)
     except Exception as error:  # of pyogrio, pyarrow or GDAL
@@ -141,14 +137,7 @@ def _style_in(path: str, layer: str) -> str | None:
 
 
 class TileFile:
-    """An open PMTiles file; several threads may read it.
-
-    Args:
-        path: The file.
-
-    Raises:
-        SceneError: No vector tiles.
-    """
+    """An open PMTiles file, which several threads may read; a `SceneError` if it holds no vector tiles."""
 
     def __init__(self, path: str) -> None:
         self._lock = threading.Lock()

@@ -17,10 +17,7 @@ class Augmenter:
     """Resize a window to the training size and change it at random, the same way for the same seed.
 
     ``size`` is the side of the result, px; ``colors`` says whether the bands are red, green and blue in 8 bit, so that
-    hue means something; for ``std`` see `Photometric`.
-
-    Raises:
-        ConfigError: SegNeXt's distortion for other imagery than red, green and blue in 8 bit.
+    hue means something, which SegNeXt's distortion requires; for ``std`` see `Photometric`.
     """
 
     def __init__(self, config: AugmentConfig, *, size: int, colors: bool, std: Sequence[float] | None = None) -> None:

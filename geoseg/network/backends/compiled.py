@@ -32,11 +32,8 @@ GPU_SIZE = (512, 512)
 def load(model: StoredModel, request: Request) -> Forward:
     """The network, compiled for the requested size (on a GPU always for one), and for other shapes as they come.
 
-    Each shape takes up to a minute, less if torch cached the result of an earlier run.
-
-    Raises:
-        ConfigError: There is no C++ compiler.
-        ModelError: torch.compile fails here; raised at the first window if no size is requested.
+    Each shape takes up to a minute, less if torch cached the result of an earlier run. A `ConfigError` if there is no
+    C++ compiler, a `ModelError` if torch.compile fails, at the first window if no size is requested.
     """
     if not request.on_gpu and not _compiler():
         raise ConfigError(

@@ -19,11 +19,6 @@ def describe(path: str, *, model: str | None = None, crs: str | None = None) -> 
     """Lines that say what is at a path or what a shipped model is, ``name  text`` each; warnings last.
 
     The prediction of a scene is planned with ``model``; None takes the shipped ones that fit the scene.
-
-    Raises:
-        SceneError: Nothing at the path, or nothing that can be read.
-        ModelError: A damaged model folder, or no model of that name.
-        ConfigError: A model is named, but the path is not a scene.
     """
     if model is not None:
         find_model(model)
