@@ -14,11 +14,6 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
-Pixels: TypeAlias = npt.NDArray[Any]
-"""Imagery (B, H, W) or (B, N), in the file's data type."""
-
-Valid: TypeAlias = npt.NDArray[np.bool_]
-"""Where imagery is valid: (H, W) or (N,)."""
-
-Geometries: TypeAlias = npt.NDArray[Any]
-"""Shapely geometries (N,)."""
+Pixels: TypeAlias = npt.NDArray[Any]  # imagery (B, H, W) or (B, N), in the file's data type
+Valid: TypeAlias = npt.NDArray[np.bool_]  # where imagery is valid: (H, W) or (N,)
+Geometries: TypeAlias = npt.NDArray[Any]  # shapely geometries (N,)

@@ -15,8 +15,7 @@ from geoseg.errors import ConfigError, in_one_line
 
 HINT = "a list of names, or of entries like {name: roof, color: '#cc3311'}, alone or under the key classes"
 
-_BACKGROUND = {"background"}
-"""What lies around the objects of iSAID, Pascal VOC and Pascal Context."""
+_BACKGROUND = {"background"}  # what lies around the objects of iSAID, Pascal VOC and Pascal Context
 
 
 def distinct_colors(count: int) -> list[Color]:

@@ -6,8 +6,7 @@ from typing import Any, Self
 
 from geoseg.words import nearest
 
-NODATA = 255
-"""Value of a class map where the scene is invalid, and of a label to be ignored."""
+NODATA = 255  # value of a class map where the scene is invalid, and of a label to be ignored
 
 RIGHT, IGNORE = "right as it is", "ignore"
 """What a correction of a map may say in place of a class: the map is right there, or nothing is known."""

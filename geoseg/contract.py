@@ -17,11 +17,8 @@ MODEL_FILES = frozenset({"config.json", "model.safetensors", CONTRACT_FILE, "REA
 """What a model folder may hold."""
 
 SHIPPED = Path(__file__).parent / "weights"
-GSD_TOLERANCE = 0.3
-"""A scene is refused if its GSD differs by more than this share from the model's."""
-
-CONTACT_M = 1.0
-"""See `ClassEntry`."""
+GSD_TOLERANCE = 0.3  # A scene is refused if its GSD differs by more than this share from the model's
+CONTACT_M = 1.0  # see `ClassEntry`
 
 DType = Literal["uint8", "uint16", "int16", "float32"]
 

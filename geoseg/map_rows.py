@@ -8,8 +8,7 @@ import numpy as np
 
 from geoseg.arrays import ByteArray
 
-CONFIDENCE_SCALE = 254
-"""Confidence and probabilities are stored as ``round(254 · p)``; 255 is nodata."""
+CONFIDENCE_SCALE = 254  # confidence and probabilities are stored as ``round(254 · p)``; 255 is nodata
 
 CUT_EAST, CUT_SOUTH = 1, 2
 NO_CUTS: ByteArray = np.empty((0, 0), np.uint8)

@@ -11,15 +11,13 @@ from pathlib import Path, PurePosixPath
 
 from geoseg.errors import GeosegError, quoted
 
-InputPath = Path | str
-"""A path of the file system, or text that only GDAL can open."""
+InputPath = Path | str  # A path of the file system, or text that only GDAL can open
 
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt", ".png", ".img", ".jp2", ".bmp", ".gif", ".jpg", ".jpeg"})
 VECTOR_SUFFIXES = frozenset(
     {".geojson", ".geojsonl", ".ndjson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".pmtiles", ".kml", ".gml"}
 )
-MAP_SUFFIXES = (".tif", ".tiff")
-"""Of the rasters that are written."""
+MAP_SUFFIXES = (".tif", ".tiff")  # of the rasters that are written
 
 _FOLDERS_OF_GDAL = frozenset({".safe", ".zarr", ".gdb"})
 _VIRTUAL = re.compile(r"/vsi\w+[/?]|[\w.+-]{2,}:|\s*<")

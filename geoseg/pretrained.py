@@ -25,8 +25,7 @@ OFFICIAL_FOLDER = "https://cloud.tsinghua.edu.cn/d/c15b25a6745946618462/"
 
 LICENCE = "code Apache-2.0; the official README asks commercial users to contact the authors"
 
-SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
-"""Suffixes of checkpoints that can be read."""
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")  # suffixes of checkpoints that can be read
 
 _OPENMMLAB = "https://download.openmmlab.com/mmsegmentation/v0.5/"
 _NAMED_DIGEST = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")

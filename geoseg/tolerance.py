@@ -17,8 +17,7 @@ from geoseg.errors import ConfigError
 if TYPE_CHECKING:
     from geoseg.grid import Grid
 
-LARGEST_PX = 10_000
-"""Largest tolerance, px."""
+LARGEST_PX = 10_000  # largest tolerance, px
 
 _TOLERANCE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(px|m)")
 

@@ -18,8 +18,7 @@ from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.runtime.jit import njit
 
-UNCHANGED = "unchanged"
-"""Name of the class 0 of a map of changes."""
+UNCHANGED = "unchanged"  # name of the class 0 of a map of changes
 
 _ROWS_PX = 1 << 22
 _SAME_PLACE_PX = 1e-3

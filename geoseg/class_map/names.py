@@ -20,8 +20,7 @@ import rasterio.shutil
 from geoseg.classes import NODATA, ClassTable, Color, MapClass, parse_color
 from geoseg.errors import SceneError, quoted
 
-CLASSES_TAG = "GEOSEG_CLASSES"
-"""TIFF tag with the class table as JSON."""
+CLASSES_TAG = "GEOSEG_CLASSES"  # TIFF tag with the class table as JSON
 
 DISAGREEMENT = ClassTable.from_names(["windows agree", "windows differ"], ["#e6e6e6", "#d6006c"])
 """Values of the disagreement raster, with their colours."""

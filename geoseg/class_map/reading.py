@@ -24,8 +24,7 @@ from geoseg.windows import Window
 log = logging.getLogger(__name__)
 
 
-SCENE_TAG = "GEOSEG_SCENE"
-"""TIFF tag with the name of the imagery that was mapped."""
+SCENE_TAG = "GEOSEG_SCENE"  # TIFF tag with the name of the imagery that was mapped
 
 DIGEST_TAG = "GEOSEG_MAP_SHA256"
 """TIFF tag with the SHA-256 of the class ids, row by row; all layers of one map bear it."""
@@ -143,8 +142,7 @@ class ClassMapReader:
         self._scene.close()
 
 
-open_class_map = ClassMapReader
-"""A class map to be read row by row."""
+open_class_map = ClassMapReader  # A class map to be read row by row
 
 
 def read_class_map(path: str | PathLike[str], *, window: Window | None = None) -> ClassMap:

@@ -18,11 +18,8 @@ from geoseg.class_map.overviews import add_checksum
 from geoseg.classes import NODATA
 from geoseg.files import open_raster, writing
 
-BLOCK = 512
-"""Width of blocks, px; also the height of the blocks of a finished map."""
-
-STRIP = 128
-"""Height of blocks, px: a quarter of a finished map's, and so is the memory for their rows."""
+BLOCK = 512  # width of blocks, px; also the height of the blocks of a finished map
+STRIP = 128  # height of blocks, px: a quarter of a finished map's, and so is the memory for their rows
 
 _READ_BYTES = 16 << 20
 

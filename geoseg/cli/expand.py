@@ -85,8 +85,7 @@ FLAGS = {
     "basemap": Flag("URL"),
 }
 
-PYTHON_ONLY = {"band_rows", "strip_cols", "readers", "progress"}
-"""Fields that the command line has no option for."""
+PYTHON_ONLY = {"band_rows", "strip_cols", "readers", "progress"}  # fields that the command line has no option for
 
 
 def with_options(verb: V) -> V:

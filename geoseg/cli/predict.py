@@ -10,8 +10,7 @@ from geoseg.cli.expand import with_options
 from geoseg.cli.options import Model
 from geoseg.options import PredictOptions
 
-_MOST_NAMED = 3
-"""Scenes up to which the command that shows the map names them too."""
+_MOST_NAMED = 3  # scenes up to which the command that shows the map names them too
 
 
 @with_options

@@ -22,8 +22,7 @@ from geoseg.words import count, first_lines, nearest
 
 SPLITS = ("train", "val", "scenes")
 
-PATHS = ("scene", "labels", "labelled_area", "corrections")
-"""Keys of an entry that name files."""
+PATHS = ("scene", "labels", "labelled_area", "corrections")  # keys of an entry that name files
 
 COLUMNS = (*PATHS, "attribute", "class_name", "buffer_m", "outside", "crs", "split")
 """Columns of a catalogue; ``scene`` and ``labels`` are required."""

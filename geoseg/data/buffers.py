@@ -17,11 +17,8 @@ from geoseg.paths import InputPath
 from geoseg.scene.vector_files import Bounds, polygons_of, single_parts
 from geoseg.words import count
 
-Buffer = float | str | None
-"""Metres, the field that holds them, or None if points and lines have no width."""
-
-_PIECE_M = 1000
-"""Longer lines are widened piece by piece, as the scale of a CRS changes along them."""
+Buffer = float | str | None  # metres, the field that holds them, or None if points and lines have no width
+_PIECE_M = 1000  # longer lines are widened piece by piece, as the scale of a CRS changes along them
 
 _LOCATED = 3
 

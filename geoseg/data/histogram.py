@@ -28,17 +28,10 @@ from geoseg.windows import Window, pieces
 
 log = logging.getLogger(__name__)
 
-BLOCK = 256
-"""Side of the blocks, px."""
-
-FORMAT = 2
-"""Version of the cached files; raise it when the same labels are counted differently."""
-
-MAX_WEIGHT_RATIO = 10.0
-"""Limit of suggested weights, relative to the class of median frequency, and of its inverse."""
-
-CHUNK = 2 * BLOCK, 16 * BLOCK
-"""Rows and columns of whole blocks that are read at once, px."""
+BLOCK = 256  # side of the blocks, px
+FORMAT = 2  # version of the cached files; raise it when the same labels are counted differently
+MAX_WEIGHT_RATIO = 10.0  # limit of suggested weights, relative to the class of median frequency, and of its inverse
+CHUNK = 2 * BLOCK, 16 * BLOCK  # rows and columns of whole blocks that are read at once, px
 
 _THREADS = 8
 _INVALID = NODATA + 1

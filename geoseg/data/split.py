@@ -27,8 +27,7 @@ from geoseg.windows import Window
 if TYPE_CHECKING:
     from geoseg.data.labelled import LabelledScene
 
-UNUSED, TRAIN, VAL = 0, 1, 2
-"""Roles of blocks; unused ones have no pixel that is valid and labelled."""
+UNUSED, TRAIN, VAL = 0, 1, 2  # roles of blocks; unused ones have no pixel that is valid and labelled
 
 ROLE_NAMES = ("unused", "train", "val")
 

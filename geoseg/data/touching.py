@@ -14,11 +14,8 @@ from geoseg.grid import Grid, crs_hint
 from geoseg.map_rows import CUT_EAST, CUT_SOUTH
 from geoseg.windows import Window
 
-_UNIT = 2
-"""Of a pixel: rasterio warns of coordinates that are those of pixels."""
-
-_SAME = 0.5
-"""Two polygons that share more than this part of the smaller one are drawings of one object."""
+_UNIT = 2  # of a pixel: rasterio warns of coordinates that are those of pixels
+_SAME = 0.5  # two polygons that share more than this part of the smaller one are drawings of one object
 
 
 class Touching:

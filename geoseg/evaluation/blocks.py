@@ -14,8 +14,7 @@ from geoseg.network.metrics import ratio
 from geoseg.runtime.jit import njit
 from geoseg.windows import Window
 
-BLOCK_PX = 256
-"""Side of the blocks, px."""
+BLOCK_PX = 256  # side of the blocks, px
 
 _LABELLED_SHARE = 0.25  # of a block that must be labelled for it to be shown
 _CONFIDENCE = 0.95

@@ -7,8 +7,7 @@ from geoseg.arrays import ByteArray, IntArray
 from geoseg.classes import NODATA
 from geoseg.evaluation.result import BoundaryScores
 
-DISTANCE_PX = 3
-"""Width of the strips. Cheng et al. use 2 % of the diagonal of photographs, but scenes have any size."""
+DISTANCE_PX = 3  # width of the strips. Cheng et al. use 2 % of the diagonal of photographs, but scenes have any size
 
 
 class BoundaryMeasure:

@@ -20,11 +20,8 @@ from geoseg.grid import Grid
 from geoseg.polygons.batch import PolygonBatch
 from geoseg.runtime.jit import helper, njit
 
-RFC7946_DECIMALS = 7
-"""What RFC 7946 calls reasonable for longitudes and latitudes: about a centimetre."""
-
-LOST = np.iinfo(np.int64).min
-"""Longitude and latitude where PROJ has no answer."""
+RFC7946_DECIMALS = 7  # what RFC 7946 calls reasonable for longitudes and latitudes: about a centimetre
+LOST = np.iinfo(np.int64).min  # longitude and latitude where PROJ has no answer
 
 _MOST_DECIMALS = 12
 _PIXEL_DECIMALS = 8  # vertices are multiples of 1/256 px

@@ -24,8 +24,7 @@ from geoseg.polygons.batch import PolygonBatch
 log = logging.getLogger(__name__)
 
 DRIVER = "ESRI Shapefile"
-MOST_BYTES = 2**31 - 1
-"""Most bytes of a .shp or a .dbf: programs that seek with 32 bits read no further."""
+MOST_BYTES = 2**31 - 1  # most bytes of a .shp or a .dbf: programs that seek with 32 bits read no further
 
 # The .dbf holds the date of its last change. A constant one makes the same polygons the same bytes.
 _OPTIONS: dict[str, Any] = {"encoding": "UTF-8", "layer_options": {"DBF_DATE_LAST_UPDATE": "1995-07-26"}}

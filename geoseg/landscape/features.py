@@ -40,11 +40,8 @@ class Kind(IntEnum):
 
 
 CLASS_OF_KIND = np.array([GRASS, FIELD, SOIL, WATER, ROAD, ROAD, ROAD, ROAD, BUILDING, TREE, TREE], dtype=np.uint8)
-_LAYER = np.array([0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])
-"""Painter's order of the kinds; parcels lie side by side."""
-
-MAX_HEIGHT_M = 10.0
-"""Nothing is higher; it bounds the longest shadow."""
+_LAYER = np.array([0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8])  # painter's order of the kinds; parcels lie side by side
+MAX_HEIGHT_M = 10.0  # nothing is higher; it bounds the longest shadow
 
 COLUMNS = np.dtype(
     [

@@ -19,11 +19,8 @@ from shapely.geometry.base import BaseGeometry
 from geoseg.arrays import FloatArray
 from geoseg.landscape.noise import generator
 
-CELL_M = 170.0
-"""Distance of neighbouring lattice lines, m."""
-
-REACH_M = 1.15 * CELL_M
-"""No object of a cell is further than this from the cell's undistorted centre, m."""
+CELL_M = 170.0  # distance of neighbouring lattice lines, m
+REACH_M = 1.15 * CELL_M  # no object of a cell is further than this from the cell's undistorted centre, m
 
 _JITTER = 0.17
 _STEPS = 8

@@ -24,8 +24,7 @@ from geoseg.landscape.noise import generator
 from geoseg.landscape.render import Painter, burn_ids, class_of_ids, pixel_features
 from geoseg.windows import Window
 
-BANDS = ("red", "green", "blue", "nir")
-"""Bands a landscape can have."""
+BANDS = ("red", "green", "blue", "nir")  # bands a landscape can have
 
 DTYPES = ("uint8", "uint16", "float32")
 """uint8: square root of reflectance, as an orthophoto; uint16: reflectance × 10000; float32: reflectance in [0, 1]."""

@@ -11,8 +11,7 @@ from geoseg.errors import ConfigError, OutputError
 from geoseg.options import ExportOptions
 
 SUFFIX = ".onnx"
-OPSETS = range(18, 24)
-"""What torch's exporter writes without converting versions."""
+OPSETS = range(18, 24)  # what torch's exporter writes without converting versions
 
 
 def check_suffix(path: Path) -> None:

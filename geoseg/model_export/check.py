@@ -16,11 +16,8 @@ from geoseg.network.model_folder import Normalize
 from geoseg.network.stored_model import StoredModel
 from geoseg.windows import Window
 
-TOLERANCE = 1e-3
-"""Largest difference of a probability or a logit."""
-
-AGREEMENT = 0.999
-"""Smallest share of pixels with the same class."""
+TOLERANCE = 1e-3  # largest difference of a probability or a logit
+AGREEMENT = 0.999  # smallest share of pixels with the same class
 
 SEED = 0
 

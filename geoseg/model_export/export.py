@@ -20,8 +20,7 @@ from geoseg.tiling.plan import window_of
 from geoseg.version import __version__
 from geoseg.windows import round_up
 
-_FREE_SIZES = [(97, 133), (256, 256)]
-"""Windows that a file for any size is checked with, px."""
+_FREE_SIZES = [(97, 133), (256, 256)]  # windows that a file for any size is checked with, px
 
 
 @dataclass(frozen=True, slots=True)

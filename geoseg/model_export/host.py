@@ -25,8 +25,7 @@ Result: TypeAlias = Literal["probabilities", "logits", "classes"]
 
 NORMALIZED: Feed = "(pixel * scale - mean) / std"
 BYTE = 255.0
-INPUT = "pixels"
-"""Name of the graph's input; its output is named after the result."""
+INPUT = "pixels"  # name of the graph's input; its output is named after the result
 
 
 def find_feed(contract: Contract, *, normalize: bool) -> Feed:

@@ -27,8 +27,7 @@ OPSET = ExportOptions().opset
 memory layout ends at every Erf."""
 
 _DIMENSIONS = {0: "batch", 2: "height", 3: "width"}
-_SAMPLE = (96, 160)
-"""Height and width to trace with if they are free: different, and above 1 px at every stride."""
+_SAMPLE = (96, 160)  # height and width to trace with if they are free: different, and above 1 px at every stride
 
 
 def onnx_model(

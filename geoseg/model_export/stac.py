@@ -21,8 +21,7 @@ from geoseg.version import __version__
 
 _ANYWHERE = [-180.0, -90.0, 180.0, 90.0]
 _ALWAYS = {"start_datetime": "1900-01-01T00:00:00Z", "end_datetime": "9999-12-31T23:59:59Z"}
-_SHA256 = "1220"
-"""Prefix of a multihash: SHA-256, 32 bytes."""
+_SHA256 = "1220"  # prefix of a multihash: SHA-256, 32 bytes
 
 
 def import_pystac() -> Any:

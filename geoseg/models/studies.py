@@ -35,8 +35,7 @@ EM_EPS = 1e-6
 CRISS_CROSS_STEPS = 2
 EMBEDDING_STD = 0.01
 DECODERS = ("ham", "mlp", "conv")
-RATES = (3, 6, 9)
-"""Dilations of the convolutional head: half of DeepLabv3's at stride 16 (6, 12, 18)."""
+RATES = (3, 6, 9)  # dilations of the convolutional head: half of DeepLabv3's at stride 16 (6, 12, 18)
 
 
 class ExpectationMaximization(nn.Module):

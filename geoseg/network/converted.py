@@ -28,17 +28,10 @@ from geoseg.runtime.machine import user_cache
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
-"""Version of the entries; raise it when the same inputs give another entry."""
-
-KEPT_BYTES = 2 << 30
-"""Size of all entries together; storing a new one removes those that were not used for longest."""
-
-TOLERANCE = 1e-3
-"""How much a converted network's logits may differ from torch's, as a share of the largest."""
-
-ANY = -1
-"""OpenVINO's mark for an axis of any length."""
+FORMAT = 2  # version of the entries; raise it when the same inputs give another entry
+KEPT_BYTES = 2 << 30  # size of all entries together; storing a new one removes those that were not used for longest
+TOLERANCE = 1e-3  # how much a converted network's logits may differ from torch's, as a share of the largest
+ANY = -1  # OpenVINO's mark for an axis of any length
 
 NETWORK_FILES = ("network.xml", "network.bin")
 _PACKAGES = ("openvino", "torch", "timm", "segmentation-models-pytorch")

@@ -18,11 +18,8 @@ from torch import Tensor, nn
 from geoseg.classes import NODATA
 from geoseg.errors import ConfigError
 
-OHEM_THRESHOLD = 0.7
-"""A pixel whose own class has a lower probability is hard."""
-
-OHEM_MIN_KEPT = 1 / 16
-"""Share of the labelled pixels of each image that count at least, hard or not."""
+OHEM_THRESHOLD = 0.7  # A pixel whose own class has a lower probability is hard
+OHEM_MIN_KEPT = 1 / 16  # share of the labelled pixels of each image that count at least, hard or not
 
 FOCAL_GAMMA = 2.0
 

@@ -22,8 +22,7 @@ from geoseg.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-ALIGN_PX = 32
-"""Scaled windows are rounded to multiples of this, the deepest stride of the networks."""
+ALIGN_PX = 32  # scaled windows are rounded to multiples of this, the deepest stride of the networks
 
 
 class Symmetry(NamedTuple):

@@ -45,8 +45,7 @@ whoever is given a model trained on them should know of it. Terms, and the paper
   DOTA   https://captain-whu.github.io/DOTA/
 """
 
-BLOCK = 256
-"""Side of the blocks of what is written, and height of the strips that are read, px."""
+BLOCK = 256  # side of the blocks of what is written, and height of the strips that are read, px
 
 _OURS = {*SPLITS, "train.csv", "val.csv", "LICENSE"}
 _NAMED_PROBLEMS = 200

@@ -41,12 +41,10 @@ from geoseg.windows import Window, round_up, window_starts
 
 log = logging.getLogger(__name__)
 
-RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-"""Scales of the paper's multi-scale testing, each also flipped left to right."""
+RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # scales of the paper's multi-scale testing, each also flipped left to right
 
 _MAX_THREADS = 8
-_MEMORY = 4 << 30
-"""What the patches that are computed at once may take together, bytes."""
+_MEMORY = 4 << 30  # what the patches that are computed at once may take together, bytes
 
 _CLASSES_AT_ONCE = 16
 

@@ -8,8 +8,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-TABLE = Path(__file__).with_name("variants.csv")
-"""Written by ``tools/count_variants.py``."""
+TABLE = Path(__file__).with_name("variants.csv")  # written by ``tools/count_variants.py``
 
 
 def as_csv() -> str:

@@ -22,8 +22,7 @@ from geoseg.windows import Window
 
 log = logging.getLogger(__name__)
 
-MEASURED_PX = 64_000_000
-"""Scenes are measured until this many pixels are reached; more would not change the answer."""
+MEASURED_PX = 64_000_000  # scenes are measured until this many pixels are reached; more would not change the answer
 
 
 def record_precision(

@@ -15,8 +15,7 @@ from geoseg.scene import Pixels, Raster, Valid
 from geoseg.tiling.plan import Plan, Span
 from geoseg.windows import Window, round_up
 
-PIECE_BYTES = 16 << 20
-"""Bytes read from a file at a time: less than GDAL's cache holds, in any order of decoding."""
+PIECE_BYTES = 16 << 20  # bytes read from a file at a time: less than GDAL's cache holds, in any order of decoding
 
 
 @dataclass(frozen=True, slots=True, eq=False)

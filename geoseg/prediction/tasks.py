@@ -18,8 +18,7 @@ from geoseg.runtime.ahead import behind
 from geoseg.scene import Raster, open_scene
 from geoseg.tiling.plan import Plan, Task
 
-QUEUED_PIECES = 4
-"""Pieces of finished rows that may wait to be written."""
+QUEUED_PIECES = 4  # pieces of finished rows that may wait to be written
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,16 +37,12 @@ log = logging.getLogger(__name__)
 
 MODEL = "landscape-tiny"
 SIDE, SEED, GSD_M = 1536, 2026, 0.5
-VIEWED = ("imagery", "class map", "polygons")
-"""Files that the last line shows in the viewer."""
+VIEWED = ("imagery", "class map", "polygons")  # files that the last line shows in the viewer
 
 RULES = dataclasses.replace(DEFAULT_RULES, min_area_m2=4.0)
 
-TRAIN_SEEDS, VAL_SEED = (1, 2, 3, 4), 100
-"""Landscapes to train and to validate on, all different from the demo's."""
-
-FEW_MINUTES = 300
-"""Iterations of ``geoseg demo --train``."""
+TRAIN_SEEDS, VAL_SEED = (1, 2, 3, 4), 100  # landscapes to train and to validate on, all different from the demo's
+FEW_MINUTES = 300  # iterations of ``geoseg demo --train``
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,14 +27,12 @@ from geoseg.runtime.ahead import gather
 from geoseg.runtime.machine import processors
 from geoseg.scene.open_files import open_dataset, reason
 
-BLOCK = 256
-"""Side of the blocks of a copy, px."""
+BLOCK = 256  # side of the blocks of a copy, px
 
 FAST = frozenset({"none", "deflate", "lzw", "zstd", "packbits", "lerc_zstd", "lerc_deflate", "lerc"})
 """Compressions that a GeoTIFF of small blocks may have to be fast; JPEG takes twice as long, others longer."""
 
-_LARGEST_BLOCK = 1024
-"""Longest side of a block that costs little more than the window it is read for, px."""
+_LARGEST_BLOCK = 1024  # longest side of a block that costs little more than the window it is read for, px
 _PIXEL_INTERLEAVED = 4
 """Up to this many bands lie pixel by pixel; of more, few are usually wanted, and each has blocks of its own."""
 _FAILED = "files cannot be copied"

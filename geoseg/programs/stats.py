@@ -21,8 +21,7 @@ from geoseg.scene import Valid
 from geoseg.windows import Window, pieces
 from geoseg.words import aligned
 
-LOW, HIGH = 0.02, 0.98
-"""Shares of the pixels between which imagery is usually stretched."""
+LOW, HIGH = 0.02, 0.98  # shares of the pixels between which imagery is usually stretched
 
 _THREADS = 4
 _CACHE_BYTES = 256 << 20

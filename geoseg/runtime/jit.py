@@ -20,16 +20,14 @@ from numba.extending import register_jitable
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 2.0
-"""How long kernels are compiled before a message says so."""
+PATIENCE_S = 2.0  # how long kernels are compiled before a message says so
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _HERE = Path(__file__).parent
 
-int64 = cast(Callable[[SupportsInt], int], np.int64)
-"""A number of an array of int32 as helpers take it."""
+int64 = cast(Callable[[SupportsInt], int], np.int64)  # A number of an array of int32 as helpers take it
 
 
 def njit(function: Callable[P, R]) -> Callable[P, R]:

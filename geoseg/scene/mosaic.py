@@ -13,8 +13,7 @@ from geoseg.scene.raster import Raster, intersection, slices
 from geoseg.windows import Window
 from geoseg.words import count
 
-ALIGNMENT_PX = 0.01
-"""How far scenes may lie off the mosaic's pixel grid, px."""
+ALIGNMENT_PX = 0.01  # how far scenes may lie off the mosaic's pixel grid, px
 
 UNUSABLE = "scenes cannot be used"
 

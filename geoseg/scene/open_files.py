@@ -17,8 +17,7 @@ from rasterio.errors import RasterioError
 from geoseg.errors import SceneError, quoted
 from geoseg.files import open_raster
 
-MAX_IDLE = 128
-"""Unused datasets kept open; far below the usual limit of 1024 open files."""
+MAX_IDLE = 128  # unused datasets kept open; far below the usual limit of 1024 open files
 
 _SERVERS = ("/vsicurl", "/vsis3", "/vsigs", "/vsiaz", "/vsiadls", "/vsioss", "/vsiswift", "/vsihdfs", "/vsiwebhdfs")
 _TIMEOUT_S = 20

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from geoseg.scene.aoi import Aoi
 
 
-_SAMPLES, _SAMPLE_PX = 5, 64
-"""Windows along each side of a scene that `Raster.sample` reads, and their side, px."""
+_SAMPLES, _SAMPLE_PX = 5, 64  # windows along each side of a scene that `Raster.sample` reads, and their side, px
 
 
 class Raster(ABC):

@@ -21,11 +21,8 @@ from geoseg.windows import Window
 Floats = npt.NDArray[np.floating[Any]]
 Taps = tuple[IntArray, Floats]
 
-_SOURCE_BYTES = 1 << 26
-"""Source pixels read at once, bytes, unless a row of the file's blocks is larger."""
-
-_CHUNK_PX = 1 << 19
-"""Source pixels turned into floats at once."""
+_SOURCE_BYTES = 1 << 26  # source pixels read at once, bytes, unless a row of the file's blocks is larger
+_CHUNK_PX = 1 << 19  # source pixels turned into floats at once
 
 _MAX_FACTOR = 64
 _SAME = 0.02

@@ -29,11 +29,8 @@ from geoseg.paths import VECTOR_SUFFIXES, InputPath, exists, opened_name
 Bounds = tuple[float, float, float, float]
 
 _PARQUET = (".parquet", ".geoparquet", ".pq")
-STYLES = "layer_styles"
-"""QGIS's own table in a GeoPackage, no layer of anybody's data."""
-
-_MARGIN = 0.01
-"""Share of the scene by which more is read: its sides bow in the CRS of the layer."""
+STYLES = "layer_styles"  # QGIS's own table in a GeoPackage, no layer of anybody's data
+_MARGIN = 0.01  # share of the scene by which more is read: its sides bow in the CRS of the layer
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,12 @@ from geoseg.map_rows import MapRows
 from geoseg.options import Layers
 from geoseg.tiling import kernels
 
-Array: TypeAlias = Any
-"""A numpy array or a torch tensor; both are sliced and compared alike."""
+Array: TypeAlias = Any  # A numpy array or a torch tensor; both are sliced and compared alike
 
 Pending: TypeAlias = Callable[[], MapRows]
 """Waits for finished rows on their way from the device, which may do other work meanwhile; nodata is not marked yet."""
 
-LOGIT_LIMIT = 64.0
-"""Logits further below a window's best one count as this: e^-64 is as good as 0."""
+LOGIT_LIMIT = 64.0  # logits further below a window's best one count as this: e^-64 is as good as 0
 
 EXPONENTIALS: Float32Array = np.append(np.exp(-np.arange(16 * 256) / 256), 0).astype(np.float32)
 """exp(-i / 256); a table, since libraries' exponentials differ in their last bit."""

@@ -19,32 +19,15 @@ from geoseg.words import count
 if TYPE_CHECKING:
     from geoseg.contract import WindowSettings
 
-ALIGN = 32
-"""Windows start and end on multiples of this, px: the coarsest stride of the networks."""
-
-BLOCK = 512
-"""Bands and strips of output start on multiples of this, px, as the blocks of the map do."""
-
-TASK_PX = 1 << 25
-"""Pixels of a band of one strip: what an interrupted run loses."""
-
-GDAL_CACHE_BYTES = 64 << 20
-"""GDAL's block cache during a prediction that reads every block once."""
-
-MAX_GDAL_CACHE_BYTES = 512 << 20
-"""The most of it if blocks are read in parts: a row of blocks should fit."""
-
-PIECE_BYTES = 32 << 20
-"""Finished logits are upsampled in pieces of about this size."""
-
-STRIP_MEMORY_BYTES = 1_500_000_000
-"""Above this the scene is cut into strips of columns."""
-
-MAX_CPU_WINDOWS = 16
-"""The most windows side by side on a CPU: more cost memory and share its bandwidth."""
-
-WINDOWS_AHEAD = 3
-"""Windows on their way to the network and from it, for each that it works on."""
+ALIGN = 32  # windows start and end on multiples of this, px: the coarsest stride of the networks
+BLOCK = 512  # bands and strips of output start on multiples of this, px, as the blocks of the map do
+TASK_PX = 1 << 25  # pixels of a band of one strip: what an interrupted run loses
+GDAL_CACHE_BYTES = 64 << 20  # GDAL's block cache during a prediction that reads every block once
+MAX_GDAL_CACHE_BYTES = 512 << 20  # the most of it if blocks are read in parts: a row of blocks should fit
+PIECE_BYTES = 32 << 20  # finished logits are upsampled in pieces of about this size
+STRIP_MEMORY_BYTES = 1_500_000_000  # above this the scene is cut into strips of columns
+MAX_CPU_WINDOWS = 16  # the most windows side by side on a CPU: more cost memory and share its bandwidth
+WINDOWS_AHEAD = 3  # windows on their way to the network and from it, for each that it works on
 
 IN_PROCESS: ExecutorName = "in-process"
 

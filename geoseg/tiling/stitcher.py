@@ -35,8 +35,7 @@ _MEASURED, _SMALL_PX = 8, 1 << 24
 """Of so many pieces one has its confidence though it is not wanted, for the mean over the map to be known; of a map of
 so few pixels all have it."""
 
-SEAM_PX = 16
-"""Windows' borders are so wide where seams are counted."""
+SEAM_PX = 16  # windows' borders are so wide where seams are counted
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,7 @@ from geoseg.view.rasters import TiledRaster
 from geoseg.windows import Window
 
 WINDOW_PX = 256
-_MOST_PX = 1 << 26
-"""Pixels up to which every one counts; beyond, those of an overview."""
+_MOST_PX = 1 << 26  # pixels up to which every one counts; beyond, those of an overview
 
 _LEAST_VALID = 0.25
 

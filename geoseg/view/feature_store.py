@@ -26,26 +26,19 @@ from geoseg.scene.vector_files import VectorLayer, is_parquet
 from geoseg.view.place import WORLD_M, Plane, tile_bounds
 from geoseg.view.vector_tiles import BUFFER, EXTENT, encode_tile
 
-MOST_IN_TILE = 8192
-"""Features that a tile shows at most."""
-
-MOST_LARGE = 2048
-"""Features that are shown, the largest ones, where all would be too many."""
-
-MOST_VALUES = 64
-"""Different values up to which a field gives the features their colours."""
+MOST_IN_TILE = 8192  # features that a tile shows at most
+MOST_LARGE = 2048  # features that are shown, the largest ones, where all would be too many
+MOST_VALUES = 64  # different values up to which a field gives the features their colours
 
 _BATCH = 8192
-_KEPT_BYTES = 4 << 30
-"""Room of all stores; those not used for longest go."""
+_KEPT_BYTES = 4 << 30  # room of all stores; those not used for longest go
 
 _ABANDONED_S = 24 * 3600
 
 _MOST_VERTICES = 2000
 """Features with more are cut, so that a tile does not read the whole of a region that covers the map."""
 
-_CELL = "geoseg_cell"
-"""Field of the map tile that a piece was cut to, see `_cell_number`; 0 of whole features."""
+_CELL = "geoseg_cell"  # field of the map tile that a piece was cut to, see `_cell_number`; 0 of whole features
 
 _CACHE_HINT = "set XDG_CACHE_HOME to a folder that can be written"
 

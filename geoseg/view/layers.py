@@ -31,15 +31,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BESIDE = ("confidence", "disagreement", "probabilities", "contact")
-"""Layers of a class map that are found by name."""
-
-_FEW_VALUES = 64
-"""A raster of one band with no more values than this in a sample holds classes."""
+BESIDE = ("confidence", "disagreement", "probabilities", "contact")  # layers of a class map that are found by name
+_FEW_VALUES = 64  # A raster of one band with no more values than this in a sample holds classes
 
 _ROWS = 512
-_COUNTED_PX = 1 << 26
-"""Pixels up to which the areas of classes are counted exactly; beyond, in an overview."""
+_COUNTED_PX = 1 << 26  # pixels up to which the areas of classes are counted exactly; beyond, in an overview
 
 
 @dataclass(slots=True, eq=False)

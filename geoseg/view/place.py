@@ -11,8 +11,7 @@ from geoseg.georeference import Georeference
 from geoseg.grid import Grid
 
 MERCATOR = CRS.from_epsg(3857)
-WORLD_M = 2 * math.pi * 6378137
-"""Side of Web Mercator's square, m."""
+WORLD_M = 2 * math.pi * 6378137  # side of Web Mercator's square, m
 
 MOST_ZOOM = 24
 TILE_PX = 256

@@ -30,11 +30,8 @@ from geoseg.scene import Scene
 from geoseg.scene.open_files import OpenFiles
 from geoseg.view.place import MERCATOR, MOST_ZOOM, TILE_PX, WORLD_M, Bounds, Plane, is_on_earth, tile_bounds
 
-_STRETCH = 2.0
-"""Per cent of a sample's values that come out black, and as many white, in imagery of more than 8 bit."""
-
-_MOST_VALUES = 32e6
-"""Values that may be decoded for one tile: about a second's work."""
+_STRETCH = 2.0  # per cent of a sample's values that come out black, and as many white, in imagery of more than 8 bit
+_MOST_VALUES = 32e6  # values that may be decoded for one tile: about a second's work
 
 _CACHE_BYTES = 256 << 20
 _QUALITY = 90

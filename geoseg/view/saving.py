@@ -22,14 +22,12 @@ log = logging.getLogger(__name__)
 MOST_TILES = 2000
 _PAGE_BYTES = 1_400_000
 _TILE_BYTES = {"image": 30_000, "classes": 4_000, "share": 12_000, "vector": 20_000}
-_SCREEN_PX = 1024
-"""The lowest zoom level is the one at which a layer is no larger than this."""
+_SCREEN_PX = 1024  # the lowest zoom level is the one at which a layer is no larger than this
 
 _MOST_OF_LEVEL = 128
 """Tiles of the highest level of a layer of features, whose outlines could be drawn ever more exactly."""
 
-Tile = tuple[int, int, int, int, int]
-"""Layer, zoom level, column, row, band."""
+Tile = tuple[int, int, int, int, int]  # layer, zoom level, column, row, band
 
 
 def saved_tiles(session: Session) -> list[Tile]:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MVT = "application/vnd.mapbox-vector-tile"
-"""Media type of a vector tile."""
+MVT = "application/vnd.mapbox-vector-tile"  # media type of a vector tile
 
 
 class Session:

@@ -16,15 +16,11 @@ from geoseg.arrays import ByteArray, Geometries, IntArray
 from geoseg.scene.vector_files import single_parts
 from geoseg.view.place import Bounds
 
-EXTENT = 4096
-"""Units of a tile's side."""
-
-BUFFER = 64
-"""Units by which features reach beyond the tile, so that no outline is drawn along its edge."""
+EXTENT = 4096  # units of a tile's side
+BUFFER = 64  # units by which features reach beyond the tile, so that no outline is drawn along its edge
 
 _MOVE, _LINE, _CLOSE = 1, 2, 15
-_FEWEST = {0: 1, 1: 2, 2: 3}
-"""Different vertices that a point, a line and a ring need at least."""
+_FEWEST = {0: 1, 1: 2, 2: 3}  # different vertices that a point, a line and a ring need at least
 
 
 def encode_tile(name: str, geometries: Geometries, fields: pa.Table, bounds: Bounds) -> bytes:

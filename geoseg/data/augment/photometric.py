@@ -17,14 +17,9 @@ import numpy as np
 from geoseg.arrays import AnyArray, ByteArray, FloatArray, Pixels, Valid
 from geoseg.config import AugmentConfig
 
-HALF = 0.5
-"""Probability of each change."""
-
-SPREAD = 2.0
-"""Standard deviations in a spread."""
-
-HUES = 180
-"""OpenCV's full turn in 8 bit, half degrees."""
+HALF = 0.5  # probability of each change
+SPREAD = 2.0  # standard deviations in a spread
+HUES = 180  # OpenCV's full turn in 8 bit, half degrees
 
 
 class Photometric:

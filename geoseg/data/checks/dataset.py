@@ -31,12 +31,10 @@ from geoseg.runtime.machine import processors
 from geoseg.scene import Scene
 
 PIXEL_SCENES = 200
-OFFSET_SCENES = 64
-"""Scenes of which pixels are read, and offsets measured; of more, as many are spread evenly."""
+OFFSET_SCENES = 64  # scenes of which pixels are read, and offsets measured; of more, as many are spread evenly
 
 _MANY = 16
-_FEW_WINDOWS = 8
-"""Windows per scene in which offsets are measured if there are many scenes."""
+_FEW_WINDOWS = 8  # windows per scene in which offsets are measured if there are many scenes
 
 _THREADS = 8
 

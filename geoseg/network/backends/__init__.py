@@ -23,8 +23,7 @@ BACKENDS = {
 
 PRECISIONS = ("float32", "bfloat16")
 
-MAX_LOSS_POINTS = 0.2
-"""Points of mIoU that reduced precision may cost a model for "auto" to choose it on a CPU."""
+MAX_LOSS_POINTS = 0.2  # points of mIoU that reduced precision may cost a model for "auto" to choose it on a CPU
 
 __all__ = ["BACKENDS", "PRECISIONS", "Forward", "Request", "choose_backends", "choose_precision", "load_backend"]
 

@@ -25,8 +25,7 @@ OPTIONS: dict[str, Any] = {
 """Of torch.compile. No CUDA graphs: a full batch should take longer than its launches, and graphs are kept per thread.
 `tests/benchmarks/bench_gpu.py` times both."""
 
-GPU_SIZE = (512, 512)
-"""Size of windows to compile for on a GPU if the request names none, px."""
+GPU_SIZE = (512, 512)  # size of windows to compile for on a GPU if the request names none, px
 
 
 def load(model: StoredModel, request: Request) -> Forward:

@@ -38,8 +38,7 @@ POLL_S = 0.5
 VISIBLE_S = 90.0
 """How long a part written on another node may stay invisible here: NFS caches for up to 60 s that a file is missing."""
 
-PATIENCE_S = 60.0
-"""After this time without a worker, a warning says what the run waits for."""
+PATIENCE_S = 60.0  # after this time without a worker, a warning says what the run waits for
 
 OBJECT_STORE_BYTES = 128 << 20
 """Ray's object store holds next to nothing here; its default size is a third of the memory."""

@@ -23,8 +23,7 @@ from geoseg.scene.advice import GDAL_TYPES, holds, palette_hint
 from geoseg.tiling.plan import MAX_CPU_WINDOWS, LogitsShape, Plan, SceneShape, plan_prediction
 from geoseg.windows import Window
 
-STRIDE = 8
-"""Pixels per logit of SegNeXt."""
+STRIDE = 8  # pixels per logit of SegNeXt
 
 _SQUARE = 0.01
 _WHOLE_READ_PX = 400_000_000

@@ -8,11 +8,8 @@ import pyproj
 
 from geoseg.georeference import AnyCRS, Georeference, pyproj_crs, transformer
 
-Fact: TypeAlias = tuple[str, str]
-"""A line of the description: name and text."""
-
-FEW_VALUES = 32
-"""No more values than this may be classes."""
+Fact: TypeAlias = tuple[str, str]  # A line of the description: name and text
+FEW_VALUES = 32  # no more values than this may be classes
 
 
 def crs_text(crs: pyproj.CRS) -> str:
