@@ -359,7 +359,7 @@ def test_threads_and_company_change_nothing(make: Make, trained: InMemory, monke
     rule = PatchProtocol(64, 24, pad=True, fit=(64, 64))
     results = []
     for threads in (1, 3):
-        monkeypatch.setattr(patches, "_threads", lambda _, n=threads: n)
+        monkeypatch.setattr(patches, "processors", lambda n=threads: n)
         results.append(evaluate_patches(trained, [one, other], rule, device=CPU))
     results.append(evaluate_patches(trained, [one], rule, device=CPU))
     for result in results[1:]:

@@ -139,15 +139,15 @@ class MapFileWriter:
     def _finish(self) -> None:
         if self.rows_written != self.grid.height:
             raise ValueError(f"the map has {self.grid.height} rows, but only {self.rows_written} were written")
-        tags = {**self._tags, CLASSES_TAG: _to_json(self.classes), DIGEST_TAG: self._digest.hexdigest()}
+        entries = [{"id": i, **entry} for i, entry in enumerate(class_entries(self.classes))]
+        tags = {**self._tags, CLASSES_TAG: json.dumps(entries), DIGEST_TAG: self._digest.hexdigest()}
         for name, file in self._files.items():
             file.finish(tags)
             table = _table(name, self.classes)
-            if table is not None:
-                _write_sidecar(file.path, table, self._counts[name])
             if table is None:
                 style = _share_style(name, self.classes)
             else:
+                _write_sidecar(file.path, table, self._counts[name])
                 style = style_qml(table, present=np.flatnonzero(self._counts[name]).tolist())
             write_style(style, file.path, layer_path(self.path, name))
 
@@ -166,10 +166,6 @@ def _share_style(layer: str, classes: ClassTable) -> str:
 def _table(layer: str, classes: ClassTable) -> ClassTable | None:
     """What the values of a layer mean; None where they are shares."""
     return {"classes": classes, "disagreement": DISAGREEMENT}.get(layer)
-
-
-def _to_json(classes: ClassTable) -> str:
-    return json.dumps([{"id": i, **entry} for i, entry in enumerate(class_entries(classes))])
 
 
 def _write_sidecar(path: Path, classes: ClassTable, counts: IntArray) -> None:

@@ -151,7 +151,8 @@ def evaluate_patches(
     count = len(trained.contract.classes)
     matrices = {name: np.zeros((count, count), dtype=np.int64) for name, _, _ in patches}
     largest = max((max(w.height, rule.patch or 1) * max(w.width, rule.patch or 1) for _, _, w in patches), default=1)
-    threads = _threads(largest * 4 * (3 * count if ms_flip else count // 4 + _CLASSES_AT_ONCE))
+    patch_bytes = largest * 4 * (3 * count if ms_flip else count // 4 + _CLASSES_AT_ONCE)
+    threads = max(min(processors(), _MAX_THREADS, _MEMORY // max(patch_bytes, 1)), 1)
     network = _Network(trained, device, at_once=threads)
     ratios, flips = (RATIOS, (False, True)) if ms_flip else ((1.0,), (False,))
 
@@ -294,7 +295,3 @@ def _largest(logits: Tensor, network: tuple[int, ...], patch: tuple[int, ...]) -
         classes = torch.where(value > best, index + first, classes)
         best = torch.maximum(value, best)
     return classes[0]
-
-
-def _threads(patch_bytes: int) -> int:
-    return max(min(processors(), _MAX_THREADS, _MEMORY // max(patch_bytes, 1)), 1)

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.errors import DeviceError, GeosegError, ModelError, OutputError, SceneError, in_one_line
-from geoseg.files import made_folder, name_outputs, output_pattern, writing
+from geoseg.files import atomic_output, made_folder, name_outputs, output_pattern, writing
 from geoseg.options import AnyPath, PredictOptions
 from geoseg.paths import is_map, scene_names
 from geoseg.prediction.parts import was_publishing
@@ -242,13 +241,8 @@ class _Journal:
     def add(self, item: _Item) -> None:
         """Record that an output is finished."""
         self._found = {**self._read(), item.output.name: _entry(item)}
-        scratch = self._path.with_suffix(f".{secrets.token_hex(4)}.partial")
-        try:
-            with writing(self._path):
-                scratch.write_text(json.dumps(self._found, indent=1), encoding="utf-8")
-                scratch.replace(self._path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        with atomic_output(self._path) as scratch, writing(self._path):
+            scratch.write_text(json.dumps(self._found, indent=1), encoding="utf-8")
 
     def _read(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):

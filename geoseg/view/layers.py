@@ -12,7 +12,6 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window as RasterWindow
 
-from geoseg.arrays import Pixels, Valid
 from geoseg.class_map import CLASSES_TAG, layer_path
 from geoseg.class_map.names import DISAGREEMENT, class_table
 from geoseg.class_map.reading import DIGEST_TAG
@@ -274,16 +273,11 @@ def _kind(scene: Scene) -> tuple[str, ClassTable | None]:
     if CLASSES_TAG in tags:
         return "classes", class_table(scene.dataset, lambda: 0)[0]
     pixels, valid = scene.sample()
-    values = _values(pixels, valid)
+    values = [value for value in np.unique(pixels[0, valid]).tolist() if value != NODATA]
     if scene.has_palette or len(values) <= _FEW_VALUES:
         highest = int(max(values, default=0))
         return "classes", class_table(scene.dataset, lambda: highest)[0]
     return "image", None
-
-
-def _values(pixels: Pixels, valid: Valid) -> list[int]:
-    values = np.unique(pixels[0, valid]).tolist()
-    return [value for value in values if value != NODATA]
 
 
 def _digest(path: str) -> str | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from geoseg.arrays import AnyArray, BoolArray, ByteArray, Float32Array, FloatArray, IntArray, Pixels, Valid
+from geoseg.arrays import AnyArray, BoolArray, ByteArray, FloatArray, IntArray, Pixels, Valid
 from geoseg.classes import NODATA
 from geoseg.data.labelled import LabelledScene
 from geoseg.windows import Window
@@ -95,7 +95,9 @@ def edge_correlation(pixels: Pixels, valid: Valid, labels: ByteArray, *, reach: 
     if not valid.any():
         return total, borders
     spread = pixels[:, valid].astype(np.float32).std(axis=1)
-    smooth = np.stack([_smooth(band) for band in pixels.astype(np.float32)]) / np.maximum(spread, 1e-6)[:, None, None]
+    # After a 3 × 3 binomial filter
+    blurred = [cv2.GaussianBlur(band, (3, 3), 0, borderType=cv2.BORDER_REPLICATE) for band in pixels.astype(np.float32)]
+    smooth = np.stack(blurred) / np.maximum(spread, 1e-6)[:, None, None]
     shifts = np.arange(-reach, reach + 1)
     for axis in (0, 1):
         both = np.logical_and(*_neighbours(valid, axis))
@@ -177,8 +179,3 @@ def _border(labels: ByteArray, axis: int) -> BoolArray:
     """Where neighbours along an axis are known and of different classes."""
     a, b = _neighbours(labels, axis)
     return np.asarray((a != b) & (a != NODATA) & (b != NODATA))
-
-
-def _smooth(band: Float32Array) -> Float32Array:
-    """A band after a 3 × 3 binomial filter, edge pixels repeated."""
-    return np.asarray(cv2.GaussianBlur(band, (3, 3), 0, borderType=cv2.BORDER_REPLICATE))

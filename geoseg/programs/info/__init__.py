@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.classes import format_color
-from geoseg.contract import CONTRACT_FILE, Contract, find_model, load_contract, shipped_models
+from geoseg.contract import CONTRACT_FILE, find_model, load_contract, shipped_models
 from geoseg.errors import ConfigError, SceneError
 from geoseg.network.stored_model import CONFIG_FILE, WEIGHTS_FILE
 from geoseg.paths import VECTOR_SUFFIXES, exists, input_path, opened_name, suffix
@@ -56,10 +56,11 @@ def _model_folder(path: str) -> Path | None:
 
 def _model_facts(folder: Path) -> list[Fact]:
     contract = load_contract(folder)
+    nodata = "as the file says" if contract.nodata == "file" else f"{contract.nodata:g}"
     facts = [("model", f"{contract.name}, in {folder}"), *_network_facts(folder)]
     facts += [("band", f"{b.name}: mean {b.mean:.4g}, standard deviation {b.std:.4g}") for b in contract.bands]
     facts += [
-        ("pixels", f"{contract.dtype} × {contract.scale:.4g}, nodata {_contract_nodata(contract)}"),
+        ("pixels", f"{contract.dtype} × {contract.scale:.4g}, nodata {nodata}"),
         ("GSD", f"{contract.gsd_m:.4g} m" if contract.gsd_m else "any: trained without georeference"),
         ("windows", f"{contract.window.size} px that overlap by {contract.window.overlap} px"),
     ]
@@ -85,10 +86,6 @@ def _network_facts(folder: Path) -> list[Fact]:
         facts.append(("weights", f"{weights.name}{file_size(str(weights))}"))
     missing = [p.name for p in (config, weights) if not p.is_file()]
     return facts + [("warning", f"{name} is missing, so the model cannot be loaded") for name in missing]
-
-
-def _contract_nodata(contract: Contract) -> str:
-    return "as the file says" if contract.nodata == "file" else f"{contract.nodata:g}"
 
 
 def _words(key: str) -> str:
