@@ -24,9 +24,6 @@ class Touching:
     How near that is, ``widths_m`` say for each class to separate, in metres as at the centre of the scene. The regions
     near another object are found once and travel to worker processes. A `LabelError` names the ``scene`` if the size of
     its pixels in metres is not known, or exceeds a width.
-
-    Attributes:
-        pairs: Objects that lie so near to another one, counted for each of the others.
     """
 
     def __init__(
@@ -58,7 +55,7 @@ class Touching:
         self._channels = np.concatenate(channels)
         self._near = shapely.STRtree(self._strips)
         self._classes = np.array(classes.channels)
-        self.pairs = len(self._strips)
+        self.pairs = len(self._strips)  # objects that lie so near to another one, counted for each of the others
 
     def mark(self, labels: ByteArray, window: Window) -> ByteArray:
         """Labels of a window (H, W) with the logit channel of the contact where another object is near."""

@@ -211,18 +211,13 @@ class Parts:
 
 
 class PartWriter:
-    """An open part; see `Parts.write`.
-
-    Attributes:
-        facts: What is known beside the rows; to be set before the context ends.
-        tiled: The file.
-    """
+    """An open part; see `Parts.write`."""
 
     def __init__(self, path: Path, task: Task, parts: Parts) -> None:
-        self.facts = BandFacts()
+        self.facts = BandFacts()  # what is known beside the rows; to be set before the context ends
         self._bands = parts.bands
         names = [name for name, bands in self._bands.items() for _ in range(bands.start, bands.stop)]
-        self.tiled = TiledFile(path, (task.window.height, task.window.width), len(names))
+        self.tiled = TiledFile(path, (task.window.height, task.window.width), len(names))  # the file
         file = self.tiled.file
         file.descriptions = names
         if parts.grid is not None and parts.grid.has_transform:

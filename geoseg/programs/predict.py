@@ -160,17 +160,13 @@ class _Arrivals:
     """Rows of the map, each band as soon as all its parts exist, for a thread beside the one that makes parts.
 
     A context manager around the making of parts: an exception there ends the rows.
-
-    Attributes:
-        areas_m2: Area per class of the rows so far, (K,).
-        taker: The thread that takes the rows.
     """
 
     def __init__(self, job: Job, grid: Grid) -> None:
         self._job, self._row_areas = job, grid.pixel_area_m2()
         self._changed, self._failed = threading.Condition(), False
-        self.taker: Future[Any] | None = None
-        self.areas_m2 = np.zeros(job.parts.classes)
+        self.taker: Future[Any] | None = None  # the thread that takes the rows
+        self.areas_m2 = np.zeros(job.parts.classes)  # area per class of the rows so far, (K,)
 
     def __enter__(self) -> None:
         pass

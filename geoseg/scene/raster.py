@@ -25,35 +25,22 @@ _SAMPLES, _SAMPLE_PX = 5, 64  # windows along each side of a scene that `Raster.
 
 
 class Raster(ABC):
-    """Open imagery; a context manager. Several threads may read one raster at once; it travels to other processes.
+    """Open imagery; a context manager. Several threads may read one raster at once; it travels to other processes."""
 
-    Attributes:
-        path: The file, or the first of several and how many more.
-        paths: All files.
-        bands: 1-based bands that `read` returns.
-        band_names: Description of each of them, else its colour interpretation, else ``band N``.
-        nodata: Nodata value of the first read band, or None.
-        scaling: (scale, offset) of each read band in the file's tags, which are not applied; None if all are (1, 0).
-        alpha_band: 1-based band tagged as alpha, whether used or not, or None.
-        file_bands: How many bands the file has.
-        block_shape: (rows, columns) of the file's blocks, px: the unit in which it is decoded.
-        aoi: Area outside which nothing is valid, or None.
-        covered_share: Share of the grid that its files cover, at most 1.
-    """
-
-    path: str
-    paths: tuple[str, ...]
+    path: str  # the file, or the first of several and how many more
+    paths: tuple[str, ...]  # all files
     grid: Grid
-    bands: tuple[int, ...]
-    band_names: tuple[str, ...]
+    bands: tuple[int, ...]  # 1-based bands that `read` returns
+    band_names: tuple[str, ...]  # description of each of them, else its colour interpretation, else ``band N``
     dtype: np.dtype[Any]
-    nodata: float | None
+    nodata: float | None  # nodata value of the first read band, or None
+    # (scale, offset) of each read band in the file's tags, which are not applied; None if all are (1, 0)
     scaling: tuple[tuple[float, float], ...] | None
-    alpha_band: int | None
-    file_bands: int
-    block_shape: tuple[int, int]
-    aoi: Aoi | None = None
-    covered_share: float = 1.0
+    alpha_band: int | None  # 1-based band tagged as alpha, whether used or not, or None
+    file_bands: int  # how many bands the file has
+    block_shape: tuple[int, int]  # (rows, columns) of the file's blocks, px: the unit in which it is decoded
+    aoi: Aoi | None = None  # area outside which nothing is valid, or None
+    covered_share: float = 1.0  # share of the grid that its files cover, at most 1
     _parts: tuple[Raster, ...] = ()
 
     def __enter__(self) -> Self:

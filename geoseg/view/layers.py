@@ -76,14 +76,11 @@ class Opener:
 
     Args:
         bands: 1-based bands of imagery to draw; None takes the first three.
-
-    Attributes:
-        plane: The plane, once there is a layer in it.
     """
 
     def __init__(self, bands: Sequence[int] | None = None) -> None:
         self._bands = bands
-        self.plane: Plane | None = None
+        self.plane: Plane | None = None  # the plane, once there is a layer in it
 
     def open(self, paths: Sequence[str]) -> list[Layer]:
         """All layers of files, and of folders of rasters, in the order to be drawn: imagery, classes, features."""

@@ -8,16 +8,12 @@ from geoseg.view.server import Server
 
 
 class Shown:
-    """A viewer that runs until `close`, or until the notebook's kernel ends; Jupyter draws it as a frame.
-
-    Attributes:
-        address: What to open in a browser.
-    """
+    """A viewer that runs until `close`, or until the notebook's kernel ends; Jupyter draws it as a frame."""
 
     def __init__(self, server: Server, height: int) -> None:
         self._server = server
         self._height = height
-        self.address = server.address
+        self.address = server.address  # what to open in a browser
 
     def _repr_html_(self) -> str:
         return (
