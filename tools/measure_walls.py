@@ -1,20 +1,23 @@
 """Measure what --regularize makes of buildings, beside no rule and beside the library buildingregulariser.
 
     python tools/measure_walls.py map_a.tif footprints_a.geojson map_b.tif footprints_b.geojson
-    python tools/measure_walls.py --towns 8
+    python tools/measure_walls.py --towns 8 --tolerance 2px 3px 4px 6px
+    python tools/measure_walls.py --towns 8 --rival
 
 Polygons are made with ``--simplify 1.5px --min-area 5 --fill-holes 10``, with and without ``--regularize``, and
-compared with the footprints on the grid of the map. A building counts as regular if more than 95 % of its outline is
-within 2° of two perpendicular directions. A generated town is rectangles and L-shapes of any direction on grass, trees
-and roads, whose pixels are then blurred and roughened as predictions are; its truth is exact. The rival is run on the
-simplified polygons where it is installed: pip install --no-deps buildingregulariser.
+compared with the footprints on the grid of the map. A building is regular if more than 95 % of its outline is within 2°
+of two perpendicular directions. Counted are buildings above 40 m² that do not end at the edge of the map: those alone,
+and those that touch another one. A generated town is rectangles and L-shapes of any direction, some with an annexe, on
+grass, trees and roads, whose pixels are then blurred and roughened as predictions are; its truth is exact.
+
+The rival runs on the simplified polygons with its own defaults: pip install --no-deps buildingregulariser. Gaps and
+overlaps are those of its buildings and the other polygons of the map.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-import warnings
 from pathlib import Path
 
 import geopandas
@@ -28,10 +31,13 @@ from scipy import ndimage
 from geoseg.class_map import read_class_map
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
+from geoseg.map_rows import MapRows
 from geoseg.polygons import PolygonRules, Tolerance, parse_tolerance, polygonize
 
 BUILDING, LARGE_M2, BOUNDARY_PX = "building", 40, 3
-CLASSES = ClassTable.from_names(["grass", BUILDING, "road", "trees"], ["#8fbf6f", "#c0504d", "#888888", "#3f7f3f"])
+CLASSES = ClassTable.from_names(
+    ["grass", BUILDING, "road", "trees"], ["#8fbf6f", "#c0504d", "#888888", "#3f7f3f"], separate={BUILDING}
+)
 DEGREES = np.arange(0, 90, 0.25)
 
 
@@ -78,72 +84,68 @@ def angle_error(shapes, truth) -> float:
     return float(np.median(errors)) if errors else np.nan
 
 
-def report(name: str, shapes, everything, truth, grid: Grid, seconds: float) -> None:
+def report(name: str, shapes, others, truth, grid: Grid, seconds: float) -> None:
     """One line of the table."""
     found, reference = burn(shapes, grid), burn(truth, grid)
     metric = grid.gsd_m() / abs(grid.transform.a)  # metres on the ground per unit of the map
-    large = shapely.area(shapes) * metric**2 > LARGE_M2
-    alone = shapely.area(shapely.intersection(shapes, shapely.buffer(shapes, 0))) > 0
-    others = shapely.STRtree(everything)
-    pairs = others.query(shapes, predicate="touches")
-    neighbours = np.bincount(pairs[0], minlength=len(shapes))
-    alone &= neighbours <= 1
+    pairs = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    touches = np.bincount(pairs[0], minlength=len(shapes)) > 1
+    edge = shapely.box(*grid.bounds).exterior.buffer(grid.transform.a / 2)
+    counted = (shapely.area(shapes) * metric**2 > LARGE_M2) & ~shapely.intersects(shapes, edge)
     regular = np.array([best_share(shape)[0] > 0.95 for shape in shapes])
 
     def share(which) -> str:
-        return f"{100 * regular[which].mean():3.0f} % of {which.sum():4d}" if which.any() else "       –    "
+        return f"{100 * regular[which].mean():3.0f} % of {which.sum():4d}" if which.any() else "      none    "
 
-    vertices = shapely.get_num_coordinates(shapes).mean() - 1
-    valid = shapely.coverage_is_valid(everything)
-    overlap = shapely.area(shapes).sum() - shapely.area(shapely.union_all(shapes, grid_size=1e-6))
+    everything = np.concatenate([shapes, others])
+    whole = shapely.area(shapely.union_all(everything, grid_size=1e-6))
+    overlaps, gaps = shapely.area(everything).sum() - whole, shapely.box(*grid.bounds).area - whole
     print(
-        f"{name:22s} IoU {iou(found, reference):5.2f}  boundary {iou(rim(found), rim(reference)):5.2f}  "
-        f"regular: alone {share(large & alone)}, touching {share(large & ~alone)}, small {share(~large)}  "
-        f"vertices {vertices:5.1f}  angle {angle_error(shapes[large], truth):4.2f}°  "
-        f"coverage {'valid' if valid else 'INVALID'}, overlaps {overlap * metric**2:6.1f} m²  {seconds:5.2f} s"
+        f"{name:20s} IoU {iou(found, reference):5.2f}  boundary {iou(rim(found), rim(reference)):5.2f}  "
+        f"regular: alone {share(counted & ~touches)}, touching {share(counted & touches)}  "
+        f"vertices {np.median(shapely.get_num_coordinates(shapes[counted])) - 1:4.0f}  "
+        f"angle {angle_error(shapes[counted], truth):5.2f}°  "
+        f"gaps {abs(gaps) * metric**2:6.1f} m², overlaps {abs(overlaps) * metric**2:6.1f} m²  {seconds:5.2f} s"
     )
 
 
-def measure(values, classes: ClassTable, grid: Grid, truth, tolerance: Tolerance) -> None:
+def measure(rows: MapRows, classes: ClassTable, grid: Grid, truth, tolerances, *, rival: bool) -> None:
     """Print the table of one map."""
     plain = {"simplify": Tolerance(1.5, "px"), "min_area_m2": 5, "fill_holes_m2": 10, "keep": tuple(classes.names)}
-    frames = {}
-    ways = {
-        "simplified": {},
-        f"--regularize ({tolerance})": {"regularize": (BUILDING,), "regularize_tolerance": tolerance},
-    }
-    for name, more in ways.items():
+    if rows.contact is not None:
+        plain["separate"] = (BUILDING,)
+    ways = {"simplified": {}}
+    for tolerance in tolerances:
+        ways[f"regularized, {tolerance}"] = {"regularize": (BUILDING,), "regularize_tolerance": tolerance}
+    for name, more in reversed(ways.items()):
         for _ in range(2):  # kernels are compiled in the first round
             start = time.perf_counter()
             frame = polygonize(
-                values, grid.transform, crs=grid.crs, classes=classes, rules=PolygonRules(**plain, **more)
+                rows.classes,
+                grid.transform,
+                crs=grid.crs,
+                classes=classes,
+                contact=rows.contact,
+                rules=PolygonRules(**plain, **more),
             )
             seconds = time.perf_counter() - start
-        frames[name] = frame
-        shapes = frame.geometry[frame.class_name == BUILDING].to_numpy()
-        report(name, shapes, frame.geometry.to_numpy(), truth, grid, seconds)
-    try:
+        is_building = (frame.class_name == BUILDING).to_numpy()
+        shapes, others = frame.geometry[is_building].to_numpy(), frame.geometry[~is_building].to_numpy()
+        report(name, shapes, others, truth, grid, seconds)
+    if rival:
         from buildingregulariser import regularize_geodataframe
-    except ImportError:
-        return
-    frame = frames["simplified"]
-    is_building = frame.class_name == BUILDING
-    start = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+
+        metric = grid.gsd_m() / abs(grid.transform.a)
+        start = time.perf_counter()
         theirs = regularize_geodataframe(
-            frame[is_building].copy(),
-            parallel_threshold=tolerance.in_pixels(grid) * abs(grid.transform.a) / 2,
-            simplify_tolerance=tolerance.in_pixels(grid) * abs(grid.transform.a) / 2,
+            frame[is_building].copy(), parallel_threshold=1.0 / metric, simplify_tolerance=0.5 / metric, num_cores=1
         )
-    seconds = time.perf_counter() - start
-    shapes = shapely.get_parts(theirs.geometry.to_numpy())
-    everything = np.concatenate([shapes, frame.geometry[~is_building].to_numpy()])
-    report("buildingregulariser", shapes, everything, truth, grid, seconds)
+        seconds = time.perf_counter() - start
+        report("buildingregulariser", shapely.get_parts(theirs.geometry.to_numpy()), others, truth, grid, seconds)
 
 
 def town(seed: int, side: int = 768):
-    """A generated town at 0.3 m: class map with rough buildings, and the true buildings."""
+    """A generated town at 0.3 m: rows of its map with rough buildings, its grid, and the true buildings."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] + 0.5
     values = np.zeros((side, side), np.uint8)
@@ -151,23 +153,32 @@ def town(seed: int, side: int = 768):
     street = rng.uniform(0, 180)
     along = (x - side / 2) * np.cos(np.radians(street)) + (y - side / 2) * np.sin(np.radians(street))
     values[np.abs((along + 90) % 180 - 90) < 9] = 2
-    shapes = []
+    plots: list[list[shapely.Polygon]] = []
     for _ in range(400):
         length, width = rng.uniform(20, 70), rng.uniform(16, 40)
-        shape = shapely.box(-length / 2, -width / 2, length / 2, width / 2)
-        if rng.random() < 0.4:
-            shape -= shapely.box(length * rng.uniform(0, 0.2), width * rng.uniform(-0.1, 0.1), length, width)
-        angle = street + rng.normal(0, 12) if rng.random() < 0.7 else rng.uniform(0, 90)
-        shape = shapely.affinity.rotate(shape, angle, origin=(0, 0))
-        shape = shapely.affinity.translate(shape, *rng.uniform(45, side - 45, 2))
-        if all(shape.distance(other) > 6 for other in shapes):
-            shapes.append(shape)
-    inside = rasterio.features.rasterize(shapes, values.shape, dtype=np.uint8).astype(float)
+        plot = [shapely.box(-length / 2, -width / 2, length / 2, width / 2)]
+        kind, angle = rng.random(), rng.uniform(0, 90)
+        if kind < 0.4:
+            plot[0] -= shapely.box(length * rng.uniform(0, 0.2), width * rng.uniform(-0.1, 0.1), length, width)
+        elif kind < 0.6:
+            plot.append(
+                shapely.box(length / 2, -width / 2, length / 2 + rng.uniform(20, 40), width * rng.uniform(0, 0.5))
+            )
+        if rng.random() < 0.7:
+            angle = street + rng.normal(0, 12)
+        shift = rng.uniform(60, side - 60, 2)
+        plot = [shapely.affinity.translate(shapely.affinity.rotate(p, angle, origin=(0, 0)), *shift) for p in plot]
+        if all(p.distance(q) > 6 for p in plot for other in plots for q in other):
+            plots.append(plot)
+    buildings = [shape for plot in plots for shape in plot]
+    inside = rasterio.features.rasterize(buildings, values.shape, dtype=np.uint8).astype(float)
     rough = ndimage.gaussian_filter(inside, 2.5) + 0.35 * ndimage.gaussian_filter(rng.normal(size=inside.shape), 2.0)
     values[rough > 0.5] = 1
+    contacts = [plot[0].buffer(2) & plot[1].buffer(2) for plot in plots if len(plot) > 1]
+    contact = np.uint8(254) * rasterio.features.rasterize(contacts, values.shape, dtype=np.uint8)
     transform = Affine(0.3, 0, 500_000, 0, -0.3, 5_000_000)
-    truth = shapely.transform(np.array(shapes), lambda xy: xy * [0.3, -0.3] + [500_000, 5_000_000])
-    return values, Grid(side, side, transform, CRS.from_epsg(32631)), truth
+    truth = shapely.transform(np.array(buildings), lambda xy: xy * [0.3, -0.3] + [500_000, 5_000_000])
+    return MapRows(values, contact=contact), Grid(side, side, transform, CRS.from_epsg(32631)), truth
 
 
 def main() -> None:
@@ -175,17 +186,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="*", type=Path, metavar="MAP FOOTPRINTS")
     parser.add_argument("--towns", type=int, default=0)
-    parser.add_argument("--tolerance", type=parse_tolerance, default=PolygonRules().regularize_tolerance)
+    parser.add_argument("--tolerance", type=parse_tolerance, nargs="+", default=[PolygonRules().regularize_tolerance])
+    parser.add_argument("--rival", action="store_true")
     options = parser.parse_args()
     for map_path, footprints in zip(options.pairs[::2], options.pairs[1::2], strict=True):
         found = read_class_map(map_path)
         truth = geopandas.read_file(footprints).to_crs(found.grid.crs).geometry.to_numpy()
         print(map_path.name)
-        measure(found.values, found.classes, found.grid, truth, options.tolerance)
+        measure(MapRows(found.values), found.classes, found.grid, truth, options.tolerance, rival=options.rival)
     for seed in range(options.towns):
-        values, grid, truth = town(seed)
+        rows, grid, truth = town(seed)
         print(f"town {seed}")
-        measure(values, CLASSES, grid, truth, options.tolerance)
+        measure(rows, CLASSES, grid, truth, options.tolerance, rival=options.rival)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,11 @@ from geoseg.polygons.walls.fit import fit_walls
 from geoseg.polygons.walls.shapes import (
     STEP_X,
     STEP_Y,
-    at_the_edge,
     cracks_at,
     cross,
     direction_at,
     distance,
-    enclosed,
+    encloses,
     inside_of,
     is_simple,
     outline,
@@ -50,9 +49,9 @@ _LONGEST_STUB = 2.5  # px, from the wall to a foot
 
 
 class Building(NamedTuple):
-    """A region in its window of the map: views, and what holds for the whole map."""
+    """A region in its window of the map; values and flags change where walls are accepted."""
 
-    values: Int32Array  # objects, (h, w); changed where walls are accepted
+    values: Int32Array  # objects, (h, w)
     flags: ByteArray  # (h, w); that of a corner is at the pixel below and right of it
     runs: IntArray  # its pixels in the window as row, first column, column after the last, (r, 3)
     free: BoolArray  # by object: whether its pixels may become the building's, or the building's become its
@@ -62,67 +61,111 @@ class Building(NamedTuple):
 
 
 class Borders(NamedTuple):
-    """What replaces arcs of the map and their ends, in 1/256 px of the map.
+    """What replaces arcs of the map, and ends of arcs, by their keys (see `BandArcs`); 1/256 px of the map."""
 
-    The first ``arcs`` entries are whole arcs, by the smaller key of their ends (see `BandArcs`). The others are ends of
-    borders, by the key of that end: the point of the wall, then the corners of the lattice from the node to the foot.
-    """
+    arcs: dict[int, Int32Array]  # whole ones, by the smaller key of their ends
+    ends: dict[int, Int32Array]  # the point of the wall, then the corners of the lattice from the node to the foot
 
-    keys: IntArray
-    offsets: IntArray  # where each entry begins in the points, (n + 1,)
-    points: IntArray  # (p, 2)
-    arcs: int
+
+class _Nodes(NamedTuple):
+    """Where borders meet the painted ring, in its order, and the ends of these borders; 1/256 px of the window."""
+
+    counts: IntArray  # of nodes, -1 if the walls cannot stand, and of ends, (2,); the other arrays may be longer
+    keys: IntArray  # of the cracks of the ring after and before each node, without nodes of its first one, (n, 2)
+    points: IntArray  # of the walls, (n, 2)
+    position: FloatArray  # of these points, wall by wall from 0 on, (n,)
+    end_keys: IntArray  # (e,)
+    end_sizes: IntArray  # points of each end, (e,)
+    ends: IntArray  # (e, _LONGEST_PREFIX + 2, 2)
+
+
+def build_walls(building: Building, tolerance: float) -> Borders | None:
+    """Fit walls to a building and paint it, if they can stand."""
+    own = np.zeros(building.values.shape, dtype=np.bool_)
+    for row, begin, end in building.runs.tolist():
+        own[row, begin:end] = True
+    if own[[0, -1]].any() or own[:, [0, -1]].any():  # at the edge of the map
+        return None
+    ring = outline(own)
+    if len(ring) > _LONGEST_RING:
+        return None
+    walls = np.rint(fit_walls(ring, tolerance) * SUBPIXEL).astype(np.int64, order="C")
+    if len(walls) == 0:
+        return None
+    nodes = _place(building, own, ring * SUBPIXEL, walls)
+    return _borders(building, walls, nodes) if nodes.counts[0] >= 0 else None
+
+
+def _borders(building: Building, walls: IntArray, nodes: _Nodes) -> Borders:
+    """The ends of borders at the walls, and the sections between them."""
+    origin = SUBPIXEL * np.array([building.column, building.row])
+    count, end_count = nodes.counts.tolist()
+    walls, points, lines = (
+        (p + origin).astype(np.int32) for p in (walls, nodes.points[:count], nodes.ends[:end_count])
+    )
+    ends = {int(nodes.end_keys[i]): lines[i, : nodes.end_sizes[i]] for i in range(end_count)}
+    if count == 0:
+        return Borders({int(nodes.keys[0, 0]): np.vstack([walls, walls[:1]])}, ends)
+    arcs = dict[int, Int32Array]()
+    for i in range(count):
+        j = (i + 1) % count
+        start, stop = nodes.position[i], nodes.position[j]
+        stop += len(walls) * (stop <= start)
+        corners = walls[np.arange(math.floor(start) + 1, math.ceil(stop)) % len(walls)]
+        arc = np.vstack([points[i], corners, points[j]])
+        key, last_key = int(nodes.keys[i, 0]), int(nodes.keys[j, 1])
+        arcs[min(key, last_key)] = arc if key <= last_key else arc[::-1]
+    return Borders(arcs, ends)
 
 
 @njit
-def build_walls(building: Building, tolerance: float) -> Borders:
-    """Fit walls to a building and paint it, if they can stand; without an entry where they cannot."""
-    nothing = _gathered(building, [int64(0)][:0], [building.runs][:0], 0)
+def _place(building: Building, own: BoolArray, old_ring: IntArray, walls: IntArray) -> _Nodes:
+    """Paint a building if its walls can stand."""
     values, flags = building.values, building.flags
-    own = np.zeros(values.shape, dtype=np.bool_)
-    for k in range(len(building.runs)):
-        row, begin, end = building.runs[k]
-        own[row, begin:end] = True
-    if at_the_edge(own):  # of the map
-        return nothing
-    old_ring = outline(own)
-    if len(old_ring) > _LONGEST_RING:
-        return nothing
-    walls = np.rint(fit_walls(old_ring, tolerance) * SUBPIXEL).astype(np.int64)
-    if len(walls) == 0 or not is_simple(walls):
-        return nothing
-    inside, filled = inside_of(walls, own.shape), inside_of(old_ring * SUBPIXEL, own.shape)
-    painted = _painted(building, own, inside, filled)
-    if len(painted) == 0 or at_the_edge(inside):
-        return nothing
+    if not is_simple(walls):
+        return _room(0)
+    inside, filled = inside_of(walls, own.shape), inside_of(old_ring, own.shape)
+    painted, guard = values.copy(), np.zeros(own.shape, dtype=np.bool_)
+    if not _paint(building, own, inside, filled, painted) or not _guard_walls(walls, guard):
+        return _room(0)
     ring = outline(inside)
-    if enclosed(ring) != inside.sum() or pieces(painted) != pieces(values):
-        return nothing
-    guard = _guard(walls, ring, own.shape)
-    if len(guard) == 0:
-        return nothing
-    borders = _borders(building, painted, inside, ring, walls, guard)
-    if len(borders.keys) == 0:
-        return nothing
+    if not encloses(ring, inside) or pieces(painted) != pieces(values):
+        return _room(0)
+    nodes = _room(len(ring))
+    if not _meet(building, painted, inside, ring, walls, guard, nodes):
+        return _room(0)
     for y in range(1, len(values)):  # the first row and column do not change
         for x in range(1, values.shape[1]):
             values[y, x] = painted[y, x]
             flags[y, x] |= DECIDED * inside[y, x] + GUARD * guard[y, x]
             for corner in range(4 * guard[y, x]):
                 flags[y - (corner & 1), x - (corner >> 1)] |= FIXED
-    return borders
+    return nodes
 
 
 @helper
-def _painted(building: Building, own: BoolArray, inside: BoolArray, filled: BoolArray) -> Int32Array:
-    """The window once the walls enclose the building; without rows where pixels may not change, or too many would.
+def _room(count: int) -> _Nodes:
+    """Room for some nodes; none is there, and the walls cannot stand."""
+    return _Nodes(
+        np.full(2, -1),
+        np.empty((count, 2), np.int64),
+        np.empty((count, 2), np.int64),
+        np.empty(count),
+        np.empty(2 * count, np.int64),
+        np.empty(2 * count, np.int64),
+        np.empty((2 * count, _LONGEST_PREFIX + 2, 2), np.int64),
+    )
+
+
+@helper
+def _paint(building: Building, own: BoolArray, inside: BoolArray, filled: BoolArray, painted: Int32Array) -> bool:
+    """Paint the window as if the walls enclosed the building; whether all pixels may change, and not too many do.
 
     A hole stays what it is. A lost pixel becomes what is nearest, in steps from pixel to pixel.
     """
-    values = building.values
-    height, width = values.shape
-    painted, value = values.copy(), values[building.runs[0, 0], building.runs[0, 1]]
-    lost, left = np.zeros(values.shape, dtype=np.bool_), 0
+    height, width = painted.shape
+    value = painted[building.runs[0, 0], building.runs[0, 1]]
+    lost, left = np.zeros(painted.shape, dtype=np.bool_), 0
     common, either = 0, 0
     for y in range(height):
         for x in range(width):
@@ -131,147 +174,127 @@ def _painted(building: Building, own: BoolArray, inside: BoolArray, filled: Bool
             gained, lost[y, x] = inside[y, x] and not filled[y, x], own[y, x] and not inside[y, x]
             if not gained and not lost[y, x]:
                 continue
-            if building.flags[y, x] & FIXED or (gained and not building.free[values[y, x]]):
-                return painted[:0]
+            if building.flags[y, x] & FIXED or (gained and not building.free[painted[y, x]]):
+                return False
             left += lost[y, x]
             if gained:
                 painted[y, x] = value
     if common < _LEAST_IOU * either:
-        return painted[:0]
+        return False
     while left > 0:
-        before, lost_before = lost.copy(), left
-        for y in range(height):
-            for x in range(width):
+        before, left_before = lost.copy(), left
+        for y in range(1, height - 1):  # no pixel at the edge is the building's
+            for x in range(1, width - 1):
                 for direction in range(4 * before[y, x]):
                     row, column = y + STEP_Y[direction], x + STEP_X[direction]
-                    if not (0 <= row < height and 0 <= column < width) or before[row, column] or inside[row, column]:
-                        continue
-                    if building.free[painted[row, column]]:
+                    if not before[row, column] and not inside[row, column] and building.free[painted[row, column]]:
                         painted[y, x], lost[y, x] = painted[row, column], False
                         left -= 1
                         break
-        if left == lost_before:
-            return painted[:0]
-    return painted
+        if left == left_before:
+            return False
+    return True
 
 
 @helper
-def _guard(walls: IntArray, ring: IntArray, shape: tuple[int, ...]) -> BoolArray:
-    """Corners within `GUARD_PX` of the walls and those of the ring, (h, w); no rows where they leave the window."""
-    guard = np.zeros(shape, dtype=np.bool_)
+def _guard_walls(walls: IntArray, guard: BoolArray) -> bool:
+    """Guard all corners within `GUARD_PX` of the walls; whether they are in the window."""
     for i in range(len(walls)):
         a, b = walls[i - 1], walls[i]
         for y in range(min(a[1], b[1]) // SUBPIXEL - 1, max(a[1], b[1]) // SUBPIXEL + 3):
             for x in range(min(a[0], b[0]) // SUBPIXEL - 1, max(a[0], b[0]) // SUBPIXEL + 3):
                 if distance(SUBPIXEL * x, SUBPIXEL * y, a, b)[0] <= GUARD_PX * SUBPIXEL:
-                    if y < 1 or x < 1 or y >= shape[0] or x >= shape[1]:
-                        return guard[:0]
+                    if y < 1 or x < 1 or y >= len(guard) or x >= guard.shape[1]:
+                        return False
                     guard[y, x] = True
-    for i in range(len(ring)):
-        guard[ring[i, 1], ring[i, 0]] = True
-    return guard
+    return True
 
 
 @helper
-def _borders(
-    building: Building, painted: Int32Array, inside: BoolArray, ring: IntArray, walls: IntArray, guard: BoolArray
-) -> Borders:
-    """What replaces the ring and the ends of borders at it; feet join the guard. No entry if anything is in the way."""
-    keys, lines = [int64(0)][:0], [walls][:0]  # of the ends; empty, but of a type
-    nothing = _gathered(building, keys, lines, 0)
+def _meet(
+    building: Building,
+    painted: Int32Array,
+    inside: BoolArray,
+    ring: IntArray,
+    walls: IntArray,
+    guard: BoolArray,
+    nodes: _Nodes,
+) -> bool:
+    """Find where borders meet the ring; ring and feet join the guard. Whether nothing is in the way."""
     passed = np.zeros(guard.shape, dtype=np.bool_)
     for i in range(len(ring)):
-        passed[ring[i, 1], ring[i, 0]] = True
-    nodes = 0
-    node_at, position, ends = np.empty(len(ring), np.int64), np.empty(len(ring)), np.empty_like(ring)
+        guard[ring[i, 1], ring[i, 0]] = passed[ring[i, 1], ring[i, 0]] = True
+    value = building.values[building.runs[0, 0], building.runs[0, 1]]
+    nodes.keys[0, 0] = _key(building, ring[0, 0], ring[0, 1], 1)
+    count, end_count = 0, 0
     for i in range(len(ring)):
         x, y = ring[i, 0], ring[i, 1]
         ahead, back = direction_at(ring, i), direction_at(ring, i - 1) ^ 2
         outside = pixel(painted, x, y, ahead, 1)
         is_pinched = inside[y - 1, x - 1] == inside[y, x] and inside[y - 1, x] == inside[y, x - 1]
-        merges = outside == painted[ring[0, 1], ring[0, 0]] or outside == pixel(painted, x, y, ahead, 0)
+        merges = outside == value or outside == pixel(painted, x, y, ahead, 0)
         if merges or is_pinched or outside == NODATA:
-            return nothing
-        directions = cracks_at(painted, x, y)
-        if len(directions) == 2:
+            return False
+        others = cracks_at(painted, x, y) & ~(1 << ahead | 1 << back)
+        if others == 0:
             continue
-        node_at[nodes] = i
-        position[nodes], ends[nodes, 0], ends[nodes, 1] = _on_walls(walls, SUBPIXEL * x, SUBPIXEL * y)
-        for direction in directions:
-            if direction != ahead and direction != back:
-                stub = _stub(painted, guard, passed, ends[nodes], x, y, direction)
-                if len(stub) == 0 or not _stands_free(walls, stub[0], stub[-1], guard):
-                    return nothing
-                keys.append(_key(building, x, y, direction))
-                lines.append(stub)
-        nodes += 1
-    if not _are_apart(lines) or not _in_turn(position[:nodes], ends):
-        return nothing
-    for stub in lines:
-        x, y = stub[-1, 0] // SUBPIXEL, stub[-1, 1] // SUBPIXEL
+        nodes.keys[count, 0], nodes.keys[count, 1] = _key(building, x, y, ahead), _key(building, x, y, back)
+        point = nodes.points[count]
+        nodes.position[count], point[0], point[1] = _on_walls(walls, SUBPIXEL * x, SUBPIXEL * y)
+        count += 1
+        for direction in range(4):
+            if others >> direction & 1:
+                end = nodes.ends[end_count]
+                end[0, 0], end[0, 1] = point[0], point[1]
+                size = _follow(painted, guard, passed, x, y, direction, end)
+                if size == 0 or not _stands_free(walls, end[0], end[size - 1], guard):
+                    return False
+                nodes.end_keys[end_count], nodes.end_sizes[end_count] = _key(building, x, y, direction), size
+                end_count += 1
+    nodes.counts[0], nodes.counts[1] = count, end_count
+    if not _are_apart(nodes) or not _in_turn(nodes):
+        return False
+    for i in range(end_count):
+        foot = nodes.ends[i, nodes.end_sizes[i] - 1]
+        x, y = foot[0] // SUBPIXEL, foot[1] // SUBPIXEL
         guard[y, x] = passed[y, x] = True
     for y in range(1, guard.shape[0]):
         for x in range(1, guard.shape[1]):
-            if guard[y, x] and (building.flags[y, x] & GUARD or (not passed[y, x] and len(cracks_at(painted, x, y)))):
-                return nothing
-    if nodes == 0:
-        arc_keys = [_key(building, ring[0, 0], ring[0, 1], 1)]
-        arcs = [_section(walls, walls[0], walls[0], 0.0, 0.0)]
-    else:
-        arc_keys, arcs = [int64(0)][:0], [walls][:0]
-    for k in range(nodes):
-        after = (k + 1) % nodes
-        i, j = node_at[k], node_at[after]
-        arc = _section(walls, ends[k], ends[after], position[k], position[after])
-        key = _key(building, ring[i, 0], ring[i, 1], direction_at(ring, i))
-        end_key = _key(building, ring[j, 0], ring[j, 1], direction_at(ring, j - 1) ^ 2)
-        arc_keys.append(min(key, end_key))
-        arcs.append(arc[::-1].copy() if end_key < key else arc)
-    return _gathered(building, arc_keys + keys, arcs + lines, len(arcs))
+            if guard[y, x] and (building.flags[y, x] & GUARD or (not passed[y, x] and cracks_at(painted, x, y))):
+                return False
+    return True
 
 
 @helper
-def _gathered(building: Building, keys: list[int], lines: list[IntArray], arcs: int) -> Borders:
-    found, offsets = np.empty(len(keys), np.int64), np.zeros(len(keys) + 1, np.int64)
-    for k in range(len(keys)):
-        found[k], offsets[k + 1] = keys[k], offsets[k] + len(lines[k])
-    points = np.empty((offsets[-1], 2), np.int64)
-    for k in range(len(keys)):
-        for i in range(len(lines[k])):
-            points[offsets[k] + i, 0] = lines[k][i, 0] + SUBPIXEL * building.column
-            points[offsets[k] + i, 1] = lines[k][i, 1] + SUBPIXEL * building.row
-    return Borders(found, offsets, points, arcs)
-
-
-@helper
-def _stub(
-    painted: Int32Array, guard: BoolArray, passed: BoolArray, end: IntArray, x: int, y: int, direction: int
-) -> IntArray:
-    """From a wall to a node of the ring, and along the border that leaves it to its foot; no points if that is far."""
-    stub = np.empty((_LONGEST_PREFIX + 2, 2), np.int64)
-    stub[0, 0], stub[0, 1] = end[0], end[1]
-    stub[1, 0], stub[1, 1] = SUBPIXEL * x, SUBPIXEL * y
-    for size in range(2, len(stub)):
+def _follow(
+    painted: Int32Array, guard: BoolArray, passed: BoolArray, x: int, y: int, direction: int, end: IntArray
+) -> int:
+    """Fill an end with the corners from a node to its foot; how many points it has then, 0 if that is too far."""
+    end[1, 0], end[1, 1] = SUBPIXEL * x, SUBPIXEL * y
+    for size in range(2, len(end)):
         x, y = x + STEP_X[direction], y + STEP_Y[direction]
         if x < 1 or y < 1 or x >= guard.shape[1] or y >= guard.shape[0]:
-            break
-        stub[size, 0], stub[size, 1] = SUBPIXEL * x, SUBPIXEL * y
+            return 0
+        end[size, 0], end[size, 1] = SUBPIXEL * x, SUBPIXEL * y
         if not guard[y, x]:
-            return stub[: size + 1]
-        onward = cracks_at(painted, x, y)
-        if passed[y, x] or len(onward) != 2:
-            break
+            return size + 1
+        onward = cracks_at(painted, x, y) & ~(1 << (direction ^ 2))
+        if passed[y, x] or onward & (onward - 1):
+            return 0
         passed[y, x] = True
-        direction = onward[0] if onward[0] != direction ^ 2 else onward[1]
-    return stub[:0]
+        direction = 0
+        while not onward >> direction & 1:
+            direction += 1
+    return 0
 
 
 @helper
-def _are_apart(stubs: list[IntArray]) -> bool:
-    """Whether stubs have no point in common but that of the wall."""
-    for i in range(len(stubs)):
+def _are_apart(nodes: _Nodes) -> bool:
+    """Whether the lines from walls to feet have no point in common but that of the wall."""
+    for i in range(nodes.counts[1]):
+        a, b = nodes.ends[i, 0], nodes.ends[i, nodes.end_sizes[i] - 1]
         for j in range(i):
-            a, b, c, d = stubs[i][0], stubs[i][-1], stubs[j][0], stubs[j][-1]
+            c, d = nodes.ends[j, 0], nodes.ends[j, nodes.end_sizes[j] - 1]
             meet = a[0] == c[0] and a[1] == c[1]
             same = b[0] == d[0] and b[1] == d[1]
             if same or (not meet and cross(a, b, c, d)):
@@ -280,30 +303,16 @@ def _are_apart(stubs: list[IntArray]) -> bool:
 
 
 @helper
-def _in_turn(position: FloatArray, ends: IntArray) -> bool:
+def _in_turn(nodes: _Nodes) -> bool:
     """Whether borders end at the walls in the order of the ring, and apart."""
-    falls = 0
-    for k in range(len(position)):
-        before = (k - 1) % len(position)
-        gap = math.hypot(ends[k, 0] - ends[before, 0], ends[k, 1] - ends[before, 1])
-        if before != k and gap < _LEAST_GAP * SUBPIXEL:
+    count, falls = nodes.counts[0], 0
+    for k in range(count):
+        before = (k - 1) % count
+        a, b = nodes.points[before], nodes.points[k]
+        if before != k and math.hypot(b[0] - a[0], b[1] - a[1]) < _LEAST_GAP * SUBPIXEL:
             return False
-        falls += position[k] <= position[before]
+        falls += nodes.position[k] <= nodes.position[before]
     return falls <= 1
-
-
-@helper
-def _section(walls: IntArray, begin: IntArray, end: IntArray, start: float, stop: float) -> IntArray:
-    """The walls from a point at position ``start`` on to another, once around if they are the same."""
-    if stop <= start:
-        stop += len(walls)
-    first, last = math.floor(start) + 1, math.ceil(stop)
-    section = np.empty((last - first + 2, 2), np.int64)
-    for axis in range(2):
-        section[0, axis], section[-1, axis] = begin[axis], end[axis]
-        for corner in range(first, last):
-            section[corner - first + 1, axis] = walls[corner % len(walls), axis]
-    return section
 
 
 @helper

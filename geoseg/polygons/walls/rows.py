@@ -149,8 +149,8 @@ class Walls:
         top, left = max(top, 0), max(left, 0)
         window = slice(top, bottom), slice(left, right)
         building = Building(
-            objects[window],
-            flags[window],
+            objects[window].copy(),
+            flags[window].copy(),
             runs - np.array([top, left, left]),
             free,
             self._first_row + top,
@@ -158,10 +158,11 @@ class Walls:
             self._width + 1,
         )
         found = build_walls(building, self._tolerance)
-        self._outlines.regular += len(found.keys) > 0
-        points = found.points.astype(np.int32)
-        for k, key in enumerate(found.keys.tolist()):
-            (self.arcs if k < found.arcs else self.ends)[key] = points[found.offsets[k] : found.offsets[k + 1]]
+        if found is not None:
+            objects[window], flags[window] = building.values, building.flags
+            self._outlines.regular += 1
+            self.arcs |= found.arcs
+            self.ends |= found.ends
 
 
 def _cuts(objects: Int32Array, values: ByteArray, before: ByteArray | None) -> ByteArray | None:

@@ -12,33 +12,34 @@ import numpy as np
 
 from geoseg.arrays import BoolArray, FloatArray, Int32Array, IntArray
 from geoseg.polygons.trace.cracks import SUBPIXEL
-from geoseg.runtime.forest import find_root, join
-from geoseg.runtime.jit import helper, int64
+from geoseg.runtime.forest import join
+from geoseg.runtime.jit import helper, int64, njit
 
 _SHORTEST_WALL, _APART = 2.0, 1.0  # px, of a wall, and between walls that are no neighbours
 STEP_X, STEP_Y = np.array([1, 0, -1, 0]), np.array([0, 1, 0, -1])
 
 
-@helper
+@njit
 def outline(own: BoolArray) -> IntArray:
     """Corners around a region from crack to crack, first south from the topmost, there leftmost one; (n, 2)."""
-    y = 0
-    while not own[y].any():
-        y += 1
-    x = int64(np.argmax(own[y]))
-    first_x, first_y, direction = x, y, 1
-    ring = [(x, y)]
-    while True:
+    height, width = own.shape
+    start, most = height * width, 4
+    for i in range(height * width - 1, -1, -1):
+        if own[i // width, i % width]:
+            start, most = i, most + 4
+    ring = np.empty((most, 2), np.int64)
+    x, y, direction, n = start % width, start // width, 1, 0
+    while n == 0 or x != ring[0, 0] or y != ring[0, 1]:
+        ring[n, 0], ring[n, 1] = x, y
+        n += 1
         x, y = x + STEP_X[direction], y + STEP_Y[direction]
-        if x == first_x and y == first_y:
-            return np.array(ring)
-        ring.append((x, y))
         # The region is on the left: right if that is still its own pixel, too, else straight on, else left.
         for turn in (1, 0, 3):
             ahead = (direction + turn) & 3
             if pixel(own, x, y, ahead, 0) and not pixel(own, x, y, ahead, 1):
                 direction = ahead
                 break
+    return ring[:n].copy()
 
 
 @helper
@@ -49,15 +50,13 @@ def pixel(plane: BoolArray | Int32Array, x: int, y: int, direction: int, side: i
 
 
 @helper
-def cracks_at(values: Int32Array, x: int, y: int) -> IntArray:
-    """Directions of the cracks at a corner."""
-    found = np.empty(4, dtype=np.int64)
-    count = 0
+def cracks_at(values: Int32Array, x: int, y: int) -> int:
+    """The cracks at a corner: bit d for direction d."""
+    found = 0
     for direction in range(4):
         if pixel(values, x, y, direction, 0) != pixel(values, x, y, direction, 1):
-            found[count] = direction
-            count += 1
-    return found[:count]
+            found |= 1 << direction
+    return found
 
 
 @helper
@@ -90,35 +89,33 @@ def inside_of(points: IntArray, shape: tuple[int, ...]) -> BoolArray:
 
 
 @helper
-def enclosed(ring: IntArray) -> int:
-    """Pixels that a ring of corners encloses."""
+def encloses(ring: IntArray, inside: BoolArray) -> bool:
+    """Whether a ring around some of these pixels encloses as many as there are."""
     twice = 0
     for i in range(len(ring)):
-        twice += ring[i, 0] * ring[i - 1, 1] - ring[i - 1, 0] * ring[i, 1]
-    return abs(twice) // 2
+        twice += ring[i, 0] * ring[i - 1, 1] - ring[i, 1] * ring[i - 1, 0]
+    for y in range(inside.shape[0]):
+        for x in range(inside.shape[1]):
+            twice -= 2 * inside[y, x]
+    return twice == 0
 
 
 @helper
 def pieces(values: Int32Array) -> int:
     """Number of 4-connected regions."""
     height, width = values.shape
-    parent = np.arange(values.size).astype(np.int32)
-    for y in range(height):
-        for x in range(width):
-            if x and values[y, x] == values[y, x - 1]:
-                join(parent, int64(y * width + x), int64(y * width + x - 1))
-            if y and values[y, x] == values[y - 1, x]:
-                join(parent, int64(y * width + x), int64(y * width + x - width))
+    parent = np.empty(height * width, np.int32)
+    for i in range(len(parent)):
+        y, x = i // width, i % width
+        parent[i] = i
+        if x and values[y, x] == values[y, x - 1]:
+            join(parent, i, i - 1)
+        if y and values[y, x] == values[y - 1, x]:
+            join(parent, i, i - width)
     count = 0
     for i in range(len(parent)):
-        count += find_root(parent, i) == i
+        count += parent[i] == i
     return count
-
-
-@helper
-def at_the_edge(plane: BoolArray) -> bool:
-    """Whether any pixel at the edge of the window is set."""
-    return bool(plane[0].any() or plane[-1].any() or plane[:, 0].any() or plane[:, -1].any())
 
 
 @helper
@@ -149,7 +146,8 @@ def distance(px: float, py: float, a: IntArray | FloatArray, b: IntArray | Float
 
 @helper
 def _side(a: IntArray, b: IntArray, p: IntArray) -> int:
-    return int64(np.sign((b[0] - a[0]) * (p[1] - a[1]) - (b[1] - a[1]) * (p[0] - a[0])))
+    area = (b[0] - a[0]) * (p[1] - a[1]) - (b[1] - a[1]) * (p[0] - a[0])
+    return int64(area > 0) - int64(area < 0)
 
 
 @helper
