@@ -117,6 +117,21 @@ def test_a_house_across_a_border_is_one_rectangle():
     assert shapely.coverage_is_valid(frame.geometry.to_numpy())
 
 
+def test_a_courtyard_keeps_its_own_shape():
+    values = rectangle(np.zeros((70, 70), dtype=np.uint8), 35.3, 34.5, 48, 36, 17)
+    rows, columns = np.mgrid[:70, :70] + 0.5
+    court = np.hypot(rows - 35, columns - 35) < 8
+    values[court] = FIELD
+    frame = regularized(values, simplify=Tolerance(1.5, "px"))
+    (house,) = frame.geometry[frame.class_id == BUILDING]
+    (inside,) = frame.geometry[frame.class_id == FIELD]
+    assert len(house.exterior.coords) == 5
+    assert angles(house) == pytest.approx(90, abs=0.2)
+    assert shapely.Polygon(house.interiors[0]).equals(inside)
+    assert inside.area == pytest.approx(court.sum(), rel=0.05)
+    assert len(inside.exterior.coords) > 7
+
+
 def test_houses_told_apart_share_a_wall():
     values = rectangle(np.zeros((60, 90), dtype=np.uint8), 45, 30, 60, 24, 0)
     contact = np.zeros_like(values)

@@ -4,33 +4,21 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from geoseg.arrays import BoolArray, ByteArray, Int32Array, IntArray
+from geoseg.arrays import BoolArray, Int32Array, IntArray
 from geoseg.options import Method
 from geoseg.polygons.simplify.generalize import remaining_vertices
 from geoseg.polygons.simplify.guard import CLEARANCE_PX, Surroundings, vertex_plane
 from geoseg.polygons.simplify.smooth import cut_corners, guard_of_halves, smoothed_vertex_plane
 from geoseg.polygons.trace.cracks import SUBPIXEL, ArcBatch, Cracks
 from geoseg.polygons.trace.tables import ranges
+from geoseg.polygons.walls.rows import Walls
 from geoseg.tolerance import LARGEST_PX
 
 _SHARE = 50_000  # vertices that are worth a thread
-
-
-class Walls(Protocol):
-    """Final arcs that are known before their regions are traced, see `geoseg.polygons.walls.rows.Walls`."""
-
-    arcs: dict[int, Int32Array]
-    ends: dict[int, Int32Array]
-
-    def guard(self, first_row: int, last_row: int, /) -> ByteArray:
-        """Corners that the edges of other arcs keep away from."""
-
-    def drop_above(self, row: int, /) -> None:
-        """Nothing above a row will be asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
