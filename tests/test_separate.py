@@ -21,9 +21,9 @@ from geoseg.data.checks.dataset import check_data
 from geoseg.data.labelled import LabelledScene
 from geoseg.errors import ConfigError, LabelError
 from geoseg.map_rows import CUT_EAST
-from geoseg.network.contact import mapped_logits
 from geoseg.programs.evaluate import evaluate
 from geoseg.programs.train import train
+from geoseg.tiling.tensors import mapped_logits
 from geoseg.windows import Window
 from support.commands import read_map, run, succeed
 from support.terraces import GSD_M, write_terraces

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from geoseg.cli.expand import with_options
-from geoseg.cli.options import Crs, Overwrite
+from geoseg.cli.options import Classes, Crs, Overwrite
 from geoseg.options import PolygonRules
 
 
@@ -19,10 +19,7 @@ def vectorize(
     ],
     rules: PolygonRules,
     crs: Crs = None,
-    classes: Annotated[
-        str | None,
-        typer.Option("--classes", metavar="FILE", help="YAML or JSON with names of classes; the map's own by default."),
-    ] = None,
+    classes: Classes = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn a class map into polygons.

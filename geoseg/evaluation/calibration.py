@@ -13,12 +13,12 @@ from geoseg.data.labels import Labels
 from geoseg.evaluation.blocks import BLOCK_PX, Blocks
 from geoseg.evaluation.result import Calibration
 from geoseg.map_rows import CONFIDENCE_SCALE
-from geoseg.network.contact import mapped_logits
 from geoseg.prediction.items import WindowPixels
 from geoseg.prediction.predictor import Predictor
 from geoseg.runtime.jit import njit
 from geoseg.scene import Raster
 from geoseg.tiling.plan import Plan
+from geoseg.tiling.tensors import mapped_logits
 from geoseg.windows import Window
 
 BINS = 20

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from geoseg.arrays import AnyArray, Float32Array
 from geoseg.contract import Contract
-from geoseg.network.contact import mapped_logits
 from geoseg.network.folding import logits_of
 from geoseg.network.stored_model import logits_stride
+from geoseg.tiling.tensors import mapped_logits
 
 Feed: TypeAlias = Literal["pixel / 255", "pixel", "(pixel * scale - mean) / std"]
 Result: TypeAlias = Literal["probabilities", "logits", "classes"]

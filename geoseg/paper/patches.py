@@ -31,12 +31,12 @@ from geoseg.classes import NODATA
 from geoseg.data.labelled import LabelledScene, labels_of
 from geoseg.errors import ConfigError
 from geoseg.network.backends import Request, load_backend
-from geoseg.network.contact import mapped_logits
 from geoseg.network.folding import Logits
 from geoseg.network.metrics import confusion_matrix
 from geoseg.network.model_folder import Normalize
 from geoseg.network.stored_model import StoredModel
 from geoseg.runtime.machine import processors
+from geoseg.tiling.tensors import mapped_logits
 from geoseg.windows import Window, round_up, window_starts
 
 log = logging.getLogger(__name__)

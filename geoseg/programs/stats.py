@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import rasterio
 
+from geoseg.arrays import FloatArray, IntArray, Valid
 from geoseg.class_map.overviews import class_areas
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig
@@ -17,7 +17,6 @@ from geoseg.data.labelled import LabelledScene, covered, open_scenes
 from geoseg.data.statistics import Moments, ValueCounts, chosen, finite_moments, nothing_valid, scaled_std
 from geoseg.errors import ConfigError
 from geoseg.runtime.machine import processors
-from geoseg.scene import Valid
 from geoseg.windows import Window, pieces
 from geoseg.words import aligned
 
@@ -102,16 +101,16 @@ class SceneStats:
 class _Sums:
     """What one scene holds."""
 
-    pixels: int
-    blocks: int
-    invalid: int
-    ignored: int
-    classes: npt.NDArray[np.int64]
-    class_blocks: npt.NDArray[np.int64]
-    hectares: npt.NDArray[np.float64]
-    minimum: npt.NDArray[np.float64]
-    maximum: npt.NDArray[np.float64]
+    classes: IntArray
+    class_blocks: IntArray
+    hectares: FloatArray
+    minimum: FloatArray
+    maximum: FloatArray
     moments: Moments
+    pixels: int = 0
+    blocks: int = 0
+    invalid: int = 0
+    ignored: int = 0
 
 
 def scene_stats(settings: TrainConfig, split: str = "train") -> SceneStats:
@@ -191,10 +190,6 @@ def _sum(scene: LabelledScene, split: str, classes: int, values: ValueCounts) ->
     bands = len(scene.scene.bands)
     row_area = scene.grid.pixel_area_m2() / 1e4
     sums = _Sums(
-        pixels=0,
-        blocks=0,
-        invalid=0,
-        ignored=0,
         classes=np.zeros(classes, dtype=np.int64),
         class_blocks=np.zeros(classes, dtype=np.int64),
         hectares=np.zeros(classes),

@@ -4,13 +4,16 @@ Each float32 operation is one eager call, so that no compiler joins a product an
 give the same bits, which a test checks on a CPU.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from geoseg.arrays import AnyArray
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
 from geoseg.options import Layers
-from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, HostArrays, Pending, Placement, mapped_logits
+from geoseg.tiling import arrays
+from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, HostArrays, Pending, Placement
 
 
 class TensorArrays(HostArrays):
@@ -62,7 +65,7 @@ class TensorArrays(HostArrays):
     def finish(self, block: Block, place: Placement, layers: Layers, channels: tuple[int, ...]) -> Pending:
         """Rows of the output."""
         covered = block.covered.bool()
-        mapped = mapped_logits(block.logits, channels, torch.maximum, torch.stack)
+        mapped = arrays.mapped_logits(block.logits, channels, torch.maximum, torch.stack)
         logits = self._upsample(mapped, covered, place)
         confidence = every = differs = contact = None
         if layers.confidence or layers.probabilities:
@@ -109,6 +112,14 @@ class TensorArrays(HostArrays):
         for part in parts:  # in the order of the classes: a sum of many floats depends on it
             total = total + part
         return parts, total
+
+
+def mapped_logits(logits: Tensor, channels: Sequence[int]) -> Tensor:
+    """Logits (N, K, H, W) of a map's classes from those of all channels; see `geoseg.tiling.arrays.mapped_logits`."""
+    if list(channels) == list(range(len(channels))):
+        return logits
+    found: Tensor = arrays.mapped_logits(logits.transpose(0, 1), channels, torch.maximum, torch.stack)
+    return found.transpose(0, 1)
 
 
 def _on_its_way(*layers: Tensor | None) -> Pending:

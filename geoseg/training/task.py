@@ -16,10 +16,10 @@ from geoseg.classes import NODATA
 from geoseg.config import RunConfig
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError
-from geoseg.network.contact import mapped_logits
 from geoseg.network.losses import SummedLoss
 from geoseg.network.metrics import Scores, confusion_matrix
 from geoseg.network.model_folder import Normalize
+from geoseg.tiling.tensors import mapped_logits
 from geoseg.training.failures import LossWatch
 
 WARMUP_START = 1e-6
