@@ -1,7 +1,7 @@
-"""Output files: checked before the work, written beside their final name and renamed at the end; opened rasters.
+"""Output files: checked before the work, written beside their final name and renamed at the end.
 
 Nothing partial is ever found under the name asked for. What keeps a file from being written becomes an `OutputError`
-in one place, `writing`. Rasters are opened without rasterio's warning about a missing georeference by `open_raster`.
+in one place, `writing`.
 """
 
 import errno
@@ -11,12 +11,9 @@ import secrets
 import shutil
 import sqlite3
 import tempfile
-import threading
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import Any
 
 from geoseg.errors import GeosegError, OutputError, quoted
 
@@ -241,6 +238,19 @@ def atomic_output(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A scratch folder beside a final name, renamed on success; an existing folder is replaced."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _scratch(folder) as scratch:
+        yield scratch
+        for file in scratch.iterdir():
+            file.chmod(0o644)  # safetensors makes files that only their owner can read
+        if folder.exists():
+            shutil.rmtree(folder)
+        scratch.rename(folder)
+
+
 def _publish(scratch: Path, path: Path) -> None:
     written = {p.name for p in scratch.iterdir()}
     if path.name not in written:
@@ -337,19 +347,3 @@ def name_outputs(pattern: Path, scenes: Sequence[str]) -> list[Path]:
             )
         found[path] = scene
     return list(found)
-
-
-# --- opening
-
-WARNINGS = threading.RLock()
-"""Held inside `warnings.catch_warnings`, which changes the whole process: only one thread may be inside."""
-
-
-def open_raster(path: str | os.PathLike[str], mode: str = "r", **options: Any) -> Any:
-    """`rasterio.open` without its warning about a missing georeference; one thread at a time."""
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
-    with WARNINGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, mode, **options)

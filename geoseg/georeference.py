@@ -1,16 +1,24 @@
 """What is known of where a raster or layer lies on Earth; transformations between CRSs."""
 
+import threading
+import warnings
 from enum import Enum
 from functools import lru_cache
+from os import PathLike
 from typing import Any, TypeAlias
 
 import pyproj
+import rasterio
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
 
 from geoseg.errors import SceneError, quoted
 
 AnyCRS: TypeAlias = CRS | pyproj.CRS | str
+
+WARNINGS = threading.RLock()
+"""Held inside `warnings.catch_warnings`, which changes the whole process: only one thread may be inside."""
 
 
 class Georeference(Enum):
@@ -98,3 +106,10 @@ def unwarped(path: str, command: str) -> SceneError:
     return SceneError(
         f"{path} has control points but no transform, so its pixels have no place on the ground", hint=command
     )
+
+
+def open_raster(path: str | PathLike[str], mode: str = "r", **options: Any) -> Any:
+    """`rasterio.open` without its warning about a missing georeference; one thread at a time."""
+    with WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, mode, **options)

@@ -16,7 +16,8 @@ from rasterio.windows import Window as RasterWindow
 from geoseg.arrays import ByteArray
 from geoseg.class_map.overviews import add_checksum
 from geoseg.classes import NODATA
-from geoseg.files import open_raster, writing
+from geoseg.files import writing
+from geoseg.georeference import open_raster
 
 BLOCK = 512  # width of blocks, px; also the height of the blocks of a finished map
 STRIP = 128  # height of blocks, px: a quarter of a finished map's, and so is the memory for their rows

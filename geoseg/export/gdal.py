@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from geoseg.export.layer import BATCH_FEATURES, GEOMETRY, Layer, check_whole, portions, with_first, wkb_array
-from geoseg.files import WARNINGS, writing
+from geoseg.files import writing
+from geoseg.georeference import WARNINGS
 from geoseg.polygons.batch import PolygonBatch
 
 log = logging.getLogger(__name__)

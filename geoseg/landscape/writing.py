@@ -11,7 +11,8 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.windows import Window as RasterWindow
 
 from geoseg.classes import NODATA
-from geoseg.files import atomic_output, check_output, open_raster
+from geoseg.files import atomic_output, check_output
+from geoseg.georeference import open_raster
 from geoseg.landscape.features import LANDSCAPE_CLASSES
 from geoseg.landscape.scenery import Landscape
 from geoseg.windows import Window, pieces

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import logging
-import secrets
 import shutil
 import tempfile
 import time
@@ -21,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from geoseg.errors import in_one_line
+from geoseg.errors import OutputError, in_one_line
+from geoseg.files import atomic_output
 from geoseg.network.forward import does_not_run
 from geoseg.network.stored_model import StoredModel
 from geoseg.runtime.machine import user_cache
@@ -96,19 +96,14 @@ def _cached(entry: Path, model: StoredModel, shape: tuple[int, ...], core: Any) 
 
 def _store(entry: Path, files: tuple[bytes, ...]) -> None:
     """Store a network; if that fails, only time is lost."""
-    scratch = entry.with_suffix(f".{secrets.token_hex(4)}.partial")
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(scratch, "w") as archive:
+        with atomic_output(entry) as scratch, zipfile.ZipFile(scratch, "w") as archive:
             for name, content in zip(NETWORK_FILES, files, strict=True):
                 archive.writestr(name, content)
-        scratch.replace(entry)
         _trim(entry)
-    except OSError as error:
+    except (OSError, OutputError) as error:
         log.warning("cannot store the converted network in %s, so every run converts it again: %s", entry.parent, error)
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
 
 
 def _trim(newest: Path) -> None:

@@ -1,11 +1,8 @@
 """A trained model on disk: SMP's ``config.json`` and ``model.safetensors``, and the imagery contract beside them."""
 
 import inspect
-import secrets
-import shutil
 import ssl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -24,6 +21,7 @@ from torch import Tensor, nn
 import geoseg.models  # noqa: F401  registers SegNeXt, which smp.create_model looks up by name
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError, GeosegError, in_one_line
+from geoseg.files import new_folder
 from geoseg.network.stored_model import WEIGHTS_FILE, StoredModel, logits_stride, open_model
 
 ANSWER_S = 5.0
@@ -107,22 +105,6 @@ def save_model(folder: Path, network: nn.Module, contract: Contract, *, half: bo
             state = {key: t.half() if t.is_floating_point() else t for key, t in state.items()}
             save_file(state, scratch / WEIGHTS_FILE, metadata=metadata)
         contract.model_copy(update={"stride": logits_stride(network)}).save(scratch)
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder beside a final name, renamed on success; an existing folder is replaced."""
-    scratch = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
-    try:
-        scratch.mkdir(parents=True)
-        yield scratch
-        for file in scratch.iterdir():
-            file.chmod(0o644)  # safetensors makes files that only their owner can read
-        if folder.exists():
-            shutil.rmtree(folder)
-        scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def load_model(name: str | PathLike[str]) -> StoredModel:

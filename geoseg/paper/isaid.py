@@ -26,7 +26,8 @@ from geoseg.arrays import ByteArray, IntArray
 from geoseg.class_tables import ISAID_LEFT_OUT, KNOWN
 from geoseg.classes import NODATA, ClassTable, Color
 from geoseg.errors import LabelError, OutputError, in_one_line, one_error
-from geoseg.files import atomic_output, check_output_folder, open_raster, output_error
+from geoseg.files import atomic_output, check_output_folder, output_error
+from geoseg.georeference import open_raster
 from geoseg.paper.isaid_release import LABELLED, SPLITS, Pair, Picture, find_release
 from geoseg.runtime.machine import processors
 from geoseg.words import count

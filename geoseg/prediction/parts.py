@@ -25,7 +25,8 @@ from rasterio.windows import Window as RasterWindow
 from geoseg.class_map.cog import Tile
 from geoseg.class_map.tiled import TiledFile, check_written, writing_raster
 from geoseg.errors import OutputError
-from geoseg.files import open_raster, writing
+from geoseg.files import writing
+from geoseg.georeference import open_raster
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.options import Layers

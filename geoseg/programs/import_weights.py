@@ -16,9 +16,10 @@ from geoseg.class_tables import KNOWN, distinct_colors, numbered_classes, read_c
 from geoseg.classes import NODATA, ClassTable, class_entries
 from geoseg.contract import DEFAULT_SCALE, Band, ClassEntry, Contract, WindowSettings
 from geoseg.errors import ConfigError, ModelError, OutputError
+from geoseg.files import new_folder
 from geoseg.models import RECIPES
 from geoseg.models.checkpoints import Checkpoint, read_checkpoint
-from geoseg.network.model_folder import new_folder, save_model
+from geoseg.network.model_folder import save_model
 from geoseg.network.stored_model import CONFIG_FILE, WEIGHTS_FILE
 from geoseg.paper.recognition import (
     NORM_GROUPS,

@@ -15,7 +15,7 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from geoseg.errors import SceneError, quoted
-from geoseg.files import open_raster
+from geoseg.georeference import open_raster
 
 MAX_IDLE = 128  # unused datasets kept open; far below the usual limit of 1024 open files
 

@@ -19,7 +19,8 @@ from rasterio.crs import CRS
 
 from geoseg.classes import IGNORE, RIGHT
 from geoseg.errors import ConfigError, OutputError, SceneError
-from geoseg.files import WARNINGS, atomic_output, check_output, make_folder
+from geoseg.files import atomic_output, check_output, make_folder
+from geoseg.georeference import WARNINGS
 from geoseg.runtime.machine import user_cache
 from geoseg.view.place import MERCATOR, Plane
 

@@ -10,7 +10,7 @@ from rasterio.warp import transform_bounds
 from geoseg.arrays import ByteArray, FloatArray
 from geoseg.classes import NODATA
 from geoseg.errors import ConfigError, quoted
-from geoseg.files import open_raster
+from geoseg.georeference import open_raster
 from geoseg.map_rows import CONFIDENCE_SCALE
 from geoseg.view.layers import Layer
 from geoseg.view.rasters import TiledRaster

@@ -17,8 +17,7 @@ from geoseg.class_map.names import DISAGREEMENT, class_table
 from geoseg.class_map.reading import DIGEST_TAG
 from geoseg.classes import NODATA, ClassTable, format_color
 from geoseg.errors import GeosegError, SceneError, quoted
-from geoseg.files import open_raster
-from geoseg.georeference import unwarped
+from geoseg.georeference import open_raster, unwarped
 from geoseg.paths import VECTOR_SUFFIXES, exists, input_path, scene_names, suffix
 from geoseg.scene import Scene
 from geoseg.view.corrections import Corrections, corrections_path

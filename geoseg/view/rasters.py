@@ -23,7 +23,7 @@ from rio_tiler.reader import part
 from geoseg.arrays import ByteArray
 from geoseg.classes import NODATA
 from geoseg.errors import quoted
-from geoseg.files import open_raster
+from geoseg.georeference import open_raster
 from geoseg.grid import Grid
 from geoseg.runtime.machine import processors
 from geoseg.scene import Scene
