@@ -120,10 +120,12 @@ class Walls:
         tall = undecided & (bottom - regions.first_row >= _TALLEST)
         ready = undecided & ~tall & (last | (bottom + self._margin < height))
         flags |= np.uint8(DECIDED) * np.repeat((tall | ready)[runs.region], runs.widths()).reshape(flags.shape)
-        objects, class_of = values.astype(np.int32), np.append(np.arange(256, dtype=np.uint8), regions.value)
+        objects: ByteArray | Int32Array = values.copy()
+        class_of = np.arange(256, dtype=np.uint8)
         if rows.cuts is not None:
             number = np.repeat(runs.region + np.int32(256), runs.widths()).reshape(values.shape)
-            objects = np.where(self._separated[values], number, objects)
+            objects = np.where(self._separated[values], number, values)
+            class_of = np.append(class_of, regions.value)
         free = ~self._wanted[class_of] & (class_of != NODATA)
         which = np.flatnonzero(ready[runs.region])
         which = which[np.lexsort((runs.region[which], bottom[runs.region[which]]))]
@@ -142,14 +144,14 @@ class Walls:
         if leaving:
             yield rows[:leaving]
 
-    def _build(self, objects: Int32Array, flags: ByteArray, free: BoolArray, runs: IntArray) -> None:
+    def _build(self, objects: ByteArray | Int32Array, flags: ByteArray, free: BoolArray, runs: IntArray) -> None:
         """Decide one building, given its runs as row, begin, end."""
         top, left = (int(low) - self._margin for low in runs[:, :2].min(axis=0))
         bottom, right = int(runs[-1, 0]) + self._margin + 1, int(runs[:, 2].max()) + self._margin
         top, left = max(top, 0), max(left, 0)
         window = slice(top, bottom), slice(left, right)
         building = Building(
-            objects[window].copy(),
+            objects[window].astype(np.int32),
             flags[window].copy(),
             runs - np.array([top, left, left]),
             free,
@@ -165,7 +167,7 @@ class Walls:
             self.ends |= found.ends
 
 
-def _cuts(objects: Int32Array, values: ByteArray, before: ByteArray | None) -> ByteArray | None:
+def _cuts(objects: ByteArray | Int32Array, values: ByteArray, before: ByteArray | None) -> ByteArray | None:
     """Cuts between different objects of a class; those below the last row as they were."""
     if before is None:
         return None
