@@ -43,8 +43,7 @@ def plane_of(grid: Grid) -> Plane:
     """
     drawn = grid.as_drawn()
     left, bottom, right, top = drawn.bounds
-    t = drawn.transform
-    pixel = math.sqrt(abs(t.a * t.e - t.b * t.d))
+    pixel = math.sqrt(abs(drawn.transform.determinant))
     if max(map(abs, (left, bottom, right, top))) < _MOST_M and _PIXELS_M[0] <= pixel <= _PIXELS_M[1]:
         return Plane()
     return Plane(left, top, 1 / pixel)
