@@ -65,14 +65,14 @@ class Tta:
         return self == Tta()
 
 
-_PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+PAPER_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the paper's multi-scale testing
 
 TTA: dict[str, Tta] = {
     "none": Tta(),
     "flips": Tta(FLIPS),
     "d4": Tta(D4),
-    "scales": Tta(scales=_PAPER_SCALES),
-    "scales+flips": Tta(FLIPS[:2], _PAPER_SCALES),
+    "scales": Tta(scales=PAPER_SCALES),
+    "scales+flips": Tta(FLIPS[:2], PAPER_SCALES),
 }
 """By name; "scales+flips" is the paper's multi-scale testing, which flips left to right."""
 

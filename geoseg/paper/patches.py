@@ -35,13 +35,13 @@ from geoseg.network.folding import Logits
 from geoseg.network.metrics import confusion_matrix
 from geoseg.network.model_folder import Normalize
 from geoseg.network.stored_model import StoredModel
+from geoseg.network.tta import PAPER_SCALES
+from geoseg.prediction.batches import same_kernels
 from geoseg.runtime.machine import processors
 from geoseg.tiling.tensors import mapped_logits
 from geoseg.windows import Window, round_up, window_starts
 
 log = logging.getLogger(__name__)
-
-RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # scales of the paper's multi-scale testing, each also flipped left to right
 
 _MAX_THREADS = 8
 _MEMORY = 4 << 30  # what the patches that are computed at once may take together, bytes
@@ -119,7 +119,7 @@ def evaluate_patches(
         scenes: Scenes with labels.
         protocol: A key of `PROTOCOLS`, or a protocol of your own.
         device: Where the network runs.
-        ms_flip: Average the probabilities at `RATIOS` of the size, each also flipped.
+        ms_flip: Average the probabilities at `PAPER_SCALES` of the size, each also flipped left to right.
         base_size: Longer and shorter side that whole pictures are fitted in: ``augment.base_size``.
         split: Which labels count in scenes that are split into blocks, "train" or "val".
         progress: Wraps the sequence of patches, as tqdm does.
@@ -154,7 +154,7 @@ def evaluate_patches(
     patch_bytes = largest * 4 * (3 * count if ms_flip else count // 4 + _CLASSES_AT_ONCE)
     threads = max(min(processors(), _MAX_THREADS, _MEMORY // max(patch_bytes, 1)), 1)
     network = _Network(trained, device, at_once=threads)
-    ratios, flips = (RATIOS, (False, True)) if ms_flip else ((1.0,), (False,))
+    ratios, flips = (PAPER_SCALES, (False, True)) if ms_flip else ((1.0,), (False,))
 
     def one(scene: LabelledScene, window: Window) -> IntArray:
         pixels, valid, labels = _read(scene, window, rule, split)
@@ -207,10 +207,7 @@ class _Network:
         """The confusion matrix (K, K) of one patch: views at several sizes, some flipped, against labels (H, W)."""
         if self._turn is None:
             return self._counted(views, labels)
-        exact = torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
-        )
-        with self._turn, exact:
+        with self._turn, same_kernels():
             return self._counted(views, labels)
 
     @torch.inference_mode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -73,12 +73,15 @@ def _logits(
         pixels[i] = torch.from_numpy(item.pixels)
         valid[i] = torch.from_numpy(item.valid)
     x = normalize(pixels.to(device, non_blocking=True), valid.to(device, non_blocking=True))
-    # The same kernels for the same shape, every time: neither timed on the spot nor adding in a race.
-    exact = torch.backends.cudnn.flags(
+    with same_kernels():
+        return list(augmented(predictor.forward, x, predictor.tta)[: len(items)])
+
+
+def same_kernels() -> AbstractContextManager[None]:
+    """The same kernels for the same shape, every time: neither timed on the spot nor adding in a race."""
+    return torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=torch.backends.cudnn.allow_tf32
     )
-    with exact:
-        return list(augmented(predictor.forward, x, predictor.tta)[: len(items)])
 
 
 class _DeviceClock:

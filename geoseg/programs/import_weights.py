@@ -16,7 +16,7 @@ from geoseg.class_tables import KNOWN, distinct_colors, numbered_classes, read_c
 from geoseg.classes import NODATA, ClassTable, class_entries
 from geoseg.contract import DEFAULT_SCALE, Band, ClassEntry, Contract, WindowSettings
 from geoseg.errors import ConfigError, ModelError, OutputError
-from geoseg.files import new_folder
+from geoseg.files import new_folder, writing
 from geoseg.models import RECIPES
 from geoseg.models.checkpoints import Checkpoint, read_checkpoint
 from geoseg.network.model_folder import save_model
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 IMAGENET = (("red", 0.485, 0.229), ("green", 0.456, 0.224), ("blue", 0.406, 0.225))
 """Mean and standard deviation in [0, 1] of what every published SegNeXt was trained on."""
+
+_WRITE_HINT = "free some space or choose another folder with -o"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +142,8 @@ def _import_segnext(
             "licence": LICENCE,
         },
     )
-    try:
+    with writing(output, SafetensorError, hint=_WRITE_HINT):
         save_model(output, network, contract)
-    except (OSError, SafetensorError) as error:
-        raise _cannot_write(output, error) from error
     recipe = RECIPES[f"tu-{design.encoder}"]
     usual = {"decoder_channels": recipe.decoder_channels, "nmf_rank": recipe.nmf_rank, "norm_groups": NORM_GROUPS}
     options = {"decoder_channels": design.width, "nmf_rank": rank, "norm_groups": norm_groups}
@@ -184,13 +184,10 @@ def _class_table(found: Checkpoint, count: int, classes: str | PathLike[str] | N
 
 def _import_encoder(found: Checkpoint, design: Design, output: Path) -> list[tuple[str, str]]:
     network = build_encoder(design, found.tensors, found.path)
-    try:
-        with new_folder(output) as scratch:
-            save_file(network.state_dict(), scratch / WEIGHTS_FILE, metadata={"format": "pt"})
-            text = json.dumps(_timm_config(design, found), indent=2, ensure_ascii=False)
-            (scratch / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise _cannot_write(output, error) from error
+    with writing(output, SafetensorError, hint=_WRITE_HINT), new_folder(output) as scratch:
+        save_file(network.state_dict(), scratch / WEIGHTS_FILE, metadata={"format": "pt"})
+        text = json.dumps(_timm_config(design, found), indent=2, ensure_ascii=False)
+        (scratch / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
     source = {"pretrained_cfg_overlay.file": str((output / WEIGHTS_FILE).resolve())}
     return [
         ("network", f"{design.name}, {design.classes or 'no'} classes, {_count(network)} parameters"),
@@ -230,8 +227,3 @@ def _settings(design: Design, **options: Any) -> str:
 
 def _count(network: nn.Module) -> str:
     return f"{sum(parameter.numel() for parameter in network.parameters()):,}"
-
-
-def _cannot_write(output: Path, error: Exception) -> OutputError:
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return OutputError(f"cannot write {output}: {reason}", hint="free some space or choose another folder with -o")
