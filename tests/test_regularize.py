@@ -200,6 +200,14 @@ def test_walls_stay_near_the_raster(seed):
     assert shapely.hausdorff_distance(before, after, densify=0.05) < 2 * 3.0 * np.sqrt(2) + 1
 
 
+def test_a_comb_whose_walls_would_coincide_is_kept():
+    values = np.zeros((26, 26), dtype=np.uint8)
+    values[3:23, 3:8] = BUILDING
+    for row in range(3, 21, 4):
+        values[row : row + 2, 3:23] = BUILDING
+    assert building(values).area == np.count_nonzero(values)
+
+
 def test_a_tolerance_below_a_pixel_is_refused():
     with pytest.raises(ConfigError, match="walls need at least 1 px"):
         regularized(np.zeros((5, 5), np.uint8), tolerance=0.5)

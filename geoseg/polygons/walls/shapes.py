@@ -123,9 +123,10 @@ def is_simple(walls: IntArray) -> bool:
     """Whether walls are long enough, and those that are no neighbours apart."""
     n = len(walls)
     for i in range(n):
-        j = (i + 1) % n
-        if math.hypot(walls[j, 0] - walls[i, 0], walls[j, 1] - walls[i, 1]) < _SHORTEST_WALL * SUBPIXEL:
+        if math.hypot(walls[i, 0] - walls[i - 1, 0], walls[i, 1] - walls[i - 1, 1]) < _SHORTEST_WALL * SUBPIXEL:
             return False
+    for i in range(n):
+        j = (i + 1) % n
         for k in range(i + 2, n if i else n - 1):
             after = (k + 1) % n
             if cross(walls[i], walls[j], walls[k], walls[after]):
