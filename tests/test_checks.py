@@ -266,6 +266,10 @@ def test_scenes_side_by_side(make_scene: MakeScene, tmp_path: Path) -> None:
     sizes = told(found, "differ in pixel size")
     assert str(fine.path) in sizes.message or str(strips.path) in sizes.message
     assert f"{coarse.path} 1.5 m" in sizes.message
+    assert str(sizes.hint).endswith("imagery.gsd_m=1.5")
+    resampled = check_data(config(*entries, imagery={"gsd_m": 1.5}))
+    assert errors(resampled) == []
+    assert not any("pixel size" in problem.message or "grid of scene" in problem.message for problem in resampled)
     slow = told(found, "slow to read")
     assert slow.where == str(strips.path) and str(slow.hint).startswith("geoseg prepare scenes")
 
@@ -343,6 +347,8 @@ def test_pixels_that_are_others_than_they_seem(make_scene: MakeScene, tmp_path: 
     assert order.hint == "imagery.indexes=[3,2,1]" and order.severity == "warning"
     assert told(found, "scale and offset tags", str(tagged.path), "(0.0001 and -0.1)").severity == "warning"
     assert "gdalwarp -tr 0.125 0.125" in str(told(found, "2 m wide and 0.125 m high, far from square").hint)
+    resampled = check_data(config({"scene": flat.path, "labels": labels[2]}, imagery={"gsd_m": 0.5}))
+    assert not any("far from square" in problem.message for problem in resampled)
     assert "gdal_translate -ot Byte " in str(told(found, f"{wide.path} is int16").hint)
     assert "-scale" not in str(told(found, f"{wide.path} is int16").hint)
 

@@ -564,6 +564,7 @@ def test_a_labelled_scene_travels_closed(two_scenes: list[SceneConfig]) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_a_configured_gsd_resamples_scene_and_labels(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene(size=(96, 80))
     ids = stripes((96, 80), side=16)
@@ -574,9 +575,13 @@ def test_a_configured_gsd_resamples_scene_and_labels(make_scene: MakeScene, tmp_
     gsd = grid_of(made).gsd_m()
     assert gsd is not None
     imagery = {"gsd_m": 2 * gsd}
-    raster = SceneConfig(scene=made.path, labels=write_labels(tmp_path / "l.tif", ids, made.transform, made.crs))
+    places = (made.transform, made.crs), (made.transform, None), (Affine.identity(), None)
+    rasters = [
+        SceneConfig(scene=made.path, labels=write_labels(tmp_path / f"l{n}.tif", ids, *place))
+        for n, place in enumerate(places)
+    ]
     for entry in (
-        raster,
+        *rasters,
         SceneConfig(scene=made.path, labels=tmp_path / "l.gpkg", attribute="class_name", outside="ignore"),
     ):
         config = settings(entry, imagery=imagery, augment=STILL)
@@ -586,6 +591,12 @@ def test_a_configured_gsd_resamples_scene_and_labels(make_scene: MakeScene, tmp_
         with open_scene(made.path, gsd_m=2 * gsd) as resampled:
             np.testing.assert_array_equal(scene.read(whole(scene.grid))[0], resampled.read(whole(scene.grid))[0])
         assert build_contract(config, [scene]).gsd_m == 2 * gsd
+
+
+def test_a_configured_gsd_out_of_reach_is_refused(two_scenes: list[SceneConfig]) -> None:
+    with pytest.raises(SceneError, match="cannot be resampled to 1e-09 m") as raised:
+        LabelledScene(two_scenes[0], settings(*two_scenes, imagery={"gsd_m": 1e-9}))
+    assert str(raised.value.hint).startswith("give imagery.gsd_m in metres")
 
 
 def test_random_windows_have_the_training_size_and_labels(two_scenes: list[SceneConfig]) -> None:

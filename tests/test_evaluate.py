@@ -543,6 +543,15 @@ def test_refusals_come_before_anything_is_made(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_scene_of_another_gsd_is_to_be_resampled(
+    model: Path, cases: tuple[Path, dict[str, Case]], tmp_path: Path
+) -> None:
+    coarse = configuration(cases[0], "2", imagery={"gsd_m": 2.0})
+    with pytest.raises(SceneError, match="but the model was trained on") as caught:
+        evaluate(str(model), coarse, output=tmp_path / "out", device="cpu")
+    assert caught.value.hint == "add imagery.gsd_m=0.5 to resample it on the way"
+
+
 # --- pictures
 
 

@@ -60,9 +60,11 @@ class LabelledScene:
                 f"scene {config.scene} is {found}, the configuration says {expected}", hint=f"set imagery.dtype={found}"
             )
         self.grid: Grid = self.scene.grid
+        is_resampled = settings.imagery.gsd_m is not None
+        own = open_configured(config, settings.imagery, process_files()).grid if is_resampled else self.grid
         classes = self._classes = settings.class_table
         self._first_label = settings.data.first_label
-        read = _uncorrected(config, self.grid, classes, first_label=self._first_label)
+        read = _uncorrected(config, self.grid, classes, first_label=self._first_label, own=own)
         self.labels: Labels = _corrected(read, config, self.grid, classes)
         self.touching: Touching | None = None
         widths = contact_widths(settings.classes)
@@ -136,18 +138,18 @@ def open_labels(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_l
     ``first_label`` is the number of the first class, in a raster or in a field. Smaller ones and 255 are ignored. A
     `LabelError` for labels that do not fit the scene or the table.
     """
-    labels = _uncorrected(config, grid, classes, first_label=first_label)
+    labels = _uncorrected(config, grid, classes, first_label=first_label, own=grid)
     return _corrected(labels, config, grid, classes)
 
 
-def _uncorrected(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_label: int) -> Labels:
-    """The labels as they are in their file."""
+def _uncorrected(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_label: int, own: Grid) -> Labels:
+    """The labels as they are in their file, on a grid that the scene, with its ``own``, may be resampled to."""
     if not exists(config.labels):
         raise_first([missing_labels(config.labels)])
     opened_name(config.labels, kind=LabelError)  # refuses archives with several files
     if is_raster(config):
-        labels = RasterLabels(config.labels, config.scene, grid, classes, first_label=first_label)
-        return labels if config.min_confidence is None else MaskedLabels(labels, ConfidentPart(config, grid))
+        labels = RasterLabels(config.labels, config.scene, grid, classes, first_label=first_label, own=own)
+        return labels if config.min_confidence is None else MaskedLabels(labels, ConfidentPart(config, grid, own))
     if config.min_confidence is not None:
         message = f"labels {config.labels} are polygons, and min_confidence needs a class map"
         raise LabelError(message, hint="leave min_confidence out, or name the map of geoseg predict --confidence")
@@ -208,7 +210,7 @@ def _at_configured_gsd(config: SceneConfig, imagery: ImageryConfig, files: OpenF
         return scene
     from geoseg.scene.resample import Resampled  # it loads numba, which few trainings need
 
-    return Resampled(scene, imagery.gsd_m)
+    return Resampled(scene, imagery.gsd_m, option="imagery.gsd_m")
 
 
 def open_scenes(settings: TrainConfig, split: str) -> list[LabelledScene]:

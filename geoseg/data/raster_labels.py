@@ -39,27 +39,29 @@ _sound: set[tuple[object, ...]] = set()
 class RasterLabels:
     """Class ids in a raster: read as they are on the scene's grid, otherwise resampled to it (nearest neighbour).
 
-    The file's own nodata value, 255, and values below ``first_label`` are ignored.
+    The file's own nodata value, 255, and values below ``first_label`` are ignored. Labels without a CRS lie on the
+    pixels of the scene's ``own`` grid.
     """
 
     def __init__(
-        self, path: InputPath, scene: InputPath, grid: Grid, classes: ClassTable, *, first_label: int = 0
+        self, path: InputPath, scene: InputPath, grid: Grid, classes: ClassTable, *, own: Grid, first_label: int = 0
     ) -> None:
         with Scene(path) as labels:
             raise_first(_band_problems(path, labels))
-            own, rows = labels.grid, max(labels.block_shape[0], _ROWS)
+            found, rows = labels.grid, max(labels.block_shape[0], _ROWS)
             self._path = labels.path
-        raise_first(_place_problems(path, own, scene, grid))
-        comparable = own.is_georeferenced and grid.is_georeferenced
-        self._aligned = own.shape == grid.shape and (
-            not comparable or (own.crs == grid.crs and _same_transform(own, grid))
+        comparable = found.is_georeferenced and grid.is_georeferenced
+        raise_first(_place_problems(path, found, scene, grid if comparable else own))
+        self._place: dict[str, object] = {} if comparable else {"src_crs": own.crs, "src_transform": own.transform}
+        self._aligned = found.shape == grid.shape and (
+            not comparable or (found.crs == grid.crs and _same_transform(found, grid))
         )
         self._grid, self._first = grid, first_label
         self._labels = SceneHere(partial(Scene, self._path))
         # Training opens its scenes several times, and reading thousands of label files takes minutes.
         file = file_behind(path)
         state = file.stat() if file is not None else None
-        key = (self._path, state and (state.st_size, state.st_mtime_ns), grid, first_label, len(classes))
+        key = (self._path, state and (state.st_size, state.st_mtime_ns), grid, own, first_label, len(classes))
         if key not in _sound:
             process_files().close(self._path)  # perhaps opened before the file changed
             parts = (self._read_values(window) for window in pieces(*grid.shape, rows, grid.width))
@@ -87,7 +89,7 @@ class RasterLabels:
         try:
             with (
                 rasterio.open(self._path) as source,
-                WarpedVRT(source, src_nodata=source.nodata, **target) as warped,
+                WarpedVRT(source, src_nodata=source.nodata, **self._place, **target) as warped,
             ):
                 warped_values: Int32Array = warped.read(1)
         except RasterioError as error:
@@ -98,24 +100,26 @@ class RasterLabels:
 class ConfidentPart:
     """Where the class map that ``config`` names, with its confidence beside it, is sure enough of its class.
 
-    A `LabelError` if it is no class map, has no confidence, or is on another grid.
+    A `LabelError` if it is no class map, has no confidence, or is on another grid than the scene, whose ``own`` grid is
+    another one if it is resampled.
     """
 
-    def __init__(self, config: SceneConfig, grid: Grid) -> None:
+    def __init__(self, config: SceneConfig, grid: Grid, own: Grid) -> None:
         assert config.min_confidence is not None
         path = quoted(config.labels)
         try:
             with ClassMapReader(config.labels) as reader:
-                confidence, own = reader.confidence_path, reader.grid
+                confidence, found = reader.confidence_path, reader.grid
         except SceneError as error:
             raise LabelError(f"min_confidence needs a class map: {error}", hint=error.hint) from error
         if confidence is None:
             hint = f"predict it once more: geoseg predict {quoted(config.scene)} -o {path} --confidence --overwrite"
             raise LabelError(f"labels {config.labels} have no confidence beside them", hint=hint)
-        if own != grid:
+        if found != grid:
+            of = "without --gsd" if grid == own else "with --gsd and the value of imagery.gsd_m"
             raise LabelError(
                 f"labels {config.labels} are not on the pixel grid of scene {config.scene}, so their confidence is not",
-                hint="min_confidence needs a map that geoseg predict made of this scene, without --gsd",
+                hint=f"min_confidence needs a map that geoseg predict made of this scene, {of}",
             )
         self._confidence = SceneHere(partial(Scene, confidence))
         self._least = math.ceil(config.min_confidence * CONFIDENCE_SCALE)

@@ -30,11 +30,17 @@ def model_nodata(contract: Contract, nodata: float | None) -> float | None:
     return contract.nodata if nodata is None and isinstance(contract.nodata, float) else nodata
 
 
-def check_scene(contract: Contract, scene: Raster, *, ignore_gsd: bool = False) -> None:
+def check_scene(
+    contract: Contract,
+    scene: Raster,
+    *,
+    ignore_gsd: bool = False,
+    gsd_hint: str = "add --gsd model to resample it on the way, or --ignore-gsd to map it as it is",
+) -> None:
     """Refuse a scene that breaks the model's imagery contract, with a `SceneError`.
 
     That is another number of bands, another dtype, values that fit the model only with the scale and offset of the
-    file's tags, or a pixel size more than 30 % off the model's.
+    file's tags, or a pixel size more than 30 % off the model's; ``gsd_hint`` says what to do about that.
     """
     wanted = [band.name for band in contract.bands]
     if len(scene.bands) != len(wanted):
@@ -67,7 +73,7 @@ def check_scene(contract: Contract, scene: Raster, *, ignore_gsd: bool = False) 
             size += f" × {sides[1]:.3g}"
         raise SceneError(
             f"scene {scene.path} has pixels of {size} m, but the model was trained on {contract.gsd_m:.3g} m",
-            hint="add --gsd model to resample it on the way, or --ignore-gsd to map it as it is",
+            hint=gsd_hint,
         )
 
 

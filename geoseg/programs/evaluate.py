@@ -84,7 +84,8 @@ def evaluate(
     predictor = Predictor(trained, target, tta=tta, backend=network.backend, precision=network.precision)
     scenes = open_scenes(config, measures.split)
     for labelled in scenes:
-        check_scene(trained.contract, labelled.scene)
+        gsd_hint = f"add imagery.gsd_m={trained.contract.gsd_m} to resample it on the way"
+        check_scene(trained.contract, labelled.scene, gsd_hint=gsd_hint)
         if whole:
             plan_scene(predictor, labelled.scene, options)  # refuses invalid windows before any work
             if measures.within_m is not None:

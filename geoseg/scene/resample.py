@@ -37,9 +37,11 @@ class Resampled(Raster):
 
     A pixel is the area-weighted mean of the valid source pixels that it covers; along an axis where pixels shrink it is
     interpolated between two centres. It is valid if at least half of the weight is, so areas neither grow nor shrink.
+
+    ``option`` is the one that gives the size, for errors.
     """
 
-    def __init__(self, source: Raster, gsd_m: float) -> None:
+    def __init__(self, source: Raster, gsd_m: float, *, option: str = "--gsd") -> None:
         size_m = source.grid.pixel_size_m()
         if size_m is None:
             raise SceneError(
@@ -51,7 +53,7 @@ class Resampled(Raster):
             raise SceneError(
                 f"scene {source.path} has pixels of {size_m[0]:.3g} × {size_m[1]:.3g} m, "
                 f"which cannot be resampled to {gsd_m:.3g} m",
-                hint="give --gsd in metres, at most 64 times the scene's own or a 64th of it",
+                hint=f"give {option} in metres, at most 64 times the scene's own or a 64th of it",
             )
         self.source, self.gsd_m = source, gsd_m
         self._read_from(source)

@@ -40,7 +40,7 @@ class SceneFacts:
 
     path: InputPath  # the scene
     grid: Grid  # its grid
-    gsd_m: float | None  # its ground sample distance, m; None without a CRS
+    gsd_m: float | None  # its ground sample distance, m, after resampling; None without a CRS
     decoded: float  # pixels decoded for each pixel of a training window
     block_shape: tuple[int, int]  # (rows, columns) of its blocks, px
 
@@ -66,9 +66,11 @@ def check_header(config: SceneConfig, imagery: ImageryConfig, size: int) -> tupl
             problems.append(error(path, message, hint))
         elif not problems:
             problems += _check_bands(scene, imagery)
-        problems += _check_place(scene)
+        problems += _check_place(scene, imagery)
         decoded = _decoded(scene.grid, scene.block_shape, size)
-        facts = SceneFacts(path, scene.grid, scene.grid.gsd_m(), decoded, scene.block_shape)
+        gsd = scene.grid.gsd_m()
+        seen = gsd if imagery.gsd_m is None or gsd is None else imagery.gsd_m
+        facts = SceneFacts(path, scene.grid, seen, decoded, scene.block_shape)
     return problems, facts
 
 
@@ -102,10 +104,10 @@ def _check_bands(scene: Scene, imagery: ImageryConfig) -> Iterator[Problem]:
         yield warning(path, f"{message} ({imagery.effective_scale:.4g})", hint)
 
 
-def _check_place(scene: Scene) -> Iterator[Problem]:
+def _check_place(scene: Scene, imagery: ImageryConfig) -> Iterator[Problem]:
     """Pixels that are far from square on the ground, and a place on Earth that is not known."""
     sides, grid, path = scene.grid.pixel_size_m(), scene.grid, scene.path
-    if sides is not None and max(sides) > (1 + GSD_TOLERANCE) * min(sides):
+    if imagery.gsd_m is None and sides is not None and max(sides) > (1 + GSD_TOLERANCE) * min(sides):
         if pyproj_crs(grid.crs).is_geographic:
             longitude, latitude = grid.transform @ (grid.width / 2, grid.height / 2)
             how = f"-t_srs EPSG:{326 if latitude >= 0 else 327}{int((longitude + 180) % 360 // 6) + 1:02d}"
@@ -190,11 +192,8 @@ def compare_scenes(facts: Sequence[SceneFacts]) -> Iterator[Problem]:
         (fine, _, finest), (coarse, _, coarsest) = sized[0], sized[-1]
         if coarse > MAX_GSD_RATIO * fine:
             message = f"scenes differ in pixel size: {finest.path} has {fine:.3g} m, {coarsest.path} {coarse:.3g} m"
-            t, crs = coarsest.grid.transform, coarsest.grid.crs
-            to = "" if finest.grid.crs == crs else f"-t_srs {quoted(crs_name(crs))} "
-            sides = f"{np.hypot(t.a, t.d):.9g} {np.hypot(t.b, t.e):.9g}"
-            command = f"gdalwarp {to}-tr {sides} -r average {quoted(finest.path)} coarser.tif"
-            yield warning(coarsest.path, message, f"train a model for each, or resample to one size: {command}")
+            hint = f"train a model for each, or resample all to one size: imagery.gsd_m={coarse:.3g}"
+            yield warning(coarsest.path, message, hint)
     slow = [f for f in facts if max(f.block_shape) > MAX_BLOCK_PX and f.decoded > MAX_DECODED]
     if slow:
         worst = max(slow, key=lambda f: f.decoded)
