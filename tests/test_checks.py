@@ -452,6 +452,12 @@ def test_where_a_raster_of_labels_lies(
         assert told(found, *words).severity == severity
 
 
+def test_labels_of_a_resampled_scene_have_pixels_of_their_own(made: MadeScene, tmp_path: Path) -> None:
+    coarse = made.transform @ Affine.scale(2)
+    labels = write_raster(tmp_path / "l.tif", stripes()[::2, ::2], made, transform=coarse)
+    assert about(check_data(config({"scene": made.path, "labels": labels}, imagery={"gsd_m": 1.0})), labels) == []
+
+
 def test_unreferenced_labels_must_have_the_size(made: MadeScene, tmp_path: Path) -> None:
     fits = write_raster(tmp_path / "fits.tif", stripes(), made, crs=None, transform=Affine.identity())
     short = write_raster(tmp_path / "short.tif", stripes()[:50], made, crs=None, transform=Affine.identity())

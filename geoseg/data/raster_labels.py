@@ -132,9 +132,18 @@ class ConfidentPart:
 
 
 def check_raster_labels(
-    path: InputPath, scene: InputPath, grid: Grid | None, classes: ClassTable, *, first_label: int
+    path: InputPath,
+    scene: InputPath,
+    grid: Grid | None,
+    classes: ClassTable,
+    *,
+    first_label: int,
+    is_resampled: bool = False,
 ) -> tuple[list[Problem], LabelFacts]:
-    """All problems of a raster of class ids, and what it contains; ``grid`` is the scene's, None if that is broken."""
+    """All problems of a raster of class ids, and what it contains.
+
+    ``grid`` is the scene's own, None if that is broken; if the scene is resampled, labels need not be on its pixels.
+    """
     if not exists(path):
         return [missing_labels(path)], LabelFacts()
     try:
@@ -143,7 +152,7 @@ def check_raster_labels(
             if problems:
                 return problems, LabelFacts()
             if grid is not None:
-                problems += _place_problems(path, labels.grid, scene, grid)
+                problems += _place_problems(path, labels.grid, scene, grid, is_resampled=is_resampled)
             nodata = labels.nodata
             height, width = labels.grid.shape
             parts = (labels.read(w) for w in pieces(height, width, max(labels.block_shape[0], _ROWS), width))
@@ -172,7 +181,9 @@ def _same_transform(own: Grid, grid: Grid) -> bool:
     return bool(own.transform.almost_equals(grid.transform, precision=tolerance))
 
 
-def _place_problems(path: InputPath, own: Grid, scene: InputPath, grid: Grid) -> Iterator[Problem]:
+def _place_problems(
+    path: InputPath, own: Grid, scene: InputPath, grid: Grid, *, is_resampled: bool = False
+) -> Iterator[Problem]:
     """Labels whose grid does not fit their scene's."""
     if not (own.is_georeferenced and grid.is_georeferenced):
         if own.shape != grid.shape:
@@ -206,7 +217,7 @@ def _place_problems(path: InputPath, own: Grid, scene: InputPath, grid: Grid) ->
     share = covered.intersection(ground).area / ground.area
     if share < MIN_COVERED_SHARE:
         yield warning(path, f"labels {path} cover {share:.0%} of scene {scene}; the rest of it is ignored")
-    if not _on_grid(own, grid):
+    if not is_resampled and not _on_grid(own, grid):
         yield warning(
             path,
             f"labels {path} are not on the pixel grid of scene {scene} ({_described(own)}; {_described(grid)}): "

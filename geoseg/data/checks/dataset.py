@@ -135,7 +135,12 @@ class _Checks:
         config, grid, problems = scene.config, scene.grid, list[Problem]()
         if is_raster(config):
             problems, scene.found = check_raster_labels(
-                config.labels, config.scene, grid, self.classes, first_label=self.first
+                config.labels,
+                config.scene,
+                grid,
+                self.classes,
+                first_label=self.first,
+                is_resampled=self.settings.imagery.gsd_m is not None,
             )
         if config.labelled_area is not None and grid is not None:
             problems += check_labelled_area(config.labelled_area, config.scene, grid)
