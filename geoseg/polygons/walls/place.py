@@ -46,6 +46,7 @@ _LEAST_IOU = 0.7
 _LEAST_GAP = 0.5  # px, between the ends of borders at a wall, and between these and corners
 _LONGEST_PREFIX = 8  # cracks of a border within the guard
 _LONGEST_STUB = 2.5  # px, from the wall to a foot
+_LEAST_CLEARANCE = 0.25  # px, between such a line and the corners of the walls
 
 
 class Building(NamedTuple):
@@ -342,6 +343,13 @@ def _stands_free(walls: IntArray, start: IntArray, foot: IntArray, guard: BoolAr
     """Whether a straight line from a wall to a foot moves away from the walls, between guarded corners."""
     if math.hypot(foot[0] - start[0], foot[1] - start[1]) > _LONGEST_STUB * SUBPIXEL:
         return False
+    for i in range(len(walls)):
+        a, b = walls[i - 1], walls[i]
+        is_start = a[0] == start[0] and a[1] == start[1]
+        if not is_start and distance(a[0], a[1], start, foot)[0] < _LEAST_CLEARANCE * SUBPIXEL:
+            return False
+        if distance(start[0], start[1], a, b)[0] > 1 and cross(a, b, start, foot):  # not the wall where it begins
+            return False
     for quarter in range(1, 4):
         x = start[0] + quarter * (foot[0] - start[0]) / 4
         y = start[1] + quarter * (foot[1] - start[1]) / 4
