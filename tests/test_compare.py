@@ -272,6 +272,13 @@ def test_what_is_no_evaluation_is_refused(maps: tuple[Path, Path], tmp_path: Pat
         geoseg.compare(*maps, evaluations=[tmp_path] * 3)
 
 
+def test_rules_for_polygons_need_polygons(maps: tuple[Path, Path], tmp_path: Path) -> None:
+    for output in (None, tmp_path / "changes.tif"):
+        with pytest.raises(ConfigError, match="no effect without polygons"):
+            geoseg.compare(*maps, output, rules=PolygonRules(min_area_m2=4))
+    assert not (tmp_path / "changes.tif").exists()
+
+
 # --- the command
 
 

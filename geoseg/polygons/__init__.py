@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from geoseg.options import PolygonRules
-from geoseg.polygons.rules.options import class_rules
+from geoseg.polygons.rules.options import check_without_polygons, class_rules
 from geoseg.tolerance import Tolerance, parse_tolerance
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ __all__ = [
     "PolygonBatch",
     "PolygonRules",
     "Tolerance",
+    "check_without_polygons",
     "class_rules",
     "parse_tolerance",
     "polygonize",

@@ -19,6 +19,7 @@ from geoseg.files import check_output
 from geoseg.grid import Grid
 from geoseg.options import DEFAULT_RULES, PolygonRules
 from geoseg.paths import is_map
+from geoseg.polygons import check_without_polygons
 from geoseg.programs.vectorize import check_rules, write_vectors
 from geoseg.runtime.ahead import ahead
 from geoseg.words import aligned, count
@@ -120,6 +121,8 @@ def compare(
         path = check_output(output, overwrite=overwrite, inputs=[old, new], styled=True)
         if not is_map(path):
             exporter_for(path)
+    if path is None or is_map(path):
+        check_without_polygons(rules)
     if len(evaluations) > 2:
         raise ConfigError(
             f"found {len(evaluations)} evaluations, expected one, or two: of the earlier map and of the later one"

@@ -24,13 +24,12 @@ from geoseg.options import (
     AnyPath,
     EvaluateOptions,
     ExportOptions,
-    Layers,
     PolygonRules,
     PredictOptions,
     TrainOptions,
 )
 from geoseg.paths import MAP_SUFFIXES, exists, input_path, is_map, scene_names
-from geoseg.polygons import class_rules
+from geoseg.polygons import check_without_polygons, class_rules
 from geoseg.pretrained import PRETRAINED, check_source
 from geoseg.tiling.plan import window_of
 from geoseg.words import first_lines
@@ -63,10 +62,12 @@ SEGNEXT_OPTIONS = (
 _MOST_NAMED = 20
 
 
-def check_kind(output: Path, layers: Layers) -> None:
-    """Refuse an output of an unknown kind, and layers that it cannot have."""
+def check_kind(output: Path, options: PredictOptions) -> None:
+    """Refuse an output of an unknown kind, and layers or rules that it cannot have."""
     _check_suffix(output, (*MAP_SUFFIXES, *VECTOR_SUFFIXES))
-    if not is_map(output) and (layers.probabilities or layers.disagreement):
+    if is_map(output):
+        check_without_polygons(options.rules)
+    elif options.layers.probabilities or options.layers.disagreement:
         raise ConfigError("probabilities and disagreement are rasters", hint="write them beside a map: -o MAP.tif")
 
 
@@ -78,7 +79,7 @@ def check_prediction(scenes: Sequence[AnyPath], model: AnyPath, output: str, opt
     """
     pattern = output_pattern(output)
     path = Path(output) if pattern is None else pattern
-    check_kind(path, options.layers)
+    check_kind(path, options)
     names = scene_names(scenes)
     if pattern is None:
         # An existing output may be an interrupted run's own.

@@ -160,7 +160,7 @@ def _names(scenes: AnyPath | Sequence[AnyPath], output: AnyPath, options: Predic
     pattern = output_pattern(output)
     if pattern is None:
         raise OutputError(f"output {output} is one file for several scenes", hint=f"name a folder: -o {output}/")
-    check_kind(pattern, options.layers)
+    check_kind(pattern, options)
     return pattern, scene_names([scenes] if isinstance(scenes, str | os.PathLike) else scenes)
 
 

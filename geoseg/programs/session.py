@@ -122,7 +122,7 @@ class Session:
         """Check everything that can be wrong with a prediction; its scene is open inside."""
         options, contract = self.options, self.model.contract
         source = self.source(scenes)
-        check_kind(output, options.layers)
+        check_kind(output, options)
         layers = self.layers(output).names if is_map(output) else ()
         for file in (output, *(layer_path(output, layer) for layer in layers)):
             check_output(file, overwrite=overwrite or was_publishing(output), inputs=source.scenes, styled=True)

@@ -10,7 +10,7 @@ import numpy as np
 from geoseg.arrays import ByteArray
 from geoseg.classes import NODATA, ClassTable, MapClass
 from geoseg.errors import ConfigError, quoted
-from geoseg.options import PolygonRules
+from geoseg.options import DEFAULT_RULES, PolygonRules
 from geoseg.words import nearest
 
 _NOT_SEPARATE = "the model was not trained to see where two objects of that class touch"
@@ -149,3 +149,9 @@ def _unused(name: str, names: set[str]) -> str:
     while name in names:
         name += " (dissolved)"
     return name
+
+
+def check_without_polygons(rules: PolygonRules) -> None:
+    """Refuse rules for polygons where none are written."""
+    if rules != DEFAULT_RULES:
+        raise ConfigError("options for polygons have no effect without polygons", hint="write polygons: -o FILE.gpkg")
