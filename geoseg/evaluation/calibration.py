@@ -13,8 +13,8 @@ from geoseg.data.labels import Labels
 from geoseg.evaluation.blocks import BLOCK_PX, Blocks
 from geoseg.evaluation.result import Calibration
 from geoseg.map_rows import CONFIDENCE_SCALE
+from geoseg.prediction.items import WindowPixels
 from geoseg.prediction.predictor import Predictor
-from geoseg.prediction.reading import WindowPixels
 from geoseg.runtime.jit import njit
 from geoseg.scene import Raster
 from geoseg.tiling.plan import Plan
@@ -119,7 +119,7 @@ def sample_logits(
     logits, truth = [np.zeros((0, classes), dtype=np.float32)], [np.zeros(0, dtype=np.uint8)]
     windows = [_window_around(plan, block) for block in blocks]
     items = (WindowPixels(w, *scene.read(w, reflect_valid=True, clip=False)) for w in windows)
-    for block, (window, coarse) in zip(blocks, predictor.run(items, batch_size=plan.batch_size), strict=True):
+    for block, (window, coarse) in zip(blocks, predictor.run_windows(items, batch_size=plan.batch_size), strict=True):
         found = mapped_logits(torch.as_tensor(coarse)[None].float(), predictor.classes.channels)
         fine = F.interpolate(found, (window.height, window.width), mode="bilinear", align_corners=False)
         ids = labels.read(window)

@@ -11,8 +11,9 @@ import numpy as np
 from geoseg.classes import NODATA
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows, join_rows
 from geoseg.options import Layers
+from geoseg.prediction.items import Item, WindowPixels
 from geoseg.prediction.predictor import Predictor
-from geoseg.prediction.reading import WindowPixels, read_rows
+from geoseg.prediction.reading import read_rows
 from geoseg.prediction.stages import Stages
 from geoseg.scene import Raster, Valid
 from geoseg.tiling.arrays import Pending
@@ -79,31 +80,33 @@ def rows_of_tasks(
     stitcher = Stitcher(plan, rows, cols, layers, device=predictor.device, channels=predictor.classes.channels)
     skipped, confidence, measured = Counter[int](), Counter[int](), Counter[int]()
 
-    def windows() -> Iterator[WindowPixels | _RowEnd]:
+    def windows() -> Iterator[Item[_RowEnd | None]]:
         left = cols.starts[0]
         for i, read in enumerate(read_rows(scene, plan, rows, cols, readers=readers, stages=stages)):
             for col in cols.starts:
                 here = slice(col - left, col - left + plan.window_width)
                 if read.wanted[:, here].any():
                     window = Window(read.row, col, plan.window_height, plan.window_width)
-                    yield WindowPixels(window, read.pixels[:, :, here], read.valid[:, here])
+                    yield Item(WindowPixels(window, read.pixels[:, :, here], read.valid[:, here]), None)
                 elif cols.first <= col < cols.stop:
                     skipped[read.row // plan.band_rows] += 1
             fresh = max(plan.window_height - read.fresh, rows.first - read.row)
             own = read.wanted[fresh : max(rows.stop - read.row, 0), cols.first - left : cols.stop - left]
-            yield _RowEnd(rows.starts[i + 1] if i + 1 < len(rows.starts) else None, own.copy())
+            yield Item(None, _RowEnd(rows.starts[i + 1] if i + 1 < len(rows.starts) else None, own.copy()))
 
     def finished() -> Iterator[MapRows]:
         wanted = np.empty((0, cols.stop - cols.first), dtype=bool)
         waiting: deque[Pending] = deque()  # one piece stays on its way from the device while the next is worked on
         for found in predictor.run(windows(), batch_size=plan.batch_size, stages=stages):
             with stages.time("stitch"):
-                if not isinstance(found, _RowEnd):
-                    stitcher.add(*found)
+                if found.window is not None and found.logits is not None:
+                    stitcher.add(found.window, found.logits)
+                end = found.note
+                if end is None:
                     continue
-                wanted = np.concatenate([wanted, found.wanted])
-                waiting.extend(stitcher.finish(found.next_row))
-            while len(waiting) > (found.next_row is not None):
+                wanted = np.concatenate([wanted, end.wanted])
+                waiting.extend(stitcher.finish(end.next_row))
+            while len(waiting) > (end.next_row is not None):
                 piece = waiting.popleft()()
                 _mark(piece, wanted[: len(piece)])
                 wanted = wanted[len(piece) :]

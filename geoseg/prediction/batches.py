@@ -12,9 +12,8 @@ from torch import Tensor
 
 from geoseg.network.model_folder import Normalize
 from geoseg.network.tta import augmented
-from geoseg.prediction.reading import WindowPixels
+from geoseg.prediction.items import Item, Predicted, WindowPixels
 from geoseg.prediction.stages import Stages
-from geoseg.windows import Window
 
 if TYPE_CHECKING:
     from geoseg.prediction.predictor import Predictor
@@ -22,19 +21,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def in_batches(
-    predictor: Predictor, items: Iterable[WindowPixels | T], size: int, stages: Stages
-) -> Iterator[tuple[Window, Tensor] | T]:
-    """See `Predictor.run`; logits are tensors on the network's device."""
+def in_batches(predictor: Predictor, items: Iterable[Item[T]], size: int, stages: Stages) -> Iterator[Predicted[T]]:
+    """Items to their logits, in order, as tensors on the network's device; see `Predictor.run`."""
     device = torch.device(predictor.device)
     normalize = Normalize(predictor.contract).to(device)
-    ready: deque[tuple[Window, Tensor] | T] = deque()
-    group: list[WindowPixels | T] = []
+    ready: deque[Predicted[T]] = deque()
+    group: list[Item[T]] = []
     clock = _DeviceClock(device, stages)
 
     def launch() -> None:
         nonlocal size, group
-        windows = [item for item in group if isinstance(item, WindowPixels)]
+        windows = [item.pixels for item in group if item.pixels is not None]
         logits: list[Tensor] = []
         while len(logits) < len(windows):
             part = windows[len(logits) : len(logits) + size]
@@ -46,12 +43,12 @@ def in_batches(
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
         results = iter(logits)
-        ready.extend((item.window, next(results)) if isinstance(item, WindowPixels) else item for item in group)
+        ready.extend(item.with_logits(None if item.pixels is None else next(results)) for item in group)
         group = []
 
     for item in items:
         group.append(item)
-        if sum(isinstance(i, WindowPixels) for i in group) == size:
+        if sum(i.pixels is not None for i in group) == size:
             before = len(ready)
             launch()
             for _ in range(before):  # what was launched earlier, while the device works on this

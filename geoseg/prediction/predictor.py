@@ -26,7 +26,7 @@ from geoseg.network.backends import Forward, Request, choose_backends, choose_pr
 from geoseg.network.stored_model import StoredModel
 from geoseg.network.tta import augmented, find_tta
 from geoseg.options import ExecutorName, Layers, Tiling
-from geoseg.prediction.reading import WindowPixels
+from geoseg.prediction.items import Item, Predicted, WindowPixels
 from geoseg.prediction.stages import Stages
 from geoseg.runtime.machine import processors
 from geoseg.scene import Pixels, Raster, Scene, Valid
@@ -150,13 +150,10 @@ class Predictor:
         with torch.inference_mode():
             return np.asarray(augmented(self.forward, torch.from_numpy(x), self.tta))
 
-    def run(
-        self, items: Iterable[WindowPixels | T], *, batch_size: int, stages: Stages | None = None
-    ) -> Iterator[tuple[Window, Array] | T]:
-        """Windows with their logits (K, h, w), and what else there is among them as it is, in order.
+    def run(self, items: Iterable[Item[T]], *, batch_size: int, stages: Stages | None = None) -> Iterator[Predicted[T]]:
+        """Items to their logits, in order; they are taken ahead, so that the device works while the caller does.
 
-        Items are taken ahead, so that the device works while the caller does. A `DeviceError` if one window alone
-        exceeds the device's memory.
+        A `DeviceError` if one window alone exceeds the device's memory.
         """
         if not self.batched:
             return self._side_by_side(items, batch_size, stages or Stages())
@@ -164,39 +161,39 @@ class Predictor:
 
         return in_batches(self, items, batch_size, stages or Stages())
 
-    def _side_by_side(
-        self, items: Iterable[WindowPixels | T], at_once: int, stages: Stages
-    ) -> Iterator[tuple[Window, Array] | T]:
+    def run_windows(self, windows: Iterable[WindowPixels], *, batch_size: int) -> Iterator[tuple[Window, Array]]:
+        """Windows and their logits, in order; see `run`."""
+        for found in self.run((Item(window, None) for window in windows), batch_size=batch_size):
+            if found.window is not None and found.logits is not None:
+                yield found.window, found.logits
+
+    def _side_by_side(self, items: Iterable[Item[T]], at_once: int, stages: Stages) -> Iterator[Predicted[T]]:
         _ = self.forward
         if not self.tta.is_plain:
             import torch  # noqa: F401  before the threads start: they must not meet it half loaded
         pool = _single_threaded(at_once)
-        waiting: deque[tuple[WindowPixels | T, Future[Float32Array] | None]] = deque()
+        waiting: deque[tuple[Item[T], Future[Float32Array] | None]] = deque()
 
         def predict(window: WindowPixels) -> Float32Array:
             with stages.time("network", workers=at_once):
                 valid = None if window.valid.all() else window.valid[None]
                 return np.asarray(self.logits(window.pixels[None], valid)[0])
 
-        def submit(item: WindowPixels | T) -> tuple[WindowPixels | T, Future[Float32Array] | None]:
-            return item, pool.submit(predict, item) if isinstance(item, WindowPixels) else None
+        def submit(item: Item[T]) -> tuple[Item[T], Future[Float32Array] | None]:
+            return item, None if item.pixels is None else pool.submit(predict, item.pixels)
 
-        def first() -> tuple[Window, Array] | T:
+        def first() -> Predicted[T]:
             nonlocal pool, at_once
             while True:
                 item, future = waiting[0]
-                if not isinstance(item, WindowPixels):
+                error = None if future is None else future.exception()
+                if item.pixels is None or future is None or error is None:
                     waiting.popleft()
-                    return item
-                assert future is not None
-                error = future.exception()
-                if error is None:
-                    waiting.popleft()
-                    return item.window, future.result()
+                    return item.with_logits(None if future is None else future.result())
                 if not _is_out_of_memory(error):
                     raise error
                 wait([f for _, f in waiting if f is not None])
-                at_once = self.halve(at_once, item.window, error)
+                at_once = self.halve(at_once, item.pixels.window, error)
                 pool.shutdown()
                 pool = _single_threaded(at_once)
                 for i, (other, failed) in enumerate(waiting):

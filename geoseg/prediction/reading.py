@@ -19,15 +19,6 @@ PIECE_BYTES = 16 << 20  # bytes read from a file at a time: less than GDAL's cac
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class WindowPixels:
-    """Pixels (B, h, w) of a window as read, and valid (h, w)."""
-
-    window: Window
-    pixels: Pixels
-    valid: Valid
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Rows of a scene over the columns of a strip's windows."""
 

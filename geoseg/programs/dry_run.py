@@ -9,7 +9,7 @@ from pathlib import Path
 
 from geoseg.errors import GeosegError
 from geoseg.options import AnyPath, PredictOptions
-from geoseg.prediction.reading import WindowPixels
+from geoseg.prediction.items import WindowPixels
 from geoseg.prediction.room import check_room
 from geoseg.programs.session import Prepared, Session
 from geoseg.tiling.plan import IN_PROCESS, Plan
@@ -88,7 +88,7 @@ def _time_windows(ready: Prepared) -> float | None:
     def timed() -> float:
         work = [items[i % len(items)] for i in range(plan.batch_size)]
         start = time.perf_counter()
-        for _ in ready.predictor.run(work, batch_size=plan.batch_size):
+        for _ in ready.predictor.run_windows(work, batch_size=plan.batch_size):
             pass
         return (time.perf_counter() - start) / len(work)
 

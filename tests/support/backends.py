@@ -21,8 +21,8 @@ from geoseg.network.backends import Forward, Request
 from geoseg.network.backends import openvino as openvino_backend
 from geoseg.network.backends.openvino import multiplies_bfloat16
 from geoseg.network.tta import TTA, augmented
+from geoseg.prediction.items import WindowPixels
 from geoseg.prediction.predictor import Predictor
-from geoseg.prediction.reading import WindowPixels
 from geoseg.windows import Window
 from support.networks import WIDE, InMemory, difference, images, segnext, visible
 
@@ -192,7 +192,7 @@ class BackendContract:
         valid = np.ones(SIZE, dtype=bool)
         items = [WindowPixels(Window(0, 0, *SIZE), one, valid) for one in pixels]
         predictor = Predictor(trained(network), torch.device("cpu"), backend=self.backend)
-        found = [logits for _, logits in predictor.run(items, batch_size=3)]
+        found = [logits for _, logits in predictor.run_windows(items, batch_size=3)]
         x = (torch.from_numpy(pixels).float() / 255 - 0.5) / 0.2
         for one, logits in zip(x, found, strict=True):
             assert difference(torch.from_numpy(logits)[None], wanted(network, one[None])) < 1e-4
