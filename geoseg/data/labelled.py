@@ -60,11 +60,9 @@ class LabelledScene:
                 f"scene {config.scene} is {found}, the configuration says {expected}", hint=f"set imagery.dtype={found}"
             )
         self.grid: Grid = self.scene.grid
-        is_resampled = settings.imagery.gsd_m is not None
-        own = open_configured(config, settings.imagery, process_files()).grid if is_resampled else self.grid
         classes = self._classes = settings.class_table
         self._first_label = settings.data.first_label
-        read = _uncorrected(config, self.grid, classes, first_label=self._first_label, own=own)
+        read = _uncorrected(config, self.grid, classes, first_label=self._first_label, own=self.scene.own_grid)
         self.labels: Labels = _corrected(read, config, self.grid, classes)
         self.touching: Touching | None = None
         widths = contact_widths(settings.classes)

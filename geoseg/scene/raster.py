@@ -68,6 +68,11 @@ class Raster(ABC):
         return [fact for part in self._parts for fact in part.source_facts()]
 
     @property
+    def own_grid(self) -> Grid:
+        """The grid of the pixels in its files, which may be resampled to another one."""
+        return self.grid
+
+    @property
     def can_be_invalid(self) -> bool:
         """Whether the scene may have invalid pixels; decodes nothing."""
         return self.aoi is not None or self.covered_share < 1 or any(part.can_be_invalid for part in self._parts)

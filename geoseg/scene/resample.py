@@ -68,6 +68,11 @@ class Resampled(Raster):
         self.block_shape = max(rows * height // old.height, 1), max(cols * width // old.width, 1)
 
     @property
+    def own_grid(self) -> Grid:
+        """See `Raster`."""
+        return self.source.own_grid
+
+    @property
     def row_of_blocks_bytes(self) -> int:
         """See `Raster`."""
         return self.source.row_of_blocks_bytes
