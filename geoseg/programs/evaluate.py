@@ -83,8 +83,8 @@ def evaluate(
     tta = "scales+flips" if measures.ms_flip else "none"
     predictor = Predictor(trained, target, tta=tta, backend=network.backend, precision=network.precision)
     scenes = open_scenes(config, measures.split)
+    gsd_hint = f"add imagery.gsd_m={trained.contract.gsd_m} to resample it on the way"
     for labelled in scenes:
-        gsd_hint = f"add imagery.gsd_m={trained.contract.gsd_m} to resample it on the way"
         check_scene(trained.contract, labelled.scene, gsd_hint=gsd_hint)
         if whole:
             plan_scene(predictor, labelled.scene, options)  # refuses invalid windows before any work
