@@ -1,7 +1,8 @@
-"""What is known of where a raster or layer lies on Earth; transformations between CRSs."""
+"""What is known of where a raster or layer lies on Earth; transformations between CRSs; opening and copying rasters."""
 
 import threading
 import warnings
+import xml.etree.ElementTree as ET
 from enum import Enum
 from functools import lru_cache
 from os import PathLike
@@ -9,9 +10,10 @@ from typing import Any, TypeAlias
 
 import pyproj
 import rasterio
+import rasterio.shutil
 from pyproj.exceptions import CRSError, ProjError
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from geoseg.errors import SceneError, quoted
 
@@ -113,3 +115,23 @@ def open_raster(path: str | PathLike[str], mode: str = "r", **options: Any) -> A
     with WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path, mode, **options)
+
+
+def copy_raster(source: Any, target: str | PathLike[str], **options: Any) -> None:
+    """`rasterio.shutil.copy`, with a `RasterioIOError` for what GDAL reports, as rasterio's other functions have.
+
+    It lets through GDAL's errors, whose classes have no public name.
+    """
+    try:
+        rasterio.shutil.copy(source, target, **options)
+    except (OSError, SystemError):  # SystemError if GDAL gives no reason
+        raise
+    except Exception as error:
+        raise RasterioIOError(str(error)) from error
+
+
+def as_vrt(dataset: Any) -> ET.Element:
+    """The XML of a VRT that refers to an open raster; it has what GDAL knows and rasterio has no getter for."""
+    with rasterio.MemoryFile(ext=".vrt") as memory:
+        copy_raster(dataset, memory.name, driver="VRT")
+        return ET.fromstring(memory.read())

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import rasterio
-import rasterio.shutil
 
 from geoseg.arrays import ByteArray
 from geoseg.class_map.overviews import halve_by_mean, halve_by_mode
 from geoseg.class_map.tiled import BLOCK, TiledFile, check_written, compression, threads, writing_raster
 from geoseg.classes import NODATA, Color
+from geoseg.georeference import copy_raster
 from geoseg.grid import Grid
 from geoseg.map_rows import CONFIDENCE_SCALE
 from geoseg.windows import Window
@@ -116,7 +116,7 @@ class CogWriter:
             self._levels[0].file.update_tags(**tags)
             self._stack.close()
             with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):
-                rasterio.shutil.copy(
+                copy_raster(
                     self._join(),
                     self.path,
                     driver="COG",
@@ -136,7 +136,7 @@ class CogWriter:
     def _join(self) -> Path:
         """A VRT of the pixels and their overviews."""
         path = self._folder / "joined.vrt"
-        rasterio.shutil.copy(self._folder / "1.tif", path, driver="VRT")
+        copy_raster(self._folder / "1.tif", path, driver="VRT")
         tree = ET.parse(path)
         for band in tree.getroot().findall("VRTRasterBand"):
             number = int(band.get("band", "1"))

@@ -14,11 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import rasterio
-import rasterio.shutil
-
 from geoseg.classes import NODATA, ClassTable, Color, MapClass, parse_color
 from geoseg.errors import SceneError, quoted
+from geoseg.georeference import as_vrt
 
 CLASSES_TAG = "GEOSEG_CLASSES"  # TIFF tag with the class table as JSON
 
@@ -85,10 +83,7 @@ def _from_tag(text: str, name: str) -> ClassTable:
 
 def _of_gdal(file: Any) -> Iterator[tuple[int, str, Color | None]]:
     """Attribute table and category names, as (id, name, colour)."""
-    # rasterio has no getter. GDAL writes both, of any driver, into the XML of a VRT that refers to the file.
-    with rasterio.MemoryFile(ext=".vrt") as memory:
-        rasterio.shutil.copy(file, memory.name, driver="VRT")
-        root = ET.fromstring(memory.read())
+    root = as_vrt(file)
     table = root.find("VRTRasterBand/GDALRasterAttributeTable")
     if table is not None:
         yield from _of_table(table)

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 import rasterio
-from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy raises; it has no public name
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
@@ -27,7 +26,7 @@ _READ_BYTES = 16 << 20
 
 def writing_raster(path: Path) -> AbstractContextManager[None]:
     """`geoseg.files.writing` for what GDAL writes; rasterio raises SystemError if GDAL gives no reason."""
-    return writing(path, RasterioError, CPLE_BaseError, SystemError)
+    return writing(path, RasterioError, SystemError)
 
 
 class TiledFile:

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import rasterio
-import rasterio.shutil
-from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy lets through, as no other function does
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
@@ -22,6 +20,7 @@ from tqdm import tqdm
 
 from geoseg.errors import OutputError, SceneError, in_one_line, quoted
 from geoseg.files import atomic_output, check_output, make_folder
+from geoseg.georeference import copy_raster
 from geoseg.paths import RASTER_SUFFIXES, InputPath, input_path, opened_name
 from geoseg.runtime.ahead import gather
 from geoseg.runtime.machine import processors
@@ -177,13 +176,12 @@ def _copy(source: InputPath, target: Path, cores: int) -> None:
     with atomic_output(target) as scratch:
         try:
             with open_dataset(str(source)) as dataset, rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-                rasterio.shutil.copy(dataset, scratch, driver="GTiff", **_options(dataset, cores))
+                copy_raster(dataset, scratch, driver="GTiff", **_options(dataset, cores))
                 with open_dataset(str(scratch)) as copy:
                     _compare(dataset, copy, source, target)
-        except (RasterioError, CPLE_BaseError) as error:
-            why = reason(error, str(source)) if isinstance(error, RasterioError) else in_one_line(error)
+        except RasterioError as error:
             raise SceneError(
-                f"{source} cannot be copied to {target}: {why}",
+                f"{source} cannot be copied to {target}: {in_one_line(reason(error, str(source)))}",
                 hint=f"check the file with: gdalinfo -checksum {quoted(source)}, and the free space of {target.parent}",
             ) from error
 

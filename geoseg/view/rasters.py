@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import rasterio
-import rasterio.shutil
 from PIL import Image
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
@@ -23,7 +22,7 @@ from rio_tiler.reader import part
 from geoseg.arrays import ByteArray
 from geoseg.classes import NODATA
 from geoseg.errors import quoted
-from geoseg.georeference import open_raster
+from geoseg.georeference import as_vrt, open_raster
 from geoseg.grid import Grid
 from geoseg.runtime.machine import processors
 from geoseg.scene import Scene
@@ -166,9 +165,7 @@ def _name(scene: Scene, plane: Plane, *, keeps_alpha: bool, picked: list[int] | 
     on_earth = is_on_earth(scene.grid)
     if on_earth and picked is None and (scene.alpha_band is None or keeps_alpha):
         return scene.path
-    with rasterio.MemoryFile(ext=".vrt") as memory:
-        rasterio.shutil.copy(scene.dataset, memory.name, driver="VRT")
-        root = ET.fromstring(memory.read())
+    root = as_vrt(scene.dataset)
     for source in root.iter("SourceFilename"):
         source.attrib["relativeToVRT"] = "0"
         source.text = scene.path
