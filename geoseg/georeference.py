@@ -19,6 +19,8 @@ from geoseg.errors import SceneError, quoted
 
 AnyCRS: TypeAlias = CRS | pyproj.CRS | str
 
+MERCATOR_LATITUDE = 85.0511287  # where Web Mercator's square ends, degrees
+
 WARNINGS = threading.RLock()
 """Held inside `warnings.catch_warnings`, which changes the whole process: only one thread may be inside."""
 

@@ -15,12 +15,12 @@ from geoseg.export.gdal import WKB_FIELD, write_records
 from geoseg.export.layer import Layer, check_whole, portions, text_array, with_first, wkb_array
 from geoseg.export.lonlat import LOST, LonLat, map_coordinates, to_wgs84
 from geoseg.files import writing
+from geoseg.georeference import MERCATOR_LATITUDE
 from geoseg.grid import Grid
 from geoseg.polygons.batch import PolygonBatch
 
 _TILE_UNITS = 4096  # of a tile's side, to which its coordinates are rounded (GDAL's default)
 _MOST_ZOOM = 22  # GDAL's limit
-_MOST_LATITUDE = 85.0511287  # where Web Mercator's square ends, degrees
 _UNITS_A_PIXEL = 8
 _SAMPLES = 9
 _HEADER_BYTES = 127
@@ -90,7 +90,7 @@ def zoom_levels(grid: Grid) -> tuple[int, int]:
     xy = map_coordinates(grid.transform, columns, rows)
     placed = lonlat.place(xy.reshape(-1, 2)).reshape(xy.shape)
     degrees = placed / 10.0**lonlat.decimals
-    lost = (placed == LOST).any(axis=-1) | (np.abs(degrees[..., 1]) > _MOST_LATITUDE)
+    lost = (placed == LOST).any(axis=-1) | (np.abs(degrees[..., 1]) > MERCATOR_LATITUDE)
     # Web Mercator with the width of the world as its unit
     world = np.stack([degrees[..., 0] / 360, np.arcsinh(np.tan(np.radians(degrees[..., 1]))) / (2 * np.pi)], axis=-1)
     world[lost] = np.nan
@@ -102,7 +102,7 @@ def zoom_levels(grid: Grid) -> tuple[int, int]:
     known = known[np.isfinite(known)]
     if not len(known):
         raise OutputError(
-            f"the map lies beyond {_MOST_LATITUDE:.2f}° north or south, where Web Mercator ends",
+            f"the map lies beyond {MERCATOR_LATITUDE:.2f}° north or south, where Web Mercator ends",
             hint="write a GeoPackage: -o out.gpkg",
         )
     pixel, extent = known.min(), np.nanmax(np.nanmax(world, axis=(0, 1)) - np.nanmin(world, axis=(0, 1)))

@@ -22,7 +22,7 @@ from rio_tiler.reader import part
 from geoseg.arrays import ByteArray
 from geoseg.classes import NODATA
 from geoseg.errors import quoted
-from geoseg.georeference import as_vrt, open_raster
+from geoseg.georeference import MERCATOR_LATITUDE, as_vrt, open_raster
 from geoseg.grid import Grid
 from geoseg.runtime.machine import processors
 from geoseg.scene import Scene
@@ -34,7 +34,6 @@ _MOST_VALUES = 32e6  # values that may be decoded for one tile: about a second's
 
 _CACHE_BYTES = 256 << 20
 _QUALITY = 90
-_MOST_LATITUDE = 85.05
 
 _AT_ONCE = threading.BoundedSemaphore(max(processors(), 2))
 """Tiles that are read at the same time; a browser asks for dozens."""
@@ -152,7 +151,7 @@ def tiled(scene: Scene, plane: Plane, bands: Sequence[int] | None = None, *, pic
         path=scene.path,
         name=name,
         grid=grid,
-        bounds=(west, max(south, -_MOST_LATITUDE), east if east > west else 180, min(north, _MOST_LATITUDE)),
+        bounds=(west, max(south, -MERCATOR_LATITUDE), east if east > west else 180, min(north, MERCATOR_LATITUDE)),
         pixel_zoom=zoom,
         fast_zoom=fast,
         bands=tuple(bands) if picked is None else tuple(range(1, len(bands) + 1)),

@@ -18,7 +18,7 @@ from pmtiles import reader as pmtiles
 
 from geoseg.classes import format_color
 from geoseg.errors import SceneError, quoted
-from geoseg.georeference import Georeference, crs_georeference
+from geoseg.georeference import MERCATOR_LATITUDE, Georeference, crs_georeference
 from geoseg.runtime.machine import user_cache
 from geoseg.scene.vector_files import STYLES, VectorLayer, open_layer
 from geoseg.view.feature_store import MOST_LARGE, make_store, read_tile, read_values
@@ -28,7 +28,6 @@ CLASS_FIELDS = ("class_name", "class", "label", "category", "type", "name")
 """Fields that may hold the names of classes, the likeliest first."""
 
 _MOST_ZOOM = 22
-_MOST_LATITUDE = 85.0511287
 _SPACING_PX = 16
 """Mean distance of features from which on all are shown, px: some 1,000 in a tile, which is drawn 512 px wide."""
 
@@ -189,5 +188,5 @@ def _mercator_bounds(layer: VectorLayer, plane: Plane | None) -> Bounds:
     way = pyproj.Transformer.from_crs(layer.crs, 4326, always_xy=True)
     west, south, east, north = way.transform_bounds(left, bottom, right, top)
     east = east if east >= west else 180.0
-    south, north = (min(max(v, -_MOST_LATITUDE), _MOST_LATITUDE) for v in (south, north))
+    south, north = (min(max(v, -MERCATOR_LATITUDE), MERCATOR_LATITUDE) for v in (south, north))
     return *mercator(west, south), *mercator(east, north)
