@@ -31,13 +31,13 @@ from geoseg.prediction.bands import predicted_rows
 from geoseg.prediction.predictor import Predictor
 from geoseg.runtime.ahead import ahead
 from geoseg.scene import Raster
+from geoseg.scene.shades import shades, stretch
 from geoseg.tiling.plan import Plan
 from geoseg.windows import Window
 
 log = logging.getLogger(__name__)
 
 _PIECE_PX = 1 << 22
-_STRETCH = 2.0  # per cent of the pixels that become black, and white
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,10 +164,7 @@ def picture(pixels: Pixels, valid: Valid, bands: Sequence[str]) -> ByteArray:
     out = np.full((*valid.shape, 3), 128, dtype=np.uint8)
     for channel, band in enumerate(shown):
         values = pixels[band][valid]
-        if values.dtype != np.uint8 and values.size:
-            low, high = np.percentile(values.astype(np.float64), (_STRETCH, 100 - _STRETCH))
-            values = np.clip((values.astype(np.float64) - low) / max(high - low, 1e-12) * 255, 0, 255)
-        out[..., channel][valid] = values.astype(np.uint8)
+        out[..., channel][valid] = values if values.dtype == np.uint8 else shades(values, *stretch(values))
     return out
 
 

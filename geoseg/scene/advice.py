@@ -15,6 +15,7 @@ from geoseg.errors import quoted
 from geoseg.scene.mosaic import Mosaic
 from geoseg.scene.open_files import open_dataset
 from geoseg.scene.raster import Raster
+from geoseg.scene.shades import stretch
 
 GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16", "int16": "Int16", "float32": "Float32"}
 
@@ -93,7 +94,7 @@ def dtype_hint(scene: Raster, dtype: str) -> str:
         return f"convert it, if the values are those of the training: {command} {files}"
     if holds(dtype, values):
         return f"its values ({values.min():g} … {values.max():g} in a sample) fit as they are: {command} {files}"
-    low, high = (float(v) for v in np.percentile(values, (2, 98)))
+    low, high = stretch(values)
     high = high if high > low else low + 1
     return (
         f"stretch it as the training imagery was; by a sample of its values: {command} "

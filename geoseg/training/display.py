@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from geoseg.arrays import BoolArray, ByteArray, Float32Array
 from geoseg.classes import NODATA, ClassTable
+from geoseg.scene.shades import shades, stretch
 from geoseg.training.callbacks import Checkpoints
 
 PICTURES = 4
@@ -175,8 +176,5 @@ def stretched(pixels: Float32Array, valid: BoolArray) -> ByteArray:
     bands = pixels[:3] if len(pixels) >= 3 else pixels[[0, 0, 0]]
     picture = np.zeros((*valid.shape, 3), np.uint8)
     for i, band in enumerate(bands):
-        if valid.any():
-            low, high = np.percentile(band[valid], (2, 98))
-            shade = (band - low) / max(high - low, 1e-6)
-            picture[..., i] = np.where(valid, np.clip(np.nan_to_num(shade), 0, 1) * 255, 0)
+        picture[valid, i] = shades(band[valid], *stretch(band[valid]))
     return picture

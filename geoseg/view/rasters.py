@@ -27,9 +27,9 @@ from geoseg.grid import Grid
 from geoseg.runtime.machine import processors
 from geoseg.scene import Scene
 from geoseg.scene.open_files import OpenFiles
+from geoseg.scene.shades import shades, stretch
 from geoseg.view.place import MERCATOR, MOST_ZOOM, TILE_PX, WORLD_M, Bounds, Plane, is_on_earth, tile_bounds
 
-_STRETCH = 2.0  # per cent of a sample's values that come out black, and as many white, in imagery of more than 8 bit
 _MOST_VALUES = 32e6  # values that may be decoded for one tile: about a second's work
 
 _CACHE_BYTES = 256 << 20
@@ -82,12 +82,10 @@ class TiledRaster:
         pixels = np.ma.getdata(tile)
         if pixels.dtype.kind == "f":
             valid &= np.isfinite(pixels).all(axis=0)
-        channels = []
-        for values, (low, high) in zip(pixels, self.stretch, strict=True):
-            if (low, high) != (0, 255):
-                scaled = (values.astype(np.float32) - low) * (255 / max(high - low, 1e-12))
-                values = np.nan_to_num(np.clip(scaled, 0, 255))
-            channels.append(values.astype(np.uint8))
+        channels = [
+            values.astype(np.uint8) if ends == (0, 255) else shades(values, *ends)
+            for values, ends in zip(pixels, self.stretch, strict=True)
+        ]
         rgb = np.stack(channels if len(channels) == len(bands) else channels * 3, axis=-1)[..., :3]
         out = io.BytesIO()
         if valid.all():
@@ -142,11 +140,6 @@ def tiled(scene: Scene, plane: Plane, bands: Sequence[int] | None = None, *, pic
         west, south, east, north = transform_bounds(dataset.crs, CRS.from_epsg(4326), *corners)
         zoom = math.log2(WORLD_M / TILE_PX / abs(transform.a))
         fast = _fast_zoom(dataset, zoom, len(bands))
-    stretch = []
-    for band in bands:
-        values = pixels[band - 1][valid] if scene.dtype != np.uint8 else ()
-        low, high = np.percentile(values, (_STRETCH, 100 - _STRETCH)).tolist() if len(values) else (0, 255)
-        stretch.append((low, high))
     return TiledRaster(
         path=scene.path,
         name=name,
@@ -155,7 +148,7 @@ def tiled(scene: Scene, plane: Plane, bands: Sequence[int] | None = None, *, pic
         pixel_zoom=zoom,
         fast_zoom=fast,
         bands=tuple(bands) if picked is None else tuple(range(1, len(bands) + 1)),
-        stretch=tuple(stretch),
+        stretch=tuple((0, 255) if scene.dtype == np.uint8 else stretch(pixels[b - 1][valid]) for b in bands),
     )
 
 

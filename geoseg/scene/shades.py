@@ -1,0 +1,21 @@
+"""Values of a band as shades of a picture, stretched as GIS programs do."""
+
+import numpy as np
+
+from geoseg.arrays import AnyArray, ByteArray
+
+_PERCENTILES = (2, 98)
+
+
+def stretch(values: AnyArray) -> tuple[float, float]:
+    """The values that come out black and white: the 2nd and the 98th percentile of some; 0 and 255 of none."""
+    if not values.size:
+        return 0.0, 255.0
+    low, high = np.percentile(values.astype(np.float64), _PERCENTILES).tolist()
+    return low, high
+
+
+def shades(values: AnyArray, low: float, high: float) -> ByteArray:
+    """Values of any shape as bytes, 0 from ``low`` down and 255 from ``high`` up; NaN is 0."""
+    scaled = (values.astype(np.float64) - low) / max(high - low, 1e-12) * 255
+    return np.nan_to_num(np.clip(scaled, 0, 255)).astype(np.uint8)
