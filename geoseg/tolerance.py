@@ -37,19 +37,23 @@ class Tolerance:
         return f"{self.value:g}{self.unit}"
 
     def in_pixels(
-        self, grid: Grid, option: str = "--simplify 1.5px", least_px: float = 0, most_px: float = LARGEST_PX
+        self,
+        grid: Grid,
+        path: object = "the map",
+        *,
+        option: str = "--simplify 1.5px",
+        least_px: float = 0,
+        most_px: float = LARGEST_PX,
     ) -> float:
         """The tolerance in pixels of a map; a `ConfigError` for metres without a CRS, or outside the limits.
 
-        ``option`` is the one that gives it, with a good value.
+        ``option`` is the one that gives it, with a good value; ``path`` is named in the message.
         """
-        value, gsd = self.value, grid.gsd_m() if self.unit == "m" else None
+        value = self.value
         if self.unit == "m":
+            gsd = grid.gsd_m()
             if gsd is None:
-                raise ConfigError(
-                    f"a tolerance of {self} needs a georeferenced map, but this one has no CRS",
-                    hint=f"give the tolerance in pixels: {option}",
-                )
+                raise ConfigError(f"{path} has no CRS, so {option.split()[0]} {self} has no meaning", hint=option)
             value /= gsd
         if value > most_px:
             raise ConfigError(
@@ -61,13 +65,13 @@ class Tolerance:
             )
         return value
 
-    def walls_px(self, grid: Grid) -> float:
-        """The tolerance of walls in pixels of a map.
+    def walls_px(self, grid: Grid, path: object = "the map") -> float:
+        """The tolerance of walls in pixels of a map; ``path`` is named in the message.
 
         Raises:
             ConfigError: Metres, and the map has no CRS; or less than 1 pixel or more than 32.
         """
-        return self.in_pixels(grid, "--regularize-tolerance 4px", 1, 32)
+        return self.in_pixels(grid, path, option="--regularize-tolerance 4px", least_px=1, most_px=32)
 
 
 def parse_tolerance(text: str) -> Tolerance | None:

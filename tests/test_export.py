@@ -13,7 +13,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from geoseg.classes import ClassTable, format_color
-from geoseg.errors import OutputError, SceneError
+from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.export import EXPORTERS, check_format, exporter_for, style_qml, write_polygons
 from geoseg.export.layer import Layer
 from geoseg.grid import Grid
@@ -177,7 +177,7 @@ def test_vectorize_checks_everything_before_it_writes(class_map, tmp_path):
         vectorize(tmp_path / "none.tif", tmp_path / "map.dwg")
     with pytest.raises(SceneError, match="no such"):
         vectorize(tmp_path / "none.tif", tmp_path / "map.gpkg")
-    with pytest.raises(SceneError, match="no CRS"):
+    with pytest.raises(ConfigError, match="map.tif has no CRS, so --simplify 0.5m has no meaning"):
         vectorize(path, tmp_path / "map.gpkg", rules=PolygonRules(simplify=Tolerance(0.5, "m")))
     assert sorted(p.name for p in tmp_path.iterdir()) == names
     vectorize(path, tmp_path / "map.gpkg")

@@ -568,7 +568,7 @@ def test_a_corrupt_block_in_the_middle_leaves_nothing_behind(models: Models, tmp
 def test_metres_without_a_crs_are_refused(models: Models, tmp_path: Path) -> None:
     made = write_scene(tmp_path / "scene.tif", crs=None)
     rules = PolygonRules(simplify=Tolerance(1, "m"))
-    with pytest.raises(SceneError, match="CRS"):
+    with pytest.raises(ConfigError, match="CRS"):
         predict([str(made.path)], str(models()), tmp_path / "map.gpkg", device="cpu", rules=rules)
     assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
 

@@ -85,11 +85,11 @@ def vectorize(
 
     Raises:
         SceneError: The input is not a class map, cannot be read, is all nodata, or has control points in place of a
-            transform; or the tolerance is in metres and the map has no CRS; or the CRS is not the map's; or there is
-            no contact raster to separate objects by.
+            transform; or the CRS is not the map's; or there is no contact raster to separate objects by.
         OutputError: Unknown suffix, the output exists, its folder cannot be written, or its format cannot hold the map.
         LabelError: A value outside the map's class table.
-        ConfigError: A class that the map does not have, or a file of classes that cannot be read.
+        ConfigError: A class that the map does not have, a tolerance in metres and the map has no CRS, or a file of
+            classes that cannot be read.
     """
     exporter_for(output)
     path = check_output(output, overwrite=overwrite, inputs=[map_path], styled=True)
@@ -119,24 +119,15 @@ def check_rules(rules: PolygonRules, grid: Grid, classes: ClassTable, *, path: s
     """Refuse rules that a map cannot meet, before any work; ``path`` is named in the message.
 
     Raises:
-        SceneError: A tolerance in metres, and the map has no CRS.
-        ConfigError: A class that the map does not have, or walls that may move by less than a pixel or more than 32.
+        ConfigError: A class that the map does not have; a tolerance in metres, and the map has no CRS; or one that is
+            too large or, of walls, less than a pixel.
     """
     class_rules(rules, classes)
-    walls = rules.regularize_tolerance if rules.regularize else None
-    if not grid.is_metric:
-        for option, tolerance, good in (
-            ("--simplify", rules.simplify, "1.5px"),
-            ("--regularize-tolerance", walls, "4px"),
-        ):
-            if tolerance is not None and tolerance.unit == "m":
-                message = f"{path} has no CRS, so {option} {tolerance} has no meaning"
-                raise SceneError(message, hint=f"{option} {good}")
-    if walls is not None:
-        walls.walls_px(grid)
-    if grid.is_metric:
-        return
-    if rules.min_area_m2 or rules.fill_holes_m2:
+    if rules.simplify is not None:
+        rules.simplify.in_pixels(grid, path)
+    if rules.regularize:
+        rules.regularize_tolerance.walls_px(grid, path)
+    if not grid.is_metric and (rules.min_area_m2 or rules.fill_holes_m2):
         log.warning("%s has no CRS: --min-area and --fill-holes count in %s", path, grid.area_unit[0])
 
 
