@@ -128,6 +128,19 @@ class Imagery(Checked):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MapReading(Checked):
+    """How class maps are read.
+
+    Attributes:
+        crs: CRS of a raster that has a transform but no CRS.
+        classes: YAML or JSON with names of classes; the map's own by default.
+    """
+
+    crs: str | None = None
+    classes: AnyPath | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Network(Checked):
     """What runs the network, and how.
 

@@ -142,6 +142,8 @@ MISTAKES = [
     f"{TO_POLYGONS} --dissolve green",
     "vectorize nowhere.tif -o map.gpkg",
     "compare map.tif nowhere.tif",
+    "compare scene.tif scene.tif --min-area 4",
+    "compare scene.tif scene.tif -o map.gpkg --separate roof",
     "vectorize scene.tif -o map.tif",
     "vectorize scene.tif -o there.gpkg",
     "vectorize scene.tif -o map.gpkg --simplify much",

@@ -1,13 +1,14 @@
 """``geoseg compare``: what changed between two class maps."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from geoseg.cli.expand import with_options
-from geoseg.cli.options import Classes, Crs, Overwrite
-from geoseg.options import PolygonRules
+from geoseg.cli.options import Overwrite
+from geoseg.options import MapReading, PolygonRules
 
 
 @with_options
@@ -16,6 +17,7 @@ def compare(
     old: Annotated[str, typer.Argument(metavar="OLD", help="Class raster of the earlier date.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="Class raster of the later date, on the same grid.")],
     rules: PolygonRules,
+    reading: MapReading,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="OUT", help="Polygons of change, or a raster of changes (.tif)."),
@@ -29,8 +31,6 @@ def compare(
             "else for OLD and for NEW.",
         ),
     ] = None,
-    crs: Crs = None,
-    classes: Classes = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Compare two class maps of one place.
@@ -40,12 +40,13 @@ def compare(
     """
     from geoseg.programs.early import check_comparing
 
-    check_comparing(old, new, output, classes=classes, overwrite=overwrite)
+    evaluations = evaluation or []
+    check_comparing(
+        [old, new], output, rules=rules, evaluations=evaluations, classes=reading.classes, overwrite=overwrite
+    )
     from geoseg.programs.compare import compare as run
 
-    report = run(
-        old, new, output, rules=rules, evaluations=evaluation or [], crs=crs, classes=classes, overwrite=overwrite
-    )
+    report = run(old, new, output, rules=rules, evaluations=evaluations, overwrite=overwrite, **asdict(reading))
     if report.path is not None:
         ctx.obj.report(report.lines(), report.path)
         return

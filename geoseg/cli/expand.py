@@ -89,6 +89,7 @@ FLAGS = {
     "bands": Flag("4,3,2", kind=str | None, parse=parse_bands),
     "nodata": Flag("VALUE"),
     "crs": Flag("EPSG:N"),
+    "classes": Flag("FILE", kind=str | None),
     "aoi": Flag("FILE", kind=str | None),
     "gsd": Flag("M|model", kind=str | None),
     "simplify": Flag("1.5px|0.5m|none", kind=str, parse=parse_tolerance, default="1.5px"),

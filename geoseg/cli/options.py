@@ -42,7 +42,3 @@ Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", callback=check_device, help=sentences(Network)["device"])
 ]
 Crs = Annotated[str | None, typer.Option("--crs", metavar="EPSG:N", help=sentences(Imagery)["crs"])]
-Classes = Annotated[
-    str | None,
-    typer.Option("--classes", metavar="FILE", help="YAML or JSON with names of classes; the map's own by default."),
-]

@@ -1,13 +1,14 @@
 """``geoseg vectorize``: a class map to polygons."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from geoseg.cli.expand import with_options
-from geoseg.cli.options import Classes, Crs, Overwrite
-from geoseg.options import PolygonRules
+from geoseg.cli.options import Overwrite
+from geoseg.options import MapReading, PolygonRules
 
 
 @with_options
@@ -18,8 +19,7 @@ def vectorize(
         Path, typer.Option("--output", "-o", metavar="OUT", help="File to write, in the format of its suffix.")
     ],
     rules: PolygonRules,
-    crs: Crs = None,
-    classes: Classes = None,
+    reading: MapReading,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn a class map into polygons.
@@ -28,8 +28,8 @@ def vectorize(
     """
     from geoseg.programs.early import check_vectorizing
 
-    check_vectorizing(class_map, output, rules=rules, classes=classes, overwrite=overwrite)
+    check_vectorizing(class_map, output, rules=rules, classes=reading.classes, overwrite=overwrite)
     from geoseg.programs.vectorize import vectorize as run
 
-    report = run(class_map, output, rules=rules, crs=crs, classes=classes, overwrite=overwrite)
+    report = run(class_map, output, rules=rules, overwrite=overwrite, **asdict(reading))
     ctx.obj.report(report.lines(), report.path)

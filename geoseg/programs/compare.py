@@ -12,14 +12,13 @@ from geoseg.class_map.change import MapPair, Transitions, change_matrix, transit
 from geoseg.class_map.writing import MapFileWriter
 from geoseg.class_tables import read_class_table
 from geoseg.classes import ClassTable
-from geoseg.errors import ConfigError, SceneError
+from geoseg.errors import SceneError
 from geoseg.evaluation.change import estimated_change, read_errors
-from geoseg.export import Layer, check_format, exporter_for, write_polygons
-from geoseg.files import check_output
+from geoseg.export import Layer, check_format, write_polygons
 from geoseg.grid import Grid
 from geoseg.options import DEFAULT_RULES, PolygonRules
 from geoseg.paths import is_map
-from geoseg.polygons import check_without_polygons
+from geoseg.programs.early import check_comparing
 from geoseg.programs.vectorize import check_rules, write_vectors
 from geoseg.runtime.ahead import ahead
 from geoseg.words import aligned, count
@@ -116,19 +115,8 @@ def compare(
         LabelError: A value outside the maps' class table.
         ConfigError: A class or a change that there is not, or an evaluation that does not fit.
     """
-    path = None
-    if output is not None:
-        path = check_output(output, overwrite=overwrite, inputs=[old, new], styled=True)
-        if not is_map(path):
-            exporter_for(path)
-    if path is None or is_map(path):
-        check_without_polygons(rules)
-    if len(evaluations) > 2:
-        raise ConfigError(
-            f"found {len(evaluations)} evaluations, expected one, or two: of the earlier map and of the later one"
-        )
-    if rules.separate:
-        raise ConfigError("--separate has no effect on changes, whose contacts are not known", hint="leave it out")
+    path = None if output is None else Path(output)
+    check_comparing([old, new], path, rules=rules, evaluations=evaluations, classes=classes, overwrite=overwrite)
     table = None if classes is None else read_class_table(classes)
     with MapPair(old, new, crs=crs, classes=table) as pair:
         errors = [read_errors(folder, pair.classes.names) for folder in evaluations]

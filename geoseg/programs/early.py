@@ -104,10 +104,7 @@ def check_vectorizing(
     class_map: AnyPath, output: Path, *, rules: PolygonRules, classes: AnyPath | None, overwrite: bool
 ) -> None:
     """Check what ``geoseg vectorize`` can tell from names alone."""
-    _check_suffix(output, VECTOR_SUFFIXES)
-    check_output(output, overwrite=overwrite, inputs=[class_map], styled=True)
-    if _is_missing(class_map):
-        raise SceneError(f"no such class map: {class_map}", hint="check the path")
+    _check_maps([class_map], output, VECTOR_SUFFIXES, overwrite=overwrite)
     if classes is not None:
         from geoseg.class_tables import read_class_table
 
@@ -116,19 +113,38 @@ def check_vectorizing(
 
 
 def check_comparing(
-    old: AnyPath, new: AnyPath, output: Path | None, *, classes: AnyPath | None, overwrite: bool
+    maps: Sequence[AnyPath],
+    output: Path | None,
+    *,
+    rules: PolygonRules,
+    evaluations: Sequence[AnyPath],
+    classes: AnyPath | None,
+    overwrite: bool,
 ) -> None:
-    """Check what ``geoseg compare`` can tell from names alone."""
-    if output is not None:
-        _check_suffix(output, (*MAP_SUFFIXES, *VECTOR_SUFFIXES))
-        check_output(output, overwrite=overwrite, inputs=[old, new], styled=True)
-    for path in (old, new):
-        if _is_missing(path):
-            raise SceneError(f"no such class map: {path}", hint="check the path")
+    """Check what ``geoseg compare`` can tell from names and options alone."""
+    _check_maps(maps, output, (*MAP_SUFFIXES, *VECTOR_SUFFIXES), overwrite=overwrite)
+    if output is None or is_map(output):
+        check_without_polygons(rules)
+    if len(evaluations) > 2:
+        raise ConfigError(
+            f"found {len(evaluations)} evaluations, expected one, or two: of the earlier map and of the later one"
+        )
+    if rules.separate:
+        raise ConfigError("--separate has no effect on changes, whose contacts are not known", hint="leave it out")
     if classes is not None:
         from geoseg.class_tables import read_class_table
 
         read_class_table(classes)
+
+
+def _check_maps(maps: Sequence[AnyPath], output: Path | None, suffixes: Sequence[str], *, overwrite: bool) -> None:
+    """Check an output, if any, and that the class maps it is made from exist."""
+    if output is not None:
+        _check_suffix(output, suffixes)
+        check_output(output, overwrite=overwrite, inputs=maps, styled=True)
+    for path in maps:
+        if _is_missing(path):
+            raise SceneError(f"no such class map: {path}", hint="check the path")
 
 
 def check_training(config: TrainConfig, options: TrainOptions, *, check: bool) -> None:

@@ -13,14 +13,14 @@ from geoseg.class_map import layer_path, open_class_map
 from geoseg.class_tables import read_class_table
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import LabelError, SceneError, quoted
-from geoseg.export import Layer, check_format, exporter_for, write_polygons
-from geoseg.files import check_output
+from geoseg.export import Layer, check_format, write_polygons
 from geoseg.georeference import unwarped
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.options import DEFAULT_RULES, PolygonRules
 from geoseg.polygons import PolygonBatch, class_rules, polygonize_rows
 from geoseg.polygons.walls.rows import Outlines
+from geoseg.programs.early import check_vectorizing
 from geoseg.runtime.ahead import ahead
 from geoseg.words import count
 
@@ -91,8 +91,8 @@ def vectorize(
         ConfigError: A class that the map does not have, a tolerance in metres and the map has no CRS, or a file of
             classes that cannot be read.
     """
-    exporter_for(output)
-    path = check_output(output, overwrite=overwrite, inputs=[map_path], styled=True)
+    path = Path(output)
+    check_vectorizing(map_path, path, rules=rules, classes=classes, overwrite=overwrite)
     table = None if classes is None else read_class_table(classes)
     with open_class_map(map_path, crs=crs, classes=table) as reader:
         if reader.warp_command is not None:
