@@ -119,13 +119,12 @@ class Grid:
         Areas in map units differ: by a factor of 2 in Web Mercator at 45° latitude, by up to 0.1 % in UTM. In a local
         CRS the area is that of its plane; without a CRS (`area_unit`) that of the transform.
         """
-        t = self.transform
-        determinant = abs(t.a * t.e - t.b * t.d)
+        unit_m2 = abs(self.transform.determinant)
         if not self.is_metric:
-            return np.full(self.height, determinant)
-        rows, middle = np.arange(self.height, dtype=np.float64) + 0.5, self.width / 2
+            return np.full(self.height, unit_m2)
+        t, rows, middle = self.transform, np.arange(self.height, dtype=np.float64) + 0.5, self.width / 2
         x, y = t.a * middle + t.b * rows + t.c, t.d * middle + t.e * rows + t.f
-        return determinant * ground_area_m2(pyproj_crs(self.crs), x, y)
+        return unit_m2 * ground_area_m2(pyproj_crs(self.crs), x, y)
 
     def gsd_m(self) -> float | None:
         """Ground sample distance at the centre, m: the root of a pixel's true area; None if not `is_metric`."""

@@ -391,6 +391,13 @@ class TrainOptions(Checked):
     nodes: int = 1
     progress: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse devices that are neither a number of them nor "auto"."""
+        Checked.__post_init__(self)
+        text = str(self.devices)
+        if text != "auto" and not (text.isdecimal() and int(text) > 0):
+            raise ConfigError(f"--devices {text} is not a number of devices", hint="--devices 2, or auto for all GPUs")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewOptions(Checked):

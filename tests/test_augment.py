@@ -15,8 +15,7 @@ import pytest
 
 import geoseg
 from geoseg.config import AugmentConfig, SceneConfig, parse_config
-from geoseg.data.augment.augmenter import Augmenter, resize_window
-from geoseg.data.augment.photometric import Changes, Photometric, distort, draw_changes
+from geoseg.data.augment import Augmenter, Changes, Photometric, distort, draw_changes, resize_window
 from geoseg.data.labelled import LabelledScene
 from geoseg.errors import ConfigError
 from geoseg.windows import Window

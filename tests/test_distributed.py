@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from geoseg.config import RunConfig
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.errors import ConfigError, DeviceError
+from geoseg.options import TrainOptions
 from geoseg.programs.train import _build, train
 from geoseg.training.callbacks import Checkpoints, NormsOfFirst
 from geoseg.training.failures import RunStopped
@@ -266,7 +267,7 @@ def test_the_place_is_what_the_launcher_says() -> None:
 @pytest.mark.parametrize("devices", ["two", "0", -1, "1.5"])
 def test_what_is_no_number_of_devices_is_refused(devices: Any) -> None:
     with pytest.raises(ConfigError, match="is not a number of devices"):
-        count_devices("cpu", devices)
+        TrainOptions(devices=devices)
 
 
 def test_devices_are_counted() -> None:

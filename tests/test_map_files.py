@@ -17,8 +17,7 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
-import geoseg.class_map.cog
-import geoseg.class_map.tiled
+import geoseg.class_map.geotiff
 from geoseg.class_map import DIGEST_TAG, SCENE_TAG, layer_path, open_class_map
 from geoseg.class_map.names import DISAGREEMENT
 from geoseg.class_map.overviews import add_checksum, count_values, halve_by_mean, halve_by_mode
@@ -284,8 +283,7 @@ def test_probabilities_of_any_number_of_classes_are_no_picture(tmp_path: Path, c
 
 
 def test_deflate_where_gdal_has_no_zstd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (geoseg.class_map.cog, geoseg.class_map.tiled):
-        monkeypatch.setattr(module, "compression", lambda: "deflate")
+    monkeypatch.setattr(geoseg.class_map.geotiff, "compression", lambda: "deflate")
     rows = random_rows(600, 700)
     with rasterio.open(write(tmp_path / "m.tif", rows)) as file:
         assert file.profile["compress"] == "deflate"

@@ -24,9 +24,9 @@ from geoseg.network.stored_model import open_model
 from geoseg.options import PredictOptions, from_keywords
 from geoseg.paths import scene_names
 from geoseg.prediction import predictor as predictor_module
-from geoseg.prediction import room
 from geoseg.prediction.predictor import Predictor
 from geoseg.programs import predict_each as each_module
+from geoseg.programs import session
 from geoseg.programs.dry_run import dry_run
 from geoseg.programs.predict import predict
 from geoseg.programs.predict_each import JOURNAL, dry_run_each, predict_each
@@ -329,12 +329,12 @@ def test_a_disk_that_cannot_hold_the_map_is_refused(
 ) -> None:
     made = make_scene()
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage._replace(free=50))
+    monkeypatch.setattr(session.shutil, "disk_usage", lambda folder: usage._replace(free=50))
     with pytest.raises(OutputError, match=r"needs at least .* of disk, .* free") as caught:
         predict(made.path, model, tmp_path / "map.tif", device="cpu", backend="torch")
     assert "another folder" in str(caught.value.hint)
     assert [path.name for path in tmp_path.iterdir()] == [made.path.name]
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage._replace(free=1 << 20))
+    monkeypatch.setattr(session.shutil, "disk_usage", lambda folder: usage._replace(free=1 << 20))
     predict(made.path, model, tmp_path / "map.tif", device="cpu", backend="torch")
 
 
@@ -342,10 +342,10 @@ def test_a_machine_that_cannot_hold_the_plan_is_refused(
     model: Path, make_scene: MakeScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make_scene()
-    monkeypatch.setattr(room, "memory_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(session, "memory_bytes", lambda: 1 << 20)
     with pytest.raises(ConfigError, match=r"columns need .* of memory, this machine has 1\.0 MiB"):
         predict(made.path, model, tmp_path / "map.tif", device="cpu", backend="torch")
-    monkeypatch.setattr(room, "memory_bytes", lambda: None)
+    monkeypatch.setattr(session, "memory_bytes", lambda: None)
     predict(made.path, model, tmp_path / "map.tif", device="cpu", backend="torch")
 
 

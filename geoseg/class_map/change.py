@@ -63,9 +63,8 @@ class MapPair:
 
         A `LabelError` for a value outside the class table.
         """
-        height = max(_ROWS_PX // self.grid.width // 512 * 512, 512)
         step = max(_ROWS_PX // self.grid.width, 1)  # blocks of a file are 512 rows; what is made of them takes less
-        for parts in zip(*(reader.rows(height) for reader in self._readers), strict=True):
+        for parts in zip(*(reader.rows() for reader in self._readers), strict=True):
             old, new = (part.classes for part in parts)
             for first in range(0, len(old), step):
                 yield self._joined(old[first : first + step], new[first : first + step])
@@ -86,24 +85,21 @@ class MapPair:
 def _check_grids(old: ClassMapReader, new: ClassMapReader) -> None:
     """Refuse maps whose pixels are not the same ground."""
     a, b = old.grid, new.grid
-    found: list[str] = []
+    has: list[str] = []
     if (a.crs is None) != (b.crs is None) or (a.crs is not None and pyproj_crs(a.crs) != pyproj_crs(b.crs)):
-        found.append(f"{crs_name(b.crs)} and not {crs_name(a.crs)}")
+        has.append(f"{crs_name(b.crs)} and not {crs_name(a.crs)}")
     if a.shape != b.shape:
-        found.append(f"{b.width} × {b.height} px and not {a.width} × {a.height} px")
+        has.append(f"{b.width} × {b.height} px and not {a.width} × {a.height} px")
     corners = [(0, 0), (a.width, 0), (0, a.height)]
     moved = [np.subtract(~a.transform @ (b.transform @ corner), corner) for corner in corners]
-    if not found and not (np.abs(moved) < _SAME_PLACE_PX).all():
+    if has or not (np.abs(moved) < _SAME_PLACE_PX).all():
         col, row = moved[0]
-        found.append(f"moved by {col:.4g} columns and {row:.4g} rows, or with other pixels")
-    if not found:
-        return
-    raise SceneError(
-        f"{new.path} is not on the grid of {old.path}: it has {'; '.join(found)}"
-        if not found[0].startswith("moved")
-        else f"{new.path} is not on the grid of {old.path}: it is {found[0]}",
-        hint=_warp_command(old, new),
-    )
+        how = (
+            f"has {'; '.join(has)}"
+            if has
+            else f"is moved by {col:.4g} columns and {row:.4g} rows, or with other pixels"
+        )
+        raise SceneError(f"{new.path} is not on the grid of {old.path}: it {how}", hint=_warp_command(old, new))
 
 
 def _warp_command(old: ClassMapReader, new: ClassMapReader) -> str:

@@ -29,7 +29,7 @@ SCENE_TAG = "GEOSEG_SCENE"  # TIFF tag with the name of the imagery that was map
 DIGEST_TAG = "GEOSEG_MAP_SHA256"
 """TIFF tag with the SHA-256 of the class ids, row by row; all layers of one map bear it."""
 
-_ROWS = 512
+_ROWS, _ROWS_PX = 512, 1 << 22
 _CACHE_BYTES = 64 << 20
 
 
@@ -114,13 +114,14 @@ class ClassMapReader:
             log.warning("%s belongs to another map than %s and is ignored", path, self.path)
         return path if belongs else None
 
-    def rows(self, height: int = _ROWS, *, contact: bool = False) -> Iterator[MapRows]:
+    def rows(self, height: int | None = None, *, contact: bool = False) -> Iterator[MapRows]:
         """The map from top to bottom, ``height`` rows at a time, with its confidence where that lies beside it.
 
         ``contact`` adds its contact, likewise. Memory is that of the rows and 64 MB, whatever the size of the map.
-        Heights that are a multiple of the file's blocks (512 px in what geoseg writes) decode every block once. For
-        errors see `read`.
+        Heights that are a multiple of the file's blocks (512 px in what geoseg writes) decode every block once; None
+        takes such a one, of some 4 Mpx. For errors see `read`.
         """
+        height = height or max(_ROWS_PX // self.grid.width // _ROWS * _ROWS, _ROWS)
         paths = {"confidence": self.confidence_path, "contact": self.contact_path if contact else None}
         with ExitStack() as stack:
             beside = {layer: stack.enter_context(Scene(path)) for layer, path in paths.items() if path is not None}

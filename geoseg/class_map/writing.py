@@ -24,7 +24,7 @@ from typing import Self
 import numpy as np
 
 from geoseg.arrays import ByteArray, IntArray
-from geoseg.class_map.cog import CogWriter, Tile
+from geoseg.class_map.geotiff import CogWriter, Tile
 from geoseg.class_map.names import CLASSES_TAG, DISAGREEMENT
 from geoseg.class_map.overviews import count_values
 from geoseg.class_map.reading import DIGEST_TAG, layer_path
@@ -90,15 +90,13 @@ class MapFileWriter:
             # The stack unwinds from its end: the class map is published last, when all that belongs to it is there.
             for name in self.layers:
                 scratch = stack.enter_context(atomic_output(layer_path(self.path, name)))
-                self._files[name] = stack.enter_context(self._create(scratch, name))
+                table = _table(name, self.classes)
+                bands = self.classes.names if name == "probabilities" else (name,)
+                palette = None if table is None else {c.id: c.color for c in table}
+                file = CogWriter(scratch, self.grid, bands=bands, palette=palette, tiles=self._tiles.get(name))
+                self._files[name] = stack.enter_context(file)
             self._stack = stack.pop_all()
         return self
-
-    def _create(self, path: Path, layer: str) -> CogWriter:
-        table = _table(layer, self.classes)
-        bands = self.classes.names if layer == "probabilities" else (layer,)
-        palette = None if table is None else {c.id: c.color for c in table}
-        return CogWriter(path, self.grid, bands=bands, palette=palette, tiles=self._tiles.get(layer))
 
     def write(self, rows: MapRows) -> None:
         """Append finished rows, any number of them; a ValueError if they do not fit the map, or lack a layer."""

@@ -36,15 +36,6 @@ PANELS = {
 """Panels of the help by class."""
 
 
-def parse_devices(text: str) -> int | str:
-    """A number of devices, or "auto"; a `ConfigError` for anything else."""
-    if text == "auto":
-        return text
-    if not (text.isdecimal() and int(text) > 0):
-        raise ConfigError(f"--devices {text} is not a number of devices", hint="--devices 2, or auto for all GPUs")
-    return int(text)
-
-
 def parse_groups(texts: list[str]) -> dict[str, tuple[str, ...]]:
     """Groups of classes, each written as ``NAME=CLASS,CLASS,…``; a `ConfigError` for anything else or a name twice."""
     groups: dict[str, tuple[str, ...]] = {}
@@ -108,7 +99,7 @@ FLAGS = {
     "opset": Flag("N"),
     "stac": Flag(name="--stac/--no-stac"),
     "contact": Flag(name="--contact/--no-contact"),
-    "devices": Flag("N|auto", kind=str, parse=parse_devices, default="1"),
+    "devices": Flag("N|auto", kind=str, default="1"),
     "nodes": Flag("N", minimum=1),
     "objects": Flag("CLASS", kind=list[str], parse=tuple),
     "within_m": Flag("M", "--within"),

@@ -22,6 +22,7 @@ from geoseg.config import SplitConfig
 from geoseg.data.labels import outline
 from geoseg.files import atomic_output
 from geoseg.grid import Grid
+from geoseg.scene.raster import reflected
 from geoseg.windows import Window
 
 if TYPE_CHECKING:
@@ -157,12 +158,7 @@ def block_window(row_edges: IntArray, col_edges: IntArray, row: int, col: int) -
 
 def _seen(start: int, stop: int, length: int) -> tuple[int, int]:
     """First and one past the last pixel of an axis that a window shows, reflected ones included."""
-    if start >= 0 and stop <= length:
-        return start, stop
-    if length == 1:
-        return 0, 1
-    phase = np.arange(start, stop) % (2 * (length - 1))
-    shown = np.minimum(phase, 2 * (length - 1) - phase)
+    shown = reflected(np.arange(start, stop), length)
     return int(shown.min()), int(shown.max()) + 1
 
 

@@ -1,11 +1,13 @@
 """Where objects of a class touch, from the polygons that are its labels."""
 
+from typing import Any
+
 import numpy as np
 import shapely
 from affine import Affine
 from rasterio.features import rasterize
 
-from geoseg.arrays import AnyArray, ByteArray, Geometries, Int32Array, IntArray
+from geoseg.arrays import ByteArray, Geometries, Int32Array, IntArray
 from geoseg.classes import ClassTable
 from geoseg.data.labels import Labels
 from geoseg.data.polygon_labels import PolygonLabels
@@ -40,16 +42,14 @@ class Touching:
         geometries, ids = labels.polygons
         wanted = np.isin(ids, list(widths_m))
         inverse = Affine.scale(_UNIT, -_UNIT) @ ~grid.transform
-        self._objects = shapely.transform(geometries[wanted], lambda xy: _moved(inverse, xy))  # in half pixels, y up
+        self._objects = _moved(geometries[wanted], inverse)  # in half pixels, y up
         self._ids = ids[wanted]
         self._tree = shapely.STRtree(self._objects)
         metres = Affine.scale(size[1] / _UNIT, size[0] / _UNIT)
         strips, channels = [], []
         for channel, i in enumerate(classes.channels[len(classes) :], start=len(classes)):
-            found = _strips(
-                shapely.transform(self._objects[self._ids == i], lambda xy: _moved(metres, xy)), widths_m[i]
-            )
-            strips.append(shapely.transform(found, lambda xy: _moved(~metres, xy)))
+            found = _strips(_moved(self._objects[self._ids == i], metres), widths_m[i])
+            strips.append(_moved(found, ~metres))
             channels.append(np.full(len(found), channel))
         self._strips = np.concatenate(strips)
         self._channels = np.concatenate(channels)
@@ -79,6 +79,10 @@ class Touching:
         return cuts[:-1, :-1].copy()
 
 
+def _moved(geometries: Geometries, transform: Any) -> Geometries:
+    return np.asarray(shapely.transform(geometries, lambda xy: np.column_stack(transform @ xy.T)))
+
+
 def _strips(objects: Geometries, width: float) -> Geometries:
     """The part of each object within a distance of each other one, (m,)."""
     objects = shapely.make_valid(objects)
@@ -102,9 +106,3 @@ def _burnt(shapes: Geometries, values: IntArray, tree: shapely.STRtree, window: 
         pairs = zip(shapes[hits], values[hits].tolist(), strict=True)
         rasterize(pairs, out=burnt, transform=Affine(_UNIT, 0, left, 0, -_UNIT, top))
     return burnt
-
-
-def _moved(transform: Affine, xy: AnyArray) -> AnyArray:
-    x, y = xy.T
-    t = transform
-    return np.column_stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f])

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from geoseg.arrays import AnyArray, ByteArray, Valid
 from geoseg.classes import NODATA
 from geoseg.config import TrainConfig
-from geoseg.data.augment.augmenter import Augmenter
+from geoseg.data.augment import Augmenter
 from geoseg.data.labelled import LabelledScene
 from geoseg.data.sampling import Sampler
 from geoseg.windows import Window, round_up, window_grid

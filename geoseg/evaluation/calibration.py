@@ -13,8 +13,7 @@ from geoseg.data.labels import Labels
 from geoseg.evaluation.blocks import BLOCK_PX, Blocks
 from geoseg.evaluation.result import Calibration
 from geoseg.map_rows import CONFIDENCE_SCALE
-from geoseg.prediction.items import WindowPixels
-from geoseg.prediction.predictor import Predictor
+from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.runtime.jit import njit
 from geoseg.scene import Raster
 from geoseg.tiling.plan import Plan

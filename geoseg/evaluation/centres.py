@@ -6,10 +6,10 @@ import numpy as np
 from scipy import sparse, spatial
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from geoseg.arrays import ByteArray, FloatArray, IntArray
+from geoseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from geoseg.classes import NODATA
 from geoseg.evaluation.boundary import both_known
-from geoseg.evaluation.objects import label_regions
+from geoseg.evaluation.objects import Regions, grown, no_regions, without_the_finished
 from geoseg.evaluation.result import ObjectScores
 from geoseg.georeference import pyproj_crs
 from geoseg.grid import Grid, ground_steps
@@ -50,11 +50,8 @@ class CentreMeasure:
         self._true, self._ids, self._cells = true[here], ids[here], cells[here]
         self._counted = np.zeros(len(self._ids), dtype=bool)
         self._row = 0
-        self._sums = np.zeros((1, 3), dtype=np.int64)  # pixels, columns and rows of each open region; 0 is none
-        self._value = np.full(1, NODATA, dtype=np.uint8)
-        self._last_value = np.full(grid.width, NODATA, dtype=np.uint8)
-        self._last_label = np.zeros(grid.width, dtype=np.int32)
-        self._last_cuts = np.zeros(grid.width, dtype=np.uint8)
+        self._open = no_regions(grid.width)
+        self._sums = np.zeros((1, 2), dtype=np.int64)  # columns and rows of their pixels
         self._closed: list[tuple[ByteArray, FloatArray]] = []
 
     def feed(
@@ -67,32 +64,21 @@ class CentreMeasure:
         inside = np.flatnonzero((self._cells[:, 1] >= self._row) & (self._cells[:, 1] < self._row + len(truth)))
         col, row = self._cells[inside].T
         self._counted[inside] = rows[0][row - self._row, col] != NODATA
-        values = np.ascontiguousarray(self._wanted[rows[1]])
-        cut = np.zeros_like(values) if cuts[1] is None else np.ascontiguousarray(cuts[1])
-        above = self._last_value, self._last_label, self._last_cuts
-        labels, names = label_regions(values, cut, *above, len(self._value))
-        self._last_cuts = cut[-1].copy()
-        number = int(names.max(initial=0)) + 1
-        value, sums = np.full(number, NODATA, dtype=np.uint8), np.zeros((number, 3), dtype=np.int64)
-        value[names[: len(self._value)]] = self._value
-        value[labels] = values
-        np.add.at(sums, names[: len(self._sums)], self._sums)
+        regions, labels, numbers = grown(self._open, self._wanted[rows[1]], cuts[1])
+        sums = np.zeros((len(regions.value), 2), dtype=np.int64)
+        np.add.at(sums, numbers, self._sums)
         y, x = np.indices(labels.shape)
-        for i, weights in enumerate((None, x.ravel(), y.ravel() + self._row)):
-            sums[:, i] += np.bincount(labels.ravel(), weights, minlength=number).astype(np.int64)
-        is_open = np.zeros(number, dtype=bool)
-        is_open[labels[-1]] = True
-        is_open[0] = True
-        self._close(value[~is_open], sums[~is_open])
-        self._value, self._sums = value[is_open], sums[is_open]
-        self._value[0], self._sums[0] = NODATA, 0
-        self._last_value, self._last_label = values[-1].copy(), (np.cumsum(is_open) - 1)[labels[-1]].astype(np.int32)
+        for i, places in enumerate((x, y + self._row)):
+            sums[:, i] += np.bincount(labels.ravel(), places.ravel(), minlength=len(sums)).astype(np.int64)
+        closed = regions.closed
+        self._close(regions, sums, closed)
+        self._open, _ = without_the_finished(regions._replace(counted=closed), np.zeros(0, dtype=np.int64))
+        self._sums = np.concatenate([np.zeros((1, 2), dtype=np.int64), sums[~closed]])
         self._row += len(truth)
 
     def result(self) -> ObjectScores:
         """The scores, after the last row."""
-        self._close(self._value[1:], self._sums[1:])
-        self._value, self._sums = self._value[:1], self._sums[:1]
+        self._close(self._open, self._sums, np.ones(len(self._sums), dtype=bool))
         value = np.concatenate([v for v, _ in self._closed])
         centres = np.concatenate([c for _, c in self._closed])
         counts = np.zeros((3, self._classes), dtype=np.int64)
@@ -101,8 +87,9 @@ class CentreMeasure:
             counts[:, i] = len(true), len(found), _pairs(true, found, self._grid, self._within_m)
         return ObjectScores(counts[0], counts[1], counts[2], within_m=self._within_m)
 
-    def _close(self, value: ByteArray, sums: IntArray) -> None:
-        self._closed.append((value, sums[:, 1:] / sums[:, :1] + 0.5))
+    def _close(self, regions: Regions, sums: IntArray, closed: BoolArray) -> None:
+        ended = np.flatnonzero(closed)[1:]
+        self._closed.append((regions.value[ended], sums[ended] / regions.pixels[ended, None] + 0.5))
 
 
 def _pairs(true: FloatArray, found: FloatArray, grid: Grid, within_m: float) -> int:

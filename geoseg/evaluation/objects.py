@@ -15,8 +15,8 @@ from geoseg.runtime.forest import find_root, join
 from geoseg.runtime.jit import njit
 
 
-class _Regions(NamedTuple):
-    """Regions of truth or map that may still matter; number 0 is no region."""
+class Regions(NamedTuple):
+    """Regions of truth or map that may still matter, 4-connected and of one class; number 0 is no region."""
 
     value: ByteArray  # class of each, (n,)
     pixels: IntArray  # size so far, px, (n,)
@@ -24,6 +24,13 @@ class _Regions(NamedTuple):
     last_row: Int32Array  # region of each pixel of the last row, (W,)
     last_value: ByteArray  # class of each pixel of the last row, (W,)
     last_cuts: ByteArray  # its cuts, (W,)
+
+    @property
+    def closed(self) -> BoolArray:
+        """Those that do not reach the last row, (n,); number 0 among them."""
+        closed = ~np.isin(np.arange(len(self.value)), self.last_row)
+        closed[0] = True
+        return closed
 
 
 class _Pairs(NamedTuple):
@@ -46,15 +53,7 @@ class ObjectMeasure:
         self._wanted = np.full(256, NODATA, dtype=np.uint8)
         ids = np.arange(classes) if of is None else np.array(sorted(of), dtype=np.int64)
         self._wanted[ids] = ids
-        empty = _Regions(
-            np.full(1, NODATA, dtype=np.uint8),
-            np.zeros(1, dtype=np.int64),
-            np.ones(1, dtype=bool),
-            np.zeros(width, dtype=np.int32),
-            np.full(width, NODATA, dtype=np.uint8),
-            np.zeros(width, dtype=np.uint8),
-        )
-        self._sides = (empty, empty)
+        self._sides = (no_regions(width), no_regions(width))
         self._pairs = _Pairs(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
         self._counts = np.zeros((3, classes), dtype=np.int64)  # regions of the truth, of the map, matched pairs
 
@@ -83,14 +82,8 @@ class ObjectMeasure:
 
     def _advance(self, rows: ByteArray, cuts: tuple[ByteArray | None, ByteArray | None]) -> IntArray:
         """Join rows (2, h, W) to the open regions; counts (3, K) of the regions and pairs that this closes."""
-        labels, sides, renamed = [], [], []
-        for values, side, given in zip(rows, self._sides, cuts, strict=True):
-            cut = np.zeros_like(values) if given is None else np.ascontiguousarray(given)
-            above = side.last_value, side.last_row, side.last_cuts
-            numbered, names = label_regions(np.ascontiguousarray(values), cut, *above, len(side.value))
-            labels.append(numbered)
-            sides.append(_grown(side, values, numbered, names)._replace(last_cuts=cut[-1].copy()))
-            renamed.append(names[: len(side.value)].astype(np.int64))
+        after = [grown(side, values, cut) for side, values, cut in zip(self._sides, rows, cuts, strict=True)]
+        sides, labels, renamed = (list(column) for column in zip(*after, strict=True))
         old = _Pairs(renamed[0][self._pairs.true], renamed[1][self._pairs.found], self._pairs.shared)
         new = _shared(labels[0], labels[1], (rows[0] == rows[1]) & (rows[0] != NODATA))
         true, found, pixels = (np.concatenate(columns) for columns in zip(old, new, strict=True))
@@ -100,8 +93,7 @@ class ObjectMeasure:
         pairs = _Pairs(*(column.astype(np.int64) for column in (*table.coords, table.data)))
         counts = np.zeros_like(self._counts)
         for i, side in enumerate(sides):
-            closed = ~np.isin(np.arange(len(side.value)), side.last_row)
-            closed[0] = True
+            closed = side.closed
             counts[i] += np.bincount(side.value[closed & ~side.counted], minlength=counts.shape[1])
             sides[i] = side._replace(counted=side.counted | closed)
         truth, mapped = sides
@@ -110,13 +102,13 @@ class ObjectMeasure:
         counts[2] += np.bincount(truth.value[pairs.true[both & alike]], minlength=counts.shape[1])
         pairs = _Pairs(*(column[~both] for column in pairs))
         pairs = _Pairs(*(column[_may_match(pairs, truth, mapped)] for column in pairs))
-        kept, first = _without_the_finished(truth, pairs.true)
-        others, second = _without_the_finished(mapped, pairs.found)
+        kept, first = without_the_finished(truth, pairs.true)
+        others, second = without_the_finished(mapped, pairs.found)
         self._sides, self._pairs = (kept, others), _Pairs(first[pairs.true], second[pairs.found], pairs.shared)
         return counts
 
 
-def _may_match(pairs: _Pairs, true: _Regions, found: _Regions) -> BoolArray:
+def _may_match(pairs: _Pairs, true: Regions, found: Regions) -> BoolArray:
     """Pairs (m,), one region at least open, that can still reach an IoU above one half.
 
     A closed region of A px and an open one of B px that share I px match if 3 I > A + B. Open regions may join later,
@@ -131,22 +123,38 @@ def _may_match(pairs: _Pairs, true: _Regions, found: _Regions) -> BoolArray:
     return keep
 
 
-def _grown(side: _Regions, values: ByteArray, labels: Int32Array, names: Int32Array) -> _Regions:
-    """Regions after new rows; ``names`` has the new numbers of old ones and of provisional labels."""
+def no_regions(width: int) -> Regions:
+    """The regions above the first row."""
+    return Regions(
+        np.full(1, NODATA, dtype=np.uint8),
+        np.zeros(1, dtype=np.int64),
+        np.ones(1, dtype=bool),
+        np.zeros(width, dtype=np.int32),
+        np.full(width, NODATA, dtype=np.uint8),
+        np.zeros(width, dtype=np.uint8),
+    )
+
+
+def grown(side: Regions, values: ByteArray, cuts: ByteArray | None) -> tuple[Regions, Int32Array, IntArray]:
+    """Regions after new rows (h, W), the region of each of their pixels (h, W), and the new numbers of the old ones."""
+    cut = np.zeros_like(values) if cuts is None else np.ascontiguousarray(cuts)
+    above = side.last_value, side.last_row, side.last_cuts
+    labels, names = _label_regions(np.ascontiguousarray(values), cut, *above, len(side.value))
     count = int(names.max(initial=0)) + 1
     pixels, value = np.bincount(labels.ravel(), minlength=count), np.full(count, NODATA, dtype=np.uint8)
     value[labels] = values
-    np.add.at(pixels, names[: len(side.pixels)], side.pixels)
+    old = names[: len(side.value)].astype(np.int64)
+    np.add.at(pixels, old, side.pixels)
     pixels[0] = 0
-    value[names[: len(side.value)]] = side.value
+    value[old] = side.value
     value[0] = NODATA
     counted = np.zeros(count, dtype=bool)
-    counted[names[: len(side.counted)]] = side.counted  # a closed region joins no other
+    counted[old] = side.counted  # a closed region joins no other
     counted[0] = True
-    return _Regions(value, pixels, counted, labels[-1].copy(), values[-1].copy(), side.last_cuts)
+    return Regions(value, pixels, counted, labels[-1].copy(), values[-1].copy(), cut[-1].copy()), labels, old
 
 
-def _without_the_finished(side: _Regions, paired: IntArray) -> tuple[_Regions, IntArray]:
+def without_the_finished(side: Regions, paired: IntArray) -> tuple[Regions, IntArray]:
     """The regions that are open or in a pair, and the new numbers of all."""
     keep = ~side.counted
     keep[paired] = True
@@ -169,7 +177,7 @@ def _shared(true: Int32Array, found: Int32Array, here: BoolArray) -> _Pairs:
 
 
 @njit
-def label_regions(
+def _label_regions(
     values: ByteArray,
     cuts: ByteArray,
     above_values: ByteArray,

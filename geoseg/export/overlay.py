@@ -108,8 +108,8 @@ def _panels(size: tuple[int, int], title: str, *, legend_rows: int) -> tuple[Fig
 def _draw_polygons(axis: Axes, frame: geopandas.GeoDataFrame, classes: ClassTable, transform: Affine | None) -> None:
     geometries = frame.geometry.to_numpy()
     if transform is not None:
-        a, b, c, d, e, f = (~transform)[:6]
-        geometries = shapely.transform(geometries, lambda xy: np.column_stack([xy @ [a, b] + c, xy @ [d, e] + f]))
+        to_px: Any = ~transform
+        geometries = shapely.transform(geometries, lambda xy: np.column_stack(to_px @ xy.T))
     for c in classes:
         # One path each; holes stay open because GeoJSON's ring orders make them run the other way.
         polygons = shapely.orient_polygons(shapely.get_parts(geometries[(frame.class_id == c.id).to_numpy()]))

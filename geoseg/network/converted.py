@@ -58,13 +58,8 @@ def converted(model: StoredModel, shape: tuple[int, ...], core: Any) -> Any:
 
 
 def _digest(key: str, shape: tuple[int, ...]) -> str:
-    facts = [FORMAT, key, shape, _sources(), _versions()]
+    facts = [FORMAT, key, shape, _sources(), [version(name) for name in _PACKAGES]]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-
-
-@functools.cache
-def _versions() -> list[str]:
-    return [version(name) for name in _PACKAGES]
 
 
 @functools.cache

@@ -11,8 +11,7 @@ import numpy as np
 from geoseg.classes import NODATA
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows, join_rows
 from geoseg.options import Layers
-from geoseg.prediction.items import Item, WindowPixels
-from geoseg.prediction.predictor import Predictor
+from geoseg.prediction.predictor import Item, Predictor, WindowPixels
 from geoseg.prediction.reading import read_rows
 from geoseg.prediction.stages import Stages
 from geoseg.scene import Raster, Valid

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from geoseg.network.model_folder import Normalize
 from geoseg.network.tta import augmented
-from geoseg.prediction.items import Item, Predicted, WindowPixels
+from geoseg.prediction.predictor import Item, Predicted, Predictor, WindowPixels
 from geoseg.prediction.stages import Stages
-
-if TYPE_CHECKING:
-    from geoseg.prediction.predictor import Predictor
 
 T = TypeVar("T")
 

@@ -22,8 +22,7 @@ import numpy as np
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from geoseg.class_map.cog import Tile
-from geoseg.class_map.tiled import TiledFile, check_written, writing_raster
+from geoseg.class_map.geotiff import Tile, TiledFile, check_written, writing_raster
 from geoseg.errors import OutputError
 from geoseg.files import writing
 from geoseg.georeference import open_raster

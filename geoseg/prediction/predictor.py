@@ -13,8 +13,8 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 from llvmlite.binding import get_host_cpu_name
@@ -26,7 +26,6 @@ from geoseg.network.backends import Forward, Request, choose_backends, choose_pr
 from geoseg.network.stored_model import StoredModel
 from geoseg.network.tta import augmented, find_tta
 from geoseg.options import ExecutorName, Layers, Tiling
-from geoseg.prediction.items import Item, Predicted, WindowPixels
 from geoseg.prediction.stages import Stages
 from geoseg.runtime.machine import processors
 from geoseg.scene import Pixels, Raster, Scene, Valid
@@ -50,6 +49,36 @@ log = logging.getLogger(__name__)
 GPU_BATCH = 16
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowPixels:
+    """Pixels (B, h, w) of a window as read, and valid (h, w)."""
+
+    window: Window
+    pixels: Pixels
+    valid: Valid
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted(Generic[T]):
+    """The window and the logits (K, h, w) of an `Item`, None if it had no window, and its note."""
+
+    window: Window | None
+    logits: Array | None
+    note: T
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item(Generic[T]):
+    """A window on its way to the network, if any, and a note that comes back with its logits."""
+
+    pixels: WindowPixels | None
+    note: T
+
+    def with_logits(self, logits: Array | None) -> Predicted[T]:
+        """What comes out."""
+        return Predicted(None if self.pixels is None else self.pixels.window, logits, self.note)
 
 
 class Predictor:

@@ -114,7 +114,8 @@ def run_demo(
     with clock.step("overlay"):
         _draw(scene, landcover, gpkg, overlay)
     with clock.step("scores"):
-        scores = _score(truth, landcover)
+        labels, values = (read_class_map(path).values for path in (truth, landcover))
+        scores = Scores(count_pixels(labels, values, len(LANDSCAPE_CLASSES)))
     files = {
         "imagery": scene,
         "truth, raster": truth,
@@ -181,8 +182,3 @@ def _draw(scene: Path, landcover: Path, polygons: Path, overlay: Path) -> None:
         transform=class_map.grid.transform,
         title="geoseg demo: generated landscape, class map, polygons",
     )
-
-
-def _score(truth: Path, landcover: Path) -> Scores:
-    labels, values = read_class_map(truth).values, read_class_map(landcover).values
-    return Scores(count_pixels(labels, values, len(LANDSCAPE_CLASSES)))

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from geoseg.errors import GeosegError
 from geoseg.options import AnyPath, PredictOptions
-from geoseg.prediction.items import WindowPixels
-from geoseg.prediction.room import check_room
+from geoseg.prediction.predictor import WindowPixels
 from geoseg.programs.session import Prepared, Session
 from geoseg.tiling.plan import IN_PROCESS, Plan
 from geoseg.windows import Window
@@ -63,10 +62,9 @@ def dry_run_in(
 ) -> DryRun:
     """See `dry_run`; nothing is computed unless ``timed``."""
     with session.prepared(scenes, output, overwrite=overwrite) as ready:
-        plan, folder = ready.job.plan, output.parent
-        free = shutil.disk_usage(folder).free
+        plan, free = ready.job.plan, shutil.disk_usage(output.parent).free
         try:
-            check_room(plan, ready.scene, folder, there_bytes=ready.job.parts.size_bytes)
+            ready.check_room()
         except GeosegError as error:
             return DryRun(plan, None, free, error)
         return DryRun(plan, _time_windows(ready) if timed and plan.executor == IN_PROCESS else None, free)

@@ -92,7 +92,10 @@ def evaluate(
                 labelled.centres()  # refuses labels without single objects
     names = _unique(scene_names(scenes))
     maps = [output / MAPS / map_name(name) for name in names] if options.maps else []
-    with _folder(output, maps, overwrite=options.overwrite), _scratch(maps) as scratch:
+    for file in maps:
+        if file.parent.is_dir():
+            check_output(file, overwrite=options.overwrite)
+    with made_folder(output), _scratch(maps) as scratch:
         if whole:
             found = evaluate_scenes(predictor, scenes, names, options, folder=output, maps=scratch)
         else:
@@ -163,16 +166,6 @@ def _of_matrices(classes: ClassTable, matrices: dict[str, IntArray], folder: Pat
     total = np.sum([np.zeros((len(classes), len(classes)), dtype=np.int64), *matrices.values()], axis=0)
     results = {name: SceneResult(Scores(matrix)) for name, matrix in matrices.items()}
     return Evaluation(classes, SceneResult(Scores(total)), results, folder)
-
-
-@contextmanager
-def _folder(path: Path, maps: Sequence[Path], *, overwrite: bool) -> Iterator[None]:
-    """The folder for all files, none of which may exist."""
-    with made_folder(path):
-        for file in (*(path / name for name in FILES), *maps):
-            if file.parent.is_dir():
-                check_output(file, overwrite=overwrite)
-        yield
 
 
 @contextmanager

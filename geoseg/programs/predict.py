@@ -26,7 +26,6 @@ from geoseg.paths import is_map
 from geoseg.prediction.bands import BandFacts
 from geoseg.prediction.imagery import low_confidence
 from geoseg.prediction.report import PredictReport, seam_text
-from geoseg.prediction.room import check_room
 from geoseg.prediction.stages import Stages
 from geoseg.prediction.tasks import Job, OpenJob
 from geoseg.programs.rehearsal import Part, rehearsing, stitching, vectorizing
@@ -90,7 +89,7 @@ def predict_in(
     """Map scenes with an open model; ``progress`` may be a bar that counts the pixels of several predictions."""
     with session.prepared(scenes, output, overwrite=overwrite) as ready:
         parts, restart = ready.job.parts, session.options.running.restart
-        check_room(ready.job.plan, ready.scene, output.parent, there_bytes=parts.size_bytes)
+        ready.check_room()
         with rehearsing(*_rehearsals(ready)), parts.opened(ready.fingerprint(), restart=restart), _kept(ready):
             for name in ("classes", *LAYERS[1:]):
                 remove_scratch(layer_path(output, name))

@@ -121,7 +121,8 @@ def predict_each(
                 except KeyboardInterrupt as error:
                     raise KeyboardInterrupt(f"{error}; {_done(number - 1, left)}") from error
                 except GeosegError as error:
-                    if _concerns_all(error):
+                    if isinstance(error, ModelError | DeviceError) or getattr(error.__cause__, "errno", None) in _FULL:
+                        # the next scene would fail as well
                         error.message += f"; {_done(number - 1, left)}"
                         raise
                     failed.append((item.scene, error))
@@ -204,11 +205,6 @@ def _predict(session: Session, item: _Item, *, overwrite: bool, bar: Bar) -> Pre
     except Exception as error:
         log.exception("scene %s", item.scene)
         raise GeosegError(f"{item.scene}: {type(error).__name__}: {in_one_line(error)}") from error
-
-
-def _concerns_all(error: GeosegError) -> bool:
-    """Whether the next scene would fail as well."""
-    return isinstance(error, ModelError | DeviceError) or getattr(error.__cause__, "errno", None) in _FULL
 
 
 def _check_free(items: Sequence[_Item]) -> None:

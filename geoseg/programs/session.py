@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from typing import Any, Self, cast
 from geoseg.class_map import SCENE_TAG, layer_path
 from geoseg.classes import ClassTable
 from geoseg.contract import Contract
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.export import check_format
 from geoseg.files import check_output
 from geoseg.network.stored_model import StoredModel, open_model
@@ -30,11 +31,22 @@ from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.tasks import Job, Source
 from geoseg.programs.early import check_kind
 from geoseg.programs.vectorize import check_rules
+from geoseg.runtime.machine import memory_bytes
 from geoseg.scene import Raster
-from geoseg.tiling.plan import Plan
+from geoseg.tiling.plan import IN_PROCESS, Plan
 from geoseg.version import __version__
+from geoseg.words import count
 
 log = logging.getLogger(__name__)
+
+LARGE_PX = 1 << 30
+LEAST_COVERED = 1e-3
+"""Scenes that cover less than this share of a mosaic of more than `LARGE_PX` lie far apart: a mistake."""
+
+MOST_COMPRESSED, MOST_COMPRESSED_NODATA = 200, 2000
+"""No class map shrinks by more than these factors: inside scenes, and in nodata."""
+
+EACH = "map each scene on its own: -o FOLDER/"
 
 
 class Session:
@@ -168,6 +180,37 @@ class Prepared:
         """The model's class table."""
         return self.predictor.classes
 
+    def check_room(self) -> None:
+        """Refuse a prediction that cannot be finished here; parts of an earlier run need no more room.
+
+        Raises:
+            SceneError: Scenes that cover next to nothing of their mosaic.
+            OutputError: A disk too small for the output, even if it compresses well.
+            ConfigError: More memory needed than the machine has.
+        """
+        plan, scene, folder = self.job.plan, self.scene, self.output.parent
+        several = len(scene.paths) > 1
+        if scene.covered_share < LEAST_COVERED and plan.height * plan.width > LARGE_PX:
+            number = count(len(scene.paths), "scene")
+            raise SceneError(
+                f"the {number} cover {100 * scene.covered_share:.2g} % of the mosaic, {plan.height} × {plan.width} px",
+                hint=EACH,
+            )
+        share = scene.covered_share / MOST_COMPRESSED + 1 / MOST_COMPRESSED_NODATA
+        least, free = plan.disk_bytes * share - self.job.parts.size_bytes, shutil.disk_usage(folder).free
+        if least > free:
+            raise OutputError(
+                f"a map of {plan.height} × {plan.width} px needs at least {_size(least)} of disk, "
+                f"{folder} has {_size(free)} free",
+                hint=EACH if several else "choose another folder with -o, or cut the scene with gdal_translate -srcwin",
+            )
+        memory = memory_bytes()
+        if plan.executor == IN_PROCESS and memory is not None and plan.memory_bytes > memory:
+            raise ConfigError(
+                f"{plan.width} columns need {_size(plan.memory_bytes)} of memory, this machine has {_size(memory)}",
+                hint=EACH if several else "cut the scene into narrower ones with gdal_translate -srcwin",
+            )
+
     @cached_property
     def hardware(self) -> dict[str, str]:
         """What runs the network, and where; see `Executor.hardware`."""
@@ -204,6 +247,10 @@ class Prepared:
             "GEOSEG_NETWORK": self.hardware["network"],
             SCENE_TAG: Path(self.job.source.scenes[0]).name,
         }
+
+
+def _size(number: float) -> str:
+    return f"{number / 2**30:,.1f} GiB" if number >= 1 << 30 else f"{number / 2**20:,.1f} MiB"
 
 
 def _gsd_m(gsd: str | float | None, contract: Contract) -> float | None:

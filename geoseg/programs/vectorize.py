@@ -24,8 +24,6 @@ from geoseg.programs.early import check_vectorizing
 from geoseg.runtime.ahead import ahead
 from geoseg.words import count
 
-_ROWS_PX = 1 << 22
-
 log = logging.getLogger(__name__)
 
 
@@ -106,9 +104,8 @@ def vectorize(
             )
         if not reader.is_named:
             log.warning("%s does not name its classes: --classes FILE.yaml gives them names", map_path)
-        height = max(_ROWS_PX // reader.grid.width // 512 * 512, 512)
         try:
-            rows = ahead(_not_empty(reader.rows(height, contact=bool(rules.separate)), map_path), name="geoseg-read")
+            rows = ahead(_not_empty(reader.rows(contact=bool(rules.separate)), map_path), name="geoseg-read")
             return write_vectors(rows, reader.grid, reader.classes, path, rules=rules, source=reader.source)
         except LabelError as error:
             hint = f"look at it with: geoseg info {quoted(map_path)}; --classes FILE.yaml names all of it"
@@ -148,23 +145,25 @@ def write_vectors(
     """
     drawn = grid.as_drawn()
     resolved = class_rules(rules, classes)
-    tally = _Tally(len(classes))
-    outlines = Outlines()
-    polygons = polygonize_rows(rows, drawn, classes, rules=rules, outlines=outlines)
-    batches = ahead(tally.counted(polygons), name="geoseg-polygons")
-    write_polygons(batches, output, Layer(output.stem, drawn, resolved.classes, source, texts or {}))
-    areas = tuple(
-        ClassArea(c.name, int(tally.polygons[c.id]), float(tally.areas[c.id]))
-        for c in resolved.classes
-        if tally.polygons[c.id]
-    )
+    outlines, number = Outlines(), len(classes)
+    polygons, areas = np.zeros(number, dtype=np.int64), np.zeros(number)
+
+    def counted() -> Iterator[PolygonBatch]:
+        for batch in polygonize_rows(rows, drawn, classes, rules=rules, outlines=outlines):
+            polygons[:] += np.bincount(batch.class_id, minlength=number)
+            areas[:] += np.bincount(batch.class_id, weights=batch.columns["area_m2"], minlength=number)
+            yield batch
+
+    layer = Layer(output.stem, drawn, resolved.classes, source, texts or {})
+    total = write_polygons(ahead(counted(), name="geoseg-polygons"), output, layer)
+    found = [ClassArea(c.name, int(polygons[c.id]), float(areas[c.id])) for c in resolved.classes if polygons[c.id]]
     notes = [str(outlines)] if rules.regularize else []
     if not rules.keep and resolved.left_out is not None:
         left_out = ", ".join(c.name for c in resolved.classes if c.background)
         notes.append(
             f"left out: {left_out} (background); --keep CLASS (repeatable) selects the classes that become polygons"
         )
-    return VectorReport(output, int(tally.polygons.sum()), areas, grid, tuple(notes))
+    return VectorReport(output, total, tuple(found), grid, tuple(notes))
 
 
 def _not_empty(rows: Iterable[MapRows], map_path: str | PathLike[str]) -> Iterator[MapRows]:
@@ -178,17 +177,3 @@ def _not_empty(rows: Iterable[MapRows], map_path: str | PathLike[str]) -> Iterat
             f"{map_path} is all nodata, so there are no polygons to write",
             hint=f"look at it with: geoseg info {quoted(map_path)}",
         )
-
-
-class _Tally:
-    """Polygons and areas of each class, counted as they pass."""
-
-    def __init__(self, classes: int) -> None:
-        self.polygons = np.zeros(classes, dtype=np.int64)
-        self.areas = np.zeros(classes)
-
-    def counted(self, batches: Iterable[PolygonBatch]) -> Iterator[PolygonBatch]:
-        for batch in batches:
-            self.polygons += np.bincount(batch.class_id, minlength=len(self.polygons))
-            self.areas += np.bincount(batch.class_id, weights=batch.columns["area_m2"], minlength=len(self.areas))
-            yield batch

@@ -108,7 +108,7 @@ class Raster(ABC):
             SceneError: A file is truncated, a block of it corrupt, or a server fails; the message names the rows.
         """
         rows, cols = np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop)
-        from_rows, from_cols = _reflect(rows, self.grid.height), _reflect(cols, self.grid.width)
+        from_rows, from_cols = reflected(rows, self.grid.height), reflected(cols, self.grid.width)
         top, left = int(from_rows.min()), int(from_cols.min())
         # The smallest window inside that holds all pixels and their reflections.
         inside = Window(top, left, int(from_rows.max()) - top + 1, int(from_cols.max()) - left + 1)
@@ -213,7 +213,7 @@ def _touched_blocks(wanted: Valid, window: Window, block_width: int) -> Iterator
         yield Window(window.row + top, window.col + start, bottom - top, stop - start)
 
 
-def _reflect(index: npt.NDArray[np.int_], length: int) -> npt.NDArray[np.int_]:
+def reflected(index: npt.NDArray[np.int_], length: int) -> npt.NDArray[np.int_]:
     """Indices in [0, length) of an axis continued by reflection without repeating its ends: a triangle wave."""
     if length == 1:
         return np.zeros_like(index)

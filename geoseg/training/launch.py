@@ -46,19 +46,13 @@ def count_devices(device: str, devices: int | str) -> int:
     """Number of devices that "auto" or a number means.
 
     Raises:
-        ConfigError: Neither a positive number nor "auto".
         DeviceError: More GPUs than available, or several for a numbered one.
     """
     target = torch.device(resolve_device(device))
     there = torch.cuda.device_count() if target.type == "cuda" else 1
     if devices == "auto":
         return there if target.index is None else 1
-    try:
-        count = int(devices)
-    except ValueError:
-        count = 0
-    if count < 1:
-        raise ConfigError(f"--devices {devices} is not a number of devices", hint="--devices 2, or auto for all GPUs")
+    count = int(devices)
     if target.type == "cuda" and count > there:
         raise DeviceError(f"{count} GPUs requested, this machine has {there}", hint="--devices auto")
     if target.index is not None and count > 1:

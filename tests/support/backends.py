@@ -21,8 +21,7 @@ from geoseg.network.backends import Forward, Request
 from geoseg.network.backends import openvino as openvino_backend
 from geoseg.network.backends.openvino import multiplies_bfloat16
 from geoseg.network.tta import TTA, augmented
-from geoseg.prediction.items import WindowPixels
-from geoseg.prediction.predictor import Predictor
+from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.windows import Window
 from support.networks import WIDE, InMemory, difference, images, segnext, visible
 

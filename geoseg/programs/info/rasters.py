@@ -55,7 +55,9 @@ def class_raster_facts(scene: Scene) -> list[Fact]:
         names = dict(enumerate(read_class_map(scene.path, window=Window(0, 0, 1, 1)).classes.names))
     else:
         names = {}
-    warnings = [("warning", text) for text in (*_place_warnings(scene), *_palette_warnings(scene, len(names)))]
+    warnings = [("warning", text) for text in _place_warnings(scene)]
+    if scene.has_palette and len(names) > FEW_VALUES:
+        warnings.append(("warning", f"where it is imagery, and no classes, {palette_hint(scene.path)}"))
     if scene.grid.height * scene.grid.width > _WHOLE_READ_PX:
         return [*facts, *((f"class {value}", name) for value, name in names.items()), *warnings]
     counts, areas = _count_classes(scene)
@@ -174,11 +176,6 @@ def _place_warnings(scene: Scene) -> Iterable[str]:
         yield f"it {scene.grid.place_note}"
 
 
-def _palette_warnings(scene: Scene, colors: int) -> Iterable[str]:
-    if scene.has_palette and colors > FEW_VALUES:
-        yield f"where it is imagery, and no classes, {palette_hint(scene.path)}"
-
-
 def _warnings(scene: Scene, pixels: Pixels, valid: Valid) -> Iterable[str]:
     path = quoted(scene.path)
     if scene.alpha_band is not None:
@@ -207,11 +204,7 @@ def is_class_raster(scene: Scene, pixels: Pixels, valid: Valid) -> bool:
     """Whether a raster seems to hold class ids: one band of integers with a palette, or of few values."""
     if scene.file_bands != 1 or scene.dtype.kind not in "iu":
         return False
-    try:
-        scene.dataset.colormap(1)
-    except ValueError:
-        return len(np.unique(pixels[0, valid])) <= FEW_VALUES
-    return True
+    return scene.has_palette or len(np.unique(pixels[0, valid])) <= FEW_VALUES
 
 
 def _count_classes(scene: Scene) -> tuple[dict[int, int], dict[int, float]]:
