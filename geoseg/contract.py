@@ -7,8 +7,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from geoseg.arrays import FloatArray
 from geoseg.classes import ClassTable, parse_color
 from geoseg.errors import ModelError
 
@@ -141,6 +143,11 @@ class Contract(Frozen):
     def class_table(self) -> ClassTable:
         """The classes as a table."""
         return class_table(self.classes)
+
+    @property
+    def statistics(self) -> FloatArray:
+        """Mean and standard deviation of the scaled values of each band, (2, B)."""
+        return np.array([(band.mean, band.std) for band in self.bands]).T
 
     def save(self, folder: Path) -> None:
         """Write ``geoseg.json`` into a model folder."""

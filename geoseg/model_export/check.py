@@ -76,7 +76,7 @@ def sample_windows(contract: Contract, height: int, width: int) -> AnyArray:
     landscape, _ = Landscape(height, width, seed=SEED).read(Window(0, 0, height, width))
     shades = landscape[np.arange(len(contract.bands)) % len(landscape)].astype(np.float64)
     shades = (shades - shades.mean((1, 2), keepdims=True)) / shades.std((1, 2), keepdims=True)
-    mean, std = (np.array([getattr(b, name) for b in contract.bands])[:, None, None] for name in ("mean", "std"))
+    mean, std = contract.statistics[..., None, None]
     pixels: AnyArray = (np.stack([noise, shades]) * std + mean) / contract.scale
     if contract.dtype != "float32":
         limits = np.iinfo(contract.dtype)

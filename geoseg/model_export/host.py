@@ -37,8 +37,8 @@ def find_feed(contract: Contract, *, normalize: bool) -> Feed:
 
 def scaled_statistics(contract: Contract, unit: float) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per band of pixels divided by ``unit``."""
-    factor = contract.scale * unit
-    return [band.mean / factor for band in contract.bands], [band.std / factor for band in contract.bands]
+    mean, std = (contract.statistics / (contract.scale * unit)).tolist()
+    return mean, std
 
 
 def feed_values(pixels: AnyArray, contract: Contract, feed: Feed) -> Float32Array:
@@ -47,7 +47,7 @@ def feed_values(pixels: AnyArray, contract: Contract, feed: Feed) -> Float32Arra
     if feed == "pixel / 255":
         values = values / BYTE
     elif feed == NORMALIZED:
-        mean, std = (np.array([getattr(b, name) for b in contract.bands])[:, None, None] for name in ("mean", "std"))
+        mean, std = contract.statistics[..., None, None]
         values = (values * contract.scale - mean) / std
     return values.astype(np.float32)
 

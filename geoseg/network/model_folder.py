@@ -127,8 +127,9 @@ class Normalize(nn.Module):
     def __init__(self, contract: Contract) -> None:
         super().__init__()
         self.scale = contract.scale
-        self.register_buffer("mean", torch.tensor([b.mean for b in contract.bands]).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([b.std for b in contract.bands]).view(1, -1, 1, 1), persistent=False)
+        mean, std = torch.tensor(contract.statistics, dtype=torch.float32).view(2, 1, -1, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
 
     def forward(self, pixels: Tensor, valid: Tensor | None = None) -> Tensor:
         """Network input (N, B, H, W) float32, channels last, of pixels as in a file; ``valid`` is (N, H, W)."""

@@ -91,7 +91,7 @@ def _check_scaling(contract: Contract, scene: Raster) -> None:
     pixels, valid = scene.sample()
     if valid.any():
         mean = pixels[:, valid].mean(axis=1, dtype=np.float64)
-        usual, spread = _statistics(contract)
+        usual, spread = contract.statistics
         as_stored, as_tagged = (
             np.abs((values - usual) / spread).mean() for values in (mean * contract.scale, mean * gain + offset)
         )
@@ -117,7 +117,7 @@ def _value_doubt(contract: Contract, scene: Raster) -> str | None:
     if np.count_nonzero(valid) < _FEWEST:
         return None
     values = pixels[:, valid].astype(np.float64) * contract.scale
-    usual, spread = _statistics(contract)
+    usual, spread = contract.statistics
     off = []
     offsets = (values.mean(axis=1) - usual) / spread
     if np.abs(offsets).max() > _MOST_OFFSET:
@@ -131,11 +131,6 @@ def _value_doubt(contract: Contract, scene: Raster) -> str | None:
         if off
         else None
     )
-
-
-def _statistics(contract: Contract) -> npt.NDArray[np.float64]:
-    """Mean and standard deviation of each band in the training's imagery, (2, B)."""
-    return np.array([(band.mean, band.std) for band in contract.bands]).T
 
 
 def _size_doubt(contract: Contract, scene: Raster) -> str | None:

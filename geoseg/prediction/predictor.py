@@ -258,10 +258,7 @@ def normalized(contract: Contract, pixels: Pixels, valid: Valid | None) -> Float
 
     Equal to `geoseg.network.model_folder.Normalize` in every bit.
     """
-    mean, std = (
-        np.array([getattr(band, name) for band in contract.bands], dtype=np.float32)[:, None, None]
-        for name in ("mean", "std")
-    )
+    mean, std = contract.statistics.astype(np.float32)[..., None, None]
     x: Float32Array = pixels.astype(np.float32)
     x *= np.float32(contract.scale)
     x -= mean
