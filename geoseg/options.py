@@ -1,7 +1,7 @@
-"""Every option of a prediction and of an evaluation, defined once: name, choices, default and what it does.
+"""Every option of the verbs, defined once: name, choices, default and what it does.
 
-The command line takes its options and their help from these classes, and `geoseg.predict` its keywords. Loads neither
-numpy nor anything heavier.
+The command line takes its options and their help from these classes, and `geoseg.predict` its keywords. The file is
+long because all options are in one place, each with its explanation. It loads neither numpy nor anything heavier.
 """
 
 import inspect
