@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import shapely
@@ -11,8 +13,11 @@ from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.options import PolygonRules
 from geoseg.polygons import polygonize, polygonize_rows
+from geoseg.polygons.walls import rows as walls_rows
+from geoseg.polygons.walls.rows import Outlines
 from geoseg.tolerance import Tolerance
 from support.arcs import rectangle
+from support.terraces import HOUSES, contact_of, rough_town, touching
 
 FIELD, BUILDING, ROAD, SHED = 2, 1, 3, 4
 CLASSES = ClassTable.from_names([f"class_{i}" for i in range(5)], ["#000000"] * 5, separate={"class_1"})
@@ -142,6 +147,56 @@ def test_houses_told_apart_share_a_wall():
     assert len(left.exterior.simplify(0).coords) == len(right.exterior.simplify(0).coords) == 5
     assert shapely.intersection(left, right).length == 24
     assert shapely.coverage_is_valid(frame.geometry.to_numpy())
+
+
+@pytest.mark.parametrize("degrees", [0, 17, 45, 71])
+@pytest.mark.parametrize("houses", sorted(HOUSES.keys() - {"four at a point"}))
+def test_houses_that_touch_get_their_corners_back(houses, degrees):
+    values, owner = np.zeros((100, 100), np.uint8), np.zeros((100, 100), np.int32)
+    touching(values, owner, HOUSES[houses], 50.2, 49.6, degrees)
+    rules = PolygonRules(regularize=["class_1"], separate=["class_1"], keep=CLASSES.names)
+    outlines = Outlines()
+    grid = Grid(*values.shape, Affine.identity(), None)
+    rows = [MapRows(values, contact=contact_of(owner))]
+    batches = list(polygonize_rows(rows, grid, CLASSES, rules=rules, outlines=outlines))
+    shapes = np.concatenate([batch.geometries()[batch.class_id == BUILDING] for batch in batches])
+    assert outlines.regular == outlines.total == len(shapes) == len(HOUSES[houses])
+    truth = [shapely.box(*house) for house in HOUSES[houses]]
+    truth = [shapely.affinity.translate(shapely.affinity.rotate(t, degrees, origin=(0, 0)), 50.2, 49.6) for t in truth]
+    for shape in shapes:
+        corners = shapely.Polygon(shape.exterior.simplify(0.02))
+        assert len(corners.exterior.coords) == 5
+        assert angles(corners) == pytest.approx(90, abs=0.3)
+        assert min(shapely.hausdorff_distance(shape.exterior, t.exterior) for t in truth) < 2
+    assert shapely.coverage_is_valid(shapes)
+
+
+@pytest.mark.parametrize("tallest", [30, 1024])
+@given(seed=st.integers(0, 2**32))
+def test_every_house_that_touches_is_kept_whatever_the_bands(tallest, seed):
+    values, contact = rough_town(seed)
+    rules = PolygonRules(
+        Tolerance(1.5, "px"), regularize=["class_1"], separate=["class_1"], keep=CLASSES.names, min_area_m2=12
+    )
+    grid, results = Grid(*values.shape, Affine.identity(), None), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(walls_rows, "_TALLEST", tallest)
+        patch.setattr(walls_rows, "_BAND_ROWS", 1)
+        for rows in (5, 31, 100):
+            whole = MapRows(values, contact=contact)
+            pieces = [whole[i : i + rows] for i in range(0, len(values), rows)]
+            results.append(list(polygonize_rows(pieces, grid, CLASSES, rules=rules, band_rows=rows)))
+    points = [np.concatenate([batch.xy for batch in batches]) for batches in results]
+    assert all(np.array_equal(points[0], other) for other in points[1:])
+    shapes = np.concatenate([batch.geometries() for batch in results[0]])
+    assert shapely.is_valid(shapes).all()
+    assert shapely.coverage_is_valid(shapes)
+    assert shapely.area(shapes).sum() == pytest.approx(values.size)
+    plain = polygonize(
+        values, grid.transform, classes=CLASSES, contact=contact, rules=dataclasses.replace(rules, regularize=())
+    )
+    found = np.concatenate([batch.class_id for batch in results[0]])
+    assert np.array_equal(np.bincount(found), np.bincount(plain.class_id))
 
 
 BORDER_AT_A_CORNER = """

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geoseg.arrays import BoolArray, ByteArray, Int32Array, IntArray
+from geoseg.arrays import AnyArray, BoolArray, ByteArray, Int32Array, IntArray
 from geoseg.map_rows import CUT_EAST, CUT_SOUTH, NO_CUTS
 from geoseg.runtime.forest import join
 from geoseg.runtime.jit import njit
@@ -109,7 +109,7 @@ def _label_runs(
     return count
 
 
-def painted(runs: Runs, value: ByteArray) -> ByteArray:
+def painted(runs: Runs, value: AnyArray) -> AnyArray:
     """The rows, (rows, W), given the value of each region."""
     return np.repeat(value[runs.region], runs.widths()).reshape(len(runs.offsets) - 1, -1)
 

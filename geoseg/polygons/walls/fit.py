@@ -60,7 +60,7 @@ def fit_walls(ring: IntArray, tolerance: float) -> FloatArray:
     found, least = _NO_CORNERS, math.inf
     if agreement < _LEAST_AGREEMENT:
         return found.T
-    middles = np.roll(middles, -_straightest(_turned(middles, angle), reach), axis=1)
+    middles = np.roll(middles, -_straightest(turned(middles, angle), reach), axis=1)
     for price in _PRICES:
         corners, variance = _walls(middles, angle, reach, max(price * tolerance**2, _LEAST_PRICE), tolerance)
         if variance > _VARIANCES[1] or (variance > _VARIANCES[0] and least <= _VARIANCES[0]):
@@ -75,21 +75,21 @@ def fit_walls(ring: IntArray, tolerance: float) -> FloatArray:
 def _walls(middles: FloatArray, angle: float, reach: int, price: float, tolerance: float) -> tuple[FloatArray, float]:
     """Corners for one price, none where they are stairs, and the variance of the middles around their walls."""
     for _ in range(3):
-        runs = _runs(_turned(middles, angle), reach, price)
+        runs = _runs(turned(middles, angle), reach, price)
         if len(runs.labels) < 5:  # four lines
             return _NO_CORNERS, math.inf
         turn = _turn(runs)
         angle = _level(angle + turn, middles)
         if abs(turn) < _SMALL_TURN:
             break
-    runs = _summed(_turned(middles, angle), runs.bounds, runs.labels)
+    runs = _summed(turned(middles, angle), runs.bounds, runs.labels)
     corners, variance = _corners(runs, tolerance)
     if variance > _VARIANCES[1] or _has_a_stair(runs, tolerance**2):
         return _NO_CORNERS, variance
-    return _turned(corners, -angle), variance
+    return turned(corners, -angle), variance
 
 
-def _turned(points: FloatArray, angle: float) -> FloatArray:
+def turned(points: FloatArray, angle: float) -> FloatArray:
     """Coordinates u, v in a frame that is turned by an angle, radians."""
     (x, y), cosine, sine = points, math.cos(angle), math.sin(angle)
     return np.array([x * cosine + y * sine, y * cosine - x * sine])
@@ -207,13 +207,14 @@ def _corners(runs: _Runs, tolerance: float) -> tuple[FloatArray, float]:
     corners = np.where(labels[1:], [after, before], [before, after])
     here, there = runs.uv[:, runs.bounds[1:-1] - 1], runs.uv[:, runs.bounds[1:-1]]
     off = np.maximum(np.minimum(here, there) - corners, corners - np.maximum(here, there)).clip(0)
-    if (
-        distance.max() > 2 * tolerance
-        or np.count_nonzero(distance > tolerance) > _BEYOND * len(u)
-        or np.hypot(*off).max() > 2 * tolerance
-    ):
+    if not are_near(distance, tolerance) or np.hypot(*off).max() > 2 * tolerance:
         return corners, math.inf
     return corners, (float((distance * distance).mean()) - 2 * _RASTER) / tolerance**2
+
+
+def are_near(distance: FloatArray, tolerance: float) -> bool:
+    """Whether middles of cracks are near enough to their lines."""
+    return bool(distance.max() <= 2 * tolerance and np.count_nonzero(distance > tolerance) <= _BEYOND * len(distance))
 
 
 def _has_a_stair(runs: _Runs, price: float) -> bool:

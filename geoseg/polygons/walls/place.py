@@ -3,6 +3,8 @@
 Walls that are accepted are painted into the map: pixels whose centre they enclose become the building's, those it loses
 become what is nearest. So the traced ring runs within a pixel of its walls, and its arcs are replaced by them. A border
 that ends at the building is led to the nearest point of the wall from its *foot*, the first corner off the *guard*.
+Where a building has parts, houses that touch, borders between them are walls of both: a node of the raster where a part
+meets others stands for the nearest corner that they share, and each part has as many of these as of those.
 
 The guard of a building is all corners within `GUARD_PX` of its walls, those of its ring, and the feet. Nothing but the
 building's ring and the borders that end there may pass a corner of it, no two buildings share a corner of it, pixels
@@ -16,20 +18,23 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import find_objects
 
-from geoseg.arrays import BoolArray, ByteArray, FloatArray, Int32Array, IntArray
+from geoseg.arrays import BoolArray, FloatArray, Int32Array, IntArray
 from geoseg.classes import NODATA
 from geoseg.polygons.trace.cracks import SUBPIXEL
+from geoseg.polygons.walls.borders import divide
 from geoseg.polygons.walls.fit import fit_walls
+from geoseg.polygons.walls.paint import FIXED, Building, Walls, paint
 from geoseg.polygons.walls.shapes import (
     STEP_X,
     STEP_Y,
+    box_of,
     cracks_at,
     cross,
     direction_at,
     distance,
     encloses,
-    inside_of,
     is_simple,
     outline,
     pieces,
@@ -38,27 +43,15 @@ from geoseg.polygons.walls.shapes import (
 from geoseg.runtime.jit import helper, int64, njit
 
 GUARD_PX = 0.85
-DECIDED, FIXED, GUARD = 1, 2, 4
-"""Flags of places: the pixel belongs to a decided building; the pixel may not change; the corner is guarded."""
+DECIDED, GUARD, IN_TALL = 1, 4, 8
+"""Flags of places: the pixel belongs to a decided building; the corner is guarded; the pixel belongs to a building of a
+group that is too tall to be decided together. And `FIXED`."""
 
 _LONGEST_RING = 8192  # cracks
-_LEAST_IOU = 0.7
 _LEAST_GAP = 0.5  # px, between the ends of borders at a wall, and between these and corners
 _LONGEST_PREFIX = 8  # cracks of a border within the guard
 _LONGEST_STUB = 2.5  # px, from the wall to a foot
 _LEAST_CLEARANCE = 0.25  # px, between such a line and the corners of the walls
-
-
-class Building(NamedTuple):
-    """A region in its window of the map; values and flags change where walls are accepted."""
-
-    values: Int32Array  # objects, (h, w)
-    flags: ByteArray  # (h, w); that of a corner is at the pixel below and right of it
-    runs: IntArray  # its pixels in the window as row, first column, column after the last, (r, 3)
-    free: BoolArray  # by object: whether its pixels may become the building's, or the building's become its
-    row: int  # of the window
-    column: int
-    stride: int  # corners of a row of the map
 
 
 class Borders(NamedTuple):
@@ -69,11 +62,11 @@ class Borders(NamedTuple):
 
 
 class _Nodes(NamedTuple):
-    """Where borders meet the painted ring, in its order, and the ends of these borders; 1/256 px of the window."""
+    """Where borders meet the painted rings, in their order, and the ends of these borders; 1/256 px of the window."""
 
-    counts: IntArray  # of nodes, -1 if the walls cannot stand, and of ends, (2,); the other arrays may be longer
-    keys: IntArray  # of the cracks of the ring after and before each node, without nodes of its first one, (n, 2)
-    points: IntArray  # of the walls, (n, 2)
+    counts: IntArray  # of the nodes up to the end of each ring, -1 if the walls cannot stand; of ends, (k + 1,)
+    keys: IntArray  # of the cracks of a ring after and before each node, without nodes of its first one, (n, 2)
+    points: IntArray  # of the walls, (n, 2); this array and the others may be longer
     position: FloatArray  # of these points, wall by wall from 0 on, (n,)
     end_keys: IntArray  # (e,)
     end_sizes: IntArray  # points of each end, (e,)
@@ -81,74 +74,98 @@ class _Nodes(NamedTuple):
 
 
 def build_walls(building: Building, tolerance: float) -> Borders | None:
-    """Fit walls to a building and paint it, if they can stand."""
-    own = np.zeros(building.values.shape, dtype=np.bool_)
-    for row, begin, end in building.runs.tolist():
-        own[row, begin:end] = True
+    """Fit walls to a building, or to several that touch, and paint them if they can stand."""
+    parts = building.parts
+    own = parts > 0
     if own[[0, -1]].any() or own[:, [0, -1]].any():  # at the edge of the map
         return None
     ring = outline(own)
     if len(ring) > _LONGEST_RING:
         return None
-    walls = np.rint(fit_walls(ring, tolerance) * SUBPIXEL).astype(np.int64, order="C")
-    if len(walls) == 0:
+    fitted = fit_walls(ring, tolerance)
+    if len(fitted) == 0:
         return None
-    nodes = _place(building, own, ring * SUBPIXEL, walls)
-    return _borders(building, walls, nodes) if nodes.counts[0] >= 0 else None
+    outer = np.rint(fitted * SUBPIXEL).astype(np.int64, order="C")
+    boxes = find_objects(parts)
+    around, rings = [outer], [ring]
+    if len(boxes) > 1:
+        outer, *around = divide(parts, fitted, tolerance) or [outer]
+        if len(around) != len(boxes):
+            return None
+        rings = [
+            outline(np.pad(parts[box] == number, 1)) + np.array([box[1].start - 1, box[0].start - 1])
+            for number, box in enumerate(boxes, 1)
+        ]
+    corners, before = np.concatenate(around), np.concatenate([np.roll(part, 1, axis=0) for part in around])
+    _, which, uses = np.unique(corners, axis=0, return_inverse=True, return_counts=True)
+    bounds, ring_bounds = (np.append(0, np.cumsum([len(part) for part in each])) for each in (around, rings))
+    shared = uses[which.ravel()] > 1
+    walls = Walls(outer, corners, before, bounds, shared, np.concatenate(rings) * SUBPIXEL, ring_bounds)
+    nodes = _place(building, walls)
+    return _borders(building, around, nodes) if nodes.counts[0] >= 0 else None
 
 
-def _borders(building: Building, walls: IntArray, nodes: _Nodes) -> Borders:
+def _borders(building: Building, around: list[IntArray], nodes: _Nodes) -> Borders:
     """The ends of borders at the walls, and the sections between them."""
     origin = SUBPIXEL * np.array([building.column, building.row])
-    count, end_count = nodes.counts.tolist()
-    walls, points, lines = (
-        (p + origin).astype(np.int32) for p in (walls, nodes.points[:count], nodes.ends[:end_count])
-    )
+    *stops, end_count = nodes.counts.tolist()
+    points, lines = ((p + origin).astype(np.int32) for p in (nodes.points[: stops[-1]], nodes.ends[:end_count]))
     ends = {int(nodes.end_keys[i]): lines[i, : nodes.end_sizes[i]] for i in range(end_count)}
-    if count == 0:
-        return Borders({int(nodes.keys[0, 0]): np.vstack([walls, walls[:1]])}, ends)
     arcs = dict[int, Int32Array]()
-    for i in range(count):
-        j = (i + 1) % count
-        start, stop = nodes.position[i], nodes.position[j]
-        stop += len(walls) * (stop <= start)
-        corners = walls[np.arange(math.floor(start) + 1, math.ceil(stop)) % len(walls)]
-        arc = np.vstack([points[i], corners, points[j]])
-        key, last_key = int(nodes.keys[i, 0]), int(nodes.keys[j, 1])
-        arcs[min(key, last_key)] = arc if key <= last_key else arc[::-1]
+    for corners, first, last in zip(around, [0, *stops], stops, strict=False):
+        walls = (corners + origin).astype(np.int32)
+        if first == last:
+            return Borders({int(nodes.keys[0, 0]): np.vstack([walls, walls[:1]])}, ends)
+        for i in range(first, last):
+            j = i + 1 if i + 1 < last else first
+            start, stop = nodes.position[i], nodes.position[j]
+            stop += len(walls) * (stop <= start)
+            between = walls[np.arange(math.floor(start) + 1, math.ceil(stop)) % len(walls)]
+            arc = np.vstack([points[i], between, points[j]])
+            key, last_key = int(nodes.keys[i, 0]), int(nodes.keys[j, 1])
+            arcs[min(key, last_key)] = arc if key <= last_key else arc[::-1]
     return Borders(arcs, ends)
 
 
 @njit
-def _place(building: Building, own: BoolArray, old_ring: IntArray, walls: IntArray) -> _Nodes:
+def _place(building: Building, walls: Walls) -> _Nodes:
     """Paint a building if its walls can stand."""
-    values, flags = building.values, building.flags
-    if not is_simple(walls):
-        return _room(0)
-    inside, filled = inside_of(walls, own.shape), inside_of(old_ring, own.shape)
-    painted, guard = values.copy(), np.zeros(own.shape, dtype=np.bool_)
-    if not _paint(building, own, inside, filled, painted) or not _guard_walls(walls, guard):
-        return _room(0)
-    ring = outline(inside)
-    if not encloses(ring, inside) or pieces(painted) != pieces(values):
-        return _room(0)
-    nodes = _room(len(ring))
-    if not _meet(building, painted, inside, ring, walls, guard, nodes):
-        return _room(0)
+    values, flags, count = building.values, building.flags, len(walls.bounds) - 1
+    painted, inside, value = values.copy(), np.zeros_like(building.parts), np.zeros(count + 1, np.int32)
+    if not is_simple(walls.outer, count > 1) or not paint(building, walls, inside, value, painted):
+        return _room(count, 0)
+    if pieces(painted) != pieces(values):
+        return _room(count, 0)
+    guard, passed, total = np.zeros(values.shape, dtype=np.bool_), np.zeros(values.shape, dtype=np.bool_), 0
+    if not _guard_walls(walls, guard):
+        return _room(count, 0)
+    for k in range(count):
+        ring, part = _ring(inside, k, walls)
+        if not encloses(ring, part):
+            return _room(count, 0)
+        total += len(ring)
+        for i in range(len(ring)):
+            guard[ring[i, 1], ring[i, 0]] = passed[ring[i, 1], ring[i, 0]] = True
+    nodes = _room(count, total)
+    for k in range(count):
+        if not _meet(building, painted, inside, value, k, walls, guard, passed, nodes):
+            return _room(count, 0)
+    if not _are_free(building, painted, guard, passed, nodes):
+        return _room(count, 0)
     for y in range(1, len(values)):  # the first row and column do not change
         for x in range(1, values.shape[1]):
             values[y, x] = painted[y, x]
-            flags[y, x] |= DECIDED * inside[y, x] + GUARD * guard[y, x]
+            flags[y, x] |= DECIDED * (inside[y, x] > 0) + GUARD * guard[y, x]
             for corner in range(4 * guard[y, x]):
                 flags[y - (corner & 1), x - (corner >> 1)] |= FIXED
     return nodes
 
 
 @helper
-def _room(count: int) -> _Nodes:
+def _room(rings: int, count: int) -> _Nodes:
     """Room for some nodes; none is there, and the walls cannot stand."""
     return _Nodes(
-        np.full(2, -1),
+        np.full(rings + 1, -1),
         np.empty((count, 2), np.int64),
         np.empty((count, 2), np.int64),
         np.empty(count),
@@ -159,49 +176,10 @@ def _room(count: int) -> _Nodes:
 
 
 @helper
-def _paint(building: Building, own: BoolArray, inside: BoolArray, filled: BoolArray, painted: Int32Array) -> bool:
-    """Paint the window as if the walls enclosed the building; whether all pixels may change, and not too many do.
-
-    A hole stays what it is. A lost pixel becomes what is nearest, in steps from pixel to pixel.
-    """
-    height, width = painted.shape
-    value = painted[building.runs[0, 0], building.runs[0, 1]]
-    lost, left = np.zeros(painted.shape, dtype=np.bool_), 0
-    common, either = 0, 0
-    for y in range(height):
-        for x in range(width):
-            common += inside[y, x] and filled[y, x]
-            either += inside[y, x] or filled[y, x]
-            gained, lost[y, x] = inside[y, x] and not filled[y, x], own[y, x] and not inside[y, x]
-            if not gained and not lost[y, x]:
-                continue
-            if building.flags[y, x] & FIXED or (gained and not building.free[painted[y, x]]):
-                return False
-            left += lost[y, x]
-            if gained:
-                painted[y, x] = value
-    if common < _LEAST_IOU * either:
-        return False
-    while left > 0:
-        before, left_before = lost.copy(), left
-        for y in range(1, height - 1):  # no pixel at the edge is the building's
-            for x in range(1, width - 1):
-                for direction in range(4 * before[y, x]):
-                    row, column = y + STEP_Y[direction], x + STEP_X[direction]
-                    if not before[row, column] and not inside[row, column] and building.free[painted[row, column]]:
-                        painted[y, x], lost[y, x] = painted[row, column], False
-                        left -= 1
-                        break
-        if left == left_before:
-            return False
-    return True
-
-
-@helper
-def _guard_walls(walls: IntArray, guard: BoolArray) -> bool:
+def _guard_walls(walls: Walls, guard: BoolArray) -> bool:
     """Guard all corners within `GUARD_PX` of the walls; whether they are in the window."""
-    for i in range(len(walls)):
-        a, b = walls[i - 1], walls[i]
+    for i in range(len(walls.before)):
+        a, b = walls.before[i], walls.corners[i]
         for y in range(min(a[1], b[1]) // SUBPIXEL - 1, max(a[1], b[1]) // SUBPIXEL + 3):
             for x in range(min(a[0], b[0]) // SUBPIXEL - 1, max(a[0], b[0]) // SUBPIXEL + 3):
                 if distance(SUBPIXEL * x, SUBPIXEL * y, a, b)[0] <= GUARD_PX * SUBPIXEL:
@@ -215,47 +193,72 @@ def _guard_walls(walls: IntArray, guard: BoolArray) -> bool:
 def _meet(
     building: Building,
     painted: Int32Array,
-    inside: BoolArray,
-    ring: IntArray,
-    walls: IntArray,
+    inside: Int32Array,
+    value: Int32Array,
+    k: int,
+    walls: Walls,
     guard: BoolArray,
+    passed: BoolArray,
     nodes: _Nodes,
 ) -> bool:
-    """Find where borders meet the ring; ring and feet join the guard. Whether nothing is in the way."""
-    passed = np.zeros(guard.shape, dtype=np.bool_)
-    for i in range(len(ring)):
-        guard[ring[i, 1], ring[i, 0]] = passed[ring[i, 1], ring[i, 0]] = True
-    value = building.values[building.runs[0, 0], building.runs[0, 1]]
-    nodes.keys[0, 0] = _key(building, ring[0, 0], ring[0, 1], 1)
-    count, end_count = 0, 0
+    """Find where borders meet the ring of a part. Whether nothing is in the way."""
+    begin, end = walls.bounds[k], walls.bounds[k + 1]
+    mine, shared = walls.corners[begin:end], walls.shared[begin:end]
+    ring, _ = _ring(inside, k, walls)
+    first, end_count = (nodes.counts[k - 1], nodes.counts[-1]) if k else (0, 0)
+    count, junctions = first, 0
+    nodes.keys[first, 0] = _key(building, ring[0, 0], ring[0, 1], 1)
     for i in range(len(ring)):
         x, y = ring[i, 0], ring[i, 1]
         ahead, back = direction_at(ring, i), direction_at(ring, i - 1) ^ 2
         outside = pixel(painted, x, y, ahead, 1)
-        is_pinched = inside[y - 1, x - 1] == inside[y, x] and inside[y - 1, x] == inside[y, x - 1]
-        merges = outside == value or outside == pixel(painted, x, y, ahead, 0)
+        is_pinched = (inside[y - 1, x - 1] == k + 1) == (inside[y, x] == k + 1) and (inside[y - 1, x] == k + 1) == (
+            inside[y, x - 1] == k + 1
+        )
+        merges = outside == value[k + 1] or outside == pixel(painted, x, y, ahead, 0)
         if merges or is_pinched or outside == NODATA:
             return False
         others = cracks_at(painted, x, y) & ~(1 << ahead | 1 << back)
         if others == 0:
             continue
         nodes.keys[count, 0], nodes.keys[count, 1] = _key(building, x, y, ahead), _key(building, x, y, back)
-        point = nodes.points[count]
-        nodes.position[count], point[0], point[1] = _on_walls(walls, SUBPIXEL * x, SUBPIXEL * y)
+        point, is_junction = nodes.points[count], False
+        for direction in range(4):
+            part = pixel(inside, x, y, direction, 0)
+            is_junction |= part != 0 and part != k + 1
+        if is_junction:
+            junctions += 1
+            at = _nearest(mine, shared, SUBPIXEL * x, SUBPIXEL * y)
+            nodes.position[count], point[0], point[1] = at, mine[at, 0], mine[at, 1]
+        else:
+            nodes.position[count], point[0], point[1] = _on_walls(mine, SUBPIXEL * x, SUBPIXEL * y)
         count += 1
         for direction in range(4):
-            if others >> direction & 1:
-                end = nodes.ends[end_count]
-                end[0, 0], end[0, 1] = point[0], point[1]
-                size = _follow(painted, guard, passed, x, y, direction, end)
-                if size == 0 or not _stands_free(walls, end[0], end[size - 1], guard):
-                    return False
-                nodes.end_keys[end_count], nodes.end_sizes[end_count] = _key(building, x, y, direction), size
-                end_count += 1
-    nodes.counts[0], nodes.counts[1] = count, end_count
-    if not _are_apart(nodes) or not _in_turn(nodes):
+            if not others >> direction & 1:
+                continue
+            if is_junction:
+                if pixel(inside, x, y, direction, 0) == pixel(inside, x, y, direction, 1):
+                    return False  # two borders that are none of a part
+                continue
+            end = nodes.ends[end_count]
+            end[0, 0], end[0, 1] = point[0], point[1]
+            size = _follow(painted, guard, passed, x, y, direction, end)
+            if size == 0 or not _stands_free(walls, end[0], end[size - 1], guard):
+                return False
+            nodes.end_keys[end_count], nodes.end_sizes[end_count] = _key(building, x, y, direction), size
+            end_count += 1
+    nodes.counts[k], nodes.counts[-1] = count, end_count
+    for i in range(len(shared)):
+        junctions -= shared[i]
+    return junctions == 0 and _in_turn(nodes, first, count)
+
+
+@helper
+def _are_free(building: Building, painted: Int32Array, guard: BoolArray, passed: BoolArray, nodes: _Nodes) -> bool:
+    """Add the feet to the guard; whether no other border is within it, and no line to a foot meets another."""
+    if not _are_apart(nodes):
         return False
-    for i in range(end_count):
+    for i in range(nodes.counts[-1]):
         foot = nodes.ends[i, nodes.end_sizes[i] - 1]
         x, y = foot[0] // SUBPIXEL, foot[1] // SUBPIXEL
         guard[y, x] = passed[y, x] = True
@@ -264,6 +267,31 @@ def _meet(
             if guard[y, x] and (building.flags[y, x] & GUARD or (not passed[y, x] and cracks_at(painted, x, y))):
                 return False
     return True
+
+
+@helper
+def _ring(inside: Int32Array, k: int, walls: Walls) -> tuple[IntArray, BoolArray]:
+    """The ring around the pixels of a part, and these pixels in their box."""
+    top, left, bottom, right = box_of(walls.corners[walls.bounds[k] : walls.bounds[k + 1]], inside.shape)
+    own = np.zeros((bottom - top, right - left), dtype=np.bool_)
+    for y in range(top, bottom):
+        for x in range(left, right):
+            own[y - top, x - left] = inside[y, x] == k + 1
+    ring = outline(own)
+    for i in range(len(ring)):
+        ring[i, 0], ring[i, 1] = ring[i, 0] + left, ring[i, 1] + top
+    return ring, own
+
+
+@helper
+def _nearest(corners: IntArray, shared: BoolArray, x: int, y: int) -> int:
+    """The shared corner that is nearest to a point."""
+    nearest, found = np.inf, int64(0)
+    for i in range(len(corners)):
+        away = math.hypot(corners[i, 0] - x, corners[i, 1] - y)
+        if shared[i] and away < nearest:
+            nearest, found = away, int64(i)
+    return found
 
 
 @helper
@@ -292,7 +320,7 @@ def _follow(
 @helper
 def _are_apart(nodes: _Nodes) -> bool:
     """Whether the lines from walls to feet have no point in common but that of the wall."""
-    for i in range(nodes.counts[1]):
+    for i in range(nodes.counts[-1]):
         a, b = nodes.ends[i, 0], nodes.ends[i, nodes.end_sizes[i] - 1]
         for j in range(i):
             c, d = nodes.ends[j, 0], nodes.ends[j, nodes.end_sizes[j] - 1]
@@ -304,11 +332,11 @@ def _are_apart(nodes: _Nodes) -> bool:
 
 
 @helper
-def _in_turn(nodes: _Nodes) -> bool:
-    """Whether borders end at the walls in the order of the ring, and apart."""
-    count, falls = nodes.counts[0], 0
-    for k in range(count):
-        before = (k - 1) % count
+def _in_turn(nodes: _Nodes, first: int, count: int) -> bool:
+    """Whether borders end at the walls of a part in the order of its ring, and apart."""
+    falls = 0
+    for k in range(first, count):
+        before = k - 1 if k > first else count - 1
         a, b = nodes.points[before], nodes.points[k]
         if before != k and math.hypot(b[0] - a[0], b[1] - a[1]) < _LEAST_GAP * SUBPIXEL:
             return False
@@ -339,12 +367,12 @@ def _on_walls(walls: IntArray, x: float, y: float) -> tuple[float, int, int]:
 
 
 @helper
-def _stands_free(walls: IntArray, start: IntArray, foot: IntArray, guard: BoolArray) -> bool:
+def _stands_free(walls: Walls, start: IntArray, foot: IntArray, guard: BoolArray) -> bool:
     """Whether a straight line from a wall to a foot moves away from the walls, between guarded corners."""
     if math.hypot(foot[0] - start[0], foot[1] - start[1]) > _LONGEST_STUB * SUBPIXEL:
         return False
-    for i in range(len(walls)):
-        a, b = walls[i - 1], walls[i]
+    for i in range(len(walls.before)):
+        a, b = walls.before[i], walls.corners[i]
         is_start = a[0] == start[0] and a[1] == start[1]
         if not is_start and distance(a[0], a[1], start, foot)[0] < _LEAST_CLEARANCE * SUBPIXEL:
             return False
@@ -357,7 +385,7 @@ def _stands_free(walls: IntArray, start: IntArray, foot: IntArray, guard: BoolAr
         is_foot = SUBPIXEL * corner_x == foot[0] and SUBPIXEL * corner_y == foot[1]
         if not is_foot and not guard[corner_y, corner_x]:
             return False
-        for i in range(len(walls)):
-            if distance(x, y, walls[i - 1], walls[i])[0] < 0.1 * quarter * SUBPIXEL:
+        for i in range(len(walls.before)):
+            if distance(x, y, walls.before[i], walls.corners[i])[0] < 0.1 * quarter * SUBPIXEL:
                 return False
     return True

@@ -68,6 +68,16 @@ def direction_at(ring: IntArray, i: int) -> int:
 
 
 @helper
+def box_of(points: IntArray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Rows and columns of a window that hold some points, and a pixel more: first row, first column, ends."""
+    top, left, bottom, right = shape[0], shape[1], 0, 0
+    for i in range(len(points)):
+        x, y = points[i, 0] // SUBPIXEL, points[i, 1] // SUBPIXEL
+        top, bottom, left, right = min(top, y - 1), max(bottom, y + 3), min(left, x - 1), max(right, x + 3)
+    return max(top, 0), max(left, 0), min(bottom, shape[0]), min(right, shape[1])
+
+
+@helper
 def inside_of(points: IntArray, shape: tuple[int, ...]) -> BoolArray:
     """The pixels whose centres a polygon encloses, 1/256 px."""
     inside = np.zeros(shape, dtype=np.bool_)
@@ -82,8 +92,9 @@ def inside_of(points: IntArray, shape: tuple[int, ...]) -> BoolArray:
                 column = max(math.ceil((x0 + (y - y0) * (x1 - x0) / (y1 - y0)) / SUBPIXEL - 0.5), 0)
                 if column < shape[1]:
                     inside[row, column] ^= True  # from here on it is the other way round
-    for row in range(shape[0]):
-        for column in range(1, shape[1]):
+    top, left, bottom, right = box_of(points, shape)
+    for row in range(top, bottom):
+        for column in range(left + 1, right):
             inside[row, column] ^= inside[row, column - 1]
     return inside
 
@@ -119,8 +130,8 @@ def pieces(values: Int32Array) -> int:
 
 
 @helper
-def is_simple(walls: IntArray) -> bool:
-    """Whether walls are long enough, and those that are no neighbours apart."""
+def is_simple(walls: IntArray, may_align: bool) -> bool:
+    """Whether walls are long enough, and those that are no neighbours apart, and not on one line unless they may."""
     n = len(walls)
     for i in range(n):
         if math.hypot(walls[i, 0] - walls[i - 1, 0], walls[i, 1] - walls[i - 1, 1]) < _SHORTEST_WALL * SUBPIXEL:
@@ -129,7 +140,9 @@ def is_simple(walls: IntArray) -> bool:
         j = (i + 1) % n
         for k in range(i + 2, n if i else n - 1):
             after = (k + 1) % n
-            if cross(walls[i], walls[j], walls[k], walls[after]):
+            sides = _side(walls[i], walls[j], walls[k]), _side(walls[i], walls[j], walls[after])
+            aligned = may_align and sides[0] == 0 and sides[1] == 0
+            if not aligned and cross(walls[i], walls[j], walls[k], walls[after]):
                 return False
             for a, b, p in ((i, j, k), (i, j, after), (k, after, i), (k, after, j)):
                 if distance(walls[p, 0], walls[p, 1], walls[a], walls[b])[0] < _APART * SUBPIXEL:
