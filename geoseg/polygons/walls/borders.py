@@ -1,6 +1,6 @@
 """Straight borders between houses that touch, within the walls that were fitted around all of them.
 
-A border becomes a line along or across the walls: that of a wall or border that it continues, else the mean of its
+A border becomes a line along or across the walls: that of walls or borders that it continues, else the mean of its
 cracks. It ends on the nearest line across it, so that walls and borders divide the ground between the houses.
 """
 
@@ -42,20 +42,23 @@ def divide(members: Int32Array, walls: FloatArray, tolerance: float) -> list[Int
     which = np.arange(len(walls))
     across = turned(walls.T, angle)[1 - which % 2, which]  # the first wall is along u, the second along v
     cracks = [turned(middles, angle) for middles in _borders(members)]
-    for uv in cracks:
-        own, lines = _mean(uv), _walls(across)
-        beside = [i for i, line in enumerate(lines) if _continues(own, line, tolerance)]
-        if beside and np.ptp(across[beside]) < _SHORTEST:  # walls at both ends become one line
-            across[beside] = across[beside].mean()
-    lines, borders = _walls(across), list[_Line]()
-    for uv in cracks:
-        border = _border(uv, lines + borders, tolerance)
-        if border is None:
+    cracks = [uv for uv in cracks if np.ptp(uv, axis=1).max() >= _SHORTEST]
+    lines = _walls(across) + [_mean(uv) for uv in cracks]
+    at, row, count = np.array([line.across for line in lines]), np.arange(len(lines)), len(walls)
+    for i, uv in enumerate(cracks, count):
+        near = [k for k, line in enumerate(lines) if _continues(lines[i], line, tolerance)]
+        near = [k for k in near if _fits(uv, lines[i], at[k], tolerance)]
+        if not near:
             return []
-        if border.end - border.begin >= _SHORTEST:
-            borders.append(border)
-    borders = [_ended(border, lines, borders, 2 * tolerance) for border in borders]
-    lines += borders
+        nearest = at[min(near, key=lambda k: (k == i, abs(at[k] - at[i])))]
+        # What is that near to the nearest line becomes one line with it; walls say where.
+        same = np.isin(row, row[[i, *(k for k in near if abs(at[k] - nearest) < _SHORTEST)]])
+        row[same], at[same] = i, at[:count][same[:count]].mean() if same[:count].any() else at[same].mean()
+    borders = [line._replace(across=place) for line, place in zip(lines[count:], at[count:], strict=True)]
+    if not all(_fits(uv, border, border.across, tolerance) for uv, border in zip(cracks, borders, strict=True)):
+        return []
+    across, lines = at[:count], _walls(at[:count])
+    lines += [_ended(border, lines, borders, 2 * tolerance) for border in borders]
     pieces = np.array([piece for line in lines for piece in _pieces(line, lines)])
     edges = _points(pieces.reshape(-1, 2), angle).reshape(-1, 2, 2)
     faces = shapely.get_parts(shapely.polygonize([shapely.LineString(edge) for edge in edges]))
@@ -102,14 +105,9 @@ def _continues(border: _Line, line: _Line, tolerance: float) -> bool:
     return line.label == border.label and abs(line.across - border.across) <= tolerance and gap <= 2 * tolerance
 
 
-def _border(uv: FloatArray, lines: list[_Line], tolerance: float) -> _Line | None:
-    """A border as part of the nearest line that it continues, else at its mean; None if its cracks are too far."""
-    own = _mean(uv)
-    places = [line.across for line in lines if _continues(own, line, tolerance)]
-    for at in (*sorted(places, key=lambda at: abs(at - own.across)), own.across):
-        if are_near(abs(uv[1 - own.label] - at), tolerance):
-            return own._replace(across=at)
-    return None
+def _fits(uv: FloatArray, border: _Line, across: float, tolerance: float) -> bool:
+    """Whether a border's cracks are near enough to a place across it."""
+    return are_near(abs(uv[1 - border.label] - across), tolerance)
 
 
 def _ended(border: _Line, walls: list[_Line], borders: list[_Line], most: float) -> _Line:
