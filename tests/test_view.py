@@ -39,6 +39,7 @@ from geoseg.errors import ConfigError, GeosegError, OutputError, SceneError
 from geoseg.grid import Grid
 from geoseg.options import ViewOptions
 from geoseg.programs.vectorize import vectorize
+from geoseg.scene.shades import shades, stretch
 from geoseg.view.layers import Opener, count_areas
 from geoseg.view.place import TILE_PX, WORLD_M, mercator, tile_bounds, tiles_over
 from geoseg.view.program import open_session
@@ -144,9 +145,27 @@ def test_imagery_of_any_depth_is_stretched(tmp_path: Path, dtype: str, bands: in
     if dtype == "uint16":  # as of a sensor of 12 bit
         with rasterio.open(scene.path, "r+") as file:
             file.write(file.read() // 16)
-    shades = picture(one_layer(scene.path))[..., :3]
-    low, high = np.percentile(shades, (5, 95))
+    low, high = np.percentile(picture(one_layer(scene.path))[..., :3], (5, 95))
     assert low < 90 and high > 160
+
+
+def test_what_is_brighter_than_the_stretch_is_white(tmp_path: Path) -> None:
+    pictures = []
+    for brightest in (255, 300):
+        scene = write_scene(tmp_path / f"{brightest}.tif", dtype="uint16", bands=1, size=(300, 300))
+        values = np.repeat([0, 255], 150).astype(np.uint16)[None, None].repeat(300, axis=1)
+        values[:, 60:240, 154:158] = brightest  # less than 2 % of all
+        with rasterio.open(scene.path, "r+") as file:
+            file.write(values)
+        pictures.append(picture(one_layer(scene.path)))
+    np.testing.assert_array_equal(*pictures)
+
+
+def test_infinite_values_do_not_spoil_the_stretch() -> None:
+    decibels = np.array([-np.inf, -np.inf, -20, -15, -10, np.inf], np.float32)
+    assert stretch(decibels) == pytest.approx((-19.8, -10.2))
+    assert shades(decibels, *stretch(decibels)).tolist() == [0, 0, 0, 127, 255, 255]
+    assert stretch(np.array([np.nan, np.inf])) == (0, 255)
 
 
 def test_bands_are_drawn_in_the_order_asked_for(tmp_path: Path) -> None:

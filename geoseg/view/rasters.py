@@ -83,7 +83,7 @@ class TiledRaster:
         if pixels.dtype.kind == "f":
             valid &= np.isfinite(pixels).all(axis=0)
         channels = [
-            values.astype(np.uint8) if ends == (0, 255) else shades(values, *ends)
+            values if values.dtype == np.uint8 else shades(values, *ends)
             for values, ends in zip(pixels, self.stretch, strict=True)
         ]
         rgb = np.stack(channels if len(channels) == len(bands) else channels * 3, axis=-1)[..., :3]
