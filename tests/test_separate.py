@@ -14,18 +14,22 @@ from affine import Affine
 from rasterio.crs import CRS
 from shapely.geometry import box
 
+from geoseg.class_map.writing import MapFileWriter
 from geoseg.classes import ClassTable
 from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import load_contract
 from geoseg.data.checks.dataset import check_data
 from geoseg.data.labelled import LabelledScene
-from geoseg.errors import ConfigError, LabelError
-from geoseg.map_rows import CUT_EAST
+from geoseg.errors import ConfigError, LabelError, SceneError
+from geoseg.map_rows import CUT_EAST, MapRows
+from geoseg.options import PolygonRules
 from geoseg.programs.evaluate import evaluate
 from geoseg.programs.train import train
+from geoseg.programs.vectorize import vectorize
 from geoseg.tiling.tensors import mapped_logits
 from geoseg.windows import Window
 from support.commands import read_map, run, succeed
+from support.map_files import grid_of
 from support.terraces import GSD_M, write_terraces
 from support.training import UNET, settings
 
@@ -186,6 +190,18 @@ def test_polygons_are_those_of_the_map(model: Path, terraces: Path, tmp_path: Pa
     assert direct.geometry.to_wkb().tolist() == later.geometry.to_wkb().tolist()
     assert len(direct) > 2 * len(merged)
     assert direct.area.sum() == pytest.approx(merged.area.sum(), rel=1e-3)
+
+
+def test_the_contact_of_another_map_is_refused_as_such(tmp_path: Path) -> None:
+    names = ClassTable.from_names(["ground", "house"], ["#000000", "#aa2222"], separate={"house"})
+    for name, value in (("a", 0), ("b", 1)):
+        values = np.full((4, 4), value, np.uint8)
+        with MapFileWriter(tmp_path / f"{name}.tif", grid_of(4, 4), names, layers=("classes", "contact")) as out:
+            out.write(MapRows(values, contact=np.zeros_like(values)))
+    (tmp_path / "a_contact.tif").replace(tmp_path / "b_contact.tif")
+    for name, why in (("a", "no .*a_contact.tif beside the map"), ("b", "b_contact.tif was not written with .*b.tif")):
+        with pytest.raises(SceneError, match=why):
+            vectorize(tmp_path / f"{name}.tif", tmp_path / "out.gpkg", rules=PolygonRules(separate=["house"]))
 
 
 def test_an_exported_model_gives_the_classes_of_the_map(model: Path, tmp_path: Path) -> None:

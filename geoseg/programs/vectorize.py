@@ -18,6 +18,7 @@ from geoseg.georeference import unwarped
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.options import DEFAULT_RULES, PolygonRules
+from geoseg.paths import exists
 from geoseg.polygons import PolygonBatch, class_rules, polygonize_rows
 from geoseg.polygons.walls.rows import Outlines
 from geoseg.programs.early import check_vectorizing
@@ -98,9 +99,11 @@ def vectorize(
         check_format(path, reader.grid)
         check_rules(rules, reader.grid, reader.classes, path=map_path)
         if rules.separate and reader.contact_path is None:
+            contact = layer_path(map_path, "contact")
+            why = f"{contact} was not written with {map_path}" if exists(contact) else f"no {contact} beside the map"
             raise SceneError(
-                f"no {layer_path(map_path, 'contact')} beside the map, so --separate cannot tell where objects touch",
-                hint="geoseg predict writes it beside the map if the model was trained with separate: true",
+                f"{why}, so --separate cannot tell where objects touch",
+                hint="geoseg predict writes both if the model was trained with separate: true",
             )
         if not reader.is_named:
             log.warning("%s does not name its classes: --classes FILE.yaml gives them names", map_path)
