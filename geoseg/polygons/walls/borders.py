@@ -61,7 +61,7 @@ def divide(members: Int32Array, walls: FloatArray, tolerance: float) -> list[Int
     lines += [_ended(border, lines, borders, 2 * tolerance) for border in borders]
     pieces = np.array([piece for line in lines for piece in _pieces(line, lines)])
     edges = _points(pieces.reshape(-1, 2), angle).reshape(-1, 2, 2)
-    faces = shapely.get_parts(shapely.polygonize([shapely.LineString(edge) for edge in edges]))
+    faces = shapely.get_parts(shapely.polygonize(np.asarray(shapely.linestrings(edges))))
     rings = shapely.get_exterior_ring(faces)
     rings = np.where(shapely.is_ccw(rings), shapely.reverse(rings), rings)
     before = np.roll(across, 1)
