@@ -27,6 +27,7 @@ from geoseg.evaluation.tables import write_json
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.options import PolygonRules
+from geoseg.tolerance import Tolerance
 from support import commands
 from support.evaluations import made_evaluation
 
@@ -277,6 +278,12 @@ def test_rules_for_polygons_need_polygons(maps: tuple[Path, Path], tmp_path: Pat
         with pytest.raises(ConfigError, match="no effect without polygons"):
             geoseg.compare(*maps, output, rules=PolygonRules(min_area_m2=4))
     assert not (tmp_path / "changes.tif").exists()
+
+
+def test_a_tolerance_in_metres_names_the_map_without_a_crs(tmp_path: Path) -> None:
+    maps = [write(tmp_path / f"{seed}.tif", ids(seed), crs=None) for seed in (1, 2)]
+    with pytest.raises(ConfigError, match=r"1\.tif has no CRS, so --simplify 2m has no meaning"):
+        geoseg.compare(*maps, tmp_path / "changes.gpkg", rules=PolygonRules(simplify=Tolerance(2, "m")))
 
 
 # --- the command

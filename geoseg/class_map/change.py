@@ -58,6 +58,11 @@ class MapPair:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @property
+    def path(self) -> str:
+        """The earlier map, for messages about both."""
+        return os.fspath(self._readers[0].path)
+
     def rows(self) -> Iterator[tuple[ByteArray, ByteArray]]:
         """Class ids of both maps from top to bottom, each (h, W); 255 where either map is nodata.
 

@@ -141,7 +141,7 @@ def _written(pair: MapPair, path: Path, rules: PolygonRules, report: ChangeRepor
             for part in rows:
                 writer.write(part)
         return report
-    check_rules(rules, pair.grid, changes.classes, path=path)
+    check_rules(rules, pair.grid, changes.classes, path=pair.path)
     texts = _texts(changes, rules)
     if len(changes.pairs) == 1:
         polygons = write_polygons([], path, Layer(path.stem, pair.grid.as_drawn(), changes.classes, more_texts=texts))
