@@ -83,7 +83,7 @@ def parse_tolerance(text: str) -> Tolerance | None:
     if match is None:
         raise ConfigError(
             f"invalid tolerance {text!r}: expected pixels, metres or none",
-            hint="--simplify 2px, --simplify 0.5m or --simplify none",
+            hint="--simplify 1.5px, --simplify 0.5m or --simplify none",
         )
     value = float(match[1])
     if value == 0:

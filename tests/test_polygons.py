@@ -290,7 +290,7 @@ def test_tolerances_parse():
 def test_nonsense_tolerances_are_refused_with_an_example(text):
     with pytest.raises(ConfigError) as error:
         parse_tolerance(text)
-    assert "--simplify 2px" in error.value.hint
+    assert "--simplify 1.5px" in error.value.hint
 
 
 def test_metres_without_georeference_are_refused():
