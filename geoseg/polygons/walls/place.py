@@ -18,7 +18,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import find_objects
 
 from geoseg.arrays import BoolArray, FloatArray, Int32Array, IntArray
 from geoseg.classes import NODATA
@@ -86,9 +85,11 @@ def build_walls(building: Building, tolerance: float) -> Borders | None:
     if len(fitted) == 0:
         return None
     outer = np.rint(fitted * SUBPIXEL).astype(np.int64, order="C")
-    boxes = find_objects(parts)
     around, rings = [outer], [ring]
-    if len(boxes) > 1:
+    if parts.max() > 1:
+        from scipy.ndimage import find_objects  # every verb that makes polygons would wait for it
+
+        boxes = find_objects(parts)
         outer, *around = divide(parts, fitted, tolerance) or [outer]
         if len(around) != len(boxes):
             return None

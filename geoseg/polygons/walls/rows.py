@@ -128,7 +128,7 @@ class Walls:
         group, known = np.arange(len(top)), bottom  # from which row on a region can be decided
         if rows.cuts is not None:
             touching = self._separated[regions.value] & (undecided | in_tall)
-            group = _groups(values, runs, touching)
+            group = _groups(values, runs, (row, begin), touching)
             bottom_of, is_tall = bottom.copy(), in_tall | tall
             np.maximum.at(bottom_of, group, bottom)
             np.logical_or.at(is_tall, group, is_tall | (bottom_of[group] - top[group] >= _TALLEST))
@@ -194,17 +194,19 @@ class Walls:
         return found is not None
 
 
-def _groups(values: ByteArray, runs: Runs, touching: BoolArray) -> IntArray:
-    """For each region the first of those that it touches, and they touch, if they are of one class and may do so."""
+def _groups(values: ByteArray, runs: Runs, starts: tuple[IntArray, IntArray], touching: BoolArray) -> IntArray:
+    """For each region the first of those that it touches, and they touch, if they are of one class and may do so.
+
+    ``starts`` are row and first column of each run.
+    """
     alone = np.full(values.shape[1], -1, np.int32)
     together, found = label_rows(
         np.where(painted(runs, touching), values, NODATA), np.ones(len(values), np.int64), alone
     )
     number = painted(together, np.arange(len(found.value), dtype=np.int32))
-    row, begin = np.repeat(np.arange(len(values)), np.diff(runs.offsets)), runs.ends - runs.widths()
     group, first = np.arange(len(touching)), np.full(len(found.value), len(touching))
     of_region = np.empty(len(touching), np.int64)
-    of_region[runs.region] = number[row, begin]
+    of_region[runs.region] = number[starts]
     np.minimum.at(first, of_region, group)
     return np.where(touching, first[of_region], group)
 
