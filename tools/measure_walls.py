@@ -7,8 +7,9 @@
 Polygons are made with ``--simplify 1.5px --min-area 5 --fill-holes 10``, with and without ``--regularize``, and
 compared with the footprints on the grid of the map. A building is regular if more than 95 % of its outline is within 2°
 of two perpendicular directions. Counted are buildings above 40 m² that do not end at the edge of the map: those alone,
-and those that touch another one. A generated town is rectangles and L-shapes of any direction, some with an annexe, on
-grass, trees and roads, whose pixels are then blurred and roughened as predictions are; its truth is exact.
+and those that touch another one. The footprints themselves show what can be reached. A generated town is rectangles and
+L-shapes of any direction, some with an annexe, on grass, trees and roads, whose pixels are then blurred and roughened
+as predictions are; its truth is exact.
 
 The rival runs on the simplified polygons with its own defaults: pip install --no-deps buildingregulariser. Gaps and
 overlaps are those of its buildings and the other polygons of the map.
@@ -84,25 +85,32 @@ def angle_error(shapes, truth) -> float:
     return float(np.median(errors)) if errors else np.nan
 
 
-def report(name: str, shapes, others, truth, grid: Grid, seconds: float) -> None:
-    """One line of the table."""
-    found, reference = burn(shapes, grid), burn(truth, grid)
-    metric = grid.gsd_m() / abs(grid.transform.a)  # metres on the ground per unit of the map
+def regular(shapes, grid: Grid) -> tuple[np.ndarray, str]:
+    """Which buildings are counted, and the share of regular ones: of those alone, of those that touch another one."""
+    metric = grid.gsd_m() / abs(grid.transform.a)
     pairs = shapely.STRtree(shapes).query(shapes, predicate="intersects")
     touches = np.bincount(pairs[0], minlength=len(shapes)) > 1
     edge = shapely.box(*grid.bounds).exterior.buffer(grid.transform.a / 2)
     counted = (shapely.area(shapes) * metric**2 > LARGE_M2) & ~shapely.intersects(shapes, edge)
-    regular = np.array([best_share(shape)[0] > 0.95 for shape in shapes])
+    is_regular = np.array([best_share(shape)[0] > 0.95 for shape in shapes])
 
     def share(which) -> str:
-        return f"{100 * regular[which].mean():3.0f} % of {which.sum():4d}" if which.any() else "      none    "
+        return f"{100 * is_regular[which].mean():3.0f} % of {which.sum():4d}" if which.any() else "      none    "
 
+    return counted, f"regular: alone {share(counted & ~touches)}, touching {share(counted & touches)}"
+
+
+def report(name: str, shapes, others, truth, grid: Grid, seconds: float) -> None:
+    """One line of the table."""
+    found, reference = burn(shapes, grid), burn(truth, grid)
+    metric = grid.gsd_m() / abs(grid.transform.a)  # metres on the ground per unit of the map
+    counted, shares = regular(shapes, grid)
     everything = np.concatenate([shapes, others])
     whole = shapely.area(shapely.union_all(everything, grid_size=1e-6))
     overlaps, gaps = shapely.area(everything).sum() - whole, shapely.box(*grid.bounds).area - whole
     print(
         f"{name:20s} IoU {iou(found, reference):5.2f}  boundary {iou(rim(found), rim(reference)):5.2f}  "
-        f"regular: alone {share(counted & ~touches)}, touching {share(counted & touches)}  "
+        f"{shares}  "
         f"vertices {np.median(shapely.get_num_coordinates(shapes[counted])) - 1:4.0f}  "
         f"angle {angle_error(shapes[counted], truth):5.2f}°  "
         f"gaps {abs(gaps) * metric**2:6.1f} m², overlaps {abs(overlaps) * metric**2:6.1f} m²  {seconds:5.2f} s"
@@ -142,6 +150,14 @@ def measure(rows: MapRows, classes: ClassTable, grid: Grid, truth, tolerances, *
         )
         seconds = time.perf_counter() - start
         report("buildingregulariser", shapely.get_parts(theirs.geometry.to_numpy()), others, truth, grid, seconds)
+
+
+def report_footprints(truth, grid: Grid) -> None:
+    """How regular the footprints themselves are: one by one, and with those that touch joined, as a map shows them."""
+    half = abs(grid.transform.a) / 2
+    joined = shapely.get_parts(shapely.union_all(shapely.buffer(truth, half, join_style="mitre")))
+    print(f"{'footprints':20s} {regular(shapely.get_parts(truth), grid)[1]}")
+    print(f"{'footprints, joined':20s} {regular(joined, grid)[1]}")
 
 
 def town(seed: int, side: int = 768):
@@ -193,6 +209,7 @@ def main() -> None:
         found = read_class_map(map_path)
         truth = geopandas.read_file(footprints).to_crs(found.grid.crs).geometry.to_numpy()
         print(map_path.name)
+        report_footprints(truth, found.grid)
         measure(MapRows(found.values), found.classes, found.grid, truth, options.tolerance, rival=options.rival)
     for seed in range(options.towns):
         rows, grid, truth = town(seed)
