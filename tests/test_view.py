@@ -96,7 +96,7 @@ def test_map_without_georeference_lies_in_pixels(tmp_path: Path) -> None:
     at = np.arange(4, SIDE, 8)
     found = whole[np.ix_(((top + at) / pixel).astype(int), ((at - left) / pixel).astype(int))]
     assert (found == ids[4::8, 4::8]).all()
-    assert session.told()["plane"] == [0, 0, 1]
+    assert session.facts()["plane"] == [0, 0, 1]
 
 
 @pytest.mark.parametrize("transform", [Affine(1e-6, 0, 7, 0, -1e-6, 9), Affine(2, 0, 4e6, 0, -2, 9e6)])
@@ -211,16 +211,16 @@ def test_layers_of_a_map_are_found_beside_it(tmp_path: Path) -> None:
     layers = ("classes", "confidence", "probabilities", "disagreement")
     ids = write_map(tmp_path / "map.tif", layers=layers)
     session = one_layer(tmp_path / "map.tif")
-    told = session.told()["layers"]
-    assert [(layer["name"], layer["kind"], layer["shown"]) for layer in told] == [
+    facts = session.facts()["layers"]
+    assert [(layer["name"], layer["kind"], layer["shown"]) for layer in facts] == [
         ("map.tif", "classes", True),
         ("map_disagreement.tif", "classes", False),
         ("map_confidence.tif", "share", False),
         ("map_probabilities.tif", "share", False),
     ]
-    assert told[3]["bands"] == list(CLASSES.names)
-    assert [c["name"] for c in told[0]["classes"]] == list(CLASSES.names)
-    assert {layer["of"] for layer in told[1:]} == {str(tmp_path / "map.tif")}
+    assert facts[3]["bands"] == list(CLASSES.names)
+    assert [c["name"] for c in facts[0]["classes"]] == list(CLASSES.names)
+    assert {layer["of"] for layer in facts[1:]} == {str(tmp_path / "map.tif")}
     whole, _, _ = mosaic(session)
     for number, band, wanted in ((1, 1, whole == 1), (3, 3, np.where(whole == 2, 200, 20))):
         values, _, _ = mosaic(session, number, band)
@@ -240,7 +240,7 @@ def test_areas_are_those_of_the_pixels(tmp_path: Path, monkeypatch: pytest.Monke
     assert not exact["about"]
     for i in range(3):
         assert exact["areas"][i] == pytest.approx((ids == i).sum() * 0.25e-4, rel=2e-3)
-    monkeypatch.setattr("geoseg.view.layers._COUNTED_PX", 300_000)
+    monkeypatch.setattr("geoseg.view.rasters._MOST_COUNTED", 300_000)
     about = count_areas(layer)
     assert about["about"]
     assert all(about["areas"][i] == pytest.approx(exact["areas"][i], rel=0.02) for i in range(3))
@@ -252,7 +252,7 @@ def test_labels_without_names_are_classes(tmp_path: Path) -> None:
         file.write((np.arange(SIDE * 80, dtype=np.uint8) % 4).reshape(1, SIDE, 80))
     session = one_layer(tmp_path / "a.tif")
     assert session.layers[0].kind == "classes"
-    assert [c["name"] for c in session.told()["layers"][0]["classes"]] == [f"class_{i}" for i in range(4)]
+    assert [c["name"] for c in session.facts()["layers"][0]["classes"]] == [f"class_{i}" for i in range(4)]
 
 
 # Slow rasters
@@ -265,7 +265,7 @@ def test_striped_raster_says_what_is_slow(tmp_path: Path) -> None:
         path, "w", driver="GTiff", height=30_000, width=30_000, count=3, dtype="uint8", sparse_ok=True, **place
     ) as file:
         file.write(np.full((3, 64, 64), 99, np.uint8), window=rasterio.windows.Window(0, 0, 64, 64))
-    layer = one_layer(path).told()["layers"][0]
+    layer = one_layer(path).facts()["layers"][0]
     assert "has no overviews" in layer["slow"]
     assert f"geoseg prepare scenes {path} -o tiled" in layer["slow"]
     raster = one_layer(path).layers[0].raster
@@ -307,9 +307,9 @@ def test_features_of_any_format_are_kept_once(tmp_path: Path, suffix: str) -> No
     session.work()
     assert sorted(tmp_path.iterdir()) == before, "nothing may be written beside the inputs"
     assert vector.is_made
-    told = session.told()["layers"][0]
-    assert told["making"] is None and told["error"] is None
-    assert told["values"] == ["house", "road"]
+    facts = session.facts()["layers"][0]
+    assert facts["making"] is None and facts["error"] is None
+    assert facts["values"] == ["house", "road"]
     found = [session.tile(0, *tile) for tile in tiles_over(vector.bounds, vector.full_zoom)]
     assert any(b"house" in body for body, _ in filter(None, found))
     # A second viewer finds them made, and a changed file gets new ones.
@@ -327,9 +327,9 @@ def test_polygons_have_the_colours_of_their_style(tmp_path: Path, suffix: str) -
     vectorize(tmp_path / "map.tif", tmp_path / f"map{suffix}")
     session = one_layer(tmp_path / f"map{suffix}")
     session.work()
-    told = session.told()["layers"][0]
-    assert told["field"] == "class_name" and told["values"] == sorted(CLASSES.names)
-    assert {name: told["colors"][name] for name in CLASSES.names} == {c.name: format_color(c.color) for c in CLASSES}
+    facts = session.facts()["layers"][0]
+    assert facts["field"] == "class_name" and facts["values"] == sorted(CLASSES.names)
+    assert {name: facts["colors"][name] for name in CLASSES.names} == {c.name: format_color(c.color) for c in CLASSES}
     (tmp_path / "map.qml").write_text("<qgis><renderer-v2><symbols>")
     assert one_layer(tmp_path / f"map{suffix}").layers[0].vector is not None
 
@@ -339,9 +339,9 @@ def test_pmtiles_are_shown_as_they_are(tmp_path: Path) -> None:
     vectorize(tmp_path / "map.tif", tmp_path / "map.pmtiles")
     session = one_layer(tmp_path / "map.pmtiles")
     session.work()
-    vector, told = session.layers[0].vector, session.told()["layers"][0]
-    assert vector is not None and vector.bounds is not None and told["error"] is None
-    assert "color" in told["fields"]
+    vector, facts = session.layers[0].vector, session.facts()["layers"][0]
+    assert vector is not None and vector.bounds is not None and facts["error"] is None
+    assert "color" in facts["fields"]
     found = session.tile(0, *tiles_over(vector.bounds, vector.zooms[0])[0])
     assert found is not None and b"house" in found[0] and format_color(CLASSES[2].color).encode() in found[0]
     assert session.tile(0, vector.zooms[1], 0, 0) is None
@@ -352,7 +352,7 @@ def test_empty_layers_and_points_are_shown_as_such(tmp_path: Path) -> None:
     geopandas.GeoDataFrame({"type": ["well"]}, geometry=[Point(15, 47)], crs=4326).to_file(tmp_path / "wells.gpkg")
     session = open_session([tmp_path / "none.gpkg", tmp_path / "wells.gpkg"])
     session.work()
-    empty, wells = session.told()["layers"]
+    empty, wells = session.facts()["layers"]
     assert (empty["error"], empty["bounds"]) == ("it is empty", None)
     assert wells["error"] is None
 
@@ -503,7 +503,7 @@ def test_corrections_that_another_program_edits_are_left_alone(tmp_path: Path) -
     write_map(tmp_path / "map.tif")
     session = one_layer(tmp_path / "map.tif")
     state = session.correct(0, [square(15, 47)], "none")
-    assert session.told()["layers"][0]["corrected"] == state
+    assert session.facts()["layers"][0]["corrected"] == state
     with closing(sqlite3.connect(tmp_path / "map.corrections.gpkg")) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(OutputError, match="is being written by another program"):

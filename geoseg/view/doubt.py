@@ -17,8 +17,6 @@ from geoseg.view.rasters import TiledRaster
 from geoseg.windows import Window
 
 WINDOW_PX = 256
-_MOST_PX = 1 << 26  # pixels up to which every one counts; beyond, those of an overview
-
 _LEAST_VALID = 0.25
 
 
@@ -42,18 +40,13 @@ def doubtful_windows(layers: list[Layer], most: int) -> list[dict[str, Any]]:
 def _windows(raster: TiledRaster, most: int, *, is_share: bool) -> list[dict[str, Any]]:
     height, width = raster.grid.shape
     scores: FloatArray = np.full((-(-height // WINDOW_PX), -(-width // WINDOW_PX)), -1.0)
-    with rasterio.Env(GDAL_CACHEMAX=64 << 20):
-        with open_raster(raster.path) as dataset:
-            steps = dataset.overviews(1)
-        levels = [i for i, step in enumerate(steps) if height * width / step**2 <= _MOST_PX and step <= 16]
-        options: dict[str, Any] = {"overview_level": levels[0]} if height * width > _MOST_PX and levels else {}
-        with open_raster(raster.path, sharing=False, **options) as dataset:
-            for row in range(len(scores)):
-                top, bottom = (round(r * WINDOW_PX / height * dataset.height) for r in (row, row + 1))
-                bottom = min(max(bottom, top + 1), dataset.height)
-                values = dataset.read(1, window=rasterio.windows.Window(0, top, dataset.width, bottom - top))
-                edges = [round(c * WINDOW_PX / width * dataset.width) for c in range(scores.shape[1])]
-                scores[row] = _doubt(values, edges, is_share=is_share)
+    with raster.counted() as dataset:
+        for row in range(len(scores)):
+            top, bottom = (round(r * WINDOW_PX / height * dataset.height) for r in (row, row + 1))
+            bottom = min(max(bottom, top + 1), dataset.height)
+            values = dataset.read(1, window=rasterio.windows.Window(0, top, dataset.width, bottom - top))
+            edges = [round(c * WINDOW_PX / width * dataset.width) for c in range(scores.shape[1])]
+            scores[row] = _doubt(values, edges, is_share=is_share)
     order = np.argsort(-scores, axis=None, kind="stable")[:most]
     found = []
     for row, col in zip(*np.unravel_index(order, scores.shape), strict=True):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rasterio
 from rasterio.windows import Window as RasterWindow
 
 from geoseg.class_map import CLASSES_TAG, layer_path
@@ -33,7 +32,6 @@ BESIDE = ("confidence", "disagreement", "probabilities", "contact")  # layers of
 _FEW_VALUES = 64  # A raster of one band with no more values than this in a sample holds classes
 
 _ROWS = 512
-_COUNTED_PX = 1 << 26  # pixels up to which the areas of classes are counted exactly; beyond, in an overview
 
 
 @dataclass(slots=True, eq=False)
@@ -191,8 +189,8 @@ class Opener:
 
 
 def describe(layer: Layer, number: int, tables: Sequence[ClassTable]) -> dict[str, Any]:
-    """A layer as the page is told of it; ``tables`` are those of all maps shown, for the colours of features."""
-    told: dict[str, Any] = {
+    """A layer as the page shows it; ``tables`` are those of all maps shown, for the colours of features."""
+    facts: dict[str, Any] = {
         "id": number,
         "name": layer.name,
         "path": layer.path,
@@ -208,21 +206,21 @@ def describe(layer: Layer, number: int, tables: Sequence[ClassTable]) -> dict[st
     }
     if layer.raster is not None:
         low, high = layer.raster.zoom_levels(finer=0 if layer.kind == "image" else 2)
-        told |= {"bounds": layer.raster.bounds, "zooms": [low, high], "slow": layer.raster.slow_note}
+        facts |= {"bounds": layer.raster.bounds, "zooms": [low, high], "slow": layer.raster.slow_note}
     if layer.vector is not None:
         vector = layer.vector
-        told |= {"bounds": vector.bounds, "zooms": vector.zooms, "layer": vector.layer.name}
-        told |= {"field": vector.class_field, "fields": list(vector.layer.fields), "values": layer.values}
-        told |= {"full": vector.full_zoom, "partial": vector.is_partial, "crowded": layer.is_crowded}
-        told["colors"] = {c.name: format_color(c.color) for table in tables for c in table} | vector.colors
+        facts |= {"bounds": vector.bounds, "zooms": vector.zooms, "layer": vector.layer.name}
+        facts |= {"field": vector.class_field, "fields": list(vector.layer.fields), "values": layer.values}
+        facts |= {"full": vector.full_zoom, "partial": vector.is_partial, "crowded": layer.is_crowded}
+        facts["colors"] = {c.name: format_color(c.color) for table in tables for c in table} | vector.colors
     if layer.classes is not None:
         areas = layer.areas or {}
-        told["classes"] = [
+        facts["classes"] = [
             {"id": c.id, "name": c.name, "color": format_color(c.color), "area": areas.get("areas", {}).get(c.id)}
             for c in layer.classes
         ]
-        told["unit"], told["about"] = areas.get("unit"), areas.get("about", False)
-    return told
+        facts["unit"], facts["about"] = areas.get("unit"), areas.get("about", False)
+    return facts
 
 
 def count_areas(layer: Layer) -> dict[str, Any]:
@@ -233,22 +231,16 @@ def count_areas(layer: Layer) -> dict[str, Any]:
     height, width = raster.grid.shape
     pixel = raster.grid.pixel_area_m2()
     areas = np.zeros(256)
-    with rasterio.Env(GDAL_CACHEMAX=64 << 20):
-        with open_raster(raster.path) as dataset:
-            steps = dataset.overviews(1)
-        fitting = [i for i, step in enumerate(steps) if height * width / step**2 <= _COUNTED_PX]
-        level = None if height * width <= _COUNTED_PX or not steps else min(fitting, default=len(steps) - 1)
-        options: dict[str, Any] = {} if level is None else {"overview_level": level}
-        with open_raster(raster.path, sharing=False, **options) as dataset:
-            scale = height / dataset.height * width / dataset.width
-            for top in range(0, dataset.height, _ROWS):
-                window = RasterWindow(0, top, dataset.width, min(_ROWS, dataset.height - top))
-                values = dataset.read(1, window=window)
-                values[dataset.read_masks(1, window=window) == 0] = NODATA
-                middle = min(int((top + window.height / 2) * height / dataset.height), height - 1)
-                areas += np.bincount(values.ravel(), minlength=256) * pixel[middle] * scale
+    with raster.counted() as dataset:
+        scale = height / dataset.height * width / dataset.width
+        for top in range(0, dataset.height, _ROWS):
+            window = RasterWindow(0, top, dataset.width, min(_ROWS, dataset.height - top))
+            values = dataset.read(1, window=window)
+            values[dataset.read_masks(1, window=window) == 0] = NODATA
+            middle = min(int((top + window.height / 2) * height / dataset.height), height - 1)
+            areas += np.bincount(values.ravel(), minlength=256) * pixel[middle] * scale
     found = {c.id: float(areas[c.id] * factor) for c in layer.classes}
-    return {"areas": found, "unit": unit, "about": level is not None}
+    return {"areas": found, "unit": unit, "about": scale > 1}
 
 
 def _kind(scene: Scene) -> tuple[str, ClassTable | None]:

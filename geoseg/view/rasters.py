@@ -5,8 +5,8 @@ import io
 import math
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from geoseg.view.place import MERCATOR, MOST_ZOOM, TILE_PX, WORLD_M, Bounds, Pla
 
 _MOST_VALUES = 32e6  # values that may be decoded for one tile: about a second's work
 
+_MOST_COUNTED = 1 << 26  # pixels up to which every one is counted; beyond, those of an overview
 _CACHE_BYTES = 256 << 20
 _QUALITY = 90
 
@@ -68,6 +69,20 @@ class TiledRaster:
             f"{self.path} has no overviews: it is shown from zoom {self.fast_zoom} on. Make it fast at any zoom: "
             f"geoseg prepare scenes {quoted(self.path)} -o tiled"
         )
+
+    @contextmanager
+    def counted(self) -> Iterator[Any]:
+        """The open file to count pixels in; the first overview that is small enough stands for a large one."""
+        height, width = self.grid.shape
+        with rasterio.Env(GDAL_CACHEMAX=64 << 20):
+            options: dict[str, Any] = {}
+            if height * width > _MOST_COUNTED:
+                with open_raster(self.path) as dataset:
+                    steps = dataset.overviews(1)
+                fitting = [i for i, step in enumerate(steps) if height * width / step**2 <= _MOST_COUNTED]
+                options = {"overview_level": min(fitting, default=len(steps) - 1)} if steps else {}
+            with open_raster(self.path, sharing=False, **options) as dataset:
+                yield dataset
 
     def values(self, files: OpenFiles, z: int, x: int, y: int, band: int = 1) -> ByteArray:
         """The bytes of one band in a tile, (256, 256) uint8 by nearest neighbour, 255 where there are none."""

@@ -74,7 +74,7 @@ def save(
         )
     on_start(f"{output.name}: {count(len(tiles), 'tile')}, about {expected_bytes(session, tiles) / 1e6:.0f} MB")
     session.work()
-    told = session.told()
+    facts = session.facts()
     files: dict[str, bytes] = {}
     for number, z, x, y, band in tiles:
         found = session.tile(number, z, x, y, band)
@@ -88,12 +88,12 @@ def save(
     for number, z, *_ in tiles:
         low, high = lowest.setdefault(number, [z, z])
         lowest[number] = [min(low, z), max(high, z)]
-    for layer in told["layers"]:
+    for layer in facts["layers"]:
         layer["zooms"], layer["corrections"], layer["slow"] = lowest.get(layer["id"]), None, None
         layer["corrected"] = None
         layer["path"] = layer["name"]  # a page that is passed on tells no folders
         layer["of"] = Path(layer["of"]).name if layer["of"] else None
-    files["state"] = orjson.dumps(told, option=orjson.OPT_NON_STR_KEYS)
+    files["state"] = orjson.dumps(facts, option=orjson.OPT_NON_STR_KEYS)
     packed = {name: base64.b64encode(gzip.compress(body, 6, mtime=0)).decode() for name, body in files.items()}
     page = _page(packed)
     with atomic_output(output) as scratch:

@@ -69,7 +69,7 @@ def app(session: Session, token: str) -> _Guard:
         return Response(page_file(name), media_type=PAGE[name][2], headers=headers)
 
     async def state(request: Request) -> Response:
-        return _json(await run_in_threadpool(session.told))
+        return _json(await run_in_threadpool(session.facts))
 
     async def tile(request: Request) -> Response:
         number, z, x, y, band = (request.path_params[key] for key in ("number", "z", "x", "y", "band"))

@@ -91,7 +91,7 @@ class Session:
             layer.values = vector.values()
         layer.share_made = None
 
-    def told(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """All that the page shows, as JSON; files that have changed are opened anew first."""
         with self._lock:
             for number, layer in enumerate(self.layers):

@@ -679,13 +679,13 @@ async function update(isFirst) {
   const state = JSON.parse(new TextDecoder().decode(await load("state")));
   let changed = isFirst;
   plane = state.layers.some((l) => l.zooms && l.bounds) ? state.plane : null;
-  for (const told of state.layers) {
-    const old = layers.get(told.id);
-    if (old && JSON.stringify(old.told) === JSON.stringify(told)) continue;
+  for (const facts of state.layers) {
+    const old = layers.get(facts.id);
+    if (old && JSON.stringify(old.facts) === JSON.stringify(facts)) continue;
     changed = true;
-    const fresh = { on: told.shown, opacity: told.kind === "classes" && !told.error ? 0.65 : 1, hidden: new Set(), band: 1 };
-    const layer = { ...fresh, ...old, ...told, told };
-    layers.set(told.id, layer);
+    const fresh = { on: facts.shown, opacity: facts.kind === "classes" && !facts.error ? 0.65 : 1, hidden: new Set(), band: 1 };
+    const layer = { ...fresh, ...old, ...facts, facts };
+    layers.set(facts.id, layer);
     const moved = !old || old.layer !== layer.layer || JSON.stringify([old.bounds, old.zooms]) !== JSON.stringify([layer.bounds, layer.zooms]);
     for (const map of maps.filter((m) => m.isReady)) {
       if (moved || layer.kind === "vector") {
