@@ -1,13 +1,14 @@
 """Calibration of a map's confidence: a reliability diagram, and the temperature that would correct it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import optimize, special
 
-from geoseg.arrays import ByteArray, Float32Array, FloatArray, IntArray
+from geoseg.arrays import ByteArray, Float32Array, IntArray
 from geoseg.classes import NODATA
 from geoseg.data.labels import Labels
 from geoseg.evaluation.blocks import BLOCK_PX, Blocks
@@ -23,7 +24,6 @@ from geoseg.windows import Window
 BINS = 20
 TEMPERATURES = (0.05, 20.0)  # a model that is right everywhere would need 0
 SAMPLED_BLOCKS, SAMPLED_PX = 64, 2048  # largest sample of logits: blocks, and pixels in each
-_CHUNK = 1 << 14
 
 
 def calibration(levels: IntArray, temperature: float, tempered_error: float) -> Calibration:
@@ -49,45 +49,26 @@ def count_levels(truth: ByteArray, mapped: ByteArray, confidence: ByteArray, lev
 def find_temper(logits: Float32Array, truth: ByteArray) -> tuple[float, float]:
     """The temperature of a sample, and the calibration error it leaves; NaN for an empty one.
 
-    It is the T within `TEMPERATURES` for which softmax(logits / T) has the least log loss. The loss is convex in 1 / T,
-    so its slope is bisected, to 1e-4 of T. Logits are (n, K), up to a constant for each pixel, and class ids (n,).
+    It is the T within `TEMPERATURES` for which softmax(logits / T) has the least log loss, to 1e-4 of T. Logits are
+    (n, K), up to a constant for each pixel, and class ids (n,).
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
     if not len(truth):
         return float("nan"), float("nan")
-    low, high = (float(np.log(t)) for t in TEMPERATURES)
-    while high - low > 1e-4:
-        middle = (low + high) / 2
-        if _slope(logits, truth, float(np.exp(-middle))) > 0:  # of the loss over 1 / T: a larger T is better
-            low = middle
-        else:
-            high = middle
-    temperature, off = float(np.exp((low + high) / 2)), np.zeros(BINS)
-    for part, true in _chunks(logits, truth):
-        part /= temperature
-        weight = np.exp(part - part.max(axis=1, keepdims=True))
-        sure = weight.max(axis=1) / weight.sum(axis=1)
-        place = np.minimum((sure * BINS).astype(int), BINS - 1)
-        np.add.at(off, place, sure - (part.argmax(axis=1) == true))
+    wide = logits.astype(np.float64)
+
+    def loss(log_temperature: float) -> float:
+        return -float(special.log_softmax(wide / np.exp(log_temperature), axis=1)[np.arange(len(truth)), truth].mean())
+
+    found = optimize.minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-4})
+    temperature = float(np.exp(found.x))
+    probabilities = special.softmax(wide / temperature, axis=1)
+    sure, off = probabilities.max(axis=1), np.zeros(BINS)
+    place = np.minimum((sure * BINS).astype(int), BINS - 1)
+    np.add.at(off, place, sure - (probabilities.argmax(axis=1) == truth))
     return temperature, float(np.abs(off).sum() / len(truth))
-
-
-def _chunks(logits: Float32Array, truth: ByteArray) -> Iterator[tuple[FloatArray, ByteArray]]:
-    for start in range(0, len(truth), _CHUNK):
-        yield logits[start : start + _CHUNK].astype(np.float64), truth[start : start + _CHUNK]
-
-
-def _slope(logits: Float32Array, truth: ByteArray, factor: float) -> float:
-    """Derivative of the mean log loss with respect to the factor on the logits."""
-    total = 0.0
-    for part, true in _chunks(logits, truth):
-        part -= part.max(axis=1, keepdims=True)
-        weight = np.exp(factor * part)
-        mean = (weight * part).sum(axis=1) / weight.sum(axis=1)
-        total += float((mean - part[np.arange(len(true)), true]).sum())
-    return total / len(truth)
 
 
 def choose_blocks(scenes: Sequence[Blocks]) -> list[list[Window]]:
