@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 
 import geoseg.class_map
-from geoseg.class_map import CLASSES_TAG, open_class_map, read_class_map
+from geoseg.class_map import open_class_map, read_class_map
+from geoseg.class_map.names import CLASSES_TAG
 from geoseg.class_map.writing import MapFileWriter
 from geoseg.classes import ClassTable
 from geoseg.errors import LabelError, OutputError, SceneError

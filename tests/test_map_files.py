@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import geoseg.class_map.geotiff
-from geoseg.class_map import DIGEST_TAG, SCENE_TAG, layer_path, open_class_map
+from geoseg.class_map import layer_path, open_class_map
 from geoseg.class_map.names import DISAGREEMENT
-from geoseg.class_map.overviews import add_checksum, count_values, halve_by_mean, halve_by_mode
+from geoseg.class_map.overviews import add_checksum, count_values, halve
+from geoseg.class_map.reading import DIGEST_TAG, SCENE_TAG
 from geoseg.class_map.writing import LAYERS, MapFileWriter
 from geoseg.classes import ClassTable
 from geoseg.errors import OutputError
@@ -179,8 +180,8 @@ def halved(values: Bytes, layer: str) -> Bytes:
 def test_overviews_by_the_definition(shape: tuple[int, int], seed: int, top: int) -> None:
     rng = np.random.default_rng(seed)
     values = np.where(rng.random(shape) < 0.3, 255, rng.integers(0, top, shape)).astype(np.uint8)
-    np.testing.assert_array_equal(halve_by_mode(values[None])[0], halved(values, "classes"))
-    np.testing.assert_array_equal(halve_by_mean(values[None])[0], halved(values, "confidence"))
+    np.testing.assert_array_equal(halve(values[None], by_mean=False)[0], halved(values, "classes"))
+    np.testing.assert_array_equal(halve(values[None], by_mean=True)[0], halved(values, "confidence"))
 
 
 @pytest.mark.parametrize("layer", ["classes", "confidence"])

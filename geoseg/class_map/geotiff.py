@@ -1,10 +1,6 @@
-"""GeoTIFFs written from top to bottom: plain tiled ones, and Cloud Optimized ones with overviews.
+"""GeoTIFFs written from top to bottom: plain tiled ones (parts of a prediction), and COGs with overviews.
 
-Plain ones are the parts of a prediction, and the overviews of a map while it is made. A COG has its overviews before
-its full resolution, so it cannot be written while rows arrive. Overviews are made as rows arrive, into temporary files;
-at the end GDAL's COG driver copies a VRT of all files into place. The pixels of the VRT are those of `Tile`s that exist
-already, the parts of a prediction, or else of one more temporary file. Memory is some rows, whatever the height. GDAL
-does not report every failed write on a full disk, so finished files are read back and compared.
+A COG has its overviews first, so they go into temporary files; at the end GDAL copies a VRT of all files into place.
 """
 
 import os
@@ -19,17 +15,18 @@ from typing import Any, Self
 
 import numpy as np
 import rasterio
+from affine import Affine
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from geoseg.arrays import ByteArray
-from geoseg.class_map.overviews import add_checksum, halve_by_mean, halve_by_mode
+from geoseg.class_map.overviews import add_checksum, halve
 from geoseg.classes import NODATA, Color
 from geoseg.files import writing
 from geoseg.georeference import copy_raster, open_raster
 from geoseg.grid import Grid
 from geoseg.map_rows import CONFIDENCE_SCALE
-from geoseg.windows import Window
+from geoseg.windows import Window, pieces
 
 BLOCK = 512  # width of blocks, px; also the height of the blocks of a finished map
 STRIP = 128  # height of blocks, px: a quarter of a finished map's, and so is the memory for their rows
@@ -49,6 +46,7 @@ class TiledFile:
 
     Rows wait until a row of blocks is complete: rewriting a compressed block would leave its old bytes behind. Of
     ``smooth`` rows differences of neighbours are compressed. An empty file takes no pixels: rows are only passed on.
+    ``bands`` are their descriptions.
 
     Attributes:
         file: The open rasterio dataset.
@@ -56,21 +54,21 @@ class TiledFile:
     """
 
     def __init__(
-        self, path: Path, shape: tuple[int, int], bands: int, *, smooth: bool = False, is_empty: bool = False
+        self, path: Path, grid: Grid, bands: Sequence[str], *, smooth: bool = False, is_empty: bool = False
     ) -> None:
-        self.path, self.shape, self.rows_written = path, shape, 0
+        self.grid, self.rows_written = grid, 0
         self.checksum = np.zeros(1, dtype=np.uint64)
         self._is_empty = is_empty
-        self._buffer = np.empty((bands, min(STRIP, shape[0]), shape[1]), dtype=np.uint8)
+        self._buffer = np.empty((len(bands), min(STRIP, grid.height), grid.width), dtype=np.uint8)
         # Without these GDAL takes three bands for red, green and blue, and a fourth for their opacity.
-        plain: dict[str, Any] = {"photometric": "minisblack", "alpha": "unspecified"} if bands > 1 else {}
+        plain: dict[str, Any] = {"photometric": "minisblack", "alpha": "unspecified"} if len(bands) > 1 else {}
         self.file = open_raster(
             path,
             "w",
             driver="GTiff",
-            height=shape[0],
-            width=shape[1],
-            count=bands,
+            height=grid.height,
+            width=grid.width,
+            count=len(bands),
             dtype="uint8",
             nodata=NODATA,
             tiled=True,
@@ -86,6 +84,11 @@ class TiledFile:
             predictor=2 if smooth else 1,
             **plain,
         )
+        self.file.descriptions = tuple(bands)
+        if grid.crs is not None:
+            self.file.crs = grid.crs
+        if grid.has_transform:
+            self.file.transform = grid.transform
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +98,7 @@ class TiledFile:
 
     def write(self, rows: ByteArray) -> Iterator[ByteArray]:
         """Append rows (B, h, W); yield every row of blocks that is complete, after it is in the file."""
-        height, width = self.shape
+        height, width = self.grid.shape
         while rows.shape[1]:
             filled = self.rows_written % STRIP
             taken = rows[:, : STRIP - filled]
@@ -117,10 +120,9 @@ def check_written(path: Path, checksum: int, **options: Any) -> None:
     with open_raster(path, num_threads=threads(), **options) as file:
         rows, cols = file.block_shapes[0]
         width = max(_READ_BYTES // (rows * cols * file.count), 1) * cols
-        for row in range(0, file.height, rows):
-            for col in range(0, file.width, width):
-                window = RasterWindow(col, row, min(width, file.width - col), min(rows, file.height - row))
-                add_checksum(file.read(window=window), row, col, total)
+        for part in pieces(file.height, file.width, rows, width):
+            found = file.read(window=RasterWindow(part.col, part.row, part.width, part.height))
+            add_checksum(found, part.row, part.col, total)
     if total[0] != checksum:
         raise OSError("what was written cannot be read back")
 
@@ -181,7 +183,6 @@ class CogWriter:
         self.path = path
         self._grid, self._bands, self._palette, self._tiles = grid, tuple(bands), palette, tiles
         self._smooth = palette is None
-        self._halve = halve_by_mean if self._smooth else halve_by_mode
         self._folder = path.with_name(path.name + ".parts")
         self._levels: list[TiledFile] = []
         self._stack = ExitStack()
@@ -189,28 +190,21 @@ class CogWriter:
     def __enter__(self) -> Self:
         with ExitStack() as stack, writing_raster(self.path):
             self._folder.mkdir()
-            shape = self._grid.shape
-            while not self._levels or max(self._levels[-1].shape) > BLOCK:
+            grid = self._grid
+            while not self._levels or max(self._levels[-1].grid.shape) > BLOCK:
                 path = self._folder / f"{2 ** len(self._levels)}.tif"
                 is_empty = self._tiles is not None and not self._levels
-                level = TiledFile(path, shape, len(self._bands), smooth=self._smooth, is_empty=is_empty)
+                level = TiledFile(path, grid, self._bands, smooth=self._smooth, is_empty=is_empty)
                 self._levels.append(stack.enter_context(level))
-                shape = (shape[0] + 1) // 2, (shape[1] + 1) // 2
-            self._describe(self._levels[0].file)
+                grid = Grid((grid.height + 1) // 2, (grid.width + 1) // 2, Affine.identity(), None)
+            file = self._levels[0].file
+            if self._palette is None:
+                file.scales = (1 / CONFIDENCE_SCALE,) * len(self._bands)
+            else:
+                colors = {value: (*color, 255) for value, color in self._palette.items()}
+                file.write_colormap(1, {**colors, NODATA: (0, 0, 0, 0)})
             self._stack = stack.pop_all()
         return self
-
-    def _describe(self, file: Any) -> None:
-        if self._grid.crs is not None:
-            file.crs = self._grid.crs
-        if not self._grid.transform.is_identity:
-            file.transform = self._grid.transform
-        file.descriptions = self._bands
-        if self._palette is None:
-            file.scales = (1 / CONFIDENCE_SCALE,) * len(self._bands)
-        else:
-            colors = {value: (*color, 255) for value, color in self._palette.items()}
-            file.write_colormap(1, {**colors, NODATA: (0, 0, 0, 0)})
 
     def write(self, rows: ByteArray) -> None:
         """Append rows, (B, h, W) uint8, h of any size."""
@@ -220,7 +214,7 @@ class CogWriter:
     def _write(self, level: int, rows: ByteArray) -> None:
         for strip in self._levels[level].write(rows):
             if level + 1 < len(self._levels):
-                self._write(level + 1, self._halve(strip))
+                self._write(level + 1, halve(strip, self._smooth))
 
     def finish(self, tags: Mapping[str, str]) -> None:
         """Make the finished file, with these tags in it; to be called once, after all rows."""

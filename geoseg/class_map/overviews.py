@@ -8,64 +8,51 @@ import numpy.typing as npt
 
 from geoseg.arrays import ByteArray, IntArray
 from geoseg.classes import NODATA
-from geoseg.runtime.jit import int64, njit
+from geoseg.runtime.jit import helper, int64, njit
 
 
 @njit
-def halve_by_mode(rows: ByteArray) -> ByteArray:
-    """The most common valid value of every 2 × 2 pixels; of equally common ones the first in reading order.
+def halve(rows: ByteArray, by_mean: bool) -> ByteArray:
+    """One value for every 2 × 2 pixels: the most common one, or the mean; 255 where none of them is valid.
 
-    Takes (B, h, W) uint8 from an even row of the raster on, 255 is nodata; gives (B, ⌈h / 2⌉, ⌈W / 2⌉), 255 where none
-    of the pixels is valid. The last column and row stand for one pixel less where W and h are odd.
+    Takes (B, h, W) uint8 from an even row of the raster on, gives (B, ⌈h / 2⌉, ⌈W / 2⌉). Where W or h is odd, the last
+    column or row is taken twice.
     """
     bands, height, width = rows.shape
     halved = np.empty((bands, (height + 1) // 2, (width + 1) // 2), dtype=np.uint8)
     for band in range(bands):
         for row in range(halved.shape[1]):
-            top = 2 * row
-            bottom = top + 1 if top + 1 < height else top
+            above, below = rows[band, 2 * row], rows[band, min(2 * row + 1, height - 1)]
             for col in range(halved.shape[2]):
-                left = 2 * col
-                right = left + 1 if left + 1 < width else left
-                # A pixel repeated past the edge votes twice, as all pixels of its row or column do.
-                a, b = rows[band, top, left], rows[band, top, right]
-                c, d = rows[band, bottom, left], rows[band, bottom, right]
-                if a == b == c == d:
-                    halved[band, row, col] = a
-                    continue
-                winner, most = np.uint8(NODATA), 0
-                for value in (a, b, c, d):
-                    votes = int64(value == a) + int64(value == b) + int64(value == c) + int64(value == d)
-                    if value != NODATA and votes > most:
-                        winner, most = value, votes
-                halved[band, row, col] = winner
+                left, right = 2 * col, min(2 * col + 1, width - 1)
+                four = above[left], above[right], below[left], below[right]
+                halved[band, row, col] = _mean(four) if by_mean else _mode(four)
     return halved
 
 
-@njit
-def halve_by_mean(rows: ByteArray) -> ByteArray:
-    """The mean of the valid values of every 2 × 2 pixels, rounded half up; see `halve_by_mode` for the shapes."""
-    bands, height, width = rows.shape
-    halved = np.empty((bands, (height + 1) // 2, (width + 1) // 2), dtype=np.uint8)
-    for band in range(bands):
-        for row in range(halved.shape[1]):
-            top = 2 * row
-            bottom = top + 1 if top + 1 < height else top
-            for col in range(halved.shape[2]):
-                left = 2 * col
-                right = left + 1 if left + 1 < width else left
-                total, valid = 0, 0
-                for value in (
-                    rows[band, top, left],
-                    rows[band, top, right],
-                    rows[band, bottom, left],
-                    rows[band, bottom, right],
-                ):
-                    if value != NODATA:
-                        total += int(value)
-                        valid += 1
-                halved[band, row, col] = (2 * total + valid) // (2 * valid) if valid else NODATA
-    return halved
+@helper
+def _mode(values: tuple[np.uint8, np.uint8, np.uint8, np.uint8]) -> np.uint8:
+    """The most common valid value, of equally common ones the first."""
+    a, b, c, d = values
+    if a == b == c == d:
+        return a
+    winner, most = np.uint8(NODATA), 0
+    for value in values:
+        votes = int64(value == a) + int64(value == b) + int64(value == c) + int64(value == d)
+        if value != NODATA and votes > most:
+            winner, most = value, votes
+    return winner
+
+
+@helper
+def _mean(values: tuple[np.uint8, np.uint8, np.uint8, np.uint8]) -> np.uint8:
+    """The mean of the valid values, rounded half up."""
+    total, valid = 0, 0
+    for value in values:
+        if value != NODATA:
+            total += int(value)
+            valid += 1
+    return np.uint8((2 * total + valid) // (2 * valid) if valid else NODATA)
 
 
 @njit

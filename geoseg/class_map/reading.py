@@ -19,10 +19,9 @@ from geoseg.grid import Grid, grid_of
 from geoseg.map_rows import MapRows
 from geoseg.paths import RASTER_SUFFIXES, InputPath, exists, input_path, opened_name
 from geoseg.scene.scene import Scene
-from geoseg.windows import Window
+from geoseg.windows import Window, pieces
 
 log = logging.getLogger(__name__)
-
 
 SCENE_TAG = "GEOSEG_SCENE"  # TIFF tag with the name of the imagery that was mapped
 
@@ -93,11 +92,8 @@ class ClassMapReader:
         )
 
     def _highest(self) -> int:
-        return max(int(ids.max(where=ids != NODATA, initial=0)) for ids in map(self.read, self._windows(_ROWS)))
-
-    def _windows(self, height: int) -> Iterator[Window]:
-        for top in range(0, self._scene.grid.height, height):
-            yield Window(top, 0, min(height, self._scene.grid.height - top), self._scene.grid.width)
+        strips = map(self.read, pieces(*self.grid.shape, _ROWS, self.grid.width))
+        return max(int(ids.max(where=ids != NODATA, initial=0)) for ids in strips)
 
     def _find_layer(self, layer: str, digest: str | None) -> InputPath | None:
         stem, dot, suffix = str(self.path).rpartition(".")
@@ -125,7 +121,7 @@ class ClassMapReader:
         paths = {"confidence": self.confidence_path, "contact": self.contact_path if contact else None}
         with ExitStack() as stack:
             beside = {layer: stack.enter_context(Scene(path)) for layer, path in paths.items() if path is not None}
-            for window in self._windows(height):
+            for window in pieces(*self.grid.shape, height, self.grid.width):
                 yield MapRows(self.read(window), **{layer: _read(scene, window) for layer, scene in beside.items()})
 
     def read(self, window: Window) -> ByteArray:
@@ -136,10 +132,6 @@ class ClassMapReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
         self._scene.close()
 
 
@@ -150,7 +142,7 @@ def read_class_map(path: str | PathLike[str], *, window: Window | None = None) -
     """A class map in memory, whole or a window inside it; see `ClassMapReader`."""
     with open_class_map(path) as reader:
         part = window or Window(0, 0, *reader.grid.shape)
-        return ClassMap(reader.read(part), reader.grid if window is None else reader.grid.crop(part), reader.classes)
+        return ClassMap(reader.read(part), reader.grid.crop(part), reader.classes)
 
 
 def _check_class_map(scene: Scene) -> None:

@@ -18,8 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -125,11 +124,9 @@ class MapFileWriter:
         """Add tags that are known only at the end, such as a seam score; before the context ends."""
         self._tags.update(tags)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
         if kind is not None:
-            self._stack.__exit__(kind, value, trace)
+            self._stack.__exit__(kind, *details)
             return
         with self._stack:
             self._finish()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from affine import Affine
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
@@ -217,13 +218,8 @@ class PartWriter:
         self.facts = BandFacts()  # what is known beside the rows; to be set before the context ends
         self._bands = parts.bands
         names = [name for name, bands in self._bands.items() for _ in range(bands.start, bands.stop)]
-        self.tiled = TiledFile(path, (task.window.height, task.window.width), len(names))  # the file
-        file = self.tiled.file
-        file.descriptions = names
-        if parts.grid is not None and parts.grid.has_transform:
-            file.transform = parts.grid.crop(task.window).transform
-        if parts.grid is not None and parts.grid.crs is not None:
-            file.crs = parts.grid.crs
+        grid = parts.grid or Grid(0, 0, Affine.identity(), None)
+        self.tiled = TiledFile(path, grid.crop(task.window), names)  # the file
 
     def write(self, rows: MapRows) -> None:
         """Append rows."""

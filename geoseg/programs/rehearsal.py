@@ -17,7 +17,7 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
-from geoseg.class_map.overviews import add_checksum, count_values, halve_by_mode
+from geoseg.class_map.overviews import add_checksum, count_values, halve
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
@@ -70,7 +70,7 @@ def stitching(layers: Layers = Layers()) -> list[Part]:
         stitcher.add(Window(0, 0, _SIDE, _SIDE), np.zeros((2, _SIDE // 4, _SIDE // 4), dtype=np.float32))
         for pending in stitcher.finish(None):
             classes = pending().classes
-            halve_by_mode(classes[None])
+            halve(classes[None], by_mean=False)
             add_checksum(classes[None], 0, 0, np.zeros(1, dtype=np.uint64))
             count_values(classes, np.zeros(256, dtype=np.int64))
 

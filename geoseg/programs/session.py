@@ -15,7 +15,7 @@ from operator import index
 from pathlib import Path
 from typing import Any, Self, cast
 
-from geoseg.class_map import SCENE_TAG, layer_path
+from geoseg.class_map.reading import SCENE_TAG, layer_path
 from geoseg.classes import ClassTable
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError, OutputError, SceneError

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rasterio.windows import Window as RasterWindow
 
-from geoseg.class_map import CLASSES_TAG, layer_path
-from geoseg.class_map.names import DISAGREEMENT, class_table
+from geoseg.class_map import layer_path
+from geoseg.class_map.names import CLASSES_TAG, DISAGREEMENT, class_table
 from geoseg.class_map.reading import DIGEST_TAG
 from geoseg.classes import NODATA, ClassTable, format_color
 from geoseg.errors import GeosegError, SceneError, quoted
