@@ -17,6 +17,7 @@ from rasterio.enums import ColorInterp
 
 from geoseg.contract import Contract
 from geoseg.errors import SceneError
+from geoseg.options import Imagery
 from geoseg.prediction.imagery import check_scene
 from geoseg.programs.info import describe
 from geoseg.scene import open_scene
@@ -31,7 +32,7 @@ def shades(bands: int, dtype: str = "uint8", low: int = 0, high: int = 256) -> n
 
 
 def refusal(*paths: Path, of: Contract, **options: Any) -> SceneError:
-    with open_scene(list(paths), **options) as scene, pytest.raises(SceneError) as caught:
+    with open_scene(list(paths), Imagery(**options)) as scene, pytest.raises(SceneError) as caught:
         check_scene(of, scene)
     return caught.value
 
@@ -91,7 +92,7 @@ def test_bands_in_another_order_are_warned_about(tmp_path: Path, caplog: pytest.
         check_scene(contract(), scene)
     assert "--bands 3,2,1" in caplog.text
     caplog.clear()
-    with open_scene(path, bands=(3, 2, 1)) as scene:
+    with open_scene(path, Imagery(bands=(3, 2, 1))) as scene:
         check_scene(contract(), scene)
     assert not caplog.records
 
@@ -200,7 +201,7 @@ def test_each_side_of_a_pixel_must_be_near_the_models(tmp_path: Path) -> None:
     error = refusal(flat, of=contract(gsd_m=0.5))
     assert "has pixels of 0.125 × 2 m, but the model was trained on 0.5 m" in error.message
     assert "--gsd model" in str(error.hint)
-    with open_scene(flat, gsd_m=0.5) as scene:
+    with open_scene(flat, Imagery(gsd=0.5)) as scene:
         check_scene(contract(gsd_m=0.5), scene)
         assert scene.grid.pixel_size_m() == pytest.approx((0.5, 0.5), rel=0.01)
 

@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import SceneError
 from geoseg.grid import Grid
+from geoseg.options import Imagery
 from geoseg.scene import open_scene
 from geoseg.scene.aoi import Aoi, load_aoi
 from geoseg.windows import Window
@@ -107,7 +108,7 @@ def test_polygons_of_any_file_and_crs_lie_in_the_same_place(
     shape = Polygon([(10.2, 5.1), (70.7, 12.3), (40.9, 60.2), (30.3, 30.8)])
     frame = geopandas.GeoDataFrame(geometry=[in_place(made, shape)], crs=crs).to_crs("EPSG:4326")
     frame.to_file(tmp_path / kind)
-    with open_scene(made.path, aoi=tmp_path / kind) as scene:
+    with open_scene(made.path, Imagery(aoi=tmp_path / kind)) as scene:
         valid = scene.read(Window(0, 0, 64, 80))[1]
     # A millimetre, or seven decimals of a degree, may tip a centre that lies on an edge.
     wrong = np.argwhere(valid != rasterize([shape], out_shape=(64, 80)).astype(bool))
@@ -131,7 +132,7 @@ def test_long_edges_stay_straight_where_they_were_drawn(tmp_path: Path) -> None:
 def test_the_whole_world_as_aoi_is_no_aoi(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene(nodata="value")
     world = write(tmp_path / "world.geojson", [box(-180, -90, 180, 90)], "EPSG:4326")
-    with open_scene(made.path, aoi=world) as scene:
+    with open_scene(made.path, Imagery(aoi=world)) as scene:
         np.testing.assert_array_equal(scene.read(Window(0, 0, 96, 80))[1], made.valid)
 
 
@@ -141,7 +142,7 @@ def test_any_window_of_a_clipped_scene_is_the_crop_of_the_whole(make_scene: Make
     path = write(tmp_path / "aoi.gpkg", [MultiPolygon(shapes)], made.crs)
     inside = np.zeros((120, 140), dtype=bool)
     inside[10:40, 20:50] = True
-    with open_scene(made.path, aoi=path) as scene, open_scene(made.path) as plain:
+    with open_scene(made.path, Imagery(aoi=path)) as scene, open_scene(made.path) as plain:
         whole_pixels, whole = scene.read(Window(0, 0, 120, 140))
         np.testing.assert_array_equal(whole[:60], (made.valid & inside)[:60])
         assert made.valid[70:111, 100:131].all() and whole[70:111, 100:131].sum() == 40 * 30
@@ -180,7 +181,7 @@ def test_a_small_area_reads_only_the_blocks_it_needs(make_scene: MakeScene, tmp_
         scene.read(Window(0, 0, 320, 320))
     shapes = [in_place(made, s) for s in (box(70, 130, 90, 150), box(260, 135, 280, 155))]
     path = write(tmp_path / "aoi.gpkg", shapes, made.crs)
-    with open_scene(made.path, aoi=path) as scene:
+    with open_scene(made.path, Imagery(aoi=path)) as scene:
         pixels, valid = scene.read(Window(0, 0, 320, 320))
     assert valid.sum() == 800
     np.testing.assert_array_equal(pixels[:, valid], made.pixels[:, valid])
@@ -203,12 +204,12 @@ def test_what_is_no_area_of_interest(make_scene: MakeScene, tmp_path: Path) -> N
         (write(tmp_path / "lonlat.gpkg", [here], "EPSG:4326"), "touches the scene"),
     ]:
         with pytest.raises(SceneError, match=complaint) as error:
-            open_scene(made.path, aoi=path)
+            open_scene(made.path, Imagery(aoi=path))
         assert path.name in str(error.value) and error.value.hint
     pixels = make_scene(crs=None)
     with pytest.raises(SceneError, match="the scene has no CRS"):
-        open_scene(pixels.path, aoi=write(tmp_path / "utm.gpkg", [here], made.crs))
-    with open_scene(pixels.path, aoi=write(tmp_path / "px.shp", [box(10, 10, 40, 40)], None)) as scene:
+        open_scene(pixels.path, Imagery(aoi=write(tmp_path / "utm.gpkg", [here], made.crs)))
+    with open_scene(pixels.path, Imagery(aoi=write(tmp_path / "px.shp", [box(10, 10, 40, 40)], None))) as scene:
         assert scene.read(Window(0, 0, 96, 80))[1].sum() == 900
 
 
@@ -225,7 +226,7 @@ def test_coordinates_of_a_site_are_nowhere_else(make_scene: MakeScene, tmp_path:
 def test_a_polygon_that_crosses_itself_is_repaired(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene()
     bow = in_place(made, Polygon([(10, 10), (50, 50), (50, 10), (10, 50)]))
-    with open_scene(made.path, aoi=write(tmp_path / "bow.gpkg", [bow], made.crs)) as scene:
+    with open_scene(made.path, Imagery(aoi=write(tmp_path / "bow.gpkg", [bow], made.crs))) as scene:
         assert scene.read(Window(0, 0, 96, 80))[1].sum() == pytest.approx(800, abs=45)
 
 
@@ -234,6 +235,6 @@ def test_the_digest_is_that_of_the_polygons(make_scene: MakeScene, tmp_path: Pat
     one, other = in_place(made, box(10, 10, 40, 40)), in_place(made, box(10, 10, 40, 41))
     digests = []
     for name, polygon in [("a.gpkg", one), ("b.gpkg", one), ("c.gpkg", other)]:
-        with open_scene(made.path, aoi=write(tmp_path / name, [polygon], made.crs)) as scene:
+        with open_scene(made.path, Imagery(aoi=write(tmp_path / name, [polygon], made.crs))) as scene:
             digests.append(scene.fingerprint()["aoi"])
     assert digests[0] == digests[1] != digests[2]

@@ -25,6 +25,7 @@ from geoseg.data.statistics import band_statistics
 from geoseg.data.windows import CoveringWindows, RandomWindows
 from geoseg.errors import LabelError, SceneError
 from geoseg.grid import Grid
+from geoseg.options import Imagery
 from geoseg.programs.train import build_contract
 from geoseg.scene import open_scene
 from geoseg.windows import Window
@@ -588,7 +589,7 @@ def test_a_configured_gsd_resamples_scene_and_labels(make_scene: MakeScene, tmp_
         scene = pickle.loads(pickle.dumps(LabelledScene(entry, config)))
         assert scene.grid.shape == (48, 40)
         np.testing.assert_array_equal(scene.read(whole(scene.grid))[2], ids[::2, ::2])
-        with open_scene(made.path, gsd_m=2 * gsd) as resampled:
+        with open_scene(made.path, Imagery(gsd=2 * gsd)) as resampled:
             np.testing.assert_array_equal(scene.read(whole(scene.grid))[0], resampled.read(whole(scene.grid))[0])
         assert build_contract(config, [scene]).gsd_m == 2 * gsd
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from geoseg.contract import find_model, load_contract
 from geoseg.network.model_folder import load_model, save_model
+from geoseg.options import Imagery
 from geoseg.prediction.imagery import doubts, low_confidence
 from geoseg.programs.info import describe
 from geoseg.programs.predict import predict
@@ -30,7 +31,7 @@ def normal(mean: float, std: float, size: int = 128, bands: int = 3) -> Any:
 
 
 def found(path: Path, **options: Any) -> list[str]:
-    with open_scene(path, **options) as scene:
+    with open_scene(path, Imagery(**options)) as scene:
         return list(doubts(contract(gsd_m=0.5), scene))
 
 
@@ -60,13 +61,13 @@ def test_pixels_that_mean_nothing_raise_no_doubt(tmp_path: Path) -> None:
 
 def test_far_upsampling_and_objects_of_another_size_are_told(tmp_path: Path) -> None:
     coarse = write(tmp_path / "naip.tif", normal(0.5, 0.1), transform=Affine(2, 0, 5e5, 0, -2, 5e6))
-    (doubt,) = found(coarse, gsd_m=0.5)
+    (doubt,) = found(coarse, gsd=0.5)
     assert "the pixels of scene" in doubt and "are 2 m, 4.0 times" in doubt and "details of 0.5 m" in doubt
     (doubt,) = found(coarse)  # as --ignore-gsd lets it pass
     assert "at pixels of 2 m, but was trained on 0.5 m" in doubt
     fine = write(tmp_path / "drone.tif", normal(0.5, 0.1), transform=Affine(0.05, 0, 5e5, 0, -0.05, 5e6))
     near = write(tmp_path / "near.tif", normal(0.5, 0.1), transform=Affine(0.9, 0, 5e5, 0, -0.9, 5e6))
-    assert found(fine, gsd_m=0.5) == found(near, gsd_m=0.5) == []  # averages, and a little interpolation, are good
+    assert found(fine, gsd=0.5) == found(near, gsd_m=0.5) == []  # averages, and a little interpolation, are good
 
 
 def test_confidence_is_low_between_chance_and_certainty() -> None:

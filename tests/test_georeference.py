@@ -22,6 +22,7 @@ from geoseg.errors import GeosegError, LabelError, OutputError, SceneError
 from geoseg.export import check_format
 from geoseg.georeference import Georeference, are_apart, crs_georeference, crs_name, transformer, warp_command
 from geoseg.grid import Grid, grid_of
+from geoseg.options import Imagery
 from geoseg.polygons import PolygonRules
 from geoseg.programs.info import describe
 from geoseg.programs.vectorize import check_rules, vectorize
@@ -167,7 +168,7 @@ def test_a_crs_that_cannot_be_the_rasters_is_refused(
 ) -> None:
     path = write_raster(tmp_path / "a b.tif", own, transform)
     with pytest.raises(SceneError, match=complaint) as error:
-        open_scene(path, crs=given)
+        open_scene(path, Imagery(crs=given))
     assert error.value.hint
 
 
@@ -267,7 +268,7 @@ def test_labels_with_a_crs_blame_the_scene_without(make_scene: MakeScene, tmp_pa
         with pytest.raises(kind, match=r"no transformation between them is known|scene's CRS is undefined"):
             read_layer(path, Grid(8, 8, FIELD, CRS.from_user_input(crs)), scene="scene")
     with pytest.raises(GeosegError, match="the scene has no CRS") as error:
-        open_scene(write_raster(tmp_path / "bare.tif", None, FIELD), aoi=path)
+        open_scene(write_raster(tmp_path / "bare.tif", None, FIELD), Imagery(aoi=path))
     assert "--crs EPSG:…" in str(error.value.hint)
 
 
@@ -276,7 +277,7 @@ def test_no_area_of_interest_leads_from_one_body_to_another(tmp_path: Path) -> N
     geopandas.GeoDataFrame(geometry=[box(15, 46, 16, 47)], crs="EPSG:4326").to_file(path)
     for name, crs in (("mars", MARS), ("site", SITE)):
         with pytest.raises(SceneError, match="no way is known from the CRS of the area of interest, WGS 84, to"):
-            open_scene(write_raster(tmp_path / f"{name}.tif", crs, FIELD), aoi=path)
+            open_scene(write_raster(tmp_path / f"{name}.tif", crs, FIELD), Imagery(aoi=path))
 
 
 def test_commands_in_the_warnings_of_info_can_be_pasted(make_scene: MakeScene, tmp_path: Path) -> None:

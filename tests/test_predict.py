@@ -25,7 +25,7 @@ from geoseg.classes import NODATA
 from geoseg.errors import ConfigError, DeviceError, GeosegError, ModelError, OutputError, SceneError
 from geoseg.network.model_folder import load_model
 from geoseg.network.stored_model import StoredModel
-from geoseg.options import Network, PredictOptions, Tiling
+from geoseg.options import Imagery, Network, PredictOptions, Tiling
 from geoseg.polygons import PolygonRules, Tolerance
 from geoseg.prediction.bands import predicted_rows
 from geoseg.prediction.imagery import check_scene, model_nodata
@@ -480,7 +480,7 @@ def test_the_contracts_nodata_counts_unless_another_is_given(make_scene: MakeSce
         file.write(pixels)
     contract = load_model(make_model(tmp_path / "model", nodata=7.0)).contract
     for nodata, rows in ((None, 5), (200.0, 0)):
-        with open_scene([made.path], nodata=model_nodata(contract, nodata)) as scene:
+        with open_scene([made.path], Imagery(nodata=model_nodata(contract, nodata))) as scene:
             _, valid = scene.read(Window(0, 0, *scene.grid.shape))
         assert (~valid).all(1).sum() == rows
 

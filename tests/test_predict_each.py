@@ -21,7 +21,7 @@ from geoseg.files import name_outputs, output_pattern
 from geoseg.network import backends
 from geoseg.network.model_folder import build_network, save_model
 from geoseg.network.stored_model import open_model
-from geoseg.options import PredictOptions, from_keywords
+from geoseg.options import Imagery, PredictOptions, from_keywords
 from geoseg.paths import scene_names
 from geoseg.prediction import predictor as predictor_module
 from geoseg.prediction.predictor import Predictor
@@ -351,7 +351,7 @@ def test_a_machine_that_cannot_hold_the_plan_is_refused(
 
 def test_a_mosaic_knows_how_much_its_scenes_cover(tmp_path: Path) -> None:
     made = [write_scene(tmp_path / f"{n}.tif", shift=(0, 160 * n)).path for n in range(2)]
-    with open_scene(made) as mosaic, open_scene(made[0]) as scene, open_scene(made, gsd_m=1.0) as coarse:
+    with open_scene(made) as mosaic, open_scene(made[0]) as scene, open_scene(made, Imagery(gsd=1.0)) as coarse:
         assert (scene.covered_share, mosaic.covered_share) == (1, pytest.approx(2 / 3))
         assert coarse.covered_share == mosaic.covered_share
     with rasterio.open(made[1], "r+") as file:

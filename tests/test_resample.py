@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from shapely.geometry import box
 
 from geoseg.errors import SceneError
+from geoseg.options import Imagery
 from geoseg.scene import Scene, open_scene
 from geoseg.scene.raster import Raster
 from geoseg.scene.resample import Resampled
@@ -51,7 +52,7 @@ def test_any_window_is_the_crop_of_the_whole_bit_for_bit(
     height: int,
     width: int,
 ) -> None:
-    with open_scene(shared_scene(*kind).path, gsd_m=gsd_m) as scene:
+    with open_scene(shared_scene(*kind).path, Imagery(gsd=gsd_m)) as scene:
         pixels, valid = scene.read(whole(scene))
         got, got_valid = scene.read(Window(row, col, height, width), reflect_valid=True)
     margin = 250
@@ -64,7 +65,7 @@ def test_any_window_is_the_crop_of_the_whole_bit_for_bit(
 def test_small_pieces_give_the_same_as_large_ones(make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_scene(size=(200, 170), nodata="value").path
     for gsd_m in (0.41, 1.3):
-        with open_scene(path, gsd_m=gsd_m) as scene:
+        with open_scene(path, Imagery(gsd=gsd_m)) as scene:
             once = scene.read(whole(scene))
             with monkeypatch.context() as patch:
                 patch.setattr("geoseg.scene.resample._SOURCE_BYTES", 1)
@@ -137,7 +138,7 @@ def test_invalid_pixels_give_neither_values_nor_area(
 @pytest.mark.parametrize("orientation", ["north", "south", "rotated"])
 def test_pixels_are_square_on_the_same_ground(make_scene: MakeScene, crs: str, orientation: Orientation) -> None:
     made = make_scene(crs=crs, orientation=orientation, size=(300, 400))
-    with open_scene(made.path) as plain, open_scene(made.path, gsd_m=1.25) as scene:
+    with open_scene(made.path) as plain, open_scene(made.path, Imagery(gsd=1.25)) as scene:
         assert scene.grid.pixel_size_m() == pytest.approx((1.25, 1.25), rel=0.01)
         # A rotation in degrees shears pixels on the ground: their sides are as asked for, but at no right angle.
         if not (crs == "EPSG:4326" and orientation == "rotated"):
@@ -148,7 +149,7 @@ def test_pixels_are_square_on_the_same_ground(make_scene: MakeScene, crs: str, o
 
 def test_a_size_that_is_the_scenes_own_leaves_it_alone(make_scene: MakeScene) -> None:
     made = make_scene(nodata="value")
-    with open_scene(made.path, gsd_m=0.505) as scene:
+    with open_scene(made.path, Imagery(gsd=0.505)) as scene:
         for got, wanted in zip(scene.read(whole(scene)), (made.pixels, made.valid), strict=True):
             np.testing.assert_array_equal(got, wanted)
 
@@ -158,7 +159,7 @@ def test_a_mosaic_with_an_aoi_is_resampled_across_files(make_scene: MakeScene, t
     both = np.concatenate([left.pixels, right.pixels], axis=2)
     (x, y), (x2, y2) = left.transform @ (20, 20), left.transform @ (80, 60)
     geopandas.GeoDataFrame(geometry=[box(x, y2, x2, y)], crs=left.crs).to_file(tmp_path / "aoi.gpkg")
-    with open_scene([left.path, right.path], gsd_m=1.0, aoi=tmp_path / "aoi.gpkg") as scene:
+    with open_scene([left.path, right.path], Imagery(gsd=1.0, aoi=tmp_path / "aoi.gpkg")) as scene:
         assert scene.grid.shape == (40, 50)
         pixels, valid = scene.read(whole(scene))
         assert not scene.may_be_valid(Window(0, 0, 9, 50)) and scene.may_be_valid(Window(0, 0, 11, 50))
@@ -171,7 +172,7 @@ def test_sizes_that_cannot_be_meant(make_scene: MakeScene) -> None:
     path = make_scene().path
     for gsd_m in (0.0, -1.0, 100.0, 0.001, float("nan")):
         with pytest.raises(SceneError, match=r"cannot be resampled") as error:
-            open_scene(path, gsd_m=gsd_m)
+            open_scene(path, Imagery(gsd=gsd_m))
         assert "--gsd" in (error.value.hint or "")
     with pytest.raises(SceneError, match="has no CRS, so its pixels have no size"):
-        open_scene(make_scene(crs=None).path, gsd_m=1.0)
+        open_scene(make_scene(crs=None).path, Imagery(gsd=1.0))

@@ -21,6 +21,7 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
 from geoseg.errors import SceneError
+from geoseg.options import Imagery
 from geoseg.scene import Scene, open_scene
 from geoseg.scene.open_files import OpenFiles
 from geoseg.scene.raster import Raster
@@ -252,14 +253,14 @@ def test_a_fingerprint_changes_with_all_that_pixels_depend_on(make_scene: MakeSc
     made = make_scene(nodata="value", bands=4)
 
     def fingerprint(**options: Any) -> dict[str, Any]:
-        with open_scene(made.path, **options) as scene:
+        with open_scene(made.path, Imagery(**options)) as scene:
             found = scene.fingerprint()
         assert json.loads(json.dumps(found)) == found
         return found
 
     plain = fingerprint()
     assert plain == fingerprint()
-    others = [fingerprint(bands=[1, 2, 3]), fingerprint(nodata=3), fingerprint(gsd_m=1.0), fingerprint(gsd_m=0.8)]
+    others = [fingerprint(bands=[1, 2, 3]), fingerprint(nodata=3), fingerprint(gsd=1.0), fingerprint(gsd=0.8)]
     os.utime(made.path, ns=(0, 0))
     others.append(fingerprint())
     assert others[-1]["files"][0]["bytes"] == made.path.stat().st_size

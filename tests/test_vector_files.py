@@ -21,6 +21,7 @@ from geoseg.data.checks.dataset import check_data
 from geoseg.data.labelled import open_labels
 from geoseg.errors import GeosegError, LabelError, SceneError
 from geoseg.grid import Grid
+from geoseg.options import Imagery
 from geoseg.programs.info import describe
 from geoseg.scene import open_scene
 from geoseg.scene.vector_files import polygons_of, single_polygons
@@ -50,7 +51,7 @@ def roofs(made: MadeScene, labels: Path | str, **entry: str) -> int:
 
 
 def valid_pixels(made: MadeScene, aoi: Path | str) -> int:
-    with open_scene(made.path, aoi=aoi) as scene:
+    with open_scene(made.path, Imagery(aoi=aoi)) as scene:
         return int(scene.read(Window(0, 0, *scene.grid.shape))[1].sum())
 
 

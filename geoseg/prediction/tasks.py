@@ -30,16 +30,7 @@ class Source:
 
     def open(self) -> Raster:
         """The open scene; see `geoseg.scene.open_scene`."""
-        imagery = self.imagery
-        return open_scene(
-            self.scenes,
-            bands=imagery.bands,
-            nodata=imagery.nodata,
-            alpha=imagery.alpha,
-            crs=imagery.crs,
-            aoi=imagery.aoi,
-            gsd_m=None if imagery.gsd is None else float(imagery.gsd),
-        )
+        return open_scene(self.scenes, self.imagery)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from geoseg.arrays import Pixels, Valid
 from geoseg.errors import SceneError, quoted
 from geoseg.georeference import unwarped, warp_command
 from geoseg.grid import grid_of
+from geoseg.options import AnyPath, Imagery
 from geoseg.paths import RASTER_SUFFIXES, file_behind, input_path, opened_name
 from geoseg.runtime.ahead import gather
 from geoseg.scene.mosaic import UNUSABLE, Mosaic
@@ -49,7 +50,7 @@ class Scene(Raster):
 
     def __init__(
         self,
-        path: str | PathLike[str],
+        path: AnyPath,
         *,
         bands: Sequence[int] | None = None,
         nodata: float | None = None,
@@ -189,23 +190,8 @@ class Scene(Raster):
         return tuple(bands)
 
 
-def open_scene(
-    paths: str | PathLike[str] | Sequence[str | PathLike[str]],
-    *,
-    bands: Sequence[int] | None = None,
-    nodata: float | None = None,
-    alpha: bool = False,
-    crs: str | None = None,
-    aoi: str | PathLike[str] | None = None,
-    gsd_m: float | None = None,
-) -> Raster:
-    """One path as a `Scene`, several as a `Mosaic`; options as of `Scene`, for each of them.
-
-    Args:
-        paths: One path, or several to be read as one.
-        bands, nodata, alpha, crs: See `Scene`.
-        aoi: Vector file with polygons in any CRS; pixels whose centre lies outside are invalid.
-        gsd_m: Read the scene resampled to pixels of this size on the ground, metres; None reads its own pixels.
+def open_scene(paths: AnyPath | Sequence[AnyPath], imagery: Imagery = Imagery()) -> Raster:
+    """One path as a `Scene`, several as a `Mosaic`; the GSD of ``imagery`` is in metres.
 
     Raises:
         SceneError: No path, a file with control points in place of a transform, or see `Scene`, `Mosaic`, `load_aoi`
@@ -216,8 +202,10 @@ def open_scene(
     names = [paths] if isinstance(paths, str | PathLike) else list(paths)
     files = OpenFiles()
 
-    def opened(path: str | PathLike[str]) -> Scene:
-        scene = Scene(path, bands=bands, nodata=nodata, alpha=alpha, crs=crs, files=files)
+    def opened(path: AnyPath) -> Scene:
+        scene = Scene(
+            path, bands=imagery.bands, nodata=imagery.nodata, alpha=imagery.alpha, crs=imagery.crs, files=files
+        )
         if scene.warp_command is not None:
             raise unwarped(scene.path, scene.warp_command)
         return scene
@@ -226,14 +214,14 @@ def open_scene(
         scenes = gather(opened, names, UNUSABLE, threads=_OPENING_THREADS, name="open")
         raster: Raster = scenes[0] if len(scenes) == 1 else Mosaic(scenes)
         # Few scenes need these two, and numba and pandas, which come with them, take their time to load.
-        if gsd_m is not None:
+        if imagery.gsd is not None:
             from geoseg.scene.resample import Resampled
 
-            raster = Resampled(raster, gsd_m)
-        if aoi is not None:
+            raster = Resampled(raster, float(imagery.gsd))
+        if imagery.aoi is not None:
             from geoseg.scene.aoi import load_aoi
 
-            raster.aoi = load_aoi(aoi, raster.grid)
+            raster.aoi = load_aoi(imagery.aoi, raster.grid)
         return raster
     except BaseException:
         files.close()
