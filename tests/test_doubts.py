@@ -67,7 +67,7 @@ def test_far_upsampling_and_objects_of_another_size_are_told(tmp_path: Path) -> 
     assert "at pixels of 2 m, but was trained on 0.5 m" in doubt
     fine = write(tmp_path / "drone.tif", normal(0.5, 0.1), transform=Affine(0.05, 0, 5e5, 0, -0.05, 5e6))
     near = write(tmp_path / "near.tif", normal(0.5, 0.1), transform=Affine(0.9, 0, 5e5, 0, -0.9, 5e6))
-    assert found(fine, gsd=0.5) == found(near, gsd_m=0.5) == []  # averages, and a little interpolation, are good
+    assert found(fine, gsd=0.5) == found(near, gsd=0.5) == []  # averages, and a little interpolation, are good
 
 
 def test_confidence_is_low_between_chance_and_certainty() -> None:

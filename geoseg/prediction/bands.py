@@ -13,7 +13,7 @@ from geoseg.map_rows import CONFIDENCE_SCALE, MapRows, join_rows
 from geoseg.options import Layers
 from geoseg.prediction.predictor import Item, Predictor, WindowPixels
 from geoseg.prediction.reading import read_rows
-from geoseg.prediction.stages import Stages
+from geoseg.prediction.report import Stages
 from geoseg.scene import Raster, Valid
 from geoseg.tiling.arrays import Pending
 from geoseg.tiling.plan import Plan, Task

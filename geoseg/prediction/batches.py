@@ -13,7 +13,7 @@ from torch import Tensor
 from geoseg.network.model_folder import Normalize
 from geoseg.network.tta import augmented
 from geoseg.prediction.predictor import Item, Predicted, Predictor, WindowPixels
-from geoseg.prediction.stages import Stages
+from geoseg.prediction.report import Stages
 
 T = TypeVar("T")
 

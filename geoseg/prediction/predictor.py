@@ -1,19 +1,16 @@
 """A model on a device: windows in, logits out. A window's logits do not depend on what is computed beside it.
 
-On a CPU each window is a forward of its own in a single thread, and several windows run side by side. Splitting a
-window among threads would change the order of sums in matrix products, and so the last bits, with the number of threads
-and, for some networks, with the batch size; it is no faster either.
-
-On a GPU windows go in batches of one fixed size (`geoseg.prediction.batches`).
+So on a CPU windows run side by side, one thread each (several would add in another order, and are no faster), and on a
+GPU in batches of one size (`geoseg.prediction.batches`).
 """
 
 import logging
 import sys
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -26,7 +23,7 @@ from geoseg.network.backends import Forward, Request, choose_backends, choose_pr
 from geoseg.network.stored_model import StoredModel
 from geoseg.network.tta import augmented, find_tta
 from geoseg.options import ExecutorName, Layers, Tiling
-from geoseg.prediction.stages import Stages
+from geoseg.prediction.report import Stages
 from geoseg.runtime.machine import processors
 from geoseg.scene import Pixels, Raster, Scene, Valid
 from geoseg.tiling.arrays import Array
@@ -107,8 +104,6 @@ class Predictor:
         record = model.contract.precision
         loss = None if record is None else record.loss_points
         self.precision = choose_precision(precision, self.device, loss_points=loss)
-        self._loading = threading.Lock()
-        self._loaded: Forward | None = None
         self._window: tuple[int, int] | None = None
         self._batch = GPU_BATCH if self.batched else min(processors(), MAX_CPU_WINDOWS)
         self._at_once = self._batch
@@ -125,20 +120,17 @@ class Predictor:
             return {"type": "cuda", "name": torch.cuda.get_device_name(self.device), **network}
         return {"type": "cpu", "processor": get_host_cpu_name(), **network}
 
-    @property
+    @cached_property
     def forward(self) -> Forward:
         """The network in its backend, loaded at first use; see `load_backend`."""
-        with self._loading:
-            if self._loaded is None:
-                request = Request(
-                    precision=self.precision,
-                    device=self.device,
-                    bands=len(self.contract.bands),
-                    at_once=self._at_once,
-                    size=self._window,
-                )
-                self._loaded = load_backend(self._model, self._backend, request)
-            return self._loaded
+        request = Request(
+            precision=self.precision,
+            device=self.device,
+            bands=len(self.contract.bands),
+            at_once=self._at_once,
+            size=self._window,
+        )
+        return load_backend(self._model, self._backend, request)
 
     def plan(
         self,

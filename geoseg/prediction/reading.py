@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from geoseg.prediction.stages import Stages
+from geoseg.prediction.report import Stages
 from geoseg.runtime.ahead import ahead
 from geoseg.scene import Pixels, Raster, Valid
 from geoseg.tiling.plan import Plan, Span
@@ -29,9 +29,7 @@ class Rows:
     fresh: int  # how many of the last rows are new
 
 
-def read_rows(
-    scene: Raster, plan: Plan, rows: Span, cols: Span, *, readers: int = 1, stages: Stages | None = None
-) -> Iterator[Rows]:
+def read_rows(scene: Raster, plan: Plan, rows: Span, cols: Span, *, readers: int, stages: Stages) -> Iterator[Rows]:
     """The rows of pixels that each row of windows sees, one row of windows ahead of the caller.
 
     What two rows of windows share is kept. The file is read in chunks of whole blocks: where a block reaches past a
@@ -40,14 +38,12 @@ def read_rows(
     """
     with ThreadPoolExecutor(readers, "geoseg-decode") as pool:
         source = _Source(scene, plan, cols, pool if readers > 1 else None, readers)
-        yield from ahead(_timed(source, rows, stages or Stages()), name="geoseg-read")
 
+        def read(row: int) -> Rows:
+            with stages.time("read"):
+                return source.read(row)
 
-def _timed(source: _Source, rows: Span, stages: Stages) -> Iterator[Rows]:
-    for row in rows.starts:
-        with stages.time("read"):
-            read = source.read(row)
-        yield read
+        yield from ahead(map(read, rows.starts), name="geoseg-read")
 
 
 class _Source:

@@ -13,7 +13,7 @@ from geoseg.options import Imagery, Network
 from geoseg.prediction.bands import BandRows, rows_of_tasks
 from geoseg.prediction.parts import Parts
 from geoseg.prediction.predictor import Predictor
-from geoseg.prediction.stages import Stages
+from geoseg.prediction.report import Stages
 from geoseg.runtime.ahead import behind
 from geoseg.scene import Raster, open_scene
 from geoseg.tiling.plan import Plan, Task

@@ -21,8 +21,7 @@ from geoseg.files import make_folder
 from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 from geoseg.network.metrics import Scores, count_pixels
 from geoseg.options import DEFAULT_RULES
-from geoseg.prediction.report import PredictReport
-from geoseg.prediction.stages import Stages
+from geoseg.prediction.report import PredictReport, Stages
 from geoseg.programs.early import DEMO_FILES, check_demo
 from geoseg.programs.predict import predict
 from geoseg.programs.rehearsal import rehearsing, stitching, vectorizing

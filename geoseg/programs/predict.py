@@ -25,8 +25,7 @@ from geoseg.options import AnyPath, PredictOptions, from_keywords, signature_wit
 from geoseg.paths import is_map
 from geoseg.prediction.bands import BandFacts
 from geoseg.prediction.imagery import low_confidence
-from geoseg.prediction.report import PredictReport, seam_text
-from geoseg.prediction.stages import Stages
+from geoseg.prediction.report import PredictReport, Stages, seam_text
 from geoseg.prediction.tasks import Job, OpenJob
 from geoseg.programs.rehearsal import Part, rehearsing, stitching, vectorizing
 from geoseg.programs.session import Prepared, Session

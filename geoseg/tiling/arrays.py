@@ -22,6 +22,15 @@ EXPONENTIALS: Float32Array = np.append(np.exp(-np.arange(16 * 256) / 256), 0).as
 """exp(-i / 256); a table, since libraries' exponentials differ in their last bit."""
 
 
+class Sums(NamedTuple):
+    """Logits that were added up on some rows of the grid, and what is known of the windows that they are of."""
+
+    logits: Array  # in fixed point, times the windows' tapers, (K, h, C)
+    weights: Array  # sum of the tapers, (h, C)
+    low: Array  # the smallest and the greatest of the windows' own classes, (h, C)
+    high: Array
+
+
 class Block(NamedTuple):
     """Some rows of mean logits (K, n, C); whether any window covers them, and whether windows differ, (n, C)."""
 
@@ -61,7 +70,14 @@ class Placement:
 
 
 class HostArrays:
-    """Makes and changes the stitcher's arrays: numpy here, tensors of a GPU in a subclass that gives the same bits."""
+    """Makes and changes the stitcher's arrays: numpy here, tensors of a GPU in a subclass that gives the same bits.
+
+    ``channels`` has the class of each logit channel.
+    """
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        self.channels = channels
+        self.mapped = self.constant(np.array(channels, dtype=np.int32))
 
     def constant(self, values: AnyArray) -> Array:
         """The values on the device."""
@@ -75,34 +91,23 @@ class HostArrays:
         """Rows below other rows, along the last axis but one."""
         return np.concatenate([above, below], axis=-2)
 
-    def add_logits(
-        self,
-        logits: Array,
-        taper: Array,
-        state: tuple[Array, Array, Array, Array, Array],
-        own: slice,
-        here: slice,
-        step: int,
-    ) -> None:
-        """Add columns ``own`` of logits (K, h, w), any float type, to columns ``here`` of sums, weights, low and high.
-
-        The last of the state is the class of each channel, (K,) int32. See `geoseg.tiling.kernels.add_logits`.
-        """
+    def add_logits(self, logits: Array, taper: Array, sums: Sums, own: slice, here: slice, step: int) -> None:
+        """Add columns ``own`` of logits (K, h, w), any float type, to columns ``here`` of the sums."""
         values = np.ascontiguousarray(logits, dtype=np.float32)
         width, limit = own.stop - own.start, np.float32(LOGIT_LIMIT)
-        kernels.add_logits(values, taper, own.start, *state, here.start, width, limit, np.float32(step))
+        kernels.add_logits(values, taper, own.start, *sums, self.mapped, here.start, width, limit, np.float32(step))
 
-    def mean_logits(self, sums: Array, weights: Array, rows: slice) -> tuple[Array, Array]:
-        """Weighted means of some rows, and where there are any; see `geoseg.tiling.kernels.mean_logits`."""
-        height, width = rows.stop - rows.start, weights.shape[1]
-        block = np.empty((len(sums), height, width), dtype=np.float32)
+    def mean_logits(self, sums: Sums, rows: slice) -> tuple[Array, Array]:
+        """Weighted means (K, n, C) of some rows, and where there are any (n, C)."""
+        height, width = rows.stop - rows.start, sums.weights.shape[1]
+        block = np.empty((len(sums.logits), height, width), dtype=np.float32)
         covered = np.empty((height, width), dtype=np.uint8)
-        kernels.mean_logits(sums, weights, rows.start, block, covered)
+        kernels.mean_logits(sums.logits, sums.weights, rows.start, block, covered)
         return block, covered
 
-    def finish(self, block: Block, place: Placement, layers: Layers, channels: tuple[int, ...]) -> Pending:
-        """Rows of the output from a block with these channels; see `geoseg.tiling.kernels.upsample`."""
-        mapped = mapped_logits(block.logits, channels, np.maximum, np.stack)
+    def finish(self, block: Block, place: Placement, layers: Layers) -> Pending:
+        """Rows of the output from a block."""
+        mapped = mapped_logits(block.logits, self.channels, np.maximum, np.stack)
         classes, confidence, every = _upsampled(
             mapped, block, place, confidence=layers.confidence, probabilities=layers.probabilities
         )
@@ -110,7 +115,7 @@ class HostArrays:
         contact = None
         if layers.contact:
             contact = np.zeros(classes.shape, dtype=np.uint8)
-            for channel, own in enumerate(channels[len(mapped) :], start=len(mapped)):
+            for channel, own in enumerate(self.channels[len(mapped) :], start=len(mapped)):
                 _, _, shares = _upsampled(block.logits[[own, channel]], block, place, probabilities=True)
                 assert shares is not None
                 np.copyto(contact, shares[1], where=classes == own)

@@ -1,7 +1,6 @@
-"""What `geoseg.tiling` does with numbers on a CPU, compiled: one pass over the logits each, in blocks that fit a cache.
+"""What the stitcher does with numbers on a CPU, compiled; `geoseg.tiling.tensors` does the same on a GPU.
 
-`geoseg.tiling.tensors` is the same arithmetic on a GPU, bit for bit: integers are added, and every float32 operation
-is a single rounded one in a fixed order. Nothing depends on how rows or columns are grouped.
+For equal bits integers are added, and every float32 operation is a single rounded one in a fixed order.
 """
 
 import numpy as np

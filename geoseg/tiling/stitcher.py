@@ -1,16 +1,7 @@
 """Overlapping logits to finished rows of one class map, in memory that does not grow with the scene's height.
 
-Logits are added up on the network's own stride (1/8 for SegNeXt: 64 times fewer than at full resolution). Windows
-start on multiples of that stride, so their logits fall on one scene-wide grid; each is weighted by a taper that fades
-towards the window's border, where a network knows least, but not towards the scene's own. When no later window can
-touch a row any more, it is divided by the sum of its weights, upsampled bilinearly as the network itself does on a
-whole image, and reduced to class ids.
-
-The sums are exact. What is added is how far each class lies below the window's best one, which for the winner and its
-probability is the same as the logits themselves and needs a smaller range of numbers. It is rounded to 1/16384 and
-weights to integers, and both are added as integers, which may be done in any order and grouping. So a map has the same
-bytes whether it is made in one go or in bands and strips, here or elsewhere, as long as the network gives the same
-logits for the same window.
+Windows add their logits, weighted by a taper, on one scene-wide grid of the network's stride. What is added is how far
+each class lies below the window's best, as integers (1/16384), so no order or grouping of windows changes the sums.
 """
 
 from __future__ import annotations
@@ -22,7 +13,7 @@ import numpy as np
 
 from geoseg.arrays import BoolArray, FloatArray, Int32Array
 from geoseg.options import Layers
-from geoseg.tiling.arrays import LOGIT_LIMIT, Array, Block, HostArrays, Pending, Placement
+from geoseg.tiling.arrays import LOGIT_LIMIT, Array, Block, HostArrays, Pending, Placement, Sums
 from geoseg.tiling.plan import PIECE_BYTES, Plan, Span
 from geoseg.windows import Window
 
@@ -71,7 +62,7 @@ class Stitcher:
         device: Where the logits are: "cpu", or a GPU by torch's name.
         channels: The class of each logit channel; see `geoseg.classes.ClassTable.channels`. None for one channel per
             class.
-        compiled: Whether to use the compiled code; None uses it on a CPU. The result is the same.
+        compiled: Whether to use the compiled code on a CPU; the result is the same.
     """
 
     def __init__(
@@ -83,20 +74,17 @@ class Stitcher:
         *,
         device: object = "cpu",
         channels: tuple[int, ...] | None = None,
-        compiled: bool | None = None,
+        compiled: bool = True,
     ) -> None:
         self._plan, self._rows, self._cols, self._layers = plan, rows, cols, layers
-        self._channels = tuple(range(plan.classes)) if channels is None else channels
-        self._arrays = _arrays(str(device), compiled)
-        self._mapped = self._arrays.constant(np.array(self._channels, dtype=np.int32))
+        self._arrays = _arrays(tuple(range(plan.classes)) if channels is None else channels, str(device), compiled)
         self._tapers = _Tapers(plan, self._arrays)
         self._step = self._tapers.step
         cells = plan.window_height // plan.stride, cols.cell_stop - cols.cell_first
         # Rows self._first … of the scene-wide grid of logits.
-        constant = self._arrays.constant
-        self._sums = constant(np.zeros((plan.classes, *cells), dtype=np.int32))
-        self._weights = constant(np.zeros(cells, dtype=np.int32))
-        self._low, self._high = constant(np.full(cells, 255, dtype=np.uint8)), constant(np.zeros(cells, dtype=np.uint8))
+        shares, weights = np.zeros((plan.classes, *cells), dtype=np.int32), np.zeros(cells, dtype=np.int32)
+        low, high = np.full(cells, 255, dtype=np.uint8), np.zeros(cells, dtype=np.uint8)
+        self._sums = Sums(*map(self._arrays.constant, (shares, weights, low, high)))
         self._first = rows.starts[0] // plan.stride
         self._above: Block | None = None
         self._rows_out = rows.first
@@ -117,32 +105,34 @@ class Stitcher:
         first, stop = max(window.col // s, self._cols.cell_first), min(window.col_stop // s, self._cols.cell_stop)
         own = slice(first - window.col // s, stop - window.col // s)
         here = slice(first - self._cols.cell_first, stop - self._cols.cell_first)
-        state = self._sums, self._weights, self._low, self._high, self._mapped
-        self._arrays.add_logits(logits, self._tapers.of(window), state, own, here, self._step)
+        self._arrays.add_logits(logits, self._tapers.of(window), self._sums, own, here, self._step)
 
     def finish(self, next_row: int | None) -> list[Pending]:
         """The rows that no further window touches, in pieces from top to bottom that continue those returned before.
 
         ``next_row`` is the first row of the next row of windows, px; None after the last one.
         """
-        total = self._sums.shape[1]
+        classes, total, width = self._sums.logits.shape
         done = total if next_row is None else next_row // self._plan.stride - self._first
         low, high = (min(max(i - self._first, 0), done) for i in (self._rows.cell_first, self._rows.cell_stop))
-        piece = max(PIECE_BYTES // (4 * self._sums.shape[0] * self._sums.shape[2]), 1)
+        piece = max(PIECE_BYTES // (4 * classes * width), 1)
         out = []
         for first in range(low, high, piece):
             out += self._upsample(slice(first, min(first + piece, high)))
-        for state, empty in ((self._sums, 0), (self._weights, 0), (self._low, 255), (self._high, 0)):
-            kept = self._arrays.copy(state[..., done:, :])
-            state[..., : total - done, :] = kept
-            state[..., total - done :, :] = empty
+        for sums, empty in zip(self._sums, (0, 0, 255, 0), strict=True):
+            kept = self._arrays.copy(sums[..., done:, :])
+            sums[..., : total - done, :] = kept
+            sums[..., total - done :, :] = empty
         self._first += done
         return out
 
     def _upsample(self, rows: slice) -> list[Pending]:
         """Pixels from the middle of the row of logits before these to that of the last; to the scene's own ends."""
         plan, s = self._plan, self._plan.stride
-        block = self._mean(rows)
+        low = self._sums.low[rows]
+        differs = self._sums.high[rows] > low  # no window: 0 < 255
+        self._seams.add(self._first + rows.start, differs, low)
+        block = Block(*self._arrays.mean_logits(self._sums, rows), differs)
         # The last row waits for the row after it, to be interpolated with. A copy, so that the block is let go.
         last = Block(*(self._arrays.copy(part[..., -1:, :]) for part in block))
         if self._above is not None:
@@ -168,21 +158,15 @@ class Stitcher:
         self._rows_out = y
         layers = self._layers if self._pieces % self._every else replace(self._layers, confidence=True)
         self._pieces += 1
-        return [self._arrays.finish(block, place, layers, self._channels)]
-
-    def _mean(self, rows: slice) -> Block:
-        low, high = self._low[rows], self._high[rows]
-        differs = high > low  # no window: 0 < 255
-        self._seams.add(self._first + rows.start, differs, low)
-        return Block(*self._arrays.mean_logits(self._sums, self._weights, rows), differs)
+        return [self._arrays.finish(block, place, layers)]
 
 
-def _arrays(device: str, compiled: bool | None) -> HostArrays:
-    if device == "cpu" and compiled is not False:
-        return HostArrays()
+def _arrays(channels: tuple[int, ...], device: str, compiled: bool) -> HostArrays:
+    if device == "cpu" and compiled:
+        return HostArrays(channels)
     from geoseg.tiling.tensors import TensorArrays  # loads torch, which a CPU can do without
 
-    return TensorArrays(device)
+    return TensorArrays(channels, device)
 
 
 class _Tapers:

@@ -13,14 +13,15 @@ from geoseg.arrays import AnyArray
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
 from geoseg.options import Layers
 from geoseg.tiling import arrays
-from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, HostArrays, Pending, Placement
+from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, HostArrays, Pending, Placement, Sums
 
 
 class TensorArrays(HostArrays):
     """The stitcher's arrays as tensors of a device; see `HostArrays` for the methods."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, channels: tuple[int, ...], device: str) -> None:
         self._device = torch.device(device)
+        super().__init__(channels)
         self._exponentials = torch.from_numpy(EXPONENTIALS).to(self._device)
 
     def constant(self, values: AnyArray) -> Tensor:
@@ -35,37 +36,29 @@ class TensorArrays(HostArrays):
         """Rows below other rows."""
         return torch.cat([above, below], dim=-2)
 
-    def add_logits(
-        self,
-        logits: Array,
-        taper: Array,
-        state: tuple[Array, Array, Array, Array, Array],
-        own: slice,
-        here: slice,
-        step: int,
-    ) -> None:
+    def add_logits(self, logits: Array, taper: Array, sums: Sums, own: slice, here: slice, step: int) -> None:
         """Add columns of a window's logits."""
-        sums, weights, low, high = (array[..., here] for array in state[:4])
+        total, weights, low, high = (array[..., here] for array in sums)
         logits, taper = logits[..., own].float(), taper[:, own]
         best = torch.where(logits.isnan(), -torch.inf, logits).amax(0)
         below = torch.where(logits >= best, 0.0, logits - best)
         below = torch.where(below > -LOGIT_LIMIT, below, -LOGIT_LIMIT)
         fixed = (below * step).round().to(torch.int32)
-        sums += fixed * taper
+        total += fixed * taper
         weights += taper
-        winner = state[4][fixed.argmax(0)].to(torch.uint8)
+        winner = self.mapped[fixed.argmax(0)].to(torch.uint8)
         torch.minimum(low, winner, out=low)
         torch.maximum(high, winner, out=high)
 
-    def mean_logits(self, sums: Array, weights: Array, rows: slice) -> tuple[Tensor, Tensor]:
+    def mean_logits(self, sums: Sums, rows: slice) -> tuple[Tensor, Tensor]:
         """Weighted means, and where there are any."""
-        weights = weights[rows]
-        return sums[:, rows].float() / weights.clamp(min=1).float(), weights > 0
+        weights = sums.weights[rows]
+        return sums.logits[:, rows].float() / weights.clamp(min=1).float(), weights > 0
 
-    def finish(self, block: Block, place: Placement, layers: Layers, channels: tuple[int, ...]) -> Pending:
+    def finish(self, block: Block, place: Placement, layers: Layers) -> Pending:
         """Rows of the output."""
         covered = block.covered.bool()
-        mapped = arrays.mapped_logits(block.logits, channels, torch.maximum, torch.stack)
+        mapped = arrays.mapped_logits(block.logits, self.channels, torch.maximum, torch.stack)
         logits = self._upsample(mapped, covered, place)
         confidence = every = differs = contact = None
         if layers.confidence or layers.probabilities:
@@ -81,7 +74,7 @@ class TensorArrays(HostArrays):
         classes = logits.argmax(0).to(torch.uint8)
         if layers.contact:
             contact = torch.zeros_like(classes)
-            for channel, own in enumerate(channels[len(mapped) :], start=len(mapped)):
+            for channel, own in enumerate(self.channels[len(mapped) :], start=len(mapped)):
                 pair = self._upsample(block.logits[[own, channel]], covered, place)
                 parts, total = self._shares(pair, 256 / place.step)
                 share = (parts[1] * CONFIDENCE_SCALE / total).round().to(torch.uint8)
