@@ -250,23 +250,19 @@ class CogWriter:
                 for source in band.findall("SimpleSource") + band.findall("ComplexSource"):
                     band.remove(source)
                 for tile in self._tiles:
-                    self._add_source(band, tile, number)
+                    size = {"xSize": str(tile.window.width), "ySize": str(tile.window.height)}
+                    source = ET.SubElement(band, "SimpleSource")
+                    ET.SubElement(source, "SourceFilename", relativeToVRT="0").text = str(tile.path.absolute())
+                    ET.SubElement(source, "SourceBand").text = str(tile.first_band + number - 1)
+                    ET.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **size})
+                    place = {"xOff": str(tile.window.col), "yOff": str(tile.window.row)}
+                    ET.SubElement(source, "DstRect", {**place, **size})
             for level in range(1, len(self._levels)):
                 overview = ET.SubElement(band, "Overview")
                 ET.SubElement(overview, "SourceFilename", relativeToVRT="1").text = f"{2**level}.tif"
                 ET.SubElement(overview, "SourceBand").text = str(number)
         tree.write(path, encoding="utf-8")
         return path
-
-    @staticmethod
-    def _add_source(band: ET.Element, tile: Tile, number: int) -> None:
-        size = {"xSize": str(tile.window.width), "ySize": str(tile.window.height)}
-        source = ET.SubElement(band, "SimpleSource")
-        ET.SubElement(source, "SourceFilename", relativeToVRT="0").text = str(tile.path.absolute())
-        ET.SubElement(source, "SourceBand").text = str(tile.first_band + number - 1)
-        ET.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **size})
-        place = {"xOff": str(tile.window.col), "yOff": str(tile.window.row)}
-        ET.SubElement(source, "DstRect", {**place, **size})
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

@@ -63,14 +63,21 @@ class OpenFiles:
     @contextmanager
     def borrow(self, path: str) -> Iterator[Any]:
         """A rasterio dataset of a path, for this thread alone; see `open_dataset`."""
+        with self._lock:
+            last = next((i for i in reversed(range(len(self._idle))) if self._idle[i][0] == path), None)
+            dataset = None if last is None else self._idle.pop(last)[1]
         with gdal_settings(path):
-            dataset = self._take(path) or open_dataset(path)
+            dataset = dataset or open_dataset(path)
             try:
                 yield dataset
             except BaseException:
                 dataset.close()  # its state is unknown after an error
                 raise
-            self._give_back(path, dataset)
+            with self._lock:
+                self._idle.append((path, dataset))
+                surplus, self._idle = self._idle[: -self._max_idle], self._idle[-self._max_idle :]
+            for _, old in surplus:
+                old.close()
 
     def close(self, path: str | None = None) -> None:
         """Close the idle datasets of a path; None closes all."""
@@ -79,21 +86,6 @@ class OpenFiles:
             self._idle = [] if path is None else [(p, dataset) for p, dataset in self._idle if p != path]
         for dataset in mine:
             dataset.close()
-
-    def _take(self, path: str) -> Any | None:
-        with self._lock:
-            for i in range(len(self._idle) - 1, -1, -1):
-                if self._idle[i][0] == path:
-                    return self._idle.pop(i)[1]
-        return None
-
-    def _give_back(self, path: str, dataset: Any) -> None:
-        with self._lock:
-            self._idle.append((path, dataset))
-            surplus = self._idle[: -self._max_idle]
-            self._idle = self._idle[-self._max_idle :]
-        for _, old in surplus:
-            old.close()
 
 
 def open_dataset(path: str) -> Any:

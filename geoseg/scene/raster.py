@@ -11,15 +11,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
-from geoseg.arrays import Pixels, Valid
+from geoseg.arrays import IntArray, Pixels, Valid
 from geoseg.grid import Grid
 from geoseg.windows import Window
 
 if TYPE_CHECKING:
     from geoseg.scene.aoi import Aoi
-
 
 _SAMPLES, _SAMPLE_PX = 5, 64  # windows along each side of a scene that `Raster.sample` reads, and their side, px
 
@@ -109,13 +107,11 @@ class Raster(ABC):
         """
         rows, cols = np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop)
         from_rows, from_cols = reflected(rows, self.grid.height), reflected(cols, self.grid.width)
-        top, left = int(from_rows.min()), int(from_cols.min())
-        # The smallest window inside that holds all pixels and their reflections.
-        inside = Window(top, left, int(from_rows.max()) - top + 1, int(from_cols.max()) - left + 1)
+        inside = spanned(from_rows, from_cols)
         pixels, valid = self._read_clipped(inside, self.aoi) if clip and self.aoi else self._read_inside(inside)
         if inside == window:
             return pixels, valid
-        index = (from_rows - top)[:, None], from_cols - left
+        index = (from_rows - inside.row)[:, None], from_cols - inside.col
         pixels, valid = pixels[:, index[0], index[1]], valid[index]
         if not reflect_valid:
             valid &= np.equal(rows, from_rows)[:, None] & np.equal(cols, from_cols)
@@ -187,6 +183,12 @@ def intersection(a: Window, b: Window) -> Window | None:
     return Window(row, col, height, width) if height > 0 and width > 0 else None
 
 
+def spanned(rows: IntArray, cols: IntArray) -> Window:
+    """The smallest window that holds all these rows and columns."""
+    row, col = int(rows.min()), int(cols.min())
+    return Window(row, col, int(rows.max()) - row + 1, int(cols.max()) - col + 1)
+
+
 def can_hold(dtype: np.dtype[Any], value: float) -> bool:
     """Whether a pixel of this dtype can equal the value: a header may say -9999 of bytes."""
     if dtype.kind == "f":
@@ -213,7 +215,7 @@ def _touched_blocks(wanted: Valid, window: Window, block_width: int) -> Iterator
         yield Window(window.row + top, window.col + start, bottom - top, stop - start)
 
 
-def reflected(index: npt.NDArray[np.int_], length: int) -> npt.NDArray[np.int_]:
+def reflected(index: IntArray, length: int) -> IntArray:
     """Indices in [0, length) of an axis continued by reflection without repeating its ends: a triangle wave."""
     if length == 1:
         return np.zeros_like(index)

@@ -1,8 +1,6 @@
 """A scene read as if its pixels had another size: exact averages when they grow, bilinear when they shrink.
 
-Weights are fractions of scene-wide integers and summed in one order, so any window is the crop of the whole, bit for
-bit. (GDAL's warper approximates coordinates per chunk and takes nodata band by band; here a pixel is invalid if all
-bands are.)
+Weights are fractions of scene-wide integers and summed in one order, so any window is the crop of the whole.
 """
 
 from typing import Any
@@ -15,7 +13,7 @@ from geoseg.arrays import IntArray, Pixels, Valid
 from geoseg.errors import SceneError
 from geoseg.grid import Grid, crs_hint
 from geoseg.runtime.jit import njit
-from geoseg.scene.raster import Raster
+from geoseg.scene.raster import Raster, spanned
 from geoseg.windows import Window
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -84,7 +82,7 @@ class Resampled(Raster):
     def _is_covered(self, window: Window) -> bool:
         rows = _taps(window.row, window.row_stop, self.source.grid.height, self.grid.height)[0]
         cols = _taps(window.col, window.col_stop, self.source.grid.width, self.grid.width)[0]
-        return self.source.may_be_valid(_span(rows, cols))
+        return self.source.may_be_valid(spanned(rows, cols))
 
     def _read_inside(self, window: Window) -> tuple[Pixels, Valid]:
         pixels, valid = self.empty(window.height, window.width)
@@ -93,38 +91,35 @@ class Resampled(Raster):
             return self.source.read(window)
         rows = _taps(window.row, window.row_stop, old.height, new.height)
         cols = _taps(window.col, window.col_stop, old.width, new.width)
-        row_bytes = (int(cols[0][-1].max()) - int(cols[0][0].min()) + 1) * len(self.bands) * self.dtype.itemsize
+        row_bytes = spanned(rows[0], cols[0]).width * len(self.bands) * self.dtype.itemsize
         source_rows = max(_SOURCE_BYTES // row_bytes, self.source.block_shape[0])
         for row_part in _parts(rows, source_rows):
-            span = _span(rows[0][row_part], cols[0])
+            span = spanned(rows[0][row_part], cols[0])
             strip, strip_valid = self.source.read(span)
             for col_part in _parts(cols, max(_CHUNK_PX // span.height, 1)):
-                where = row_part, col_part
-                taps = _cut(rows, row_part, span.row), _cut(cols, col_part, span.col)
-                pixels[:, *where], valid[where] = self._resample(strip, strip_valid, *taps, pixels[:, *where])
+                near = spanned(rows[0][row_part], cols[0][col_part])
+                row_taps = rows[0][row_part] - near.row, rows[1][row_part]
+                col_taps = cols[0][col_part] - near.col, cols[1][col_part]
+                here = slice(near.col - span.col, near.col_stop - span.col)
+                mean, use = self._means(strip[:, :, here], strip_valid[:, here], row_taps, col_taps)
+                np.copyto(pixels[:, row_part, col_part], mean, where=use)
+                valid[row_part, col_part] = use
         return pixels, valid
 
-    def _resample(
-        self, strip: Pixels, strip_valid: Valid, rows: Taps, cols: Taps, fill: Pixels
-    ) -> tuple[Pixels, Valid]:
-        """Pixels and validity from a strip that holds all their taps; invalid pixels are those of ``fill``."""
-        near = slice(int(cols[0].min()), int(cols[0].max()) + 1)
-        use = strip_valid[:, near]
+    def _means(self, source: Pixels, use: Valid, rows: Taps, cols: Taps) -> tuple[Pixels, Valid]:
+        """Pixels and validity from source pixels and theirs."""
         kind = np.result_type(self.dtype, np.float32)
         # Validity is one more band, always: a shortcut for parts without holes would round them differently.
-        values = np.concatenate([strip[:, :, near], use[None]], dtype=kind, casting="unsafe")
+        values = np.concatenate([source, use[None]], dtype=kind, casting="unsafe")
         if not use.all():
             values[:-1] = np.where(use, values[:-1], 0)  # NaN, too, counts for nothing
-        sums = _weighted(values, rows[0], rows[1].astype(kind), cols[0] - near.start, cols[1].astype(kind))
+        sums = _weighted(values, rows[0], rows[1].astype(kind), cols[0], cols[1].astype(kind))
         mean, weight = sums[:-1], sums[-1]
         mean /= np.maximum(weight, np.finfo(kind).tiny)
         if self.dtype.kind != "f":
             np.rint(mean, out=mean)  # a mean of pixels is never beyond what pixels can be
-        valid = weight > 0.5 - 1e-4  # half of it, though a sum of fractions falls short by its last digit
-        pixels = mean.astype(self.dtype)
-        if not valid.all():
-            np.copyto(pixels, fill, where=~valid)
-        return pixels, valid
+        # Half of the weight, though a sum of fractions falls short by its last digit.
+        return mean.astype(self.dtype), weight > 0.5 - 1e-4
 
 
 def _taps(first: int, stop: int, length: int, new_length: int) -> Taps:
@@ -156,17 +151,6 @@ def _parts(taps: Taps, source_length: int) -> list[slice]:
         parts.append(slice(start, stop))
         start = stop
     return parts
-
-
-def _span(rows: IntArray, cols: IntArray) -> Window:
-    """Window of the source that holds all indices."""
-    row, col = int(rows.min()), int(cols.min())
-    return Window(row, col, int(rows.max()) - row + 1, int(cols.max()) - col + 1)
-
-
-def _cut(taps: Taps, part: slice, origin: int) -> Taps:
-    """Taps of a part of an axis, counted from ``origin``."""
-    return taps[0][part] - origin, taps[1][part]
 
 
 @njit

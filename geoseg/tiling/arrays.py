@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from geoseg.arrays import AnyArray, ByteArray, Float32Array, IntArray
+from geoseg.arrays import AnyArray, Float32Array, IntArray
 from geoseg.map_rows import MapRows
 from geoseg.options import Layers
 from geoseg.tiling import kernels
@@ -57,8 +57,6 @@ class Placement:
     @property
     def fractions(self) -> Float32Array:
         """Place of a pixel between two logits, (stride,)."""
-        if self.stride == 1:
-            return np.zeros(1, dtype=np.float32)
         return ((np.arange(self.stride) + 0.5) / self.stride).astype(np.float32)
 
     @property
@@ -75,6 +73,8 @@ class HostArrays:
     ``channels`` has the class of each logit channel.
     """
 
+    library: Any = np  # or torch, which calls the same functions by the same names
+
     def __init__(self, channels: tuple[int, ...]) -> None:
         self.channels = channels
         self.mapped = self.constant(np.array(channels, dtype=np.int32))
@@ -89,7 +89,7 @@ class HostArrays:
 
     def join(self, above: Array, below: Array) -> Array:
         """Rows below other rows, along the last axis but one."""
-        return np.concatenate([above, below], axis=-2)
+        return self.library.concatenate([above, below], axis=-2)
 
     def add_logits(self, logits: Array, taper: Array, sums: Sums, own: slice, here: slice, step: int) -> None:
         """Add columns ``own`` of logits (K, h, w), any float type, to columns ``here`` of the sums."""
@@ -107,61 +107,61 @@ class HostArrays:
 
     def finish(self, block: Block, place: Placement, layers: Layers) -> Pending:
         """Rows of the output from a block."""
-        mapped = mapped_logits(block.logits, self.channels, np.maximum, np.stack)
-        classes, confidence, every = _upsampled(
+        mapped = mapped_logits(block.logits, self.channels, self.library)
+        classes, confidence, every = self.upsample(
             mapped, block, place, confidence=layers.confidence, probabilities=layers.probabilities
         )
-        differs = block.differs[np.ix_(*place.cells)].view(np.uint8) if layers.disagreement else None
-        contact = None
+        differs = contact = None
+        if layers.disagreement:
+            rows, cols = map(self.constant, place.cells)
+            differs = classes * 0 + block.differs[rows[:, None], cols]
         if layers.contact:
-            contact = np.zeros(classes.shape, dtype=np.uint8)
+            contact = classes * 0
             for channel, own in enumerate(self.channels[len(mapped) :], start=len(mapped)):
-                _, _, shares = _upsampled(block.logits[[own, channel]], block, place, probabilities=True)
+                _, _, shares = self.upsample(block.logits[[own, channel]], block, place, probabilities=True)
                 assert shares is not None
-                np.copyto(contact, shares[1], where=classes == own)
-        return lambda: MapRows(classes, confidence, every, differs, contact)
+                contact += (classes == own) * shares[1]
+        return self.pending(classes, confidence, every, differs, contact)
+
+    def upsample(
+        self, logits: Array, block: Block, place: Placement, *, confidence: bool = False, probabilities: bool = False
+    ) -> tuple[Array, Array | None, Array | None]:
+        """Classes, and their probability and that of every class where wanted, of mean logits on a block's cells."""
+        classes = np.empty((place.height, place.width), dtype=np.uint8)
+        sure = np.empty_like(classes) if confidence else None
+        every = np.empty((len(logits), *classes.shape), dtype=np.uint8) if probabilities else None
+        kernels.upsample(
+            logits,
+            block.covered,
+            place.top,
+            place.grid_rows,
+            place.left,
+            place.grid_cols,
+            place.stride,
+            place.fractions,
+            place.first_row,
+            place.first_col,
+            classes,
+            sure,
+            every,
+            EXPONENTIALS if confidence or probabilities else None,
+            np.float32(256 / place.step),
+        )
+        return classes, sure, every
+
+    def pending(self, *layers: Array | None) -> Pending:
+        """Layers of rows on their way to the host."""
+        return lambda: MapRows(*layers)  # type: ignore[arg-type]
 
 
-def _upsampled(
-    logits: Array, block: Block, place: Placement, *, confidence: bool = False, probabilities: bool = False
-) -> tuple[ByteArray, ByteArray | None, ByteArray | None]:
-    """Classes, and their probability and that of every class where wanted, of mean logits on a block's cells."""
-    classes = np.empty((place.height, place.width), dtype=np.uint8)
-    sure = np.empty_like(classes) if confidence else None
-    every = np.empty((len(logits), *classes.shape), dtype=np.uint8) if probabilities else None
-    kernels.upsample(
-        logits,
-        block.covered,
-        place.top,
-        place.grid_rows,
-        place.left,
-        place.grid_cols,
-        place.stride,
-        place.fractions,
-        place.first_row,
-        place.first_col,
-        classes,
-        sure,
-        every,
-        EXPONENTIALS if confidence or probabilities else None,
-        np.float32(256 / place.step),
-    )
-    return classes, sure, every
-
-
-def mapped_logits(
-    logits: Array,
-    channels: Sequence[int],
-    larger: Callable[[Array, Array], Array],
-    stack: Callable[[list[Array]], Array],
-) -> Array:
+def mapped_logits(logits: Array, channels: Sequence[int], library: Any) -> Array:
     """Logits (K, …) of the classes of a map from those of all channels (C, …), whose classes ``channels`` are.
 
-    A class to separate takes the larger of its own logit and that of its contact: what touches belongs to it. The
-    elementwise maximum and the stack along a new first axis are numpy's or torch's.
+    A class to separate takes the larger of its own logit and that of its contact: what touches belongs to it.
+    ``library`` is numpy or torch.
     """
     contact = {own: channel for channel, own in enumerate(channels) if own != channel}
     if not contact:
         return logits
     own = range(len(channels) - len(contact))
-    return stack([larger(logits[i], logits[contact[i]]) if i in contact else logits[i] for i in own])
+    return library.stack([library.maximum(logits[i], logits[contact[i]]) if i in contact else logits[i] for i in own])

@@ -243,7 +243,7 @@ def plan_prediction(
     Args:
         scene: The scene.
         logits: What the network gives, and what is written of it.
-        tiling: Windows, with size and overlap; bands of about 2²⁵ px and one strip if it says nothing else.
+        tiling: Windows, with size and overlap; without bands and strips it has bands of about 2²⁵ px and one strip.
         batch_size: Windows at once, at least 1.
         executor: Name of what runs the tasks.
         memory_limit_bytes: Above it the scene is cut into strips.
@@ -253,7 +253,14 @@ def plan_prediction(
             of 512 px.
     """
     size, overlap = tiling.size or 0, tiling.overlap or 0
-    _check(tiling, size, overlap, batch_size)
+    check_window(size, overlap)
+    if batch_size < 1:
+        raise ConfigError(f"batch size {batch_size} is below 1", hint="--batch-size 1")
+    for name, value in (("band_rows", tiling.band_rows), ("strip_cols", tiling.strip_cols)):
+        if value is not None and (value < BLOCK or value % BLOCK):
+            raise ConfigError(
+                f"{name} {value} must be a multiple of {BLOCK} px", hint=f"{name}={max(round_up(value, BLOCK), BLOCK)}"
+            )
     height, width = scene.height, scene.width
     # A file that is one block, as a JPEG, is decoded by GDAL line by line: nothing is won by reading it all at once.
     chunk_rows = scene.chunk_rows if scene.chunk_rows <= 2 * size else 1
@@ -305,17 +312,6 @@ def check_window(size: int, overlap: int) -> None:
             f"overlap {overlap} must be a multiple of {ALIGN} px from 0 to {size - ALIGN}",
             hint=f"--overlap {default_overlap(size)}",
         )
-
-
-def _check(tiling: Tiling, size: int, overlap: int, batch_size: int) -> None:
-    check_window(size, overlap)
-    if batch_size < 1:
-        raise ConfigError(f"batch size {batch_size} is below 1", hint="--batch-size 1")
-    for name, value in (("band_rows", tiling.band_rows), ("strip_cols", tiling.strip_cols)):
-        if value is not None and (value < BLOCK or value % BLOCK):
-            raise ConfigError(
-                f"{name} {value} must be a multiple of {BLOCK} px", hint=f"{name}={max(round_up(value, BLOCK), BLOCK)}"
-            )
 
 
 def _span(first: int, stop: int, stride: int, starts: tuple[int, ...], size: int) -> Span:

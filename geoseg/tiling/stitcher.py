@@ -77,14 +77,23 @@ class Stitcher:
         compiled: bool = True,
     ) -> None:
         self._plan, self._rows, self._cols, self._layers = plan, rows, cols, layers
-        self._arrays = _arrays(tuple(range(plan.classes)) if channels is None else channels, str(device), compiled)
+        channels = tuple(range(plan.classes)) if channels is None else channels
+        self._arrays = HostArrays(channels)
+        if str(device) != "cpu" or not compiled:
+            from geoseg.tiling.tensors import TensorArrays  # loads torch, which a CPU can do without
+
+            self._arrays = TensorArrays(channels, str(device))
         self._tapers = _Tapers(plan, self._arrays)
         self._step = self._tapers.step
         cells = plan.window_height // plan.stride, cols.cell_stop - cols.cell_first
         # Rows self._first … of the scene-wide grid of logits.
-        shares, weights = np.zeros((plan.classes, *cells), dtype=np.int32), np.zeros(cells, dtype=np.int32)
-        low, high = np.full(cells, 255, dtype=np.uint8), np.zeros(cells, dtype=np.uint8)
-        self._sums = Sums(*map(self._arrays.constant, (shares, weights, low, high)))
+        constant = self._arrays.constant
+        self._sums = Sums(
+            constant(np.zeros((plan.classes, *cells), dtype=np.int32)),
+            constant(np.zeros(cells, dtype=np.int32)),
+            low=constant(np.full(cells, 255, dtype=np.uint8)),
+            high=constant(np.zeros(cells, dtype=np.uint8)),
+        )
         self._first = rows.starts[0] // plan.stride
         self._above: Block | None = None
         self._rows_out = rows.first
@@ -159,14 +168,6 @@ class Stitcher:
         layers = self._layers if self._pieces % self._every else replace(self._layers, confidence=True)
         self._pieces += 1
         return [self._arrays.finish(block, place, layers)]
-
-
-def _arrays(channels: tuple[int, ...], device: str, compiled: bool) -> HostArrays:
-    if device == "cpu" and compiled:
-        return HostArrays(channels)
-    from geoseg.tiling.tensors import TensorArrays  # loads torch, which a CPU can do without
-
-    return TensorArrays(channels, device)
 
 
 class _Tapers:

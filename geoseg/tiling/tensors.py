@@ -11,13 +11,14 @@ from torch import Tensor
 
 from geoseg.arrays import AnyArray
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
-from geoseg.options import Layers
 from geoseg.tiling import arrays
 from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, HostArrays, Pending, Placement, Sums
 
 
 class TensorArrays(HostArrays):
     """The stitcher's arrays as tensors of a device; see `HostArrays` for the methods."""
+
+    library = torch
 
     def __init__(self, channels: tuple[int, ...], device: str) -> None:
         self._device = torch.device(device)
@@ -31,10 +32,6 @@ class TensorArrays(HostArrays):
     def copy(self, array: Array) -> Tensor:
         """A copy."""
         return torch.clone(array)
-
-    def join(self, above: Array, below: Array) -> Tensor:
-        """Rows below other rows."""
-        return torch.cat([above, below], dim=-2)
 
     def add_logits(self, logits: Array, taper: Array, sums: Sums, own: slice, here: slice, step: int) -> None:
         """Add columns of a window's logits."""
@@ -55,33 +52,35 @@ class TensorArrays(HostArrays):
         weights = sums.weights[rows]
         return sums.logits[:, rows].float() / weights.clamp(min=1).float(), weights > 0
 
-    def finish(self, block: Block, place: Placement, layers: Layers) -> Pending:
-        """Rows of the output."""
-        covered = block.covered.bool()
-        mapped = arrays.mapped_logits(block.logits, self.channels, torch.maximum, torch.stack)
-        logits = self._upsample(mapped, covered, place)
-        confidence = every = differs = contact = None
-        if layers.confidence or layers.probabilities:
-            parts, total = self._shares(logits, 256 / place.step)
-            if layers.confidence:
-                # Not the number over a tensor: torch would multiply by its reciprocal.
-                confidence = (torch.full_like(total, CONFIDENCE_SCALE) / total).round().to(torch.uint8)
-            if layers.probabilities:
-                every = (parts * CONFIDENCE_SCALE / total).round().to(torch.uint8)
-        if layers.disagreement:
-            rows, cols = (self.constant(cells) for cells in place.cells)
-            differs = block.differs[rows[:, None], cols].to(torch.uint8)
-        classes = logits.argmax(0).to(torch.uint8)
-        if layers.contact:
-            contact = torch.zeros_like(classes)
-            for channel, own in enumerate(self.channels[len(mapped) :], start=len(mapped)):
-                pair = self._upsample(block.logits[[own, channel]], covered, place)
-                parts, total = self._shares(pair, 256 / place.step)
-                share = (parts[1] * CONFIDENCE_SCALE / total).round().to(torch.uint8)
-                contact = torch.where(classes == own, share, contact)
-        return _on_its_way(classes, confidence, every, differs, contact)
+    def upsample(
+        self, logits: Array, block: Block, place: Placement, *, confidence: bool = False, probabilities: bool = False
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Classes, and their probability and that of every class where wanted."""
+        fine = self._interpolated(logits, block.covered.bool(), place)
+        sure = every = None
+        if confidence or probabilities:
+            parts, total = self._shares(fine, 256 / place.step)
+            # Not the number over a tensor: torch would multiply by its reciprocal.
+            sure = (torch.full_like(total, CONFIDENCE_SCALE) / total).round().to(torch.uint8) if confidence else None
+            every = (parts * CONFIDENCE_SCALE / total).round().to(torch.uint8) if probabilities else None
+        return fine.argmax(0).to(torch.uint8), sure, every
 
-    def _upsample(self, block: Tensor, covered: Tensor, place: Placement) -> Tensor:
+    def pending(self, *layers: Tensor | None) -> Pending:
+        """Layers of rows being copied to the host."""
+        copied = [_to_host(layer) for layer in layers]
+        arrived = None
+        if any(layer is not None and layer.is_pinned() for layer in copied):
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record()
+
+        def rows() -> MapRows:
+            if arrived is not None:
+                arrived.synchronize()
+            return MapRows(*(None if layer is None else layer.numpy() for layer in copied))  # type: ignore[arg-type]
+
+        return rows
+
+    def _interpolated(self, block: Tensor, covered: Tensor, place: Placement) -> Tensor:
         """Interpolated logits (K, height, width)."""
         if place.stride == 1:
             row, col = place.first_row - place.top, place.first_col - place.left
@@ -111,24 +110,8 @@ def mapped_logits(logits: Tensor, channels: Sequence[int]) -> Tensor:
     """Logits (N, K, H, W) of a map's classes from those of all channels; see `geoseg.tiling.arrays.mapped_logits`."""
     if list(channels) == list(range(len(channels))):
         return logits
-    found: Tensor = arrays.mapped_logits(logits.transpose(0, 1), channels, torch.maximum, torch.stack)
+    found: Tensor = arrays.mapped_logits(logits.transpose(0, 1), channels, torch)
     return found.transpose(0, 1)
-
-
-def _on_its_way(*layers: Tensor | None) -> Pending:
-    """Layers of rows being copied to the host."""
-    copied = [_to_host(layer) for layer in layers]
-    arrived = None
-    if any(layer is not None and layer.is_pinned() for layer in copied):
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record()
-
-    def rows() -> MapRows:
-        if arrived is not None:
-            arrived.synchronize()
-        return MapRows(*(None if layer is None else layer.numpy() for layer in copied))  # type: ignore[arg-type]
-
-    return rows
 
 
 def _to_host(layer: Tensor | None) -> Tensor | None:
