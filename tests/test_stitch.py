@@ -227,7 +227,7 @@ def test_disagreeing_windows_are_blended_by_the_taper() -> None:
     assert (rows.classes[:, 49:] == 1).all()
     assert rows.disagreement is not None
     np.testing.assert_array_equal(rows.disagreement, np.tile((np.arange(96) // 32) == 1, (32, 1)))
-    seams = state.seams(0)
+    seams = state.seams.of(0)
     # 4 × 4 logits lie in both windows, all within 16 px of a border
     assert (seams.border, seams.border_differs, seams.inside) == (16, 16, 0)
 

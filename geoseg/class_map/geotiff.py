@@ -156,8 +156,7 @@ class Tile:
 class CogWriter:
     """A uint8 raster with nodata 255 being written from top to bottom; a context manager.
 
-    The file's bytes depend on the pixels, not on how the rows come nor on the number of threads (all processors, or
-    what the environment variable GDAL_NUM_THREADS says).
+    The file's bytes depend on the pixels, not on how the rows come nor on the number of `threads`.
 
     Args:
         path: File to write, in a folder of its own that also takes the temporary files (`geoseg.files.atomic_output`).

@@ -27,7 +27,7 @@ _NAME, _MIN, _MAX, _MIN_MAX, _RED, _GREEN, _BLUE = 2, 3, 4, 5, 6, 7, 8  # GDALRA
 _KEY = re.compile(r"class[_ ]?(\d+)([_ ]?name)?", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*-?\d+([.,]\d+)?\s*")
 
-Entry = tuple[str, Color | None]
+Entry = tuple[int, str, Color | None]  # id, name and colour
 
 
 def class_table(file: Any, highest: Callable[[], int]) -> tuple[ClassTable, bool]:
@@ -43,7 +43,7 @@ def class_table(file: Any, highest: Callable[[], int]) -> tuple[ClassTable, bool
         colors: dict[int, Any] = file.colormap(1)
     except ValueError:
         colors = {}
-    found: dict[int, Entry] = {}
+    found: dict[int, tuple[str, Color | None]] = {}
     for number, name, color in (*_of_gdal(file), *_of_metadata(file), *_of_qgis(Path(file.name).with_suffix(".qml"))):
         # A label that is the number itself, as QGIS gives one, is no name.
         if 0 <= number < NODATA and name.strip() and not _NUMBER.fullmatch(name):
@@ -81,8 +81,8 @@ def _from_tag(text: str, name: str) -> ClassTable:
         ) from error
 
 
-def _of_gdal(file: Any) -> Iterator[tuple[int, str, Color | None]]:
-    """Attribute table and category names, as (id, name, colour)."""
+def _of_gdal(file: Any) -> Iterator[Entry]:
+    """Attribute table and category names."""
     root = as_vrt(file)
     table = root.find("VRTRasterBand/GDALRasterAttributeTable")
     if table is not None:
@@ -91,7 +91,7 @@ def _of_gdal(file: Any) -> Iterator[tuple[int, str, Color | None]]:
         yield i, category.text or "", None
 
 
-def _of_table(table: ET.Element) -> Iterator[tuple[int, str, Color | None]]:
+def _of_table(table: ET.Element) -> Iterator[Entry]:
     fields = [
         (f.findtext("Name", "").lower(), int(f.findtext("Type", "0")), int(f.findtext("Usage", "0")))
         for f in table.findall("FieldDefn")
@@ -118,13 +118,13 @@ def _of_table(table: ET.Element) -> Iterator[tuple[int, str, Color | None]]:
             continue
 
 
-def _of_metadata(file: Any) -> Iterator[tuple[int, str, Color | None]]:
+def _of_metadata(file: Any) -> Iterator[Entry]:
     for key, text in {**file.tags(), **file.tags(1)}.items():
         if found := _KEY.fullmatch(key):
             yield int(found[1]), text, None
 
 
-def _of_qgis(path: Path) -> Iterator[tuple[int, str, Color | None]]:
+def _of_qgis(path: Path) -> Iterator[Entry]:
     """Labels of a QGIS style of a paletted raster, or of one coloured value by value."""
     try:
         root = ET.parse(path).getroot()

@@ -13,7 +13,7 @@ from geoseg.runtime.jit import helper, int64, njit
 
 @njit
 def halve(rows: ByteArray, by_mean: bool) -> ByteArray:
-    """One value for every 2 × 2 pixels: the most common one, or the mean; 255 where none of them is valid.
+    """The most common value of every 2 × 2 pixels, or their mean, without nodata (255); 255 where all are nodata.
 
     Takes (B, h, W) uint8 from an even row of the raster on, gives (B, ⌈h / 2⌉, ⌈W / 2⌉). Where W or h is odd, the last
     column or row is taken twice.

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -100,15 +100,11 @@ class ClassMapReader:
         path = input_path(f"{stem}_{layer}{dot}{suffix}")
         if digest is None or not exists(path):
             return None
-        try:
-            with Scene(path) as confidence:
-                tags, grid = confidence.dataset.tags(), confidence.grid
-            belongs = tags.get(DIGEST_TAG) == digest and grid == grid_of(self._scene.dataset)
-        except SceneError:
-            belongs = False
-        if not belongs:
-            log.warning("%s belongs to another map than %s and is ignored", path, self.path)
-        return path if belongs else None
+        with suppress(SceneError), Scene(path) as found:
+            if found.dataset.tags().get(DIGEST_TAG) == digest and found.grid == grid_of(self._scene.dataset):
+                return path
+        log.warning("%s belongs to another map than %s and is ignored", path, self.path)
+        return None
 
     def rows(self, height: int | None = None, *, contact: bool = False) -> Iterator[MapRows]:
         """The map from top to bottom, ``height`` rows at a time, with its confidence where that lies beside it.

@@ -1,14 +1,7 @@
 """Write what a prediction finds as rasters: the class map and, where asked for, confidence and other layers beside it.
 
-What a class map carries, and who reads it: a colour table (every GIS), the class table as a JSON tag (geoseg, also
-when the file travels alone), category names and a raster attribute table in ``.tif.aux.xml`` (GDAL, ArcGIS, QGIS;
-TIFF itself has no place for them), a style in ``.qml`` (QGIS), and the tags of whoever made it.
-
-    OUT.tif                 class ids
-    OUT_confidence.tif      probability of the class that won, 0 … 1 as 0 … 254
-    OUT_probabilities.tif   the same for every class, a band each
-    OUT_disagreement.tif    1 where overlapping windows saw different classes
-    OUT_contact.tif         share of the contact in the probability of a class whose objects are told apart
+A class map has a colour table (every GIS), the class table as a JSON tag (geoseg, also when the file travels alone),
+names and counts in ``.tif.aux.xml`` (GDAL, ArcGIS, QGIS; TIFF has no place for them), and a style in ``.qml`` (QGIS).
 """
 
 import hashlib
@@ -149,13 +142,9 @@ class MapFileWriter:
 
 def _share_style(layer: str, classes: ClassTable) -> str:
     """The style of confidence, of contact, or of the probability of the first class that is no background."""
-    if layer == "confidence":
-        return ramp_qml(_SHARE_COLORS, labels=("0 % sure", "100 % sure"))
-    if layer == "contact":
-        return ramp_qml(_SHARE_COLORS, labels=("0 % contact", "100 % contact"))
     first = next((c for c in classes if not c.background), classes[0])
-    labels = f"0 % {first.name}", f"100 % {first.name}"
-    return ramp_qml(_SHARE_COLORS, band=first.id + 1, labels=labels)
+    of, band = {"confidence": ("sure", 1), "contact": ("contact", 1)}.get(layer, (first.name, first.id + 1))
+    return ramp_qml(_SHARE_COLORS, band=band, labels=(f"0 % {of}", f"100 % {of}"))
 
 
 def _table(layer: str, classes: ClassTable) -> ClassTable | None:

@@ -135,7 +135,7 @@ def _value_doubt(contract: Contract, scene: Raster) -> str | None:
 
 def _size_doubt(contract: Contract, scene: Raster) -> str | None:
     """A doubt if the imagery lacks the details that the model sees, or its objects have another size."""
-    own, seen = (raster.grid.pixel_size_m() for raster in (getattr(scene, "source", scene), scene))
+    own, seen = scene.own_grid.pixel_size_m(), scene.grid.pixel_size_m()
     if own is None or seen is None:
         return None
     if max(own) > _MOST_UPSAMPLING * max(seen):

@@ -1,8 +1,7 @@
 """Finished parts of a prediction on disk, so that an interrupted run continues where it stopped.
 
-While ``map.tif`` is made there is a folder ``.map.tif.parts`` beside it, with a tiled GeoTIFF for every finished task
-and a journal of what the parts were made from. A part gets its name when it is complete, so the parts that exist may
-be used whatever happened, a kill in the middle of a write included.
+While ``map.tif`` is made, the folder ``.map.tif.parts`` has a GeoTIFF for every finished task, which gets its name when
+it is complete, and a journal of what they were made from.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 from llvmlite.binding import get_host_cpu_name
@@ -47,6 +47,9 @@ GPU_BATCH = 16
 
 T = TypeVar("T")
 
+Predicted: TypeAlias = tuple[T, tuple[Window, Array] | None]
+"""The note of an `Item`, and its window with logits (K, h, w) if it has one."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowPixels:
@@ -58,15 +61,6 @@ class WindowPixels:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Predicted(Generic[T]):
-    """The window and the logits (K, h, w) of an `Item`, None if it had no window, and its note."""
-
-    window: Window | None
-    logits: Array | None
-    note: T
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Item(Generic[T]):
     """A window on its way to the network, if any, and a note that comes back with its logits."""
 
@@ -75,7 +69,7 @@ class Item(Generic[T]):
 
     def with_logits(self, logits: Array | None) -> Predicted[T]:
         """What comes out."""
-        return Predicted(None if self.pixels is None else self.pixels.window, logits, self.note)
+        return self.note, None if self.pixels is None else (self.pixels.window, logits)
 
 
 class Predictor:
@@ -143,12 +137,14 @@ class Predictor:
     ) -> Plan:
         """Windows, bands and memory for a scene, with the model's and the device's defaults; see `plan_prediction`."""
         size, overlap = window_of(tiling, self.contract.window)
+        # Of one file whole blocks are read; of others a row of blocks should fit into GDAL's cache.
+        cache = GDAL_CACHE_BYTES if isinstance(scene, Scene) else max(scene.row_of_blocks_bytes, GDAL_CACHE_BYTES)
         shape = SceneShape(
             height=scene.grid.height,
             width=scene.grid.width,
             pixel_bytes=len(scene.bands) * scene.dtype.itemsize,
             chunk_rows=scene.block_shape[0],
-            cache_bytes=_cache_bytes(scene),
+            cache_bytes=min(cache, MAX_GDAL_CACHE_BYTES),
         )
         classes = len(self.classes)
         plan = plan_prediction(
@@ -184,9 +180,9 @@ class Predictor:
 
     def run_windows(self, windows: Iterable[WindowPixels], *, batch_size: int) -> Iterator[tuple[Window, Array]]:
         """Windows and their logits, in order; see `run`."""
-        for found in self.run((Item(window, None) for window in windows), batch_size=batch_size):
-            if found.window is not None and found.logits is not None:
-                yield found.window, found.logits
+        for _, found in self.run((Item(window, None) for window in windows), batch_size=batch_size):
+            if found is not None:
+                yield found
 
     def _side_by_side(self, items: Iterable[Item[T]], at_once: int, stages: Stages) -> Iterator[Predicted[T]]:
         _ = self.forward
@@ -270,16 +266,7 @@ def _one_thread() -> None:
         sys.modules["torch"].set_num_threads(1)
 
 
-def _cache_bytes(scene: Raster) -> int:
-    """Size of GDAL's cache: small if whole blocks of one file are read, else a row of blocks, within bounds."""
-    if isinstance(scene, Scene):
-        return GDAL_CACHE_BYTES
-    return min(max(scene.row_of_blocks_bytes, GDAL_CACHE_BYTES), MAX_GDAL_CACHE_BYTES)
-
-
-_OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc")
-
-
 def _is_out_of_memory(error: BaseException) -> bool:
     # torch's and OpenVINO's allocators for the CPU raise a plain RuntimeError
-    return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
+    texts = "out of memory", "allocate memory", "bad_alloc"
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)

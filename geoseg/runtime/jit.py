@@ -1,8 +1,8 @@
 """numba as this package uses it: kernels that Python calls, and helpers that only kernels call.
 
-Compiling takes most of a new user's first minute. A third of the time of a small function goes into its wrapper for
-calls from Python, which helpers go without. A function is compiled anew for every combination of argument types, so
-helpers are called with int64 numbers, and what few users need is None to the others, a type whose branches go away.
+A third of the compile time of a small function goes into its wrapper for calls from Python, which helpers go without.
+For each combination of argument types a function is compiled anew: helpers get int64 numbers, and None for what few
+users need, a type whose branches go away.
 """
 
 import hashlib

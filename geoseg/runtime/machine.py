@@ -9,8 +9,6 @@ from pathlib import Path
 
 from geoseg.errors import DeviceError
 
-_CONTAINER = Path("/sys/fs/cgroup/memory.max")
-
 
 def check_device(name: str) -> str:
     """The name of a device; a `DeviceError` if it is neither auto, cpu, cuda nor cuda:N."""
@@ -62,7 +60,7 @@ def memory_bytes() -> int | None:
     except (AttributeError, OSError, ValueError):
         return None
     try:
-        return min(found, int(_CONTAINER.read_text()))
+        return min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):  # no container, or one without a limit
         return found
 

@@ -1,14 +1,10 @@
-"""What to type for a scene that is not what a model takes: other bands, another data type, values not as stored.
-
-Commands are for GDAL's programs and can be pasted. What a file does not tell is left to the user.
-"""
+"""What to type for a scene that is not what a model takes: other bands, another data type, values not as stored."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rasterio.enums import ColorInterp
 
 from geoseg.arrays import AnyArray
 from geoseg.errors import quoted
@@ -26,7 +22,6 @@ _RANGES_NM = {"blue": (450, 490, 520), "green": (520, 560, 600), "red": (620, 66
 _SENTINEL_2_SIGN, _SENTINEL_2 = "b8a", {"blue": "b2", "green": "b3", "red": "b4", "nir": "b8"}
 
 _WAVELENGTH = re.compile(r"(\d+(?:\.\d+)?) ?(nm|nanomet\w*|um|µm|μm|micromet\w*)", re.IGNORECASE)
-_TAGS = ("wavelength", "central_wavelength_um", "central_wavelength")
 
 
 def bands_named(path: str, wanted: Sequence[str]) -> tuple[int, ...] | None:
@@ -56,9 +51,7 @@ def band_hint(scene: Raster, wanted: Sequence[str]) -> str:
         files = " ".join(quoted(p) for p in scene.paths)
         return f"the files seem to be the bands of one scene, so stack them: gdalbuildvrt -separate stack.vrt {files}"
     if scene.file_bands < len(wanted):
-        with open_dataset(path) as dataset:
-            has_palette = ColorInterp.palette in dataset.colorinterp
-        return palette_hint(path) if has_palette else f"see what it holds with: geoseg info {quoted(path)}"
+        return palette_hint(path) if scene.has_palette else f"see what it holds with: geoseg info {quoted(path)}"
     found = bands_named(path, wanted)
     if found is None:
         return f"say with --bands which of them are {names}, in this order; list them with: geoseg info {quoted(path)}"
@@ -152,7 +145,7 @@ def _by_wavelength(name: str, lengths: Sequence[float | None]) -> int | None:
 
 def _wavelength_nm(dataset: Any, band: int) -> float | None:
     tags = {key.lower(): value for ns in (None, "IMAGERY") for key, value in dataset.tags(band, ns=ns).items()}
-    for tag in _TAGS:
+    for tag in ("wavelength", "central_wavelength_um", "central_wavelength"):
         match = re.match(r"\d+(?:\.\d+)?", tags.get(tag, ""))
         if match is not None:
             return _as_nm(float(match[0]))

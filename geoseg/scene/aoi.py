@@ -1,8 +1,6 @@
 """Area of interest: polygons of any vector file, in any CRS, as validity of windows of a scene.
 
-A pixel is inside if its centre is. Edges are intersected with rows of pixel centres in scene-wide coordinates, so the
-answer does not depend on the window, even if an edge runs through pixel centres. (GDAL rasterises in coordinates of the
-window.)
+A pixel is inside if its centre is, whatever the window; with GDAL the window counts if an edge runs through centres.
 """
 
 import hashlib

@@ -29,7 +29,6 @@ class Mosaic(Raster):
     def __init__(self, scenes: Sequence[Raster]) -> None:
         first, self.scenes = scenes[0], tuple(scenes)
         self._read_from(*scenes)
-        self.block_shape = first.block_shape
         places = gather(lambda scene: _place(scene, first), scenes, UNUSABLE)
         top, left = min(w.row for w in places), min(w.col for w in places)
         height, width = max(w.row_stop for w in places) - top, max(w.col_stop for w in places) - left

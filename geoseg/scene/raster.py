@@ -1,7 +1,4 @@
-"""The base class of imagery: a grid, bands, an area of interest, and windows that may reach past the edge.
-
-`Scene` is one file, `Mosaic` several, `Resampled` either at another GSD.
-"""
+"""What one file (`Scene`), several (`Mosaic`), and either at another GSD (`Resampled`) have in common."""
 
 from __future__ import annotations
 
@@ -36,6 +33,7 @@ class Raster(ABC):
     scaling: tuple[tuple[float, float], ...] | None
     alpha_band: int | None  # 1-based band tagged as alpha, whether used or not, or None
     file_bands: int  # how many bands the file has
+    has_palette: bool  # whether a band holds numbers of colours in a table
     block_shape: tuple[int, int]  # (rows, columns) of the file's blocks, px: the unit in which it is decoded
     aoi: Aoi | None = None  # area outside which nothing is valid, or None
     covered_share: float = 1.0  # share of the grid that its files cover, at most 1
@@ -48,12 +46,13 @@ class Raster(ABC):
         self.close()
 
     def _read_from(self, *parts: Raster) -> None:
-        """Be made of other rasters: have their files, and what they have in common but grid and blocks."""
+        """Be made of other rasters: have their files, and but for the grid what is said of the first or of all."""
         first, self._parts = parts[0], parts
         self.path = first.path if len(parts) == 1 else f"{first.path} and {len(parts) - 1} more"
         self.paths = tuple(path for part in parts for path in part.paths)
         self.bands, self.band_names, self.dtype, self.nodata = first.bands, first.band_names, first.dtype, first.nodata
-        self.alpha_band, self.file_bands = first.alpha_band, first.file_bands
+        self.alpha_band, self.file_bands, self.has_palette = first.alpha_band, first.file_bands, first.has_palette
+        self.block_shape, self.covered_share = first.block_shape, first.covered_share
         self.scaling = next((part.scaling for part in parts if part.scaling is not None), None)
 
     def close(self) -> None:
@@ -76,12 +75,12 @@ class Raster(ABC):
         return self.aoi is not None or self.covered_share < 1 or any(part.can_be_invalid for part in self._parts)
 
     @property
-    @abstractmethod
     def row_of_blocks_bytes(self) -> int:
         """GDAL cache, bytes, for one thread to decode every block once though strips or windows end inside blocks.
 
         The blocks of one row of pixels, twice if bands are stored one after another.
         """
+        return max(part.row_of_blocks_bytes for part in self._parts)
 
     @abstractmethod
     def _read_inside(self, window: Window) -> tuple[Pixels, Valid]:

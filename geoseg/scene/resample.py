@@ -55,7 +55,6 @@ class Resampled(Raster):
             )
         self.source, self.gsd_m = source, gsd_m
         self._read_from(source)
-        self.covered_share = source.covered_share
         old = source.grid
         height, width = (
             n if abs(f - 1) <= _SAME else max(round(n / f), 1) for n, f in zip(old.shape, factors, strict=True)
@@ -69,11 +68,6 @@ class Resampled(Raster):
     def own_grid(self) -> Grid:
         """See `Raster`."""
         return self.source.own_grid
-
-    @property
-    def row_of_blocks_bytes(self) -> int:
-        """See `Raster`."""
-        return self.source.row_of_blocks_bytes
 
     def fingerprint(self) -> dict[str, Any]:
         """See `Raster`."""

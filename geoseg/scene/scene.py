@@ -1,7 +1,7 @@
 """Open one raster, or several as one, and read windows: pixels (B, H, W) and valid (H, W).
 
 A pixel is invalid if all read bands hold nodata, any band is NaN, a mask band says so, or, only on request, the alpha
-band is 0. A four-band GeoTIFF written with GDAL's defaults calls its near infrared "alpha", which may be 0 in the dark.
+band is 0.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,6 @@ class Scene(Raster):
 
     Attributes:
         has_mask: Whether a mask band says which pixels are valid.
-        has_palette: Whether a band holds numbers of colours in a table.
         warp_command: What to type for a file with control points in place of a transform, else None.
     """
 
@@ -86,10 +85,10 @@ class Scene(Raster):
                     hint="give a value the pixels can have with --nodata",
                 )
             self.nodata = self._nodata[0]
-            self.scaling = _scaling(src, self.bands)
+            scaling = tuple((float(src.scales[b - 1]), float(src.offsets[b - 1])) for b in self.bands)
+            self.scaling = None if all(pair == (1, 0) for pair in scaling) else scaling
             self.has_palette = ColorInterp.palette in src.colorinterp
-            rows, cols = src.block_shapes[self.bands[0] - 1]
-            self.block_shape = int(rows), int(cols)
+            self.block_shape = src.block_shapes[self.bands[0] - 1]
             self._is_pixel_interleaved = src.profile.get("interleave") == "pixel"
             flags = src.mask_flag_enums[self.bands[0] - 1]
             self.has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
@@ -197,9 +196,9 @@ def open_scene(paths: AnyPath | Sequence[AnyPath], imagery: Imagery = Imagery())
         SceneError: No path, a file with control points in place of a transform, or see `Scene`, `Mosaic`, `load_aoi`
             and `Resampled`. No file is left open then, and all files with a problem are listed.
     """
-    if not isinstance(paths, str | PathLike) and not paths:
-        raise SceneError("no scene was named", hint="name one or several rasters")
     names = [paths] if isinstance(paths, str | PathLike) else list(paths)
+    if not names:
+        raise SceneError("no scene was named", hint="name one or several rasters")
     files = OpenFiles()
 
     def opened(path: AnyPath) -> Scene:
@@ -234,11 +233,6 @@ def _band_name(dataset: Any, band: int) -> str:
     return dataset.descriptions[band - 1] or known
 
 
-def _scaling(dataset: Any, bands: Sequence[int]) -> tuple[tuple[float, float], ...] | None:
-    pairs = tuple((float(dataset.scales[b - 1]), float(dataset.offsets[b - 1])) for b in bands)
-    return None if all(pair == (1, 0) for pair in pairs) else pairs
-
-
 def _common_dtype(path: str, names: list[str]) -> np.dtype[Any]:
     if len(set(names)) > 1:
         raise SceneError(
@@ -253,11 +247,11 @@ def _common_dtype(path: str, names: list[str]) -> np.dtype[Any]:
 
 def _local_facts(path: str) -> dict[str, Any]:
     file = file_behind(input_path(path))
+    if file is None:
+        return {"path": path}
     try:
-        status = None if file is None else file.stat()
+        status = file.stat()
     except OSError:  # a source of a VRT that is not a file
-        status = None
-    if file is None or status is None:
         return {"path": path}
     member = path.partition(f"{file}")[2]
     return {"path": f"{file.resolve()}{member}", "bytes": status.st_size, "modified_ns": status.st_mtime_ns}

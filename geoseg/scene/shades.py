@@ -4,15 +4,13 @@ import numpy as np
 
 from geoseg.arrays import AnyArray, ByteArray
 
-_PERCENTILES = (2, 98)
-
 
 def stretch(values: AnyArray) -> tuple[float, float]:
     """The values that come out black and white: the 2nd and the 98th percentile of finite ones; 0 and 255 of none."""
     finite = values[np.isfinite(values)]  # decibels of nothing are infinite
     if not finite.size:
         return 0.0, 255.0
-    low, high = np.percentile(finite.astype(np.float64), _PERCENTILES).tolist()
+    low, high = np.percentile(finite.astype(np.float64), (2, 98)).tolist()
     return low, high
 
 

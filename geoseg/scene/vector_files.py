@@ -1,8 +1,7 @@
 """Vector files as inputs: which layer is meant, its features near a place, and their polygons.
 
-Labels, areas of interest, labelled areas and catalogues are all read here. GeoParquet is read by geopandas, everything
-else by GDAL. Where features near a place are asked for, files with a spatial index (GeoPackage, FlatGeobuf, shapefile
-with .qix, GeoParquet with a bounding box column) give them without the others being read.
+GeoParquet is read by geopandas, everything else by GDAL. Of files with a spatial index (GeoPackage, FlatGeobuf,
+shapefile with .qix, GeoParquet with a bounding box column) only features near a place are read, where these are wanted.
 """
 
 import json

@@ -99,11 +99,7 @@ class HostArrays:
 
     def mean_logits(self, sums: Sums, rows: slice) -> tuple[Array, Array]:
         """Weighted means (K, n, C) of some rows, and where there are any (n, C)."""
-        height, width = rows.stop - rows.start, sums.weights.shape[1]
-        block = np.empty((len(sums.logits), height, width), dtype=np.float32)
-        covered = np.empty((height, width), dtype=np.uint8)
-        kernels.mean_logits(sums.logits, sums.weights, rows.start, block, covered)
-        return block, covered
+        return kernels.mean_logits(sums.logits, sums.weights, rows.start, rows.stop)
 
     def finish(self, block: Block, place: Placement, layers: Layers) -> Pending:
         """Rows of the output from a block."""

@@ -34,13 +34,12 @@ def add_logits(
     Args:
         logits: (K, h, w).
         taper: (h, w).
-        first: First of the columns.
+        first: The first of the columns.
         sums: What is added to, (K, h, C).
         weights: Sum of the tapers, (h, C).
         low, high: The smallest and the greatest of the windows' own classes, (h, C).
         mapped: The class of each logit channel, (K,).
         left: Column of the sums that the first one belongs to.
-        width, limit, step: See above.
     """
     classes, height, _ = logits.shape
     best = np.empty(width, dtype=np.float32)
@@ -77,19 +76,22 @@ def add_logits(
 
 
 @njit
-def mean_logits(sums: Int32Array, weights: Int32Array, first: int, block: Float32Array, covered: ByteArray) -> None:
-    """Weighted means (K, n, C) of rows of sums (K, h, C) from ``first`` on, in fixed-point units; weights are (h, C).
+def mean_logits(sums: Int32Array, weights: Int32Array, first: int, stop: int) -> tuple[Float32Array, ByteArray]:
+    """Means (K, n, C), in fixed-point units, of some rows of sums (K, h, C) by their weights (h, C).
 
-    Where there was no window the mean is 0, and ``covered`` (n, C), the second output, 0.
+    Where there was no window the mean is 0, and the second output (n, C), too.
     """
-    classes, height, width = block.shape
-    for row in range(height):
+    classes, _, width = sums.shape
+    block = np.empty((classes, stop - first, width), dtype=np.float32)
+    covered = np.empty((stop - first, width), dtype=np.uint8)
+    for row in range(stop - first):
         for col in range(width):
             covered[row, col] = weights[first + row, col] > 0
         for k in range(classes):
             for col in range(width):
                 weight = max(weights[first + row, col], np.int32(1))
                 block[k, row, col] = np.float32(sums[k, first + row, col]) / np.float32(weight)
+    return block, covered
 
 
 @njit
@@ -120,9 +122,7 @@ def upsample(
         stride: Pixels per logit.
         fractions: Place of a pixel between two logits, (stride,).
         first_row, first_col: First pixel of the output.
-        classes: Output.
-        confidence: Output (h, w), or None.
-        probabilities: Output (K, h, w), or None.
+        classes, confidence, probabilities: Outputs, (h, w), (h, w) or None, (K, h, w) or None.
         exponentials: exp(-i / 256), and 0 at its end; None where neither confidence nor probabilities are wanted.
         scale: 256 over the fixed-point units of one logit.
     """

@@ -238,15 +238,10 @@ def plan_prediction(
     executor: str = IN_PROCESS,
     memory_limit_bytes: int = STRIP_MEMORY_BYTES,
 ) -> Plan:
-    """The plan for a scene.
+    """The plan for a scene with windows of the tiling's size and overlap, ``batch_size`` of them at once.
 
-    Args:
-        scene: The scene.
-        logits: What the network gives, and what is written of it.
-        tiling: Windows, with size and overlap; without bands and strips it has bands of about 2²⁵ px and one strip.
-        batch_size: Windows at once, at least 1.
-        executor: Name of what runs the tasks.
-        memory_limit_bytes: Above it the scene is cut into strips.
+    If the tiling says nothing else, bands have about 2²⁵ px, and there is one strip, or several where one would take
+    more memory than the limit.
 
     Raises:
         ConfigError: A size or overlap off the grid, a batch size below 1, bands or strips that are not multiples

@@ -56,7 +56,7 @@ class Stitcher:
     """Running state of one strip of a scene: give it windows row by row, get finished rows.
 
     Args:
-        plan: Of the scene.
+        plan: That of the scene.
         rows, cols: Rows and columns of the output; see `Plan.band_span` and `Plan.strip_span`.
         layers: Layers beside the classes; some pieces have confidence all the same, see `_MEASURED`.
         device: Where the logits are: "cpu", or a GPU by torch's name.
@@ -98,11 +98,7 @@ class Stitcher:
         self._above: Block | None = None
         self._rows_out = rows.first
         self._pieces, self._every = 0, _MEASURED if plan.height * plan.width > _SMALL_PX else 1
-        self._seams = _SeamCounter(plan, rows, cols, self._arrays)
-
-    def seams(self, band: int) -> SeamCounts:
-        """Where windows differ in a band, once all its rows are finished."""
-        return self._seams.of(band)
+        self.seams = _SeamCounter(plan, rows, cols, self._arrays)
 
     def add(self, window: Window, logits: Array) -> None:
         """Add the logits of a window of the row of windows being worked on; see `finish`.
@@ -140,7 +136,7 @@ class Stitcher:
         plan, s = self._plan, self._plan.stride
         low = self._sums.low[rows]
         differs = self._sums.high[rows] > low  # no window: 0 < 255
-        self._seams.add(self._first + rows.start, differs, low)
+        self.seams.add(self._first + rows.start, differs, low)
         block = Block(*self._arrays.mean_logits(self._sums, rows), differs)
         # The last row waits for the row after it, to be interpolated with. A copy, so that the block is let go.
         last = Block(*(self._arrays.copy(part[..., -1:, :]) for part in block))
@@ -251,6 +247,7 @@ class _SeamCounter:
             row = end
 
     def of(self, band: int) -> SeamCounts:
+        """The counts of a band, once all its rows are finished."""
         return SeamCounts(*map(int, self._counts.get(band, ())))
 
 

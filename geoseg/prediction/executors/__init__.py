@@ -47,12 +47,11 @@ def _in_process(device: str, address: str | None) -> Iterator[InProcess]:
     yield InProcess(resolve_device(device))
 
 
-Connect: TypeAlias = "Callable[[str, str | None], AbstractContextManager[Executor]]"
-"""Opens an executor for the name of a device and the address of a cluster, None for the usual one."""
+def find_executor(name: ExecutorName) -> Callable[[str, str | None], AbstractContextManager[Executor]]:
+    """What opens an executor for the name of a device and the address of a cluster, None for the usual one.
 
-
-def find_executor(name: ExecutorName) -> Connect:
-    """What opens the executor of a name; a `ConfigError` if what it needs is not installed."""
+    A `ConfigError` if what it needs is not installed.
+    """
     if name == IN_PROCESS:
         return _in_process
     from geoseg.prediction.executors.ray import connect  # loads Ray

@@ -1,7 +1,7 @@
 """Tasks on a Ray cluster: one worker per GPU, or per up to 16 processors, and a folder of parts that all nodes share.
 
-Ray starts the workers, sends them tasks, and reports which of them died. Workers write part files, as an in-process run
-does, and the driver makes the output from these files. If a worker dies, its unfinished tasks go to others.
+Workers write parts, as an in-process run does, and the driver makes the output from them. If a worker dies, its
+unfinished tasks go to others.
 """
 
 import logging
@@ -46,7 +46,6 @@ OBJECT_STORE_BYTES = 128 << 20
 _SHARE = "put the output into a folder that all nodes share"
 
 Actor: TypeAlias = Any
-Call: TypeAlias = Any
 
 
 class Worker:
@@ -124,7 +123,7 @@ class RayExecutor:
         self._crew = crew
         self._actors: list[Actor] = []
         self._idle: list[Actor] = []
-        self._calls: dict[Call, tuple[Actor, list[Task] | None]] = {}
+        self._calls: dict[Any, tuple[Actor, list[Task] | None]] = {}
         self._facts: dict[str, str] = {}
         self._deaths = 0
 
