@@ -82,13 +82,12 @@ def test_everything_is_numpys(
     pixels = sum(i.size for i in ids)
     total = np.array([sum(int((k == c).sum()) for k in known) for c in range(4)])
     assert (found.split, found.scenes, found.pixels, found.blocks) == ("train", 2, pixels, 6 + 6)
-    assert [c.pixels for c in found.classes] == total.tolist()
-    np.testing.assert_allclose([c.share for c in found.classes], total / total.sum())
+    assert found.class_pixels.tolist() == total.tolist()
     assert found.nodata == sum(int((~m.valid).sum()) for m in mades) / pixels
     assert (
         found.ignored == sum(int((m.valid & (k == NODATA)).sum()) for m, k in zip(mades, known, strict=True)) / pixels
     )
-    assert [c.scenes for c in found.classes] == [2, 2, 1, 0]
+    assert found.class_scenes.tolist() == [2, 2, 1, 0]
     blocks = [
         sum(
             (k[r : r + 256, c : c + 256] == value).any()
@@ -98,21 +97,21 @@ def test_everything_is_numpys(
         )
         for value in range(4)
     ]
-    assert [c.blocks for c in found.classes] == blocks
-    np.testing.assert_allclose([c.weight for c in found.classes], suggested_weights(total))
+    assert found.class_blocks.tolist() == blocks
+    np.testing.assert_allclose(found.weights, suggested_weights(total))
     if crs is None:
-        assert [c.hectares for c in found.classes] == [None] * 4
+        assert found.hectares is None
     else:
         areas = [Scene(m.path).grid.pixel_area_m2()[:, None] / 1e4 for m in mades]
         wanted = [sum(float(((k == c) * a).sum()) for k, a in zip(known, areas, strict=True)) for c in range(4)]
-        np.testing.assert_allclose(np.array([c.hectares for c in found.classes], dtype=float), wanted, rtol=1e-12)
+        np.testing.assert_allclose(found.hectares, wanted, rtol=1e-12)
     values = np.concatenate([m.pixels[:, m.valid] for m in mades], axis=1)
     exact = values.astype(np.float64)
-    for n, band in enumerate(found.bands):
-        assert (band.name, band.minimum, band.maximum) == (f"b{n}", values[n].min(), values[n].max())
-        assert band.low == np.percentile(values[n], 2, method="inverted_cdf")
-        assert band.high == np.percentile(values[n], 98, method="inverted_cdf")
-        np.testing.assert_allclose([band.mean, band.std], [exact[n].mean(), exact[n].std()], rtol=1e-12)
+    np.testing.assert_array_equal([found.minimum, found.maximum], [values.min(axis=1), values.max(axis=1)])
+    for share, column in (2, found.low), (98, found.high):
+        np.testing.assert_array_equal(column, np.percentile(values, share, axis=1, method="inverted_cdf"))
+    np.testing.assert_allclose(found.moments.mean, exact.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(found.moments.std, exact.std(axis=1), rtol=1e-12)
 
 
 def test_of_scenes_cut_into_blocks_each_split_counts_its_own(make_scene: MakeScene, tmp_path: Path) -> None:
@@ -128,9 +127,9 @@ def test_of_scenes_cut_into_blocks_each_split_counts_its_own(make_scene: MakeSce
     for name, part in (("train", ~near), ("val", validates)):
         found, seen = scene_stats(config, name), part & mades[0].valid
         assert found.pixels == part.sum() and 0 < part.mean() < 0.8
-        assert [c.pixels for c in found.classes] == [int((seen & (ids == c)).sum()) for c in range(4)]
+        assert found.class_pixels.tolist() == [int((seen & (ids == c)).sum()) for c in range(4)]
         assert found.nodata == (part & ~mades[0].valid).sum() / part.sum()
-        assert found.bands[0].mean == pytest.approx(mades[0].pixels[0][seen].mean(), rel=1e-12)
+        assert found.moments.mean[0] == pytest.approx(mades[0].pixels[0][seen].mean(), rel=1e-12)
     mean, _ = band_statistics([LabelledScene(config.data.scenes[0], config)], 1.0)
     assert mean[0] == pytest.approx(mades[0].pixels[0][~near & mades[0].valid].mean(), abs=1e-5)
 
@@ -257,10 +256,11 @@ def test_the_verb_prints_tables_and_settings_that_train_takes(make_scene: MakeSc
     house = next(line.split() for line in lines if line.startswith("2 house"))
     assert house[2] == "9" and house[5:7] == ["1", "1"]
     found = scene_stats(config)
+    assert house[3] == f"{9 / found.class_pixels.sum():.3%}"
     fixed = load_config(path, shlex.split(lines[-1]))
-    assert fixed.train.class_weights == pytest.approx([c.weight for c in found.classes], rel=1e-4)
-    assert fixed.imagery.mean == pytest.approx([b.mean / 255 for b in found.bands], rel=1e-4)
-    assert fixed.imagery.std == pytest.approx([b.std / 255 for b in found.bands], rel=1e-4)
+    assert fixed.train.class_weights == pytest.approx(found.weights, rel=1e-4)
+    assert fixed.imagery.mean == pytest.approx(found.moments.mean / 255, rel=1e-4)
+    assert fixed.imagery.std == pytest.approx(found.moments.std / 255, rel=1e-4)
     assert "to train" not in commands.run("stats", str(path), "--split", "val").stdout
     wrong = commands.run("stats", str(path), "--split", "test")
     assert wrong.exit_code == 2 and "'val', 'train'" in wrong.stderr

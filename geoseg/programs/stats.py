@@ -1,7 +1,7 @@
 """Classes, bands and nodata of the labelled scenes of a configuration: ``geoseg stats``."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from geoseg.data.statistics import Moments, ValueCounts, chosen, finite_moments,
 from geoseg.errors import ConfigError
 from geoseg.runtime.machine import processors
 from geoseg.windows import Window, pieces
-from geoseg.words import aligned
+from geoseg.words import aligned, count
 
 LOW, HIGH = 0.02, 0.98  # shares of the pixels between which imagery is usually stretched
 
@@ -26,69 +26,59 @@ _THREADS = 4
 _CACHE_BYTES = 256 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class ClassStats:
-    """One class in the labels."""
-
-    name: str
-    pixels: int  # valid, and labelled so
-    share: float  # of all valid pixels that have a class, in [0, 1]
-    hectares: float | None  # on the ellipsoid; None where no scene is georeferenced
-    blocks: int  # of 256 px, that hold a pixel of it
-    scenes: int  # that hold a pixel of it
-    weight: float  # suggested for the loss, see `geoseg.data.histogram.suggested_weights`
-
-
-@dataclass(frozen=True, slots=True)
-class BandStats:
-    """One band, over valid pixels; values as in the files."""
-
-    name: str
-    minimum: float
-    low: float  # the smallest value that at least 2 % of the pixels do not exceed
-    high: float  # the same for 98 %
-    maximum: float
-    mean: float
-    std: float
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SceneStats:
-    """What scenes hold."""
+    """What the scenes of a split hold; blocks are of 256 px.
 
+    Classes are counted over pixels that are valid and labelled, (K,), bands over valid pixels, (B,), as in the files.
+    """
+
+    config: TrainConfig
     split: str
     scenes: int
     pixels: int  # valid or not
-    blocks: int  # of 256 px, that any of these pixels lies in
+    blocks: int  # that any of these pixels lies in
     nodata: float  # share of the pixels, in [0, 1]
     ignored: float  # share of the pixels that are valid and have no class
-    classes: tuple[ClassStats, ...]  # by id
-    bands: tuple[BandStats, ...]  # in the configured order
-    scale: float  # factor on pixel values in a model's mean and standard deviation
+    class_pixels: IntArray
+    hectares: FloatArray | None  # of each class, on the ellipsoid; None where no scene is georeferenced
+    class_blocks: IntArray  # that hold a pixel of the class
+    class_scenes: IntArray  # that hold a pixel of the class
+    minimum: FloatArray
+    low: FloatArray  # the smallest value that at least 2 % of the pixels do not exceed
+    high: FloatArray  # the same for 98 %
+    maximum: FloatArray
+    moments: Moments
+
+    @property
+    def weights(self) -> FloatArray:
+        """Weights (K,) suggested for the loss, see `geoseg.data.histogram.suggested_weights`."""
+        return suggested_weights(self.class_pixels)
 
     @property
     def overrides(self) -> list[str]:
         """What to add to ``geoseg train CONFIG`` to fix class weights, mean and standard deviation."""
-        weights = [c.weight for c in self.classes]
-        mean, std = [b.mean * self.scale for b in self.bands], scaled_std([b.std for b in self.bands], self.scale)
-        lists = ("train.class_weights", weights), ("imagery.mean", mean), ("imagery.std", std)
+        scale = self.config.imagery.effective_scale
+        mean, std = self.moments.mean * scale, scaled_std(self.moments.std, scale)
+        lists = ("train.class_weights", self.weights), ("imagery.mean", mean), ("imagery.std", std)
         return [f"{key}=[{','.join(f'{v:.5g}' for v in values)}]" for key, values in lists if any(values)]
 
     def lines(self) -> list[str]:
         """Tables for people, and the settings to train with."""
-        scenes = f"{self.scenes} scene{'s' if self.scenes != 1 else ''}"
-        head = f"{self.split}: {scenes}, {self.pixels / 1e6:.4g} Mpx, {self.blocks} blocks of {BLOCK} px"
+        head = f"{self.split}: {count(self.scenes, 'scene')}, {self.pixels / 1e6:.4g} Mpx"
+        shares, weights = self.class_pixels / max(self.class_pixels.sum(), 1), self.weights
         classes = [["class", "pixels", "share", "hectares", "blocks", "scenes", "weight"]]
-        for i, c in enumerate(self.classes):
-            area = "" if c.hectares is None else f"{c.hectares:,.4g}"
-            figures = [f"{c.pixels:,}", f"{c.share:.3%}", area, f"{c.blocks}", f"{c.scenes}", f"{c.weight:.4g}"]
-            classes.append([f"{i} {c.name}", *figures])
+        for i, name in enumerate(self.config.class_table.names):
+            area = "" if self.hectares is None else f"{self.hectares[i]:,.4g}"
+            held = str(self.class_blocks[i]), str(self.class_scenes[i])
+            figures = f"{self.class_pixels[i]:,}", f"{shares[i]:.3%}", area, *held, f"{weights[i]:.4g}"
+            classes.append([f"{i} {name}", *figures])
         bands = [["band", "min", "2 %", "98 %", "max", "mean", "std"]]
-        for b in self.bands:
-            figures = [f"{v:.6g}" for v in (b.minimum, b.low, b.high, b.maximum, b.mean, b.std)]
-            bands.append([b.name, *figures])
+        columns = (self.minimum, self.low, self.high, self.maximum, self.moments.mean, self.moments.std)
+        for name, *values in zip(self.config.imagery.bands, *columns, strict=True):
+            bands.append([name, *(f"{value:.6g}" for value in values)])
         return [
-            f"{head}; {self.nodata:.2%} nodata, {self.ignored:.2%} without a class",
+            f"{head}, {self.blocks} blocks of {BLOCK} px; {self.nodata:.2%} nodata, {self.ignored:.2%} without a class",
             "",
             *aligned(classes),
             "",
@@ -139,50 +129,27 @@ def scene_stats(settings: TrainConfig, split: str = "train") -> SceneStats:
         if not values.is_exact:
             values.refine((LOW, HIGH))
             list(threads.map(lambda scene: _count_again(scene, split, values), scenes))
-    return _put_together(settings, split, scenes, sums, values)
-
-
-def _put_together(
-    settings: TrainConfig, split: str, scenes: Sequence[LabelledScene], sums: Sequence[_Sums], values: ValueCounts
-) -> SceneStats:
-    counts = np.sum([s.classes for s in sums], axis=0)
-    known = any(scene.grid.is_metric for scene in scenes)
-    hectares = np.sum([s.hectares for s in sums], axis=0)
-    class_blocks = np.sum([s.class_blocks for s in sums], axis=0)
-    held = np.sum([s.classes > 0 for s in sums], axis=0)
-    weights = suggested_weights(counts)
-    classes = [
-        ClassStats(
-            c.name,
-            int(counts[c.id]),
-            float(counts[c.id] / max(counts.sum(), 1)),
-            float(hectares[c.id]) if known else None,
-            int(class_blocks[c.id]),
-            int(held[c.id]),
-            float(weights[c.id]),
-        )
-        for c in settings.class_table
-    ]
-    moments = Moments.none(len(settings.imagery.bands))
+    moments = Moments.none(bands)
     for s in sums:
         moments += s.moments
-    minimum, maximum = np.min([s.minimum for s in sums], axis=0), np.max([s.maximum for s in sums], axis=0)
-    low, high = values.percentile(LOW), values.percentile(HIGH)
-    columns = minimum, low, high, maximum, moments.mean, moments.std
-    bands = [
-        BandStats(name, *(float(column[i]) for column in columns)) for i, name in enumerate(settings.imagery.bands)
-    ]
     pixels = sum(s.pixels for s in sums)
     return SceneStats(
+        config=settings,
         split=split,
         scenes=len(scenes),
         pixels=pixels,
         blocks=sum(s.blocks for s in sums),
         nodata=sum(s.invalid for s in sums) / max(pixels, 1),
         ignored=sum(s.ignored for s in sums) / max(pixels, 1),
-        classes=tuple(classes),
-        bands=tuple(bands),
-        scale=settings.imagery.effective_scale,
+        class_pixels=np.sum([s.classes for s in sums], axis=0),
+        hectares=np.sum([s.hectares for s in sums], axis=0) if any(s.grid.is_metric for s in scenes) else None,
+        class_blocks=np.sum([s.class_blocks for s in sums], axis=0),
+        class_scenes=np.sum([s.classes > 0 for s in sums], axis=0),
+        minimum=np.min([s.minimum for s in sums], axis=0),
+        low=values.percentile(LOW),
+        high=values.percentile(HIGH),
+        maximum=np.max([s.maximum for s in sums], axis=0),
+        moments=moments,
     )
 
 
