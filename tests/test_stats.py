@@ -255,6 +255,7 @@ def test_the_verb_prints_tables_and_settings_that_train_takes(make_scene: MakeSc
     assert lines[0].startswith("train: 2 scenes, 0.3471 Mpx, 12 blocks of 256 px; ")
     house = next(line.split() for line in lines if line.startswith("2 house"))
     assert house[2] == "9" and house[5:7] == ["1", "1"]
+    assert house[2] == "9" and house[5:7] == ["1", "1"]
     found = scene_stats(config)
     assert house[3] == f"{9 / found.class_pixels.sum():.3%}"
     fixed = load_config(path, shlex.split(lines[-1]))
