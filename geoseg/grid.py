@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -155,23 +154,21 @@ def grid_of(dataset: Any, crs: str | None = None) -> Grid:
 
     A `SceneError` if there is no such CRS, the file has another or no transform, or its coordinates cannot be in it.
     """
-    grid = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs)
-    return grid if crs is None else _with_crs(grid, crs, dataset.name)
-
-
-def _with_crs(grid: Grid, text: str, path: str | PathLike[str]) -> Grid:
+    grid, path = Grid(dataset.height, dataset.width, dataset.transform, dataset.crs), dataset.name
+    if crs is None:
+        return grid
     try:
-        crs = CRS.from_user_input(text)
+        known = CRS.from_user_input(crs)
     except CRSError as error:
         raise SceneError(
-            f"{path} cannot be given the CRS {text!r}, which is unknown", hint="give its code, as in EPSG:32633"
+            f"{path} cannot be given the CRS {crs!r}, which is unknown", hint="give its code, as in EPSG:32633"
         ) from error
-    if grid.crs is not None and grid.crs != crs:
+    if grid.crs is not None and grid.crs != known:
         raise SceneError(
-            f"{path} is in {crs_name(grid.crs)}, so it cannot be given the CRS {crs_name(crs)}",
-            hint=f"leave the CRS out, or reproject the file: gdalwarp -t_srs {quoted(text)} {quoted(path)} warped.tif",
+            f"{path} is in {crs_name(grid.crs)}, so it cannot be given the CRS {crs_name(known)}",
+            hint=f"leave the CRS out, or reproject the file: gdalwarp -t_srs {quoted(crs)} {quoted(path)} warped.tif",
         )
-    assigned = dataclasses.replace(grid, crs=crs)
+    assigned = dataclasses.replace(grid, crs=known)
     if grid.georeference in (Georeference.NONE, Georeference.CRS_ALONE):
         raise SceneError(
             f"{path} has no transform, so a CRS does not say where its pixels lie",
@@ -180,7 +177,7 @@ def _with_crs(grid: Grid, text: str, path: str | PathLike[str]) -> Grid:
     if assigned.georeference is Georeference.ASTRAY:
         left, bottom, right, top = grid.bounds
         raise SceneError(
-            f"{path} cannot be in {crs_name(crs)}: its x runs from {left:.9g} to {right:.9g}, "
+            f"{path} cannot be in {crs_name(known)}: its x runs from {left:.9g} to {right:.9g}, "
             f"its y from {bottom:.9g} to {top:.9g}",
             hint="give the CRS that these coordinates are in",
         )

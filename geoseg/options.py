@@ -1,7 +1,6 @@
-"""Every option of the verbs, defined once: name, choices, default and what it does.
+"""Every option of the verbs, defined once: name, choices, default and help; the reason why the file is long.
 
-The command line takes its options and their help from these classes, and `geoseg.predict` its keywords. The file is
-long because all options are in one place, each with its explanation. It loads neither numpy nor anything heavier.
+The command line and the keywords of `geoseg.predict` are made from these classes. Nothing heavy is loaded here.
 """
 
 import inspect
@@ -49,12 +48,11 @@ _NOUNS: dict[Any, str] = {
 
 
 class Checked:
-    """Base of all options: a value of another type than its field's is refused."""
+    """Base of all options; a `ConfigError` for a value of another type. numpy's numbers and arrays are as good."""
 
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        """Refuse a value of another type, with a `ConfigError`; numpy's numbers and arrays are numbers and lists."""
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if not _fits(value, hint):
@@ -117,7 +115,6 @@ class Imagery(Checked):
     ignore_gsd: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a GSD that is neither a number nor "model"."""
         Checked.__post_init__(self)
         if isinstance(self.gsd, str) and self.gsd != "model":
             try:
@@ -260,7 +257,6 @@ class PolygonRules(Checked):
     contact_share: float = CONTACT_SHARE
 
     def __post_init__(self) -> None:
-        """Refuse rules without effect, such as ``small`` without an area or a tolerance of walls without a class."""
         Checked.__post_init__(self)
         if not 0 < self.contact_share <= 1:
             message = f"--contact-share must be above 0 and at most 1, found {self.contact_share:g}"
@@ -301,7 +297,6 @@ class Running(Checked):
     progress: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse no reader at all."""
         Checked.__post_init__(self)
         if self.readers is not None and self.readers < 1:
             raise ConfigError(f"readers must be at least 1, found {self.readers}", hint="readers=1, or leave it out")
@@ -343,7 +338,6 @@ class Measures(Checked):
     windows: int = 8
 
     def __post_init__(self) -> None:
-        """Refuse a strip of no width, a distance of 0 or less, and a negative number of windows."""
         Checked.__post_init__(self)
         if self.within_m is not None and not 0 < self.within_m < math.inf:
             raise ConfigError(f"--within must be metres above 0, found {self.within_m}", hint="--within 2")
@@ -392,7 +386,6 @@ class TrainOptions(Checked):
     progress: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse devices that are neither a number of them nor "auto"."""
         Checked.__post_init__(self)
         text = str(self.devices)
         if text != "auto" and not (text.isdecimal() and int(text) > 0):
@@ -420,7 +413,6 @@ class ViewOptions(Checked):
     windows: int = 20
 
     def __post_init__(self) -> None:
-        """Refuse two bands or more than three, and a background map without an address."""
         Checked.__post_init__(self)
         if self.bands is not None and len(self.bands) not in (1, 3):
             raise ConfigError(f"{len(self.bands)} bands cannot be shown", hint="name three, as --bands 4,3,2, or one")
@@ -462,12 +454,12 @@ class ExportOptions(Windows):
 
 
 def from_keywords(kind: type[T], keywords: Mapping[str, Any], *, caller: str, given: T | None = None) -> T:
-    """Options, those given or the default ones, changed by keywords.
+    """Options, those given or the default ones, changed by keywords; a TypeError for an unknown name or another type.
 
-    Each keyword is the name of an option, or of a group of options given as one value; a TypeError for an unknown name
-    or another type.
+    Each keyword is the name of an option, or of a group of options given as one value.
     """
     changes: dict[str, Any] = {}
+    singles: dict[str, dict[str, Any]] = {}
     given = kind() if given is None else given
     if not isinstance(given, kind):
         raise TypeError(f"{caller}() takes options as {kind.__name__}(…), found {given!r}")
@@ -478,14 +470,14 @@ def from_keywords(kind: type[T], keywords: Mapping[str, Any], *, caller: str, gi
             if is_dataclass(groups[name]) and not isinstance(value, type(groups[name])):
                 raise TypeError(f"{caller}() takes {name} as {type(groups[name]).__name__}(…), found {value!r}")
             changes[name] = value
-        elif name not in places:
+        elif name in places:
+            singles.setdefault(places[name], {})[name] = value
+        else:
             near = nearest(name, [*places, *groups])
             hint = f"; did you mean {near!r}?" if near else ""
             raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}{hint}")
-    for name, value in keywords.items():
-        if name in places and name not in groups:
-            group = places[name]
-            changes[group] = replace(changes.get(group, groups[group]), **{name: value})
+    for group, values in singles.items():
+        changes[group] = replace(changes.get(group, groups[group]), **values)
     return replace(given, **changes)  # type: ignore[type-var]
 
 

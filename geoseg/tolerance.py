@@ -1,8 +1,7 @@
 """How much detail simplification may take from outlines, or how far walls may move: a size in pixels or in metres.
 
-What it means is the method's (see `geoseg.polygons.simplify.generalize`). After Visvalingam and Whyatt a tolerance of
-t px is a square's side, not a distance: what is smaller than t² px² goes. The steps of a 45° stair (0.5 px² each) go
-from 0.71 px on, a step of one pixel every n pixels goes where n / 2 < t². After Douglas and Peucker it is a distance.
+After Visvalingam and Whyatt a tolerance of t px is a square's side, not a distance: what is smaller than t² px² goes,
+so the steps of a 45° stair (0.5 px² each) go from 0.71 px on. After Douglas and Peucker it is a distance.
 """
 
 from __future__ import annotations
@@ -66,11 +65,7 @@ class Tolerance:
         return value
 
     def walls_px(self, grid: Grid, path: object = "the map") -> float:
-        """The tolerance of walls in pixels of a map; ``path`` is named in the message.
-
-        Raises:
-            ConfigError: Metres, and the map has no CRS; or less than 1 pixel or more than 32.
-        """
+        """The tolerance of walls, 1 … 32 pixels of a map; else, or for metres without a CRS, a `ConfigError`."""
         return self.in_pixels(grid, path, option="--regularize-tolerance 4px", least_px=1, most_px=32)
 
 
@@ -86,17 +81,11 @@ def parse_tolerance(text: str) -> Tolerance | None:
             hint="--simplify 1.5px, --simplify 0.5m or --simplify none",
         )
     value = float(match[1])
-    if value == 0:
-        return None
-    return Tolerance(value, "px" if match[2] == "px" else "m")
+    return Tolerance(value, "px" if match[2] == "px" else "m") if value else None
 
 
 def parse_wall_tolerance(text: str) -> Tolerance:
-    """The tolerance written as ``4px`` or ``0.6m``.
-
-    Raises:
-        ConfigError: Anything else.
-    """
+    """The tolerance written as ``4px`` or ``0.6m``; else a `ConfigError`."""
     try:
         found = parse_tolerance(text)
     except ConfigError:
