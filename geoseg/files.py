@@ -103,7 +103,7 @@ def check_output(
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    try:
+    with writing(path):
         if suffix == ".gpkg" and _RESERVED.fullmatch(path.stem):
             raise OutputError(
                 f"output {path} cannot be a GeoPackage: its layer would be called {path.stem}, which is reserved",
@@ -131,10 +131,6 @@ def check_output(
         # Trying beats os.access, which says yes to root and to read-only mounts.
         with _scratch(path) as scratch:
             _try_names(scratch / path.name)
-    except OutputError:
-        raise
-    except OSError as error:
-        raise output_error(f"cannot write {path}", error) from error
     return path
 
 
