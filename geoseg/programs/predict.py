@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -90,7 +90,7 @@ def predict_in(
         parts, restart = ready.job.parts, session.options.running.restart
         ready.check_room()
         with rehearsing(*_rehearsals(ready)), parts.opened(ready.fingerprint(), restart=restart), _kept(ready):
-            for name in ("classes", *LAYERS[1:]):
+            for name in LAYERS:
                 remove_scratch(layer_path(output, name))
             return _run(ready, progress)
 
@@ -130,8 +130,11 @@ def _run(ready: Prepared, progress: bool | Bar) -> PredictReport:
     with own, ThreadPoolExecutor(1, "geoseg-output") as thread:
         writing = arrivals.taker = thread.submit(_write_output, ready, arrivals, stages)
         work = OpenJob(job, ready.predictor, ready.scene, stages, on_rows=bar.update, on_part=arrivals.announce)
-        with arrivals:
+        try:
             ready.session.executor.run(work, left)
+        except BaseException:
+            arrivals.abandon()
+            raise
         facts, vectors = writing.result()
     unsure = low_confidence(facts.mean_confidence, len(ready.classes))
     if unsure is not None:
@@ -155,29 +158,21 @@ def _run(ready: Prepared, progress: bool | Bar) -> PredictReport:
 
 
 class _Arrivals:
-    """Rows of the map, each band as soon as all its parts exist, for a thread beside the one that makes parts.
-
-    A context manager around the making of parts: an exception there ends the rows.
-    """
+    """Rows of the map, each band as soon as all its parts exist, for a thread beside the one that makes parts."""
 
     def __init__(self, job: Job, grid: Grid) -> None:
         self._job, self._row_areas = job, grid.pixel_area_m2()
-        self._changed, self._failed = threading.Condition(), False
+        self._news: SimpleQueue[Task | None] = SimpleQueue()  # None where no more parts will come
         self.taker: Future[Any] | None = None  # the thread that takes the rows
         self.areas_m2 = np.zeros(job.parts.classes)  # area per class of the rows so far, (K,)
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._changed:
-            self._failed = kind is not None
-            self._changed.notify()
+    def abandon(self) -> None:
+        """End the rows: no more parts will come."""
+        self._news.put(None)
 
     def announce(self, task: Task) -> None:
         """A part is there. Raises what stopped the thread that takes the rows: no need to make more."""
-        with self._changed:
-            self._changed.notify()
+        self._news.put(task)
         if self.taker is not None and self.taker.done():
             self.taker.result()
 
@@ -187,11 +182,9 @@ class _Arrivals:
         row = 0
         for band in range(plan.bands):
             wanted = [plan.task(band, strip) for strip in range(plan.strips)]
-            with self._changed:
-                while not all(parts.has(task) for task in wanted):
-                    if self._failed:
-                        raise Abandoned
-                    self._changed.wait()
+            while not all(parts.has(task) for task in wanted):
+                if self._news.get() is None:
+                    raise Abandoned
             for rows in parts.rows(plan, band):
                 self.areas_m2 += class_areas(rows.classes, self._row_areas[row : row + len(rows)], len(self.areas_m2))
                 row += len(rows)
