@@ -23,6 +23,7 @@ from geoseg.config import TrainConfig, parse_config
 from geoseg.contract import Band, ClassEntry, Contract, WindowSettings
 from geoseg.data.labelled import open_scenes
 from geoseg.errors import ConfigError, OutputError, SceneError
+from geoseg.evaluation import FILES
 from geoseg.evaluation.blocks import CaseFinder
 from geoseg.evaluation.result import Evaluation, SceneResult
 from geoseg.evaluation.scenes import measure_scene, picture
@@ -31,7 +32,7 @@ from geoseg.network.model_folder import Normalize, build_network, load_model, sa
 from geoseg.options import Layers, Measures, Tiling
 from geoseg.paper.patches import evaluate_patches
 from geoseg.prediction.predictor import Predictor
-from geoseg.programs.evaluate import FILES, evaluate
+from geoseg.programs.evaluate import evaluate
 from geoseg.programs.predict import predict
 from support import commands
 from support.networks import TINY

@@ -27,11 +27,10 @@ def evaluate(
     Scores of pixels, borders, objects, confidence and areas over whole stitched scenes, as tables and as report.html.
     """
     from geoseg.config import load_config
-    from geoseg.evaluation import FILES
     from geoseg.programs.early import check_evaluation, check_files
 
     settings = load_config(config, overrides or [])
-    check_evaluation(model, settings, output, options, files=FILES)
+    check_evaluation(model, settings, output, options)
     check_files(settings, [options.measures.split])
     from geoseg.evaluation.tables import summary_lines
     from geoseg.programs.evaluate import evaluate as run

@@ -1,8 +1,6 @@
-"""Checks of paths, names, models and configurations before anything heavy is loaded.
+"""Checks of paths, names, models and configurations, which the command line makes before it loads torch and GDAL.
 
-torch takes seconds to load, GDAL with pandas another one, so the command line calls these functions first. The programs
-behind the verbs use the same functions, and check what only an open file can show. Each raises a `GeosegError`: of an
-output, a scene, a model, or an option.
+The programs behind the verbs make the same checks, and those that need an open file. Each raises a `GeosegError`.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from geoseg.classes import nearest_name
 from geoseg.errors import ConfigError, OutputError, SceneError
+from geoseg.evaluation import FILES
 from geoseg.files import check_folder, check_output, check_output_folder, name_outputs, output_pattern
 from geoseg.model_export import check_opset, check_suffix
 from geoseg.options import (
@@ -193,10 +192,8 @@ def check_new_run(run: Path, *, overwrite: bool) -> None:
         )
 
 
-def check_evaluation(
-    model: AnyPath, config: TrainConfig, output: Path, options: EvaluateOptions, *, files: Iterable[str]
-) -> None:
-    """Check what ``geoseg evaluate`` can tell without loading the model; ``files`` are the names of its outputs."""
+def check_evaluation(model: AnyPath, config: TrainConfig, output: Path, options: EvaluateOptions) -> None:
+    """Check what ``geoseg evaluate`` can tell without loading the model."""
     measures, network = options.measures, options.network
     if measures.protocol != "scene":
         given = {
@@ -217,7 +214,7 @@ def check_evaluation(
                     hint=f"leave out --{name}, or --protocol",
                 )
     if output.is_dir():
-        for name in files:
+        for name in FILES:
             check_output(output / name, overwrite=options.overwrite)
     else:
         check_folder(output)

@@ -11,14 +11,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from geoseg.arrays import IntArray
-from geoseg.classes import ClassTable
 from geoseg.config import TrainConfig
 from geoseg.data.labelled import open_scenes
 from geoseg.evaluation import (
     CONFUSION_CSV,
     CONFUSION_PNG,
-    FILES,
     MAPS,
     RELIABILITY_CSV,
     REPORT,
@@ -28,13 +25,7 @@ from geoseg.evaluation import (
 from geoseg.evaluation.report import write_report
 from geoseg.evaluation.result import Evaluation, SceneResult
 from geoseg.evaluation.scenes import evaluate_scenes, map_name, plan_scene
-from geoseg.evaluation.tables import (
-    draw_confusion,
-    write_json,
-    write_matrix,
-    write_reliability,
-    write_scores,
-)
+from geoseg.evaluation.tables import draw_confusion, write_json, write_matrix, write_reliability, write_scores
 from geoseg.files import atomic_output, check_output, made_folder, make_folder
 from geoseg.network.metrics import Scores
 from geoseg.network.stored_model import open_model
@@ -54,9 +45,9 @@ def evaluate(
 ) -> Evaluation:
     """Map every scene of a split as `geoseg predict` would, and count it against its labels.
 
-    Writes `FILES`: all numbers as JSON and as CSV, the reliability diagram and the confusion matrix (rows = truth,
-    columns = map, pixels) as CSV, the matrix as PNG, and everything as one HTML file; with ``maps=True`` also the
-    map of each scene and its confidence, in a folder ``maps``.
+    Writes all numbers as JSON and as CSV, the reliability diagram and the confusion matrix (rows = truth, columns =
+    map, pixels) as CSV, the matrix as PNG, and everything as one HTML file (`geoseg.evaluation.FILES`); with
+    ``maps=True`` also the map of each scene and its confidence, in a folder ``maps``.
 
     Args:
         model: Model folder, or the name of a shipped model.
@@ -75,7 +66,7 @@ def evaluate(
     """
     options = from_keywords(EvaluateOptions, changes, caller="evaluate", given=options)
     measures, network = options.measures, options.network
-    check_evaluation(model, config, output, options, files=FILES)
+    check_evaluation(model, config, output, options)
     target = torch.device(resolve_device(network.device))
     trained = open_model(model)
     classes = trained.contract.class_table
@@ -109,7 +100,9 @@ def evaluate(
                 split=measures.split,
                 progress=lambda patches: tqdm(patches, unit="patch", desc="evaluate", disable=not options.progress),
             )
-            found = _of_matrices(classes, matrices, output)
+            total = sum(matrices.values(), np.zeros((len(classes), len(classes)), dtype=np.int64))
+            results = {name: SceneResult(Scores(matrix)) for name, matrix in matrices.items()}
+            found = Evaluation(classes, SceneResult(Scores(total)), results, output)
         facts = {
             "model": trained.contract.name,
             "weights": f"SHA-256 {trained.digest[:16]}…",
@@ -160,12 +153,6 @@ def _unique(names: Sequence[str]) -> list[str]:
             free = f"{name} ({number})"
         found[free] = None
     return list(found)
-
-
-def _of_matrices(classes: ClassTable, matrices: dict[str, IntArray], folder: Path) -> Evaluation:
-    total = np.sum([np.zeros((len(classes), len(classes)), dtype=np.int64), *matrices.values()], axis=0)
-    results = {name: SceneResult(Scores(matrix)) for name, matrix in matrices.items()}
-    return Evaluation(classes, SceneResult(Scores(total)), results, folder)
 
 
 @contextmanager
