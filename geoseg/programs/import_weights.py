@@ -109,9 +109,6 @@ def import_weights(
     return ImportReport(output, (*facts, ("licence", LICENCE)))
 
 
-# --- segmentation
-
-
 def _import_segnext(
     found: Checkpoint,
     design: Design,
@@ -179,9 +176,6 @@ def _class_table(found: Checkpoint, count: int, classes: str | PathLike[str] | N
     return numbered_classes(count), f"{count}, of unknown names; --classes FILE names them"
 
 
-# --- ImageNet
-
-
 def _import_encoder(found: Checkpoint, design: Design, output: Path) -> list[tuple[str, str]]:
     network = build_encoder(design, found.tensors, found.path)
     with writing(output, SafetensorError, hint=_WRITE_HINT), new_folder(output) as scratch:
@@ -211,9 +205,6 @@ def _timm_config(design: Design, found: Checkpoint) -> dict[str, Any]:
         **options,
         "pretrained_cfg": config,
     }
-
-
-# --- both
 
 
 def _settings(design: Design, **options: Any) -> str:

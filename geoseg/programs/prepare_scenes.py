@@ -94,8 +94,8 @@ def prepare_scenes(
     """
     names = [opened_name(source, RASTER_SUFFIXES, SceneError) for source in sources]
     paths, folder = list(dict.fromkeys(input_path(name) for name in names)), Path(output)
-    layouts = _layouts(paths)
-    wanted = [path for path, layout in zip(paths, layouts, strict=True) if overwrite or not layout.is_fast]
+    layouts = dict(zip(paths, gather(_layout, paths, _FAILED), strict=True))
+    wanted = [path for path, (_, is_fast) in layouts.items() if overwrite or not is_fast]
     targets = _targets(wanted, folder, overwrite=overwrite)
     threads = max(min(processors(), len(wanted)), 1)
     # A single file is compressed by all cores, many by one core each.
@@ -111,43 +111,31 @@ def prepare_scenes(
 
         gather(copied, wanted, _FAILED, threads=threads, name="prepare")
     # One after another and with nothing beside, or the times would be of the machine's other work.
-    scenes = [
-        _measured(path, targets[path], layout) if path in targets else PreparedScene(path, None, layout.text)
-        for path, layout in zip(paths, layouts, strict=True)
-    ]
+    scenes = []
+    for path, (layout, _) in layouts.items():
+        target = targets.get(path)
+        if target is None:
+            scenes.append(PreparedScene(path, None, layout))
+        else:
+            sizes = Path(path).stat().st_size if Path(path).exists() else 0, target.stat().st_size
+            scenes.append(PreparedScene(path, target, layout, sizes, (_seconds(path), _seconds(target))))
     return PreparedScenes(folder, tuple(scenes))
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
+def _layout(path: InputPath) -> tuple[str, bool]:
     """How a file is laid out, for people, and whether windows of it are fast already."""
-
-    text: str
-    is_fast: bool
-
-
-def _layouts(paths: Sequence[InputPath]) -> list[_Layout]:
-    def one(path: InputPath) -> _Layout:
-        with open_dataset(str(path)) as dataset:
-            if not dataset.count:
-                raise SceneError(
-                    f"{path} holds no bands of its own", hint=f"list its parts with: gdalinfo {quoted(path)}"
-                )
-            return _layout(dataset)
-
-    return gather(one, paths, _FAILED)
-
-
-def _layout(dataset: Any) -> _Layout:
-    rows, cols = dataset.block_shapes[0]
-    if dataset.driver != "GTiff":
-        return _Layout(dataset.driver, False)
-    tags = dataset.tags(ns="IMAGE_STRUCTURE")
-    compression = tags.get("COMPRESSION", "none").lower().removeprefix("ycbcr ")
-    # A strip of a narrow file is no worse than a tile.
-    is_small = max(rows, cols) <= _LARGEST_BLOCK
-    kind = f"tiles of {cols} × {rows} px" if dataset.profile.get("tiled") else f"strips of {rows} rows"
-    return _Layout(f"{kind}, {compression}", is_small and compression in FAST)
+    with open_dataset(str(path)) as dataset:
+        if not dataset.count:
+            raise SceneError(f"{path} holds no bands of its own", hint=f"list its parts with: gdalinfo {quoted(path)}")
+        if dataset.driver != "GTiff":
+            return dataset.driver, False
+        rows, cols = dataset.block_shapes[0]
+        tags = dataset.tags(ns="IMAGE_STRUCTURE")
+        compression = tags.get("COMPRESSION", "none").lower().removeprefix("ycbcr ")
+        # A strip of a narrow file is no worse than a tile.
+        is_small = max(rows, cols) <= _LARGEST_BLOCK
+        kind = f"tiles of {cols} × {rows} px" if dataset.profile.get("tiled") else f"strips of {rows} rows"
+        return f"{kind}, {compression}", is_small and compression in FAST
 
 
 def _targets(paths: Sequence[InputPath], folder: Path, *, overwrite: bool) -> dict[InputPath, Path]:
@@ -196,10 +184,9 @@ def _options(dataset: Any, cores: int) -> dict[str, Any]:
         "interleave": "pixel" if dataset.count <= _PIXEL_INTERLEAVED else "band",
         "num_threads": cores,
     }
-    kinds = {np.dtype(name) for name in dataset.dtypes if not name.startswith("complex")}
-    whole = len(kinds) == 1 and "NBITS" not in dataset.tags(1, ns="IMAGE_STRUCTURE")
-    if whole and not any(name.startswith("complex") for name in dataset.dtypes):
-        options["predictor"] = 3 if kinds.pop().kind == "f" else 2
+    name, *others = set(dataset.dtypes)
+    if not others and not name.startswith("complex") and "NBITS" not in dataset.tags(1, ns="IMAGE_STRUCTURE"):
+        options["predictor"] = 3 if name.startswith("float") else 2
     return options
 
 
@@ -255,12 +242,6 @@ def _means_the_same(dataset: Any, copy: Any, what: str) -> bool:
 def _as_floats(values: Sequence[float | None]) -> Any:
     # A band without nodata is told from one whose nodata is NaN by a number that none has.
     return np.array([np.inf if value is None else value for value in values], dtype=np.float64)
-
-
-def _measured(source: InputPath, target: Path, layout: _Layout) -> PreparedScene:
-    """The report of a copied file, with the time that a window takes before and after."""
-    sizes = Path(source).stat().st_size if Path(source).exists() else 0, target.stat().st_size
-    return PreparedScene(source, target, layout.text, sizes, (_seconds(source), _seconds(target)))
 
 
 def _seconds(path: InputPath) -> float:
