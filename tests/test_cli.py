@@ -14,7 +14,7 @@ import pytest
 import rasterio
 
 import geoseg.programs.info
-from geoseg.cli.expand import parse_bands, sentences
+from geoseg.cli.options import parse_bands, sentences
 from geoseg.errors import ConfigError, GeosegError
 from geoseg.options import (
     Imagery,

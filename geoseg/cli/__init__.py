@@ -10,6 +10,9 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,10 +34,25 @@ from geoseg.cli import (
     view,
     weights,
 )
-from geoseg.cli.expand import GROUP, Command
-from geoseg.cli.options import Talk
+from geoseg.cli.options import GROUP, Command
 from geoseg.errors import GeosegError
 from geoseg.version import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """How much is printed: -1 errors and paths of outputs, 0 warnings, progress and reports, 1 also steps, 2 all."""
+
+    level: int
+
+    @property
+    def progress(self) -> bool:
+        """Whether to draw a progress bar."""
+        return self.level >= 0
+
+    def report(self, lines: Iterable[str], output: Path) -> None:
+        """Print the report of an output, or its path alone."""
+        typer.echo("\n".join(lines) if self.level >= 0 else str(output))
 
 
 class _Verbs(TyperGroup):

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg.cli.expand import with_options
-from geoseg.cli.options import Overwrite
+from geoseg.cli.options import Overwrite, with_options
 from geoseg.options import MapReading, PolygonRules
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg.cli import options
+from geoseg.cli.options import Device, Overwrite
 
 
 def demo(
@@ -14,8 +14,8 @@ def demo(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the scene, the map and the polygons.")
     ] = Path("geoseg-demo"),
     train: Annotated[bool, typer.Option("--train", help="First train a model, for some minutes.")] = False,
-    device: options.Device = "auto",
-    overwrite: options.Overwrite = False,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
     """Run the whole path on a generated scene.
 

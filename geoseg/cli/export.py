@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg.cli.expand import with_options
-from geoseg.cli.options import ModelArgument, Overwrite
+from geoseg.cli.options import ModelArgument, Overwrite, with_options
 from geoseg.options import ExportOptions
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg.cli import options
+from geoseg.cli.options import Crs
 
 
 def info(
@@ -13,7 +13,7 @@ def info(
         str | None,
         typer.Option("--model", "-m", metavar="MODEL", help="Plan the prediction of a scene with this model."),
     ] = None,
-    crs: options.Crs = None,
+    crs: Crs = None,
 ) -> None:
     """Describe a scene, labels or a model.
 

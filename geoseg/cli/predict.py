@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg.cli.expand import with_options
-from geoseg.cli.options import Model
+from geoseg.cli.options import Model, with_options
 from geoseg.options import PredictOptions
 
 _MOST_NAMED = 3  # scenes up to which the command that shows the map names them too

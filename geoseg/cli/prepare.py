@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg.cli import options
-from geoseg.cli.expand import GROUP, Command
+from geoseg.cli.options import GROUP, Command, Overwrite
 
 app = typer.Typer(help="Bring data sets and scenes into the form that training reads.", **GROUP)
 
@@ -18,7 +17,7 @@ def isaid(
         Path, typer.Argument(metavar="SRC", help="Folder of the official release, its archives unpacked or not.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DST", help="Folder to write.")],
-    overwrite: options.Overwrite = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Turn iSAID into tiled GeoTIFF scenes, label rasters and the official split.
 
@@ -35,7 +34,7 @@ def scenes(
     ctx: typer.Context,
     sources: Annotated[list[str], typer.Argument(metavar="FILE…", help="Rasters: striped TIFF, JPEG, PNG, JP2, VRT.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write.")],
-    overwrite: options.Overwrite = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Copy rasters into tiled, zstd-compressed GeoTIFFs, pixel for pixel, which training reads many times faster."""
     from geoseg.programs.prepare_scenes import prepare_scenes

@@ -4,13 +4,13 @@ from typing import Annotated
 
 import typer
 
-from geoseg.cli import options
+from geoseg.cli.options import Config, Overrides
 from geoseg.options import Split
 
 
 def stats(
-    config: options.Config,
-    overrides: options.Overrides = None,
+    config: Config,
+    overrides: Overrides = None,
     split: Annotated[Split, typer.Option("--split", help="Scenes of the configuration to count.")] = "train",
 ) -> None:
     """Count classes and bands of labelled scenes.

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg.cli.expand import with_options
-from geoseg.cli.options import Config, Overrides
+from geoseg.cli.options import Config, Overrides, with_options
 from geoseg.options import TrainOptions
 
 

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from geoseg.cli import options
-from geoseg.cli.expand import GROUP, Command
+from geoseg.cli.options import GROUP, Command, Overwrite
 
 app = typer.Typer(help="List and import published weights.", **GROUP)
 
@@ -30,7 +29,7 @@ def import_(
     norm_groups: Annotated[
         int, typer.Option("--norm-groups", metavar="N", min=1, help="Groups of the decoder's group norms.")
     ] = 32,
-    overwrite: options.Overwrite = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Convert a checkpoint of SegNeXt to a model folder, or one of MSCAN to weights for timm.
 
