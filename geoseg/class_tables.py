@@ -4,7 +4,6 @@ import colorsys
 import itertools
 import json
 from collections.abc import Mapping
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import yaml
 
 from geoseg.classes import ClassTable, Color, parse_color
 from geoseg.errors import ConfigError, in_one_line
+from geoseg.options import AnyPath
 
 HINT = "a list of names, or of entries like {name: roof, color: '#cc3311'}, alone or under the key classes"
 
@@ -51,7 +51,7 @@ ISAID_LEFT_OUT = frozenset({"P1527", "P1530"})
 """Pictures of iSAID that JSeg passes over: the published networks were trained and tested without them."""
 
 
-def read_class_table(path: str | PathLike[str]) -> ClassTable:
+def read_class_table(path: AnyPath) -> ClassTable:
     """The class table in a YAML or JSON file.
 
     The file has a list of names, or of entries with ``name``, ``color`` (``#rrggbb`` or three numbers), ``id`` and

@@ -3,7 +3,6 @@
 A model's input is ``(pixel * scale - mean) / std`` per band, and 0 where the pixel is invalid.
 """
 
-from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from geoseg.arrays import FloatArray
 from geoseg.classes import ClassTable, parse_color
 from geoseg.errors import ModelError
+from geoseg.options import AnyPath
 
 CONTRACT_FILE = "geoseg.json"
 MODEL_FILES = frozenset({"config.json", "model.safetensors", CONTRACT_FILE, "README.md"})
@@ -169,7 +169,7 @@ def shipped_models() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONTRACT_FILE}"))
 
 
-def find_model(name: str | PathLike[str]) -> Path:
+def find_model(name: AnyPath) -> Path:
     """Folder of a model given by path, or by name where it ships with the package; else a `ModelError`."""
     path = Path(name)
     if path.is_dir():

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path, PurePath
 
 from geoseg.errors import GeosegError, OutputError, quoted
+from geoseg.options import AnyPath
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """A full disk, a quota, a file larger than the file system allows, a read-only disk."""
@@ -85,13 +86,7 @@ def _is_full(folder: Path) -> bool:
 # --- checks before the work
 
 
-def check_output(
-    path: str | os.PathLike[str],
-    *,
-    overwrite: bool,
-    inputs: Iterable[str | os.PathLike[str]] = (),
-    styled: bool = False,
-) -> Path:
+def check_output(path: AnyPath, *, overwrite: bool, inputs: Iterable[AnyPath] = (), styled: bool = False) -> Path:
     """The output path, after checking that it may be written; ``inputs`` are never replaced.
 
     ``styled`` says whether a style is written beside the file.
@@ -310,7 +305,7 @@ def made_folder(path: Path, *, hint: str = "choose another with -o") -> Iterator
 # --- one output for each scene
 
 
-def output_pattern(output: str | os.PathLike[str]) -> Path | None:
+def output_pattern(output: AnyPath) -> Path | None:
     """The pattern of one output for each scene; None if one file is named.
 
     A folder, which exists or ends with a slash, stands for ``FOLDER/{stem}.tif``. A file name may have ``{stem}`` and

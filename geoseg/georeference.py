@@ -5,7 +5,6 @@ import warnings
 import xml.etree.ElementTree as ET
 from enum import Enum
 from functools import lru_cache
-from os import PathLike
 from typing import Any, TypeAlias
 
 import pyproj
@@ -16,6 +15,7 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from geoseg.errors import SceneError, quoted
+from geoseg.options import AnyPath
 
 AnyCRS: TypeAlias = CRS | pyproj.CRS | str
 
@@ -112,14 +112,14 @@ def unwarped(path: str, command: str) -> SceneError:
     )
 
 
-def open_raster(path: str | PathLike[str], mode: str = "r", **options: Any) -> Any:
+def open_raster(path: AnyPath, mode: str = "r", **options: Any) -> Any:
     """`rasterio.open` without its warning about a missing georeference; one thread at a time."""
     with WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path, mode, **options)
 
 
-def copy_raster(source: Any, target: str | PathLike[str], **options: Any) -> None:
+def copy_raster(source: Any, target: AnyPath, **options: Any) -> None:
     """`rasterio.shutil.copy`, with a `RasterioIOError` for what GDAL reports, as rasterio's other functions have.
 
     It lets through GDAL's errors, whose classes have no public name.

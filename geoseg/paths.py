@@ -10,6 +10,7 @@ from os import PathLike, fspath
 from pathlib import Path, PurePosixPath
 
 from geoseg.errors import GeosegError, quoted
+from geoseg.options import AnyPath
 
 InputPath = Path | str  # A path of the file system, or text that only GDAL can open
 
@@ -33,7 +34,7 @@ def is_map(output: Path) -> bool:
     return output.suffix.lower() in MAP_SUFFIXES
 
 
-def input_path(name: str | PathLike[str], base: Path | None = None) -> InputPath:
+def input_path(name: AnyPath, base: Path | None = None) -> InputPath:
     """The input that a name stands for: a path, or text for what only GDAL can open.
 
     The name is a path, ``~`` allowed, a name for GDAL, ``zip://FILE.zip!MEMBER`` or ``FILE.zip!MEMBER``; relative paths
@@ -54,7 +55,7 @@ def input_path(name: str | PathLike[str], base: Path | None = None) -> InputPath
 
 
 def opened_name(
-    name: str | PathLike[str],
+    name: AnyPath,
     suffixes: Collection[str] = RASTER_SUFFIXES | VECTOR_SUFFIXES,
     kind: type[GeosegError] = GeosegError,
 ) -> str:
@@ -75,13 +76,13 @@ def opened_name(
     return f"/vsizip/{archive}/{members[0]}" if members else f"/vsizip/{archive}"
 
 
-def scene_names(names: Iterable[str | PathLike[str]]) -> list[str]:
-    """Names of scenes, each once, a folder replaced by the rasters in it.
+def scene_names(names: AnyPath | Iterable[AnyPath]) -> list[str]:
+    """Names of one scene or several, each once, a folder replaced by the rasters in it.
 
     A folder that GDAL opens as a whole, such as a Zarr or a Sentinel-2 product, stays; so does one without rasters.
     """
     found: dict[str, None] = {}
-    for name in names:
+    for name in [names] if isinstance(names, str | PathLike) else names:
         path = input_path(name)
         rasters: list[str] = []
         if isinstance(path, Path) and path.is_dir() and path.suffix.lower() not in _FOLDERS_OF_GDAL:

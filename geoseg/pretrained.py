@@ -12,11 +12,11 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from geoseg.errors import ModelError, quoted
+from geoseg.options import AnyPath
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Pretrained:
         """The first digits of its SHA-256, from its name."""
         return self.file.rpartition("-")[2].partition(".")[0]
 
-    def path(self, folder: str | PathLike[str] | None = None) -> Path:
+    def path(self, folder: AnyPath | None = None) -> Path:
         """Where it is stored: in ``folder``, or in torch.hub's."""
         return (Path(folder) if folder is not None else checkpoint_folder()) / self.file
 
@@ -113,7 +113,7 @@ def list_weights() -> list[str]:
     ]
 
 
-def check_source(source: str | PathLike[str]) -> None:
+def check_source(source: AnyPath) -> None:
     """Refuse, with a `ModelError`, what is neither a file with a checkpoint's suffix nor a name of `PRETRAINED`."""
     path = Path(source)
     if str(source) in PRETRAINED and not path.exists():
@@ -128,7 +128,7 @@ def check_source(source: str | PathLike[str]) -> None:
         )
 
 
-def fetch(entry: Pretrained, *, folder: str | PathLike[str] | None = None, progress: bool = False) -> Path:
+def fetch(entry: Pretrained, *, folder: AnyPath | None = None, progress: bool = False) -> Path:
     """A published file on this disk, downloaded to ``folder`` or torch.hub's if necessary; its digest is checked.
 
     A `ModelError` says where to put it if it cannot be downloaded, or that it is truncated or altered.
@@ -176,11 +176,7 @@ def check_digest(path: Path, sha256: str) -> None:
 
 
 def encoder_file(
-    variant: str,
-    *,
-    config: object = None,
-    overlay: Mapping[str, Any] | None = None,
-    folder: str | PathLike[str] | None = None,
+    variant: str, *, config: object = None, overlay: Mapping[str, Any] | None = None, folder: AnyPath | None = None
 ) -> Path | None:
     """The file for timm's ``pretrained=True``: the caller's, or the published one; None for another source.
 

@@ -95,11 +95,7 @@ FLAGS = {
     "separate": Flag("CLASS", kind=list[str], parse=tuple),
     "contact_share": Flag("SHARE"),
     "address": Flag("HOST:PORT"),
-    "normalize": Flag(name="--normalize/--no-normalize"),
-    "softmax": Flag(name="--softmax/--no-softmax"),
     "opset": Flag("N"),
-    "stac": Flag(name="--stac/--no-stac"),
-    "contact": Flag(name="--contact/--no-contact"),
     "devices": Flag("N|auto", kind=str, default="1"),
     "nodes": Flag("N", minimum=1),
     "objects": Flag("CLASS", kind=list[str], parse=tuple),
@@ -107,7 +103,6 @@ FLAGS = {
     "boundary_px": Flag("PX", "--boundary", minimum=1),
     "windows": Flag("N", minimum=0),
     "port": Flag("N"),
-    "browser": Flag(name="--browser/--no-browser"),
     "basemap": Flag("URL"),
 }
 
@@ -158,8 +153,10 @@ def _parameter(name: str, hint: Any, value: Any, text: str | None, panel: str | 
     kind = _plain(hint) if flag.kind is None else flag.kind
     if kind == list[str]:
         value = []
+    dashed = name.replace("_", "-")
+    is_switch = kind in (bool, bool | None) and value is not False  # one that is not off can be turned off
     option = typer.Option(
-        flag.name or f"--{name.replace('_', '-')}",
+        flag.name or (f"--{dashed}/--no-{dashed}" if is_switch else f"--{dashed}"),
         metavar=flag.metavar,
         min=flag.minimum,
         help=text,

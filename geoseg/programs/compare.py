@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from geoseg.errors import SceneError
 from geoseg.evaluation.change import estimated_change, read_errors
 from geoseg.export import Layer, check_format, write_polygons
 from geoseg.grid import Grid
-from geoseg.options import DEFAULT_RULES, PolygonRules
+from geoseg.options import DEFAULT_RULES, AnyPath, PolygonRules
 from geoseg.paths import is_map
 from geoseg.programs.early import check_comparing
 from geoseg.programs.vectorize import check_rules, write_vectors
@@ -82,14 +81,14 @@ def _table(heads: Sequence[str], names: Sequence[str], rows: Sequence[Sequence[f
 
 
 def compare(
-    old: str | PathLike[str],
-    new: str | PathLike[str],
-    output: str | PathLike[str] | None = None,
+    old: AnyPath,
+    new: AnyPath,
+    output: AnyPath | None = None,
     *,
     rules: PolygonRules = DEFAULT_RULES,
-    evaluations: Sequence[str | PathLike[str]] = (),
+    evaluations: Sequence[AnyPath] = (),
     crs: str | None = None,
-    classes: str | PathLike[str] | None = None,
+    classes: AnyPath | None = None,
     overwrite: bool = False,
 ) -> ChangeReport:
     """Count what became of each class between two class maps of one place, and write where.

@@ -3,7 +3,6 @@
 import json
 import logging
 from dataclasses import dataclass, replace
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from geoseg.models import RECIPES
 from geoseg.models.checkpoints import Checkpoint, read_checkpoint
 from geoseg.network.model_folder import save_model
 from geoseg.network.stored_model import CONFIG_FILE, WEIGHTS_FILE
+from geoseg.options import AnyPath
 from geoseg.paper.recognition import (
     NORM_GROUPS,
     Design,
@@ -56,10 +56,10 @@ class ImportReport:
 
 
 def import_weights(
-    checkpoint: str | PathLike[str],
-    output: str | PathLike[str],
+    checkpoint: AnyPath,
+    output: AnyPath,
     *,
-    classes: str | PathLike[str] | None = None,
+    classes: AnyPath | None = None,
     nmf_rank: int | None = None,
     norm_groups: int = NORM_GROUPS,
     overwrite: bool = False,
@@ -110,12 +110,7 @@ def import_weights(
 
 
 def _import_segnext(
-    found: Checkpoint,
-    design: Design,
-    output: Path,
-    classes: str | PathLike[str] | None,
-    nmf_rank: int | None,
-    norm_groups: int,
+    found: Checkpoint, design: Design, output: Path, classes: AnyPath | None, nmf_rank: int | None, norm_groups: int
 ) -> list[tuple[str, str]]:
     rank, why = find_rank(design, found.path, asked=nmf_rank)
     log.info("rank of the factorization %s, %s", rank, why)
@@ -153,7 +148,7 @@ def _import_segnext(
     ]
 
 
-def _class_table(found: Checkpoint, count: int, classes: str | PathLike[str] | None) -> tuple[ClassTable, str]:
+def _class_table(found: Checkpoint, count: int, classes: AnyPath | None) -> tuple[ClassTable, str]:
     """Classes of a checkpoint's logits and where they come from."""
     if count > NODATA:
         raise ModelError(

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -162,7 +161,7 @@ def _names(scenes: AnyPath | Sequence[AnyPath], output: AnyPath, options: Predic
     if pattern is None:
         raise OutputError(f"output {output} is one file for several scenes", hint=f"name a folder: -o {output}/")
     check_kind(pattern, options)
-    return pattern, scene_names([scenes] if isinstance(scenes, str | os.PathLike) else scenes)
+    return pattern, scene_names(scenes)
 
 
 def _look(

@@ -7,7 +7,6 @@ more than itself.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from geoseg.errors import OutputError, SceneError, in_one_line, quoted
 from geoseg.files import atomic_output, check_output, make_folder
 from geoseg.georeference import copy_raster
+from geoseg.options import AnyPath
 from geoseg.paths import RASTER_SUFFIXES, InputPath, input_path, opened_name
 from geoseg.runtime.ahead import gather
 from geoseg.runtime.machine import processors
@@ -75,11 +75,7 @@ class PreparedScenes:
 
 
 def prepare_scenes(
-    sources: Sequence[str | PathLike[str]],
-    output: str | PathLike[str],
-    *,
-    overwrite: bool = False,
-    progress: bool = False,
+    sources: Sequence[AnyPath], output: AnyPath, *, overwrite: bool = False, progress: bool = False
 ) -> PreparedScenes:
     """Copy rasters into tiled, zstd-compressed GeoTIFFs ``FOLDER/STEM.tif``, several at once.
 

@@ -116,7 +116,7 @@ class Session:
             aoi=None if imagery.aoi is None else str(input_path(imagery.aoi)),
             gsd=_gsd_m(imagery.gsd, contract),
         )
-        return Source(tuple(scene_names([scenes] if isinstance(scenes, str | os.PathLike) else scenes)), resolved)
+        return Source(tuple(scene_names(scenes)), resolved)
 
     def plan(self, scene: Raster, predictor: Predictor, output: Path) -> Plan:
         """Windows, parts and memory for a scene."""

@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from geoseg.export import Layer, check_format, write_polygons
 from geoseg.georeference import unwarped
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
-from geoseg.options import DEFAULT_RULES, PolygonRules
+from geoseg.options import DEFAULT_RULES, AnyPath, PolygonRules
 from geoseg.paths import exists
 from geoseg.polygons import PolygonBatch, class_rules, polygonize_rows
 from geoseg.polygons.walls.rows import Outlines
@@ -60,12 +59,12 @@ class VectorReport:
 
 
 def vectorize(
-    map_path: str | PathLike[str],
-    output: str | PathLike[str],
+    map_path: AnyPath,
+    output: AnyPath,
     *,
     rules: PolygonRules = DEFAULT_RULES,
     crs: str | None = None,
-    classes: str | PathLike[str] | None = None,
+    classes: AnyPath | None = None,
     overwrite: bool = False,
 ) -> VectorReport:
     """Write the polygons of a class map as a GIS file, in the format of the output's suffix.
@@ -115,7 +114,7 @@ def vectorize(
             raise LabelError(f"{map_path}: {error.message}", hint=hint) from error
 
 
-def check_rules(rules: PolygonRules, grid: Grid, classes: ClassTable, *, path: str | PathLike[str]) -> None:
+def check_rules(rules: PolygonRules, grid: Grid, classes: ClassTable, *, path: AnyPath) -> None:
     """Refuse rules that a map cannot meet, before any work; ``path`` is named in the message.
 
     Raises:
@@ -169,7 +168,7 @@ def write_vectors(
     return VectorReport(output, total, tuple(found), grid, tuple(notes))
 
 
-def _not_empty(rows: Iterable[MapRows], map_path: str | PathLike[str]) -> Iterator[MapRows]:
+def _not_empty(rows: Iterable[MapRows], map_path: AnyPath) -> Iterator[MapRows]:
     """The rows; an error at their end if all pixels are nodata."""
     empty = True
     for part in rows:
