@@ -1,7 +1,6 @@
 """Errors that a user can put right, as one tree of exceptions.
 
-A message says what is wrong, in which file, what was found and what was expected; the hint is the fix to type. The
-command line prints both and exits with ``exit_code``; a traceback is for bugs of geoseg.
+The command line prints message and hint, and exits with ``exit_code``; a traceback is for bugs of geoseg.
 """
 
 import shlex
@@ -13,7 +12,7 @@ class GeosegError(Exception):
     """An error that the user can put right.
 
     Args:
-        message: What is wrong and where; one sentence without a full stop.
+        message: What is wrong, in which file, what was found and expected; one sentence without a full stop.
         hint: What to type or change; None if the message says it all.
     """
 

@@ -1,7 +1,6 @@
 """Output files: checked before the work, written beside their final name and renamed at the end.
 
-Nothing partial is ever found under the name asked for. What keeps a file from being written becomes an `OutputError`
-in one place, `writing`.
+What keeps a file from being written becomes an `OutputError` in one place, `writing`.
 """
 
 import errno

@@ -1,8 +1,7 @@
 """Published weights: their addresses, the first digits of their SHA-256, and where they are stored.
 
 openmmlab's file names end in the first eight digits of their SHA-256, as torch.hub expects; the files are stored in
-torch.hub's folder, ``$TORCH_HOME/hub/checkpoints``. The official repository publishes its files in a cloud folder,
-without an address or a digest for each. Only a download loads torch.
+torch.hub's folder, ``$TORCH_HOME/hub/checkpoints``. Only a download loads torch.
 """
 
 import hashlib

@@ -30,19 +30,11 @@ def round_up(value: int, multiple: int) -> int:
 
 
 def window_starts(length: int, *, size: int, overlap: int, align: int = 1) -> list[int]:
-    """Starts of equal windows that cover ``0 … length`` along one axis, in increasing order.
+    """Starts of equal windows that cover ``0 … length`` along one axis, px, in increasing order.
 
-    The last window is moved back to end at the padded length, ``round_up(length, align)``, so all windows have one
-    size. Starts are multiples of ``align``, so that logits of that stride lie on one scene-wide grid.
-
-    Args:
-        length: Length of the scene along the axis, px; at least 1.
-        size: Window side, px; a multiple of ``align``.
-        overlap: Strip shared by neighbours, px; ``0 <= overlap < size``, a multiple of ``align``.
-        align: Multiple on which windows start, px.
-
-    Raises:
-        ValueError: One of them is outside its range.
+    Neighbours share ``overlap`` px, ``0 <= overlap < size``. The last window is moved back to end at the padded length,
+    ``round_up(length, align)``, so all have one size. Starts, ``size`` and ``overlap`` are multiples of ``align``, so
+    that logits of that stride lie on one scene-wide grid. A ValueError for a value outside its range.
 
     References:
         Edge rule of slide_inference in mmsegmentation; six possible rules are compared in torchgeo PR 448.
@@ -55,8 +47,7 @@ def window_starts(length: int, *, size: int, overlap: int, align: int = 1) -> li
         raise ValueError(f"size and overlap must be multiples of {align}, found {size} and {overlap}")
     padded = round_up(length, align)
     last = max(padded - size, 0)
-    starts = list(range(0, last, size - overlap))
-    return [*starts, last]
+    return [*range(0, last, size - overlap), last]
 
 
 def window_grid(height: int, width: int, *, size: int, overlap: int, align: int = 1) -> list[Window]:

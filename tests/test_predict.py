@@ -671,8 +671,8 @@ def test_a_dry_run_measures_and_writes_nothing(models: Models, tmp_path: Path) -
     )
     assert [p.name for p in tmp_path.iterdir()] == ["scene.tif"]
     assert found.plan.windows == 16
-    assert found.seconds is not None
-    assert found.seconds > 0
+    assert found.window_seconds is not None
+    assert found.window_seconds > 0
     text = "\n".join(found.lines())
     assert "windows    16 of 64 × 64 px" in text
     assert "Mpx/s" in text

@@ -1,7 +1,7 @@
 """The command line: one thin file per verb, which parses, calls one library function and prints its result.
 
-Results go to stdout, everything else to stderr. Errors that the user can fix end as one message and exit code 2; our
-own bugs keep their traceback and exit with 1. Heavy imports are inside the verbs, so ``--help`` answers at once.
+Results go to stdout, all else to stderr. Errors that the user can fix end as one message and exit code 2, our own bugs
+with a traceback and 1. Heavy imports are inside the verbs, so ``--help`` answers at once.
 """
 
 import errno

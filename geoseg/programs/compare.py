@@ -49,20 +49,19 @@ class ChangeReport:
         if len(names) <= _MOST_COLUMNS:
             rows = [[*row, sum(row)] for row in area.tolist()]
             found = _table([f"from \\ to, {unit}", *names, "before"], names, rows)
-            found.append("")
         else:
             order = np.argsort(-np.where(np.eye(len(names)), 0, area), axis=None, kind="stable")
             places = [divmod(int(i), len(names)) for i in order[:_MOST_CHANGES]]
             shown = [(i, j) for i, j in places if i != j and area[i, j] > 0]
             listed = [transition_name(names[i], names[j]) for i, j in shown]
-            found = [*_table([f"largest changes, {unit}", "area"], listed, [[area[i, j]] for i, j in shown]), ""]
+            found = _table([f"largest changes, {unit}", "area"], listed, [[area[i, j]] for i, j in shown])
         before, after = area.sum(axis=1), area.sum(axis=0)
         columns = [before, after, after - before]
         heads = [f"class, {unit}", "before", "after", "change"]
         if self.estimate_m2 is not None and self.margin_m2 is not None:
             columns += [self.estimate_m2 * factor, self.margin_m2 * factor]
             heads += ["estimated", "± 95 %"]
-        found += [*_table(heads, names, np.stack(columns, axis=1).tolist()), ""]
+        found += ["", *_table(heads, names, np.stack(columns, axis=1).tolist()), ""]
         if changed:
             found.append(f"{changed:,.2f} of {total:,.2f} {unit} changed ({changed / total:.2%})")
         else:
@@ -157,7 +156,7 @@ def _named(rules: PolygonRules, classes: ClassTable) -> IntArray:
 
 def _texts(changes: Transitions, rules: PolygonRules) -> dict[str, list[str]]:
     """The fields ``from`` and ``to`` of each class; of a group those of all its changes."""
-    pairs = [(a, b) for a, b in changes.pairs]
+    pairs = list(changes.pairs)
     for members in rules.dissolve.values():
         ids = sorted(changes.classes.id_of(name) for name in members)
         joined = [", ".join(dict.fromkeys(changes.pairs[i][side] for i in ids)) for side in (0, 1)]

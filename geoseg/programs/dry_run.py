@@ -26,27 +26,20 @@ class DryRun:
     free_bytes: int  # in the output's folder
     refusal: GeosegError | None = None  # why it would be refused, if it would
 
-    @property
-    def seconds(self) -> float | None:
-        """Time of the whole run if all of the scene were valid."""
-        return None if self.window_seconds is None else self.window_seconds * self.plan.forwards
-
     def lines(self) -> list[str]:
         """The plan for people."""
-        free = f"free       {self.free_bytes / 2**20:.0f} MiB in the output's folder"
         if self.refusal is not None:
-            return [*self.plan.lines(), free, f"refused    {self.refusal.message}; {self.refusal.hint}"]
-        if self.seconds is None:
+            last = f"refused    {self.refusal.message}; {self.refusal.hint}"
+        elif self.window_seconds is None:
             here = self.plan.executor == IN_PROCESS
             why = "the windows tried hold nothing to map" if here else "it depends on the cluster"
-            return [*self.plan.lines(), free, f"time       unknown: {why}"]
-        pace = self.plan.height * self.plan.width / 1e6 / self.seconds
-        return [
-            *self.plan.lines(),
-            free,
-            f"time       about {_duration(self.seconds)} "
-            f"({1000 * (self.window_seconds or 0):.0f} ms a window, {pace:.2f} Mpx/s)",
-        ]
+            last = f"time       unknown: {why}"
+        else:
+            seconds = self.window_seconds * self.plan.forwards  # if all of the scene were valid
+            pace = f"{1000 * self.window_seconds:.0f} ms a window, "
+            pace += f"{self.plan.height * self.plan.width / 1e6 / seconds:.2f} Mpx/s"
+            last = f"time       about {_duration(seconds)} ({pace})"
+        return [*self.plan.lines(), f"free       {self.free_bytes / 2**20:.0f} MiB in the output's folder", last]
 
 
 def dry_run(

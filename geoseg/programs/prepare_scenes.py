@@ -1,7 +1,6 @@
 """Rasters that are slow to read in windows to tiled GeoTIFFs, pixel for pixel: ``geoseg prepare scenes``.
 
-A window of a striped TIFF costs whole rows, one of a PNG or JPEG all rows above it. In tiles of 256 px it costs little
-more than itself.
+A window of a striped TIFF costs whole rows, one of a PNG or JPEG all rows above it, one in tiles little but itself.
 """
 
 import time

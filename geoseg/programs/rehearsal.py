@@ -1,7 +1,6 @@
 """The path on a few pixels, in a thread, so that numba's kernels are compiled or loaded by the time they are needed.
 
-It runs while something else leaves a processor free: a network is converted, a scene is generated. Each part runs the
-real code, so no list of kernels and their types is needed.
+It runs while a network is converted or a scene generated. Each part runs the real code, so there is no list of kernels.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """Facts and warnings about a raster: imagery, or class ids."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -21,7 +22,7 @@ from geoseg.runtime.machine import processors
 from geoseg.scene import Pixels, Scene, Valid
 from geoseg.scene.advice import GDAL_TYPES, holds, palette_hint
 from geoseg.tiling.plan import MAX_CPU_WINDOWS, LogitsShape, Plan, SceneShape, plan_prediction
-from geoseg.windows import Window
+from geoseg.windows import Window, pieces
 
 STRIDE = 8  # pixels per logit of SegNeXt
 
@@ -35,11 +36,9 @@ def scene_facts(scene: Scene, pixels: Pixels, valid: Valid, model: str | None) -
     for band, name, values in zip(scene.bands, scene.band_names, pixels, strict=True):
         interp = scene.dataset.colorinterp[band - 1].name
         tagged = f", tagged {interp}" if interp not in (name, "undefined", "gray") else ""
-        scaled = (
-            ""
-            if scene.scaling is None
-            else ", scale {:g} and offset {:g} in its tags".format(*scene.scaling[scene.bands.index(band)])
-        )
+        scaled = ""
+        if scene.scaling is not None:
+            scaled = ", scale {:g} and offset {:g} in its tags".format(*scene.scaling[scene.bands.index(band)])
         text = f"{name}{tagged}, {scene.dtype}, values {_value_range(values[valid])} in a sample{scaled}"
         facts.append((f"band {band}", text))
     facts.append(("nodata", _validity(scene)))
@@ -51,10 +50,9 @@ def scene_facts(scene: Scene, pixels: Pixels, valid: Valid, model: str | None) -
 def class_raster_facts(scene: Scene) -> list[Fact]:
     """Facts about a raster of class ids: the share of every class, and its area where the raster is georeferenced."""
     facts = [("class map", scene.path), *_raster_facts(scene), ("nodata", _validity(scene))]
+    names: dict[int, str] = {}
     if scene.dtype == np.uint8:
         names = dict(enumerate(read_class_map(scene.path, window=Window(0, 0, 1, 1)).classes.names))
-    else:
-        names = {}
     warnings = [("warning", text) for text in _place_warnings(scene)]
     if scene.has_palette and len(names) > FEW_VALUES:
         warnings.append(("warning", f"where it is imagery, and no classes, {palette_hint(scene.path)}"))
@@ -146,8 +144,7 @@ def _prediction(scene: Scene, model: str | None) -> list[Fact]:
         with suppress(SceneError):
             check_scene(contract, scene)
             facts.append(_planned(scene, contract, contract.stride or STRIDE))
-    window = WindowSettings()
-    plan = _plan(scene, window, classes=2, stride=STRIDE)
+    plan = _plan(scene, WindowSettings(), classes=2, stride=STRIDE)
     return facts or [("prediction", f"{plan} (SegNeXt of two classes; name a model with -m)")]
 
 
@@ -209,18 +206,16 @@ def is_class_raster(scene: Scene, pixels: Pixels, valid: Valid) -> bool:
 
 def _count_classes(scene: Scene) -> tuple[dict[int, int], dict[int, float]]:
     """Pixels and square metres of each value among the valid pixels."""
-    height, width = scene.grid.shape
     pixel_area = scene.grid.pixel_area_m2()
-    counts: dict[int, int] = {}
-    areas: dict[int, float] = {}
-    for row in range(0, height, 512):
-        window = Window(row, 0, min(512, height - row), width)
+    counts: dict[int, int] = defaultdict(int)
+    areas: dict[int, float] = defaultdict(float)
+    for window in pieces(*scene.grid.shape, 512, scene.grid.width):
         pixels, valid = scene.read(window)
         values, numbers = np.unique(pixels[0, valid], return_counts=True)
-        square_metres = float(pixel_area[row : row + window.height].mean())
+        square_metres = float(pixel_area[window.row : window.row_stop].mean())
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True):
-            counts[value] = counts.get(value, 0) + number
-            areas[value] = areas.get(value, 0.0) + number * square_metres
+            counts[value] += number
+            areas[value] += number * square_metres
     return counts, areas
 
 
