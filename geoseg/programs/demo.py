@@ -131,9 +131,7 @@ def run_demo(
     return DemoReport(files, clock.seconds, prediction, scores)
 
 
-def training_config(
-    folder: Path, *, iterations: int, side: int = SIDE, train_seeds: tuple[int, ...] = TRAIN_SEEDS
-) -> TrainConfig:
+def training_config(folder: Path, *, iterations: int) -> TrainConfig:
     """Write landscapes into ``folder/scenes``, and return the experiment that trains on them.
 
     The shipped model ``landscape-tiny`` was trained so, with more iterations.
@@ -141,11 +139,11 @@ def training_config(
     scenes = folder / "scenes"
     scenes.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, str]] = []
-    for place, seed in enumerate((*train_seeds, VAL_SEED)):
+    for place, seed in enumerate((*TRAIN_SEEDS, VAL_SEED)):
         entry = {"scene": str(scenes / f"{seed}.tif"), "labels": str(scenes / f"{seed}_labels.tif")}
-        landscape = Landscape(side, side, seed=seed, gsd_m=GSD_M)
+        landscape = Landscape(SIDE, SIDE, seed=seed, gsd_m=GSD_M)
         # Each in its own place: training and validation scenes must not touch.
-        apart = landscape.grid.transform @ Affine.translation(2 * side * place, 0)
+        apart = landscape.grid.transform @ Affine.translation(2 * SIDE * place, 0)
         landscape = dataclasses.replace(landscape, transform=apart)
         write_landscape(landscape, entry["scene"], labels_path=entry["labels"], overwrite=True)
         entries.append(entry)
