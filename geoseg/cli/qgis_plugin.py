@@ -1,5 +1,6 @@
 """``geoseg qgis-plugin``: the plugin for QGIS as a zip file."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,7 +9,7 @@ from geoseg.cli.options import Overwrite
 
 
 def qgis_plugin(
-    output: Annotated[str, typer.Option("--output", "-o", metavar="ZIP", help="File to write.")] = "geoseg.zip",
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="ZIP", help="File to write.")] = Path("geoseg.zip"),
     overwrite: Overwrite = False,
 ) -> None:
     """Write the plugin for QGIS.
@@ -16,8 +17,6 @@ def qgis_plugin(
     Install it in QGIS under Plugins, Manage and Install Plugins, Install from ZIP. It runs this command in its own
     environment, and installs nothing into QGIS's Python.
     """
-    from pathlib import Path
-
     from geoseg.programs.qgis_plugin import write_plugin
 
-    typer.echo(str(write_plugin(Path(output), overwrite=overwrite)))
+    typer.echo(str(write_plugin(output, overwrite=overwrite)))
