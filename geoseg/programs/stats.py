@@ -164,17 +164,15 @@ def _sum(scene: LabelledScene, split: str, classes: int, values: ValueCounts) ->
         maximum=np.full(bands, -np.inf),
         moments=Moments.none(bands),
     )
-    for window, also in _parts(scene, split):
+    for window, wanted in _parts(scene, split):
         pixels, valid = scene.scene.read(window)
-        labels = scene.labels.read(window)
-        use = valid if also is None else valid & also
-        labels = np.where(use, labels, np.uint8(NODATA))
-        size = labels.size if also is None else int(np.count_nonzero(also))
-        used = int(np.count_nonzero(use))
+        use = valid & wanted
+        labels = np.where(use, scene.labels.read(window), np.uint8(NODATA))
+        size, used = int(np.count_nonzero(wanted)), int(np.count_nonzero(use))
         sums.pixels += size
         sums.invalid += size - used
         sums.ignored += used - int(np.count_nonzero(labels != NODATA))
-        sums.blocks += _blocks_with(np.ones(labels.shape, dtype=bool) if also is None else also)
+        sums.blocks += _blocks_with(wanted)
         counts = count_blocks(labels, None, classes).counts
         sums.classes += counts.sum(axis=(0, 1))
         sums.class_blocks += (counts > 0).sum(axis=(0, 1))
@@ -190,16 +188,17 @@ def _sum(scene: LabelledScene, split: str, classes: int, values: ValueCounts) ->
 
 
 def _count_again(scene: LabelledScene, split: str, values: ValueCounts) -> None:
-    for window, also in _parts(scene, split):
-        values.add_fine(chosen(*scene.scene.read(window), also))
+    for window, wanted in _parts(scene, split):
+        values.add_fine(chosen(*scene.scene.read(window), wanted))
 
 
-def _parts(scene: LabelledScene, split: str) -> Iterator[tuple[Window, Valid | None]]:
-    """Windows that cover a scene, and which of their pixels belong to a split; None for all of them."""
+def _parts(scene: LabelledScene, split: str) -> Iterator[tuple[Window, Valid]]:
+    """Windows that cover a scene, and which of their pixels belong to a split."""
     for window in pieces(*scene.grid.shape, *CHUNK):
-        also = covered(scene, split, window)
-        if also is None or also.any():
-            yield window, also
+        part = covered(scene, split, window)
+        wanted = np.ones((window.height, window.width), dtype=bool) if part is None else part
+        if wanted.any():
+            yield window, wanted
 
 
 def _blocks_with(wanted: Valid) -> int:

@@ -73,14 +73,13 @@ def class_raster_facts(scene: Scene) -> list[Fact]:
 def _raster_facts(scene: Scene) -> list[Fact]:
     grid = scene.grid
     height, width = grid.shape
-    facts = [("size", f"{width} × {height} px, {height * width / 1e6:.4g} Mpx{file_size(scene.path)}")]
-    facts += _place_facts(grid)
     file = scene.dataset
     compression = file.compression.value if file.compression else "none"
     rows, cols = scene.block_shape
     overviews = ", ".join(f"1/{level}" for level in file.overviews(1)) or "none"
     return [
-        *facts,
+        ("size", f"{width} × {height} px, {height * width / 1e6:.4g} Mpx{file_size(scene.path)}"),
+        *_place_facts(grid),
         ("file", f"{file.driver}, blocks of {cols} × {rows} px, compression {compression}, overviews {overviews}"),
     ]
 
