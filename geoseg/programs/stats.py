@@ -129,9 +129,6 @@ def scene_stats(settings: TrainConfig, split: str = "train") -> SceneStats:
         if not values.is_exact:
             values.refine((LOW, HIGH))
             list(threads.map(lambda scene: _count_again(scene, split, values), scenes))
-    moments = Moments.none(bands)
-    for s in sums:
-        moments += s.moments
     pixels = sum(s.pixels for s in sums)
     return SceneStats(
         config=settings,
@@ -149,7 +146,7 @@ def scene_stats(settings: TrainConfig, split: str = "train") -> SceneStats:
         low=values.percentile(LOW),
         high=values.percentile(HIGH),
         maximum=np.max([s.maximum for s in sums], axis=0),
-        moments=moments,
+        moments=sum((s.moments for s in sums), Moments.none(bands)),
     )
 
 
