@@ -84,7 +84,6 @@ class Stitcher:
 
             self._arrays = TensorArrays(channels, str(device))
         self._tapers = _Tapers(plan, self._arrays)
-        self._step = self._tapers.step
         cells = plan.window_height // plan.stride, cols.cell_stop - cols.cell_first
         # Rows self._first … of the scene-wide grid of logits.
         constant = self._arrays.constant
@@ -110,7 +109,7 @@ class Stitcher:
         first, stop = max(window.col // s, self._cols.cell_first), min(window.col_stop // s, self._cols.cell_stop)
         own = slice(first - window.col // s, stop - window.col // s)
         here = slice(first - self._cols.cell_first, stop - self._cols.cell_first)
-        self._arrays.add_logits(logits, self._tapers.of(window), self._sums, own, here, self._step)
+        self._arrays.add_logits(logits, self._tapers.of(window), self._sums, own, here, self._tapers.step)
 
     def finish(self, next_row: int | None) -> list[Pending]:
         """The rows that no further window touches, in pieces from top to bottom that continue those returned before.
@@ -158,7 +157,7 @@ class Stitcher:
             first_col=self._cols.first,
             height=y - self._rows_out,
             width=self._cols.stop - self._cols.first,
-            step=self._step,
+            step=self._tapers.step,
         )
         self._rows_out = y
         layers = self._layers if self._pieces % self._every else replace(self._layers, confidence=True)
