@@ -27,8 +27,7 @@ from geoseg.options import TrainOptions
 from geoseg.programs.train import _build, train
 from geoseg.training.callbacks import Checkpoints, NormsOfFirst
 from geoseg.training.failures import RunStopped
-from geoseg.training.launch import count_devices, launch
-from geoseg.training.processes import PeerEnded, Place, Team, find_place
+from geoseg.training.processes import PeerEnded, Place, Team, count_devices, find_place, launch
 from geoseg.training.task import SegmentationTask
 from support.commands import succeed
 from support.processes import fresh_processes
@@ -84,8 +83,7 @@ if os.environ["RANK"] == "1":
     while not os.path.exists(HERE):
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
-from geoseg.training.launch import assignment
-from geoseg.training.processes import PeerEnded
+from geoseg.training.processes import PeerEnded, assignment
 with assignment():
     open(HERE, "w").close()
     raise PeerEnded("another process is gone")
@@ -117,7 +115,7 @@ import os, time
 if os.environ["RANK"] == "0":
     time.sleep(600)
 from geoseg.errors import ConfigError
-from geoseg.training.launch import assignment
+from geoseg.training.processes import assignment
 with assignment() as task:
     raise ConfigError(task["message"], hint="another one")
 """

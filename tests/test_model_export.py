@@ -28,11 +28,18 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from geoseg.contract import DEFAULT_SCALE, Contract  # noqa: E402
 from geoseg.errors import ConfigError, ModelError  # noqa: E402
-from geoseg.model_export.check import check_file, reference, sample_windows  # noqa: E402
-from geoseg.model_export.deepness import deepness_entries, why_not  # noqa: E402
-from geoseg.model_export.host import NORMALIZED, Feed, HostModel, feed_values, find_feed  # noqa: E402
+from geoseg.model_export.host import (  # noqa: E402
+    NORMALIZED,
+    Feed,
+    HostModel,
+    check_file,
+    feed_values,
+    find_feed,
+    reference,
+    sample_windows,
+)
+from geoseg.model_export.metadata import deepness_entries, slug, value_scaling, why_not  # noqa: E402
 from geoseg.model_export.onnx_graph import OPSET, onnx_model  # noqa: E402
-from geoseg.model_export.stac import slug, value_scaling  # noqa: E402
 from geoseg.network.folding import deployed  # noqa: E402
 from geoseg.network.model_folder import build_network  # noqa: E402
 from geoseg.options import ExportOptions  # noqa: E402

@@ -7,21 +7,19 @@ from geoseg.arrays import ByteArray, IntArray
 from geoseg.classes import NODATA
 from geoseg.evaluation.result import BoundaryScores
 
-DISTANCE_PX = 3  # width of the strips. Cheng et al. use 2 % of the diagonal of photographs, but scenes have any size
-
 
 class BoundaryMeasure:
     """Counts pixels in the strips along the borders of each class, in memory of a few rows.
 
     A pixel lies in the strip of its class if another class is at most ``distance_px`` rows and columns away. Pixels of
     255 in truth or map, or outside the scene, are no other class: borders lie between known classes. Cheng et al. also
-    count the picture's edge.
+    count the picture's edge, and use 2 % of the diagonal of photographs as distance, but scenes have any size.
 
     References:
         Cheng et al., Boundary IoU, CVPR 2021: the strip inside a mask is what d erosions by a square of 3 px remove.
     """
 
-    def __init__(self, classes: int, width: int, *, distance_px: int = DISTANCE_PX) -> None:
+    def __init__(self, classes: int, width: int, *, distance_px: int = 3) -> None:
         self._classes, self._distance = classes, distance_px
         self._counts = np.zeros((3, classes), dtype=np.int64)  # in both strips, in the truth's, in the map's
         # The last rows of truth and map; nothing is known above the scene.

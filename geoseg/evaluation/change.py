@@ -12,8 +12,6 @@ from geoseg.arrays import FloatArray, IntArray
 from geoseg.errors import ConfigError
 from geoseg.evaluation import SCORES_JSON
 
-_NORMAL_95 = 1.959963984540054
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MapErrors:
@@ -31,19 +29,15 @@ class MapErrors:
     def areas(self, mapped_m2: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Areas of the true classes where some area is mapped as each, and half their 95 % intervals, (K,) each.
 
-        Equations 9 and 10 of Olofsson et al., stratified by mapped class, times `spread`. NaN if a class is mapped and
-        the evaluation has none of it.
-
-        References:
-            Olofsson et al., Good practices for estimating area and assessing accuracy of land change, Remote Sensing
-            of Environment 148 (2014).
+        Equations 9 and 10 of Olofsson et al. (see `geoseg.evaluation.result.AreaEstimate`), stratified by mapped class,
+        times `spread`. NaN if a class is mapped and the evaluation has none of it.
         """
         used = mapped_m2 != 0
         sampled = self.confusion.sum(axis=0)[used].astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             share = self.confusion.T[used] / sampled[:, None]  # (mapped, true)
             variance = share * (1 - share) / (sampled - 1)[:, None]
-            margin = _NORMAL_95 * np.sqrt(mapped_m2[used] ** 2 @ variance)
+            margin = 1.959963984540054 * np.sqrt(mapped_m2[used] ** 2 @ variance)  # 95 % of a normal distribution
         return mapped_m2[used] @ share, margin * self.spread
 
 

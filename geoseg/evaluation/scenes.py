@@ -37,8 +37,6 @@ from geoseg.windows import Window
 
 log = logging.getLogger(__name__)
 
-_PIECE_PX = 1 << 22
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneCounts:
@@ -109,12 +107,18 @@ def measure_scene(
     pixel_m2 = grid.pixel_area_m2()
     blocks = BlockMeasure(classes, pixel_m2, grid.width, scene=number, finder=finder)
     boundary = BoundaryMeasure(classes, grid.width, distance_px=measures.boundary_px)
-    of = object_ids(predictor.classes, measures.objects)
-    regions = _object_measure(labelled, classes, measures, of=of)
+
+    def object_measure() -> ObjectMeasure | CentreMeasure:
+        of = object_ids(predictor.classes, measures.objects)
+        if measures.within_m is None:
+            return ObjectMeasure(classes, grid.width, of=of)
+        return CentreMeasure(classes, grid, *labelled.centres(), within_m=measures.within_m, of=of)
+
+    regions = object_measure()
     # Objects of the map are told apart where the labels tell those of the truth apart.
     touching = labelled.touching
     separated = tuple(c.id for c in predictor.classes if c.separate and touching is not None)
-    merged = _object_measure(labelled, classes, measures, of=of) if separated else None
+    merged = object_measure() if separated else None
     levels = np.zeros((CONFIDENCE_SCALE + 1, 2), dtype=np.int64)
     mapped_m2 = np.zeros(classes)
     labels = labels_of(labelled, measures.split)
@@ -144,14 +148,6 @@ def measure_scene(
     return SceneCounts(blocks.result(), boundary.result(), regions.result(), levels, areas, together)
 
 
-def _object_measure(
-    labelled: LabelledScene, classes: int, measures: Measures, *, of: tuple[int, ...] | None
-) -> ObjectMeasure | CentreMeasure:
-    if measures.within_m is None:
-        return ObjectMeasure(classes, labelled.grid.width, of=of)
-    return CentreMeasure(classes, labelled.grid, *labelled.centres(), within_m=measures.within_m, of=of)
-
-
 def picture(pixels: Pixels, valid: Valid, bands: Sequence[str]) -> ByteArray:
     """Imagery (B, H, W) as a picture (H, W, 3): red, green and blue, else the first three bands, or one.
 
@@ -169,20 +165,11 @@ def picture(pixels: Pixels, valid: Valid, bands: Sequence[str]) -> ByteArray:
 
 
 def _pieces(rows: Iterable[MapRows], width: int) -> Iterator[MapRows]:
-    """The rows in pieces of a few million pixels, to limit the memory of the measures."""
-    height = max(_PIECE_PX // width, 1)
+    """The rows in pieces of about four million pixels, to limit the memory of the measures."""
+    height = max((1 << 22) // width, 1)
     for piece in rows:
         for first in range(0, len(piece), height):
             yield piece[first : first + height]
-
-
-def _object_text(scores: ObjectScores, classes: ClassTable) -> list[str]:
-    """Precision, recall and F1 of each class that has objects."""
-    return [
-        f"{c.name}: precision {scores.precision[c.id]:.3f}, recall {scores.recall[c.id]:.3f}, F1 {scores.f1[c.id]:.3f}"
-        for c in classes
-        if scores.true[c.id] and c.separate
-    ]
 
 
 def object_ids(classes: ClassTable, names: Sequence[str]) -> tuple[int, ...] | None:
@@ -217,10 +204,9 @@ def evaluate_scenes(
                     keep(rows)
                     bar.update(rows.classes.size)
 
-                found = measure_scene(
-                    predictor, labelled, plan, measures, number=number, finder=finder, on_rows=on_rows
+                counts.append(
+                    measure_scene(predictor, labelled, plan, measures, number=number, finder=finder, on_rows=on_rows)
                 )
-            counts.append(found)
     chosen = choose_blocks([found.blocks for found in counts])
     with tqdm(total=sum(map(len, chosen)), unit="window", desc="calibrate", disable=not options.progress) as bar:
         samples = [
@@ -249,8 +235,13 @@ def evaluate_scenes(
         "network": predictor.hardware["network"],
     }
     joined = _joined(counts)
-    if joined.merged is not None:
-        facts["objects, if those that touch are one"] = _object_text(joined.merged, classes)
+    if (merged := joined.merged) is not None:
+        facts["objects, if those that touch are one"] = [
+            f"{c.name}: precision {merged.precision[c.id]:.3f}, recall {merged.recall[c.id]:.3f}, "
+            f"F1 {merged.f1[c.id]:.3f}"
+            for c in classes
+            if merged.true[c.id] and c.separate
+        ]
     total = joined.result(*find_temper(*together))
     return Evaluation(classes, total, dict(zip(names, results, strict=True)), folder, facts, worst, best)
 

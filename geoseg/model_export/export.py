@@ -8,19 +8,15 @@ from pathlib import Path
 from geoseg.errors import ConfigError, ModelError
 from geoseg.files import atomic_output, check_output
 from geoseg.model_export import check_opset, check_suffix
-from geoseg.model_export.check import Agreement, check_file
-from geoseg.model_export.deepness import deepness_entries, why_not
-from geoseg.model_export.host import INPUT, HostModel, find_feed
+from geoseg.model_export.host import INPUT, Agreement, HostModel, check_file, find_feed
+from geoseg.model_export.metadata import deepness_entries, import_pystac, stac_item, why_not
 from geoseg.model_export.onnx_graph import import_onnx, onnx_model
-from geoseg.model_export.stac import import_pystac, stac_item
 from geoseg.network.folding import deployed
 from geoseg.network.model_folder import load_model
 from geoseg.options import ExportOptions
 from geoseg.tiling.plan import window_of
 from geoseg.version import __version__
 from geoseg.windows import round_up
-
-_FREE_SIZES = [(97, 133), (256, 256)]  # windows that a file for any size is checked with, px
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +121,7 @@ def export_model(
             raise ModelError(f"the ONNX file of {model.folder} is invalid: {error}") from error
         sizes = [(size, size)]
         if options.dynamic:
-            sizes = [(round_up(h, multiple), round_up(w, multiple)) for h, w in _FREE_SIZES]
+            sizes = [(round_up(h, multiple), round_up(w, multiple)) for h, w in ((97, 133), (256, 256))]
         agreement = check_file(scratch, model, feed=feed, result=result, sizes=sizes)
         if item is not None:
             # First release of ONNX with the opset; the table's rows are (release, format, opset, …).

@@ -1,11 +1,7 @@
 """The ONNX graph of a network: small, the same bytes every time, and readable by old runtimes.
 
-torch's exporter writes it (``torch.export``; the deprecated TorchScript exporter has no single operation for GELU).
-Three things are corrected afterwards:
-
-- The Python stack of every node, with paths of this machine, is removed.
-- float64 becomes float32. ONNX Runtime 1.17, which the QGIS plugin Deepness pins, refuses a transposed float64 product.
-- The file format gets the lowest version that holds the operations, rather than the newest.
+torch's exporter writes it (``torch.export``; the deprecated TorchScript exporter has no single operation for GELU), and
+afterwards what names this machine is removed, and what old runtimes refuse is replaced.
 """
 
 import contextlib
@@ -27,7 +23,6 @@ OPSET = ExportOptions().opset
 memory layout ends at every Erf."""
 
 _DIMENSIONS = {0: "batch", 2: "height", 3: "width"}
-_SAMPLE = (96, 160)  # height and width to trace with if they are free: different, and above 1 px at every stride
 
 
 def onnx_model(
@@ -62,7 +57,7 @@ def onnx_model(
     free = [axis for axis, fixed in ((0, batch), (2, size), (3, size)) if fixed is None]
     names = {axis: torch.export.Dim(_DIMENSIONS[axis]) for axis in free}
     shapes: dict[int, Any] = {axis: multiple * n if axis and multiple > 1 else n for axis, n in names.items()}
-    height, width = size or _SAMPLE
+    height, width = size or (96, 160)  # free ones are different, and above 1 px at every stride
     sample = torch.zeros(batch or 2, bands, height, width)  # a batch of 1 would be written down as a constant
     try:
         with (
@@ -91,7 +86,7 @@ def onnx_model(
     model = program.model_proto
     _remove_stacks(model)
     _to_single(onnx, model.graph)
-    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)  # rather than the newest
     model.producer_name, model.producer_version = "geoseg", __version__
     _name_dimensions(model, free)
     return model
@@ -110,6 +105,7 @@ def import_onnx() -> Any:
 
 
 def _remove_stacks(model: Any) -> None:
+    """Remove the Python stack of every node, with paths of this machine."""
     graph = model.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
@@ -118,7 +114,7 @@ def _remove_stacks(model: Any) -> None:
 
 
 def _to_single(onnx: Any, graph: Any) -> None:
-    """float64 to float32, in place: constants, casts and the types of values."""
+    """float64 to float32, in place: ONNX Runtime 1.17, which Deepness pins, refuses a transposed float64 product."""
     double, single = onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT
 
     def convert(tensor: Any) -> None:

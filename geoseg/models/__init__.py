@@ -19,9 +19,7 @@ __all__ = ["MSCAN", "RECIPES", "SegNeXt", "convert_official_state_dict", "create
 def create_model(arch: str = "segnext", *args: Any, **options: Any) -> smp.base.SegmentationModel:
     """``smp.create_model`` with SegNeXt among its architectures and MSCAN among its encoders.
 
-    Arguments are SMP's: ``encoder_name="tu-mscan_tiny"``, ``classes=5``, ``in_channels=4``.
-
-    Raises:
-        KeyError: There is no such architecture.
+    Arguments are SMP's: ``encoder_name="tu-mscan_tiny"``, ``classes=5``, ``in_channels=4``. A KeyError for an unknown
+    architecture.
     """
     return smp.create_model(arch, *args, **options)

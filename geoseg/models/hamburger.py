@@ -1,12 +1,8 @@
 """The light Hamburger decoder of SegNeXt: three stages joined at stride 8, one matrix decomposition over all of them.
 
-Papers: Geng et al., "Is Attention Better Than Matrix Decomposition?", ICLR 2021 (the Hamburger); Guo et al., SegNeXt,
-NeurIPS 2022, arXiv 2209.08575, Figure 3c and Table 5 (its place in the decoder). Original code Apache-2.0; independent
-implementation, module names after the original's state dict.
-
-What differs: the original draws new bases for the decomposition at every forward, also in evaluation, so its
-predictions depend on a random state and on the batch (SegNeXt issues 52, 66, 69). Here the bases are a seeded buffer,
-so the network is a fixed function of its input.
+Papers: Geng et al., ICLR 2021 (the Hamburger); Guo et al., SegNeXt, NeurIPS 2022, arXiv 2209.08575, Figure 3c and Table
+5 (its place in the decoder). Original code Apache-2.0; independent implementation, module names after the original's
+state dict. The original draws new bases at every forward, also in evaluation (SegNeXt issues 52, 66, 69).
 """
 
 from collections.abc import Sequence
@@ -18,7 +14,6 @@ from torch import Tensor, nn
 
 BASES_SEED = 0
 NMF_EPS = 1e-6
-TRAIN_STEPS = 6
 EVAL_STEPS = 7
 
 
@@ -44,7 +39,7 @@ class NMF2d(nn.Module):
             n, d, h, w = x.shape
             # (N, H*W, D), which is how channels-last tensors lie in memory
             pixels = x.float().permute(0, 2, 3, 1).reshape(n, h * w, d)
-            steps = TRAIN_STEPS if self.training else EVAL_STEPS
+            steps = 6 if self.training else EVAL_STEPS
             codes, bases = factorize(pixels, F.normalize(self.bases.float(), dim=1), steps)
             return (codes @ bases.transpose(-1, -2)).view(n, h, w, d).permute(0, 3, 1, 2).to(x.dtype)
 

@@ -1,12 +1,10 @@
 """MSCAN, the convolutional-attention encoder of SegNeXt, registered in timm as ``mscan_tiny/small/base/large``.
 
-Paper: Guo et al., "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation", NeurIPS 2022,
-arXiv 2209.08575. Original code: github.com/Visual-Attention-Network/SegNeXt, Apache-2.0 (its README asks commercial
-users to contact the authors). This file is an independent implementation of the published definition; module names
-follow the original's state dict, so its checkpoints map key by key (`geoseg.models.checkpoints`).
-
-In the original code but not in the paper: the stem is two stride-2 convolutions with a GELU between; the next stage
-takes the output of a stage's LayerNorm; an inner shortcut around the attention adds the batch-normalised input.
+Paper: Guo et al., NeurIPS 2022, arXiv 2209.08575. Original code: github.com/Visual-Attention-Network/SegNeXt,
+Apache-2.0 (its README asks commercial users to contact the authors). Independent implementation, module names after
+the original's state dict. In the original code but not in the paper: the stem is two stride-2 convolutions with a GELU
+between; the next stage takes the output of a stage's LayerNorm; an inner shortcut around the attention adds the
+batch-normalised input.
 """
 
 import math
@@ -24,8 +22,6 @@ from torch import Tensor, nn
 
 from geoseg.models.checkpoints import encoder_state, load_encoder
 from geoseg.pretrained import PRETRAINED, encoder_file
-
-__all__ = ["MSCAN"]
 
 NORM_EPS = 1e-5
 LAYER_SCALE_INIT = 1e-2

@@ -1,7 +1,5 @@
 """SegNeXt as an SMP model: MSCAN (or any other encoder), the light Hamburger decoder, logits at stride 8.
 
-The paper's design studies are options of the same model, see `geoseg.models.studies`.
-
 Paper: Guo et al., NeurIPS 2022, arXiv 2209.08575. Original code Apache-2.0; independent implementation.
 """
 

@@ -1,16 +1,11 @@
 """Tables 5 and 7 of the SegNeXt paper: other context modules and decoders than its own. Off the main path.
 
-Table 5 has alternatives to the Hamburger; each maps features (N, D, H, W) to the same shape, shortcut included.
-Independent implementations of three papers: expectation-maximisation attention (Li et al., ICCV 2019), non-local (Wang
-et al., CVPR 2018) and criss-cross attention (Huang et al., ICCV 2019). SegNeXt's authors published no code of this
-study, so inner widths are those of the papers. What differs: norms are group norms, as in the rest of the decoder.
-Blocks that a paper starts as the identity, with a factor of 0 at their end, start with 1, as the Hamburger does.
-
-Table 7 compares three decoders, which Figure 3 shows: (a) SegFormer's all-MLP over four stages, (b) a heavy
-convolutional head on the last stage, (c) the light one of `geoseg.models.hamburger`, which the paper keeps. It has no
-code and no widths for (a) and (b); here they have the width of (c) and its group norms.
-
-Table 6 is in `geoseg.models.mscan.MultiScaleGate`.
+Table 5 has alternatives to the Hamburger, independently implemented from their papers: each maps features (N, D, H, W)
+to the same shape, shortcut included. SegNeXt's authors published no code of this study, so inner widths are those of
+the papers. What differs: norms are group norms, and blocks that a paper starts as the identity, with a factor of 0 at
+their end, start with 1, as the Hamburger does. Table 7 compares the decoders of Figure 3: (a) all-MLP, (b) heavy and
+convolutional, (c) `geoseg.models.hamburger`, which the paper keeps. It has no widths for (a) and (b); here they have
+the width of (c) and its group norms. Table 6 is in `geoseg.models.mscan.MultiScaleGate`.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,17 +24,13 @@ from geoseg.models.hamburger import (
     joined,
 )
 
-EM_BASES = 64
 EM_STEPS = 3
-EM_EPS = 1e-6
-CRISS_CROSS_STEPS = 2
-EMBEDDING_STD = 0.01
 DECODERS = ("ham", "mlp", "conv")
 RATES = (3, 6, 9)  # dilations of the convolutional head: half of DeepLabv3's at stride 16 (6, 12, 18)
 
 
 class ExpectationMaximization(nn.Module):
-    """Expectation-maximisation attention: pixels as mixtures of a few bases, which are fitted to each image.
+    """Expectation-maximisation attention (Li et al., ICCV 2019): pixels as mixtures of bases fitted to each image.
 
     E step: responsibilities Z = softmax(X W) over the K bases. M step: each basis becomes the mean of the pixels,
     weighted with its responsibilities, at length 1. After three rounds the features are Z Wᵀ. Gradients flow through
@@ -57,7 +48,7 @@ class ExpectationMaximization(nn.Module):
         self.conv_out = ConvNorm(channels, channels, groups=groups, activation=False)
         init_convolutions(self)
         generator = torch.Generator(device="cpu").manual_seed(BASES_SEED)
-        self.register_buffer("bases", torch.randn(1, channels, EM_BASES, generator=generator, device="cpu"))
+        self.register_buffer("bases", torch.randn(1, channels, 64, generator=generator, device="cpu"))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, D, H, W) to the same shape."""
@@ -68,7 +59,7 @@ class ExpectationMaximization(nn.Module):
             bases = F.normalize(self.bases.float(), dim=1).expand(n, -1, -1)  # (N, D, K)
             for _ in range(EM_STEPS):
                 shares = (pixels @ bases).softmax(dim=-1)  # (N, H*W, K)
-                weights = shares / (shares.sum(dim=1, keepdim=True) + EM_EPS)
+                weights = shares / (shares.sum(dim=1, keepdim=True) + 1e-6)
                 bases = F.normalize(pixels.mT @ weights, dim=1)
             fitted = (shares @ bases.mT).view(n, h, w, d).permute(0, 3, 1, 2).to(features.dtype)
         return F.relu(x + self.conv_out(F.relu(fitted)))
@@ -77,7 +68,7 @@ class ExpectationMaximization(nn.Module):
 class NonLocal(nn.Module):
     """Non-local block, embedded Gaussian: every pixel becomes a weighted mean of all pixels, in O(n²) time and memory.
 
-    Embeddings have half of the channels.
+    Embeddings have half of the channels (Wang et al., CVPR 2018).
     """
 
     def __init__(self, channels: int, *, groups: int) -> None:
@@ -104,7 +95,7 @@ class NonLocal(nn.Module):
 class CrissCross(nn.Module):
     """Criss-cross attention, twice with the same weights: each pixel sees its row and its column, then all pixels.
 
-    Queries and keys have an eighth of the channels.
+    Queries and keys have an eighth of the channels (Huang et al., ICCV 2019).
     """
 
     def __init__(self, channels: int) -> None:
@@ -118,7 +109,7 @@ class CrissCross(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, D, H, W) to the same shape."""
-        for _ in range(CRISS_CROSS_STEPS):
+        for _ in range(2):
             x = x + self._attend(x)
         return x
 
@@ -140,7 +131,7 @@ class CrissCross(nn.Module):
 def _init_embeddings(*convolutions: nn.Conv2d) -> None:
     """Small weights, so that attention starts wide; otherwise products over many channels saturate the softmax."""
     for convolution in convolutions:
-        nn.init.normal_(convolution.weight, std=EMBEDDING_STD)
+        nn.init.normal_(convolution.weight, std=0.01)
 
 
 CONTEXTS: dict[str, Callable[[int, int, int], nn.Module]] = {

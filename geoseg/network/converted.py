@@ -1,7 +1,6 @@
 """Networks in OpenVINO's format, kept in the user's cache folder, so that a second prediction needs no torch.
 
-An entry is a zip file named after a digest of everything that its content depends on. A SegNeXt has one entry for
-windows of any shape; other networks have one for each shape. A damaged entry is replaced.
+An entry is a zip file named after a digest of everything that its content depends on; a damaged one is replaced.
 """
 
 import contextlib
@@ -40,8 +39,8 @@ _PACKAGES = ("openvino", "torch", "timm", "segmentation-models-pytorch")
 def converted(model: StoredModel, shape: tuple[int, ...], core: Any) -> Any:
     """A network as ``openvino.Model`` for windows of one shape (N, B, H, W), from the cache if it is there.
 
-    A model without a ``key`` is not cached. ``core`` is OpenVINO's. A `ModelError` if OpenVINO cannot convert the
-    network, or its logits are not torch's.
+    A SegNeXt has one entry for windows of any shape, other networks one for each; a model without a ``key`` has none.
+    ``core`` is OpenVINO's. A `ModelError` if OpenVINO cannot convert the network, or its logits are not torch's.
     """
     shapes = (ANY, shape[1], ANY, ANY), shape
     entries = [user_cache("networks") / f"{_digest(model.key, one)}.zip" for one in shapes if model.key]

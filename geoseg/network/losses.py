@@ -1,11 +1,8 @@
 """Losses over logits (N, K, H, W) and integer class ids (N, H, W), where 255 means "no label" and does not count.
 
-Every loss is one number for the whole batch, also for a batch that several processes share: each process counts its
-part, the parts are summed, and each process's gradient is scaled so that DDP's mean over processes is the gradient of
-the whole batch in one process. So it does not matter how many labelled pixels a process has, or whether it has any.
-
-Computed in float32, also under autocast, and in float64 for float64 logits. Without a labelled pixel the loss and its
-gradient are 0.
+Every loss is one number for the whole batch, also for a batch that several processes share (`_over_processes`). It is
+computed in float32, also under autocast, and in float64 for float64 logits; without a labelled pixel it is 0, and so is
+its gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,10 +15,7 @@ from torch import Tensor, nn
 from geoseg.classes import NODATA
 from geoseg.errors import ConfigError
 
-OHEM_THRESHOLD = 0.7  # A pixel whose own class has a lower probability is hard
 OHEM_MIN_KEPT = 1 / 16  # share of the labelled pixels of each image that count at least, hard or not
-
-FOCAL_GAMMA = 2.0
 
 
 class SummedLoss(nn.Module):
@@ -81,7 +75,7 @@ def ohem(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tenso
         hardness = losses.masked_fill(~labelled, -1).flatten(1)  # (N, H*W)
         kept = (labelled.flatten(1).sum(1) * OHEM_MIN_KEPT).ceil().long().clamp(min=1)
         least = hardness.sort(1, descending=True).values.gather(1, kept[:, None] - 1)
-        threshold = least.clamp(max=-torch.log(least.new_tensor(OHEM_THRESHOLD)))
+        threshold = least.clamp(max=-torch.log(least.new_tensor(0.7)))
         hard = (hardness >= threshold).view_as(labelled) & labelled
     return _weighted_mean(losses, weight * hard)
 
@@ -94,7 +88,7 @@ def focal(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tens
         number of boxes found, which pixels do not have.
     """
     losses, weight = _losses_and_weights(logits, labels, weights)
-    return _weighted_mean((1 - torch.exp(-losses)) ** FOCAL_GAMMA * losses, weight)
+    return _weighted_mean((1 - torch.exp(-losses)) ** 2 * losses, weight)
 
 
 def dice(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -184,7 +178,7 @@ def _weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
 def _over_processes(*parts: Tensor) -> list[Tensor]:
     """Sums over all processes; their gradient is that of this process's part times the number of processes.
 
-    So the mean over processes of the gradient of any function of these sums is the gradient for the whole batch.
+    So DDP's mean over processes of the gradient of any function of these sums is the gradient for the whole batch.
     """
     dtype = next(part.dtype for part in parts if part.is_floating_point())
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):

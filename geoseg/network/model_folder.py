@@ -24,8 +24,6 @@ from geoseg.errors import ConfigError, GeosegError, in_one_line
 from geoseg.files import new_folder
 from geoseg.network.stored_model import WEIGHTS_FILE, StoredModel, logits_stride, open_model
 
-ANSWER_S = 5.0
-
 T = TypeVar("T")
 
 
@@ -110,8 +108,7 @@ def save_model(folder: Path, network: nn.Module, contract: Contract, *, half: bo
 def load_model(name: str | PathLike[str]) -> StoredModel:
     """The model in a folder, or the shipped model of that name, with its network in memory.
 
-    Raises:
-        ModelError: No such folder, a missing or invalid file, or files that do not fit each other.
+    A `ModelError` for no such folder, a missing or invalid file, or files that do not fit each other.
     """
     model = open_model(name)
     _ = model.network
@@ -162,9 +159,9 @@ def from_disk_or_hub(load: Callable[[], T]) -> T:
 
 
 def answers(url: str) -> bool:
-    """Whether a server or its proxy responds within `ANSWER_S`, be it with an error."""
+    """Whether a server or its proxy responds within 5 s, be it with an error."""
     try:
-        urlopen(Request(url, method="HEAD"), timeout=ANSWER_S).close()
+        urlopen(Request(url, method="HEAD"), timeout=5).close()
     except HTTPError:
         return True
     except URLError as error:

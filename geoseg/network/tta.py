@@ -1,12 +1,7 @@
 """Test-time augmentation: windows flipped, turned and scaled, their predictions averaged at the network's stride.
 
-Probabilities are averaged, as in mmsegmentation, behind the paper's "MS + flip" numbers: logits of a single scale that
-is confident and wrong could outweigh all others. The result is the logarithm of the mean probability, so it can be
-blended like logits, and its softmax is the mean.
-
-References:
-    Guo et al., SegNeXt, NeurIPS 2022 (multi-scale testing with flips); SegTTAModel in mmsegmentation (Apache-2.0),
-    which averages at full resolution.
+Probabilities are averaged, as in mmsegmentation's SegTTAModel, behind the paper's "MS + flip" numbers: logits of a
+single scale that is confident and wrong could outweigh all others.
 """
 
 from __future__ import annotations
@@ -87,9 +82,9 @@ def find_tta(name: str) -> Tta:
 def augmented(logits_fn: Callable[[Tensor], Tensor], x: Tensor, tta: Tta) -> Tensor:
     """Log of the mean probability over augmentations, (N, K, H/s, W/s) float32; without any, the network's logits.
 
-    Its softmax is the mean probability. The order of the sum does not depend on the batch, so a window always gives the
-    same values. Windows (N, B, H, W) are normalised, their sides multiples of the stride s; ``logits_fn`` gets sides
-    that are multiples of 32.
+    It can be blended like logits. The order of the sum does not depend on the batch, so a window always gives the same
+    values. Windows (N, B, H, W) are normalised, their sides multiples of the stride s; ``logits_fn`` gets sides that
+    are multiples of 32.
     """
     if tta.is_plain:
         return logits_fn(x)

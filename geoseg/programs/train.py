@@ -43,10 +43,9 @@ from geoseg.runtime.machine import resolve_device
 from geoseg.training.callbacks import Checkpoints, MovingAverage, NormsOfFirst, StopSignal, interruptible, stopped
 from geoseg.training.display import MetricsTable, ProgressLine, SamplePictures
 from geoseg.training.failures import explained
-from geoseg.training.launch import assignment, count_devices, launch
 from geoseg.training.loaders import make_loader, readers_ended
 from geoseg.training.preview import PROBE_PX, Preview, describe_run
-from geoseg.training.processes import Team, find_place, joined
+from geoseg.training.processes import Team, assignment, count_devices, find_place, joined, launch
 from geoseg.training.run_folder import (
     CONFIG,
     Resumed,

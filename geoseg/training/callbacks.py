@@ -123,9 +123,7 @@ class Checkpoints(Checkpoint):
     def _agree(self, task: LightningModule, *, all_of_them: bool) -> bool:
         """Whether any process received SIGTERM; ``all_of_them`` checks the last loss too, for which a GPU waits.
 
-        Raises:
-            ConfigError: This process is the first whose loss is not finite.
-            PeerEnded: Another process is.
+        A `ConfigError` in the first process whose loss is not finite, a `PeerEnded` in the others.
         """
         assert isinstance(task, SegmentationTask)
         failure = task.watch.failure(all_of_them=all_of_them)

@@ -24,12 +24,6 @@ from geoseg.classes import NODATA, ClassTable
 from geoseg.scene.shades import shades, stretch
 from geoseg.training.callbacks import Checkpoints
 
-PICTURES = 4
-LARGEST_PX = 512
-NOTHING = (128, 128, 128)
-"""Colour of unlabelled pixels."""
-CONTACT = (255, 255, 255)
-
 REFRESH_S = 1.0
 """Reading the loss makes a GPU wait, so it is not read at every step."""
 
@@ -130,11 +124,11 @@ class ProgressLine(Callback):
 
 
 class SamplePictures(Callback):
-    """Draw the same few validation windows at every validation."""
+    """Draw the same four validation windows at every validation."""
 
     def __init__(self, windows: Dataset[dict[str, Tensor]], classes: ClassTable) -> None:
         count = len(windows)  # type: ignore[arg-type]
-        chosen = sorted({int(i) for i in np.linspace(0, count - 1, min(PICTURES, count))})
+        chosen = sorted({int(i) for i in np.linspace(0, count - 1, min(4, count))})
         self._samples = [windows[i] for i in chosen]
         self._classes = classes
 
@@ -152,19 +146,19 @@ class SamplePictures(Callback):
 
 
 def draw_sample(sample: dict[str, Tensor], predicted: npt.NDArray[np.integer], classes: ClassTable) -> ByteArray:
-    """Imagery, labels and prediction (H, W) of a window side by side, (H, 3 W, 3); large ones are thinned out."""
+    """Imagery, labels and prediction (H, W) of a window side by side, (H, 3 W, 3), above 512 px thinned out."""
     valid = sample["valid"].numpy()
     shown = np.where(valid, predicted, NODATA)
     parts = [stretched(sample["pixels"].numpy(), valid)]
     parts += [colored(ids, classes) for ids in (sample["labels"].numpy(), shown)]
-    step = -(-valid.shape[0] // LARGEST_PX)
+    step = -(-valid.shape[0] // 512)
     return np.concatenate([part[::step, ::step] for part in parts], axis=1)
 
 
 def colored(ids: npt.NDArray[np.integer], classes: ClassTable) -> ByteArray:
     """Logit channels (H, W) in their colours, (H, W, 3): contacts are white, 255 is grey."""
-    table = np.full((NODATA + 1, 3), NOTHING, np.uint8)
-    table[: len(classes.channels)] = CONTACT
+    table = np.full((NODATA + 1, 3), 128, np.uint8)
+    table[: len(classes.channels)] = 255
     for c in classes:
         table[c.id] = c.color
     picture: ByteArray = table[ids]

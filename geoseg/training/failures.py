@@ -14,7 +14,6 @@ import geoseg.errors
 from geoseg.config import RunConfig
 from geoseg.errors import ConfigError, DeviceError, GeosegError, in_one_line
 
-NAMED_WINDOWS = 4
 GO_ON = "continue from the last checkpoint with --resume"
 NOT_BEGUN = "stopped by a signal before the first iteration"
 
@@ -72,7 +71,7 @@ class LossWatch:
         inputs = f"{int(broken.sum())} of its values are not finite" if broken.any() else "all its pixels are finite"
         windows = ""
         if self._place is not None and "index" in batch:
-            places = [self._place(int(index)) for index in batch["index"][:NAMED_WINDOWS]]
+            places = [self._place(int(index)) for index in batch["index"][:4]]
             more = len(batch["index"]) - len(places)
             windows = " on " + "; ".join(places) + (f" and {more} more" if more else "")
         hint = f"lower train.learning_rate (now {self._recipe.learning_rate:g}), or lengthen train.warmup_iterations"

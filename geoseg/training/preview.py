@@ -14,7 +14,6 @@ from geoseg.training.task import windows_per_step
 from geoseg.words import count
 
 PROBE_PX = 128
-GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,6 @@ def describe_run(
     passes_here = count(recipe.accumulate, "forward pass", "forward passes")
     parts = f"{recipe.batch_size} at a time, {passes_here} on {count(devices, 'device')}"
     counts = [sum(p.numel() for p in network.parameters() if p.requires_grad or all_) for all_ in (True, False)]
-    memory = memory_bytes(config, network)
     ema = "" if recipe.ema is None else f", moving average of decay {recipe.ema:g}"
     return {
         "run folder": str(config.output),
@@ -61,7 +59,7 @@ def describe_run(
         "network": f"{config.model.architecture}, {config.model.encoder}: {counts[0] / 1e6:.2f} M parameters",
         "trained": f"{counts[1] / 1e6:.2f} M{ema}",
         "loss": " + ".join(f"{term.weight:g} {term.name}" for term in recipe.loss),
-        "memory": f"about {_short(memory / GIB)} GiB on each device",
+        "memory": f"about {_short(memory_bytes(config, network) / 2**30)} GiB on each device",
     }
 
 

@@ -1,7 +1,4 @@
-"""The folder of a run: ``config.yaml``, ``environment.json``, ``checkpoints/``, ``logs/`` and ``model/``.
-
-``environment.json`` lists machine, versions, command and state of the repositories, at each start of the run.
-"""
+"""The folder of a run: ``config.yaml``, ``environment.json``, ``checkpoints/``, ``logs/`` and ``model/``."""
 
 from __future__ import annotations
 
@@ -76,10 +73,8 @@ def writing_into(run: Path) -> Iterator[None]:
     """Report why a run cannot write its table, its configuration and so on."""
     try:
         yield
-    except GeosegError:
-        raise
     except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+        if isinstance(error, GeosegError) or error.errno not in _DISK_ERRORS:
             raise
         hint = f"free some space and {GO_ON}"
         raise output_error(f"cannot write into run folder {run}", error, hint=hint) from error
@@ -88,8 +83,7 @@ def writing_into(run: Path) -> Iterator[None]:
 def find_checkpoint(config: TrainConfig, processes: int) -> Resumed:
     """The last checkpoint of the configuration's run.
 
-    Raises:
-        ConfigError: There is none, or the run had another configuration, or other windows per step.
+    A `ConfigError` if there is none, or the run had another configuration, or other windows per step.
     """
     path = config.output / "checkpoints" / LAST
     if not path.is_file():
@@ -183,7 +177,7 @@ def describe_environment(team: Team, seed: int) -> dict[str, Any]:
 
 
 def add_environment(run: Path, described: dict[str, Any]) -> None:
-    """Append it to the run folder's list: a resumed run has several."""
+    """Append it to the run folder's list, ``environment.json``: a resumed run has several."""
     path = run / ENVIRONMENT
     starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     path.write_text(json.dumps([*starts, described], indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

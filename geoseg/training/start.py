@@ -18,9 +18,6 @@ from geoseg.words import count
 
 log = logging.getLogger(__name__)
 
-HEAD = "segmentation_head."
-"""Names of the tensors with which SMP's models make one channel per class."""
-
 
 def start_from(network: nn.Module, bands: Sequence[str], classes: ClassTable, model: str) -> None:
     """Load the weights of a trained model with the same network.
@@ -63,7 +60,8 @@ def _take_rows(
 ) -> None:
     """Replace the head's tensors in ``weights`` by the network's own, with the rows of common classes."""
     own = network.state_dict()
-    heads = [key for key in weights if key.startswith(HEAD) and key in own and weights[key].shape[:1] == (len(old),)]
+    head = "segmentation_head."  # in all of SMP's models it makes one channel per class
+    heads = [key for key in weights if key.startswith(head) and key in own and weights[key].shape[:1] == (len(old),)]
     if not heads:
         raise ConfigError(
             f"model.start_from {model} has the classes {', '.join(old)}, but no head with a row for each",
@@ -126,8 +124,7 @@ def starting_miou(checkpoint: dict[str, Any]) -> float | None:
 def freeze(network: nn.Module, parts: tuple[str, ...]) -> tuple[nn.Module, ...]:
     """Freeze modules or parameters, given by name; the modules are returned, as their batch norms must not move either.
 
-    Raises:
-        ConfigError: The network has no such part.
+    A `ConfigError` if the network has no such part.
     """
     modules = dict(network.named_modules())
     known: dict[str, nn.Module | nn.Parameter] = {**dict(network.named_parameters()), **modules}

@@ -22,8 +22,6 @@ from geoseg.network.model_folder import Normalize
 from geoseg.tiling.tensors import mapped_logits
 from geoseg.training.failures import LossWatch
 
-WARMUP_START = 1e-6
-
 
 class SegmentationTask(lightning.LightningModule):
     """An SMP model in training on imagery of a contract.
@@ -177,7 +175,7 @@ def parameter_groups(network: nn.Module, recipe: RunConfig) -> list[dict[str, An
 
 
 def lr_factor(step: int, recipe: RunConfig) -> float:
-    """Learning rate at a step relative to its peak: polynomial decay to 0, times a linear warm-up.
+    """Learning rate at a step relative to its peak: polynomial decay to 0, times a linear warm-up from 1e-6.
 
     References:
         mmcv 1.x's ``poly`` policy with linear warm-up, which SegNeXt was trained with.
@@ -185,4 +183,4 @@ def lr_factor(step: int, recipe: RunConfig) -> float:
     decay = (1 - min(step / recipe.iterations, 1)) ** recipe.poly_power
     if step >= recipe.warmup_iterations:
         return float(decay)
-    return float(decay * (1 - (1 - step / recipe.warmup_iterations) * (1 - WARMUP_START)))
+    return float(decay * (1 - (1 - step / recipe.warmup_iterations) * (1 - 1e-6)))

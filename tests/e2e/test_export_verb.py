@@ -346,7 +346,7 @@ def test_a_file_that_gives_something_else_is_not_kept(
 ) -> None:
     """No two programs agree to the last bit, so a tolerance of nothing refuses every file."""
     model, first, _ = of_16_bits
-    monkeypatch.setattr("geoseg.model_export.check.TOLERANCE", 0.0)
+    monkeypatch.setattr("geoseg.model_export.host.TOLERANCE", 0.0)
     monkeypatch.setattr("geoseg.model_export.export.onnx_model", lambda *_, **__: onnx.load(first))
     (tmp_path / "model.onnx").write_bytes(b"mine")
     message = refused(tmp_path, model, "-o", tmp_path / "model.onnx", "--overwrite")

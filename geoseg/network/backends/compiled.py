@@ -25,11 +25,9 @@ OPTIONS: dict[str, Any] = {
 """Of torch.compile. No CUDA graphs: a full batch should take longer than its launches, and graphs are kept per thread.
 `tests/benchmarks/bench_gpu.py` times both."""
 
-GPU_SIZE = (512, 512)  # size of windows to compile for on a GPU if the request names none, px
-
 
 def load(model: StoredModel, request: Request) -> Forward:
-    """The network, compiled for the requested size (on a GPU always for one), and for other shapes as they come.
+    """The network, compiled for the requested size (on a GPU else for 512 px), and for other shapes as they come.
 
     Each shape takes up to a minute, less if torch cached the result of an earlier run. A `ConfigError` if there is no
     C++ compiler, a `ModelError` if torch.compile fails, at the first window if no size is requested.
@@ -72,15 +70,14 @@ def load(model: StoredModel, request: Request) -> Forward:
                 return out
         return forward(x)
 
-    size = request.size or (GPU_SIZE if request.on_gpu else None)
+    size = request.size or ((512, 512) if request.on_gpu else None)
     if size:
         with suppress(torch.OutOfMemoryError):  # it has been compiled, and the caller will take smaller batches
             run(torch.zeros(request.at_once if request.on_gpu else 1, request.bands, *size, device=request.device))
     return Forward(run, "compile", f"compile, torch {torch.__version__}, {request.precision}", model.stride)
 
 
-_USUAL = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
-"""What torch takes if the variable CXX is not set."""
+_USUAL = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")  # what torch takes without the variable CXX
 
 
 def _compiler() -> str | None:

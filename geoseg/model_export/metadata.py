@@ -1,10 +1,4 @@
-"""The STAC item of an exported model: bands, shapes, scaling and classes as the MLM extension describes them.
-
-Catalogues find models by it, and hosts read what to feed. pystac alone builds it; nothing is fetched.
-
-References:
-    Machine Learning Model extension, https://github.com/stac-extensions/mlm, version 1.4 (the one that pystac writes).
-"""
+"""What describes an ONNX file to others: metadata for the QGIS plugin Deepness, and a STAC item for catalogues."""
 
 import hashlib
 import json
@@ -14,14 +8,60 @@ from typing import Any
 
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError
-from geoseg.model_export.host import BYTE, INPUT, Feed, find_feed, scaled_statistics
+from geoseg.model_export.host import BYTE, INPUT, NORMALIZED, Feed, Result, find_feed, scaled_statistics
 from geoseg.network.stored_model import StoredModel
 from geoseg.options import ExportOptions
 from geoseg.version import __version__
 
-_ANYWHERE = [-180.0, -90.0, 180.0, 90.0]
-_ALWAYS = {"start_datetime": "1900-01-01T00:00:00Z", "end_datetime": "9999-12-31T23:59:59Z"}
-_SHA256 = "1220"  # prefix of a multihash: SHA-256, 32 bytes
+# --- Deepness
+
+
+def why_not(contract: Contract, result: Result) -> str | None:
+    """Why the plugin would misread a file, or None."""
+    if contract.dtype != "uint8":
+        return f"the plugin divides pixels by 255, and the model takes {contract.dtype} imagery"
+    if len(contract.classes) == 1:
+        return "the plugin reads a single class as yes or no"
+    if result != "probabilities":
+        return f"the plugin needs probabilities, and the file gives {result}"
+    return None
+
+
+def deepness_entries(contract: Contract, options: ExportOptions, *, size: int, overlap: int) -> dict[str, str]:
+    """Metadata that let the plugin run a file for uint8 imagery without manual settings: its keys, values as JSON.
+
+    From the plugin's source (Apache-2.0), versions 0.6.3 to 0.7:
+
+    - Values of ``metadata_props`` are JSON. Its documentation has the key ``tiles_size``, its code reads ``tile_size``.
+    - It feeds ``(byte / 255 - standardization_mean) / standardization_std`` for any imagery, so it cannot run models
+      for other than 8-bit imagery. Versions before 0.6 ignore the standardization.
+    - It sets values below ``seg_thresh`` to 0 and takes the largest channel. Since even the threshold 0 turns negative
+      logits into 0, it needs probabilities. It reads a single channel as a sigmoid.
+    - It takes the tile's side from the input's shape, which must be fixed and square; the batch may be free.
+    - ``resolution`` is in hundredths of a map unit, so cm for a ground metre. It is rounded to three digits, because
+      the plugin resamples every tile if it differs from the layer's own, as the median of a training's scenes does.
+    - It pins ONNX Runtime to 1.12.1 … 1.17.0.
+    """
+    mean, std = [0.0] * len(contract.bands), [1.0] * len(contract.bands)
+    if find_feed(contract, normalize=options.normalize) == NORMALIZED:
+        mean, std = scaled_statistics(contract, BYTE)
+    values: dict[str, object] = {
+        "model_type": "Segmentor",
+        "class_names": {str(i): entry.name for i, entry in enumerate(contract.classes)},
+        "tile_size": size,
+        "tiles_size": size,
+        "tiles_overlap": round(100 * overlap / size),
+        "standardization_mean": mean,
+        "standardization_std": std,
+        "seg_thresh": 0.0,  # the largest probability decides
+        "seg_small_segment": 0,  # no median filter
+    }
+    if contract.gsd_m is not None:
+        values["resolution"] = float(f"{100 * contract.gsd_m:.3g}")
+    return {key: json.dumps(value) for key, value in values.items()}
+
+
+# --- STAC
 
 
 def import_pystac() -> Any:
@@ -41,7 +81,11 @@ def stac_item(
 ) -> str:
     """The item as JSON text, to be written beside a model's ONNX file for windows of a size and overlap, px.
 
-    ``onnx_version`` is the first version of ONNX that has the file's operations, such as ``1.15.0``.
+    ``onnx_version`` is the first version of ONNX that has the file's operations, such as ``1.15.0``. pystac alone
+    builds the item; nothing is fetched.
+
+    References:
+        Machine Learning Model extension, https://github.com/stac-extensions/mlm, version 1.4, which pystac writes.
     """
     pystac = import_pystac()
     from pystac.extensions import mlm
@@ -55,10 +99,11 @@ def stac_item(
     item = pystac.Item(
         id=slug(contract.name),
         geometry={"type": "Polygon", "coordinates": [[[-180, -90], [180, -90], [180, 90], [-180, 90], [-180, -90]]]},
-        bbox=_ANYWHERE,  # geoseg does not know where a model applies
+        bbox=[-180.0, -90.0, 180.0, 90.0],  # geoseg does not know where a model applies, or when
         datetime=None,
         properties={
-            **_ALWAYS,
+            "start_datetime": "1900-01-01T00:00:00Z",
+            "end_datetime": "9999-12-31T23:59:59Z",
             "title": contract.name,
             "description": f"{', '.join(c.name for c in contract.classes)} from {contract.dtype} imagery "
             f"({', '.join(bands)}). Where and when it applies is not recorded.",
@@ -67,7 +112,15 @@ def stac_item(
         },
     )
     side = -1 if options.dynamic else size
-    classes = [Classification.create(**_class_entry(i, c.name, c.color)) for i, c in enumerate(contract.classes)]
+    classes = [
+        Classification.create(  # no title: the package stac-model, used for validation, does not have it
+            value=i,
+            name=re.sub(r"[^0-9A-Za-z_-]+", "_", c.name),
+            description=c.name,
+            color_hint=c.color.lstrip("#").upper(),
+        )
+        for i, c in enumerate(contract.classes)
+    ]
     shape, order = ([-1, side, side], ["batch", "height", "width"])
     if result != "classes":
         shape, order = ([-1, len(classes), side, side], ["batch", "class", "height", "width"])
@@ -124,7 +177,8 @@ def stac_item(
     mlm.AssetGeneralMLMExtension.ext(asset, add_if_missing=True).apply(artifact_type="onnx")
     data = file.read_bytes()
     FileExtension.ext(asset, add_if_missing=True).apply(
-        size=len(data), checksum=_SHA256 + hashlib.sha256(data).hexdigest()
+        size=len(data),
+        checksum="1220" + hashlib.sha256(data).hexdigest(),  # a multihash: SHA-256, 32 bytes
     )
     return json.dumps(item.to_dict(include_self_link=False, transform_hrefs=False), indent=2) + "\n"
 
@@ -143,12 +197,6 @@ def slug(name: str) -> str:
     """A name reduced to letters, digits, ``_``, ``-`` and ``.``; it begins with a letter and ends with no mark."""
     words = re.sub(r"[^0-9A-Za-z_.-]+", "-", name).strip("-_.")
     return words if re.match(r"[A-Za-z]..", words) else f"model-{words or 'unnamed'}"
-
-
-def _class_entry(value: int, name: str, color: str) -> dict[str, Any]:
-    machine = re.sub(r"[^0-9A-Za-z_-]+", "_", name)
-    # no title: the package stac-model, used for validation, does not have it
-    return {"value": value, "name": machine, "description": name, "color_hint": color.lstrip("#").upper()}
 
 
 def _recipe(contract: Contract) -> dict[str, Any]:
