@@ -82,9 +82,14 @@ def export_model(
     check_output(path, overwrite=overwrite)
     onnx = import_onnx()
     check_opset(options.opset)
-    item = path.with_suffix(".json") if _wants_item(options.stac) else None
-    if item is not None:
-        check_output(item, overwrite=overwrite)
+    item: Path | None = None
+    if options.stac is not False:
+        try:
+            import_pystac()
+            item = check_output(path.with_suffix(".json"), overwrite=overwrite)
+        except ConfigError:
+            if options.stac:
+                raise
     model = load_model(name)
     contract, network = model.contract, model.network
     size, overlap = window_of(options, contract.window)
@@ -140,15 +145,3 @@ def export_model(
         deepness=misread,
         agreement=agreement,
     )
-
-
-def _wants_item(asked: bool | None) -> bool:
-    if asked is False:
-        return False
-    try:
-        import_pystac()
-    except ConfigError:
-        if asked:
-            raise
-        return False
-    return True

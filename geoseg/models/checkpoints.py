@@ -24,10 +24,8 @@ from geoseg.errors import ModelError, in_one_line, quoted
 from geoseg.pretrained import check_digest, check_source, sha256_of
 from geoseg.words import count
 
-_WRAPPERS = ("state_dict", "model")
 _STEM = "patch_embed1.proj.0.weight"
 _HEAD = ("head.weight", "head.bias")
-_IMAGENET_CLASSES = 1000
 
 _PREFIXES = (
     ("encoder.model.model.", "backbone."),
@@ -36,7 +34,6 @@ _PREFIXES = (
 )
 """Ours and theirs of the segmentation networks; the first that fits counts."""
 
-_KEY_WRAPPERS = ("module.", "model.")
 _MLP, _OFFICIAL_MLP = "mlp.dwconv.", "mlp.dwconv.dwconv."
 
 N = TypeVar("N", bound=nn.Module)
@@ -83,14 +80,11 @@ _STAND_INS = [
 
 
 def read_checkpoint(path: str | PathLike[str]) -> Checkpoint:
-    """The state dict in a checkpoint.
+    """The state dict in a checkpoint: a bare one, or one under ``state_dict`` or ``model``.
 
-    Pickles are read by torch's restricted unpickler. Beside tensors and containers it accepts only names that are known
-    to occur in such files, and makes inert objects of them.
-
-    Args:
-        path: ``.pth``, ``.pt``, ``.ckpt`` or ``.bin`` as torch writes them, or ``.safetensors``; a bare state dict,
-            or one under ``state_dict`` or ``model``.
+    The file is a ``.pth``, ``.pt``, ``.ckpt`` or ``.bin`` as torch writes them, or a ``.safetensors``. Pickles are read
+    by torch's restricted unpickler. Beside tensors and containers it accepts only names that are known to occur in such
+    files, and makes inert objects of them.
 
     Raises:
         ModelError: No such file, an unknown suffix, a file that is truncated, altered or not a checkpoint, or one that
@@ -133,7 +127,8 @@ def load_encoder(network: N, path: str | PathLike[str], *, features_only: bool =
         state[_STEM] = adapt_input_conv(bands, state[_STEM])
     head = {key: state.pop(key) for key in _HEAD if key in state}
     own_head = {key: own[key] for key in _HEAD if key in own}
-    if not head and own_head and len(own_head[_HEAD[0]]) == _IMAGENET_CLASSES and not features_only:
+    has_own_head = bool(own_head) and len(own_head[_HEAD[0]]) == 1000  # one for ImageNet's classes
+    if not head and has_own_head and not features_only:
         raise ModelError(f"{path} lacks {_HEAD[0]}", hint="for the encoder alone: num_classes=0 or features_only=True")
     fits = all(key in own and own[key].shape == value.shape for key, value in head.items())
     network.load_state_dict({**state, **own_head, **(head if fits else {})})
@@ -221,7 +216,8 @@ def _check_archive(path: Path) -> None:
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:
     inner, problem = content, None
     if isinstance(content, Mapping):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
+        parts = (content.get(wrapper) for wrapper in ("state_dict", "model"))
+        inner = next((part for part in parts if isinstance(part, Mapping)), content)
     if isinstance(inner, Mapping) and inner:
         for key, value in inner.items():
             usable = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
@@ -258,7 +254,7 @@ def convert_official_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, T
 def without_wrappers(state_dict: Mapping[str, T]) -> dict[str, T]:
     """The state dict with ``module.`` and ``model.`` removed as long as all names begin with one of them."""
     state = dict(state_dict)
-    while state and any(all(key.startswith(wrapper) for key in state) for wrapper in _KEY_WRAPPERS):
+    while state and any(all(key.startswith(wrapper) for key in state) for wrapper in ("module.", "model.")):
         state = {key.partition(".")[2]: value for key, value in state.items()}
     return state
 

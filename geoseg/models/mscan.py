@@ -50,12 +50,9 @@ class MultiScaleGate(nn.Module):
 
     Args:
         channels: C.
-        branches: Table 6: kernel sizes of the strips that remain, of 7, 11 and 21.
+        branches: Table 6: kernel sizes of the strips that remain, of 7, 11 and 21; else a ValueError.
         channel_mixing: Table 6: keep the 1×1 convolution after the sum.
         attention: Table 6: multiply the input by the result; False returns the result itself.
-
-    Raises:
-        ValueError: ``branches`` are not some of 7, 11 and 21, each once.
     """
 
     def __init__(
@@ -185,11 +182,8 @@ class MSCAN(nn.Module):
         embed_dims, depths: Channels and blocks of the four stages.
         mlp_ratios: Hidden width of the MLPs relative to the stage's channels.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
-        global_pool: "avg" for the mean over the last stage before the head, or "" for none.
+        global_pool: "avg" for the mean over the last stage before the head, or "" for none; else a ValueError.
         **study: Options of `MultiScaleGate` (Table 6); none for the final design.
-
-    Raises:
-        ValueError: An unknown ``global_pool``, or an unknown branch in ``study``.
     """
 
     def __init__(

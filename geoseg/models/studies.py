@@ -231,15 +231,9 @@ def build_decoder(
 ) -> nn.Module:
     """A decoder of the encoder's features to (N, channels, H/stride, W/stride), with the attribute ``stride``.
 
-    Args:
-        name: "ham" for the paper's own (c), "mlp" for (a), "conv" for (b).
-        encoder_channels: As SMP lists them.
-        context: Table 5: the context module of (c), a key of `CONTEXTS`.
-        stage1: Table 7: let (c) join stage 1 too, at stride 4.
-        channels, rank, groups: Width of the decoder, rank of its factorization, groups of its norms.
-
-    Raises:
-        ValueError: An unknown decoder or context, or a context or stage 1 for another decoder than (c).
+    ``name`` is "ham" for the paper's own (c), "mlp" for (a), "conv" for (b). Table 5: ``context`` is the context module
+    of (c), a key of `CONTEXTS`. Table 7: with ``stage1`` (c) joins stage 1 too, at stride 4. A ValueError for an
+    unknown decoder or context, or a context or stage 1 for another decoder than (c).
     """
     if name not in DECODERS:
         raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, found {name!r}")

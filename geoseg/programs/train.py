@@ -40,7 +40,7 @@ from geoseg.options import TrainOptions, from_keywords, signature_with
 from geoseg.prediction.precision import record_precision
 from geoseg.programs.early import check_new_run
 from geoseg.runtime.machine import resolve_device
-from geoseg.training.callbacks import Checkpoints, MovingAverage, NormsOfFirst, StopSignal, interruptible, stopped
+from geoseg.training.callbacks import Checkpoints, MovingAverage, NormsOfFirst, interruptible
 from geoseg.training.display import MetricsTable, ProgressLine, SamplePictures
 from geoseg.training.failures import explained
 from geoseg.training.loaders import make_loader, readers_ended
@@ -219,15 +219,7 @@ def _run(config: TrainConfig, team: Team, options: TrainOptions) -> Path:
             readers_ended(*loaders),
         ):
             trainer = _trainer(config, team, callbacks, start=start, unused=unused)
-            try:
-                trainer.fit(
-                    task,
-                    *loaders,
-                    ckpt_path=resumed.path if resumed is not None else None,
-                    weights_only=True,
-                )
-            except StopSignal as error:
-                raise stopped(run, trainer.global_step) from error
+            trainer.fit(task, *loaders, ckpt_path=resumed.path if resumed is not None else None, weights_only=True)
             iterations = trainer.global_step
     with team.same_fate():
         if team.is_first:

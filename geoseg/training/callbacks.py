@@ -45,7 +45,7 @@ class Checkpoints(Checkpoint):
         self._folder, self._recipe, self._team = folder, recipe, team
         self.best: float | None = None  # validation mIoU; NaN without a score
         self._since_best = 0
-        self._step = 0
+        self.step = 0  # iterations done
         self.saved: int | None = None  # iterations of the last checkpoint
         self._signal: int | None = None
         self._has_begun = False
@@ -67,8 +67,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Handle SIGTERM instead of Lightning, which would end without a checkpoint."""
-        self._step = trainer.global_step
-        self.saved = self._step or None
+        self.step = trainer.global_step
+        self.saved = self.step or None
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
         if trainer.received_sigterm:  # Lightning has caught it before
@@ -89,9 +89,9 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """After a step, write the last checkpoint or end the run when due."""
         step = trainer.global_step
-        if step == self._step:  # a forward pass that only accumulates gradients
+        if step == self.step:  # a forward pass that only accumulates gradients
             return
-        self._step = step
+        self.step = step
         is_due = step % self._recipe.checkpoint_every == 0
         is_last = step == self._recipe.iterations
         validates = is_last or step % self._recipe.validation_interval == 0
@@ -192,20 +192,14 @@ class MovingAverage(WeightAveraging):
         super().__init__(multi_avg_fn=update)
 
 
-def stopped(run: Path, step: int) -> RunStopped:
-    """The end of a run that received SIGTERM."""
-    if step == 0:
-        return RunStopped(NOT_BEGUN)
-    return RunStopped(f"stopped by a signal after iteration {step}; continue with --resume: {run}")
-
-
 @contextmanager
 def interruptible(run: Path, checkpoints: Checkpoints) -> Iterator[None]:
-    """After Ctrl-C, report what is kept and how to continue."""
+    """After SIGTERM or Ctrl-C, report what is kept and how to continue."""
     try:
         yield
-    except RunStopped:
-        raise
+    except StopSignal as error:
+        after = f"stopped by a signal after iteration {checkpoints.step}; continue with --resume: {run}"
+        raise RunStopped(after if checkpoints.step else NOT_BEGUN) from error
     except KeyboardInterrupt as error:
         if checkpoints.saved is None:
             raise KeyboardInterrupt("interrupted before the first checkpoint: nothing is kept") from error

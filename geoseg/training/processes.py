@@ -37,9 +37,6 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=2)
 """How long processes wait for the one that checks labels or counts classes."""
 
-GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "NCCL")
-"""Texts of torch's errors when another process is gone."""
-
 GRACE_S = 2.0
 """How long a process whose peer has failed waits, so that the peer can report why before the launcher ends all."""
 
@@ -48,7 +45,6 @@ _OPTIONS: dict[str, Any] = {
     "shutdown_timeout": int(PATIENCE.total_seconds()),  # torch 2.12; before, a checkpoint must be written in 30 s
 }
 _TASK = "task.json"
-_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 
 
 class PeerEnded(DeviceError):
@@ -176,7 +172,8 @@ def joined(device: str, place: Place | None) -> Iterator[Team]:
     try:
         yield Team(target, place, dist.new_group(backend="gloo", timeout=PATIENCE))
     except RuntimeError as error:
-        if any(words in str(error) for words in GONE):
+        gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "NCCL")
+        if any(words in str(error) for words in gone):
             raise PeerEnded(f"another process of the run is gone: {in_one_line(error)}") from error
         raise
     finally:
@@ -293,7 +290,7 @@ def _as_before() -> Iterator[None]:
     elastic = logging.getLogger("torch.distributed.elastic")
     elastic.addHandler(logging.NullHandler())
     elastic.propagate = False
-    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
     handlers = [signal.getsignal(number) for number in numbers]
     try:
         yield

@@ -14,9 +14,7 @@ from geoseg.network.converted import converted
 from geoseg.network.forward import Forward, Request, does_not_run
 from geoseg.network.stored_model import StoredModel
 
-_HINTS = {"float32": "f32", "bfloat16": "bf16"}
 _TELEMETRY = "openvino_telemetry"
-_NARROW, _LONGEST_NARROW_ROW = 16, 11
 
 
 def is_installed() -> bool:
@@ -65,7 +63,7 @@ def _refuse_endless(graph: Any) -> None:
     for operation in graph.get_ops():
         if operation.get_type_name() == "GroupConvolution":
             shape = operation.input(1).get_shape()
-            if shape[0] <= _NARROW and shape[-1] > _LONGEST_NARROW_ROW:
+            if shape[0] <= 16 and shape[-1] > 11:
                 raise ModelError(
                     f"OpenVINO does not run depthwise convolutions of {shape[0]} channels and {shape[-1]} columns in "
                     "bfloat16",
@@ -79,7 +77,7 @@ def compiled(model: StoredModel, shape: tuple[int, ...], request: Request) -> An
     if request.reduced:
         _refuse_endless(graph)
     config = {
-        "INFERENCE_PRECISION_HINT": _HINTS[request.precision],
+        "INFERENCE_PRECISION_HINT": "bf16" if request.reduced else "f32",
         "NUM_STREAMS": str(request.at_once),
         "INFERENCE_NUM_THREADS": str(request.at_once * request.threads),
     }
