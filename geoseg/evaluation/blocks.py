@@ -16,9 +16,6 @@ from geoseg.windows import Window
 
 BLOCK_PX = 256  # side of the blocks, px
 
-_LABELLED_SHARE = 0.25  # of a block that must be labelled for it to be shown
-_CONFIDENCE = 0.95
-_FEWEST_UNITS = 3
 _M2_PER_HA = 1e4
 
 
@@ -82,9 +79,9 @@ def estimate_areas(blocks: Blocks, mapped_m2: FloatArray) -> AreaEstimate:
     deviation = ground @ np.kron(each, grown) - own @ (grown * np.nan_to_num(share))
     used = int((own.sum(axis=1) > 0).sum())
     margin = np.full(len(each), np.nan)
-    if used >= _FEWEST_UNITS:
+    if used >= 3:
         error = np.sqrt(used / (used - 1) * (deviation**2).sum(axis=0))
-        margin = np.where(np.isnan(estimated), np.nan, special.stdtrit(used - 1, (1 + _CONFIDENCE) / 2) * error)
+        margin = np.where(np.isnan(estimated), np.nan, special.stdtrit(used - 1, 0.975) * error)
     return AreaEstimate(mapped_m2 / _M2_PER_HA, estimated / _M2_PER_HA, margin / _M2_PER_HA)
 
 
@@ -117,9 +114,9 @@ class CaseFinder:
         self._best: list[Candidate] = []
 
     def offer(self, scene: int, window: Window, matrix: IntArray, mapped: ByteArray) -> None:
-        """Consider a block with its confusion matrix (K, K) and its map (h, w)."""
+        """Consider a block with its confusion matrix (K, K) and its map (h, w), if a quarter of it is labelled."""
         labelled = int(matrix.sum())
-        if not self._most or labelled < _LABELLED_SHARE * window.height * window.width:
+        if not self._most or labelled < 0.25 * window.height * window.width:
             return
         self._offered += 1
         error = 1 - int(np.trace(matrix)) / labelled

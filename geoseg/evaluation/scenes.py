@@ -64,17 +64,17 @@ def _joined(parts: Sequence[SceneCounts]) -> SceneCounts:
     """The counts of several scenes together."""
 
     def total(values: Iterable[Any]) -> Any:
-        return functools.reduce(operator.add, values)
+        """Their sum; None if one of them is."""
+        found = list(values)
+        return None if any(value is None for value in found) else functools.reduce(operator.add, found)
 
-    merged = [part.merged for part in parts if part.merged is not None]
-    known = all(part.mapped_m2 is not None for part in parts)
     return SceneCounts(
         join_blocks([part.blocks for part in parts]),
         total(part.boundary for part in parts),
         total(part.objects for part in parts),
         total(part.levels for part in parts),
-        total(part.mapped_m2 for part in parts) if known else None,
-        total(merged) if len(merged) == len(parts) else None,
+        total(part.mapped_m2 for part in parts),
+        total(part.merged for part in parts),
     )
 
 

@@ -41,20 +41,17 @@ class SegNeXt(SegmentationModel):  # type: ignore[misc]
     Args:
         encoder_name: SMP encoder; ``tu-mscan_tiny``, ``…small``, ``…base`` and ``…large`` are SegNeXt-T, S, B, L.
         encoder_depth, encoder_weights, in_channels, classes, activation, aux_params: As of every SMP model, whose
-            interface makes this signature so long. The depth must be 5; any weights but None are timm's.
+            interface makes this signature so long. The depth must be 5, else a ValueError; weights are timm's, or None.
         decoder_channels: Width of the decoder; None for the paper's (256 for encoders of others).
         nmf_rank: Rank of the factorization; None for the paper's (16 for encoders of others).
         drop_path_rate: Stochastic depth; None for the paper's (not passed to encoders of others).
         norm_groups: Groups of the decoder's group norms.
         decoder_dropout: Share of the decoded channels that a training step drops, in [0, 1).
-        decoder, stage1, context: Studies, see `geoseg.models.studies.build_decoder`.
+        decoder, stage1, context: Studies, see `geoseg.models.studies.build_decoder`, also for its ValueErrors.
         **encoder_kwargs: Passed to the encoder; for studies see `geoseg.models.mscan.MultiScaleGate`.
 
     Attributes:
         logits_stride: Pixels per logit of `forward_logits`: 8, in studies also 4 or 32.
-
-    Raises:
-        ValueError: An ``encoder_depth`` other than 5, or an invalid study.
 
     References:
         Table 2 of the paper. The defaults are its final design; parameter counts equal the official ones.

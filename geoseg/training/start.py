@@ -25,9 +25,8 @@ def start_from(network: nn.Module, bands: Sequence[str], classes: ClassTable, mo
     ``bands`` and ``classes`` are those to train; ``model`` is a folder, or the name of a shipped model. If the class
     tables differ, classes of the same name take their rows of the segmentation head, and the others stay unchanged.
 
-    Raises:
-        ModelError: No such model.
-        ConfigError: The model has another network, another number of bands, or a head without rows of classes.
+    A `ModelError` for no such model, a `ConfigError` if it has another network, another number of bands, or a head
+    without rows of classes.
     """
     trained = load_model(model)
     before, now = [band.name for band in trained.contract.bands], list(bands)

@@ -58,17 +58,17 @@ def load(model: StoredModel, request: Request) -> Forward:
         return out
 
     def run(x: Tensor) -> Tensor:
-        if x.shape not in shapes:
-            with compiling:  # one thread compiles, the others wait
-                try:
-                    out = forward(x)
-                except torch.OutOfMemoryError:
-                    raise
-                except Exception as error:  # Triton's and the driver's errors share no base class with torch's
-                    raise does_not_run("torch.compile", error) from error
-                shapes.add(x.shape)
-                return out
-        return forward(x)
+        if x.shape in shapes:
+            return forward(x)
+        with compiling:  # one thread compiles, the others wait
+            try:
+                out = forward(x)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # Triton's and the driver's errors share no base class with torch's
+                raise does_not_run("torch.compile", error) from error
+            shapes.add(x.shape)
+            return out
 
     size = request.size or ((512, 512) if request.on_gpu else None)
     if size:
