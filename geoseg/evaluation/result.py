@@ -66,13 +66,8 @@ class ObjectScores:
         return ratio(2 * self.matched, self.true + self.mapped)
 
     def __add__(self, other: ObjectScores) -> ObjectScores:
-        return ObjectScores(
-            self.true + other.true,
-            self.mapped + other.mapped,
-            self.matched + other.matched,
-            self.threshold,
-            self.within_m,
-        )
+        counts = (self.true + other.true, self.mapped + other.mapped, self.matched + other.matched)
+        return ObjectScores(*counts, self.threshold, self.within_m)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,9 +83,7 @@ class Calibration:
     @property
     def error(self) -> float:
         """Expected calibration error: mean distance of confidence and accuracy over the pixels, in [0, 1]."""
-        if not self.count.sum():
-            return float("nan")
-        return float(np.abs(self.confidence - self.correct).sum() / self.count.sum())
+        return float(ratio(np.abs(self.confidence - self.correct).sum(), self.count.sum()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

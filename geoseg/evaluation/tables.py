@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from geoseg.arrays import FloatArray, IntArray
@@ -194,14 +193,12 @@ def draw_confusion(path: Path, classes: ClassTable, matrix: IntArray) -> None:
     many = len(classes) >= _MANY_CLASSES
     side = 2.5 + (0.2 if many else 0.75) * len(classes)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     places = range(len(classes))
     axes.set_xticks(places, classes.names, rotation=90 if many else 45, ha="center" if many else "right")
     axes.set_yticks(places, classes.names)
-    axes.set_xlabel("map")
-    axes.set_ylabel("truth")
+    axes.set(xlabel="map", ylabel="truth")
     for row in places if not many else ():
         for col in places:
             ink = "white" if share[row, col] > 0.5 else "black"

@@ -200,8 +200,6 @@ class MSCAN(nn.Module):
         super().__init__()
         if global_pool not in ("avg", ""):
             raise ValueError(f"global_pool must be 'avg' or '', found {global_pool!r}")
-        self.num_classes = num_classes
-        self.global_pool = global_pool
         self.num_features = self.head_hidden_size = embed_dims[-1]
         self.feature_info = [
             {"num_chs": channels, "reduction": 4 * 2**i, "module": f"norm{i + 1}"}
@@ -218,7 +216,7 @@ class MSCAN(nn.Module):
             setattr(self, f"patch_embed{i}", embed)
             setattr(self, f"block{i}", blocks)
             setattr(self, f"norm{i}", LayerNorm2d(channels, eps=NORM_EPS))
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+        self.reset_classifier(num_classes, global_pool)
         self.apply(_init_weights)
 
     def _stage(self, x: Tensor, i: int) -> Tensor:

@@ -1,4 +1,1 @@
-"""A network as it is stored, trained and run: model folders, losses, metrics, the inference form and its backends.
-
-Loads nothing itself.
-"""
+"""A network as it is stored, trained and run: model folders, losses, metrics, the inference form and its backends."""
