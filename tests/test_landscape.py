@@ -225,7 +225,7 @@ def test_degrees_and_feet_keep_the_ground_sample_distance() -> None:
 
 
 def test_written_truth_reads_back_and_larger_scenes_are_cut(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("geoseg.landscape.writing._TRUTH_PX", 128)
+    monkeypatch.setattr("geoseg.landscape.scenery._TRUTH_PX", 128)
     scene = Landscape(200, 150, seed=11, nodata=0)
     write_landscape(scene, tmp_path / "s.tif", truth_path=tmp_path / "t.gpkg", block=64)
     frame = gpd.read_file(tmp_path / "t.gpkg")

@@ -5,7 +5,6 @@ any size stream to a file with `write_landscape`.
 """
 
 from geoseg.landscape.features import LANDSCAPE_CLASSES
-from geoseg.landscape.scenery import BANDS, Landscape
-from geoseg.landscape.writing import write_landscape
+from geoseg.landscape.scenery import BANDS, Landscape, write_landscape
 
 __all__ = ["BANDS", "LANDSCAPE_CLASSES", "Landscape", "write_landscape"]

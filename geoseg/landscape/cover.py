@@ -14,8 +14,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.arrays import FloatArray
 from geoseg.landscape.features import MAX_HEIGHT_M, FeatureList, Features, Kind, Place
-from geoseg.landscape.network import Edge, Frame, Use, cell_outline, cell_use, edge, largest
-from geoseg.landscape.noise import Rng, generator
+from geoseg.landscape.network import Edge, Frame, Rng, Use, cell_outline, cell_use, edge, generator, largest
 
 
 def _color(red: float, green: float, blue: float, nir: float) -> FloatArray:

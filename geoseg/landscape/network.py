@@ -17,13 +17,18 @@ from shapely.geometry import LineString, Polygon
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.arrays import FloatArray
-from geoseg.landscape.noise import generator
 
+Rng = np.random.Generator
 CELL_M = 170.0  # distance of neighbouring lattice lines, m
 REACH_M = 1.15 * CELL_M  # no object of a cell is further than this from the cell's undistorted centre, m
 
 _JITTER = 0.17
 _STEPS = 8
+
+
+def generator(seed: int, *key: int) -> Rng:
+    """A generator that depends only on the seed and the integers of the key, which may be negative."""
+    return np.random.default_rng([k & 0xFFFFFFFF for k in (seed, *key)])
 
 
 class Use(Enum):
@@ -130,7 +135,7 @@ def edge(frame: Frame, i: int, j: int, axis: int) -> Edge:
     return Edge(path, kind, half_width, verge)
 
 
-def _edge_kind(seed: int, i: int, j: int, axis: int, rng: np.random.Generator) -> tuple[str, float]:
+def _edge_kind(seed: int, i: int, j: int, axis: int, rng: Rng) -> tuple[str, float]:
     line = j if axis == 0 else i
     river_line = 3 if generator(seed, 5).random() < 0.5 else 5
     lot = float(rng.random())

@@ -1,7 +1,8 @@
 """From objects to pixels: object ids by GDAL's pixel-centre rule, then height, shadow, texture, light and the sensor.
 
-Every step is elementwise in global pixel coordinates, or looks at a fixed neighbourhood that is rendered as well. So
-any window equals the crop of a larger one bit for bit.
+Every step is elementwise in global pixel coordinates, or looks at a fixed neighbourhood that is rendered as well, and
+noise is integer hashing and elementwise IEEE arithmetic (no sine, no BLAS, no reduction). So any window equals the crop
+of a larger one bit for bit.
 """
 
 import math
@@ -15,9 +16,11 @@ import shapely
 
 from geoseg.arrays import AnyArray, ByteArray, Float32Array, FloatArray, Int16Array, Int32Array, IntArray
 from geoseg.landscape.features import COLUMNS, GRASS, MAX_HEIGHT_M, Features, Kind
-from geoseg.landscape.noise import generator, hash_grid, value_noise
+from geoseg.landscape.network import generator
 from geoseg.landscape.shaders import SHADERS, Spots, Sun, dome
 from geoseg.windows import Window
+
+UInt32 = npt.NDArray[np.uint32]
 
 _STRIP_PX = 1 << 17  # Pixels shaded at a time, so that temporaries stay in the processor's cache.
 _CENTIMETRES = 100.0
@@ -41,6 +44,53 @@ _FLIGHT_STRIP_M = 230.0
 # Gaussian noise by table: standard normal quantiles of the 256 values of a byte.
 _NORMAL = np.sort(np.random.default_rng(0).standard_normal(256 * 64))
 _QUANTILES = _NORMAL.reshape(256, 64).mean(axis=1).astype(np.float32)
+
+
+def hash_grid(rows: IntArray, cols: IntArray, seed: int) -> UInt32:
+    """Well mixed 32-bit integers for every pair of a row and a column, shape (rows, cols).
+
+    References:
+        The finaliser is "lowbias32" of C. Wellons, Prospecting for Hash Functions (2018), public domain.
+    """
+    start = np.uint32((seed * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF)
+    row_part = _mix(rows.astype(np.uint32) * np.uint32(0x85EBCA6B) + start)
+    col_part = cols.astype(np.uint32) * np.uint32(0xC2B2AE35)
+    return _mix(row_part[:, None] + col_part[None, :])
+
+
+def _mix(h: UInt32) -> UInt32:
+    h ^= h >> np.uint32(16)
+    h *= np.uint32(0x7FEB352D)
+    h ^= h >> np.uint32(15)
+    h *= np.uint32(0x846CA68B)
+    h ^= h >> np.uint32(16)
+    return h
+
+
+def value_noise(y: FloatArray, x: FloatArray, *, spacing: float, seed: int) -> Float32Array:
+    """Smooth noise in [-1, 1] at the grid of coordinates ``y`` × ``x``, shape (len(y), len(x)).
+
+    Hashed values on a square lattice, interpolated between neighbours with a smoothstep along each axis. ``spacing`` is
+    the distance of lattice points; features are about twice as large. Seeds give independent fields.
+    """
+    row, row_weight = _lattice(y, spacing)
+    col, col_weight = _lattice(x, spacing)
+    hashed = hash_grid(np.arange(row[0], row[-1] + 2), np.arange(col[0], col[-1] + 2), seed)
+    lattice = hashed.astype(np.float32) * np.float32(2.0**-31) - np.float32(1)
+    left = lattice[:, col - col[0]]
+    along = left + (lattice[:, col - col[0] + 1] - left) * col_weight
+    upper, lower = along[row - row[0]], along[row - row[0] + 1]
+    lower -= upper
+    lower *= row_weight[:, None]
+    lower += upper
+    return np.asarray(lower)
+
+
+def _lattice(coordinates: FloatArray, spacing: float) -> tuple[IntArray, Float32Array]:
+    scaled = coordinates / spacing
+    index = np.floor(scaled)
+    fraction = scaled - index
+    return index.astype(np.int64), (fraction * fraction * (3 - 2 * fraction)).astype(np.float32)
 
 
 def pixel_features(features: Features, window: Window, gsd_m: float) -> Features:
@@ -77,8 +127,10 @@ class Painter:
 
     @property
     def sun(self) -> Sun:
-        """Where the light comes from."""
-        return Sun.of(self.seed)
+        """Where the light comes from: the south-east to the south-west, 36° to 52° high."""
+        rng = generator(self.seed, 8)
+        azimuth = math.radians(rng.uniform(115, 245))
+        return Sun(math.sin(azimuth), -math.cos(azimuth), math.tan(math.radians(rng.uniform(36, 52))))
 
     @property
     def halo_px(self) -> int:
@@ -195,7 +247,7 @@ class Painter:
             field += noise * np.float32(share)
         return field
 
-    def _hash(self, window: Window, n: int) -> npt.NDArray[np.uint32]:
+    def _hash(self, window: Window, n: int) -> UInt32:
         rows, cols = np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop)
         return hash_grid(rows, cols, self.seed * 16 + n)
 

@@ -1,20 +1,18 @@
 """What each kind of object looks like from above: how its two colours mix, and how much light comes back.
 
 A shader takes the pixels of one kind and returns the share of the accent colour and a gain for both. Elementwise
-arithmetic without transcendental functions, see `geoseg.landscape.noise`.
+arithmetic without transcendental functions, see `geoseg.landscape.render`.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from geoseg.arrays import Float32Array, FloatArray
 from geoseg.landscape.features import Kind
-from geoseg.landscape.noise import generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +22,6 @@ class Sun:
     x: float
     y: float
     slope: float
-
-    @classmethod
-    def of(cls, seed: int) -> Self:
-        """The sun of a seed: from the south-east to the south-west, 36° to 52° high."""
-        rng = generator(seed, 8)
-        azimuth = math.radians(rng.uniform(115, 245))
-        return cls(math.sin(azimuth), -math.cos(azimuth), math.tan(math.radians(rng.uniform(36, 52))))
 
 
 def dome(u: Float32Array, v: Float32Array) -> tuple[Float32Array, Float32Array]:
@@ -61,9 +52,7 @@ class Spots:
 Shade = tuple[Float32Array, Float32Array]
 Shader = Callable[[Spots, Sun, float], Shade]
 
-
-def _f(value: float) -> np.float32:
-    return np.float32(value)
+_f = np.float32
 
 
 def _wave(phase: npt.NDArray[np.floating[Any]]) -> Float32Array:
@@ -181,10 +170,5 @@ def _crown(s: Spots, sun: Sun, gsd_m: float) -> Shade:
     return mix, gain
 
 
-SHADERS: dict[Kind, Shader] = dict(
-    zip(
-        Kind,
-        (_meadow, _crop, _soil, _water, _track, _asphalt, _asphalt, _car, _roof, _canopy, _crown),
-        strict=True,
-    )
-)
+_BY_KIND = _meadow, _crop, _soil, _water, _track, _asphalt, _asphalt, _car, _roof, _canopy, _crown
+SHADERS: dict[Kind, Shader] = dict(zip(Kind, _BY_KIND, strict=True))
