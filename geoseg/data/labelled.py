@@ -11,11 +11,10 @@ from geoseg.config import ImageryConfig, SceneConfig, TrainConfig
 from geoseg.contract import contact_widths
 from geoseg.data.labels import Labels, MaskedLabels, SceneHere, no_transformation, process_files
 from geoseg.data.layers import assign_crs, whole_layers
-from geoseg.data.polygon_labels import CorrectedLabels, PolygonLabels
+from geoseg.data.polygon_labels import CorrectedLabels, PolygonLabels, Touching
 from geoseg.data.problems import Problem, as_problem, raise_first
 from geoseg.data.raster_labels import ConfidentPart, RasterLabels, missing_labels
 from geoseg.data.split import VAL, SceneSplit, block_edges, block_window, scene_split
-from geoseg.data.touching import Touching
 from geoseg.errors import ConfigError, LabelError, SceneError
 from geoseg.georeference import are_apart
 from geoseg.grid import Grid
