@@ -26,7 +26,7 @@ from geoseg.network.metrics import Scores
 from geoseg.network.model_folder import build_network, load_model
 from geoseg.paper import patches
 from geoseg.paper.isaid import CLASSES as CLASSES_OF_ISAID
-from geoseg.paper.patches import PROTOCOLS, PatchProtocol, evaluate_patches, isaid_windows, scene_names
+from geoseg.paper.patches import PROTOCOLS, PatchProtocol, evaluate_patches, scene_names
 from geoseg.paper.recognition import BASES
 from geoseg.windows import Window
 from support import commands
@@ -41,6 +41,7 @@ CPU = torch.device("cpu")
 Ids = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
+MMSEG = PROTOCOLS["mmseg"]
 LENGTHS = (1, 199, 200, 447, 448, 449, 511, 512, 513, 600, 799, 800, 801, 895, 896, 897, 1400, 1408, 1409, 2000, 4321)
 
 
@@ -71,25 +72,25 @@ def jseg_patches(height: int, width: int, patch: int, overlap: int) -> list[Box]
 @pytest.mark.parametrize("height", LENGTHS)
 def test_windows_are_those_of_both_converters(height: int) -> None:
     for width in LENGTHS:
-        found = isaid_windows(height, width, patch=896, overlap=384)
+        found = MMSEG.windows(height, width)
         padded = [(w.row, w.row + 896, w.col, w.col + 896) for w in found]
         assert padded == mmseg_patches(height, width, 896, 384), width
         assert all(w.row_stop <= height and w.col_stop <= width for w in found)
-        jseg = isaid_windows(height, width, patch=800, overlap=200, narrow="whole")
+        jseg = PROTOCOLS["jseg"].windows(height, width)
         assert [(w.row, w.row_stop, w.col, w.col_stop) for w in jseg] == jseg_patches(height, width, 800, 200), width
 
 
 def test_what_the_official_converter_loses_is_kept() -> None:
     """One side of exactly 896: it wrote rows 304 … 600 alone, under the name _-296_600_0_896."""
-    assert isaid_windows(600, 896, patch=896, overlap=384) == [Window(0, 0, 600, 896)]
-    assert isaid_windows(896, 500, patch=896, overlap=384) == [Window(0, 0, 896, 500)]
-    assert isaid_windows(300, 896, patch=896, overlap=384) == [Window(0, 0, 300, 896)]
+    assert MMSEG.windows(600, 896) == [Window(0, 0, 600, 896)]
+    assert MMSEG.windows(896, 500) == [Window(0, 0, 896, 500)]
+    assert MMSEG.windows(300, 896) == [Window(0, 0, 300, 896)]
 
 
 def test_no_window_occurs_twice() -> None:
-    assert isaid_windows(896, 896, patch=896, overlap=384) == [Window(0, 0, 896, 896)]
-    assert isaid_windows(500, 600, patch=896, overlap=384) == [Window(0, 0, 500, 600)]
-    many = isaid_windows(2000, 1500, patch=896, overlap=384)
+    assert MMSEG.windows(896, 896) == [Window(0, 0, 896, 896)]
+    assert MMSEG.windows(500, 600) == [Window(0, 0, 500, 600)]
+    many = MMSEG.windows(2000, 1500)
     assert len(set(many)) == len(many) == 12
 
 

@@ -93,7 +93,7 @@ def burnt(shapes: geopandas.GeoSeries, values: IntArray, part: Grid, out: AnyArr
     hits = np.sort(shapes.sindex.query(shapely.box(*part.bounds)))
     if not hits.size:
         return out
-    pairs = zip(shapes.iloc[hits], values[hits].tolist(), strict=True)
+    pairs = zip(shapes.to_numpy()[hits], values[hits].tolist(), strict=True)
     return np.asarray(rasterize(pairs, out=out, transform=part.transform))
 
 

@@ -39,16 +39,14 @@ from geoseg.network.tta import PAPER_SCALES
 from geoseg.prediction.batches import same_kernels
 from geoseg.runtime.machine import processors
 from geoseg.tiling.tensors import mapped_logits
-from geoseg.windows import Window, round_up, window_starts
+from geoseg.windows import Window, round_up, window_grid
 
 log = logging.getLogger(__name__)
 
 _MAX_THREADS = 8
 _MEMORY = 4 << 30  # what the patches that are computed at once may take together, bytes
-
 _CLASSES_AT_ONCE = 16
 
-Narrow = Literal["cut", "whole"]
 View = tuple[Pixels, Valid]
 
 
@@ -58,11 +56,22 @@ class PatchProtocol:
 
     patch: int | None  # side of the patches; None for whole scenes
     overlap: int = 0  # strip that neighbours share
-    narrow: Narrow = "cut"  # or "whole" for a scene that does not exceed the patch along one side
+    narrow: Literal["cut", "whole"] = "cut"  # or "whole" for a scene that does not exceed the patch along one side
     pad: bool = False  # smaller patches below and to the right with black pixels and label 255
     fit: tuple[int, int] | None = None  # longer and shorter side to resize a patch into; None: the configuration's
     multiple: int = 1  # both sides are then enlarged to a multiple of this
     skipped: frozenset[str] = frozenset()  # names of scenes that do not count
+
+    def windows(self, height: int, width: int) -> list[Window]:
+        """Patches of a scene, px, as the converters of iSAID cut it, in row-major order, none twice.
+
+        They start at multiples of the stride; a patch that would end outside is moved back to the border. Unlike in
+        mmsegmentation no rows or columns are lost if one side equals the patch and the other is shorter. A `ValueError`
+        if the overlap is not below the patch, or the scene is empty.
+        """
+        if self.patch is None or (self.narrow == "whole" and min(height, width) <= self.patch):
+            return [Window(0, 0, height, width)]
+        return window_grid(height, width, size=self.patch, overlap=self.overlap)
 
 
 PROTOCOLS: dict[str, PatchProtocol] = {
@@ -72,30 +81,6 @@ PROTOCOLS: dict[str, PatchProtocol] = {
 }
 """By name: "jseg" for the published numbers on iSAID, "mmseg" for mmsegmentation's there, "whole" for sets of
 photographs (ADE20K, COCO-Stuff)."""
-
-
-def isaid_windows(height: int, width: int, *, patch: int, overlap: int, narrow: Narrow = "cut") -> list[Window]:
-    """Patches of a scene as the converters of iSAID cut it, in row-major order, none twice; lengths in px.
-
-    They start at multiples of the stride; a patch that would end outside is moved back to the border. Along a side that
-    does not exceed the patch there is one, of the side's length. Unlike in mmsegmentation no rows or columns are lost
-    if one side equals the patch and the other is shorter.
-
-    Args:
-        height, width: Of the scene.
-        patch: Side of a patch: 896 in mmsegmentation, 800 in JSeg.
-        overlap: Strip that neighbours share: 384 and 200.
-        narrow: "cut" for scenes of any shape, as in mmsegmentation; "whole" to keep a scene unless both sides exceed
-            the patch, as in JSeg.
-
-    Raises:
-        ValueError: ``overlap`` outside ``[0, patch)``, or an empty scene.
-    """
-    if narrow == "whole" and min(height, width) <= patch:
-        return [Window(0, 0, height, width)]
-    rows = window_starts(height, size=patch, overlap=overlap)
-    cols = window_starts(width, size=patch, overlap=overlap)
-    return [Window(row, col, min(patch, height), min(patch, width)) for row in rows for col in cols]
 
 
 def evaluate_patches(
@@ -146,7 +131,7 @@ def evaluate_patches(
         (name, scene, window)
         for name, scene in zip(names, scenes, strict=True)
         if name not in rule.skipped
-        for window in _windows(scene, rule)
+        for window in rule.windows(*scene.grid.shape)
     ]
     count = len(trained.contract.classes)
     matrices = {name: np.zeros((count, count), dtype=np.int64) for name, _, _ in patches}
@@ -232,13 +217,6 @@ class _Network:
             x = x * self._scale
         mask = None if valid.all() else torch.from_numpy(np.ascontiguousarray(valid)).to(self._device)[None]
         return mapped_logits(self._run(self._normalize(x, mask)).float(), self._channels)
-
-
-def _windows(scene: LabelledScene, rule: PatchProtocol) -> list[Window]:
-    height, width = scene.grid.shape
-    if rule.patch is None:
-        return [Window(0, 0, height, width)]
-    return isaid_windows(height, width, patch=rule.patch, overlap=rule.overlap, narrow=rule.narrow)
 
 
 def _read(scene: LabelledScene, window: Window, rule: PatchProtocol, split: str) -> tuple[Pixels, Valid, ByteArray]:
