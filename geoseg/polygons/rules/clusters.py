@@ -33,24 +33,15 @@ class Contacts(NamedTuple):
 @njit
 def find_contacts(runs: Runs, kind: ByteArray) -> Contacts:
     """Borders between two regions of which at least one is SMALL and none IGNORED, in raster order."""
-    empty = np.empty(0, np.int32)
-    count = _list_contacts(runs, kind, Contacts(empty, empty, empty))
-    contacts = Contacts(np.empty(count, np.int32), np.empty(count, np.int32), np.empty(count, np.int32))
-    _list_contacts(runs, kind, contacts)
-    return contacts
-
-
-@helper
-def _list_contacts(runs: Runs, kind: ByteArray, out: Contacts) -> int:
-    """Count the contacts, and write them where ``out`` has room."""
     offsets, ends, region = runs
+    most = 3 * len(ends)  # one to the right of each run; between two rows fewer than these have runs
+    first, second, length = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.int32)
     width, n = ends[offsets[1] - 1], 0
     for y in range(len(offsets) - 1):
         for run in range(offsets[y], offsets[y + 1] - 1):
             i, j = region[run], region[run + 1]
             if kind[i] + kind[j] > SMALL and kind[i] != IGNORED and kind[j] != IGNORED:
-                if n < len(out.first):
-                    out.first[n], out.second[n], out.length[n] = i, j, 1
+                first[n], second[n], length[n] = i, j, 1
                 n += 1
         if y == 0:
             continue
@@ -59,11 +50,10 @@ def _list_contacts(runs: Runs, kind: ByteArray, out: Contacts) -> int:
             end = min(ends[a], ends[b])
             i, j = region[a], region[b]
             if i != j and kind[i] + kind[j] > SMALL and kind[i] != IGNORED and kind[j] != IGNORED:
-                if n < len(out.first):
-                    out.first[n], out.second[n], out.length[n] = i, j, end - x
+                first[n], second[n], length[n] = i, j, end - x
                 n += 1
             a, b, x = a + (ends[a] == end), b + (ends[b] == end), end
-    return n
+    return Contacts(first[:n], second[:n], length[:n])
 
 
 @njit

@@ -62,9 +62,7 @@ def apply_rule(
 class Decisions(Protocol):
     """What becomes of the rows of a map, decided as they come."""
 
-    @property
-    def waiting(self) -> MapRows:
-        """Rows that wait for others."""
+    waiting: MapRows  # for others
 
     def decide(self, new: list[MapRows], *, last: bool = False) -> Iterator[MapRows]:
         """The rows that are decided, after new ones have come."""

@@ -24,8 +24,8 @@ import numpy as np
 
 from geoseg.arrays import BoolArray, ByteArray, Int32Array, IntArray
 from geoseg.classes import NODATA
-from geoseg.map_rows import CUT_EAST, CUT_SOUTH, NO_CUTS, MapRows, join_rows
-from geoseg.polygons.rules.runs import Runs, label_rows, painted
+from geoseg.map_rows import CUT_SOUTH, NO_CUTS, MapRows, join_rows
+from geoseg.polygons.rules.runs import Runs, cuts_between, label_rows, painted
 from geoseg.polygons.trace.crack_rows import Plane
 from geoseg.polygons.walls.paint import Building
 from geoseg.polygons.walls.place import DECIDED, GUARD, IN_TALL, build_walls
@@ -159,7 +159,11 @@ class Walls:
         guard = np.pad(flags[:leaving] & GUARD > 0, ((0, 0), (0, 1)))
         self._guard.add(np.packbits(guard, axis=1, bitorder="little"))
         values = class_of[objects]
-        rows = dataclasses.replace(rows, classes=values, cuts=_cuts(objects, values, rows.cuts))
+        if rows.cuts is not None:
+            cuts = cuts_between(values, objects)
+            cuts[-1] |= rows.cuts[-1] & CUT_SOUTH
+            rows = dataclasses.replace(rows, cuts=cuts)
+        rows = dataclasses.replace(rows, classes=values)
         self._waiting, self._flags = rows[leaving:], flags[leaving:]
         self._first_row += leaving
         if leaving:
@@ -209,14 +213,3 @@ def _groups(values: ByteArray, runs: Runs, starts: tuple[IntArray, IntArray], to
     of_region[runs.region] = number[starts]
     np.minimum.at(first, of_region, group)
     return np.where(touching, first[of_region], group)
-
-
-def _cuts(objects: ByteArray | Int32Array, values: ByteArray, before: ByteArray | None) -> ByteArray | None:
-    """Cuts between different objects of a class; those below the last row as they were."""
-    if before is None:
-        return None
-    cuts = np.zeros_like(before)
-    cuts[:, :-1] = np.uint8(CUT_EAST) * ((objects[:, :-1] != objects[:, 1:]) & (values[:, :-1] == values[:, 1:]))
-    cuts[:-1] |= np.uint8(CUT_SOUTH) * ((objects[:-1] != objects[1:]) & (values[:-1] == values[1:]))
-    cuts[-1] |= before[-1] & CUT_SOUTH
-    return cuts
