@@ -18,12 +18,12 @@ from geoseg.config import SceneConfig, parse_config
 from geoseg.config.scenes import expand_scenes
 from geoseg.data.buffers import widened
 from geoseg.data.checks.dataset import check_data
-from geoseg.data.labelled import open_labels
 from geoseg.data.labels import Labels
 from geoseg.data.problems import Problem
 from geoseg.errors import ConfigError, LabelError
 from geoseg.georeference import transformer
 from geoseg.windows import Window
+from support.labels import open_labels
 from support.places import grid_of, on_ground
 from support.scenes import MadeScene, MakeScene
 

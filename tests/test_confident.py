@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from geoseg.config import SceneConfig
-from geoseg.data.labelled import open_labels
 from geoseg.errors import LabelError
 from geoseg.windows import Window
+from support.labels import open_labels
 from support.map_files import TABLE, grid_of, random_rows, write
 
 ROWS = random_rows(96, 130)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig, TrainConfig, parse_config
-from geoseg.data.labelled import LabelledScene, open_labels, open_scenes
+from geoseg.data.labelled import LabelledScene, open_scenes
 from geoseg.data.statistics import band_statistics
 from geoseg.data.windows import CoveringWindows, RandomWindows
 from geoseg.errors import LabelError, SceneError
@@ -29,6 +29,7 @@ from geoseg.options import Imagery
 from geoseg.programs.train import build_contract
 from geoseg.scene import open_scene
 from geoseg.windows import Window
+from support.labels import open_labels
 from support.places import grid_of
 from support.scenes import MadeScene, MakeScene
 

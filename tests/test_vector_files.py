@@ -18,7 +18,6 @@ from shapely.geometry.base import BaseGeometry
 from geoseg.classes import ClassTable
 from geoseg.config import SceneConfig, parse_config
 from geoseg.data.checks.dataset import check_data
-from geoseg.data.labelled import open_labels
 from geoseg.errors import GeosegError, LabelError, SceneError
 from geoseg.grid import Grid
 from geoseg.options import Imagery
@@ -26,6 +25,7 @@ from geoseg.programs.info import describe
 from geoseg.scene import open_scene
 from geoseg.scene.vector_files import polygons_of, single_polygons
 from geoseg.windows import Window
+from support.labels import open_labels
 from support.places import grid_of, on_ground
 from support.scenes import MadeScene, MakeScene
 

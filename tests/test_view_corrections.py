@@ -16,13 +16,13 @@ pytest.importorskip("starlette")
 
 from geoseg.classes import IGNORE, NODATA, RIGHT, ClassTable
 from geoseg.config import SceneConfig
-from geoseg.data.labelled import open_labels
 from geoseg.errors import ConfigError, LabelError
 from geoseg.grid import Grid
 from geoseg.programs.early import check_files
 from geoseg.programs.train import train
 from geoseg.view.program import open_session
 from geoseg.windows import Window
+from support.labels import open_labels
 from support.scenes import place_transform, write_scene
 from support.training import experiment, write_scenes
 from support.views import CLASSES, SIDE, write_map

@@ -15,12 +15,10 @@ from geoseg.georeference import AnyCRS, pyproj_crs
 from geoseg.grid import Grid, crs_hint, ground_steps
 from geoseg.paths import InputPath
 from geoseg.scene.vector_files import Bounds, polygons_of, single_parts
-from geoseg.words import count
+from geoseg.words import count, first_lines
 
 Buffer = float | str | None  # metres, the field that holds them, or None if points and lines have no width
 _PIECE_M = 1000  # longer lines are widened piece by piece, as the scale of a CRS changes along them
-
-_LOCATED = 3
 
 
 def thin_features(geometries: Geometries) -> BoolArray:
@@ -148,11 +146,10 @@ def distance_problems(
     metres = distances(frame, buffer)
     wrong = np.flatnonzero(thin & ~((metres > 0) & np.isfinite(metres)))
     if wrong.size and isinstance(buffer, str):
-        values = [f"feature {frame.index[i]}: {frame[buffer].iloc[i]}" for i in wrong[:_LOCATED]]
-        more = f"; and {wrong.size - _LOCATED} more" if wrong.size > _LOCATED else ""
+        values = [f"feature {frame.index[i]}: {frame[buffer].iloc[i]}" for i in wrong]
         yield error(
             path,
             f"field {buffer} of {path} is not a number of metres above 0 in {wrong.size} of "
-            f"{count(int(thin.sum()), 'point or line', 'points and lines')} ({'; '.join(values)}{more})",
+            f"{count(int(thin.sum()), 'point or line', 'points and lines')} ({'; '.join(first_lines(values, 3))})",
             "give each of them a distance in this field, or delete it",
         )

@@ -18,7 +18,7 @@ from geoseg.data.split import VAL, SceneSplit, block_edges, block_window, scene_
 from geoseg.errors import ConfigError, LabelError, SceneError
 from geoseg.georeference import are_apart
 from geoseg.grid import Grid
-from geoseg.paths import RASTER_SUFFIXES, InputPath, exists, opened_name, suffix
+from geoseg.paths import RASTER_SUFFIXES, exists, opened_name, suffix
 from geoseg.runtime.ahead import gather
 from geoseg.scene import Scene
 from geoseg.scene.aoi import load_aoi
@@ -45,7 +45,7 @@ class LabelledScene:
 
     Raises:
         SceneError: A raster that cannot be read, or with another dtype or too few bands.
-        LabelError: See `open_labels` and `Touching`.
+        LabelError: Labels that do not fit the scene or the table; see `Touching`.
     """
 
     def __init__(self, config: SceneConfig, settings: TrainConfig, *, index: int = 0) -> None:
@@ -61,12 +61,12 @@ class LabelledScene:
         self.grid: Grid = self.scene.grid
         classes = self._classes = settings.class_table
         self._first_label = settings.data.first_label
-        read = _uncorrected(config, self.grid, classes, first_label=self._first_label, own=self.scene.own_grid)
-        self.labels: Labels = _corrected(read, config, self.grid, classes)
+        stored = stored_labels(config, self.grid, classes, first_label=self._first_label, own=self.scene.own_grid)
+        self.labels: Labels = corrected_labels(stored, config, self.grid, classes)
         self.touching: Touching | None = None
         widths = contact_widths(settings.classes)
-        if widths and isinstance(read, PolygonLabels):
-            self.touching = Touching(read, classes, widths, self.grid, scene=config.scene)
+        if widths and isinstance(stored, PolygonLabels):
+            self.touching = Touching(stored, classes, widths, self.grid, scene=config.scene)
         self.split: SceneSplit | None = None
         if settings.data.split is not None:
             counts = self._counts(settings.data.split.block, len(classes))
@@ -129,23 +129,13 @@ class LabelledScene:
         return bool((self.scene.read(window)[1] & labelled).any())
 
 
-def open_labels(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_label: int = 0) -> Labels:
-    """The labels of a configured scene on its grid, corrected; those outside its labelled area are 255.
-
-    ``first_label`` is the number of the first class, in a raster or in a field. Smaller ones and 255 are ignored. A
-    `LabelError` for labels that do not fit the scene or the table.
-    """
-    labels = _uncorrected(config, grid, classes, first_label=first_label, own=grid)
-    return _corrected(labels, config, grid, classes)
-
-
-def _uncorrected(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_label: int, own: Grid) -> Labels:
+def stored_labels(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_label: int, own: Grid) -> Labels:
     """The labels as they are in their file, on a grid that the scene, with its ``own``, may be resampled to."""
     if not exists(config.labels):
         raise_first([missing_labels(config.labels)])
     opened_name(config.labels, kind=LabelError)  # refuses archives with several files
     if is_raster(config):
-        labels = RasterLabels(config.labels, config.scene, grid, classes, first_label=first_label, own=own)
+        labels = RasterLabels(config, grid, classes, first_label=first_label, own=own)
         return labels if config.min_confidence is None else MaskedLabels(labels, ConfidentPart(config, grid, own))
     if config.min_confidence is not None:
         message = f"labels {config.labels} are polygons, and min_confidence needs a class map"
@@ -153,7 +143,7 @@ def _uncorrected(config: SceneConfig, grid: Grid, classes: ClassTable, *, first_
     return PolygonLabels(config, grid, classes, first_label=first_label)
 
 
-def _corrected(labels: Labels, config: SceneConfig, grid: Grid, classes: ClassTable) -> Labels:
+def corrected_labels(labels: Labels, config: SceneConfig, grid: Grid, classes: ClassTable) -> Labels:
     """Labels under their corrections, in the labelled area."""
     if config.corrections is not None:
         labels = CorrectedLabels(labels, config, grid, classes)
@@ -168,13 +158,16 @@ def is_raster(config: SceneConfig) -> bool:
     return suffix(config.labels) in RASTER_SUFFIXES
 
 
-def check_labelled_area(path: InputPath, scene: InputPath, grid: Grid) -> list[Problem]:
+def check_labelled_area(config: SceneConfig, grid: Grid | None) -> list[Problem]:
     """Problems of a labelled area: a CRS that does not lead to the scene's, or polygons that do not touch it."""
+    path = config.labelled_area
+    if path is None or grid is None:
+        return []
     try:
         crs = polygon_layer(path, "labelled area", LabelError).crs
         if crs is not None and grid.is_georeferenced and are_apart(crs, grid.crs):
             what = "polygons of labelled area"
-            return [no_transformation(what, path, crs, scene, grid.crs, assign=assign_crs(path))]
+            return [no_transformation(what, path, crs, config.scene, grid.crs, assign=assign_crs(path))]
         load_aoi(path, grid, what="labelled area", kind=LabelError)
     except LabelError as raised:
         return [as_problem(path, raised)]

@@ -22,15 +22,6 @@ from geoseg.grid import ground_area_m2
 from geoseg.paths import InputPath
 from geoseg.windows import Window
 
-HINT_SCENES = (
-    "use scenes of other places in data.val, or list all under data.scenes and cut them with data.split and its "
-    "buffer; data.leakage=warn trains anyway"
-)
-HINT_BLOCKS = (
-    "set data.split.buffer=64 or so, and list no ground twice (gdalbuildvrt makes one scene of several that touch); "
-    "data.leakage=warn trains anyway"
-)
-
 _ENDS_BYTES = 1 << 16
 
 
@@ -89,7 +80,15 @@ def check_leakage(
 
 def leakage_hint(split: SplitConfig | None) -> str:
     """The fix for what `check_leakage` found."""
-    return HINT_SCENES if split is None else HINT_BLOCKS
+    fix = (
+        "set data.split.buffer=64 or so, and list no ground twice (gdalbuildvrt makes one scene of several that touch)"
+    )
+    if split is None:
+        fix = (
+            "use scenes of other places in data.val, or list all under data.scenes and cut them with data.split and "
+            "its buffer"
+        )
+    return f"{fix}; data.leakage=warn trains anyway"
 
 
 def _alike(paths: Sequence[InputPath]) -> list[list[InputPath]]:

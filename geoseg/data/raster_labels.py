@@ -43,15 +43,14 @@ class RasterLabels:
     pixels of the scene's ``own`` grid.
     """
 
-    def __init__(
-        self, path: InputPath, scene: InputPath, grid: Grid, classes: ClassTable, *, own: Grid, first_label: int = 0
-    ) -> None:
+    def __init__(self, config: SceneConfig, grid: Grid, classes: ClassTable, *, own: Grid, first_label: int) -> None:
+        path = config.labels
         with Scene(path) as labels:
             raise_first(_band_problems(path, labels))
             found, rows = labels.grid, max(labels.block_shape[0], _ROWS)
             self._path = labels.path
         comparable = found.is_georeferenced and grid.is_georeferenced
-        raise_first(_place_problems(path, found, scene, grid if comparable else own))
+        raise_first(_place_problems(path, found, config.scene, grid if comparable else own))
         self._place: dict[str, object] = {} if comparable else {"src_crs": own.crs, "src_transform": own.transform}
         self._aligned = found.shape == grid.shape and (
             not comparable or (found.crs == grid.crs and _same_transform(found, grid))
@@ -132,18 +131,13 @@ class ConfidentPart:
 
 
 def check_raster_labels(
-    path: InputPath,
-    scene: InputPath,
-    grid: Grid | None,
-    classes: ClassTable,
-    *,
-    first_label: int,
-    is_resampled: bool = False,
+    config: SceneConfig, grid: Grid | None, classes: ClassTable, *, first_label: int, is_resampled: bool
 ) -> tuple[list[Problem], LabelFacts]:
     """All problems of a raster of class ids, and what it contains.
 
     ``grid`` is the scene's own, None if that is broken; if the scene is resampled, labels need not be on its pixels.
     """
+    path = config.labels
     if not exists(path):
         return [missing_labels(path)], LabelFacts()
     try:
@@ -152,7 +146,7 @@ def check_raster_labels(
             if problems:
                 return problems, LabelFacts()
             if grid is not None:
-                problems += _place_problems(path, labels.grid, scene, grid, is_resampled=is_resampled)
+                problems += _place_problems(path, labels.grid, config.scene, grid, is_resampled=is_resampled)
             nodata = labels.nodata
             height, width = labels.grid.shape
             parts = (labels.read(w) for w in pieces(height, width, max(labels.block_shape[0], _ROWS), width))

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from geoseg.data.labelled import LabelledScene
 
 UNUSED, TRAIN, VAL = 0, 1, 2  # roles of blocks; unused ones have no pixel that is valid and labelled
-
-ROLE_NAMES = ("unused", "train", "val")
-
 _CANDIDATES = 64  # random choices of blocks, of which the one that shares the classes most evenly is taken
 
 
@@ -221,4 +218,4 @@ def _records(labelled: LabelledScene, name: str) -> Iterator[dict[str, Any]]:
         return
     for row, col, window, role in labelled.split.blocks():
         place = {"block_row": row, "block_col": col, "geometry": outline(grid, window)}
-        yield {"scene": scene, "split": ROLE_NAMES[role], **place}
+        yield {"scene": scene, "split": ("unused", "train", "val")[role], **place}

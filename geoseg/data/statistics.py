@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from geoseg.errors import SceneError, quoted
 from geoseg.runtime.machine import processors
 from geoseg.windows import Window
 from geoseg.words import count
+
+T = TypeVar("T")
 
 SAMPLE_ROWS, MAX_BANDS_OF_ROWS, MAX_SCENES = 512, 32, 1000
 """For a mean at most so many scenes are read, and so many bands of rows in each, evenly spread."""
@@ -142,13 +144,17 @@ def _sortable(values: AnyArray) -> npt.NDArray[np.uint32]:
     return np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000)).astype(np.uint32)
 
 
+def evenly(items: Sequence[T], most: int) -> Sequence[T]:
+    """All items, or as many as wanted, spread evenly."""
+    return items if len(items) <= most else [items[i] for i in np.linspace(0, len(items) - 1, most).astype(int)]
+
+
 def band_statistics(scenes: Sequence[LabelledScene], scale: float) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per band of the scaled, valid pixels that training may see; 1 of a constant band.
 
     A `SceneError` for infinite values where a scene is valid, or if no pixel is.
     """
-    if len(scenes) > MAX_SCENES:
-        scenes = [scenes[i] for i in np.linspace(0, len(scenes) - 1, MAX_SCENES).astype(int)]
+    scenes = evenly(scenes, MAX_SCENES)
     moments = Moments.none(len(scenes[0].scene.bands))
     with ThreadPoolExecutor(min(_THREADS, processors()), thread_name_prefix="geoseg-mean") as threads:
         for part in threads.map(_scene_moments, scenes):  # in order: the same scenes give the same numbers
@@ -193,10 +199,8 @@ def _scene_moments(scene: LabelledScene) -> Moments:
     """Moments over evenly spread bands of rows; they cover the scene unless it is huge."""
     moments = Moments.none(len(scene.scene.bands))
     height, width = scene.grid.shape
-    starts = np.arange(0, height, SAMPLE_ROWS)
-    if len(starts) > MAX_BANDS_OF_ROWS:
-        starts = starts[np.linspace(0, len(starts) - 1, MAX_BANDS_OF_ROWS).astype(int)]
-    for row, col in itertools.product(starts.tolist(), range(0, width, _CHUNK_COLS)):
+    starts = evenly(range(0, height, SAMPLE_ROWS), MAX_BANDS_OF_ROWS)
+    for row, col in itertools.product(starts, range(0, width, _CHUNK_COLS)):
         window = Window(row, col, min(SAMPLE_ROWS, height - row), min(_CHUNK_COLS, width - col))
         also = covered(scene, "train", window)
         if also is None or also.any():

@@ -18,10 +18,10 @@ from rasterio.windows import Window as RasterWindow
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config import SceneConfig
 from geoseg.contract import shipped_models
-from geoseg.data.labelled import open_labels
 from geoseg.scene import Scene
 from geoseg.windows import Window
 from support.commands import burn, files_in, read_map, run, succeed
+from support.labels import open_labels
 from support.model_folders import write_model
 from support.networks import TINY
 

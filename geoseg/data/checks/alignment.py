@@ -14,6 +14,7 @@ import numpy as np
 from geoseg.arrays import AnyArray, BoolArray, ByteArray, FloatArray, IntArray, Pixels, Valid
 from geoseg.classes import NODATA
 from geoseg.data.labelled import LabelledScene
+from geoseg.data.statistics import evenly
 from geoseg.windows import Window
 
 REACH = 24  # largest shift along each axis, px
@@ -155,10 +156,8 @@ def _bordered(labelled: LabelledScene, most: int) -> list[Window]:
         places = [Window(row * side, col * side, side, side) for row in range(rows) for col in range(cols)]
         if len(places) < MIN_WINDOWS:
             continue
-        if len(places) > CANDIDATES:
-            places = [places[i] for i in np.linspace(0, len(places) - 1, CANDIDATES).astype(int)]
         found = []
-        for window in places:
+        for window in evenly(places, CANDIDATES):
             labels = labelled.labels.read(window)
             borders = sum(int(_border(labels, axis).sum()) for axis in (0, 1))
             if borders >= MIN_BORDER_PX:

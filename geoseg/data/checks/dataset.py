@@ -24,6 +24,7 @@ from geoseg.data.layers import whole_layers
 from geoseg.data.leakage import check_leakage, leakage_hint
 from geoseg.data.problems import Problem, as_problem, error, has_error, in_order, warning
 from geoseg.data.raster_labels import check_raster_labels
+from geoseg.data.statistics import evenly
 from geoseg.errors import GeosegError, quoted
 from geoseg.georeference import crs_name
 from geoseg.grid import Grid
@@ -100,9 +101,9 @@ class _Checks:
             broken = {problem.where for problem in shared if problem.severity == "error"}
             each([s for s in scenes if not broken & {str(s.config.labels), str(s.config.scene)}], self._open)
             sound = [scene for scene in scenes if scene.is_sound]
-            each(_spread(sound, PIXEL_SCENES), lambda scene: check_pixels(scene.config, self.settings.imagery))
+            each(evenly(sound, PIXEL_SCENES), lambda scene: check_pixels(scene.config, self.settings.imagery))
             opened = [scene for scene in scenes if scene.labelled is not None]
-            measured = _spread(opened, OFFSET_SCENES)
+            measured = evenly(opened, OFFSET_SCENES)
             windows = WINDOWS if len(measured) <= _MANY else _FEW_WINDOWS
             each(measured, lambda scene: _offset(scene, windows))
             if not shared and len(opened) == len(scenes):
@@ -134,17 +135,11 @@ class _Checks:
         """Check labels that are a raster, and the labelled area."""
         config, grid, problems = scene.config, scene.grid, list[Problem]()
         if is_raster(config):
+            is_resampled = self.settings.imagery.gsd_m is not None
             problems, scene.found = check_raster_labels(
-                config.labels,
-                config.scene,
-                grid,
-                self.classes,
-                first_label=self.first,
-                is_resampled=self.settings.imagery.gsd_m is not None,
+                config, grid, self.classes, first_label=self.first, is_resampled=is_resampled
             )
-        if config.labelled_area is not None and grid is not None:
-            problems += check_labelled_area(config.labelled_area, config.scene, grid)
-        return problems
+        return problems + check_labelled_area(config, grid)
 
     def _open(self, scene: _Scene) -> list[Problem]:
         """Open the scene as training will, which reports what the other checks do not."""
@@ -285,13 +280,6 @@ class _Checks:
                 name = names[int(nodata) - self.first]
                 return f"if {nodata:g} is class {name!r}: gdal_edit.py -unsetnodata {quoted(entry.labels)}"
         return f"label some of {' or '.join(others)}"
-
-
-def _spread(scenes: Sequence[_Scene], most: int) -> Sequence[_Scene]:
-    """All scenes, or as many as wanted, spread evenly."""
-    if len(scenes) <= most:
-        return scenes
-    return [scenes[i] for i in np.linspace(0, len(scenes) - 1, most).astype(int)]
 
 
 def _offset(scene: _Scene, windows: int) -> Iterator[Problem]:
