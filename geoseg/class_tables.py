@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from geoseg.classes import ClassTable, Color, parse_color
-from geoseg.errors import ConfigError, in_one_line
+from geoseg.errors import ConfigError, in_one_line, reason
 from geoseg.options import AnyPath
 
 HINT = "a list of names, or of entries like {name: roof, color: '#cc3311'}, alone or under the key classes"
@@ -67,7 +67,9 @@ def read_class_table(path: AnyPath) -> ClassTable:
         content = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
     except FileNotFoundError as error:
         raise ConfigError(f"no such file of classes: {path}", hint=HINT) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {reason(error)}", hint=HINT) from error
+    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is not valid YAML or JSON: {in_one_line(error, 120)}", hint=HINT) from error
     entries = content.get("classes") if isinstance(content, Mapping) else content
     if not isinstance(entries, list) or not entries:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from geoseg.arrays import FloatArray
 from geoseg.classes import ClassTable, parse_color
-from geoseg.errors import ModelError
+from geoseg.errors import ModelError, reason
 from geoseg.options import AnyPath
 
 CONTRACT_FILE = "geoseg.json"
@@ -177,7 +177,8 @@ def find_model(name: AnyPath) -> Path:
     if str(name) in shipped_models():
         return SHIPPED / str(name)
     shipped = ", ".join(shipped_models()) or "none"
-    raise ModelError(f"no model folder {name}", hint=f"shipped models: {shipped}; or train one: geoseg train CONFIG")
+    found = f"{name} is a file, not a model folder" if path.exists() else f"no model folder {name}"
+    raise ModelError(found, hint=f"shipped models: {shipped}; or train one: geoseg train CONFIG")
 
 
 def load_contract(folder: Path) -> Contract:
@@ -191,7 +192,7 @@ def load_contract(folder: Path) -> Contract:
             hint="a model folder holds config.json, model.safetensors and geoseg.json; geoseg train writes one",
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
+        raise ModelError(f"{path} cannot be read: {reason(error)}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

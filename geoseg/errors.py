@@ -66,6 +66,11 @@ def one_error(errors: Sequence[GeosegError], what: str, *, most: int = 20) -> Ge
     return kind("\n  ".join([f"{what}:", *lines[:most], *more]), hint=first.hint if is_same else None)
 
 
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, without its name; of another library's error the first words."""
+    return getattr(error, "strerror", None) or in_one_line(error)
+
+
 def in_one_line(error: BaseException | str, most: int = 200) -> str:
     """The first words of another library's error, which may be as long as a stack trace."""
     return f"{' '.join(str(error).split()):.{most}}"

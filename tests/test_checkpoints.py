@@ -876,6 +876,8 @@ def test_what_is_wrong_with_a_class_file_is_said(text: str, said: str, tmp_path:
 def test_a_missing_class_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file of classes"):
         read_class_table(tmp_path / "a.yaml")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        read_class_table(tmp_path)
 
 
 def test_colours_differ_for_as_many_classes_as_a_map_holds() -> None:

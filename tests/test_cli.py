@@ -351,6 +351,14 @@ def test_results_go_to_stdout_and_expected_failures_to_stderr(tmp_path: Path) ->
     assert result.stderr == f"error: no such scene: {tmp_path / 'nowhere.tif'}\nhint:  check the path\n"
 
 
+def test_many_missing_scenes_are_counted(tmp_path: Path) -> None:
+    names = [str(tmp_path / f"{i}.tif") for i in range(23)]
+    result = commands.run("predict", *names, "-m", "landscape-tiny", "-o", str(tmp_path))
+    assert result.exit_code == 2
+    assert f"no such scene: {names[0]}; no such scene: {names[1]}; " in result.stderr
+    assert result.stderr.splitlines()[0].endswith("; and 3 more")
+
+
 @pytest.mark.parametrize("arguments", [["nope"], ["info"], ["predict", "a.tif"], ["info", "x", "--nope"]])
 def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
     result = commands.run(*arguments)

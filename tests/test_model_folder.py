@@ -160,6 +160,9 @@ def test_an_unknown_name_is_answered_with_the_shipped_ones(tmp_path: Path, monke
         find_model("buildings-huge")
     assert all(name in str(caught.value.hint) for name in shipped_models())
     assert "geoseg train" in str(caught.value.hint)
+    Path("map.tif").touch()
+    with pytest.raises(ModelError, match=r"^map\.tif is a file, not a model folder"):
+        find_model("map.tif")
 
 
 def test_shipped_models_are_found_by_name_and_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from geoseg.classes import class_entries
 from geoseg.config.scenes import expand_scenes
 from geoseg.config.settings import TrainConfig
 from geoseg.contract import shipped_models
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, reason
 from geoseg.words import nearest
 
 
@@ -38,7 +38,9 @@ def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Tra
     except FileNotFoundError as error:
         raise ConfigError(f"no such configuration: {path}", hint="examples lie in the folder configs/") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", hint="a configuration is a text file in UTF-8") from error
+        raise ConfigError(
+            f"{path} cannot be read: {reason(error)}", hint="a configuration is a text file in UTF-8"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {_in_one_line(error)}", hint=_yaml_hint(error, text)) from error
     if not isinstance(raw, dict):

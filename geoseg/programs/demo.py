@@ -5,6 +5,7 @@ import logging
 import shlex
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 MODEL = "landscape-tiny"
 SIDE, SEED, GSD_M = 1536, 2026, 0.5
+_INSTALL = "" if find_spec("maplibre") else 'pip install "geoseg[view]" && '
 VIEWED = ("imagery", "class map", "polygons")  # files that the last line shows in the viewer
 
 RULES = dataclasses.replace(DEFAULT_RULES, min_area_m2=4.0)
@@ -63,7 +65,7 @@ class DemoReport:
             *lines,
             "",
             f"{steps}; in all {sum(self.seconds.values()):.1f} s",
-            "look at it: " + shlex.join(["geoseg", "view", *(str(self.files[what]) for what in VIEWED)]),
+            "look at it: " + _INSTALL + shlex.join(["geoseg", "view", *(str(self.files[what]) for what in VIEWED)]),
         ]
 
 

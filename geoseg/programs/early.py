@@ -267,9 +267,8 @@ def check_scenes(scenes: Iterable[AnyPath]) -> None:
     """Refuse missing scenes, all in one message; names that only GDAL can look up are left to it."""
     missing = [fspath(scene) for scene in scenes if _is_missing(scene)]
     if missing:
-        raise SceneError(
-            "; ".join(f"no such scene: {path}" for path in first_lines(missing, _MOST_NAMED)), hint="check the path"
-        )
+        texts = [f"no such scene: {path}" for path in missing]
+        raise SceneError("; ".join(first_lines(texts, _MOST_NAMED)), hint="check the path")
 
 
 def check_files(config: TrainConfig, splits: Iterable[str]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from geoseg.config import TrainConfig, load_config
-from geoseg.errors import ConfigError, GeosegError, in_one_line
+from geoseg.errors import ConfigError, GeosegError, reason
 from geoseg.files import DISK_ERRORS, output_error
 from geoseg.training.callbacks import BEST, LAST, Checkpoints
 from geoseg.training.failures import GO_ON
@@ -133,7 +133,7 @@ def _load(path: Path) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ConfigError(
-            f"checkpoint {path} cannot be read: {getattr(error, 'strerror', None) or in_one_line(error)}",
+            f"checkpoint {path} cannot be read: {reason(error)}",
             hint="start again with --overwrite, or copy the run's other checkpoint to its place",
         ) from error
     return checkpoint

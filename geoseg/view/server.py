@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from geoseg.errors import ConfigError, GeosegError
+from geoseg.errors import ConfigError, GeosegError, reason
 from geoseg.view.session import Session
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class Server:
         except (OSError, OverflowError) as error:
             self._socket.close()
             raise ConfigError(
-                f"port {port} cannot be used: {getattr(error, 'strerror', None) or error}",
+                f"port {port} cannot be used: {reason(error)}",
                 hint="leave out --port, and a free one is taken",
             ) from error
         token = secrets.token_urlsafe(16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -153,5 +153,6 @@ def _unused(name: str, names: set[str]) -> str:
 
 def check_without_polygons(rules: PolygonRules) -> None:
     """Refuse rules for polygons where none are written."""
-    if rules != DEFAULT_RULES:
-        raise ConfigError("options for polygons have no effect without polygons", hint="write polygons: -o FILE.gpkg")
+    changed = [f.name for f in fields(rules) if getattr(rules, f.name) != getattr(DEFAULT_RULES, f.name)]
+    if changed:
+        raise ConfigError(f"no effect without polygons: {', '.join(changed)}", hint="write polygons: -o FILE.gpkg")
