@@ -66,7 +66,7 @@ def one_error(errors: Sequence[GeosegError], what: str, *, most: int = 20) -> Ge
     return kind("\n  ".join([f"{what}:", *lines[:most], *more]), hint=first.hint if is_same else None)
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Why a file cannot be read, without its name; of another library's error the first words."""
     return getattr(error, "strerror", None) or in_one_line(error)
 

@@ -482,7 +482,7 @@ def test_kept_maps_are_predicts_and_are_shown(model: Path, cases: tuple[Path, di
     from geoseg.view.program import open_session
 
     session = open_session([tmp_path / "out"])
-    told = session.told()
+    told = session.facts()
     shown = [layer["name"] for layer in told["layers"] if layer["shown"]]
     maps = ["0_scene_map.tif", "2_scene_map.tif"]
     assert shown == ["scene.tif", "scene.tif", "labels.tif", maps[0], "labels.tif", maps[1]]

@@ -276,6 +276,8 @@ def test_an_error_of_a_reading_process_reads_as_it_was_raised() -> None:
         (RuntimeError("[enforce fail] can't allocate memory"), "this machine is out of memory", "train.batch_size=3"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "shared memory", "--shm-size"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "was killed", "--resume"),
+        (ConnectionResetError(104, "Connection reset by peer"), "was killed: Connection reset by peer", "--resume"),
+        (EOFError(), "was killed: EOFError", "--resume"),
     ],
 )
 def test_what_ran_out_is_told(error: Exception, words: str, hint: str) -> None:

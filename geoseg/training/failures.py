@@ -12,7 +12,7 @@ from torch import Tensor
 
 import geoseg.errors
 from geoseg.config import RunConfig
-from geoseg.errors import ConfigError, DeviceError, GeosegError, in_one_line
+from geoseg.errors import ConfigError, DeviceError, GeosegError, reason
 
 GO_ON = "continue from the last checkpoint with --resume"
 NOT_BEGUN = "stopped by a signal before the first iteration"
@@ -97,7 +97,7 @@ def explained(recipe: RunConfig) -> Iterator[None]:
         if found is None or "in DataLoader worker process" not in error.message:
             raise
         raise getattr(geoseg.errors, found[1], type(error))(found[2].strip()) from error
-    except (RuntimeError, OSError, MemoryError) as error:
+    except (RuntimeError, OSError, EOFError, MemoryError) as error:
         if (explained_as := _explain_error(str(error), error, recipe)) is None:
             raise
         raise explained_as from error
@@ -109,14 +109,16 @@ def explained(recipe: RunConfig) -> Iterator[None]:
 
 
 def _explain_error(words: str, error: BaseException, recipe: RunConfig) -> GeosegError | None:
-    if "DataLoader worker" in words and ("killed by signal" in words or "exited unexpectedly" in words):
+    # A process that is killed while it hands a window over leaves a broken connection.
+    is_gone = isinstance(error, ConnectionResetError | ConnectionRefusedError | EOFError)
+    if is_gone or ("DataLoader worker" in words and ("killed by signal" in words or "exited unexpectedly" in words)):
         if "Bus error" in words:
             return DeviceError(
                 "a process that reads windows found shared memory (/dev/shm) full",
                 hint=f"give it more (docker run --shm-size=8g), or lower train.workers (now {recipe.workers}); {GO_ON}",
             )
         return DeviceError(
-            f"a process that reads windows was killed: {in_one_line(words)}",
+            f"a process that reads windows was killed: {reason(error) or type(error).__name__}",
             hint=f"{GO_ON}; if memory ran out, lower train.workers (now {recipe.workers}) or "
             f"train.cache_mb (now {recipe.cache_mb})",
         )
