@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from geoseg.arrays import ByteArray
+from geoseg.arrays import AnyArray, ByteArray
 
 CONFIDENCE_SCALE = 254  # confidence and probabilities are stored as ``round(254 · p)``; 255 is nodata
 
@@ -49,6 +49,14 @@ class MapRows:
     def layers(self) -> dict[str, ByteArray | None]:
         """The arrays by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def cuts_between(classes: ByteArray, objects: AnyArray) -> ByteArray:
+    """Where neighbours of a class belong to different objects, see `MapRows.cuts`; none below the last row."""
+    cuts = np.zeros(classes.shape, dtype=np.uint8)
+    cuts[:, :-1] = np.uint8(CUT_EAST) * ((objects[:, :-1] != objects[:, 1:]) & (classes[:, :-1] == classes[:, 1:]))
+    cuts[:-1] |= np.uint8(CUT_SOUTH) * ((objects[:-1] != objects[1:]) & (classes[:-1] == classes[1:]))
+    return cuts
 
 
 def join_rows(pieces: list[MapRows], *, axis: int) -> MapRows:

@@ -19,7 +19,7 @@ from geoseg.data.layers import has_features, read_layer
 from geoseg.data.problems import Problem, error, raise_first, warning
 from geoseg.errors import LabelError, quoted
 from geoseg.grid import Grid, crs_hint
-from geoseg.map_rows import CUT_EAST, CUT_SOUTH
+from geoseg.map_rows import cuts_between
 from geoseg.paths import InputPath, exists
 from geoseg.windows import Window
 from geoseg.words import count, listed, nearest
@@ -160,12 +160,8 @@ class Touching:
         ids = labels.read(wide)
         numbers, nothing = np.arange(1, len(self._objects) + 1), np.zeros(ids.shape, dtype=np.int32)
         objects = burnt(self._objects, numbers, self._grid.crop(wide), nothing)
-        separate = np.isin(ids, self._ids)
-        cuts = np.zeros(ids.shape, dtype=np.uint8)
-        for here, there, bit in ((np.s_[:, :-1], np.s_[:, 1:], CUT_EAST), (np.s_[:-1], np.s_[1:], CUT_SOUTH)):
-            is_cut = separate[here] & (ids[here] == ids[there]) & (objects[here] != objects[there])
-            cuts[here][is_cut] |= bit
-        return cuts[:-1, :-1].copy()
+        objects[~np.isin(ids, self._ids)] = 0
+        return cuts_between(ids, objects)[:-1, :-1].copy()
 
 
 def _moved(geometries: Geometries, transform: Any) -> Geometries:

@@ -16,9 +16,9 @@ import numpy as np
 
 from geoseg.arrays import ByteArray, FloatArray, Int32Array
 from geoseg.classes import NODATA
-from geoseg.map_rows import CONFIDENCE_SCALE, MapRows, join_rows
+from geoseg.map_rows import CONFIDENCE_SCALE, MapRows, cuts_between, join_rows
 from geoseg.options import CONTACT_SHARE
-from geoseg.polygons.rules.runs import Regions, Runs, cuts_between, label_rows, number_row, painted
+from geoseg.polygons.rules.runs import Regions, Runs, label_rows, number_row, painted
 from geoseg.polygons.rules.small_regions import fixed_point, in_turns
 from geoseg.runtime.jit import helper, int64, njit
 

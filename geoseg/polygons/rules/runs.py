@@ -114,14 +114,6 @@ def painted(runs: Runs, value: AnyArray) -> AnyArray:
     return np.repeat(value[runs.region], runs.widths()).reshape(len(runs.offsets) - 1, -1)
 
 
-def cuts_between(classes: ByteArray, objects: AnyArray) -> ByteArray:
-    """Where neighbours of a class belong to different objects, see `MapRows.cuts`; none below the last row."""
-    cuts = np.zeros(classes.shape, dtype=np.uint8)
-    cuts[:, :-1] = np.uint8(CUT_EAST) * ((objects[:, :-1] != objects[:, 1:]) & (classes[:, :-1] == classes[:, 1:]))
-    cuts[:-1] |= np.uint8(CUT_SOUTH) * ((objects[:-1] != objects[1:]) & (classes[:-1] == classes[1:]))
-    return cuts
-
-
 def number_row(runs: Runs, row: int, region: Int32Array) -> Int32Array:
     """What `label_rows` takes as ``settled`` when this row is the first, (W,).
 

@@ -24,8 +24,8 @@ import numpy as np
 
 from geoseg.arrays import BoolArray, ByteArray, Int32Array, IntArray
 from geoseg.classes import NODATA
-from geoseg.map_rows import CUT_SOUTH, NO_CUTS, MapRows, join_rows
-from geoseg.polygons.rules.runs import Runs, cuts_between, label_rows, painted
+from geoseg.map_rows import CUT_SOUTH, NO_CUTS, MapRows, cuts_between, join_rows
+from geoseg.polygons.rules.runs import Runs, label_rows, painted
 from geoseg.polygons.trace.crack_rows import Plane
 from geoseg.polygons.walls.paint import Building
 from geoseg.polygons.walls.place import DECIDED, GUARD, IN_TALL, build_walls
@@ -159,11 +159,10 @@ class Walls:
         guard = np.pad(flags[:leaving] & GUARD > 0, ((0, 0), (0, 1)))
         self._guard.add(np.packbits(guard, axis=1, bitorder="little"))
         values = class_of[objects]
-        if rows.cuts is not None:
-            cuts = cuts_between(values, objects)
-            cuts[-1] |= rows.cuts[-1] & CUT_SOUTH
-            rows = dataclasses.replace(rows, cuts=cuts)
-        rows = dataclasses.replace(rows, classes=values)
+        after = None if rows.cuts is None else cuts_between(values, objects)
+        if after is not None:
+            after[-1] |= cuts[-1] & CUT_SOUTH
+        rows = dataclasses.replace(rows, classes=values, cuts=after)
         self._waiting, self._flags = rows[leaving:], flags[leaving:]
         self._first_row += leaving
         if leaving:
