@@ -110,13 +110,13 @@ class HostArrays:
         differs = contact = None
         if layers.disagreement:
             rows, cols = map(self.constant, place.cells)
-            differs = classes * 0 + block.differs[rows[:, None], cols]
+            differs = self.library.zeros_like(classes) | block.differs[rows[:, None], cols]
         if layers.contact:
-            contact = classes * 0
+            contact = self.library.zeros_like(classes)
             for channel, own in enumerate(self.channels[len(mapped) :], start=len(mapped)):
                 _, _, shares = self.upsample(block.logits[[own, channel]], block, place, probabilities=True)
                 assert shares is not None
-                contact += (classes == own) * shares[1]
+                contact = self.library.where(classes == own, shares[1], contact)
         return self.pending(classes, confidence, every, differs, contact)
 
     def upsample(
