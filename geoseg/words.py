@@ -9,9 +9,9 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
-def first_lines(lines: Sequence[str], most: int) -> list[str]:
-    """The first lines of a list, and how many more there are."""
-    more = len(lines) - most
+def first_lines(lines: Sequence[str], most: int, total: int | None = None) -> list[str]:
+    """The first lines of a list, and how many more there are of ``total``; None if the list has them all."""
+    more = (len(lines) if total is None else total) - most
     return [*lines[:most], *([f"and {more} more"] if more > 0 else [])]
 
 

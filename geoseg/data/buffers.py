@@ -19,6 +19,7 @@ from geoseg.words import count, first_lines
 
 Buffer = float | str | None  # metres, the field that holds them, or None if points and lines have no width
 _PIECE_M = 1000  # longer lines are widened piece by piece, as the scale of a CRS changes along them
+_LOCATED = 3  # features without a distance that are named
 
 
 def thin_features(geometries: Geometries) -> BoolArray:
@@ -146,10 +147,11 @@ def distance_problems(
     metres = distances(frame, buffer)
     wrong = np.flatnonzero(thin & ~((metres > 0) & np.isfinite(metres)))
     if wrong.size and isinstance(buffer, str):
-        values = [f"feature {frame.index[i]}: {frame[buffer].iloc[i]}" for i in wrong]
+        values = [f"feature {frame.index[i]}: {frame[buffer].iloc[i]}" for i in wrong[:_LOCATED]]
         yield error(
             path,
             f"field {buffer} of {path} is not a number of metres above 0 in {wrong.size} of "
-            f"{count(int(thin.sum()), 'point or line', 'points and lines')} ({'; '.join(first_lines(values, 3))})",
+            f"{count(int(thin.sum()), 'point or line', 'points and lines')} "
+            f"({'; '.join(first_lines(values, _LOCATED, total=wrong.size))})",
             "give each of them a distance in this field, or delete it",
         )

@@ -33,6 +33,7 @@ from geoseg.scene.vector_files import VectorLayer, polygon_layer, reading
 from geoseg.words import count, first_lines, listed
 
 MAX_WHOLE = 500_000  # a layer of more features is read near its scenes only, if it has an index
+_LOCATED = 3  # invalid polygons that are named
 _MIN_SHARE = 0.01  # overlap below this share of the area of all polygons is not reported
 _INSIDE = 0.95  # a polygon lies within another one if this share of it does
 _MAX_PAIRS = 20_000  # pairs whose overlap is measured; of more, as many are drawn at random, and shares are estimates
@@ -184,11 +185,12 @@ def _geometry_problems(path: InputPath, features: _Features) -> Iterator[Problem
     polygons, fids = features.areas[used], features.frame.index.to_numpy()[used]
     invalid = np.flatnonzero(~shapely.is_valid(polygons))
     if invalid.size:
-        reasons = [f"feature {fids[i]}: {shapely.is_valid_reason(polygons[i])}" for i in invalid]
+        reasons = [f"feature {fids[i]}: {shapely.is_valid_reason(polygons[i])}" for i in invalid[:_LOCATED]]
         yield warning(
             path,
-            f"invalid geometries in {path}: {invalid.size} ({'; '.join(first_lines(reasons, 3))}); they are burnt, but "
-            "what their rings enclose twice becomes a hole",
+            f"invalid geometries in {path}: {invalid.size} "
+            f"({'; '.join(first_lines(reasons, _LOCATED, total=invalid.size))}); they are burnt, but what their rings "
+            "enclose twice becomes a hole",
             f"ogr2ogr -makevalid labels.gpkg {quoted(path)}",
         )
     repeated = len(polygons) - len(set(shapely.to_wkb(shapely.normalize(polygons)).tolist()))
