@@ -83,6 +83,7 @@ def test_everything_is_numpys(
     total = np.array([sum(int((k == c).sum()) for k in known) for c in range(4)])
     assert (found.split, found.scenes, found.pixels, found.blocks) == ("train", 2, pixels, 6 + 6)
     assert found.class_pixels.tolist() == total.tolist()
+    np.testing.assert_allclose(found.shares, total / total.sum())
     assert found.nodata == sum(int((~m.valid).sum()) for m in mades) / pixels
     assert (
         found.ignored == sum(int((m.valid & (k == NODATA)).sum()) for m, k in zip(mades, known, strict=True)) / pixels
@@ -255,9 +256,9 @@ def test_the_verb_prints_tables_and_settings_that_train_takes(make_scene: MakeSc
     assert lines[0].startswith("train: 2 scenes, 0.3471 Mpx, 12 blocks of 256 px; ")
     house = next(line.split() for line in lines if line.startswith("2 house"))
     assert house[2] == "9" and house[5:7] == ["1", "1"]
-    assert house[2] == "9" and house[5:7] == ["1", "1"]
+    assert [line.split()[0] for line in lines if line.startswith("b") and "min" not in line] == ["b0", "b1", "b2"]
     found = scene_stats(config)
-    assert house[3] == f"{9 / found.class_pixels.sum():.3%}"
+    assert house[3] == f"{found.shares[2]:.3%}"
     fixed = load_config(path, shlex.split(lines[-1]))
     assert fixed.train.class_weights == pytest.approx(found.weights, rel=1e-4)
     assert fixed.imagery.mean == pytest.approx(found.moments.mean / 255, rel=1e-4)

@@ -16,6 +16,7 @@ from geoseg.windows import Window
 
 BLOCK_PX = 256  # side of the blocks, px
 
+_BOTH_TAILS_95 = 0.975  # quantile at which a symmetric 95 % interval ends
 _M2_PER_HA = 1e4
 
 
@@ -81,7 +82,7 @@ def estimate_areas(blocks: Blocks, mapped_m2: FloatArray) -> AreaEstimate:
     margin = np.full(len(each), np.nan)
     if used >= 3:
         error = np.sqrt(used / (used - 1) * (deviation**2).sum(axis=0))
-        margin = np.where(np.isnan(estimated), np.nan, special.stdtrit(used - 1, 0.975) * error)
+        margin = np.where(np.isnan(estimated), np.nan, special.stdtrit(used - 1, _BOTH_TAILS_95) * error)
     return AreaEstimate(mapped_m2 / _M2_PER_HA, estimated / _M2_PER_HA, margin / _M2_PER_HA)
 
 

@@ -16,6 +16,7 @@ from geoseg.data.histogram import BLOCK, CHUNK, count_blocks, suggested_weights
 from geoseg.data.labelled import LabelledScene, covered, open_scenes
 from geoseg.data.statistics import Moments, ValueCounts, chosen, finite_moments, nothing_valid, scaled_std
 from geoseg.errors import ConfigError
+from geoseg.network.metrics import ratio
 from geoseg.runtime.machine import processors
 from geoseg.windows import Window, pieces
 from geoseg.words import aligned, count
@@ -51,6 +52,11 @@ class SceneStats:
     moments: Moments
 
     @property
+    def shares(self) -> FloatArray:
+        """Shares (K,) of the pixels that have a class, in [0, 1]."""
+        return ratio(self.class_pixels, max(self.class_pixels.sum(), 1))
+
+    @property
     def weights(self) -> FloatArray:
         """Weights (K,) suggested for the loss, see `geoseg.data.histogram.suggested_weights`."""
         return suggested_weights(self.class_pixels)
@@ -66,7 +72,7 @@ class SceneStats:
     def lines(self) -> list[str]:
         """Tables for people, and the settings to train with."""
         head = f"{self.split}: {count(self.scenes, 'scene')}, {self.pixels / 1e6:.4g} Mpx"
-        shares, weights = self.class_pixels / max(self.class_pixels.sum(), 1), self.weights
+        shares, weights = self.shares, self.weights
         classes = [["class", "pixels", "share", "hectares", "blocks", "scenes", "weight"]]
         for i, name in enumerate(self.config.class_table.names):
             area = "" if self.hectares is None else f"{self.hectares[i]:,.4g}"
