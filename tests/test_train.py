@@ -148,16 +148,23 @@ def val_scores(run: Path) -> dict[str, float]:
 
 
 def test_a_short_run_validates_four_times(landscapes: Path, tmp_path: Path) -> None:
-    config = experiment(landscapes, tmp_path / "run", train={"iterations": 7, "val_every": 1000})
+    config = experiment(landscapes, tmp_path / "run", train={"iterations": 7, "val_every": None})
     train(config, device="cpu")
     assert list(val_scores(config.output)) == ["1", "3", "5", "6"]
-    assert [RunConfig(iterations=n, val_every=1000).validation_interval for n in (1, 1000, 1001)] == [1, 250, 1000]
+    assert [RunConfig(iterations=n).validation_interval for n in (1, 1000, 1001)] == [1, 250, 1000]
+
+
+@pytest.mark.parametrize("every", [7, 1000])
+def test_a_run_validates_only_as_often_as_asked(landscapes: Path, tmp_path: Path, every: int) -> None:
+    config = experiment(landscapes, tmp_path / "run", train={"iterations": 7, "val_every": every})
+    train(config, device="cpu")
+    assert list(val_scores(config.output)) == ["6"]
 
 
 def test_a_model_worse_than_the_one_it_started_from_is_told(
     run: tuple[TrainConfig, Path], landscapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ruin = {"iterations": 2, "learning_rate": 10.0, "warmup_iterations": 0, "ema": 0.5}
+    ruin = {"iterations": 2, "val_every": 1, "learning_rate": 10.0, "warmup_iterations": 0, "ema": 0.5}
     config = experiment(landscapes, tmp_path / "worse", model={"options": TINY, "start_from": str(run[1])}, train=ruin)
     with caplog.at_level(logging.WARNING, "geoseg.training"):
         model = train(config, device="cpu")

@@ -284,8 +284,8 @@ class RunConfig(Frozen, allow_inf_nan=False):
         patience: Validations without a better mIoU after which training ends; None for never.
         sync_norm: Synchronise batch norms over all GPUs.
         checkpoint_every: Iterations between the checkpoints for ``--resume``.
-        val_every: Iterations between validations, besides one after the last iteration; shorter runs validate four
-            times.
+        val_every: Iterations between validations, besides the one after the last iteration; None for 1000, or a quarter
+            of a shorter run.
         compile: Compile the network with torch.compile.
     """
 
@@ -312,7 +312,7 @@ class RunConfig(Frozen, allow_inf_nan=False):
     patience: int | None = Field(default=None, ge=1)
     sync_norm: bool = True
     checkpoint_every: int = Field(default=500, ge=1)
-    val_every: int = Field(default=1000, ge=1)
+    val_every: int | None = Field(default=None, ge=1)
     compile: bool = False
 
     @model_validator(mode="after")
@@ -326,8 +326,8 @@ class RunConfig(Frozen, allow_inf_nan=False):
 
     @property
     def validation_interval(self) -> int:
-        """Iterations between validations: ``val_every``, or a quarter of a shorter run."""
-        return self.val_every if self.val_every < self.iterations else -(-self.iterations // 4)
+        """Iterations between validations."""
+        return min(self.iterations, self.val_every or (1000 if self.iterations > 1000 else -(-self.iterations // 4)))
 
 
 class TrainConfig(Frozen):
