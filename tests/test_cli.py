@@ -278,6 +278,13 @@ def test_help_has_a_panel_for_each_kind_of_option() -> None:
     assert [line.rstrip(":") for line in lines if line[:1].isalpha() and line.endswith(":")] == panels
 
 
+@pytest.mark.parametrize("verb", ["predict", "vectorize", "compare"])
+def test_help_shows_the_defaults_of_polygons(verb: str) -> None:
+    text = " ".join(commands.run(verb, "--help").stdout.split())
+    assert "none keeps every vertex. [default: 1.5px]" in text
+    assert "join the polygon around them. [default: 0; x>=0]" in text
+
+
 def test_every_option_is_explained_in_one_sentence() -> None:
     for kind in (Tiling, Network, Imagery, Layers, PolygonRules, Running, Measures):
         texts = sentences(kind)

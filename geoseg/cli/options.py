@@ -151,8 +151,7 @@ def _expanded(options: Any, *, panel: str | None) -> list[inspect.Parameter]:
 def _parameter(name: str, hint: Any, value: Any, text: str | None, panel: str | None) -> inspect.Parameter:
     flag = FLAGS.get(name, Flag())
     kind = _plain(hint) if flag.kind is None else flag.kind
-    if kind == list[str]:
-        value = []
+    default = [] if kind == list[str] else value if flag.default is None else flag.default
     dashed = name.replace("_", "-")
     is_switch = kind in (bool, bool | None) and value is not False  # one that is not off can be turned off
     option = typer.Option(
@@ -161,9 +160,8 @@ def _parameter(name: str, hint: Any, value: Any, text: str | None, panel: str | 
         min=flag.minimum,
         help=text,
         rich_help_panel=panel,
-        show_default=not (kind == list[str] or value is None or value is False),
+        show_default=default is not None and default is not False and default != [],
     )
-    default = value if flag.default is None else flag.default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
