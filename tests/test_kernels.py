@@ -27,6 +27,7 @@ from rasterio.crs import CRS
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
+from geoseg.tiling.arrays import HostArrays
 from geoseg.tiling.plan import LogitsShape, SceneShape, plan_prediction
 from geoseg.options import Tiling
 from geoseg.polygons import PolygonRules, Tolerance, polygonize_rows
@@ -68,7 +69,7 @@ def stitch(height, width, overlap, number, logits):
         batch_size=1,
     )
     rows, cols = plan.band_span(0, plan.bands - 1), plan.strip_span(0)
-    state = Stitcher(plan, rows, cols)
+    state = Stitcher(plan, rows, cols, HostArrays(tuple(range(number))))
     for row, following in zip(rows.starts, (*rows.starts[1:], None), strict=True):
         for col in cols.starts:
             state.add(Window(row, col, size, size), random.random((number, size // 8, size // 8)).astype(logits))

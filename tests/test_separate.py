@@ -26,7 +26,7 @@ from geoseg.options import PolygonRules
 from geoseg.programs.evaluate import evaluate
 from geoseg.programs.train import train
 from geoseg.programs.vectorize import vectorize
-from geoseg.tiling.tensors import mapped_logits
+from geoseg.tiling.arrays import mapped_logits
 from geoseg.windows import Window
 from support.commands import read_map, run, succeed
 from support.map_files import grid_of
@@ -154,9 +154,9 @@ def test_a_contact_counts_as_its_class() -> None:
     table = ClassTable.from_names("abc", ["#000000"] * 3, separate={"b"})
     assert table.channels == (0, 1, 2, 1)
     logits = torch.tensor([1.0, 0.0, 2.0, 3.0]).view(1, 4, 1, 1)
-    assert mapped_logits(logits, table.channels).flatten().tolist() == [1, 3, 2]
+    assert mapped_logits(logits, table.channels, torch).flatten().tolist() == [1, 3, 2]
     plain = torch.zeros(1, 3, 1, 1)
-    assert mapped_logits(plain, (0, 1, 2)) is plain
+    assert mapped_logits(plain, (0, 1, 2), torch) is plain
 
 
 def test_touching_houses_come_apart(model: Path, config: TrainConfig, tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from torch import Tensor
 import geoseg.tiling.stitcher
 from geoseg.map_rows import MapRows
 from geoseg.options import Layers
+from geoseg.tiling.arrays import HostArrays
 from geoseg.tiling.plan import BLENDS, Plan, Span
 from geoseg.tiling.stitcher import FINEST_STEP, Stitcher
+from geoseg.tiling.tensors import TensorArrays
 from geoseg.windows import Window
 from support.plans import make_plan
 
@@ -39,10 +41,16 @@ def scene_logits(plan: Plan, classes: int = 3, seed: int = 0) -> Tensor:
     return torch.randn(classes, rows // plan.stride, plan.padded_width // plan.stride, generator=generator)
 
 
-def stitcher(plan: Plan, **options: Any) -> Stitcher:
+def arrays_of(plan: Plan, *, compiled: bool = True, channels: tuple[int, ...] | None = None) -> HostArrays:
+    """Those of a CPU, or those of a GPU in its memory."""
+    channels = channels or tuple(range(plan.classes))
+    return HostArrays(channels) if compiled else TensorArrays(channels, "cpu")
+
+
+def stitcher(plan: Plan, *, layers: Layers = Layers(), **options: Any) -> Stitcher:
     """Of the whole scene."""
     rows = plan.band_span(0, plan.bands - 1)
-    return Stitcher(plan, rows, plan.strip_span(0), device=torch.device("cpu"), **options)
+    return Stitcher(plan, rows, plan.strip_span(0), arrays_of(plan, **options), layers)
 
 
 def feed(state: Stitcher, plan: Plan, logits: Tensor, rows: Span, cols: Span) -> list[MapRows]:
@@ -115,7 +123,7 @@ def test_an_identity_network_stitches_back_the_whole_scene(case: Case, seed: int
 # --- the same bytes, however it is done
 
 
-LAYERS: dict[str, Any] = {"layers": Layers(confidence=True, probabilities=True, disagreement=True)}
+LAYERS = Layers(confidence=True, probabilities=True, disagreement=True)
 
 
 def window_logits(plan: Plan, seed: int = 0) -> dict[tuple[int, int], Tensor]:
@@ -126,14 +134,19 @@ def window_logits(plan: Plan, seed: int = 0) -> dict[tuple[int, int], Tensor]:
 
 
 def stitch_windows(
-    plan: Plan, logits: dict[tuple[int, int], Tensor], *, bands: tuple[int, int] | None = None, **options: Any
+    plan: Plan,
+    logits: dict[tuple[int, int], Tensor],
+    *,
+    bands: tuple[int, int] | None = None,
+    layers: Layers = LAYERS,
+    **options: Any,
 ) -> dict[str, Any]:
     """All layers of some bands, strip by strip; windows that ``logits`` lacks are skipped."""
     rows = plan.band_span(*(bands or (0, plan.bands - 1)))
     columns = []
     for strip in range(plan.strips):
         cols = plan.strip_span(strip)
-        state, out = Stitcher(plan, rows, cols, device=torch.device("cpu"), **(LAYERS | options)), []
+        state, out = Stitcher(plan, rows, cols, arrays_of(plan, **options), layers), []
         for i, row in enumerate(rows.starts):
             for col in cols.starts:
                 if (row, col) in logits:
@@ -175,7 +188,7 @@ def test_window_order_and_piece_size_do_not_matter(case: Case, blend: str, rando
     rows, cols = plan.band_span(0, plan.bands - 1), plan.strip_span(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(geoseg.tiling.stitcher, "PIECE_BYTES", 1)
-        state, out = stitcher(plan, **LAYERS), []
+        state, out = stitcher(plan, layers=LAYERS), []
         for i, row in enumerate(rows.starts):
             for col in random.sample(cols.starts, len(cols.starts)):
                 state.add(Window(row, col, plan.window_height, plan.window_width), logits[row, col])
@@ -265,7 +278,7 @@ def test_a_skipped_window_leaves_its_neighbours_alone() -> None:
 def test_the_layers_are_the_softmax_of_the_blended_logits() -> None:
     plan = planned(100, 90, size=64, overlap=32, stride=8, classes=5)
     logits = 3 * scene_logits(plan, 5)
-    found = join([rows.layers for rows in stitch(plan, logits, **LAYERS)], -2)
+    found = join([rows.layers for rows in stitch(plan, logits, layers=LAYERS)], -2)
     shares = 254 * whole(plan, logits).softmax(0).numpy()
     assert np.abs(found["probabilities"] - shares).max() < 1
     winner = np.take_along_axis(found["probabilities"], found["classes"][None].astype(int), 0)[0]

@@ -17,8 +17,8 @@ from geoseg.map_rows import CONFIDENCE_SCALE
 from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.runtime.jit import njit
 from geoseg.scene import Raster
+from geoseg.tiling.arrays import mapped_logits
 from geoseg.tiling.plan import Plan
-from geoseg.tiling.tensors import mapped_logits
 from geoseg.windows import Window
 
 BINS = 20
@@ -100,7 +100,7 @@ def sample_logits(
     windows = [_window_around(plan, block) for block in blocks]
     items = (WindowPixels(w, *scene.read(w, reflect_valid=True, clip=False)) for w in windows)
     for block, (window, coarse) in zip(blocks, predictor.run_windows(items, batch_size=plan.batch_size), strict=True):
-        found = mapped_logits(torch.as_tensor(coarse)[None].float(), predictor.classes.channels)
+        found = mapped_logits(torch.as_tensor(coarse)[None].float(), predictor.classes.channels, torch)
         fine = F.interpolate(found, (window.height, window.width), mode="bilinear", align_corners=False)
         ids = labels.read(window)
         rows, cols = np.arange(window.row, window.row_stop), np.arange(window.col, window.col_stop)

@@ -24,7 +24,7 @@ from geoseg.landscape import Landscape
 from geoseg.network.folding import logits_of
 from geoseg.network.model_folder import Normalize
 from geoseg.network.stored_model import StoredModel, logits_stride
-from geoseg.tiling.tensors import mapped_logits
+from geoseg.tiling.arrays import mapped_logits
 from geoseg.windows import Window
 
 Feed: TypeAlias = Literal["pixel / 255", "pixel", "(pixel * scale - mean) / std"]
@@ -90,7 +90,7 @@ class HostModel(nn.Module):
         size = x.shape[2:]
         if self.normalize:
             x = (x - self.mean) / self.std
-        logits = mapped_logits(logits_of(self.network, x), self.channels)
+        logits: Tensor = mapped_logits(logits_of(self.network, x), self.channels, torch)
         if self.stride > 1:
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         if self.result == "classes":

@@ -38,7 +38,7 @@ from geoseg.network.stored_model import StoredModel
 from geoseg.network.tta import PAPER_SCALES
 from geoseg.prediction.batches import same_kernels
 from geoseg.runtime.machine import processors
-from geoseg.tiling.tensors import mapped_logits
+from geoseg.tiling.arrays import mapped_logits
 from geoseg.windows import Window, round_up, window_grid
 
 log = logging.getLogger(__name__)
@@ -216,7 +216,8 @@ class _Network:
         if pixels.dtype == np.uint8:
             x = x * self._scale
         mask = None if valid.all() else torch.from_numpy(np.ascontiguousarray(valid)).to(self._device)[None]
-        return mapped_logits(self._run(self._normalize(x, mask)).float(), self._channels)
+        logits: Tensor = mapped_logits(self._run(self._normalize(x, mask)).float(), self._channels, torch)
+        return logits
 
 
 def _read(scene: LabelledScene, window: Window, rule: PatchProtocol, split: str) -> tuple[Pixels, Valid, ByteArray]:

@@ -17,7 +17,7 @@ from geoseg.prediction.predictor import Item, Predictor, WindowPixels
 from geoseg.prediction.report import Stages
 from geoseg.runtime.ahead import ahead
 from geoseg.scene import Pixels, Raster, Valid
-from geoseg.tiling.arrays import Pending
+from geoseg.tiling.arrays import Pending, arrays_on
 from geoseg.tiling.plan import Plan, Span, Task
 from geoseg.tiling.stitcher import SeamCounts, Stitcher
 from geoseg.windows import Window, round_up
@@ -80,7 +80,7 @@ def rows_of_tasks(
     """
     stages = stages or Stages()
     rows, cols = plan.band_span(tasks[0].band, tasks[-1].band), plan.strip_span(tasks[0].strip)
-    stitcher = Stitcher(plan, rows, cols, layers, device=predictor.device, channels=predictor.classes.channels)
+    stitcher = Stitcher(plan, rows, cols, arrays_on(predictor.device, predictor.classes.channels), layers)
     skipped, confidence, measured = Counter[int](), Counter[int](), Counter[int]()
 
     def windows() -> Iterator[Item[_RowEnd | None]]:

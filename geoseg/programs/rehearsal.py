@@ -23,6 +23,7 @@ from geoseg.map_rows import MapRows
 from geoseg.options import CONTACT_SHARE, WALL_TOLERANCE, Layers, Tiling
 from geoseg.polygons import PolygonRules
 from geoseg.programs.vectorize import write_vectors
+from geoseg.tiling.arrays import HostArrays
 from geoseg.tiling.plan import LogitsShape, SceneShape, plan_prediction
 from geoseg.tiling.stitcher import Stitcher
 from geoseg.windows import Window
@@ -65,7 +66,7 @@ def stitching(layers: Layers = Layers()) -> list[Part]:
         logits_shape, tiling = LogitsShape(stride=4, classes=2), Tiling(size=_SIDE, overlap=0)
         plan = plan_prediction(shape, logits_shape, tiling, batch_size=1)
         span = plan.band_span(0, plan.bands - 1)
-        stitcher = Stitcher(plan, span, plan.strip_span(0), layers)
+        stitcher = Stitcher(plan, span, plan.strip_span(0), HostArrays((0, 1)), layers)
         stitcher.add(Window(0, 0, _SIDE, _SIDE), np.zeros((2, _SIDE // 4, _SIDE // 4), dtype=np.float32))
         for pending in stitcher.finish(None):
             classes = pending().classes

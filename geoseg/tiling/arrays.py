@@ -1,15 +1,15 @@
 """The stitcher's arrays: numpy's, changed by compiled kernels, or a GPU's in a subclass (`geoseg.tiling.tensors`)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from geoseg.arrays import AnyArray, Float32Array, IntArray
+from geoseg.arrays import AnyArray, Float32Array
 from geoseg.map_rows import MapRows
 from geoseg.options import Layers
 from geoseg.tiling import kernels
+from geoseg.tiling.kernels import Placement, Sums
 
 Array: TypeAlias = Any  # A numpy array or a torch tensor; both are sliced and compared alike
 
@@ -22,49 +22,12 @@ EXPONENTIALS: Float32Array = np.append(np.exp(-np.arange(16 * 256) / 256), 0).as
 """exp(-i / 256); a table, since libraries' exponentials differ in their last bit."""
 
 
-class Sums(NamedTuple):
-    """Logits that were added up on some rows of the grid, and what is known of the windows that they are of."""
-
-    logits: Array  # in fixed point, times the windows' tapers, (K, h, C)
-    weights: Array  # sum of the tapers, (h, C)
-    low: Array  # the smallest and the greatest of the windows' own classes, (h, C)
-    high: Array
-
-
 class Block(NamedTuple):
     """Some rows of mean logits (K, n, C); whether any window covers them, and whether windows differ, (n, C)."""
 
     logits: Array
     covered: Array
     differs: Array
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a block lies on the scene's grid of logits, and which pixels are wanted of it."""
-
-    top: int  # first row and column of the block, in logits
-    left: int
-    grid_rows: int  # size of the scene's grid of logits
-    grid_cols: int
-    stride: int  # pixels per logit
-    first_row: int  # first row and column of the output, px
-    first_col: int
-    height: int  # size of the output, px
-    width: int
-    step: int  # fixed-point units of one logit
-
-    @property
-    def fractions(self) -> Float32Array:
-        """Place of a pixel between two logits, (stride,)."""
-        return ((np.arange(self.stride) + 0.5) / self.stride).astype(np.float32)
-
-    @property
-    def cells(self) -> tuple[IntArray, IntArray]:
-        """Rows and columns of the block that the output's pixels belong to, (height,) and (width,)."""
-        rows = np.arange(self.first_row, self.first_row + self.height) // self.stride - self.top
-        cols = np.arange(self.first_col, self.first_col + self.width) // self.stride - self.left
-        return rows, cols
 
 
 class HostArrays:
@@ -95,11 +58,11 @@ class HostArrays:
         """Add columns ``own`` of logits (K, h, w), any float type, to columns ``here`` of the sums."""
         values = np.ascontiguousarray(logits, dtype=np.float32)
         width, limit = own.stop - own.start, np.float32(LOGIT_LIMIT)
-        kernels.add_logits(values, taper, own.start, *sums, self.mapped, here.start, width, limit, np.float32(step))
+        kernels.add_logits(values, taper, own.start, sums, self.mapped, here.start, width, limit, np.float32(step))
 
     def mean_logits(self, sums: Sums, rows: slice) -> tuple[Array, Array]:
         """Weighted means (K, n, C) of some rows, and where there are any (n, C)."""
-        return kernels.mean_logits(sums.logits, sums.weights, rows.start, rows.stop)
+        return kernels.mean_logits(sums, rows.start, rows.stop)
 
     def finish(self, block: Block, place: Placement, layers: Layers) -> Pending:
         """Rows of the output from a block."""
@@ -109,7 +72,9 @@ class HostArrays:
         )
         differs = contact = None
         if layers.disagreement:
-            rows, cols = map(self.constant, place.cells)
+            # The cells that the output's pixels belong to
+            rows = self.constant(np.arange(place.first_row, place.first_row + place.height) // place.stride - place.top)
+            cols = self.constant(np.arange(place.first_col, place.first_col + place.width) // place.stride - place.left)
             differs = self.library.zeros_like(classes) | block.differs[rows[:, None], cols]
         if layers.contact:
             contact = self.library.zeros_like(classes)
@@ -126,23 +91,8 @@ class HostArrays:
         classes = np.empty((place.height, place.width), dtype=np.uint8)
         sure = np.empty_like(classes) if confidence else None
         every = np.empty((len(logits), *classes.shape), dtype=np.uint8) if probabilities else None
-        kernels.upsample(
-            logits,
-            block.covered,
-            place.top,
-            place.grid_rows,
-            place.left,
-            place.grid_cols,
-            place.stride,
-            place.fractions,
-            place.first_row,
-            place.first_col,
-            classes,
-            sure,
-            every,
-            EXPONENTIALS if confidence or probabilities else None,
-            np.float32(256 / place.step),
-        )
+        table = EXPONENTIALS if confidence or probabilities else None
+        kernels.upsample(logits, block.covered, place, fractions(place.stride), classes, sure, every, table)
         return classes, sure, every
 
     def pending(self, *layers: Array | None) -> Pending:
@@ -150,8 +100,22 @@ class HostArrays:
         return lambda: MapRows(*layers)  # type: ignore[arg-type]
 
 
+def fractions(stride: int) -> Float32Array:
+    """Place of a pixel between two logits, (stride,)."""
+    return ((np.arange(stride) + 0.5) / stride).astype(np.float32)
+
+
+def arrays_on(device: str, channels: tuple[int, ...]) -> HostArrays:
+    """The arrays of a device, by torch's name."""
+    if device == "cpu":
+        return HostArrays(channels)
+    from geoseg.tiling.tensors import TensorArrays  # loads torch, which a CPU can do without
+
+    return TensorArrays(channels, device)
+
+
 def mapped_logits(logits: Array, channels: Sequence[int], library: Any) -> Array:
-    """Logits (K, …) of the classes of a map from those of all channels (C, …), whose classes ``channels`` are.
+    """Logits (…, K, h, w) of the classes of a map from those of all channels, whose classes ``channels`` are.
 
     A class to separate takes the larger of its own logit and that of its contact: what touches belongs to it.
     ``library`` is numpy or torch.
@@ -159,5 +123,7 @@ def mapped_logits(logits: Array, channels: Sequence[int], library: Any) -> Array
     contact = {own: channel for channel, own in enumerate(channels) if own != channel}
     if not contact:
         return logits
-    own = range(len(channels) - len(contact))
-    return library.stack([library.maximum(logits[i], logits[contact[i]]) if i in contact else logits[i] for i in own])
+    mapped = [logits[..., i, :, :] for i in range(len(channels) - len(contact))]
+    for own, channel in contact.items():
+        mapped[own] = library.maximum(mapped[own], logits[..., channel, :, :])
+    return library.stack(mapped, -3)

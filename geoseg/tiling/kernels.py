@@ -3,6 +3,8 @@
 For equal bits integers are added, and every float32 operation is a single rounded one in a fixed order.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from geoseg.arrays import ByteArray, Float32Array, Int32Array
@@ -12,15 +14,36 @@ TILE_PX = 2048
 NO_LOGIT = -(2**31)  # less than any in fixed point
 
 
+class Sums(NamedTuple):
+    """Logits that were added up on some rows of the grid, and what is known of the windows that they are of."""
+
+    logits: Any  # in fixed point, times the windows' tapers, (K, h, C) int32
+    weights: Any  # sum of the tapers, (h, C) int32
+    low: Any  # the smallest and the greatest of the windows' own classes, (h, C) uint8
+    high: Any
+
+
+class Placement(NamedTuple):
+    """Where a block of mean logits lies on the scene's grid of logits, and which pixels are wanted of it."""
+
+    top: int  # first row and column of the block, in logits
+    left: int
+    grid_rows: int  # size of the scene's grid of logits
+    grid_cols: int
+    stride: int  # pixels per logit
+    first_row: int  # first row and column of the output, px
+    first_col: int
+    height: int  # size of the output, px
+    width: int
+    step: int  # fixed-point units of one logit
+
+
 @njit
 def add_logits(
     logits: Float32Array,
     taper: Int32Array,
     first: int,
-    sums: Int32Array,
-    weights: Int32Array,
-    low: ByteArray,
-    high: ByteArray,
+    sums: Sums,
     mapped: Int32Array,
     left: int,
     width: int,
@@ -35,12 +58,11 @@ def add_logits(
         logits: (K, h, w).
         taper: (h, w).
         first: The first of the columns.
-        sums: What is added to, (K, h, C).
-        weights: Sum of the tapers, (h, C).
-        low, high: The smallest and the greatest of the windows' own classes, (h, C).
+        sums: What is added to.
         mapped: The class of each logit channel, (K,).
         left: Column of the sums that the first one belongs to.
     """
+    total, weights, low, high = sums
     classes, height, _ = logits.shape
     best = np.empty(width, dtype=np.float32)
     nearest = np.empty(width, dtype=np.int32)
@@ -65,7 +87,7 @@ def add_logits(
                 if not below > -limit:  # NaN too: a class without a score is the least likely one
                     below = -limit
                 fixed = np.int32(np.rint(below * step))
-                sums[k, row, place + col] += fixed * taper[row, begin + col]
+                total[k, row, place + col] += fixed * taper[row, begin + col]
                 if fixed > nearest[col]:
                     nearest[col] = fixed
                     own[col] = mapped[k]
@@ -76,12 +98,13 @@ def add_logits(
 
 
 @njit
-def mean_logits(sums: Int32Array, weights: Int32Array, first: int, stop: int) -> tuple[Float32Array, ByteArray]:
-    """Means (K, n, C), in fixed-point units, of some rows of sums (K, h, C) by their weights (h, C).
+def mean_logits(sums: Sums, first: int, stop: int) -> tuple[Float32Array, ByteArray]:
+    """Means (K, n, C), in fixed-point units, of some rows of sums by their weights.
 
     Where there was no window the mean is 0, and the second output (n, C), too.
     """
-    classes, _, width = sums.shape
+    total, weights, _, _ = sums
+    classes, _, width = total.shape
     block = np.empty((classes, stop - first, width), dtype=np.float32)
     covered = np.empty((stop - first, width), dtype=np.uint8)
     for row in range(stop - first):
@@ -90,7 +113,7 @@ def mean_logits(sums: Int32Array, weights: Int32Array, first: int, stop: int) ->
         for k in range(classes):
             for col in range(width):
                 weight = max(weights[first + row, col], np.int32(1))
-                block[k, row, col] = np.float32(sums[k, first + row, col]) / np.float32(weight)
+                block[k, row, col] = np.float32(total[k, first + row, col]) / np.float32(weight)
     return block, covered
 
 
@@ -98,36 +121,26 @@ def mean_logits(sums: Int32Array, weights: Int32Array, first: int, stop: int) ->
 def upsample(
     block: Float32Array,
     covered: ByteArray,
-    top: int,
-    cell_rows: int,
-    left: int,
-    cell_cols: int,
-    stride: int,
+    place: Placement,
     fractions: Float32Array,
-    first_row: int,
-    first_col: int,
     classes: ByteArray,
     confidence: ByteArray | None,
     probabilities: ByteArray | None,
     exponentials: Float32Array | None,
-    scale: np.float32,
 ) -> None:
-    """Classes (h, w) of the pixels from (first_row, first_col) on, by bilinear interpolation of mean logits.
+    """Classes (h, w) by bilinear interpolation of mean logits.
 
     Args:
-        block: Means (K, n, C) of the rows of logits from ``top`` and the columns from ``left`` on.
+        block: Means (K, n, C).
         covered: Whether any window covered them, (n, C); a cell that none did takes its neighbour's value.
-        top, left: Place of the block on the scene's grid of logits.
-        cell_rows, cell_cols: Size of that grid.
-        stride: Pixels per logit.
+        place: Where the block lies, and which pixels are wanted.
         fractions: Place of a pixel between two logits, (stride,).
-        first_row, first_col: First pixel of the output.
         classes, confidence, probabilities: Outputs, (h, w), (h, w) or None, (K, h, w) or None.
         exponentials: exp(-i / 256), and 0 at its end; None where neither confidence nor probabilities are wanted.
-        scale: 256 over the fixed-point units of one logit.
     """
     number = block.shape[0]
     height, width = classes.shape
+    stride, left, scale = place.stride, place.left, np.float32(256 / place.step)
     half = stride // 2
     reach = 0 if stride == 1 else 1
     longest = TILE_PX // stride + 3
@@ -141,20 +154,20 @@ def upsample(
     if exponentials is not None:
         values = np.empty((number, stride, longest), dtype=np.float32)
     for i in range(height):
-        y = first_row + i
+        y = place.first_row + i
         row = (y - half) // stride
         down = fractions[y - half - row * stride]
-        above = min(max(row, 0), cell_rows - 1) - top
-        below = min(max(row + reach, 0), cell_rows - 1) - top
+        above = min(max(row, 0), place.grid_rows - 1) - place.top
+        below = min(max(row + reach, 0), place.grid_rows - 1) - place.top
         for start in range(0, width, TILE_PX):
             count = min(width - start, TILE_PX)
-            x = first_col + start
+            x = place.first_col + start
             col = (x - half) // stride
             cells = (x + count - 1 - half) // stride - col + 1  # each with its right neighbour
             offset = x - half - col * stride
             # Columns col … col + cells of the grid; the first and the last of them may lie outside and are repeated.
             inner = max(col, 0)
-            outer = min(col + cells + reach, cell_cols)
+            outer = min(col + cells + reach, place.grid_cols)
             shift = inner - col
             whole = True
             for j in range(outer - inner):
@@ -202,19 +215,18 @@ def upsample(
                             values[k, p, j] = value
             for p in range(stride):
                 for j in range(1 if p < offset else 0, min(cells, (count + offset - 1 - p) // stride + 1)):
-                    place = start + j * stride + p - offset
-                    classes[i, place] = winner[p, j]
+                    classes[i, start + j * stride + p - offset] = winner[p, j]
             if exponentials is not None:
                 _shares(values, best, cells, exponentials, scale)
                 for p in range(stride):
                     for j in range(1 if p < offset else 0, min(cells, (count + offset - 1 - p) // stride + 1)):
-                        place = start + j * stride + p - offset
+                        pixel = start + j * stride + p - offset
                         if confidence is not None:
-                            confidence[i, place] = np.uint8(np.rint(np.float32(254) / best[p, j]))
+                            confidence[i, pixel] = np.uint8(np.rint(np.float32(254) / best[p, j]))
                         if probabilities is not None:
                             for k in range(number):
                                 share = values[k, p, j] * np.float32(254)
-                                probabilities[k, i, place] = np.uint8(np.rint(share / best[p, j]))
+                                probabilities[k, i, pixel] = np.uint8(np.rint(share / best[p, j]))
 
 
 @helper

@@ -13,7 +13,8 @@ import numpy as np
 
 from geoseg.arrays import BoolArray, FloatArray, Int32Array
 from geoseg.options import Layers
-from geoseg.tiling.arrays import LOGIT_LIMIT, Array, Block, HostArrays, Pending, Placement, Sums
+from geoseg.tiling.arrays import LOGIT_LIMIT, Array, Block, HostArrays, Pending
+from geoseg.tiling.kernels import Placement, Sums
 from geoseg.tiling.plan import PIECE_BYTES, Plan, Span
 from geoseg.windows import Window
 
@@ -58,35 +59,16 @@ class Stitcher:
     Args:
         plan: That of the scene.
         rows, cols: Rows and columns of the output; see `Plan.band_span` and `Plan.strip_span`.
+        arrays: Those of the device that the logits are on; see `geoseg.tiling.arrays.arrays_on`.
         layers: Layers beside the classes; some pieces have confidence all the same, see `_MEASURED`.
-        device: Where the logits are: "cpu", or a GPU by torch's name.
-        channels: The class of each logit channel; see `geoseg.classes.ClassTable.channels`. None for one channel per
-            class.
-        compiled: Whether to use the compiled code on a CPU; the result is the same.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        rows: Span,
-        cols: Span,
-        layers: Layers = Layers(),
-        *,
-        device: object = "cpu",
-        channels: tuple[int, ...] | None = None,
-        compiled: bool = True,
-    ) -> None:
-        self._plan, self._rows, self._cols, self._layers = plan, rows, cols, layers
-        channels = tuple(range(plan.classes)) if channels is None else channels
-        self._arrays = HostArrays(channels)
-        if str(device) != "cpu" or not compiled:
-            from geoseg.tiling.tensors import TensorArrays  # loads torch, which a CPU can do without
-
-            self._arrays = TensorArrays(channels, str(device))
-        self._tapers = _Tapers(plan, self._arrays)
+    def __init__(self, plan: Plan, rows: Span, cols: Span, arrays: HostArrays, layers: Layers = Layers()) -> None:
+        self._plan, self._rows, self._cols, self._arrays, self._layers = plan, rows, cols, arrays, layers
+        self._tapers = _Tapers(plan, arrays)
         cells = plan.window_height // plan.stride, cols.cell_stop - cols.cell_first
         # Rows self._first … of the scene-wide grid of logits.
-        constant = self._arrays.constant
+        constant = arrays.constant
         self._sums = Sums(
             constant(np.zeros((plan.classes, *cells), dtype=np.int32)),
             constant(np.zeros(cells, dtype=np.int32)),
@@ -97,7 +79,7 @@ class Stitcher:
         self._above: Block | None = None
         self._rows_out = rows.first
         self._pieces, self._every = 0, _MEASURED if plan.height * plan.width > _SMALL_PX else 1
-        self.seams = _SeamCounter(plan, rows, cols, self._arrays)
+        self.seams = _SeamCounter(plan, rows, cols, arrays)
 
     def add(self, window: Window, logits: Array) -> None:
         """Add the logits of a window of the row of windows being worked on; see `finish`.

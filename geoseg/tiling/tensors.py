@@ -4,15 +4,13 @@ Each float32 operation is one eager call, so that no compiler joins a product an
 give the same bits, which a test checks on a CPU.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from geoseg.arrays import AnyArray
 from geoseg.map_rows import CONFIDENCE_SCALE, MapRows
-from geoseg.tiling import arrays
-from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, HostArrays, Pending, Placement, Sums
+from geoseg.tiling.arrays import EXPONENTIALS, LOGIT_LIMIT, Array, Block, HostArrays, Pending, fractions
+from geoseg.tiling.kernels import Placement, Sums
 
 
 class TensorArrays(HostArrays):
@@ -67,9 +65,9 @@ class TensorArrays(HostArrays):
 
     def pending(self, *layers: Tensor | None) -> Pending:
         """Layers of rows being copied to the host."""
-        copied = [_to_host(layer) for layer in layers]
+        copied = [None if layer is None else layer.to("cpu", non_blocking=True) for layer in layers]
         arrived = None
-        if any(layer is not None and layer.is_pinned() for layer in copied):
+        if self._device.type == "cuda":
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
 
@@ -85,9 +83,9 @@ class TensorArrays(HostArrays):
         if place.stride == 1:
             row, col = place.first_row - place.top, place.first_col - place.left
             return block[:, row : row + place.height, col : col + place.width]
-        fractions = self.constant(place.fractions)
-        cell_row, down = _places(place.first_row, place.height, place.stride, fractions)
-        cell_col, right = _places(place.first_col, place.width, place.stride, fractions)
+        between = self.constant(fractions(place.stride))
+        cell_row, down = _places(place.first_row, place.height, place.stride, between)
+        cell_col, right = _places(place.first_col, place.width, place.stride, between)
         last_row, last_col = place.grid_rows - 1, place.grid_cols - 1
         above, below = ((cell_row + i).clamp(0, last_row) - place.top for i in (0, 1))
         first, second = ((cell_col + i).clamp(0, last_col) - place.left for i in (0, 1))
@@ -104,22 +102,6 @@ class TensorArrays(HostArrays):
         for part in parts:  # in the order of the classes: a sum of many floats depends on it
             total = total + part
         return parts, total
-
-
-def mapped_logits(logits: Tensor, channels: Sequence[int]) -> Tensor:
-    """Logits (N, K, H, W) of a map's classes from those of all channels; see `geoseg.tiling.arrays.mapped_logits`."""
-    if list(channels) == list(range(len(channels))):
-        return logits
-    found: Tensor = arrays.mapped_logits(logits.transpose(0, 1), channels, torch)
-    return found.transpose(0, 1)
-
-
-def _to_host(layer: Tensor | None) -> Tensor | None:
-    if layer is None or layer.device.type == "cpu":
-        return layer
-    host = torch.empty(layer.shape, dtype=layer.dtype, pin_memory=True)
-    host.copy_(layer, non_blocking=True)
-    return host
 
 
 def _places(first: int, count: int, stride: int, fractions: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from geoseg.errors import ConfigError
 from geoseg.network.losses import SummedLoss
 from geoseg.network.metrics import Scores, confusion_matrix
 from geoseg.network.model_folder import Normalize
-from geoseg.tiling.tensors import mapped_logits
+from geoseg.tiling.arrays import mapped_logits
 from geoseg.training.failures import LossWatch
 
 
@@ -103,9 +103,9 @@ class SegmentationTask(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Count the pixels of a batch of windows."""
-        predictions = mapped_logits(self(batch["pixels"], batch["valid"]), self.classes.channels).argmax(1)
+        logits = mapped_logits(self(batch["pixels"], batch["valid"]), self.classes.channels, torch)
         labels = self.mapped[batch["labels"].long()]
-        self._confusion += confusion_matrix(labels, predictions, len(self.classes))
+        self._confusion += confusion_matrix(labels, logits.argmax(1), len(self.classes))
 
     def on_validation_epoch_end(self) -> None:
         """Log mIoU and the IoU of each class over all processes."""
