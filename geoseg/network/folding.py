@@ -221,7 +221,7 @@ class FoldedDecoder(nn.Module):
 
 
 class FoldedSegNeXt(nn.Module):
-    """A SegNeXt of the main path in its inference form: image (N, B, H, W) to logits; errors as `FoldedStage`."""
+    """A SegNeXt of the main path in its inference form, which gives logits alone; errors as `FoldedStage`."""
 
     logits_stride = HamburgerDecoder.stride
 
@@ -233,30 +233,15 @@ class FoldedSegNeXt(nn.Module):
         self.stages = nn.ModuleList(FoldedStage(*part) for part in parts)
         widths = [norm.weight.numel() for _, _, norm in parts[1:]]
         self.decoder = FoldedDecoder(network.decoder, network.segmentation_head, widths)
-        self.activation = copy.deepcopy(network.activation)
-        self.classification_head = copy.deepcopy(network.classification_head)
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        """Features of the four stages, (N, C, H/4, W/4) to (N, C, H/32, W/32)."""
-        out = []
-        for stage in self.stages:
-            x = stage(x)
-            out.append(x)
-        return out
 
     def forward_logits(self, x: Tensor) -> Tensor:
-        """Logits (N, K, ceil(H/8), ceil(W/8))."""
-        logits: Tensor = self.decoder(self.features(x)[1:])
+        """Logits (N, K, ceil(H/8), ceil(W/8)) of an image (N, B, H, W)."""
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        logits: Tensor = self.decoder(features[1:])
         return logits
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """What `SegNeXt` gives: logits (N, K, H, W), and scores of the image if it has a head for them."""
-        features = self.features(x)
-        logits = F.interpolate(self.decoder(features[1:]), size=x.shape[2:], mode="bilinear", align_corners=False)
-        masks: Tensor = self.activation(logits)
-        if self.classification_head is not None:
-            return masks, self.classification_head(features[-1])
-        return masks
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
