@@ -32,7 +32,7 @@ SIZES = {
     "mscan_base": ((64, 128, 320, 512), (3, 3, 12, 3)),
     "mscan_large": ((64, 128, 320, 512), (3, 5, 27, 3)),
 }
-"""Channels and blocks of the four stages: Table 2 of the paper."""
+"""Channels and blocks of the four stages: Table 2 of the paper. 4.2, 14.0, 26.8 and 45.2 M parameters with the head."""
 MLP_RATIOS = (8, 8, 4, 4)
 
 STRIPS = {7: "conv0", 11: "conv1", 21: "conv2"}
@@ -306,34 +306,6 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _checkpoint_filter(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """ImageNet checkpoints of the official repository or of mmsegmentation to this module's keys, strictly."""
-    return encoder_state(state_dict.get("state_dict", state_dict), model, "the pretrained file")
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> MSCAN:
-    # Files are read and compared here, more strictly than timm does; any other source is left to timm.
-    file, features_only = None, kwargs.get("features_only", False)
-    if pretrained:
-        config, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")
-        file = encoder_file(variant, config=config, overlay=overlay, folder=kwargs.get("cache_dir"))
-
-    def build(**args: Any) -> MSCAN:
-        network = MSCAN(**args)
-        return network if file is None else load_encoder(network, file, features_only=features_only)
-
-    embed_dims, depths = SIZES[variant]
-    model: MSCAN = build_model_with_cfg(
-        build,
-        variant,
-        pretrained and file is None,
-        pretrained_filter_fn=_checkpoint_filter,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **({"embed_dims": embed_dims, "depths": depths} | kwargs),
-    )
-    return model
-
-
 default_cfgs = generate_default_cfgs(
     {
         variant: {
@@ -355,25 +327,37 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-@register_model
-def mscan_tiny(pretrained: bool = False, **kwargs: Any) -> MSCAN:
-    """MSCAN-T: 4.2 M parameters with the ImageNet head."""
-    return _create("mscan_tiny", pretrained, **kwargs)
+def _register(variant: str) -> None:
+    """Make a variant known to timm."""
+
+    def create(pretrained: bool = False, **kwargs: Any) -> MSCAN:
+        # Files are read and compared here, more strictly than timm does; any other source is left to timm.
+        file, features_only = None, kwargs.get("features_only", False)
+        if pretrained:
+            config, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")
+            file = encoder_file(variant, config=config, overlay=overlay, folder=kwargs.get("cache_dir"))
+
+        def build(**args: Any) -> MSCAN:
+            network = MSCAN(**args)
+            return network if file is None else load_encoder(network, file, features_only=features_only)
+
+        def renamed(state_dict: dict[str, Any], network: nn.Module) -> dict[str, Tensor]:
+            return encoder_state(state_dict.get("state_dict", state_dict), network, "the pretrained file")
+
+        embed_dims, depths = SIZES[variant]
+        model: MSCAN = build_model_with_cfg(
+            build,
+            variant,
+            pretrained and file is None,
+            pretrained_filter_fn=renamed,
+            feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+            **({"embed_dims": embed_dims, "depths": depths} | kwargs),
+        )
+        return model
+
+    create.__name__ = variant
+    register_model(create)
 
 
-@register_model
-def mscan_small(pretrained: bool = False, **kwargs: Any) -> MSCAN:
-    """MSCAN-S: 14.0 M parameters with the ImageNet head."""
-    return _create("mscan_small", pretrained, **kwargs)
-
-
-@register_model
-def mscan_base(pretrained: bool = False, **kwargs: Any) -> MSCAN:
-    """MSCAN-B: 26.8 M parameters with the ImageNet head."""
-    return _create("mscan_base", pretrained, **kwargs)
-
-
-@register_model
-def mscan_large(pretrained: bool = False, **kwargs: Any) -> MSCAN:
-    """MSCAN-L: 45.2 M parameters with the ImageNet head."""
-    return _create("mscan_large", pretrained, **kwargs)
+for _variant in SIZES:
+    _register(_variant)
