@@ -97,16 +97,11 @@ class Candidate:
     kinds: int  # classes among them
     mapped: ByteArray  # its map, (h, w)
 
-    @property
-    def place(self) -> tuple[int, int, int]:
-        """Scene, row and column, which order blocks that are alike."""
-        return self.scene, self.window.row, self.window.col
-
 
 class CaseFinder:
     """Keeps the ``most`` worst and the ``most`` best of all blocks it is offered.
 
-    Of blocks with the same error, those with more labels and classes go first.
+    Of blocks with the same error, those with more labels and classes go first, then those offered first.
     """
 
     def __init__(self, most: int) -> None:
@@ -122,10 +117,8 @@ class CaseFinder:
         self._offered += 1
         error = 1 - int(np.trace(matrix)) / labelled
         new = Candidate(scene, window, error, labelled, int((matrix.sum(axis=1) > 0).sum()), mapped.copy())
-        self._worst = heapq.nsmallest(self._most, [*self._worst, new], key=lambda c: (-c.error, -c.labelled, *c.place))
-        self._best = heapq.nsmallest(
-            self._most, [*self._best, new], key=lambda c: (c.error, -c.kinds, -c.labelled, *c.place)
-        )
+        self._worst = heapq.nsmallest(self._most, [*self._worst, new], key=lambda c: (-c.error, -c.labelled))
+        self._best = heapq.nsmallest(self._most, [*self._best, new], key=lambda c: (c.error, -c.kinds, -c.labelled))
 
     def cases(self) -> tuple[list[Candidate], list[Candidate]]:
         """The worst, the worst first, and the best, the best first; no block is in both."""

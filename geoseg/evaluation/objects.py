@@ -138,8 +138,7 @@ def no_regions(width: int) -> Regions:
 def grown(side: Regions, values: ByteArray, cuts: ByteArray | None) -> tuple[Regions, Int32Array, IntArray]:
     """Regions after new rows (h, W), the region of each of their pixels (h, W), and the new numbers of the old ones."""
     cut = np.zeros_like(values) if cuts is None else np.ascontiguousarray(cuts)
-    above = side.last_value, side.last_row, side.last_cuts
-    labels, names = _label_regions(np.ascontiguousarray(values), cut, *above, len(side.value))
+    labels, names = _label_regions(np.ascontiguousarray(values), cut, side)
     count = int(names.max(initial=0)) + 1
     pixels, value = np.bincount(labels.ravel(), minlength=count), np.full(count, NODATA, dtype=np.uint8)
     value[labels] = values
@@ -177,20 +176,13 @@ def _shared(true: Int32Array, found: Int32Array, here: BoolArray) -> _Pairs:
 
 
 @njit
-def _label_regions(
-    values: ByteArray,
-    cuts: ByteArray,
-    above_values: ByteArray,
-    above_labels: Int32Array,
-    above_cuts: ByteArray,
-    known: int,
-) -> tuple[Int32Array, Int32Array]:
+def _label_regions(values: ByteArray, cuts: ByteArray, above: Regions) -> tuple[Int32Array, Int32Array]:
     """Regions (h, W) of rows, joined to those above, and the number of every provisional label.
 
-    The first ``known`` labels are the old regions; numbers follow the order of labels, 0 stays 0.
+    The first labels are the old regions; numbers follow the order of labels, 0 stays 0.
     """
     height, width = values.shape
-    bound = known
+    known = bound = len(above.value)
     for y in range(height):
         for x in range(width):
             if values[y, x] != NODATA and (x == 0 or values[y, x] != values[y, x - 1] or cuts[y, x - 1] & CUT_EAST):
@@ -199,9 +191,9 @@ def _label_regions(
     labels = np.zeros((height, width), dtype=np.int32)
     count = known
     for y in range(height):
-        over_values = above_values if y == 0 else values[y - 1]
-        over_labels = above_labels if y == 0 else labels[y - 1]
-        over_cuts = above_cuts if y == 0 else cuts[y - 1]
+        over_values = above.last_value if y == 0 else values[y - 1]
+        over_labels = above.last_row if y == 0 else labels[y - 1]
+        over_cuts = above.last_cuts if y == 0 else cuts[y - 1]
         for x in range(width):
             value = values[y, x]
             if value == NODATA:

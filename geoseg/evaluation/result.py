@@ -41,14 +41,13 @@ class ObjectScores:
 
     true: IntArray  # regions in the truth, (K,); 0 for classes that are not objects
     mapped: IntArray  # regions in the map, (K,)
-    matched: IntArray  # pairs whose IoU exceeds the threshold, (K,). Above 0.5 no region is in two pairs
-    threshold: float = 0.5  # the threshold
+    matched: IntArray  # pairs whose IoU exceeds one half, so that no region is in two, (K,)
     within_m: float | None = None  # largest distance of the centres of a pair, m, if they match by it instead
 
     @property
     def rule(self) -> str:
         """What makes a pair."""
-        return f"IoU above {self.threshold:g}" if self.within_m is None else f"centres within {self.within_m:g} m"
+        return "IoU above 0.5" if self.within_m is None else f"centres within {self.within_m:g} m"
 
     @property
     def precision(self) -> FloatArray:
@@ -67,7 +66,7 @@ class ObjectScores:
 
     def __add__(self, other: ObjectScores) -> ObjectScores:
         counts = (self.true + other.true, self.mapped + other.mapped, self.matched + other.matched)
-        return ObjectScores(*counts, self.threshold, self.within_m)
+        return ObjectScores(*counts, self.within_m)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

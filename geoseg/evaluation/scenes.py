@@ -4,7 +4,7 @@ import functools
 import logging
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,10 +198,13 @@ def evaluate_scenes(
     with tqdm(total=pixels, unit="px", unit_scale=True, desc="evaluate", disable=not options.progress) as bar:
         for number, (labelled, plan) in enumerate(zip(scenes, plans, strict=True)):
             log.info("%s: windows of %d × %d px", names[number], plan.window_height, plan.window_width)
-            with _kept(maps and maps / map_name(names[number]), labelled, classes) as keep:
+            kept = ("classes", "confidence")
+            path = maps and maps / map_name(names[number])
+            with MapFileWriter(path, labelled.grid, classes, layers=kept) if path else nullcontext() as file:
 
-                def on_rows(rows: MapRows, keep: Callable[[MapRows], Any] = keep) -> None:
-                    keep(rows)
+                def on_rows(rows: MapRows, file: MapFileWriter | None = file) -> None:
+                    if file is not None:
+                        file.write(rows)
                     bar.update(rows.classes.size)
 
                 counts.append(
@@ -249,13 +252,3 @@ def evaluate_scenes(
 def map_name(scene: str) -> str:
     """Name of the file that keeps the map of a scene."""
     return f"{scene.replace('/', '_')}_map.tif"
-
-
-@contextmanager
-def _kept(path: Path | None, labelled: LabelledScene, classes: ClassTable) -> Iterator[Callable[[MapRows], Any]]:
-    """What writes the rows of a scene's map; nothing without a path."""
-    if path is None:
-        yield lambda rows: None
-        return
-    with MapFileWriter(path, labelled.grid, classes, layers=("classes", "confidence")) as writer:
-        yield writer.write

@@ -141,7 +141,7 @@ def _values(result: SceneResult, classes: ClassTable) -> dict[str, Any]:
         found["boundary_px"] = result.boundary.distance_px
     if result.objects is not None:
         within_m = result.objects.within_m
-        found |= {"object_iou_above": result.objects.threshold} if within_m is None else {"object_within_m": within_m}
+        found |= {"object_iou_above": 0.5} if within_m is None else {"object_within_m": within_m}
     if (c := result.calibration) is not None:
         found["calibration"] = {name: getattr(c, name) for name in ("error", "temperature", "tempered_error")}
         found["calibration"]["bins"] = reliability_rows(c)
