@@ -50,7 +50,6 @@ from geoseg.training.run_folder import (
     CONFIG,
     Resumed,
     add_environment,
-    describe_environment,
     find_checkpoint,
     load_best,
     make_run_folder,
@@ -177,13 +176,12 @@ def _run(config: TrainConfig, team: Team, options: TrainOptions) -> Path:
             frozen=frozen,
             place=lambda index: _named(windows, index),
         )
-    described = describe_environment(team, config.seed)
     with team.same_fate():
         if team.is_first:
             make_run_folder(run, resume=options.resume)
             with writing_into(run):
                 save_config(config, run / CONFIG)
-                add_environment(run, described)
+                add_environment(run, team, config.seed)
                 if config.data.split is not None:
                     write_split(run / "split.gpkg", scenes, val_scenes)
 

@@ -47,9 +47,7 @@ class LossWatch:
         """Record the loss of a batch."""
         loss, arrived = loss.detach(), None
         if loss.is_cuda:
-            here = torch.empty((), dtype=loss.dtype, pin_memory=True)
-            here.copy_(loss, non_blocking=True)
-            loss, arrived = here, torch.cuda.Event()  # type: ignore[no-untyped-call]
+            loss, arrived = loss.to("cpu", non_blocking=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
         self._pending.append(_Pending(loss, arrived, batch, step, rate))
 

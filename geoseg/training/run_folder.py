@@ -26,7 +26,7 @@ from geoseg.files import DISK_ERRORS, output_error
 from geoseg.training.callbacks import BEST, LAST, Checkpoints
 from geoseg.training.failures import GO_ON
 from geoseg.training.processes import Team
-from geoseg.training.start import starting_miou
+from geoseg.training.start import StartingScores
 from geoseg.training.task import SegmentationTask, windows_per_step
 from geoseg.version import __version__
 
@@ -116,8 +116,8 @@ def load_best(task: SegmentationTask, run: Path) -> dict[str, Any]:
     task.load_state_dict(checkpoint["state_dict"])
     scores = {key.removeprefix("val_"): round(float(score), 4) for key, score in checkpoint["val_scores"].items()}
     found = {"best_iteration": int(checkpoint["global_step"]), "val_miou": scores["miou"]}
-    if (before := starting_miou(checkpoint)) is not None:
-        found["val_miou_at_start"] = before = round(before, 4)
+    if started := checkpoint["callbacks"].get(StartingScores.__qualname__, {}).get("scores"):
+        found["val_miou_at_start"] = before = round(started["val_miou"], 4)
         if scores["miou"] < before:
             log.warning(
                 "the best network of the run, of iteration %d, has mIoU %.4f; the model it started from had %.4f: "
@@ -157,9 +157,12 @@ def _check_same(config: TrainConfig, started: TrainConfig) -> None:
         )
 
 
-def describe_environment(team: Team, seed: int) -> dict[str, Any]:
-    """Everything a run's result may depend on, besides the configuration."""
-    return {
+def add_environment(run: Path, team: Team, seed: int) -> None:
+    """Append what a run's result may depend on besides the configuration to the list in ``environment.json``.
+
+    A resumed run has several.
+    """
+    described = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "folder": str(Path.cwd()),
@@ -174,10 +177,6 @@ def describe_environment(team: Team, seed: int) -> dict[str, Any]:
         "versions": {n: next((d.version for d in distributions(name=n)), None) for n in _PACKAGES},
         "git": {"folder": git_state(Path.cwd()), "geoseg": git_state(Path(__file__).parents[1])},
     }
-
-
-def add_environment(run: Path, described: dict[str, Any]) -> None:
-    """Append it to the run folder's list, ``environment.json``: a resumed run has several."""
     path = run / ENVIRONMENT
     starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     path.write_text(json.dumps([*starts, described], indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -113,13 +113,6 @@ class StartingScores(Callback):
         self._scores = state_dict["scores"]
 
 
-def starting_miou(checkpoint: dict[str, Any]) -> float | None:
-    """Validation mIoU of the model that a checkpoint's run started from, if any."""
-    state = checkpoint["callbacks"].get(StartingScores.__qualname__, {})
-    score: float | None = state.get("scores", {}).get("val_miou")
-    return score
-
-
 def freeze(network: nn.Module, parts: tuple[str, ...]) -> tuple[nn.Module, ...]:
     """Freeze modules or parameters, given by name; the modules are returned, as their batch norms must not move either.
 
