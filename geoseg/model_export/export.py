@@ -7,7 +7,7 @@ from pathlib import Path
 
 from geoseg.errors import ConfigError, ModelError
 from geoseg.files import atomic_output, check_output
-from geoseg.model_export import check_opset, check_suffix
+from geoseg.model_export import check_suffix
 from geoseg.model_export.host import INPUT, Agreement, HostModel, check_file, find_feed
 from geoseg.model_export.metadata import deepness_entries, import_pystac, stac_item, why_not
 from geoseg.model_export.onnx_graph import import_onnx, onnx_model
@@ -81,7 +81,6 @@ def export_model(
     check_suffix(path)
     check_output(path, overwrite=overwrite)
     onnx = import_onnx()
-    check_opset(options.opset)
     item: Path | None = None
     if options.stac is not False:
         try:

@@ -80,8 +80,7 @@ class HostModel(nn.Module):
         self.normalize = feed != NORMALIZED
         self.result = result
         self.channels = contract.class_table.channels
-        bands, unit = len(contract.bands), BYTE if feed == "pixel / 255" else 1.0
-        mean, std = scaled_statistics(contract, unit) if self.normalize else ([0.0] * bands, [1.0] * bands)
+        mean, std = scaled_statistics(contract, BYTE if feed == "pixel / 255" else 1.0)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError
-from geoseg.model_export.host import BYTE, INPUT, NORMALIZED, Feed, Result, find_feed, scaled_statistics
+from geoseg.model_export.host import BYTE, INPUT, Feed, Result, find_feed, scaled_statistics
 from geoseg.network.stored_model import StoredModel
 from geoseg.options import ExportOptions
 from geoseg.version import __version__
@@ -43,7 +43,7 @@ def deepness_entries(contract: Contract, options: ExportOptions, *, size: int, o
     - It pins ONNX Runtime to 1.12.1 … 1.17.0.
     """
     mean, std = [0.0] * len(contract.bands), [1.0] * len(contract.bands)
-    if find_feed(contract, normalize=options.normalize) == NORMALIZED:
+    if not options.normalize:
         mean, std = scaled_statistics(contract, BYTE)
     values: dict[str, object] = {
         "model_type": "Segmentor",
