@@ -18,7 +18,7 @@ pytest.importorskip("pmtiles")
 
 from geoseg.scene.vector_files import open_layer
 from geoseg.view import feature_store
-from geoseg.view.feature_store import make_store, read_tile
+from geoseg.view.feature_store import TiledLayer
 from geoseg.view.place import tile_bounds, tiles_over
 from geoseg.view.vector_tiles import EXTENT, encode_tile
 
@@ -96,11 +96,12 @@ def test_cache_keeps_what_was_used_last(tmp_path: Path, monkeypatch: pytest.Monk
         file.mkdir(exist_ok=True)
     os.utime(left, (0, 0))
     stores = [tmp_path / "cache" / f"{name}.json" for name in "abc"]
+    tiled = [TiledLayer(layer, None, None, (0, 22), 9, store) for store in stores]
     for number, store in enumerate(stores):
-        make_store(layer, store, plane=None, full_zoom=9, class_field=None, progress=lambda count: None)
+        tiled[number].make(lambda count: None)
         os.utime(store, (number, number))
         if number == 1:
-            feature_store.read_values(stores[0])  # now used last
+            tiled[0].values()  # now used last
             size = sum(file.stat().st_size for file in store.parent.glob("a.*"))
             monkeypatch.setattr(feature_store, "_KEPT_BYTES", size)
     assert sorted(file.name for file in (tmp_path / "cache").iterdir() if file.suffix in (".json", ".partial")) == [
@@ -118,13 +119,14 @@ def test_large_features_are_cut_without_a_trace(tmp_path: Path, monkeypatch: pyt
     store = tmp_path / "store.json"
     seen: list[int] = []
     layer = open_layer(str(tmp_path / "a.gpkg"), "a")
-    make_store(layer, store, plane=None, full_zoom=16, class_field="class", progress=seen.append)
+    tiled = TiledLayer(layer, None, None, (0, 22), 16, store)
+    tiled.make(seen.append)
     assert sum(seen) == 2
     assert len(pyogrio.read_dataframe(store.with_suffix(".fgb"))) > 4
-    assert feature_store.read_values(store) == ["field", "house"]
+    assert tiled.values() == ["field", "house"]
     for z in (16, 17, 18):
         for tile in tiles_over(tuple(frame.to_crs(4326).total_bounds), z)[::3]:
-            body, is_crowded = read_tile(store, "a", 16, tile)
+            body, is_crowded = tiled.tile(*tile)
             whole = encode_tile("a", frame.geometry.to_numpy(), pa.table({"class": frame["class"]}), tile_bounds(*tile))
             assert bool(body) == bool(whole) and not is_crowded
             if body:

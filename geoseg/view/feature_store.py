@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ import shapely
 from geoseg.arrays import FloatArray, Geometries
 from geoseg.files import atomic_output, make_folder
 from geoseg.scene.vector_files import VectorLayer, is_parquet
-from geoseg.view.place import WORLD_M, Plane, tile_bounds
+from geoseg.view.place import WORLD_M, Bounds, Plane, tile_bounds
 from geoseg.view.vector_tiles import BUFFER, EXTENT, encode_tile
+
+CLASS_FIELDS = ("class_name", "class", "label", "category", "type", "name")
+"""Fields that may hold the names of classes, the likeliest first."""
 
 MOST_IN_TILE = 8192  # features that a tile shows at most
 MOST_LARGE = 2048  # features that are shown, the largest ones, where all would be too many
@@ -43,91 +47,98 @@ _CELL = "geoseg_cell"  # field of the map tile that a piece was cut to, see `_ce
 _CACHE_HINT = "set XDG_CACHE_HOME to a folder that can be written"
 
 
-def make_store(
-    layer: VectorLayer,
-    store: Path,
-    *,
-    plane: Plane | None,
-    full_zoom: int,
-    class_field: str | None,
-    progress: Callable[[int], None],
-) -> None:
-    """Make the store of a layer.
+@dataclass(frozen=True, slots=True)
+class TiledLayer:
+    """A layer of features on the page's map; its store may have to be made."""
 
-    Args:
-        layer: The layer.
-        store: Its main file, ending in ``.json``; the features lie beside it.
-        plane: Where the layer lies if it has no place on Earth; None if it has one.
-        full_zoom: The lowest zoom level at which all features are shown.
-        class_field: Field whose values give the colours.
-        progress: Called with the number of features that have been read since the last call.
+    layer: VectorLayer  # the layer
+    plane: Plane | None  # where it lies if it has no place on Earth; None if it has one
+    bounds: Bounds | None  # longitudes and latitudes; None if it has no features
+    zooms: tuple[int, int]  # lowest and highest zoom level
+    full_zoom: int  # the zoom level from which on all features are shown; below it the largest ones
+    store: Path  # the file that tiles are read from: a PMTiles file, or the main file of a store, ending in ``.json``
+    # ``#rrggbb`` of each class in the layer's QGIS style, by its label and by its value
+    colors: dict[str, str] = field(default_factory=dict)
 
-    Raises:
-        OutputError: The cache cannot be written.
-    """
-    from geoseg.export.gdal import WKB_FIELD, write_records  # which loads numba
+    @property
+    def is_made(self) -> bool:
+        """Whether tiles can be read."""
+        return self.store.exists()
 
-    make_folder(store.parent, hint=_CACHE_HINT)
-    _make_room(store.parent)
-    values: set[str] = set()
-    with atomic_output(store) as scratch, _opened(layer) as (schema, read):
-        large = _Largest(tolerance=WORLD_M / 2**full_zoom / 512)
-        place = _placing(layer, plane)
-        fields = pa.schema([*schema][:-1])
-        written = fields.append(pa.field(_CELL, pa.int64())).append(WKB_FIELD)
+    @property
+    def is_partial(self) -> bool:
+        """Whether below the full zoom level some features are left out."""
+        return self.layer.features > MOST_LARGE
 
-        def records() -> Iterator[pa.RecordBatch]:
-            for batch in read:
-                wkb = batch.column(batch.num_columns - 1).to_numpy(zero_copy_only=False)
-                shapes = place(shapely.force_2d(shapely.from_wkb(wkb)))
-                rows = np.flatnonzero(np.isfinite(shapely.bounds(shapes)).all(axis=1))  # of nothing they are NaN
-                shapes, kept = shapes[rows], batch.select(fields.names).take(pa.array(rows))
-                large.add(shapes, kept)
-                if class_field is not None and len(values) <= MOST_VALUES:
-                    values.update(str(v) for v in kept.column(class_field).unique().to_pylist() if v is not None)
-                pieces, of, cells = _cut(shapes, full_zoom)
-                columns = kept.take(pa.array(of)).columns
-                yield pa.RecordBatch.from_arrays([*columns, pa.array(cells), _wkb(pieces)], schema=written)
-                progress(len(batch))
+    @property
+    def class_field(self) -> str | None:
+        """The field that holds the names of classes, if any."""
+        by_name = {field.lower(): field for field in self.layer.fields}
+        return next((by_name[name] for name in CLASS_FIELDS if name in by_name), None)
 
-        for path, batches in (
-            (_features(scratch), records()),
-            (_features(scratch, all_of=False), large.batches(written)),
-        ):
-            options = {"driver": "FlatGeobuf", "layer": layer.name, "crs": "EPSG:3857"}
-            write_records(batches, written, path, geometry_type="Unknown", is_exact=False, **options)
-        known = sorted(values) if len(values) <= MOST_VALUES else []
-        scratch.write_text(json.dumps({"values": known}), "utf-8")
+    def make(self, progress: Callable[[int], None]) -> None:
+        """Make the store; ``progress`` gets the number of features that have been read since the last call.
 
+        An `OutputError` if the cache cannot be written.
+        """
+        from geoseg.export.gdal import WKB_FIELD, write_records  # which loads numba
 
-def read_values(store: Path) -> list[str]:
-    """The values of the class field, sorted; none if they are too many. The store counts as used."""
-    os.utime(store)
-    return list(json.loads(store.read_text("utf-8"))["values"])
+        make_folder(self.store.parent, hint=_CACHE_HINT)
+        _make_room(self.store.parent)
+        values: set[str] = set()
+        class_field = self.class_field
+        with atomic_output(self.store) as scratch, _opened(self.layer) as (schema, read):
+            large = _Largest(tolerance=WORLD_M / 2**self.full_zoom / 512)
+            place = _placing(self.layer, self.plane)
+            fields = pa.schema([*schema][:-1])
+            written = fields.append(pa.field(_CELL, pa.int64())).append(WKB_FIELD)
 
+            def records() -> Iterator[pa.RecordBatch]:
+                for batch in read:
+                    wkb = batch.column(batch.num_columns - 1).to_numpy(zero_copy_only=False)
+                    shapes = place(shapely.force_2d(shapely.from_wkb(wkb)))
+                    rows = np.flatnonzero(np.isfinite(shapely.bounds(shapes)).all(axis=1))  # of nothing they are NaN
+                    shapes, kept = shapes[rows], batch.select(fields.names).take(pa.array(rows))
+                    large.add(shapes, kept)
+                    if class_field is not None and len(values) <= MOST_VALUES:
+                        values.update(str(v) for v in kept.column(class_field).unique().to_pylist() if v is not None)
+                    pieces, of, cells = _cut(shapes, self.full_zoom)
+                    columns = kept.take(pa.array(of)).columns
+                    yield pa.RecordBatch.from_arrays([*columns, pa.array(cells), _wkb(pieces)], schema=written)
+                    progress(len(batch))
 
-def read_tile(store: Path, name: str, full_zoom: int, tile: tuple[int, int, int]) -> tuple[bytes, bool]:
-    """A vector tile (zoom, column, row), b"" where there are no features, and whether some were left out as too many.
+            for path, batches in (
+                (_features(scratch), records()),
+                (_features(scratch, all_of=False), large.batches(written)),
+            ):
+                options = {"driver": "FlatGeobuf", "layer": self.layer.name, "crs": "EPSG:3857"}
+                write_records(batches, written, path, geometry_type="Unknown", is_exact=False, **options)
+            known = sorted(values) if len(values) <= MOST_VALUES else []
+            scratch.write_text(json.dumps({"values": known}), "utf-8")
 
-    ``store`` is the main file, ``name`` the layer's in the tile; for ``full_zoom`` see `make_store`.
-    """
-    z, x, y = tile
-    bounds = left, bottom, right, top = tile_bounds(z, x, y)
-    edge = (right - left) * BUFFER / EXTENT
-    near = left - edge, bottom - edge, right + edge, top + edge
-    path = _features(store, all_of=z >= full_zoom)
-    with pyogrio.open_arrow(path, bbox=near, batch_size=MOST_IN_TILE) as (info, stream):
-        batch = next(iter(pa.RecordBatchReader.from_stream(stream)), None)
-        geometry = info["geometry_name"] or "wkb_geometry"
-        # Where the index finds nothing, GDAL 3.12 gives rows without geometries.
-        if batch is None or not pyarrow.compute.max(pyarrow.compute.binary_length(batch.column(geometry))).as_py():
-            return b"", False
-        cells = batch.column(_CELL).to_numpy()
-        zooms = cells >> 44
-        is_here = cells == _cell_number(zooms, x >> np.maximum(z - zooms, 0), y >> np.maximum(z - zooms, 0))
-        shapes = shapely.from_wkb(batch.column(geometry).to_numpy(zero_copy_only=False)[is_here])
-        fields = pa.Table.from_batches([batch]).drop_columns([_CELL, geometry]).filter(pa.array(is_here))
-        return encode_tile(name, shapes, fields, bounds), len(batch) == MOST_IN_TILE
+    def values(self) -> list[str]:
+        """The values of the class field, sorted; none if they are too many. The store counts as used."""
+        os.utime(self.store)
+        return list(json.loads(self.store.read_text("utf-8"))["values"])
+
+    def tile(self, z: int, x: int, y: int) -> tuple[bytes, bool]:
+        """A tile of the store, b"" where there are no features, and whether some were left out as too many."""
+        bounds = left, bottom, right, top = tile_bounds(z, x, y)
+        edge = (right - left) * BUFFER / EXTENT
+        near = left - edge, bottom - edge, right + edge, top + edge
+        path = _features(self.store, all_of=z >= self.full_zoom)
+        with pyogrio.open_arrow(path, bbox=near, batch_size=MOST_IN_TILE) as (info, stream):
+            batch = next(iter(pa.RecordBatchReader.from_stream(stream)), None)
+            geometry = info["geometry_name"] or "wkb_geometry"
+            # Where the index finds nothing, GDAL 3.12 gives rows without geometries.
+            if batch is None or not pyarrow.compute.max(pyarrow.compute.binary_length(batch.column(geometry))).as_py():
+                return b"", False
+            cells = batch.column(_CELL).to_numpy()
+            zooms = cells >> 44
+            is_here = cells == _cell_number(zooms, x >> np.maximum(z - zooms, 0), y >> np.maximum(z - zooms, 0))
+            shapes = shapely.from_wkb(batch.column(geometry).to_numpy(zero_copy_only=False)[is_here])
+            fields = pa.Table.from_batches([batch]).drop_columns([_CELL, geometry]).filter(pa.array(is_here))
+            return encode_tile(self.layer.name, shapes, fields, bounds), len(batch) == MOST_IN_TILE
 
 
 def _features(store: Path, *, all_of: bool = True) -> Path:

@@ -24,7 +24,7 @@ from geoseg.view.place import Plane, is_on_earth, plane_of
 from geoseg.view.rasters import TiledRaster, tiled
 
 if TYPE_CHECKING:
-    from geoseg.view.vectors import TiledLayer
+    from geoseg.view.feature_store import TiledLayer
 
 log = logging.getLogger(__name__)
 

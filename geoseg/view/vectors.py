@@ -6,9 +6,7 @@ import math
 import sqlite3
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,66 +19,14 @@ from geoseg.errors import SceneError, quoted
 from geoseg.georeference import MERCATOR_LATITUDE, Georeference, crs_georeference
 from geoseg.runtime.machine import user_cache
 from geoseg.scene.vector_files import STYLES, VectorLayer, open_layer
-from geoseg.view.feature_store import MOST_LARGE, make_store, read_tile, read_values
+from geoseg.view.feature_store import TiledLayer
 from geoseg.view.place import WORLD_M, Bounds, Plane, lonlat_bounds, mercator
-
-CLASS_FIELDS = ("class_name", "class", "label", "category", "type", "name")
-"""Fields that may hold the names of classes, the likeliest first."""
 
 _MOST_ZOOM = 22
 _SPACING_PX = 16
 """Mean distance of features from which on all are shown, px: some 1,000 in a tile, which is drawn 512 px wide."""
 
 _VERSION = "4"
-
-
-@dataclass(frozen=True, slots=True)
-class TiledLayer:
-    """A layer of features on the page's map; its store may have to be made."""
-
-    layer: VectorLayer  # the layer
-    plane: Plane | None  # where it lies if it has no place on Earth; None if it has one
-    bounds: Bounds | None  # longitudes and latitudes; None if it has no features
-    zooms: tuple[int, int]  # lowest and highest zoom level
-    full_zoom: int  # the zoom level from which on all features are shown; below it the largest ones
-    store: Path  # the file that tiles are read from: a PMTiles file, or the main file of a store in the cache
-    # ``#rrggbb`` of each class in the layer's QGIS style, by its label and by its value
-    colors: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def is_made(self) -> bool:
-        """Whether tiles can be read."""
-        return self.store.exists()
-
-    @property
-    def is_partial(self) -> bool:
-        """Whether below the full zoom level some features are left out."""
-        return self.layer.features > MOST_LARGE
-
-    @property
-    def class_field(self) -> str | None:
-        """The field that holds the names of classes, if any."""
-        by_name = {field.lower(): field for field in self.layer.fields}
-        return next((by_name[name] for name in CLASS_FIELDS if name in by_name), None)
-
-    def make(self, progress: Callable[[int], None]) -> None:
-        """Make the store; see `make_store`."""
-        make_store(
-            self.layer,
-            self.store,
-            plane=self.plane,
-            full_zoom=self.full_zoom,
-            class_field=self.class_field,
-            progress=progress,
-        )
-
-    def values(self) -> list[str]:
-        """The values of the class field; see `read_values`."""
-        return read_values(self.store)
-
-    def tile(self, z: int, x: int, y: int) -> tuple[bytes, bool]:
-        """A tile of the store; see `read_tile`."""
-        return read_tile(self.store, self.layer.name, self.full_zoom, (z, x, y))
 
 
 def tiled_layer(path: str, name: str, plane: Plane) -> TiledLayer:
