@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from geoseg.polygons.trace.arcs import BandArcs, trace_band
-from geoseg.polygons.trace.cracks import Cracks, pack_cracks
+from geoseg.polygons.trace.cracks import pack_cracks
 from geoseg.polygons.trace.labels import BandRegions
-from support.arcs import crack_count, has_horizontal, has_vertical, is_node, is_vertex
+from support.arcs import crack_count, cracks_of, has_horizontal, has_vertical, is_node, is_vertex
 from support.class_maps import framed, maps
 
 NO_CONFIDENCE = np.empty((0, 0), np.uint8)
@@ -82,7 +82,8 @@ def test_regions_are_those_of_scipy(values: npt.NDArray[np.uint8]) -> None:
 def test_arcs_run_along_every_crack_once(values: npt.NDArray[np.uint8]) -> None:
     _, arcs = whole(values)
     rows = framed(values)
-    cracks = Cracks(*pack_cracks(rows), 0, values.shape[1])
+    width = values.shape[1]
+    cracks = cracks_of(*pack_cracks(rows), width)
     along, turning = [], []
     for k, (begin, end) in enumerate(zip(arcs.offsets[:-1], arcs.offsets[1:], strict=True)):
         points = arcs.points[begin:end]
@@ -93,12 +94,12 @@ def test_arcs_run_along_every_crack_once(values: npt.NDArray[np.uint8]) -> None:
             (points[2:] == points[1:-1]) & (points[1:-1] == points[:-2]), axis=1)), "nothing collinear"  # fmt: skip
         turning += [tuple(p) for p in points[1:-1].tolist()]
         if arcs.nodes[k, 0] >= 0:
-            assert is_node(cracks, *points[0].tolist()) and is_node(cracks, *points[-1].tolist())
+            assert is_node(cracks, width, *points[0].tolist()) and is_node(cracks, width, *points[-1].tolist())
             assert arcs.keys[k, 0] < arcs.keys[k, 1]
         else:
             assert tuple(points[0]) == tuple(points[-1])
             turning.append(tuple(points[0].tolist()))
-        assert not any(is_node(cracks, *p) for p in points[1:-1].tolist())
+        assert not any(is_node(cracks, width, *p) for p in points[1:-1].tolist())
         x, y = points.T.astype(int)
         assert arcs.area[k] == (x[:-1] * y[1:] - x[1:] * y[:-1]).sum()
         assert arcs.extent[k].tolist() == [y.min(), y.max()]
@@ -107,9 +108,9 @@ def test_arcs_run_along_every_crack_once(values: npt.NDArray[np.uint8]) -> None:
     expected = {(x, y, x + 1, y) for x, y in corners if has_horizontal(cracks, x, y)}
     expected |= {(x, y, x, y + 1) for x, y in corners if has_vertical(cracks, x, y)}
     assert set(along) == expected
-    assert sorted(turning) == sorted(c for c in corners if is_vertex(cracks, *c) and not is_node(cracks, *c))
+    assert sorted(turning) == sorted(c for c in corners if is_vertex(cracks, *c) and not is_node(cracks, width, *c))
     outer = {(x, y) for x in (0, values.shape[1]) for y in (0, values.shape[0])}
-    nodes = {c for c in corners if is_node(cracks, *c)}
+    nodes = {c for c in corners if is_node(cracks, width, *c)}
     assert nodes == outer | {c for c in corners if crack_count(cracks, *c) >= 3}
     assert len(arcs.cracks) == len(nodes)
 
@@ -142,7 +143,7 @@ def test_cracks_are_absent_outside_the_stored_rows() -> None:
     values = np.arange(12, dtype=np.uint8).reshape(3, 4)
     horizontal, vertical = pack_cracks(framed(values))
     assert horizontal.shape == vertical.shape == (4, 1)
-    cracks = Cracks(horizontal[1:3], vertical[1:3], 1, 4)
+    cracks = cracks_of(horizontal, vertical, 4, rows=slice(1, 3))
     assert [has_vertical(cracks, 1, y) for y in range(-1, 5)] == [False, False, True, True, False, False]
     assert [has_horizontal(cracks, x, 1) for x in range(-1, 6)] == [False, True, True, True, True, False, False]
 

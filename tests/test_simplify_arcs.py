@@ -12,6 +12,7 @@ from support.arcs import (
     assert_coverage,
     blobs,
     crack_planes_of,
+    cracks_of,
     finished,
     maps,
     methods,
@@ -55,9 +56,8 @@ def test_what_becomes_of_an_arc_depends_on_the_map_alone(values, method, toleran
         )
         # Two rows above and one below are all that an arc has to know beyond its own.
         first, last = max(int(alone.points[:, 1].min()) - 2, 0), int(alone.points[:, 1].max()) + 2
-        rows = cracks._replace(
-            horizontal=cracks.horizontal[first:last], vertical=cracks.vertical[first:last], first_row=first
-        )
+        stored = (plane.between(0, len(values)) for plane in cracks)
+        rows = cracks_of(*stored, values.shape[1], rows=slice(first, last))
         assert as_sets(*finish(alone, rows)) == [expected[i]]
 
 

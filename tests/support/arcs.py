@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from geoseg.polygons.simplify.finish import ArcFinisher
-from geoseg.polygons.trace.cracks import OUTSIDE, SUBPIXEL, ArcBatch, Cracks
+from geoseg.polygons.trace.cracks import OUTSIDE, SUBPIXEL, ArcBatch, BitRows, Cracks
 
 STEPS = {"E": (1, 0), "S": (0, 1), "W": (-1, 0), "N": (0, -1)}
 
@@ -27,7 +27,17 @@ def crack_planes_of(values):
     def pack(plane):
         return np.packbits(plane, axis=1, bitorder="little")
 
-    return Cracks(pack(horizontal), pack(vertical), 0, width), horizontal, vertical
+    return cracks_of(pack(horizontal), pack(vertical), width), horizontal, vertical
+
+
+def cracks_of(horizontal, vertical, width, *, rows=slice(0, None)):
+    """`Cracks` of some rows of packed planes that begin at the top of a map."""
+    cracks = Cracks(BitRows(width), BitRows(width))
+    for kept, plane in zip(cracks, (horizontal, vertical), strict=True):
+        kept.add(plane[: rows.start])
+        kept.add(plane[rows])
+        kept.drop_above(rows.start)
+    return cracks
 
 
 def trace(values):
@@ -181,11 +191,10 @@ def rectangle(values, x, y, length, width, degrees, value=1, notch=(0, 0)):
     return values
 
 
-def is_set(plane, cracks, x, y):
-    """The bit of corner (x, y) in a plane of ``cracks``; False outside the stored rows and columns."""
-    row = y - cracks.first_row
-    inside = 0 <= row < len(plane) and 0 <= x <= cracks.width
-    return inside and bool(plane[row, x >> 3] >> (x & 7) & 1)
+def is_set(plane, x, y):
+    """The bit of corner (x, y); False outside the stored rows and columns."""
+    (row,) = plane.between(y, y)
+    return 0 <= x < 8 * len(row) and bool(row[x >> 3] >> (x & 7) & 1)
 
 
 def crack_count(cracks, x, y):
@@ -196,18 +205,18 @@ def crack_count(cracks, x, y):
 
 def has_horizontal(cracks, x, y):
     """Whether the side from corner (x, y) to (x + 1, y) is a crack."""
-    return is_set(cracks.horizontal, cracks, x, y)
+    return is_set(cracks.horizontal, x, y)
 
 
 def has_vertical(cracks, x, y):
     """Whether the side from corner (x, y) to (x, y + 1) is a crack."""
-    return is_set(cracks.vertical, cracks, x, y)
+    return is_set(cracks.vertical, x, y)
 
 
-def is_node(cracks, x, y):
+def is_node(cracks, width, x, y):
     """Whether arcs end at a corner: three or four cracks meet there, or it is an outer corner of the map."""
     count = crack_count(cracks, x, y)
-    if count == 2 and x in (0, cracks.width):
+    if count == 2 and x in (0, width):
         return has_vertical(cracks, x, y) != has_vertical(cracks, x, y - 1)
     return count >= 3
 

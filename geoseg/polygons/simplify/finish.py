@@ -66,7 +66,7 @@ class ArcFinisher:
     def drop_above(self, row: int) -> None:
         """Nothing above a row will be asked for again."""
         if self.walls is not None:
-            self.walls.drop_above(row)
+            self.walls.guard.drop_above(row)
 
     def __call__(self, batch: ArcBatch, cracks: Cracks) -> tuple[Int32Array, IntArray]:
         """The final points of complete arcs in 1/256 px, (m, 2), and where each arc begins in them, (a + 1,)."""
@@ -82,7 +82,7 @@ class ArcFinisher:
         if self.tolerance_px > 0 or self.smooth:
             scale, first_row, last_row = SUBPIXEL // unit, int(batch.points[:, 1].min()), int(batch.points[:, 1].max())
             plane = (smoothed_vertex_plane if self.smooth else vertex_plane)(cracks, first_row, last_row)
-            guard = None if self.walls is None else self.walls.guard(first_row, last_row)
+            guard = None if self.walls is None else self.walls.guard.between(first_row, last_row)
             if guard is not None and self.smooth:
                 guard = guard_of_halves(guard)
             around = Surroundings(plane, scale * first_row, (scale * CLEARANCE_PX) ** 2, guard)

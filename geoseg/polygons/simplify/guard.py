@@ -21,20 +21,14 @@ _LINEAR_SEARCH = 16  # vertices up to which an arc is searched one by one instea
 
 
 def vertex_plane(cracks: Cracks, first_row: int, last_row: int) -> ByteArray:
-    """Where arcs turn or end in the corner rows ``first_row`` … ``last_row``, packed like the planes of `Cracks`."""
+    """Where arcs turn or end in the corner rows ``first_row`` … ``last_row``, packed like `BitRows`."""
     right, left, down, up = crack_planes(cracks, first_row, last_row)
     return np.asarray((right | left) & (down | up))
 
 
 def crack_planes(cracks: Cracks, first_row: int, last_row: int) -> tuple[ByteArray, ByteArray, ByteArray, ByteArray]:
-    """Which cracks leave the corners of some rows: to the right, to the left, down and up; packed like `Cracks`.
-
-    Rows that are not stored have none.
-    """
-    begin, end = first_row - 1 - cracks.first_row, last_row + 1 - cracks.first_row
-    stored = slice(max(begin, 0), min(end, len(cracks.vertical)))
-    padding = (stored.start - begin, end - stored.stop), (0, 0)
-    right, down = np.pad(cracks.horizontal[stored], padding)[1:], np.pad(cracks.vertical[stored], padding)
+    """Which cracks leave the corners of some rows: to the right, to the left, down and up; packed like `BitRows`."""
+    right, down = cracks.horizontal.between(first_row, last_row), cracks.vertical.between(first_row - 1, last_row)
     return right, shift_right(right), down[1:], down[:-1]
 
 

@@ -59,7 +59,7 @@ def cut_corners(points: Int32Array, offsets: IntArray, closed: BoolArray) -> tup
 def smoothed_vertex_plane(cracks: Cracks, first_row: int, last_row: int) -> ByteArray:
     """Where arcs turn or end once their corners are cut, in rows ``2 * first_row`` … ``2 * last_row`` of half pixels.
 
-    Packed like the planes of `Cracks`, x from 0; looks two rows further up and one row further down.
+    Packed like `BitRows`, x from 0; looks two rows further up and one row further down.
     """
     right, left, down, up = crack_planes(cracks, first_row - 1, last_row + 1)
     vertices: ByteArray = (right | left) & (down | up)

@@ -9,6 +9,7 @@ closed loop without a node; it is stored as its turning corners.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -26,13 +27,41 @@ LEFT_OUT = 256
 """The value, in int16 rows, of pixels whose class is to become no polygon. To all else they are ground like any."""
 
 
-class Cracks(NamedTuple):
-    """Bits of some rows of corners, (rows, ceil((W + 1) / 8)): that of column x is ``x & 7`` of byte ``x >> 3``."""
+class BitRows:
+    """A bit for each corner of some rows of a map, which are added below and dropped above.
 
-    horizontal: ByteArray  # there is a crack from corner (x, y) to (x + 1, y)
-    vertical: ByteArray  # there is a crack from corner (x, y) to (x, y + 1)
-    first_row: int  # corner row y of index 0
-    width: int  # of the map, W
+    Rows are packed, (h, ceil((W + 1) / 8)): the bit of column x is ``x & 7`` of byte ``x >> 3``.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._row_bytes, self._first_row = (width + 8) // 8, 0
+        self._blocks = deque[ByteArray]()
+
+    def add(self, rows: ByteArray) -> None:
+        """Add rows below."""
+        self._blocks.append(rows)
+
+    def drop_above(self, row: int) -> None:
+        """Nothing above a row will be asked for again."""
+        while self._blocks and self._first_row + len(self._blocks[0]) <= row:
+            self._first_row += len(self._blocks.popleft())
+
+    def between(self, first_row: int, last_row: int) -> ByteArray:
+        """The bits of some rows, the last one included; 0 in rows that are not there."""
+        found = np.zeros((last_row + 1 - first_row, self._row_bytes), np.uint8)
+        at = self._first_row - first_row
+        for block in self._blocks:
+            if -len(block) < at < len(found):
+                found[max(at, 0) : at + len(block)] = block[max(-at, 0) : len(found) - at]
+            at += len(block)
+        return found
+
+
+class Cracks(NamedTuple):
+    """The cracks of a map, as far as they are known and needed."""
+
+    horizontal: BitRows  # there is a crack from corner (x, y) to (x + 1, y)
+    vertical: BitRows  # there is a crack from corner (x, y) to (x, y + 1)
 
 
 class ArcBatch(NamedTuple):
@@ -58,8 +87,8 @@ def pack_cracks(rows: Int16Array, cuts: ByteArray = NO_CUTS) -> tuple[ByteArray,
         cuts: Cuts between these pixels, (h + 1, W) uint8, or an empty array.
 
     Returns:
-        ``horizontal`` and ``vertical`` of `Cracks`, (h, ceil((W + 1) / 8)) uint8 each; corner row i lies between pixel
-        rows i and i + 1 of ``rows``, and its vertical cracks stand below it.
+        Rows of ``horizontal`` and ``vertical`` of `Cracks`; corner row i lies between pixel rows i and i + 1 of
+        ``rows``, and its vertical cracks stand below it.
     """
     horizontal = rows[:-1, 1:] != rows[1:, 1:]
     vertical = rows[1:, :-1] != rows[1:, 1:]

@@ -21,8 +21,7 @@ from geoseg.map_rows import NO_CUTS, MapRows
 from geoseg.polygons import rings
 from geoseg.polygons.trace.arcs import BandArcs, trace_band
 from geoseg.polygons.trace.chains import Chains, WholeArcs
-from geoseg.polygons.trace.crack_rows import CrackRows, Planes
-from geoseg.polygons.trace.cracks import LEFT_OUT, OUTSIDE, SUBPIXEL, ArcBatch, Cracks, pack_cracks
+from geoseg.polygons.trace.cracks import LEFT_OUT, OUTSIDE, SUBPIXEL, ArcBatch, BitRows, Cracks, pack_cracks
 from geoseg.polygons.trace.graph import Graph
 from geoseg.polygons.trace.labels import BandRegions
 
@@ -81,7 +80,7 @@ class TracedBand(NamedTuple):
     end_row: int
     regions: BandRegions
     arcs: BandArcs
-    planes: Planes | None  # where arcs are finished
+    planes: tuple[ByteArray, ByteArray] | None  # of `Cracks`, where arcs are finished
     has_confidence: bool
 
 
@@ -210,7 +209,7 @@ class Joiner:
             raise ValueError(f"a map is at least 1 px wide, found {width}")
         self.lookahead = finish.lookahead if finish else 0
         self._finish = finish
-        self._cracks = CrackRows(width)
+        self._cracks = Cracks(BitRows(width), BitRows(width))
         self._chains = Chains(width)
         self._graph = Graph(width)
         self._kept_bytes = 0  # in use after the last compaction
@@ -218,7 +217,8 @@ class Joiner:
     def learn(self, band: TracedBand) -> None:
         """Know the cracks of the next band; it may be joined once enough further rows are known."""
         if band.planes is not None:
-            self._cracks.append(band.planes)
+            for plane, rows in zip(self._cracks, band.planes, strict=True):
+                plane.add(rows)
 
     def nbytes(self) -> int:
         """Bytes of the objects kept from the bands joined so far, crack rows not counted."""
@@ -253,8 +253,8 @@ class Joiner:
         if self._finish is not None:
             top = chains.top()
             unneeded = (band.end_row if top is None else top) - self.lookahead - 2
-            self._cracks.drop_above(unneeded)
-            self._finish.drop_above(unneeded)
+            for kept in (*self._cracks, self._finish):
+                kept.drop_above(unneeded)
         return polygons
 
     def _finished(self, new: WholeArcs, arcs_before: int) -> tuple[Int32Array, IntArray]:
@@ -263,4 +263,4 @@ class Joiner:
             return new.points * np.int32(SUBPIXEL), new.offsets
         least = rings.least_points(self._graph.arcs.rows, self._graph.nodes.rows, new.offsets, arcs_before)
         batch = ArcBatch(new.points, new.offsets, new.nodes[:, 0] < 0, least, new.keys)
-        return self._finish(batch, self._cracks.view())
+        return self._finish(batch, self._cracks)

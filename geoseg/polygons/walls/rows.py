@@ -26,7 +26,7 @@ from geoseg.arrays import BoolArray, ByteArray, Int32Array, IntArray
 from geoseg.classes import NODATA
 from geoseg.map_rows import CUT_SOUTH, NO_CUTS, MapRows, cuts_between, join_rows
 from geoseg.polygons.rules.runs import Runs, label_rows, painted
-from geoseg.polygons.trace.crack_rows import Plane
+from geoseg.polygons.trace.cracks import BitRows
 from geoseg.polygons.walls.paint import Building
 from geoseg.polygons.walls.place import DECIDED, GUARD, IN_TALL, build_walls
 
@@ -67,6 +67,7 @@ class Walls:
         arcs: Points of whole arcs in 1/256 px, by the smaller key of their ends (`BandArcs`).
         ends: Of arcs that end at walls, by the key of that end: the point of the wall, then the corners of the raster
             from the node that it replaces to the first one off the guard; 1/256 px.
+        guard: Corners that the edges of other arcs keep away from.
     """
 
     def __init__(
@@ -82,10 +83,10 @@ class Walls:
         self._width, self._tolerance, self._outlines = width, tolerance_px, outlines
         self._margin = math.ceil(tolerance_px) + _MARGIN
         self._wanted, self._separated = np.isin(np.arange(256), classes), np.isin(np.arange(256), separated)
-        self._first_row = self._guard_row = 0  # of the rows that wait, and of the guard
+        self.guard = BitRows(width)
+        self._first_row = 0  # of the rows that wait
         self._waiting = MapRows(np.empty((0, width), np.uint8))
         self._flags = np.empty((0, width), np.uint8)
-        self._guard = Plane((width + 8) // 8)
 
     def build(self, rows: Iterable[MapRows]) -> Iterator[MapRows]:
         """All rows in order, with buildings painted; they leave when nothing can change them any more."""
@@ -97,19 +98,6 @@ class Walls:
                 yield from self._decide(new)
                 new = []
         yield from self._decide(new, last=True)
-
-    def guard(self, first_row: int, last_row: int) -> ByteArray:
-        """Corners of some rows that the edges of other arcs keep away from, a bit each, packed like `Cracks`."""
-        rows = self._guard.rows
-        begin, end = first_row - self._guard_row, last_row + 1 - self._guard_row
-        stored = slice(max(begin, 0), max(min(end, len(rows)), 0))
-        return np.pad(rows[stored], ((stored.start - begin, end - max(stored.stop, stored.start)), (0, 0)))
-
-    def drop_above(self, row: int) -> None:
-        """Forget the guard above a row."""
-        dropped = min(max(row - self._guard_row, 0), len(self._guard.rows))
-        self._guard_row += dropped
-        self._guard.drop(dropped)
 
     def _decide(self, new: list[MapRows], *, last: bool = False) -> Iterator[MapRows]:
         """Decide the buildings that are known with their surroundings; rows above the others leave."""
@@ -157,7 +145,7 @@ class Walls:
         waiting = int(regions.first_row[undecided & ~tall & ~ready].min(initial=height)) - self._margin
         leaving = height if last else max(waiting, 0)
         guard = np.pad(flags[:leaving] & GUARD > 0, ((0, 0), (0, 1)))
-        self._guard.add(np.packbits(guard, axis=1, bitorder="little"))
+        self.guard.add(np.packbits(guard, axis=1, bitorder="little"))
         values = class_of[objects]
         after = None if rows.cuts is None else cuts_between(values, objects)
         if after is not None:
