@@ -10,7 +10,6 @@ and interpolated with cubics, to 1e-8 of its value.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import pyproj
@@ -31,13 +30,7 @@ _STEP = 1 / 8000  # of the differences that stand for derivatives
 # Gauss's two points on [0, 2] are 1 ± 1/√3; this is how far they lie from 1/2 and 3/2.
 _GAUSS = 1 / np.sqrt(3) - 0.5
 
-
-class _Shapes(NamedTuple):
-    """Polygons as in `PolygonBatch`."""
-
-    xy: FloatArray
-    rings: IntArray
-    polygons: IntArray
+_Shapes = tuple[FloatArray, IntArray, IntArray]  # vertices, rings and polygons as in `PolygonBatch`
 
 
 class Measure:
@@ -65,7 +58,7 @@ class Measure:
         Edges are straight between their vertices in the CRS. Holes take from the area and add to the perimeter.
         """
         area, perimeter = np.empty(len(batch)), np.empty(len(batch))
-        shapes = _Shapes(np.ascontiguousarray(batch.xy), batch.rings, batch.polygons)
+        shapes = np.ascontiguousarray(batch.xy), batch.rings, batch.polygons
         if self._lattice.size:
             if _measure_small(area, perimeter, shapes, self._lattice, self._place):
                 _measure_large(area, perimeter, shapes, self._lattice, self._place)
