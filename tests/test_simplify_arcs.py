@@ -154,10 +154,3 @@ def test_no_tolerance_only_scales():
     batch, points, offsets = finished(blobs())
     assert (points == batch.points * SUBPIXEL).all()
     assert (offsets == batch.offsets).all()
-
-
-def test_nonsense_is_refused():
-    with pytest.raises(ValueError, match="from 0 to 10000 px, found -1"):
-        ArcFinisher(tolerance_px=-1.0)
-    with pytest.raises(ValueError, match="vw or dp"):
-        ArcFinisher(tolerance_px=1.0, method="rdp")

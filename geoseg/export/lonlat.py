@@ -187,9 +187,7 @@ def _cut_polygon(rings: list[IntArray], half: int) -> Geometries:
 
 def _unrolled(ring: IntArray, half: int) -> IntArray:
     """A ring whose longitudes go on beyond ± ``half``, with vertices there, and along the pole if it goes around it."""
-    steps = np.diff(ring[:, 0])
-    steps -= 2 * half * np.rint(steps / (2 * half)).astype(np.int64)
-    around = np.column_stack([ring[0, 0] + np.concatenate([[0], np.cumsum(steps)]), ring[:, 1]])
+    around = np.column_stack([np.unwrap(ring[:, 0], period=2 * half), ring[:, 1]])
     vertices = [around[:1]]
     for a, b in itertools.pairwise(around):
         west, east = (a, b) if a[0] <= b[0] else (b, a)

@@ -106,13 +106,10 @@ def _panels(size: tuple[int, int], title: str, *, legend_rows: int) -> tuple[Fig
 
 
 def _draw_polygons(axis: Axes, frame: geopandas.GeoDataFrame, classes: ClassTable, transform: Affine | None) -> None:
-    geometries = frame.geometry.to_numpy()
-    if transform is not None:
-        to_px: Any = ~transform
-        geometries = shapely.transform(geometries, lambda xy: np.column_stack(to_px @ xy.T))
+    geometries = frame.geometry if transform is None else frame.geometry.affine_transform((~transform).to_shapely())
     for c in classes:
         # One path each; holes stay open because GeoJSON's ring orders make them run the other way.
-        polygons = shapely.orient_polygons(shapely.get_parts(geometries[(frame.class_id == c.id).to_numpy()]))
+        polygons = shapely.orient_polygons(shapely.get_parts(geometries[frame.class_id == c.id]))
         rings = [[Outline(ring.coords, closed=True) for ring in shapely.get_rings(polygon)] for polygon in polygons]
         outlines = [Outline.make_compound_path(*outline) for outline in rings]
         fill, edge = format_color(c.color), format_color(darker(c.color))

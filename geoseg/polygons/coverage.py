@@ -25,7 +25,7 @@ from geoseg.polygons.batch import PolygonBatch
 from geoseg.polygons.measure import Measure
 from geoseg.polygons.rules.objects import Separation, separate_objects
 from geoseg.polygons.rules.options import ClassRules, class_rules, region_rules
-from geoseg.polygons.rules.small_regions import apply_rule
+from geoseg.polygons.rules.small_regions import apply_rule, in_turns
 from geoseg.polygons.simplify.finish import ArcFinisher
 from geoseg.polygons.trace.cracks import SUBPIXEL
 from geoseg.polygons.trace.joining import ClosedPolygons, closed_polygons
@@ -138,7 +138,7 @@ def polygonize_rows(
         separation = Separation(resolved.separated, rules.min_area_m2, rules.contact_share)
         mapped = separate_objects(mapped, grid.width, grid.pixel_area_m2(), separation)
     if walls is not None:
-        mapped = walls.build(mapped)
+        mapped = in_turns(walls, mapped, grid.height)
     measure = Measure(grid)
     for closed in closed_polygons(
         mapped,

@@ -68,7 +68,7 @@ class Decisions(Protocol):
         """The rows that are decided, after new ones have come."""
 
 
-def in_turns(decisions: Decisions, rows: Iterable[MapRows], height: int, band_rows: int) -> Iterator[MapRows]:
+def in_turns(decisions: Decisions, rows: Iterable[MapRows], height: int, band_rows: int = 64) -> Iterator[MapRows]:
     """All rows of a map of a given height, decided some new ones at a time.
 
     Raises:

@@ -16,7 +16,6 @@ from geoseg.polygons.simplify.smooth import cut_corners, guard_of_halves, smooth
 from geoseg.polygons.trace.cracks import SUBPIXEL, ArcBatch, Cracks
 from geoseg.polygons.trace.tables import ranges
 from geoseg.polygons.walls.rows import Walls
-from geoseg.tolerance import LARGEST_PX
 
 _SHARE = 50_000  # vertices that are worth a thread
 
@@ -36,9 +35,6 @@ class ArcFinisher:
         smooth: Cut the corners of pixel steps first, see `cut_corners`.
         walls: What arcs of regular buildings are replaced by; each is taken once.
         threads: Number of threads that share large batches.
-
-    Raises:
-        ValueError: A tolerance that is negative or above 10,000, or an unknown method.
     """
 
     tolerance_px: float = 0.0
@@ -46,12 +42,6 @@ class ArcFinisher:
     smooth: bool = False
     walls: Walls | None = None
     threads: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.tolerance_px <= LARGEST_PX:
-            raise ValueError(f"a tolerance is from 0 to {LARGEST_PX} px, found {self.tolerance_px}")
-        if self.method not in ("vw", "dp"):
-            raise ValueError(f"method is vw or dp, found {self.method!r}")
 
     @property
     def changes_anything(self) -> bool:

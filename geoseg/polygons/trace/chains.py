@@ -91,13 +91,8 @@ class Chains:
         """Bytes in use, pieces of whole arcs included."""
         return self._pieces.nbytes() + self._points.nbytes()
 
-    def references(self) -> tuple[Int32Array, Int32Array]:
-        """Sides (p, 2) and nodes (p, 2) of all pieces that are left; views, to be renumbered in place."""
-        pieces = self._pieces.used()
-        return pieces.sides, pieces.nodes
-
-    def compact(self) -> None:
-        """Drop the pieces of whole arcs."""
+    def compact(self) -> tuple[Int32Array, Int32Array]:
+        """Drop the pieces of whole arcs; sides (p, 2) and nodes (p, 2) of the others, to be renumbered in place."""
         pieces = self._pieces.used()
         kept, sizes = ~pieces.whole, np.diff(pieces.span).ravel()
         number = new_numbers(kept)
@@ -108,6 +103,7 @@ class Chains:
         # An end inside a chain may still name an earlier far end that is gone.
         for ends in (pieces.link, pieces.far, self._waiting):
             ends[:] = renumber(ends, number)
+        return pieces.sides, pieces.nodes
 
 
 @njit

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from geoseg.arrays import ByteArray, Int16Array, Int32Array, IntArray
-from geoseg.map_rows import NO_CUTS, MapRows
+from geoseg.map_rows import NO_CUTS, MapRows, join_rows
 from geoseg.polygons import rings
 from geoseg.polygons.trace.arcs import BandArcs, trace_band
 from geoseg.polygons.trace.chains import Chains, WholeArcs
@@ -127,27 +127,16 @@ def closed_polygons(
 def cut_bands(parts: Iterable[MapRows], width: int, height: int) -> Iterator[Band]:
     """The rows of a map in bands of ``height`` rows; the last one has fewer, and the row of `OUTSIDE` below the map."""
     first_row = count = 0
-    above: MapRows | None = None
-    pieces: list[MapRows] = []
+    pieces: list[MapRows] = []  # from the last row of the band above on
     has_confidence: bool | None = None
 
     def band(last: bool) -> Band:
-        rows = np.full((1 + count + last, width + 2), OUTSIDE, dtype=np.int16)
-        if above is not None:
-            rows[0, 1:-1] = above.classes[-1]
-        if pieces:
-            np.concatenate([piece.classes for piece in pieces], out=rows[1 : count + 1, 1:-1])
-        confidence = [piece.confidence for piece in pieces if piece.confidence is not None]
-        cut = [piece.cuts for piece in pieces if piece.cuts is not None]
-        over = None if above is None else above.cuts
-        cuts = NO_CUTS if over is None and not cut else np.zeros((len(rows), width), np.uint8)
-        if over is not None:
-            cuts[0] = over[-1]
-        if cut:
-            np.concatenate(cut, out=cuts[1 : count + 1])
-        return Band(
-            first_row, rows, np.concatenate([np.empty((0, width * bool(has_confidence)), np.uint8), *confidence]), cuts
-        )
+        known, top = join_rows(pieces, axis=-2), int(first_row == 0)
+        rows = np.full((top + len(known) + last, width + 2), OUTSIDE, dtype=np.int16)
+        rows[top : top + len(known), 1:-1] = known.classes
+        cuts = NO_CUTS if known.cuts is None else np.pad(known.cuts, ((top, last), (0, 0)))
+        confidence = np.empty((0, 0), np.uint8) if known.confidence is None else known.confidence[1 - top :]
+        return Band(first_row, rows, confidence, cuts)
 
     for part in parts:
         if has_confidence not in (None, part.confidence is not None):
@@ -157,14 +146,14 @@ def cut_bands(parts: Iterable[MapRows], width: int, height: int) -> Iterator[Ban
             if array.dtype != np.uint8 or array.shape != (len(part), width):
                 raise ValueError(f"rows are (h, {width}) uint8, found {array.shape} {array.dtype}")
         while len(part):
-            pieces.append(part[: height - count])
+            missing = height - count
+            pieces.append(part[:missing])
             count += len(pieces[-1])
-            part = part[len(pieces[-1]) :]
+            part = part[missing:]
             if count == height:
                 yield band(last=False)
-                first_row, above = first_row + height, pieces[-1]
-                pieces, count = [], 0
-    if has_confidence is not None:
+                first_row, count, pieces = first_row + height, 0, [pieces[-1][-1:]]
+    if pieces:
         yield band(last=True)
 
 
@@ -247,8 +236,7 @@ class Joiner:
         )
         graph.keep_points(points, offsets, arcs_before)
         if self.nbytes() > 2 * self._kept_bytes + _SLACK_BYTES:  # so that moving things costs no more than adding them
-            chains.compact()
-            graph.compact(*chains.references())
+            graph.compact(*chains.compact())
             self._kept_bytes = self.nbytes()
         if self._finish is not None:
             top = chains.top()

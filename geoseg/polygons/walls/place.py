@@ -256,11 +256,15 @@ def _meet(
 
 @helper
 def _are_free(building: Building, painted: Int32Array, guard: BoolArray, passed: BoolArray, nodes: _Nodes) -> bool:
-    """Add the feet to the guard; whether no other border is within it, and no line to a foot meets another."""
-    if not _are_apart(nodes):
-        return False
+    """Add the feet to the guard; whether lines to them meet at walls alone, and no other border is within it."""
     for i in range(nodes.counts[-1]):
-        foot = nodes.ends[i, nodes.end_sizes[i] - 1]
+        start, foot = nodes.ends[i, 0], nodes.ends[i, nodes.end_sizes[i] - 1]
+        for j in range(i):
+            other_start, other_foot = nodes.ends[j, 0], nodes.ends[j, nodes.end_sizes[j] - 1]
+            meet = start[0] == other_start[0] and start[1] == other_start[1]
+            same = foot[0] == other_foot[0] and foot[1] == other_foot[1]
+            if same or (not meet and cross(start, foot, other_start, other_foot)):
+                return False
         x, y = foot[0] // SUBPIXEL, foot[1] // SUBPIXEL
         guard[y, x] = passed[y, x] = True
     for y in range(1, guard.shape[0]):
@@ -316,20 +320,6 @@ def _follow(
         while not onward >> direction & 1:
             direction += 1
     return 0
-
-
-@helper
-def _are_apart(nodes: _Nodes) -> bool:
-    """Whether the lines from walls to feet have no point in common but that of the wall."""
-    for i in range(nodes.counts[-1]):
-        a, b = nodes.ends[i, 0], nodes.ends[i, nodes.end_sizes[i] - 1]
-        for j in range(i):
-            c, d = nodes.ends[j, 0], nodes.ends[j, nodes.end_sizes[j] - 1]
-            meet = a[0] == c[0] and a[1] == c[1]
-            same = b[0] == d[0] and b[1] == d[1]
-            if same or (not meet and cross(a, b, c, d)):
-                return False
-    return True
 
 
 @helper

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,6 @@ from geoseg.polygons.walls.place import DECIDED, GUARD, IN_TALL, build_walls
 _MARGIN = 4  # px around a building, beside the tolerance
 _TALLEST = 1024  # rows of a building; what is taller is only simplified, so that no row waits for long
 _MOST_TOGETHER = 64  # buildings that touch; more are decided one by one
-_BAND_ROWS = 64
 
 
 @dataclass(slots=True)
@@ -85,23 +84,12 @@ class Walls:
         self._wanted, self._separated = np.isin(np.arange(256), classes), np.isin(np.arange(256), separated)
         self.guard = BitRows(width)
         self._first_row = 0  # of the rows that wait
-        self._waiting = MapRows(np.empty((0, width), np.uint8))
+        self.waiting = MapRows(np.empty((0, width), np.uint8))
         self._flags = np.empty((0, width), np.uint8)
 
-    def build(self, rows: Iterable[MapRows]) -> Iterator[MapRows]:
-        """All rows in order, with buildings painted; they leave when nothing can change them any more."""
-        new: list[MapRows] = []
-        for part in rows:
-            new.append(part)
-            # At least as many new rows as old ones, so that looking at the old ones again is never the larger part.
-            if sum(map(len, new)) >= max(_BAND_ROWS, len(self._waiting)):
-                yield from self._decide(new)
-                new = []
-        yield from self._decide(new, last=True)
-
-    def _decide(self, new: list[MapRows], *, last: bool = False) -> Iterator[MapRows]:
+    def decide(self, new: list[MapRows], *, last: bool = False) -> Iterator[MapRows]:
         """Decide the buildings that are known with their surroundings; rows above the others leave."""
-        rows = join_rows([self._waiting, *new], axis=-2)
+        rows = join_rows([self.waiting, *new], axis=-2)
         values, height = rows.classes, len(rows)
         cuts = NO_CUTS if rows.cuts is None else rows.cuts
         flags = np.concatenate([self._flags, np.zeros((height - len(self._flags), self._width), np.uint8)])
@@ -151,7 +139,7 @@ class Walls:
         if after is not None:
             after[-1] |= cuts[-1] & CUT_SOUTH
         rows = dataclasses.replace(rows, classes=values, cuts=after)
-        self._waiting, self._flags = rows[leaving:], flags[leaving:]
+        self.waiting, self._flags = rows[leaving:], flags[leaving:]
         self._first_row += leaving
         if leaving:
             yield rows[:leaving]
