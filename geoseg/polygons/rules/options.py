@@ -13,8 +13,6 @@ from geoseg.errors import ConfigError, quoted
 from geoseg.options import DEFAULT_RULES, PolygonRules
 from geoseg.words import nearest
 
-_NOT_SEPARATE = "the model was not trained to see where two objects of that class touch"
-
 
 @dataclass(frozen=True, slots=True)
 class RegionRule:
@@ -106,14 +104,21 @@ def class_rules(rules: PolygonRules, classes: ClassTable) -> ClassRules:
     swallowed = {i for i in grouped if table[i] != i}
     names = {entry.name for entry in entries if entry.id not in swallowed}
     for i in swallowed:
-        entries[i] = MapClass(i, _unused(entries[i].name, names), entries[i].color)
-        names.add(entries[i].name)
+        name = entries[i].name
+        while name in names:
+            name += " (dissolved)"
+        entries[i] = MapClass(i, name, entries[i].color)
+        names.add(name)
     dissolved = ClassTable(tuple(entries))
     regularized = {_id_of(dissolved, name, "--regularize"): name for name in rules.regularize}
     separated = {_id_of(dissolved, name, "--separate"): name for name in rules.separate}
+    able = [c.name for c in dissolved if c.separate]
     for i, name in separated.items():
         if not dissolved[i].separate:
-            raise ConfigError(f"--separate {name}: {_NOT_SEPARATE}", hint=_separable(dissolved))
+            raise ConfigError(
+                f"--separate {name}: the model was not trained to see where two objects of that class touch",
+                hint=f"--separate {quoted(able[0])}" if able else "train with separate: true in the entry of the class",
+            )
     present = set(table[: len(classes)].tolist())
     kept = {_id_of(dissolved, name, "--keep") for name in rules.keep}
     kept = kept or {i for i in present if not dissolved[i].background} or present
@@ -130,12 +135,6 @@ def class_rules(rules: PolygonRules, classes: ClassTable) -> ClassRules:
     return ClassRules(table, dissolved, tuple(sorted(regularized)), tuple(sorted(separated)), left_out)
 
 
-def _separable(classes: ClassTable) -> str:
-    """What to do where a class is not one whose objects can be told apart."""
-    able = [c.name for c in classes if c.separate]
-    return f"--separate {quoted(able[0])}" if able else "train with separate: true in the entry of the class"
-
-
 def _id_of(classes: ClassTable, name: str, option: str) -> int:
     try:
         return classes.id_of(name)
@@ -143,12 +142,6 @@ def _id_of(classes: ClassTable, name: str, option: str) -> int:
         near = nearest(name, classes.names)
         hint = f"{option} {near}" if near else f"the classes are: {', '.join(classes.names)}"
         raise ConfigError(f"{option} names the class {name}, which the map does not have", hint=hint) from None
-
-
-def _unused(name: str, names: set[str]) -> str:
-    while name in names:
-        name += " (dissolved)"
-    return name
 
 
 def check_without_polygons(rules: PolygonRules) -> None:

@@ -25,7 +25,6 @@ from geoseg.polygons.trace.labels import (
     BandRegions,
     Corners,
     find_regions,
-    mark_corners,
 )
 from geoseg.runtime.jit import int64, njit
 
@@ -86,10 +85,7 @@ def trace_band(
         cuts: `MapRows.cuts` of all ``rows``, (h + 1, W) uint8, or an empty array.
     """
     codes = np.full((len(rows) + 1, rows.shape[1] - 1), SEAM, dtype=np.uint8)
-    *bounds, turns = mark_corners(rows, cuts, codes)
-    regions, labels, region, corners = find_regions(
-        rows, cuts, codes, (bounds[0], bounds[1], bounds[2]), confidence, first_row
-    )
+    regions, labels, region, corners = find_regions(rows, cuts, codes, confidence, first_row)
     starts, open_starts = _starts(codes, corners)
     nodes, flat, stride = corners.nodes, codes.reshape(-1), codes.shape[1]
     node_at = np.empty(codes.size, dtype=np.int32)
@@ -97,7 +93,7 @@ def trace_band(
     loop_starts = len(starts) - len(corners.loops)
     most = loop_starts // 2 + len(corners.loops)
     arcs = BandArcs(
-        points=np.empty((turns + len(starts), 2), dtype=np.int32),
+        points=np.empty((corners.turns + len(starts), 2), dtype=np.int32),
         offsets=np.zeros(most + 1, dtype=np.int64),
         sides=np.empty((most, 2), dtype=np.int32),
         nodes=np.full((most, 2), -1, dtype=np.int32),

@@ -35,17 +35,12 @@ class Corners(NamedTuple):
 
     nodes: IntArray
     loops: IntArray  # where a loop without a node may begin
+    turns: int  # upper bound of the turning corners
 
 
 @njit
-def mark_corners(rows: Int16Array, cuts: ByteArray, codes: ByteArray) -> tuple[int, int, int, int]:
-    """Write the bits of the cracks at each corner; upper bounds of labels, nodes, loops and turning corners.
-
-    Args:
-        rows: Values of the pixels, see `trace_band`.
-        cuts: Cuts between them, see `trace_band`.
-        codes: The result, (h + 2, W + 1). Its first and last row stand for the seams, and are left as they are.
-    """
+def _mark_corners(rows: Int16Array, cuts: ByteArray, codes: ByteArray) -> tuple[int, int, int, int]:
+    """Write the bits of the cracks at each corner; upper bounds of labels, nodes, loops and turning corners."""
     height, width = rows.shape[0] - 1, rows.shape[1] - 2
     labels = width + 1  # at most, in the overlap row
     nodes = 4
@@ -80,24 +75,14 @@ def mark_corners(rows: Int16Array, cuts: ByteArray, codes: ByteArray) -> tuple[i
 
 
 def find_regions(
-    rows: Int16Array,
-    cuts: ByteArray,
-    codes: ByteArray,
-    bounds: tuple[int, int, int],
-    confidence: ByteArray,
-    first_row: int,
+    rows: Int16Array, cuts: ByteArray, codes: ByteArray, confidence: ByteArray, first_row: int
 ) -> tuple[BandRegions, Int32Array, Int32Array, Corners]:
     """Regions of a band, provisional labels (h + 1, W + 2), their region, and the corners where arcs may begin.
 
-    Args:
-        rows: Values of the pixels, see `trace_band`.
-        cuts: Cuts between them, see `trace_band`.
-        codes: Corners from `mark_corners`; the nodes are marked in it.
-        bounds: Upper bounds of labels, nodes and loops.
-        confidence: See `trace_band`.
-        first_row: Pixel row of ``rows[1]`` in the map.
+    Takes what `trace_band` takes, and ``codes``, (h + 2, W + 1), for the bits of the cracks at each corner and of the
+    nodes. Its first and last row stand for the seams, and are left as they are.
     """
-    most, junctions, loop_corners = bounds
+    most, junctions, loop_corners, turns = _mark_corners(rows, cuts, codes)
     labels, parent = np.zeros(rows.shape, dtype=np.int32), np.zeros(most, dtype=np.int32)
     regions = BandRegions(
         value=np.full(most, -1, dtype=np.int16),
@@ -109,11 +94,11 @@ def find_regions(
         top=labels[0, 1:-1],
         bottom=labels[-1, 1:-1],
     )
-    corners = Corners(np.empty(junctions, dtype=np.int64), np.empty(loop_corners, dtype=np.int64))
+    corners = Corners(np.empty(junctions, dtype=np.int64), np.empty(loop_corners, dtype=np.int64), turns)
     count, nodes, loops = _label_regions(rows, cuts, codes, confidence, first_row, labels, parent, regions, corners)
     columns = {name: getattr(regions, name)[:count].copy() for name in regions._fields[:-2]}
     regions = regions._replace(top=parent[regions.top], bottom=parent[regions.bottom], **columns)
-    return regions, labels, parent, Corners(corners.nodes[:nodes], corners.loops[:loops])
+    return regions, labels, parent, Corners(corners.nodes[:nodes], corners.loops[:loops], turns)
 
 
 @njit
