@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
 from geoseg.options import PolygonRules
-from geoseg.polygons import polygonize, polygonize_rows
+from geoseg.polygons import coverage, polygonize, polygonize_rows
+from geoseg.polygons.rules.small_regions import in_turns
 from geoseg.polygons.walls import rows as walls_rows
 from geoseg.polygons.walls.rows import Outlines
 from geoseg.tolerance import Tolerance
@@ -181,8 +183,8 @@ def test_every_house_that_touches_is_kept_whatever_the_bands(tallest, seed):
     grid, results = Grid(*values.shape, Affine.identity(), None), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(walls_rows, "_TALLEST", tallest)
-        patch.setattr(walls_rows, "_BAND_ROWS", 1)
         for rows in (5, 31, 100):
+            patch.setattr(coverage, "in_turns", partial(in_turns, band_rows=rows))
             whole = MapRows(values, contact=contact)
             pieces = [whole[i : i + rows] for i in range(0, len(values), rows)]
             results.append(list(polygonize_rows(pieces, grid, CLASSES, rules=rules, band_rows=rows)))

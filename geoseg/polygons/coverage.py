@@ -1,8 +1,6 @@
 """Class map → polygons: a valid coverage, streamed from rows to batches, or as one frame.
 
-The borders between regions are cut into arcs from junction to junction, each of which is simplified once and used by
-both its neighbours (see `geoseg.polygons.trace.joining`). So neighbours have the same vertices along a common border
-before and after every step: simplified, smoothed, reprojected, rounded.
+Neighbours have the same vertices along a common border, simplified, smoothed, reprojected and rounded ones too.
 """
 
 from __future__ import annotations

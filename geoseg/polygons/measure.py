@@ -1,10 +1,8 @@
 """True areas and perimeters on the ellipsoid, for millions of polygons.
 
-A map's own lengths and areas are not the ground's: Web Mercator exaggerates areas by 2 at 45° latitude, UTM by up to
-0.1 %. The metric gives the length of a small step (dx, dy) on the ground: length² = E dx² + 2 F dx dy + G dy²; the area
-factor is √(EG − F²). It is smooth on the scale of the Earth, so it is computed once on a coarse lattice
-over the map (derivatives of positions in space by the map's coordinates, so neither poles nor antimeridian are special)
-and interpolated with cubics, to 1e-8 of its value.
+A step (dx, dy) of the map has a length on the ground: length² = E dx² + 2 F dx dy + G dy²; the area factor is
+√(EG − F²). This metric is smooth, so it is computed once on a coarse lattice over the map, from positions in space, for
+which neither poles nor the antimeridian are special, and interpolated with cubics, to 1e-8 of its value.
 """
 
 from __future__ import annotations

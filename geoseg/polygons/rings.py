@@ -1,9 +1,8 @@
 """The rings of closed regions, and their points.
 
-Around a region rings are walked with the region on the left. Where four cracks meet and both pixels
-of a diagonal belong to the region, the walk turns right: it passes both on the side of the same foreign pixel. So rings
-of a region touch in such points but never cross, each region has exactly one shell, and the sign of the area tells
-which ring that is.
+Rings are walked with their region on the left. Where four cracks meet and both pixels of a diagonal belong to the
+region, the walk turns right, past both on the side of the same foreign pixel. So its rings may touch but never cross,
+and the only one with a positive area is the shell.
 """
 
 from __future__ import annotations

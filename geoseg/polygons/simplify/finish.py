@@ -24,9 +24,7 @@ _SHARE = 50_000  # vertices that are worth a thread
 class ArcFinisher:
     """Simplifies and smooths the arcs of a map, and puts walls in their place where there are any.
 
-    What it makes of an arc depends on the raster alone: neither on the other arcs of the call, nor on what became of
-    them. Arcs stay clear of each other by `CLEARANCE_PX`. Simplification and smoothing do not depend on the direction
-    of an arc or the start of a loop either.
+    What it makes of an arc depends on the raster alone, not on its direction, nor on the other arcs of the call.
 
     Attributes:
         tolerance_px: How much detail goes, px; 0 keeps all vertices (of smoothed arcs: all that are not on a line).

@@ -2,11 +2,9 @@
 
 Vertices of the raster are taken out one by one, the least important first: after Visvalingam and Whyatt the one whose
 triangle with its two neighbours is the smallest, or after Douglas and Peucker the one nearest to the line that would
-replace it. A vertex v between a and b may only go if nothing else is in the way: no vertex of another arc, as it was
-before anything was taken out, and no remaining vertex of the own arc in the triangle a, v, b or within `CLEARANCE_PX`
-of the new edge a–b. So what becomes of an arc depends on the map alone, never on what happened to other arcs before,
-and every vertex of the result keeps that distance from every edge it does not belong to: vertices may be rounded by a
-little less than half of it, and the polygons stay valid.
+replace it. A vertex v between a and b may only go if no vertex of another arc, as it was before anything was taken out,
+and no remaining one of its own arc is in the triangle a, v, b or within `CLEARANCE_PX` of the new edge a–b. So an arc
+does not depend on what became of others, and vertices may be rounded by almost half of that distance.
 
 References:
     M. Visvalingam, J. D. Whyatt, "Line generalisation by repeated elimination of points", 1993;
@@ -71,10 +69,7 @@ def _simplify_arcs(
     keep: BoolArray,
     arcs: IntArray,
 ) -> None:
-    """`remaining_vertices`, one arc after the other with the same scratch arrays.
-
-    What ``around.guard`` and ``keys`` ask for is compiled only where they are given: None is a type to numba.
-    """
+    """`remaining_vertices`, one arc after the other with the same scratch arrays."""
     points, offsets, closed = lines.points, lines.offsets, lines.closed
     longest = 0
     for arc in arcs:

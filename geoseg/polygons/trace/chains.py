@@ -54,10 +54,7 @@ class Chains:
     def join(self, arcs: BandArcs, region_shift: int, node_shift: int) -> WholeArcs:
         """Link the open pieces of the next band; returns all arcs that are whole now, those within the band last.
 
-        Args:
-            arcs: Arcs of the band.
-            region_shift: What to add to the band's numbers of regions, except 0, the outside.
-            node_shift: What to add to its numbers of nodes.
+        The shifts are added to the band's numbers of nodes and of regions except 0, the outside.
         """
         np.add(arcs.sides, region_shift, out=arcs.sides, where=arcs.sides > 0)
         np.add(arcs.nodes, node_shift, out=arcs.nodes, where=arcs.nodes >= 0)
@@ -189,10 +186,9 @@ def _whole_arcs(pieces: _Pieces, xy: Int32Array, starts: IntArray, stride: int) 
 
 @helper
 def _turn_loop(points: Int32Array) -> bool:
-    """Let a loop begin at its topmost, there leftmost corner and go south; the last row is free for the first point.
+    """Let a loop begin at its topmost, there leftmost corner and go south; whether its direction was reversed.
 
-    Returns:
-        Whether the direction was reversed.
+    The last row is free for the first point.
     """
     count = len(points) - 1
     first = 0

@@ -28,11 +28,7 @@ from geoseg.runtime.jit import int64, njit
 
 
 class Graph:
-    """Regions, whole arcs, nodes and finished points of all bands so far, less what has been dropped.
-
-    Args:
-        width: Width of the map, px.
-    """
+    """Regions, whole arcs, nodes and finished points of all bands so far, less what has been dropped."""
 
     def __init__(self, width: int) -> None:
         self.regions = Table(Regions, *((t, 0) for t in ("i4", "i2", "i8", "i8", "i4", "i8", "u1", "i4", "i4")))
@@ -90,10 +86,9 @@ class Graph:
         self.arcs.rows.span[first_arc + needed] = added.start + spans(end - begin)
 
     def take_closed(self, first_new: int) -> IntArray:
-        """Roots of the regions that the last band has closed, by (last row, first pixel) of those that become polygons.
+        """Roots of the regions that the last band has closed and that become polygons, by (last row, first pixel).
 
-        Args:
-            first_new: Number of the first region of that band.
+        ``first_new`` is the number of the first region of that band.
         """
         regions, older = self.regions.rows, self._open
         self._open = np.unique(_roots(regions.parent, np.unique(self._above))).astype(np.int64)
@@ -119,12 +114,8 @@ class Graph:
     def compact(self, piece_sides: Int32Array, piece_nodes: Int32Array) -> None:
         """Drop all that no open region, open piece or unfinished node needs, and renumber the rest.
 
-        An arc that both sides are done with stays while a node at one of its ends has an unfinished arc: the two may
-        turn out to bound a region alone.
-
-        Args:
-            piece_sides: Regions of the open pieces, (p, 2), renumbered in place.
-            piece_nodes: Nodes of the open pieces, (p, 2), renumbered in place.
+        Regions and nodes of the open pieces, (p, 2), are renumbered in place. An arc that both sides are done with
+        stays while a node at one of its ends has an unfinished arc: the two may turn out to bound a region alone.
         """
         arcs, halves, parent = self.arcs.used(), self.nodes.used().halves, self.regions.used().parent
         root = _roots(parent, parent)

@@ -1,7 +1,6 @@
 """From rows of a class map to the polygons of the regions that close, band by band.
 
-The result does not depend on how the map is cut into bands: regions and arcs are joined over the seams, every arc is
-brought into its canonical direction and finished once, and regions come out ordered by their last row and first pixel.
+Regions and arcs are joined over the seams, and every arc is brought into its canonical direction and finished once.
 Memory follows the open objects: the arcs of regions that reach the lower seam, and one band for each thread.
 """
 
@@ -47,9 +46,8 @@ class Finisher(Protocol):
 class ClosedPolygons:
     """Polygons of regions that have closed, in lattice coordinates; layout as in `geoseg.polygons.batch.PolygonBatch`.
 
-    Each ring ends with its first point, and has its region on the left as seen on the map: shells run counter-clockwise
-    and holes clockwise on the map, that is, once y is flipped to point up. A transform that does not flip the
-    orientation (positive determinant) therefore needs the rings reversed.
+    Shells run counter-clockwise and holes clockwise as seen on the map, where y points down; a transform with a
+    positive determinant needs the rings reversed.
     """
 
     value: ByteArray  # of the pixels, (n,)
@@ -95,9 +93,9 @@ def closed_polygons(
 ) -> Iterator[ClosedPolygons]:
     """The polygons of a class map, as they close, which may lag a few bands behind the rows.
 
-    Bands of rows are traced in threads while the caller's thread joins them, finishes arcs and gathers polygons.
-    Polygons come out in the order of (last row, first pixel in raster order) of their region, and are the same, point
-    for point, whatever the bands, threads, and numbers of rows at once.
+    Bands of rows are traced in threads while the caller's thread joins them, finishes arcs and gathers polygons. These
+    come in the order of (last row, first pixel) of their region, and are the same, point for point, whatever the bands,
+    threads, and numbers of rows at once.
 
     Args:
         rows: The map from top to bottom; with confidence in all of them or in none.
@@ -186,12 +184,7 @@ def _in_threads(work: Callable[[Band], TracedBand], bands: Iterable[Band], threa
 
 
 class Joiner:
-    """What is open of the bands that have been joined so far.
-
-    Args:
-        width: Width of the map, px.
-        finish: See `closed_polygons`.
-    """
+    """What is open of the bands of a map that have been joined so far; for the parameters see `closed_polygons`."""
 
     def __init__(self, width: int, finish: Finisher | None = None) -> None:
         if width < 1:

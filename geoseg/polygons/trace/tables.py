@@ -68,12 +68,7 @@ class Table(Generic[Rows]):
     """
 
     def __init__(self, kind: type[Rows], *columns: tuple[str, int]) -> None:
-        """Without rows yet.
-
-        Args:
-            kind: The named tuple.
-            columns: Data type of each array, and its width; 0 for one dimension.
-        """
+        """Without rows yet; ``columns`` are the data type of each array and its width, 0 for one dimension."""
         self.rows = kind(*(np.empty((0, width) if width else 0, dtype) for dtype, width in columns))
         self.count = 0
 
