@@ -35,11 +35,7 @@ def least_points(arcs: Arcs, nodes: Nodes, offsets: IntArray, count: int) -> Byt
     point: the one that reaches lower; if none does, the one that has interior points at all; else the one that starts
     in the later direction. All of it is known when the lower one gets whole, whatever the bands.
 
-    Args:
-        arcs: All arcs, those from ``count`` on new.
-        nodes: All nodes.
-        offsets: Where the unfinished points of each new arc begin, (a + 1,).
-        count: Number of arcs before the new ones.
+    Arcs from ``count`` on are new, and ``offsets``, (a + 1,), say where the unfinished points of each begin.
     """
     least = np.zeros(len(offsets) - 1, dtype=np.uint8)
     ends, keys, lowest = arcs.nodes, arcs.keys, arcs.lowest

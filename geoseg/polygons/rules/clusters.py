@@ -139,12 +139,8 @@ def merge_clusters(
     A pixel side is looked at once for each time the region around it has at least doubled its area, since a region
     goes into one that is no smaller: contacts · log(min_area / pixel) steps.
 
-    Args:
-        regions: The regions.
-        active: Small regions of clusters that can be decided.
-        cluster: Number of each region's cluster.
-        contacts: Their borders, without those to nodata.
-        min_area: Fixed point.
+    Only ``active`` ones change, small regions of clusters that can be decided. Contacts are without those to nodata,
+    ``min_area`` is in fixed point.
     """
     n = len(active)
     begin, neighbour, length = _neighbours(contacts, active)
@@ -237,12 +233,8 @@ def fill_clusters(
     a child of x from which no edge leads above x (Hopcroft and Tarjan, "Efficient algorithms for graph manipulation",
     1973). Holes lie one within another or apart, so the outermost one below the limit is unique.
 
-    Args:
-        regions: The regions; those of nodata have no holes.
-        active: Small regions of clusters that can be decided.
-        at_exterior: Regions that touch a large one or the map's outside.
-        contacts: Borders of small regions.
-        limit: Largest area of a hole plus one, fixed point.
+    Only ``active`` ones change, small regions of clusters that can be decided; regions of nodata have no holes.
+    ``at_exterior`` are those that touch a large one or the map's outside, and holes are below ``limit``, fixed point.
     """
     n = len(active)
     begin, neighbour, _ = _neighbours(contacts, active)

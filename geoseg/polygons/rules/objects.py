@@ -60,15 +60,8 @@ def separate_objects(
     The result does not depend on how many rows come at once. A row waits until the cores within its reach have ended or
     are tall. Memory: some 10 bytes for each pixel of the rows that wait, and 60 for each run of pixels in them.
 
-    Args:
-        rows: Classes and contact, any number of rows at once; other layers are carried along.
-        width: Width of the map, px.
-        row_areas: Area of a pixel in each row of the map, (H,), any unit; `Grid.pixel_area_m2`.
-        rule: What is told apart.
-        band_rows: New rows to look at together.
-
-    Raises:
-        ValueError: Rows without contact, or not as many as ``row_areas``.
+    Takes rows with contact, and the rest like `geoseg.polygons.rules.small_regions.apply_rule`. Raises `ValueError`
+    for rows without contact, or not as many as ``row_areas``.
     """
     return in_turns(_Objects(width, row_areas, rule), rows, len(row_areas), band_rows)
 

@@ -117,10 +117,7 @@ def painted(runs: Runs, value: AnyArray) -> AnyArray:
 def number_row(runs: Runs, row: int, region: Int32Array) -> Int32Array:
     """What `label_rows` takes as ``settled`` when this row is the first, (W,).
 
-    Args:
-        runs: Runs of the rows.
-        row: 0 … rows − 1.
-        region: The region that each region has become part of.
+    ``region`` is the region that each region has become part of.
     """
     here = slice(runs.offsets[row], runs.offsets[row + 1])
     widths = runs.widths()[here]

@@ -91,7 +91,7 @@ def _simplify_arcs(
             x[i], y[i] = points[start + i, 0], points[start + i, 1]
             scattered[i] = scatter(x[i], y[i])
             previous[i], following[i], place[i] = i - 1, i + 1, -1
-        line = Line(x, y, following, size, table, hash_vertices(scattered, size, table))
+        line = Line(x, y, following, table, hash_vertices(scattered, size, table))
         first, end, left, fewest = 1, size - 1, size - 2, int64(lines.least[arc])  # open arcs keep their ends
         if closed[arc]:
             previous[0], following[size - 1] = size - 1, 0

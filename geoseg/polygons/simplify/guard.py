@@ -17,8 +17,6 @@ CLEARANCE_PX = 0.25
 GONE = -1
 """In place of the vertex that follows: the vertex has been taken out."""
 
-_LINEAR_SEARCH = 16  # vertices up to which an arc is searched one by one instead of through a hash table
-
 
 def vertex_plane(cracks: Cracks, first_row: int, last_row: int) -> ByteArray:
     """Where arcs turn or end in the corner rows ``first_row`` … ``last_row``, packed like `BitRows`."""
@@ -70,17 +68,14 @@ class Line(NamedTuple):
     x: IntArray
     y: IntArray
     following: IntArray  # the vertex after each that is left, or `GONE`
-    size: int  # number of vertices, gone ones included
     table: IntArray  # hash table of the vertices
-    used: int  # part of the table in use; 0 for an arc that is searched vertex by vertex
+    used: int  # part of the table in use
 
 
 @helper
 def hash_vertices(scattered: IntArray, size: int, table: IntArray) -> int:
-    """Enter the `scatter` of an arc's vertices, if they are many; the part of the table in use."""
-    if size <= _LINEAR_SEARCH:
-        return 0
-    used = 64
+    """Enter the `scatter` of an arc's vertices; the part of the table in use."""
+    used = 4
     while used < 2 * size:
         used *= 2
     table[:used] = -1
@@ -95,11 +90,6 @@ def hash_vertices(scattered: IntArray, size: int, table: IntArray) -> int:
 @helper
 def _may_be_passed(px: int, py: int, line: Line) -> bool:
     """Whether a vertex found on the map is one of the arc's own that is gone."""
-    if line.used == 0:
-        for i in range(line.size):
-            if line.x[i] == px and line.y[i] == py:
-                return bool(line.following[i] == GONE)
-        return False
     at = (scatter(px, py) >> 20) & (line.used - 1)
     while line.table[at] >= 0:
         i = line.table[at]

@@ -53,11 +53,7 @@ _LONGEST_STUB = 2.5  # px, from the wall to a foot
 _LEAST_CLEARANCE = 0.25  # px, between such a line and the corners of the walls
 
 
-class Borders(NamedTuple):
-    """What replaces arcs of the map, and ends of arcs, by their keys (see `BandArcs`); 1/256 px of the map."""
-
-    arcs: dict[int, Int32Array]  # whole ones, by the smaller key of their ends
-    ends: dict[int, Int32Array]  # the point of the wall, then the corners of the lattice from the node to the foot
+_Lines = dict[int, Int32Array]
 
 
 class _Nodes(NamedTuple):
@@ -72,8 +68,11 @@ class _Nodes(NamedTuple):
     ends: IntArray  # (e, _LONGEST_PREFIX + 2, 2)
 
 
-def build_walls(building: Building, tolerance: float) -> Borders | None:
-    """Fit walls to a building, or to several that touch, and paint them if they can stand."""
+def build_walls(building: Building, tolerance: float) -> tuple[_Lines, _Lines] | None:
+    """Fit walls to a building, or to several that touch, and paint them if they can stand.
+
+    Returns what `geoseg.polygons.walls.rows.Walls` keeps: arcs and ends of arcs by their keys.
+    """
     parts = building.parts
     own = parts > 0
     if own[[0, -1]].any() or own[:, [0, -1]].any():  # at the edge of the map
@@ -106,8 +105,8 @@ def build_walls(building: Building, tolerance: float) -> Borders | None:
     return _borders(building, around, nodes) if nodes.counts[0] >= 0 else None
 
 
-def _borders(building: Building, around: list[IntArray], nodes: _Nodes) -> Borders:
-    """The ends of borders at the walls, and the sections between them."""
+def _borders(building: Building, around: list[IntArray], nodes: _Nodes) -> tuple[_Lines, _Lines]:
+    """The sections of the walls between borders, and the ends of these borders."""
     origin = SUBPIXEL * np.array([building.column, building.row])
     *stops, end_count = nodes.counts.tolist()
     points, lines = ((p + origin).astype(np.int32) for p in (nodes.points[: stops[-1]], nodes.ends[:end_count]))
@@ -116,7 +115,7 @@ def _borders(building: Building, around: list[IntArray], nodes: _Nodes) -> Borde
     for corners, first, last in zip(around, [0, *stops], stops, strict=False):
         walls = (corners + origin).astype(np.int32)
         if first == last:
-            return Borders({int(nodes.keys[0, 0]): np.vstack([walls, walls[:1]])}, ends)
+            return {int(nodes.keys[0, 0]): np.vstack([walls, walls[:1]])}, ends
         for i in range(first, last):
             j = i + 1 if i + 1 < last else first
             start, stop = nodes.position[i], nodes.position[j]
@@ -125,7 +124,7 @@ def _borders(building: Building, around: list[IntArray], nodes: _Nodes) -> Borde
             arc = np.vstack([points[i], between, points[j]])
             key, last_key = int(nodes.keys[i, 0]), int(nodes.keys[j, 1])
             arcs[min(key, last_key)] = arc if key <= last_key else arc[::-1]
-    return Borders(arcs, ends)
+    return arcs, ends
 
 
 @njit

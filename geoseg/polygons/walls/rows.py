@@ -1,16 +1,14 @@
 """Rows of a class map → the same rows with regular buildings painted, and the walls that replace their arcs.
 
 A building is a 4-connected region of one of the classes asked for, without a cut in it. It is decided when it and the
-rows around it are known, in the order of (last row, first pixel), and sees the map as earlier buildings have left it.
-So the result does not depend on how many rows come at once, and where two buildings want the same ground the one that
-ends first has it.
+rows around it are known, in the order of (last row, first pixel), and sees the map as earlier buildings have left it:
+where two want the same ground the one that ends first has it.
 
 Buildings that touch, of one class with cuts, are a *group*, and decided together at its last row. Those of a tall group
 are decided one by one, each `_TALLEST` rows below its first one: by then, however many rows come at once, it is known
 that the group is tall, and what touches the building has been marked as part of it.
 
-While they wait, pixels are numbered by their *object*: their class, or a number of their own for each region of a class
-whose objects are separated.
+While they wait, pixels are numbered by their *object*: their class, or a number for each region of a separated class.
 """
 
 from __future__ import annotations
@@ -53,7 +51,7 @@ class Outlines:
 
 
 class Walls:
-    """The walls of a map, found as its rows pass, kept until the arcs they replace have been finished.
+    """The walls of a map, found as its rows pass (`in_turns`), kept until the arcs they replace have been finished.
 
     Args:
         width: Width of the map, px.
@@ -168,8 +166,9 @@ class Walls:
         if found is not None:
             objects[window], flags[window] = building.values, building.flags
             self._outlines.regular += len(regions)
-            self.arcs |= found.arcs
-            self.ends |= found.ends
+            arcs, ends = found
+            self.arcs |= arcs
+            self.ends |= ends
         return found is not None
 
 
