@@ -253,14 +253,11 @@ def _precision(grid: Grid, exact: Transform) -> tuple[int, float]:
         return change
 
     jacobian = np.stack([difference(moved(0.5, 0), moved(-0.5, 0)), difference(moved(0, 0.5), moved(0, -0.5))], axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        determinant = np.linalg.det(jacobian)[..., None, None]
-        a, b, c, d = (jacobian[..., i, j] for i in (0, 1) for j in (0, 1))
-        to_pixels = np.stack([np.stack([d, -b], -1), np.stack([-c, a], -1)], -2) / determinant
-    known = np.isfinite(to_pixels).all(axis=(-2, -1))
+    with np.errstate(invalid="ignore"):
+        known = np.isfinite(jacobian).all(axis=(-2, -1)) & (np.linalg.det(jacobian) != 0)
     if not known.any():
         return RFC7946_DECIMALS, np.inf
-    to_pixels = to_pixels[known]
+    to_pixels = np.linalg.inv(jacobian[known])
     corners = np.array([[0.5, 0.5], [0.5, -0.5]]).T
     rounding = np.linalg.norm(to_pixels @ corners, axis=-2).max()  # px, were degrees rounded to whole ones
     decimals = int(np.ceil(np.log10(rounding / _MOST_ROUNDING)))

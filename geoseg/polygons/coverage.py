@@ -122,29 +122,21 @@ def polygonize_rows(
     if resolved.regularized:
         tolerance_px = rules.regularize_tolerance.walls_px(grid)
         walls = Walls(grid.width, resolved.regularized, tolerance_px, outlines, resolved.separated)
-    finish = ArcFinisher(
-        tolerance_px=rules.simplify.in_pixels(grid) if rules.simplify else 0.0,
-        method=rules.method,
-        smooth=rules.smooth,
-        walls=walls,
-        threads=threads,
-    )
+    finish = None
+    if rules.simplify or rules.smooth or walls:
+        tolerance_px = rules.simplify.in_pixels(grid) if rules.simplify else 0.0
+        finish = ArcFinisher(tolerance_px, rules.method, rules.smooth, walls, threads)
     mapped = _mapped(rows, classes, resolved)
     for rule in region_rules(rules, resolved.left_out):
         mapped = apply_rule(mapped, grid.width, grid.pixel_area_m2(), rule)
     if resolved.separated:
         separation = Separation(resolved.separated, rules.min_area_m2, rules.contact_share)
         mapped = separate_objects(mapped, grid.width, grid.pixel_area_m2(), separation)
-    if walls is not None:
+    if walls:
         mapped = in_turns(walls, mapped, grid.height)
     measure = Measure(grid)
     for closed in closed_polygons(
-        mapped,
-        grid.width,
-        finish=finish if finish.changes_anything else None,
-        left_out=resolved.left_out,
-        threads=threads,
-        band_rows=band_rows,
+        mapped, grid.width, finish=finish, left_out=resolved.left_out, threads=threads, band_rows=band_rows
     ):
         outlines.total += int(np.isin(closed.value, resolved.regularized).sum())
         yield _batch(closed, grid, measure)

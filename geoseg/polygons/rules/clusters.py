@@ -17,7 +17,7 @@ from geoseg.runtime.forest import find_root, join
 from geoseg.runtime.heap import put, take
 from geoseg.runtime.jit import helper, int64, njit
 
-IGNORED, LARGE, SMALL = 0, 1, 2  # kinds of regions, as `find_contacts` takes them
+IGNORED, LARGE, SMALL = 0, 1, 2  # kinds of regions; only contacts that count add up to more than SMALL
 NO_HOST, NOT_YET_ONE = -1, -2  # in `find_hosts`, where no single large region is around a cluster
 _INFINITE = 1 << 62  # area of anything large; fixed-point areas are below
 
@@ -40,7 +40,7 @@ def find_contacts(runs: Runs, kind: ByteArray) -> Contacts:
     for y in range(len(offsets) - 1):
         for run in range(offsets[y], offsets[y + 1] - 1):
             i, j = region[run], region[run + 1]
-            if kind[i] + kind[j] > SMALL and kind[i] != IGNORED and kind[j] != IGNORED:
+            if kind[i] + kind[j] > SMALL:
                 first[n], second[n], length[n] = i, j, 1
                 n += 1
         if y == 0:
@@ -49,7 +49,7 @@ def find_contacts(runs: Runs, kind: ByteArray) -> Contacts:
         while x < width:
             end = min(ends[a], ends[b])
             i, j = region[a], region[b]
-            if i != j and kind[i] + kind[j] > SMALL and kind[i] != IGNORED and kind[j] != IGNORED:
+            if i != j and kind[i] + kind[j] > SMALL:
                 first[n], second[n], length[n] = i, j, end - x
                 n += 1
             a, b, x = a + (ends[a] == end), b + (ends[b] == end), end

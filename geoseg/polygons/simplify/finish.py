@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geoseg.arrays import BoolArray, Int32Array, IntArray
+from geoseg.arrays import Int32Array, IntArray
 from geoseg.options import Method
 from geoseg.polygons.simplify.generalize import remaining_vertices
 from geoseg.polygons.simplify.guard import CLEARANCE_PX, Surroundings, vertex_plane
@@ -40,11 +40,6 @@ class ArcFinisher:
     smooth: bool = False
     walls: Walls | None = None
     threads: int = 1
-
-    @property
-    def changes_anything(self) -> bool:
-        """Whether arcs are more than scaled."""
-        return self.tolerance_px > 0 or self.smooth or self.walls is not None
 
     @property
     def lookahead(self) -> int:
@@ -96,7 +91,11 @@ class ArcFinisher:
             shares = np.split(arcs, np.searchsorted(weight, np.linspace(0, weight[-1], count + 1)[1:-1]))
             with ThreadPoolExecutor(count) as pool:
                 list(pool.map(work, shares))
-        points, offsets = _kept(lines, keep)
+        closed = lines.closed
+        keep[lines.offsets[1:][closed] - 1] = True
+        offsets = np.append(0, np.cumsum(keep))[lines.offsets]
+        points = lines.points[keep]
+        points[offsets[1:][closed] - 1] = points[offsets[:-1][closed]]  # closed arcs repeat the first that is left
         return lines._replace(points=points, offsets=offsets)
 
 
@@ -152,13 +151,3 @@ def _replaced(points: Int32Array, offsets: IntArray, new: dict[int, Int32Array])
     begin[which] = len(points) + np.cumsum(sizes[which]) - sizes[which]
     source, _ = ranges(begin, begin + sizes)
     return np.concatenate([points, *new.values()])[source], np.append(0, np.cumsum(sizes))
-
-
-def _kept(lines: ArcBatch, keep: BoolArray) -> tuple[Int32Array, IntArray]:
-    """The points that stay; a closed arc repeats the first of its own."""
-    closed = lines.closed
-    keep[lines.offsets[1:][closed] - 1] = True
-    offsets = np.append(0, np.cumsum(keep))[lines.offsets]
-    points = lines.points[keep]
-    points[offsets[1:][closed] - 1] = points[offsets[:-1][closed]]
-    return points, offsets

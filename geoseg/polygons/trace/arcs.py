@@ -16,16 +16,7 @@ import numpy as np
 
 from geoseg.arrays import ByteArray, Int16Array, Int32Array, IntArray
 from geoseg.map_rows import NO_CUTS
-from geoseg.polygons.trace.labels import (
-    EAST,
-    NODE,
-    NORTH,
-    SEAM,
-    SOUTH,
-    BandRegions,
-    Corners,
-    find_regions,
-)
+from geoseg.polygons.trace.labels import EAST, NODE, NORTH, SEAM, SOUTH, BandRegions, find_regions
 from geoseg.runtime.jit import int64, njit
 
 _USED = 64  # further bit of a corner of a seam
@@ -86,11 +77,15 @@ def trace_band(
     """
     codes = np.full((len(rows) + 1, rows.shape[1] - 1), SEAM, dtype=np.uint8)
     regions, labels, region, corners = find_regions(rows, cuts, codes, confidence, first_row)
-    starts, open_starts = _starts(codes, corners)
     nodes, flat, stride = corners.nodes, codes.reshape(-1), codes.shape[1]
     node_at = np.empty(codes.size, dtype=np.int32)
     node_at[nodes] = np.arange(len(nodes))
-    loop_starts = len(starts) - len(corners.loops)
+    # Where arcs may start, as 4 · place + direction: at the seams, at nodes, and loops.
+    upper = 4 * np.flatnonzero(codes[1] & NORTH) + 1
+    lower = 4 * ((len(codes) - 1) * stride + np.flatnonzero(codes[-2] & SOUTH)) + 3
+    node, direction = np.nonzero(flat[nodes][:, None] >> np.arange(4, dtype=np.uint8) & 1)
+    starts = np.concatenate([upper, lower, 4 * nodes[node] + direction, 4 * corners.loops + 1])
+    open_starts, loop_starts = len(upper) + len(lower), len(starts) - len(corners.loops)
     most = loop_starts // 2 + len(corners.loops)
     arcs = BandArcs(
         points=np.empty((corners.turns + len(starts), 2), dtype=np.int32),
@@ -112,16 +107,6 @@ def trace_band(
     return regions, arcs._replace(
         points=arcs.points[:size], offsets=arcs.offsets[: count + 1], open_pieces=open_pieces, **whole
     )
-
-
-def _starts(codes: ByteArray, corners: Corners) -> tuple[IntArray, int]:
-    """Where arcs may start as 4 · place + direction, at seams, nodes, and loops; and how many of these are at seams."""
-    upper = 4 * np.flatnonzero(codes[1] & NORTH) + 1
-    lower = 4 * ((len(codes) - 1) * codes.shape[1] + np.flatnonzero(codes[-2] & SOUTH)) + 3
-    nodes = corners.nodes
-    node, direction = np.nonzero(codes.reshape(-1)[nodes][:, None] >> np.arange(4, dtype=np.uint8) & 1)
-    starts = np.concatenate([upper, lower, 4 * nodes[node] + direction, 4 * corners.loops + 1])
-    return starts, len(upper) + len(lower)
 
 
 @njit

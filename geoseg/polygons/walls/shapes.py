@@ -105,10 +105,7 @@ def encloses(ring: IntArray, inside: BoolArray) -> bool:
     twice = 0
     for i in range(len(ring)):
         twice += ring[i, 0] * ring[i - 1, 1] - ring[i, 1] * ring[i - 1, 0]
-    for y in range(inside.shape[0]):
-        for x in range(inside.shape[1]):
-            twice -= 2 * inside[y, x]
-    return twice == 0
+    return bool(twice == 2 * np.count_nonzero(inside))
 
 
 @helper
