@@ -84,6 +84,14 @@ def test_compiled(network: nn.Module) -> None:
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_logits_of_another_size_are_refused(backend: str) -> None:
+    """They would be written past the end of the stitcher's arrays; SMP's FPN of three stages gives such."""
+    forward = load_backend(InMemory(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Upsample(scale_factor=4))), backend=backend)
+    with pytest.raises(ModelError, match="gives 128 × 256 logits for a window of 32 × 64 px, expected one for every 1"):
+        forward(images(1, 3, 32, 64))
+
+
 # --- which backend
 
 

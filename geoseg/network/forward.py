@@ -51,7 +51,21 @@ class Forward:
     takes_arrays: bool = False
 
     def __call__(self, x: Any) -> Any:
-        """Logits of windows: an array for an array, a tensor for a tensor."""
+        """Logits of windows: an array for an array, a tensor for a tensor.
+
+        A `ModelError` if they have another size than the stride says: the stitcher's kernels check no index.
+        """
+        logits = self._logits(x)
+        (height, width), found = x.shape[2:], tuple(logits.shape[2:])
+        if found != (-(-height // self.stride), -(-width // self.stride)):
+            raise ModelError(
+                f"this network gives {found[0]} × {found[1]} logits for a window of {height} × {width} px, "
+                f"expected one for every {self.stride} px",
+                hint="train a network whose output is as large as its input; SMP's FPN needs encoder_depth 5",
+            )
+        return logits
+
+    def _logits(self, x: Any) -> Any:
         if isinstance(x, np.ndarray) == self.takes_arrays:
             return self.run(x)
         import torch
