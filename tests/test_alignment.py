@@ -83,7 +83,7 @@ def test_a_shift_of_the_labels_comes_back(
     assert abs(after.rows - shift[0]) <= 1 and abs(after.cols - shift[1]) <= 1
 
 
-def test_the_shift_is_told_in_pixels_metres_and_direction(tmp_path: Path) -> None:
+def test_the_shift_is_given_in_pixels_metres_and_direction(tmp_path: Path) -> None:
     scene, _ = made(tmp_path, 5)
     landscape = Landscape(SIDE, SIDE, seed=5, gsd_m=GSD)
     # South-west by 6 and 8 px.
@@ -91,13 +91,13 @@ def test_the_shift_is_told_in_pixels_metres_and_direction(tmp_path: Path) -> Non
     frame = geopandas.GeoDataFrame({"class": landscape.truth().class_name}, geometry=truth, crs=landscape.crs)
     frame.to_file(tmp_path / "moved.gpkg")
     config = experiment(scene, tmp_path / "moved.gpkg", attribute="class", outside="ignore")
-    (told,) = [p for p in check_data(config) if "seem to lie" in p.message]
-    assert told.severity == "warning" and told.where == str(tmp_path / "moved.gpkg")
-    assert "10.0 px (5 m) too far south and west" in told.message and "+6 rows, -8 columns" in told.message
-    assert told.hint is not None and "4 in x and 3 in y (EPSG:32633)" in told.hint
+    (problem,) = [p for p in check_data(config) if "seem to lie" in p.message]
+    assert problem.severity == "warning" and problem.where == str(tmp_path / "moved.gpkg")
+    assert "10.0 px (5 m) too far south and west" in problem.message and "+6 rows, -8 columns" in problem.message
+    assert problem.hint is not None and "4 in x and 3 in y (EPSG:32633)" in problem.hint
 
 
-def test_nothing_is_told_of_labels_that_lie_well(tmp_path: Path) -> None:
+def test_nothing_is_reported_for_labels_in_place(tmp_path: Path) -> None:
     scene, labels = made(tmp_path, 6)
     assert [p for p in check_data(experiment(scene, labels)) if "seem to lie" in p.message] == []
 

@@ -62,7 +62,7 @@ def check_data(settings: TrainConfig) -> list[Problem]:
     return problems
 
 
-def told(problems: list[Problem], *words: str) -> Problem:
+def reported(problems: list[Problem], *words: str) -> Problem:
     """The one problem whose message has all the words."""
     found = [p for p in problems if all(word in p.message for word in words)]
     assert len(found) == 1, "\n".join(problem_lines(problems))
@@ -178,20 +178,20 @@ def test_one_bad_scene_hides_no_other(made: MadeScene, make_scene: MakeScene, tm
     found = check_data(config(missing, wrong, val=[broken, unreadable]))
     assert len(errors(found)) == 5 and found == sorted(found, key=lambda p: (p.severity != "error", p.where, p.message))
     for path in "none.tif", "none.gpkg", "no_labels.tif":
-        told(found, "no such", path)
-    told(found, "is uint16, the configuration says uint8")
+        reported(found, "no such", path)
+    reported(found, "is uint16, the configuration says uint8")
     assert len([p for p in found if "text.tif is not a raster" in p.message]) == 1, "once, however often it is named"
 
 
 # --- imagery
 
 
-def test_dtype_and_bands_are_told_at_once(make_scene: MakeScene, tmp_path: Path) -> None:
+def test_dtype_and_bands_are_reported_at_once(make_scene: MakeScene, tmp_path: Path) -> None:
     scene = make_scene(dtype="uint16", bands=2)
     entry = {"scene": scene.path, "labels": write_raster(tmp_path / "l.tif", stripes(), scene)}
     found = check_data(config(entry))
-    assert "imagery.dtype=uint16" in str(told(found, "is uint16").hint)
-    assert "imagery.bands" in str(told(found, "has bands 1 … 2, but band 3", "red, green, blue").hint)
+    assert "imagery.dtype=uint16" in str(reported(found, "is uint16").hint)
+    assert "imagery.bands" in str(reported(found, "has bands 1 … 2, but band 3", "red, green, blue").hint)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_values_off_the_usual_scale(dtype: str, top: int, scale: float, make_sce
         shades = np.random.default_rng(0).integers(1, top, (3, *SHAPE)).astype(dtype)
         file.write(shades)
     entry = {"scene": scene.path, "labels": write_raster(tmp_path / "l.tif", stripes(), scene)}
-    problem = told(check_data(config(entry, imagery={"dtype": dtype})), "times the scale")
+    problem = reported(check_data(config(entry, imagery={"dtype": dtype})), "times the scale")
     assert problem.severity == "warning" and problem.hint is not None
     assert float(problem.hint.removeprefix("imagery.scale=")) == pytest.approx(scale, rel=1e-4)
     after = check_data(config(entry, imagery={"dtype": dtype, "scale": scale}))
@@ -241,11 +241,11 @@ def test_pixels_that_mean_nothing(make_scene: MakeScene, tmp_path: Path) -> None
 
     declared, unsaid, constant = entry(blank, nodata="value"), entry(blank), entry(flat)
     found = check_data(config(declared, unsaid, constant))
-    assert told(found, "are nodata", str(declared["scene"])).severity == "warning"
-    assert told(found, "are 0 in all bands", str(unsaid["scene"])).hint == "if 0 means no data: imagery.nodata=0"
-    assert told(found, "band 3 (blue) is 7", str(constant["scene"])).severity == "warning"
+    assert reported(found, "are nodata", str(declared["scene"])).severity == "warning"
+    assert reported(found, "are 0 in all bands", str(unsaid["scene"])).hint == "if 0 means no data: imagery.nodata=0"
+    assert reported(found, "band 3 (blue) is 7", str(constant["scene"])).severity == "warning"
     infinite = entry(endless, dtype="float32")
-    assert told(check_data(config(infinite, imagery={"dtype": "float32"})), "infinite").severity == "error"
+    assert reported(check_data(config(infinite, imagery={"dtype": "float32"})), "infinite").severity == "error"
 
 
 def test_scenes_side_by_side(make_scene: MakeScene, tmp_path: Path) -> None:
@@ -262,21 +262,21 @@ def test_scenes_side_by_side(make_scene: MakeScene, tmp_path: Path) -> None:
         entries.append({"scene": scene.path, "labels": labels})
     found = check_data(config(*entries))
     assert errors(found) == []
-    assert str(bare.path) in told(found, "1 of 4 scenes have no CRS").message
-    sizes = told(found, "differ in pixel size")
+    assert str(bare.path) in reported(found, "1 of 4 scenes have no CRS").message
+    sizes = reported(found, "differ in pixel size")
     assert str(fine.path) in sizes.message or str(strips.path) in sizes.message
     assert f"{coarse.path} 1.5 m" in sizes.message
     assert str(sizes.hint).endswith("imagery.gsd_m=1.5")
     resampled = check_data(config(*entries, imagery={"gsd_m": 1.5}))
     assert errors(resampled) == []
     assert not any("pixel size" in problem.message or "grid of scene" in problem.message for problem in resampled)
-    slow = told(found, "slow to read")
+    slow = reported(found, "slow to read")
     assert slow.where == str(strips.path) and str(slow.hint).startswith("geoseg prepare scenes")
 
 
 def test_the_command_for_slow_scenes_names_all_of_them(make_scene: MakeScene, tmp_path: Path) -> None:
     def hint(count: int) -> str:
-        return str(told(check_data(config(*entries[:count])), "slow to read").hint)
+        return str(reported(check_data(config(*entries[:count])), "slow to read").hint)
 
     entries = []
     for n in range(9):
@@ -297,18 +297,20 @@ def test_a_scene_with_a_crs_without_definition(make_scene: MakeScene, tmp_path: 
         file.crs = crs
     labels = write_raster(tmp_path / "l.tif", stripes(), local, crs=crs)
     found = check_data(config({"scene": local.path, "labels": labels}))
-    assert errors(found) == [] and told(found, "does not say where on Earth", "site grid").severity == "warning"
+    assert errors(found) == [] and reported(found, "does not say where on Earth", "site grid").severity == "warning"
     vector = write_polygons(tmp_path / "l.gpkg", local, ["field"], [ground(local, 5, 5, 20, 20)], crs="EPSG:32633")
     entry = {"scene": local.path, "labels": vector, "attribute": "kind", "outside": "other"}
-    assert told(check_data(config(entry)), "scene's CRS", "is undefined").severity == "error"
+    assert reported(check_data(config(entry)), "scene's CRS", "is undefined").severity == "error"
     elsewhere = write_raster(tmp_path / "elsewhere.tif", stripes(), local)
-    told(
+    reported(
         check_data(config({"scene": local.path, "labels": elsewhere})),
         "elsewhere.tif are in EPSG:32633",
         "is undefined",
     )
     area = {"scene": local.path, "labels": labels, "labelled_area": vector}
-    told(check_data(config(area)), "labelled area", "in EPSG:32633, scene", "site grid", "does not say where on Earth")
+    reported(
+        check_data(config(area)), "labelled area", "in EPSG:32633, scene", "site grid", "does not say where on Earth"
+    )
 
 
 def test_a_scene_gets_its_crs_from_the_configuration(
@@ -318,9 +320,9 @@ def test_a_scene_gets_its_crs_from_the_configuration(
     entry = polygons(made, tmp_path / "l.gpkg", all_classes, scene=bare)
     assert errors(check_data(config({**entry, "crs": "EPSG:32633"}))) == []
     degrees = polygons(made, tmp_path / "d.gpkg", [("field", box(15, 46, 16, 47))], crs="EPSG:4326", scene=bare)
-    assert "crs: EPSG:…" in str(told(check_data(config(degrees)), "no feature of", "which has no CRS").hint)
+    assert "crs: EPSG:…" in str(reported(check_data(config(degrees)), "no feature of", "which has no CRS").hint)
     wrong = {**entry, "scene": made.path, "crs": "EPSG:32634"}
-    told(check_data(config(wrong)), "is in EPSG:32633, so it cannot be given the CRS EPSG:32634")
+    reported(check_data(config(wrong)), "is in EPSG:32633, so it cannot be given the CRS EPSG:32634")
 
 
 def test_pixels_that_are_others_than_they_seem(make_scene: MakeScene, tmp_path: Path) -> None:
@@ -343,14 +345,14 @@ def test_pixels_that_are_others_than_they_seem(make_scene: MakeScene, tmp_path: 
         for n, (scene, place) in enumerate(zip(scenes, places, strict=True))
     ]
     found = check_data(config(*({"scene": s.path, "labels": path} for s, path in zip(scenes, labels, strict=True))))
-    order = told(found, "bands 1,2,3 of scene", str(swapped.path), "but have other names")
+    order = reported(found, "bands 1,2,3 of scene", str(swapped.path), "but have other names")
     assert order.hint == "imagery.indexes=[3,2,1]" and order.severity == "warning"
-    assert told(found, "scale and offset tags", str(tagged.path), "(0.0001 and -0.1)").severity == "warning"
-    assert "gdalwarp -tr 0.125 0.125" in str(told(found, "2 m wide and 0.125 m high, far from square").hint)
+    assert reported(found, "scale and offset tags", str(tagged.path), "(0.0001 and -0.1)").severity == "warning"
+    assert "gdalwarp -tr 0.125 0.125" in str(reported(found, "2 m wide and 0.125 m high, far from square").hint)
     resampled = check_data(config({"scene": flat.path, "labels": labels[2]}, imagery={"gsd_m": 0.5}))
     assert not any("far from square" in problem.message for problem in resampled)
-    assert "gdal_translate -ot Byte " in str(told(found, f"{wide.path} is int16").hint)
-    assert "-scale" not in str(told(found, f"{wide.path} is int16").hint)
+    assert "gdal_translate -ot Byte " in str(reported(found, f"{wide.path} is int16").hint)
+    assert "-scale" not in str(reported(found, f"{wide.path} is int16").hint)
 
 
 def test_control_points_are_reported_with_the_command(made: MadeScene, tmp_path: Path) -> None:
@@ -360,7 +362,7 @@ def test_control_points_are_reported_with_the_command(made: MadeScene, tmp_path:
         file.gcps = points, CRS.from_epsg(4326)
     labels = write_raster(tmp_path / "l.tif", stripes(), made, crs=None, transform=Affine.identity())
     found = check_data(config({"scene": raw, "labels": labels}))
-    problem = told(found, "has control points but no transform: its labels count in pixels")
+    problem = reported(found, "has control points but no transform: its labels count in pixels")
     assert problem.severity == "warning" and str(problem.hint).startswith("gdalwarp ")
 
 
@@ -371,21 +373,21 @@ def test_ids_outside_the_table_are_all_counted(made: MadeScene, tmp_path: Path) 
     ids = stripes()
     ids[:2], ids[2:3, :5] = 7, 9
     entry = {"scene": made.path, "labels": write_raster(tmp_path / "l.tif", ids, made)}
-    problem = told(check_data(config(entry)), "outside the classes")
+    problem = reported(check_data(config(entry)), "outside the classes")
     assert problem.severity == "error" and "7 (160 px), 9 (5 px)" in problem.message
 
 
 def test_the_first_label_is_respected(made: MadeScene, tmp_path: Path) -> None:
     ids = (stripes() + 1).astype(np.uint8)
     entry = {"scene": made.path, "labels": write_raster(tmp_path / "l.tif", ids, made)}
-    assert "data.first_label=1" in str(told(check_data(config(entry)), "outside the classes", "3 (").hint)
+    assert "data.first_label=1" in str(reported(check_data(config(entry)), "outside the classes", "3 (").hint)
     assert errors(check_data(config(entry, first_label=1))) == []
     ids[:4] = 0
     entry["labels"] = write_raster(tmp_path / "with_0.tif", ids, made)
     assert errors(check_data(config(entry, first_label=1))) == []
     ids[0, 0] = 4
     entry["labels"] = write_raster(tmp_path / "with_4.tif", ids, made)
-    assert "4 (1 px)" in told(check_data(config(entry, first_label=1)), "outside the classes 1 … 3").message
+    assert "4 (1 px)" in reported(check_data(config(entry, first_label=1)), "outside the classes 1 … 3").message
 
 
 def test_rasters_that_hold_no_labels(made: MadeScene, tmp_path: Path) -> None:
@@ -393,9 +395,9 @@ def test_rasters_that_hold_no_labels(made: MadeScene, tmp_path: Path) -> None:
     three = {"scene": made.path, "labels": write_raster(tmp_path / "3.tif", np.stack([stripes()] * 3), made)}
     floats = {"scene": made.path, "labels": write_raster(tmp_path / "f.tif", stripes().astype(np.float32), made)}
     found = check_data(config(empty, three, floats))
-    told(found, "e.tif are empty")
-    told(found, "3 bands of uint8, expected one band")
-    told(found, "1 band of float32, expected one band")
+    reported(found, "e.tif are empty")
+    reported(found, "3 bands of uint8, expected one band")
+    reported(found, "1 band of float32, expected one band")
     assert len(errors(found)) == 3
 
 
@@ -408,7 +410,7 @@ def test_labels_under_a_mask_are_not_looked_at(made: MadeScene, tmp_path: Path) 
     assert errors(check_data(config({"scene": made.path, "labels": labels}))) == []
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(labels, "r+") as file:
         file.write_mask(np.zeros(SHAPE, dtype=bool))
-    told(check_data(config({"scene": made.path, "labels": labels})), "are empty")
+    reported(check_data(config({"scene": made.path, "labels": labels})), "are empty")
 
 
 def test_labels_in_a_photograph_are_ids_like_any(made: MadeScene, tmp_path: Path) -> None:
@@ -417,9 +419,9 @@ def test_labels_in_a_photograph_are_ids_like_any(made: MadeScene, tmp_path: Path
     assert errors(check_data(config({"scene": made.path, "labels": tmp_path / "l.bmp"}))) == []
 
 
-def test_nodata_that_is_a_class_is_told(made: MadeScene, tmp_path: Path) -> None:
+def test_nodata_that_is_a_class_is_reported(made: MadeScene, tmp_path: Path) -> None:
     entry = {"scene": made.path, "labels": write_raster(tmp_path / "l.tif", stripes(), made, nodata=0)}
-    problem = told(check_data(config(entry)), "0 is class 'other' and the nodata value")
+    problem = reported(check_data(config(entry)), "0 is class 'other' and the nodata value")
     assert problem.severity == "warning" and f"{(stripes() == 0).mean():.0%}" in problem.message
 
 
@@ -428,7 +430,7 @@ def test_a_mask_of_0_and_255(made: MadeScene, tmp_path: Path) -> None:
     entry = {"scene": made.path, "labels": write_raster(tmp_path / "l.tif", ids, made)}
     settings = config(entry)
     settings = settings.model_copy(update={"classes": settings.classes[:2]})
-    assert told(check_data(settings), "contain only 0 and 255").severity == "warning"
+    assert reported(check_data(settings), "contain only 0 and 255").severity == "warning"
 
 
 @pytest.mark.parametrize(
@@ -449,7 +451,7 @@ def test_where_a_raster_of_labels_lies(
     if severity is None:
         assert found == []
     else:
-        assert told(found, *words).severity == severity
+        assert reported(found, *words).severity == severity
 
 
 def test_labels_of_a_resampled_scene_have_pixels_of_their_own(made: MadeScene, tmp_path: Path) -> None:
@@ -463,14 +465,14 @@ def test_unreferenced_labels_must_have_the_size(made: MadeScene, tmp_path: Path)
     short = write_raster(tmp_path / "short.tif", stripes()[:50], made, crs=None, transform=Affine.identity())
     lost = write_raster(tmp_path / "lost.tif", stripes(), made, crs=CRS.from_wkt('LOCAL_CS["x",UNIT["metre",1]]'))
     found = check_data(config(*({"scene": made.path, "labels": path} for path in (fits, short, lost))))
-    told(found, "short.tif have 50 × 80 px, scene", "has 96 × 80")
-    told(found, "the CRS of labels", "lost.tif", "does not say where on Earth")
+    reported(found, "short.tif have 50 × 80 px, scene", "has 96 × 80")
+    reported(found, "the CRS of labels", "lost.tif", "does not say where on Earth")
     assert len(errors(found)) == 2 and about(found, fits) == []
     # Without a CRS transforms can still be compared.
     same = write_raster(tmp_path / "same.tif", stripes(), made, crs=None)
     moved = write_raster(tmp_path / "moved.tif", stripes(), made, crs=None, transform=made.transform @ Affine.scale(2))
     found = check_data(config({"scene": made.path, "labels": same}, {"scene": made.path, "labels": moved}))
-    assert told(found, "moved.tif have another transform than scene").severity == "error"
+    assert reported(found, "moved.tif have another transform than scene").severity == "error"
     assert len(errors(found)) == 1
     with pytest.raises(LabelError, match="another transform than scene"):
         open_scenes(config({"scene": made.path, "labels": moved}), "train")
@@ -482,10 +484,10 @@ def test_unreferenced_labels_must_have_the_size(made: MadeScene, tmp_path: Path)
 def test_what_the_entry_leaves_open(made: MadeScene, tmp_path: Path, all_classes: list[tuple[str, Polygon]]) -> None:
     entry = polygons(made, tmp_path / "l.gpkg", all_classes, attribute=None, outside=None)
     found = check_data(config(entry))
-    assert "outside: other" in str(told(found, "the class outside the polygons is not given").hint)
-    assert "attribute: FIELD" in str(told(found, "the class of the polygons is not given").hint)
+    assert "outside: other" in str(reported(found, "the class outside the polygons is not given").hint)
+    assert "attribute: FIELD" in str(reported(found, "the class of the polygons is not given").hint)
     entry = polygons(made, tmp_path / "l.gpkg", all_classes, attribute="kinds")
-    assert "did you mean kind?" in str(told(check_data(config(entry)), "has no field kinds").hint)
+    assert "did you mean kind?" in str(reported(check_data(config(entry)), "has no field kinds").hint)
 
 
 def test_unknown_classes_are_all_counted_with_the_nearest(made: MadeScene, tmp_path: Path) -> None:
@@ -493,11 +495,11 @@ def test_unknown_classes_are_all_counted_with_the_nearest(made: MadeScene, tmp_p
     kinds = ["Hous", "Hous", "shed", "field", None, "1"]
     entry = polygons(made, tmp_path / "l.gpkg", [(kind, square) for kind in kinds])
     found = check_data(config(entry))
-    problem = told(found, "2 values that are no class")
+    problem = reported(found, "2 values that are no class")
     assert "'Hous' (2×, house?)" in problem.message and "'shed' (1×)" in problem.message
-    assert told(found, "is empty in 1 of 6 features").severity == "error"
+    assert reported(found, "is empty in 1 of 6 features").severity == "error"
     numbers = polygons(made, tmp_path / "n.gpkg", [(1, square), (2, square), (8, square)])
-    assert "'8' (1×)" in told(check_data(config(numbers)), "1 value that is no class").message
+    assert "'8' (1×)" in reported(check_data(config(numbers)), "1 value that is no class").message
 
 
 def test_classes_far_from_every_scene_do_no_harm(made: MadeScene, tmp_path: Path) -> None:
@@ -505,17 +507,17 @@ def test_classes_far_from_every_scene_do_no_harm(made: MadeScene, tmp_path: Path
     entry = polygons(made, tmp_path / "l.gpkg", [("field", near), ("swamp", far), (None, far)])
     found = check_data(config(entry))
     assert errors(found) == []
-    assert told(found, "2 of 3 features", "(67%) lie outside").severity == "warning"
+    assert reported(found, "2 of 3 features", "(67%) lie outside").severity == "warning"
 
 
 def test_polygons_that_touch_no_scene(made: MadeScene, make_scene: MakeScene, tmp_path: Path) -> None:
     other = make_scene(shift=(0, 400), seed=1)
     entry = polygons(made, tmp_path / "l.gpkg", [("field", ground(made, 10, 10, 20, 20))])
     found = check_data(config(entry, {**entry, "scene": other.path}))
-    problem = told(found, "no feature of", str(other.path))
+    problem = reported(found, "no feature of", str(other.path))
     assert problem.severity == "error" and len(errors(found)) == 1
     degrees = polygons(made, tmp_path / "d.gpkg", [("field", box(15, 46, 15.001, 46.001))], crs="EPSG:4326")
-    assert told(check_data(config(degrees)), "no feature of", str(made.path)).severity == "error"
+    assert reported(check_data(config(degrees)), "no feature of", str(made.path)).severity == "error"
 
 
 def test_labels_without_crs_or_definition(made: MadeScene, tmp_path: Path) -> None:
@@ -528,9 +530,9 @@ def test_labels_without_crs_or_definition(made: MadeScene, tmp_path: Path) -> No
             file.execute("UPDATE gpkg_contents SET srs_id = ?", (number,))
             file.execute("UPDATE gpkg_geometry_columns SET srs_id = ?", (number,))
     found = check_data(config(none, *vague))
-    assert "ogr2ogr -a_srs" in str(told(found, "none.gpkg have no CRS").hint)
-    told(found, "the CRS of labels", "vague-1.gpkg", "Undefined Cartesian", "does not say where on Earth")
-    told(found, "the CRS of labels", "vague0.gpkg", "Undefined geographic", "does not say where on Earth")
+    assert "ogr2ogr -a_srs" in str(reported(found, "none.gpkg have no CRS").hint)
+    reported(found, "the CRS of labels", "vague-1.gpkg", "Undefined Cartesian", "does not say where on Earth")
+    reported(found, "the CRS of labels", "vague0.gpkg", "Undefined geographic", "does not say where on Earth")
     assert len(errors(found)) == 3
 
 
@@ -541,10 +543,12 @@ def test_geometries_that_are_no_good_polygons(made: MadeScene, tmp_path: Path) -
     features = [("field", bow), ("house", good), ("house", good), ("field", None), ("field", Polygon())]
     found = check_data(config(polygons(made, tmp_path / "l.gpkg", features)))
     assert errors(found) == []
-    invalid = told(found, "invalid geometries in", ": 1 (feature", "Self-intersection", f"{(left + right) / 2:.0f}"[:5])
+    invalid = reported(
+        found, "invalid geometries in", ": 1 (feature", "Self-intersection", f"{(left + right) / 2:.0f}"[:5]
+    )
     assert "feature 1" in invalid.message and "-makevalid" in str(invalid.hint)
-    told(found, "2 of 5 features", "have no geometry")
-    told(found, "1 feature", "repeats another one exactly")
+    reported(found, "2 of 5 features", "have no geometry")
+    reported(found, "1 feature", "repeats another one exactly")
 
 
 def test_invalid_polygons_are_burnt_as_the_message_says(made: MadeScene, tmp_path: Path) -> None:
@@ -557,7 +561,7 @@ def test_invalid_polygons_are_burnt_as_the_message_says(made: MadeScene, tmp_pat
     outer, inner = box(left, bottom - 20, right, top - 20), box(left + 2, bottom - 18, right - 2, top - 22)
     twice = Polygon([*outer.exterior.coords, *inner.exterior.coords])
     settings = config(polygons(made, tmp_path / "l.gpkg", [("field", bow), ("house", twice)]))
-    told(check_data(settings), "invalid geometries in", ": 2 (")
+    reported(check_data(settings), "invalid geometries in", ": 2 (")
     labels = LabelledScene(settings.data.train[0], settings).labels.read(Window(0, 0, *SHAPE))
     assert 0.4 < (labels[10:30, 10:30] == 1).mean() < 0.6
     assert labels[51, 11] == 2 and labels[60, 20] == 0
@@ -568,11 +572,11 @@ def test_polygons_of_different_classes_over_each_other(made: MadeScene, tmp_path
     layered = polygons(made, tmp_path / "layered.gpkg", [("field", town), ("house", roof)])
     assert about(check_data(config(layered)), tmp_path / "layered.gpkg") == []
     hidden = polygons(made, tmp_path / "hidden.gpkg", [("house", roof), ("field", town)])
-    assert "1 of house" in told(check_data(config(hidden)), "1 polygon", "lies under later ones").message
+    assert "1 of house" in reported(check_data(config(hidden)), "1 polygon", "lies under later ones").message
     beside = ground(made, 10, 40, 60, 35)
     crossed = polygons(made, tmp_path / "crossed.gpkg", [("field", town), ("house", beside)])
     share = 30 / (60 + 35)
-    assert f"on {share:.0%} of their area, field and house" in told(check_data(config(crossed)), "overlap").message
+    assert f"on {share:.0%} of their area, field and house" in reported(check_data(config(crossed)), "overlap").message
     same = polygons(made, tmp_path / "same.gpkg", [("field", town), ("field", beside)])
     assert not [p for p in check_data(config(same)) if "overlap" in p.message]
 
@@ -585,30 +589,30 @@ def test_a_scene_without_objects_is_a_negative_example(made: MadeScene, make_sce
     settings = config(fields, empty)
     found = check_data(settings)
     assert errors(found) == []
-    problem = told(found, f"the whole of scene {none.path} is 'other'")
+    problem = reported(found, f"the whole of scene {none.path} is 'other'")
     assert problem.severity == "warning"
     assert len(open_scenes(settings, "train")) == 2
     found = check_data(config(fields, {**empty, "outside": "ignore"}))
-    assert "outside: other" in str(told(found, "no pixel of scene", "has a class").hint)
+    assert "outside: other" in str(reported(found, "no pixel of scene", "has a class").hint)
     # Far from every polygon of another scene's file a scene may also lie by mistake.
-    away = told(check_data(config(fields, {**fields, "scene": none.path})), "touches scene", str(none.path))
+    away = reported(check_data(config(fields, {**fields, "scene": none.path})), "touches scene", str(none.path))
     assert away.severity == "error" and "file without features" in str(away.hint)
 
 
-def test_numbers_off_by_one_are_told(made: MadeScene, tmp_path: Path) -> None:
+def test_numbers_off_by_one_are_reported(made: MadeScene, tmp_path: Path) -> None:
     squares = [ground(made, 10, 20 * i, 30, 15) for i in range(4)]
     pair = [(str(i), square) for i, square in enumerate(squares[:2], start=1)]
     entry = polygons(made, tmp_path / "l.gpkg", pair)  # 1 field, 2 house, and other is what lies outside
     assert not [p for p in check_data(config(entry)) if "first_label" in p.message]
-    shifted = told(check_data(config(entry, first_label=1)), "class house never occurs; with 0 every class would")
+    shifted = reported(check_data(config(entry, first_label=1)), "class house never occurs; with 0 every class would")
     assert "data.first_label=0" in str(shifted.hint)
     three = polygons(made, tmp_path / "t.gpkg", [(i, s) for i, s in enumerate(squares[:3], start=1)], outside="ignore")
-    assert "data.first_label=1" in str(told(check_data(config(three)), "'3' (1×)").hint)
+    assert "data.first_label=1" in str(reported(check_data(config(three)), "'3' (1×)").hint)
     assert not [p for p in check_data(config(three, first_label=1)) if "first_label" in p.message]
     raster = {"scene": made.path, "labels": write_raster(tmp_path / "l.tif", stripes(), made)}
-    told(check_data(config(raster, first_label=1)), "class house never occurs; with 0 every class would")
+    reported(check_data(config(raster, first_label=1)), "class house never occurs; with 0 every class would")
     mixed = polygons(made, tmp_path / "m.gpkg", [("field", squares[0]), ("2", squares[1])])
-    assert told(check_data(config(mixed)), "names of classes (field) and numbers (2)").severity == "error"
+    assert reported(check_data(config(mixed)), "names of classes (field) and numbers (2)").severity == "error"
 
 
 # --- areas, classes, leakage
@@ -620,9 +624,9 @@ def test_labelled_areas(made: MadeScene, tmp_path: Path, all_classes: list[tuple
     write_polygons(tmp_path / "bare.gpkg", made, ["x"], [ground(made, 0, 0, 20, 20)], crs=None)
     areas = [tmp_path / name for name in ("none.gpkg", "far.gpkg", "bare.gpkg")]
     found = check_data(config(*({**entry, "labelled_area": area} for area in areas)))
-    told(found, "no such labelled area", "none.gpkg")
-    told(found, "no polygon of the labelled area", "far.gpkg")
-    told(found, "bare.gpkg", "the labelled area has no CRS")
+    reported(found, "no such labelled area", "none.gpkg")
+    reported(found, "no polygon of the labelled area", "far.gpkg")
+    reported(found, "bare.gpkg", "the labelled area has no CRS")
     assert len(errors(found)) == 3
 
 
@@ -633,13 +637,15 @@ def test_classes_that_training_or_validation_never_sees(
     ids = np.where(stripes() == 2, 0, stripes()).astype(np.uint8)
     without = {"scene": other.path, "labels": write_raster(tmp_path / "l.tif", ids, other)}
     vector = polygons(made, tmp_path / "l.gpkg", all_classes)
-    assert told(check_data(config(without, val=[vector])), "'house' occurs in no training scene").severity == "warning"
+    assert (
+        reported(check_data(config(without, val=[vector])), "'house' occurs in no training scene").severity == "warning"
+    )
     found = check_data(config(vector, val=[without]))
-    assert told(found, "'house' occurs in no validation scene").severity == "warning"
+    assert reported(found, "'house' occurs in no validation scene").severity == "warning"
     # Only what lies in the labelled area is seen.
     area = write_polygons(tmp_path / "area.gpkg", made, ["x"], [ground(made, 0, 0, 96, 40)])
     found = check_data(config({**vector, "labelled_area": area}, val=[vector]))
-    told(found, "'house' occurs in no training scene")
+    reported(found, "'house' occurs in no training scene")
 
 
 def test_classes_of_scenes_cut_into_blocks(make_scene: MakeScene, tmp_path: Path) -> None:
@@ -658,7 +664,7 @@ def test_labels_of_one_class_are_refused(made: MadeScene, tmp_path: Path) -> Non
     """A raster of 0 and 1 whose nodata is 0: every labelled pixel is of class 1."""
     ids = (stripes() == 1).astype(np.uint8)
     hidden = {"scene": made.path, "labels": write_raster(tmp_path / "hidden.tif", ids, made, nodata=0)}
-    problem = told(check_data(config(hidden)), "every labelled pixel of the training scenes is 'field'")
+    problem = reported(check_data(config(hidden)), "every labelled pixel of the training scenes is 'field'")
     assert problem.severity == "error"
     assert problem.hint is not None
     assert problem.hint == f"if 0 is class 'other': gdal_edit.py -unsetnodata {hidden['labels']}"
@@ -684,7 +690,9 @@ def test_validation_of_one_class_is_warned_of(made: MadeScene, make_scene: MakeS
     other = make_scene(shift=(0, 500), seed=1)
     full = {"scene": made.path, "labels": write_raster(tmp_path / "l.tif", stripes(), made)}
     single = {"scene": other.path, "labels": write_raster(tmp_path / "v.tif", np.zeros(SHAPE, np.uint8), other)}
-    problem = told(check_data(config(full, val=[single])), "every labelled pixel of the validation scenes is 'other'")
+    problem = reported(
+        check_data(config(full, val=[single])), "every labelled pixel of the validation scenes is 'other'"
+    )
     assert problem.severity == "warning"
     assert "the last network is kept" in str(problem.hint)
 
@@ -694,7 +702,7 @@ def test_nothing_labelled_at_all_is_an_error(made: MadeScene, tmp_path: Path) ->
     corner = write_polygons(tmp_path / "a.gpkg", made, ["a"], [ground(made, 0.1, 0.1, 0.2, 0.2)])  # no pixel's centre
     nothing = {**good, "labelled_area": corner}
     for data, kind in ((config(nothing, val=[good]), "training"), (config(good, val=[nothing]), "validation")):
-        problem = told(errors(check_data(data)), f"no pixel of the {kind} scenes has a class")
+        problem = reported(errors(check_data(data)), f"no pixel of the {kind} scenes has a class")
         assert "geoseg stats" in str(problem.hint)
     with pytest.raises(ConfigError, match="no training scene has a valid pixel with a class"):
         RandomWindows(open_scenes(config(nothing), "train"), config(nothing), length=1)

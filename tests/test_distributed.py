@@ -121,7 +121,7 @@ with assignment() as task:
 """
 
 
-def test_what_one_process_fails_of_ends_all_and_is_told() -> None:
+def test_a_failure_of_one_process_ends_all_and_is_reported() -> None:
     begin = time.monotonic()
     with pytest.raises(ConfigError, match="no such thing") as caught:
         launch({"message": "no such thing"}, FAILING, devices=2)
@@ -156,7 +156,7 @@ def share(team: Team, rank: int, folder: Path) -> None:
     NormsOfFirst().on_train_batch_end(none, task, none, none, 0)
     assert norm.running_mean.tolist() == [1, 1] and norm.running_var.tolist() == [3, 3]
 
-    # A loss that is no number in the second process is told by the second one.
+    # A loss that is no number in the second process is reported by the second one.
     checkpoints = Checkpoints(folder, recipe, team)
     assert checkpoints._agree(task, all_of_them=True) is False
     batch = {"pixels": torch.ones(1, 1, 2, 2), "valid": torch.ones(1, 2, 2, dtype=torch.bool)}

@@ -47,7 +47,9 @@ def test_imagery_like_the_trainings_raises_no_doubt(tmp_path: Path) -> None:
         (0.5, 0.02, "contrast of 0.2 (red), 0.2 (green), 0.2 (blue) times the usual"),
     ],
 )
-def test_imagery_far_from_the_trainings_is_told_by_band(tmp_path: Path, mean: float, std: float, words: str) -> None:
+def test_imagery_far_from_the_trainings_is_reported_by_band(
+    tmp_path: Path, mean: float, std: float, words: str
+) -> None:
     (doubt,) = found(write(tmp_path / "a.tif", normal(mean, std)))
     assert "is unlike the imagery that the model was trained on" in doubt and words in doubt
 
@@ -59,7 +61,7 @@ def test_pixels_that_mean_nothing_raise_no_doubt(tmp_path: Path) -> None:
     assert found(write(tmp_path / "b.tif", np.zeros_like(pixels), nodata=0)) == []
 
 
-def test_far_upsampling_and_objects_of_another_size_are_told(tmp_path: Path) -> None:
+def test_far_upsampling_and_sizes_of_objects_are_reported(tmp_path: Path) -> None:
     coarse = write(tmp_path / "naip.tif", normal(0.5, 0.1), transform=Affine(2, 0, 5e5, 0, -2, 5e6))
     (doubt,) = found(coarse, gsd=0.5)
     assert "the pixels of scene" in doubt and "are 2 m, 4.0 times" in doubt and "details of 0.5 m" in doubt
@@ -77,7 +79,7 @@ def test_confidence_is_low_between_chance_and_certainty() -> None:
     assert low_confidence(None, 2) is None and low_confidence(1.0, 1) is None
 
 
-def test_doubts_are_told_before_and_after(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_doubts_are_reported_before_and_after(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = make_model(tmp_path / "model")
     trained = load_model(model)
     head: Any = trained.network.segmentation_head

@@ -378,13 +378,13 @@ def test_the_files_hold_the_numbers(done: Evaluation) -> None:
     assert content["classes"] == list(CLASSES)
     assert content["facts"]["model"] == "tiny" and content["facts"]["scenes"] == 3
     assert list(content["scenes"]) == list(done.scenes)
-    told = content["all"]
-    assert told["miou"] == done.total.scores.miou
-    assert told["confusion"] == done.total.scores.matrix.tolist()
-    assert told["boundary_px"] == 3
+    scores = content["all"]
+    assert scores["miou"] == done.total.scores.miou
+    assert scores["confusion"] == done.total.scores.matrix.tolist()
+    assert scores["boundary_px"] == 3
     assert done.total.calibration is not None and done.total.objects is not None and done.total.areas is not None
-    assert told["calibration"]["temperature"] == done.total.calibration.temperature
-    assert len(told["calibration"]["bins"]) == 20
+    assert scores["calibration"]["temperature"] == done.total.calibration.temperature
+    assert len(scores["calibration"]["bins"]) == 20
     assert content["windows"]["worst"][0]["error"] == done.worst[0].error
     with (done.folder / "scores.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -395,7 +395,7 @@ def test_the_files_hold_the_numbers(done: Evaluation) -> None:
         assert every[name]["recall"] == every[name]["accuracy"]
         assert int(every[name]["objects_matched"]) == done.total.objects.matched[i]
         assert float(every[name]["estimated_ha"]) == pytest.approx(done.total.areas.estimated_ha[i], abs=1e-6)
-        assert told["classes"][name]["f1"] == done.total.scores.f1[i]
+        assert scores["classes"][name]["f1"] == done.total.scores.f1[i]
     assert float(every["mean"]["iou"]) == pytest.approx(done.total.scores.miou, abs=1e-6)
     assert float(every["overall"]["accuracy"]) == pytest.approx(done.total.scores.accuracy, abs=1e-6)
     assert every["overall"]["true_px"] == "" == every["mean"]["objects_true"]
@@ -482,14 +482,14 @@ def test_kept_maps_are_predicts_and_are_shown(model: Path, cases: tuple[Path, di
     from geoseg.view.program import open_session
 
     session = open_session([tmp_path / "out"])
-    told = session.facts()
-    shown = [layer["name"] for layer in told["layers"] if layer["shown"]]
+    facts = session.facts()
+    shown = [layer["name"] for layer in facts["layers"] if layer["shown"]]
     maps = ["0_scene_map.tif", "2_scene_map.tif"]
     assert shown == ["scene.tif", "scene.tif", "labels.tif", maps[0], "labels.tif", maps[1]]
-    assert [layer["of"] for layer in told["layers"] if layer["kind"] == "share"] == [
+    assert [layer["of"] for layer in facts["layers"] if layer["kind"] == "share"] == [
         str(tmp_path / "out" / "maps" / name) for name in maps
     ]
-    assert {window["name"] for window in told["windows"]} & {"0/scene", "2/scene"}
+    assert {window["name"] for window in facts["windows"]} & {"0/scene", "2/scene"}
     with pytest.raises(OutputError, match="exists"):
         evaluate(str(model), configuration(folder, "0"), output=tmp_path / "out", device="cpu", maps=True)
 

@@ -69,7 +69,7 @@ def test_the_rule_of_validity_is_said(make_scene: MakeScene, options: dict[str, 
     assert facts(make_scene(**options).path)["nodata"] == validity
 
 
-def test_alpha_is_told_from_a_near_infrared_tagged_as_alpha(make_scene: MakeScene) -> None:
+def test_alpha_differs_from_near_infrared_tagged_as_alpha(make_scene: MakeScene) -> None:
     real = make_scene(bands=3, nodata="alpha", photometric="RGB").path
     assert facts(real)["warning"] == "band 4 is alpha: use it as validity with --bands 1,2,3 --alpha"
     infrared = make_scene(bands=4, photometric="RGB").path
@@ -179,7 +179,7 @@ def test_a_model_folder_says_what_imagery_it_is_for(model_folder: Path) -> None:
         describe(str(model_folder))
 
 
-def test_the_training_is_told_in_words(model_folder: Path) -> None:
+def test_the_training_is_described_in_words(model_folder: Path) -> None:
     contract = load_contract(model_folder)
     record = {
         "scenes": ["a.tif", "b.tif"],

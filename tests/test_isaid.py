@@ -93,7 +93,7 @@ def test_an_unpacked_picture_goes_before_the_archived_one(release: Made, tmp_pat
     check(tmp_path / "out", release)
 
 
-def test_a_split_that_is_not_there_is_left_out_and_told(release: Made, tmp_path: Path) -> None:
+def test_a_missing_split_is_left_out_and_reported(release: Made, tmp_path: Path) -> None:
     for split in ("train", "test"):
         (release.folder / split).rename(release.folder / f"not-{split}")
     report = prepare_isaid(release.folder, tmp_path / "out")

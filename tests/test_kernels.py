@@ -168,9 +168,7 @@ def test_kernels_run_where_no_folder_can_keep_them(monkeypatch: pytest.MonkeyPat
     assert jit.njit(names["double"])(21) == 42  # type: ignore[arg-type]
 
 
-def test_whoever_waits_for_kernels_is_told_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_compiling_kernels_is_reported_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(jit, "PATIENCE_S", 0.0)
     monkeypatch.setattr(jit._watch, "_said", True)  # of this process
     with caplog.at_level(logging.INFO, "geoseg.runtime.jit"), event.install_listener("numba:compile", jit._Watch()):

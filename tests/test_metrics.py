@@ -83,7 +83,7 @@ def test_a_perfect_map_scores_one_and_an_empty_count_nan() -> None:
 
 
 def test_one_class_alone_has_no_mean_score() -> None:
-    """Labels and map are all of class 1 of 2: IoU 1, and nothing was told apart."""
+    """Labels and map are all of class 1 of 2: IoU 1, and nothing was distinguished."""
     scores = Scores(np.array([[0, 0], [0, 9]]))
     np.testing.assert_array_equal(scores.iou, [np.nan, 1])
     assert np.isnan([scores.miou, scores.mean_f1]).all()

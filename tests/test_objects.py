@@ -1,4 +1,4 @@
-"""Objects of a class that touch, told apart along their contact."""
+"""Objects of a class that touch, separated along their contact."""
 
 from __future__ import annotations
 

@@ -395,7 +395,7 @@ def test_scenes_left_out_of_the_paper_do_not_count(make: Make, trained: InMemory
     assert list(evaluate_patches(trained, scenes, rule, device=CPU)) == ["P1528"]
 
 
-def test_scenes_of_one_name_are_told_apart_by_their_folders(make: Make, trained: InMemory) -> None:
+def test_scenes_of_one_name_are_named_with_their_folders(make: Make, trained: InMemory) -> None:
     scenes = [make(64, 64, name)[0] for name in ("a/x", "b/x", "y")]
     assert scene_names(scenes) == ["a/x", "b/x", "y"]
     rule = PatchProtocol(64, 24, fit=(64, 64))
@@ -493,7 +493,7 @@ def test_an_official_checkpoint_is_scored_by_both_protocols(tmp_path: Path) -> N
         ("mmseg", plain_mmseg, {"patch": 896, "overlap": 384}),
     ):
         output, plain = tmp_path / protocol, Plain(load_model(tmp_path / "model"))
-        told = commands.succeed(
+        printed = commands.succeed(
             *("evaluate", tmp_path / "model", config, f"data.root={tmp_path / 'isaid'}"),
             *("--protocol", protocol, "-o", output, "--device", "cpu"),
         )
@@ -501,7 +501,7 @@ def test_an_official_checkpoint_is_scored_by_both_protocols(tmp_path: Path) -> N
         with (output / "confusion.csv").open(newline="") as file:
             rows = list(csv.reader(file))[1:]
         check(np.array([[int(count) for count in row[1:17]] for row in rows[:16]]), wanted, plain)
-        assert f"mIoU {own_miou(wanted):.3f}" in told
+        assert f"mIoU {own_miou(wanted):.3f}" in printed
 
 
 def test_the_recipe_trains_on_a_prepared_release(tmp_path: Path) -> None:

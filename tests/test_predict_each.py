@@ -204,7 +204,7 @@ def test_a_style_of_a_persons_own_is_kept(model: Path, scenes: Path, tmp_path: P
     assert (tmp_path / "maps" / "b.qml").read_text() == "my colours"
 
 
-def test_a_bug_in_one_scene_is_told_and_the_others_are_mapped(
+def test_a_bug_in_one_scene_is_reported_and_others_are_mapped(
     model: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     mapped = each_module.predict_in
@@ -239,7 +239,7 @@ def test_what_would_stop_every_scene_stops_at_once(
     assert not (tmp_path / "maps").exists(), "made for nothing"
 
 
-def test_a_device_that_is_not_there_is_told_once(model: Path, scenes: Path, tmp_path: Path) -> None:
+def test_a_missing_device_is_reported_once(model: Path, scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(DeviceError):
         predict_each(scenes, model, f"{tmp_path / 'maps'}/", how(device="tpu"))
     assert not (tmp_path / "maps").exists()

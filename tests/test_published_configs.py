@@ -216,14 +216,14 @@ def test_a_photograph_recipe_trains_and_tests_on_whole_images(tmp_path: Path) ->
     run = ["train.iterations=1", "train.val_every=1", "train.batch_size=2", "train.size=64", "train.workers=0"]
     config, root = CONFIGS / "ade20k/segnext_t.yaml", f"data.root={tmp_path}"
     output = f"output={tmp_path / 'run'}"
-    told = commands.succeed(
+    printed = commands.succeed(
         "-q", "train", config, root, output, "model.encoder_weights=null", *small, *run, "--device", "cpu"
     )
-    model = told.splitlines()[-1]
+    model = printed.splitlines()[-1]
     large = commands.succeed(
         "-q", "train", config, root, output, "model.encoder_weights=null", *small, "train.batch_size=4000", "--check"
     )
-    assert "memory           about 1" in large and "e+" not in large  # hundreds of GiB are told in digits
+    assert "memory           about 1" in large and "e+" not in large  # hundreds of GiB are printed in digits
     commands.succeed(
         "-q", "evaluate", model, config, root, *small, "--protocol", "whole", "-o", tmp_path / "test", "--device", "cpu"
     )

@@ -149,7 +149,7 @@ def test_algorithms_report_load_styled_results_and_cancel(qgis: InQgis) -> None:
     names = ("a.tif", "out.gpkg", "mapped.tif", "changes.gpkg")
     scene, polygons, mapped, changes = (str(folder / name) for name in names)
     options = {"MODEL": "landscape-tiny", "OPTIONS": "--device cpu --size 128"}
-    predicted, vectorized, compared, told, trained, wrong, canceled = qgis.run(
+    predicted, vectorized, compared, described, trained, wrong, canceled = qgis.run(
         {"name": "predict", "parameters": {"SCENE": scene, "OUTPUT": mapped, **options}},
         {"name": "vectorize", "parameters": {"MAP": str(folder / "map.tif"), "OUTPUT": polygons}},
         {
@@ -171,7 +171,7 @@ def test_algorithms_report_load_styled_results_and_cancel(qgis: InQgis) -> None:
     assert vectorized["loaded"][polygons] == ["categorizedSymbol", list(CLASSES.names)]
     style, legend = compared["loaded"][changes]
     assert style == "categorizedSymbol" and "grass:house" in legend
-    assert "class 2" in told["results"]["REPORT"] and not told["loaded"]
+    assert "class 2" in described["results"]["REPORT"] and not described["loaded"]
     assert (folder / "run" / "model" / "geoseg.json").exists()
     assert trained["results"]["REPORT"] == str(folder / "run" / "model")
     assert "nowhere" in wrong["error"] and "hint:" in wrong["error"]

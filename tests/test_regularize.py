@@ -139,7 +139,7 @@ def test_a_courtyard_keeps_its_own_shape():
     assert len(inside.exterior.coords) > 7
 
 
-def test_houses_told_apart_share_a_wall():
+def test_separated_houses_share_a_wall():
     values = rectangle(np.zeros((60, 90), dtype=np.uint8), 45, 30, 60, 24, 0)
     contact = np.zeros_like(values)
     contact[18:42, 40:44] = 254

@@ -1,4 +1,4 @@
-"""Imagery on an HTTP server: a server of our own that answers ranges, counts what it sends, and fails when told to."""
+"""Imagery on an HTTP server: a server of our own that answers ranges, counts what it sends, and fails on request."""
 
 from __future__ import annotations
 

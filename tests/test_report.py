@@ -228,9 +228,9 @@ def test_areas(made: Evaluation, page: Element) -> None:
     low = np.maximum(areas.estimated_ha - areas.margin_ha, 0)
     drawn = np.concatenate([areas.estimated_ha, low, areas.estimated_ha + areas.margin_ha])
     np.testing.assert_allclose(np.sort(marks(plot, "stroke")), np.sort(drawn), atol=1e-5)
-    told = [e.one("title").text for e in plot.all("g", class_="bar")]
+    titles = [e.one("title").text for e in plot.all("g", class_="bar")]
     values = zip(made.classes.names, areas.mapped_ha, areas.estimated_ha, areas.margin_ha, strict=True)
-    assert told == [f"{name}: mapped {m:.4f} ha, estimated {e:.4f} ± {give:.4f} ha" for name, m, e, give in values]
+    assert titles == [f"{name}: mapped {m:.4f} ha, estimated {e:.4f} ± {give:.4f} ha" for name, m, e, give in values]
     assert [e.one("text").text for e in plot.all("g", class_="number")] == [f"{v:.4f}" for v in areas.estimated_ha]
 
 
@@ -272,9 +272,11 @@ def test_bars_of_iou_come_longest_first(made: Evaluation, page: Element) -> None
     np.testing.assert_allclose(marks(plot, "stroke"), 100 * border, atol=1e-3)
     (mean,) = of_axis(plot, place(plot.one("g", class_="mean"))[:1])
     assert mean == pytest.approx(100 * s.miou, abs=1e-3)
-    told = [e.one("title").text for e in plot.all("g", class_="bar")]
+    titles = [e.one("title").text for e in plot.all("g", class_="bar")]
     values = zip(order, s.iou[order], border, strict=True)
-    assert told == [f"{made.classes[i].name}: IoU {100 * v:.1f} %, boundary IoU {100 * b:.1f} %" for i, v, b in values]
+    assert titles == [
+        f"{made.classes[i].name}: IoU {100 * v:.1f} %, boundary IoU {100 * b:.1f} %" for i, v, b in values
+    ]
     words = [e.text.strip() for e in plot.all("text")]
     assert words[-len(order) :] == [f"{100 * v:.1f}" for v in s.iou[order]]
     assert words[6 : -len(order)] == [made.classes[i].name for i in order]
@@ -293,8 +295,8 @@ def test_reliability_diagram(made: Evaluation, page: Element) -> None:
     for kind, share in (("accuracy", right), ("share", c.count[used])):
         heights = np.array([place(e) for e in plot.all("g", class_=kind)]) @ [0, -1, 0, 1]
         np.testing.assert_allclose(heights / heights.max(), share / share.max(), atol=1e-4)
-        told = [e.one("title").text for e in plot.all("g", class_=kind)]
-        assert [t.split(",")[1] for t in told] == [f" right {100 * v:.1f} %" for v in right]
+        titles = [e.one("title").text for e in plot.all("g", class_=kind)]
+        assert [t.split(",")[1] for t in titles] == [f" right {100 * v:.1f} %" for v in right]
     rows = body_rows(page, "confidence-table")
     assert 0 < len(rows) < len(used)
     np.testing.assert_array_equal([number(row[1]) for row in rows], sure)
@@ -384,8 +386,8 @@ def test_names_are_escaped(made: Evaluation) -> None:
     assert HOSTILE in body_rows(page, "confusion-table")[0][1].attributes["title"]
     assert HOSTILE in page.one("section", id="worst").all("figcaption")[0].text
     assert HOSTILE in page.one("section", id="worst").all("img")[0].attributes["alt"]
-    told = [e.text for e in page.one("svg", id="area-plot").all("title")]
-    assert sum(t.startswith(f"{HOSTILE}: mapped") for t in told) == 2
+    titles = [e.text for e in page.one("svg", id="area-plot").all("title")]
+    assert sum(t.startswith(f"{HOSTILE}: mapped") for t in titles) == 2
     assert [e.text for e in page.one("dl", class_="facts").all("dd")] == [HOSTILE, HOSTILE]
 
 

@@ -320,7 +320,7 @@ def test_aligned_windows_reach_both_ends_by_half_blocks(length: int) -> None:
     assert all(_snapped(start, 31, length, 16) == start for start in range(last))  # blocks above half a window
 
 
-def test_gdal_keeps_no_more_than_it_is_told(rare_entries: list[SceneConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gdal_keeps_no_more_than_its_limit(rare_entries: list[SceneConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings(*rare_entries, train={"cache_mb": 3})
     dataset = RandomWindows(open_scenes(config, "train"), config, length=3)
     limits: list[Any] = []

@@ -1,4 +1,4 @@
-"""Classes whose touching objects are told apart, from labels through training to evaluated maps and polygons."""
+"""Classes whose touching objects are separated, from labels through training to evaluated maps and polygons."""
 
 from __future__ import annotations
 

@@ -385,16 +385,17 @@ def test_scenes_that_overlap_are_named_with_their_common_area(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("shift", "told"), [((96, 10), "touch along 35 m"), ((0, 80), "touch along 48 m"), ((96, 80), "touch at a corner")]
+    ("shift", "reported"),
+    [((96, 10), "touch along 35 m"), ((0, 80), "touch along 48 m"), ((96, 80), "touch at a corner")],
 )
 @pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:2263"])
 def test_scenes_that_touch_are_named_with_their_common_edge(
-    tmp_path: Path, shift: tuple[float, float], told: str, crs: str
+    tmp_path: Path, shift: tuple[float, float], reported: str, crs: str
 ) -> None:
     a = write_pair(tmp_path, "a", crs=crs)
     b = write_pair(tmp_path, "b", crs=crs, shift=shift)
     (message,) = leaks({"train": [a], "val": [b]})
-    assert message.endswith(told)
+    assert message.endswith(reported)
 
 
 def test_a_scene_in_coordinates_of_its_own_lies_nowhere(tmp_path: Path) -> None:
@@ -421,8 +422,8 @@ def test_scenes_in_two_crs_are_compared_on_the_ground(tmp_path: Path) -> None:
         with rasterio.open(b[key], "w", **profile | {"count": len(values)}) as file:
             file.write(values)
     (message,) = leaks({"train": [a], "val": [b]})
-    told = float(message.rsplit("overlap by ", 1)[1].removesuffix(" m²").replace(",", ""))
-    assert told == pytest.approx(48 * 80 * 0.25, rel=0.02)
+    area = float(message.rsplit("overlap by ", 1)[1].removesuffix(" m²").replace(",", ""))
+    assert area == pytest.approx(48 * 80 * 0.25, rel=0.02)
 
 
 def test_files_that_are_the_same_leak_without_any_georeference(tmp_path: Path) -> None:
@@ -436,7 +437,7 @@ def test_files_that_are_the_same_leak_without_any_georeference(tmp_path: Path) -
     assert leaks({"train": [a], "val": [a | {"scene": str(link)}]}) == [f"{a['scene']} trains and validates, as {link}"]
     (message,) = leaks({"train": [a], "val": [a | {"scene": str(copy)}]})
     assert "byte for byte" in message
-    # With georeference it is told once.
+    # With georeference it is reported once.
     c = write_pair(tmp_path, "c")
     assert leaks({"train": [c], "val": [c]}) == [f"{c['scene']} trains and validates"]
 

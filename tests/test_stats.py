@@ -169,7 +169,7 @@ def test_moments_of_parts_add_up_in_any_cut() -> None:
     assert Moments.none(2).std.tolist() == [0, 0]
 
 
-def test_infinite_values_are_told_of(make_scene: MakeScene, tmp_path: Path) -> None:
+def test_infinite_values_are_reported(make_scene: MakeScene, tmp_path: Path) -> None:
     made = make_scene(dtype="float32", bands=1, size=(64, 64))
     with rasterio.open(made.path, "r+") as file:
         file.write(np.full((1, 1, 1), np.inf, dtype=np.float32), window=((3, 4), (5, 6)))

@@ -614,7 +614,7 @@ def test_windows_of_most_doubt_come_first(tmp_path: Path) -> None:
     assert "--confidence" in (raised.value.hint or "")
 
 
-def test_evaluation_folder_shows_scenes_labels_and_worst_windows(tmp_path: Path) -> None:
+def test_evaluation_folder_shows_scenes_labels_worst_windows(tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene.tif", size=(SIDE, SIDE))
     write_map(tmp_path / "labels.tif")
     window = {"scene": "scene", "error": 0.42, "row": 16, "col": 8, "height": 32, "width": 32}

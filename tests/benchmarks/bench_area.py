@@ -68,7 +68,7 @@ def main() -> None:
         variants = [Variant.parse(name) for name in options.variants]
     except ValueError as error:
         parser.error(str(error))
-    told = {
+    request = {
         "device": options.device,
         "threads": options.threads,
         "streams": 1,
@@ -81,7 +81,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         weights = folder / "weights.pt"
-        ask_once("weights", path=str(weights), **told)
+        ask_once("weights", path=str(weights), **request)
         for side in sorted(options.sizes):
             note(f"{side} × {side}")
             for variant in variants:
@@ -89,7 +89,7 @@ def main() -> None:
                 result = measure(
                     [variant],
                     {
-                        **told,
+                        **request,
                         "height": side,
                         "width": side,
                         "weights": str(weights),

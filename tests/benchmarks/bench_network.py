@@ -7,7 +7,7 @@ which other processes used more than a tenth of a core is repeated. Tables give 
 brackets, and ratios that are medians of the rounds' own.
 
 official           the official code's form, eager: float32, or under autocast with -bf16
-…-tuned            with glibc told to keep freed memory (environment variables): the fair rival, eager times halve
+…-tuned            with glibc set to keep freed memory (environment variables): the fair rival, eager times halve
 segformer-b0, -b2  SMP's Segformer with mit_b0 and mit_b2
 unet-r34           SMP's Unet with resnet34
 geoseg-module      geoseg's network as it was trained, eager, channels last
@@ -127,7 +127,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
 
-    told = {
+    given = {
         "device": options.device,
         "threads": options.threads,
         "streams": streams,
@@ -136,9 +136,9 @@ def main() -> None:
         "upsample": options.upsample,
     }
     note("roofline")
-    best = ask_once("roofline", **told)
+    best = ask_once("roofline", **given)
     report: dict[str, Any] = {"machine": platform.platform(), "processor": processor(), "roofline": best, "runs": []}
-    report["options"] = {**told, "rounds": options.rounds, "quiet": options.quiet}
+    report["options"] = {**given, "rounds": options.rounds, "quiet": options.quiet}
     print(
         f"{processor()}, {options.threads} threads; best of this machine: float32 {best['float32']:.0f} GFLOP/s, "
         f"bf16 {best['bf16']:.0f} GFLOP/s, copy {best['copy']:.0f} GB/s",
@@ -148,10 +148,10 @@ def main() -> None:
         folder = Path(name)
         for model in options.models:
             weights = folder / f"{model}.pt"
-            classes = ask_once("weights", size=model, path=str(weights), **told)
+            classes = ask_once("weights", size=model, path=str(weights), **given)
             for height, width in options.sizes:
                 note(f"SegNeXt-{model}, {height} × {width}: loading")
-                request = {**told, "size": model, "height": height, "width": width, "weights": str(weights)}
+                request = {**given, "size": model, "height": height, "width": width, "weights": str(weights)}
                 found = measure(
                     variants,
                     request,

@@ -339,7 +339,7 @@ def main() -> None:
                 case "peak":
                     assert process is not None
                     answer = {"bytes": process.peak_bytes()}
-        except Exception as error:  # told to the parent, which leaves this network out
+        except Exception as error:  # reported to the parent, which leaves this network out
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")

@@ -42,7 +42,7 @@ class Variant:
         architecture: "official", "geoseg", or one of `RIVALS`.
         backend: One of geoseg's, or "module" for its network as it was trained.
         precision: "float32" or "bf16".
-        tuned: Whether glibc is told to keep freed memory.
+        tuned: Whether glibc keeps freed memory.
     """
 
     name: str
@@ -191,7 +191,7 @@ def measure(
 
     Args:
         variants: What is compared. One that cannot be loaded is left out and says why.
-        request: What all of them are told: size, weights, image, threads, device.
+        request: What all of them are given: size, weights, image, threads, device.
         rounds: Samples of each.
         tries: Times a sample is repeated when other processes were busy.
         quiet: Whether that is looked at.
@@ -208,9 +208,9 @@ def measure(
     def load(result: Result) -> None:
         variant = result.variant
         worker = workers[variant.name] = Worker(tuned=variant.tuned, log=folder / f"{variant.name}.log")
-        told = {"architecture": variant.architecture, "backend": variant.backend, "precision": variant.precision}
+        network = {"architecture": variant.architecture, "backend": variant.backend, "precision": variant.precision}
         try:
-            result.load_seconds = worker.ask("load", **request, **told)["seconds"]
+            result.load_seconds = worker.ask("load", **request, **network)["seconds"]
         except WorkerError as error:
             leave_out(result, error)
 

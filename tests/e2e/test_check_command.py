@@ -1,4 +1,4 @@
-"""Bad scenes and labels of every kind in one configuration: all of it is told at once, and nothing is written."""
+"""Bad scenes and labels of every kind in one configuration: all of it is reported at once, and nothing is written."""
 
 from __future__ import annotations
 

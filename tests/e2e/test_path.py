@@ -176,14 +176,14 @@ def test_the_class_map_is_the_scenes_in_every_gis(trained: Trained) -> None:
     assert all(name in (trained.map.parent / "map.tif.aux.xml").read_text(encoding="utf-8") for name in NAMES)
 
 
-def test_the_areas_told_are_those_of_the_map(trained: Trained) -> None:
+def test_the_areas_printed_are_those_of_the_map(trained: Trained) -> None:
     values, _ = read_map(trained.map)
     lines = [line.split() for line in trained.said["predict"].splitlines()[1:]]
     assert lines[-1] == ["look", "at", "it:", "geoseg", "view", str(trained.scene), str(trained.map)]
-    told = {words[0]: float(words[1].replace(",", "")) for words in lines if words[0] in NAMES}
-    assert told.keys() == set(NAMES)
+    printed = {words[0]: float(words[1].replace(",", "")) for words in lines if words[0] in NAMES}
+    assert printed.keys() == set(NAMES)
     for c in LANDSCAPE_CLASSES:
-        assert told[c.name] == pytest.approx((values == c.id).sum() * 0.25e-4, abs=0.0051)
+        assert printed[c.name] == pytest.approx((values == c.id).sum() * 0.25e-4, abs=0.0051)
 
 
 def test_the_same_scene_twice_gives_the_same_bytes(trained: Trained, tmp_path: Path) -> None:

@@ -368,7 +368,7 @@ def square_of(viewer: Viewer, row: int, col: int, name: str) -> dict[str, Any]:
     return {"type": "Feature", "geometry": geometry, "properties": {"class": name, "note": ""}}
 
 
-def test_far_layers_empty_ones_and_replaced_files_are_told(tmp_path: Path, browser: Browser) -> None:
+def test_far_empty_and_replaced_layers_are_reported(tmp_path: Path, browser: Browser) -> None:
     write_map(tmp_path / "here.tif")
     far = geopandas.GeoDataFrame({"class": ["house"]}, geometry=[box(20, 60, 20.001, 60.001)], crs=4326)
     far.to_file(tmp_path / "far.gpkg")
