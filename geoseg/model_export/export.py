@@ -1,6 +1,7 @@
 """A model folder to an ONNX file and its STAC item: the program behind ``geoseg export``."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -25,32 +26,12 @@ class ExportReport:
 
     path: Path  # the ONNX file
     item: Path | None  # the STAC item
-    options: ExportOptions
-    feed: str  # what a host feeds
-    nodes: int  # number of operations in the graph
-    shape: tuple[int | str, ...]  # of the input, axes as numbers or names
-    bands: tuple[str, ...]  # names of its channels
-    deepness: str | None  # why Deepness cannot run the file
     agreement: Agreement | None  # how it compares with torch; None if ONNX Runtime is not installed
+    facts: Mapping[str, str]  # everything for people, by name
 
     def lines(self) -> list[str]:
-        """The report for people, one fact per line."""
-        checked = "not checked: onnxruntime is not installed"
-        if self.agreement is not None:
-            checked = (
-                f"ONNX Runtime {self.agreement.runtime} against torch: largest difference "
-                f"{self.agreement.difference:.1e}, same class on {self.agreement.agreement:.3%} of the pixels"
-            )
-        megabytes = self.path.stat().st_size / 1e6
-        shape = ", ".join(map(str, self.shape))
-        return [
-            f"model     {self.path}: {megabytes:.1f} MB, {self.nodes} operations of opset {self.options.opset}",
-            f"input     {INPUT} ({shape}) float32: {self.feed}; {', '.join(self.bands)}",
-            f"output    {self.options.result} at the size of the input",
-            f"check     {checked}",
-            f"Deepness  {'no: ' + self.deepness if self.deepness else 'runs it as it is'}",
-            f"item      {self.item or 'none'}",
-        ]
+        """The facts, one a line."""
+        return [f"{name:<10}{fact}" for name, fact in self.facts.items()]
 
 
 def export_model(
@@ -133,14 +114,14 @@ def export_model(
             version = release if release.count(".") == 2 else f"{release}.0"
             text = stac_item(model, scratch, options, size=size, overlap=overlap, onnx_version=version)
             (scratch.parent / item.name).write_text(text, encoding="utf-8")
-    return ExportReport(
-        path=path,
-        item=item,
-        options=options,
-        feed=feed,
-        nodes=len(graph.graph.node),
-        shape=tuple(axis.dim_param or axis.dim_value for axis in graph.graph.input[0].type.tensor_type.shape.dim),
-        bands=tuple(band.name for band in contract.bands),
-        deepness=misread,
-        agreement=agreement,
-    )
+    shape = ", ".join(str(axis.dim_param or axis.dim_value) for axis in graph.graph.input[0].type.tensor_type.shape.dim)
+    nodes, megabytes = len(graph.graph.node), path.stat().st_size / 1e6
+    facts = {
+        "model": f"{path}: {megabytes:.1f} MB, {nodes} operations of opset {options.opset}",
+        "input": f"{INPUT} ({shape}) float32: {feed}; {', '.join(band.name for band in contract.bands)}",
+        "output": f"{result} at the size of the input",
+        "check": str(agreement or "not checked: onnxruntime is not installed"),
+        "Deepness": f"no: {misread}" if misread else "runs it as it is",
+        "item": str(item or "none"),
+    }
+    return ExportReport(path, item, agreement, facts)

@@ -108,6 +108,12 @@ class Agreement:
     difference: float  # the largest of a value; 0 for class ids
     agreement: float  # share of pixels with the same class
 
+    def __str__(self) -> str:
+        return (
+            f"ONNX Runtime {self.runtime} against torch: largest difference {self.difference:.1e}, "
+            f"same class on {self.agreement:.3%} of the pixels"
+        )
+
 
 def check_file(
     path: Path, model: StoredModel, *, feed: Feed, result: Result, sizes: list[tuple[int, int]]
