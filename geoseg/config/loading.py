@@ -8,7 +8,6 @@ classes.
 
 import re
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ from geoseg.config.scenes import expand_scenes
 from geoseg.config.settings import TrainConfig
 from geoseg.contract import shipped_models
 from geoseg.errors import ConfigError, reason
+from geoseg.options import AnyPath
 from geoseg.words import nearest
 
 
-def load_config(path: str | PathLike[str], overrides: Sequence[str] = ()) -> TrainConfig:
+def load_config(path: AnyPath, overrides: Sequence[str] = ()) -> TrainConfig:
     """The configuration in a YAML file, with overrides: ``train.iterations=500``, ``data.root=/mnt/orthos``.
 
     Raises:

@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from os import PathLike
 from typing import Literal
 
 from geoseg.errors import GeosegError, LabelError
+from geoseg.options import AnyPath
 from geoseg.words import count
 
 log = logging.getLogger(__name__)
@@ -24,17 +24,17 @@ class Problem:
     hint: str | None = None  # the fix, if the message does not imply it
 
 
-def error(where: str | PathLike[str], message: str, hint: str | None = None) -> Problem:
+def error(where: AnyPath, message: str, hint: str | None = None) -> Problem:
     """A problem that stops training."""
     return Problem("error", str(where), message, hint)
 
 
-def warning(where: str | PathLike[str], message: str, hint: str | None = None) -> Problem:
+def warning(where: AnyPath, message: str, hint: str | None = None) -> Problem:
     """A problem that is only reported."""
     return Problem("warning", str(where), message, hint)
 
 
-def as_problem(where: str | PathLike[str], raised: GeosegError) -> Problem:
+def as_problem(where: AnyPath, raised: GeosegError) -> Problem:
     """An exception as a problem."""
     return error(where, raised.message, raised.hint)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import orjson
 from geoseg.arrays import FloatArray, IntArray
 from geoseg.errors import ConfigError
 from geoseg.evaluation import SCORES_JSON
+from geoseg.options import AnyPath
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +41,7 @@ class MapErrors:
         return mapped_m2[used] @ share, margin * self.spread
 
 
-def read_errors(path: str | PathLike[str], classes: Sequence[str]) -> MapErrors:
+def read_errors(path: AnyPath, classes: Sequence[str]) -> MapErrors:
     """The errors that ``geoseg evaluate`` found, from its folder or ``scores.json``, for a map's classes in order.
 
     A `ConfigError` if it is no evaluation, one of other classes, or one without areas.

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from geoseg.export.styles import style_qml, write_style
 from geoseg.files import atomic_output, has_style
 from geoseg.georeference import Georeference
 from geoseg.grid import Grid
+from geoseg.options import AnyPath
 from geoseg.polygons.batch import PolygonBatch
 
 __all__ = ["EXPORTERS", "Exporter", "Layer", "check_format", "exporter_for", "style_qml", "write_polygons"]
@@ -64,7 +64,7 @@ EXPORTERS = {
 }
 
 
-def exporter_for(path: str | PathLike[str]) -> Exporter:
+def exporter_for(path: AnyPath) -> Exporter:
     """The exporter of a file's suffix, in any case, or an `OutputError`; to be called before any work."""
     suffix = Path(path).suffix
     try:
@@ -77,7 +77,7 @@ def exporter_for(path: str | PathLike[str]) -> Exporter:
         ) from None
 
 
-def check_format(path: str | PathLike[str], grid: Grid) -> None:
+def check_format(path: AnyPath, grid: Grid) -> None:
     """Refuse a format that cannot hold a map's coordinates, before any work.
 
     Raises:
@@ -89,7 +89,7 @@ def check_format(path: str | PathLike[str], grid: Grid) -> None:
         raise OutputError(f"{path} cannot be written: {reason}", hint=hint)
 
 
-def write_polygons(batches: Iterable[PolygonBatch], path: str | PathLike[str], layer: Layer) -> int:
+def write_polygons(batches: Iterable[PolygonBatch], path: AnyPath, layer: Layer) -> int:
     """Write polygons in the format of the suffix, with a QGIS style: all of it or nothing.
 
     The style has the classes that are present. A GeoPackage holds it, other formats get a ``.qml`` beside the file.

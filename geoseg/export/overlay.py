@@ -1,7 +1,6 @@
 """A picture of a result: imagery, class map and polygons side by side, with a legend. Imports no torch."""
 
 import math
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from geoseg.arrays import ByteArray
 from geoseg.classes import NODATA, ClassTable, format_color
 from geoseg.export.styles import darker
 from geoseg.files import atomic_output
+from geoseg.options import AnyPath
 
 _DPI = 100
 _MARGIN, _GAP, _HEADING, _LEGEND_ROW = 24, 16, 34, 30  # px
@@ -29,7 +29,7 @@ _INK = "#222222"
 
 
 def write_overlay(
-    path: str | PathLike[str],
+    path: AnyPath,
     pixels: ByteArray,
     class_values: ByteArray,
     classes: ClassTable,

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from geoseg.landscape.cover import cell_features
 from geoseg.landscape.features import BUILDING, FIELD, GRASS, LANDSCAPE_CLASSES, SOIL, Features
 from geoseg.landscape.network import Frame, generator
 from geoseg.landscape.render import Painter, burn_ids, class_of_ids, pixel_features
+from geoseg.options import AnyPath
 from geoseg.windows import Window, pieces
 
 Progress = Callable[[Iterable[Window]], Iterable[Window]]
@@ -259,10 +259,10 @@ def _coverage(features: Features, height: int, width: int, *, without: list[Poly
 
 def write_landscape(
     landscape: Landscape,
-    scene_path: str | PathLike[str],
+    scene_path: AnyPath,
     *,
-    labels_path: str | PathLike[str] | None = None,
-    truth_path: str | PathLike[str] | None = None,
+    labels_path: AnyPath | None = None,
+    truth_path: AnyPath | None = None,
     block: int = 512,
     overwrite: bool = False,
     progress: Progress | None = None,

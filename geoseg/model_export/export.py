@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 
 from geoseg.errors import ConfigError, ModelError
@@ -14,7 +13,7 @@ from geoseg.model_export.metadata import deepness_entries, import_pystac, stac_i
 from geoseg.model_export.onnx_graph import import_onnx, onnx_model
 from geoseg.network.folding import deployed
 from geoseg.network.model_folder import load_model
-from geoseg.options import ExportOptions
+from geoseg.options import AnyPath, ExportOptions
 from geoseg.tiling.plan import window_of
 from geoseg.version import __version__
 from geoseg.windows import round_up
@@ -35,8 +34,8 @@ class ExportReport:
 
 
 def export_model(
-    name: str | PathLike[str],
-    output: str | PathLike[str],
+    name: AnyPath,
+    output: AnyPath,
     options: ExportOptions = ExportOptions(),
     *,
     overwrite: bool = False,

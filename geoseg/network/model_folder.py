@@ -4,7 +4,6 @@ import inspect
 import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
@@ -23,6 +22,7 @@ from geoseg.contract import Contract
 from geoseg.errors import ConfigError, GeosegError, in_one_line
 from geoseg.files import new_folder
 from geoseg.network.stored_model import WEIGHTS_FILE, StoredModel, logits_stride, open_model
+from geoseg.options import AnyPath
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ def save_model(folder: Path, network: nn.Module, contract: Contract, *, half: bo
         contract.model_copy(update={"stride": logits_stride(network)}).save(scratch)
 
 
-def load_model(name: str | PathLike[str]) -> StoredModel:
+def load_model(name: AnyPath) -> StoredModel:
     """The model in a folder, or the shipped model of that name, with its network in memory.
 
     A `ModelError` for no such folder, a missing or invalid file, or files that do not fit each other.

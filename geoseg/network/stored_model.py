@@ -11,12 +11,12 @@ import json
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.contract import CONTRACT_FILE, Contract, find_model, load_contract
 from geoseg.errors import ModelError, in_one_line
+from geoseg.options import AnyPath
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +65,7 @@ def logits_stride(network: nn.Module) -> int:
     return int(getattr(network, "logits_stride", 1))
 
 
-def open_model(name: str | PathLike[str]) -> StoredModel:
+def open_model(name: AnyPath) -> StoredModel:
     """The model in a folder, or the shipped model of that name; a `ModelError` if files are missing or do not match."""
     folder = find_model(name)
     contract = load_contract(folder)

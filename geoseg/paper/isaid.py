@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from geoseg.classes import NODATA, ClassTable, Color
 from geoseg.errors import LabelError, OutputError, in_one_line, one_error
 from geoseg.files import atomic_output, check_output_folder, output_error
 from geoseg.georeference import open_raster
+from geoseg.options import AnyPath
 from geoseg.paper.isaid_release import LABELLED, SPLITS, Pair, Picture, find_release
 from geoseg.runtime.machine import processors
 from geoseg.words import count
@@ -78,9 +78,7 @@ class IsaidReport:
         return [f"scenes   {counts}", f"classes  {shares}", f"licence  {LICENCE}", f"folder   {self.folder}"]
 
 
-def prepare_isaid(
-    source: str | PathLike[str], output: str | PathLike[str], *, overwrite: bool = False, progress: bool = False
-) -> IsaidReport:
+def prepare_isaid(source: AnyPath, output: AnyPath, *, overwrite: bool = False, progress: bool = False) -> IsaidReport:
     """Turn the official release of iSAID into GeoTIFF scenes, rasters of class ids and the official split.
 
     Writes ``{train,val}/{scenes,labels}/P0003.tif``, ``test/scenes/P0006.tif``, ``train.csv`` and ``val.csv`` (columns

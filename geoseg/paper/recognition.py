@@ -7,12 +7,12 @@ compared, in the file's own spelling; only the bases of the factorization, which
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from geoseg.classes import Color
 from geoseg.errors import ConfigError, ModelError
 from geoseg.models.checkpoints import (
     convert_official_state_dict,
@@ -24,6 +24,7 @@ from geoseg.models.checkpoints import (
 )
 from geoseg.models.mscan import MLP_RATIOS, MSCAN, SIZES
 from geoseg.models.segnext import RECIPES, SegNeXt
+from geoseg.options import AnyPath
 from geoseg.words import count
 
 BASES = "decode_head.hamburger.ham.bases"
@@ -40,8 +41,6 @@ _OPENMMLAB_RANK = 16
 
 WHOLE_FILE = "the checkpoint of SegNeXt is incomplete; copy or download it again"
 
-Source = str | PathLike[str]
-Color = tuple[int, int, int]
 N = TypeVar("N", bound=nn.Module)
 
 
@@ -99,7 +98,7 @@ class Design:
         return next((name for name, size in SIZES.items() if (size, MLP_RATIOS) == dimensions), None)
 
 
-def recognize(tensors: Mapping[str, Tensor], source: Source) -> tuple[Design, dict[str, Tensor]]:
+def recognize(tensors: Mapping[str, Tensor], source: AnyPath) -> tuple[Design, dict[str, Tensor]]:
     """The network that a state dict is for, and the state dict without ``module.`` or ``model.`` before every name.
 
     A `ModelError` names the ``source`` if it is another network's, for other than three bands, or incomplete.
@@ -147,7 +146,7 @@ def recognize(tensors: Mapping[str, Tensor], source: Source) -> tuple[Design, di
     return design, tensors
 
 
-def build_encoder(design: Design, tensors: Mapping[str, Tensor], source: Source) -> MSCAN:
+def build_encoder(design: Design, tensors: Mapping[str, Tensor], source: AnyPath) -> MSCAN:
     """MSCAN with the weights of an ImageNet checkpoint, in evaluation mode; arguments as `recognize` returns them.
 
     A `ModelError` names the first tensor that is missing, unexpected, or of another shape.
@@ -164,7 +163,7 @@ def build_encoder(design: Design, tensors: Mapping[str, Tensor], source: Source)
 
 
 def build_segnext(
-    design: Design, tensors: Mapping[str, Tensor], source: Source, *, rank: int, norm_groups: int = NORM_GROUPS
+    design: Design, tensors: Mapping[str, Tensor], source: AnyPath, *, rank: int, norm_groups: int = NORM_GROUPS
 ) -> SegNeXt:
     """SegNeXt with the weights of a segmentation checkpoint, in evaluation mode; arguments as `recognize` returns them.
 
@@ -197,7 +196,7 @@ def build_segnext(
     return _filled(network, {OWN_BASES: network.state_dict()[OWN_BASES], **convert_official_state_dict(tensors)})
 
 
-def find_rank(design: Design, source: Source, *, asked: int | None = None) -> tuple[int, str]:
+def find_rank(design: Design, source: AnyPath, *, asked: int | None = None) -> tuple[int, str]:
     """Rank of the factorization of a segmentation checkpoint, and the reason for it; ``asked`` is the user's choice.
 
     No weight depends on it, and only files with bases show it. The official repository trains B and L with 64,
@@ -249,7 +248,7 @@ def _depth(tensors: Mapping[str, Tensor], block: str) -> int:
     return 1 + max((int(number) for number in numbers if number.isdecimal()), default=0)
 
 
-def _compare(design: Design, tensors: Mapping[str, Tensor], network: nn.Module, source: Source) -> None:
+def _compare(design: Design, tensors: Mapping[str, Tensor], network: nn.Module, source: AnyPath) -> None:
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     state = network.state_dict()
     wanted = {official_key(key, official=design.official): tuple(value.shape) for key, value in state.items()}
