@@ -56,10 +56,8 @@ def read_class_table(path: AnyPath) -> ClassTable:
 
     The file has a list of names, or of entries with ``name``, ``color`` (``#rrggbb`` or three numbers), ``id`` and
     ``background``, of which the name alone is needed; alone or under the key ``classes``, as in a training's
-    configuration. A class without a colour gets one.
-
-    Raises:
-        ConfigError: No such file, or none of these forms; ids that are not 0 … K−1; a name twice.
+    configuration. A class without a colour gets one. A `ConfigError` for no such file, another form, ids that are not
+    0 … K−1, or a name twice.
     """
     path = Path(path)
     try:

@@ -1,7 +1,4 @@
-"""The imagery contract, ``geoseg.json`` in a model folder: what imagery a model takes and which classes it gives.
-
-A model's input is ``(pixel * scale - mean) / std`` per band, and 0 where the pixel is invalid.
-"""
+"""The imagery contract, ``geoseg.json`` in a model folder: what imagery a model takes and which classes it gives."""
 
 from pathlib import Path
 from typing import Any, Literal, Self

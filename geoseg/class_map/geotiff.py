@@ -156,7 +156,8 @@ class Tile:
 class CogWriter:
     """A uint8 raster with nodata 255 being written from top to bottom; a context manager.
 
-    The file's bytes depend on the pixels, not on how the rows come nor on the number of `threads`.
+    The file's bytes depend on the pixels, not on how the rows come nor on the number of `threads`. An `OutputError` if
+    the folder is not writable or the disk is full.
 
     Args:
         path: File to write, in a folder of its own that also takes the temporary files (`geoseg.files.atomic_output`).
@@ -165,9 +166,6 @@ class CogWriter:
         palette: Colours of the values of a single band, which overviews keep by majority. None for shares, as in
             `geoseg.map_rows.MapRows`: overviews average them, and differences of neighbours are compressed.
         tiles: Files that hold the pixels when the writer finishes; None stores them as rows arrive.
-
-    Raises:
-        OutputError: The folder is not writable or the disk is full.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ GDAL makes overviews by mode in several times the time, after the raster is comp
 import numpy as np
 import numpy.typing as npt
 
-from geoseg.arrays import ByteArray, IntArray
+from geoseg.arrays import ByteArray, FloatArray, IntArray
 from geoseg.classes import NODATA
 from geoseg.runtime.jit import helper, int64, njit
 
@@ -86,7 +86,7 @@ def count_values(rows: ByteArray, counts: IntArray) -> None:
             counts[rows[row, col]] += 1
 
 
-def class_areas(ids: ByteArray, row_areas: npt.NDArray[np.float64], classes: int) -> npt.NDArray[np.float64]:
+def class_areas(ids: ByteArray, row_areas: FloatArray, classes: int) -> FloatArray:
     """Area of each class (K,) in rows of class ids (h, W); ``row_areas`` (h,) has the area of a pixel in each row."""
     counts = np.zeros((len(ids), 256), dtype=np.int64)
     for row, found in zip(ids, counts, strict=True):

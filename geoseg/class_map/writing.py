@@ -1,15 +1,10 @@
-"""Write what a prediction finds as rasters: the class map and, where asked for, confidence and other layers beside it.
-
-A class map has a colour table (every GIS), the class table as a JSON tag (geoseg, also when the file travels alone),
-names and counts in ``.tif.aux.xml`` (GDAL, ArcGIS, QGIS; TIFF has no place for them), and a style in ``.qml`` (QGIS).
-"""
+"""Write what a prediction finds as rasters: the class map, and confidence and other layers beside it."""
 
 import hashlib
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +20,7 @@ from geoseg.export.styles import ramp_qml, style_qml, write_style
 from geoseg.files import atomic_output
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
+from geoseg.options import AnyPath
 
 LAYERS = ("classes", "confidence", "probabilities", "disagreement", "contact")
 """What `MapFileWriter` can write; the names are `geoseg.map_rows.MapRows`' own."""
@@ -38,7 +34,7 @@ class MapFileWriter:
 
     Memory is some rows of every layer, whatever the height. On an exception nothing is published, and what was there
     before stays. A layer that is not asked for and is there from before stays too: it bears the digest of its own
-    map, and `geoseg.class_map.open_class_map` leaves it aside.
+    map, and `geoseg.class_map.ClassMapReader` leaves it aside. For errors see `CogWriter`.
 
     Args:
         path: The class map, replaced if it exists (call `geoseg.files.check_output` before the work); the other layers
@@ -48,15 +44,11 @@ class MapFileWriter:
         layers: Names out of `LAYERS`; "classes" is always among them.
         tags: Provenance, put into every file as it is: model, version, window size, …
         tiles: Files that hold the pixels of each layer when the context ends, and need not be stored again.
-
-    Raises:
-        ValueError: An unknown layer, or layers without "classes".
-        OutputError: The folder is not writable or the disk is full.
     """
 
     def __init__(
         self,
-        path: str | PathLike[str],
+        path: AnyPath,
         grid: Grid,
         classes: ClassTable,
         *,

@@ -72,11 +72,8 @@ def rows_of_tasks(
     """Finished rows of tasks, consecutive bands of a strip, from top to bottom.
 
     No rows lie in two bands. They are 255 exactly where there is nothing to map. They do not depend on which bands are
-    made together: two calls only compute the windows that they share at a band's end twice.
-
-    Raises:
-        SceneError: A block of the scene cannot be read.
-        DeviceError: One window alone exceeds the device's memory.
+    made together: two calls only compute the windows that they share at a band's end twice. A `SceneError` if a block
+    of the scene cannot be read, a `DeviceError` if one window alone exceeds the device's memory.
     """
     stages = stages or Stages()
     rows, cols = plan.band_span(tasks[0].band, tasks[-1].band), plan.strip_span(tasks[0].strip)

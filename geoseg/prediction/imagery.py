@@ -3,8 +3,8 @@
 import logging
 
 import numpy as np
-import numpy.typing as npt
 
+from geoseg.arrays import FloatArray
 from geoseg.contract import GSD_TOLERANCE, Contract
 from geoseg.errors import SceneError
 from geoseg.scene import Raster
@@ -152,7 +152,7 @@ def _size_doubt(contract: Contract, scene: Raster) -> str | None:
     )
 
 
-def _by_band(contract: Contract, values: npt.NDArray[np.float64], form: str) -> str:
+def _by_band(contract: Contract, values: FloatArray, form: str) -> str:
     return ", ".join(f"{value:{form}} ({band.name})" for value, band in zip(values, contract.bands, strict=True))
 
 

@@ -7,9 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from geoseg.arrays import FloatArray
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
 from geoseg.tiling.plan import Plan
@@ -55,7 +53,7 @@ class PredictReport:
     skipped: int  # windows with nothing to map, which the network never saw
     seams: SeamCounts  # where overlapping windows saw different classes
     # Area per class, m² on the ground (else in the unit of the transform, or px), (K,)
-    areas_m2: npt.NDArray[np.float64]
+    areas_m2: FloatArray
     classes: ClassTable
     seconds: float  # time of the prediction, without loading the model
     # Seconds of work per stage, which run side by side: read, network, stitch, write

@@ -70,16 +70,9 @@ def import_weights(
     A segmentation checkpoint becomes a model folder for geoseg, for red, green and blue bytes normalised as for
     ImageNet. An ImageNet checkpoint becomes weights that timm and SMP start a training from.
 
-    Args:
-        checkpoint: File (see `geoseg.models.checkpoints.read_checkpoint`), or a name of ``geoseg weights list``,
-            which is downloaded where it is not here.
-        output: Folder to write.
-        classes: YAML or JSON file of the classes, see `geoseg.class_tables.read_class_table`; None takes the names in
-            the checkpoint's own notes, else those of the known data set with as many, else numbers.
-        nmf_rank: Rank of the factorization; None finds it, see `geoseg.paper.recognition.find_rank`.
-        norm_groups: Groups of the decoder's group norms.
-        overwrite: Replace such a folder.
-        progress: Draw a progress bar of a download.
+    The checkpoint is a file (`read_checkpoint`), or a name of ``geoseg weights list``, which is downloaded where it is
+    not here. Without a file of classes (`read_class_table`) they have the names in the checkpoint's own notes, else
+    those of the known data set with as many, else numbers. For the rank see `find_rank`.
 
     Raises:
         ModelError: A file that is no whole checkpoint of SegNeXt or MSCAN, or one that holds code.

@@ -113,12 +113,9 @@ def scene_stats(settings: TrainConfig, split: str = "train") -> SceneStats:
     """Count classes, bands and nodata of the scenes of a split.
 
     Everything is read once, imagery of float32 twice; memory does not grow with the scenes. Of scenes that are cut
-    into blocks, only those pixels count that the split may see.
-
-    Raises:
-        ConfigError: Another split.
-        LabelError: Labels that cannot be read.
-        SceneError: A scene that cannot be read or has infinite values at valid pixels, or no valid pixel at all.
+    into blocks, only those pixels count that the split may see. A `ConfigError` for another split, a `LabelError` for
+    labels that cannot be read, a `SceneError` for a scene that cannot be read or has infinite values at valid pixels,
+    and for no valid pixel at all.
     """
     if split not in ("train", "val"):
         raise ConfigError(f"unknown split {split!r}", hint="--split train or --split val")

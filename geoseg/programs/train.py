@@ -1,8 +1,6 @@
 """Train a network on labelled scenes with Lightning, and save the best one as a model folder.
 
-A run folder holds ``config.yaml`` (as resolved), ``environment.json`` (machine, versions, command, git), ``split.gpkg``
-(where scenes are cut into blocks), ``checkpoints/`` (best and last), ``metrics.csv`` and TensorBoard logs under
-``logs/``, and ``model/``, the model folder to predict with. The parts of a run are in `geoseg.training`.
+What a run folder holds is in docs/howto/training.md; the parts of a run are in `geoseg.training`.
 """
 
 import logging

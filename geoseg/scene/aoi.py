@@ -4,7 +4,6 @@ A pixel is inside if its centre is, whatever the window; with GDAL the window co
 """
 
 import hashlib
-from os import PathLike
 
 import numpy as np
 import pyproj
@@ -14,6 +13,7 @@ from geoseg.arrays import BoolArray, Geometries, Int32Array
 from geoseg.errors import GeosegError, SceneError, quoted
 from geoseg.georeference import pyproj_crs, transformer
 from geoseg.grid import Grid, crs_hint
+from geoseg.options import AnyPath
 from geoseg.paths import input_path
 from geoseg.scene.vector_files import bounds_in, polygon_layer, reading, single_polygons
 from geoseg.windows import Window
@@ -82,16 +82,11 @@ class Aoi:
         return np.cumsum(turns[:, :-1], axis=1, dtype=np.int32)
 
 
-def load_aoi(
-    path: str | PathLike[str], grid: Grid, *, what: str = "area of interest", kind: type[GeosegError] = SceneError
-) -> Aoi:
+def load_aoi(path: AnyPath, grid: Grid, *, what: str = "area of interest", kind: type[GeosegError] = SceneError) -> Aoi:
     """The polygons of a vector file with one layer of them as an area of interest of a scene.
 
-    ``what`` the polygons are is for messages, ``kind`` the error to raise.
-
-    Raises:
-        GeosegError: No such file, none or several layers of polygons, a CRS that only the file or only the scene has,
-            or polygons that do not touch the scene.
+    ``what`` the polygons are is for messages. An error of the given ``kind`` if `polygon_layer` finds none, only the
+    file or only the scene has a CRS, or no polygon touches the scene.
     """
     path = input_path(path)
     layer = polygon_layer(path, what, kind)

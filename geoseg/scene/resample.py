@@ -1,7 +1,4 @@
-"""A scene read as if its pixels had another size: exact averages when they grow, bilinear when they shrink.
-
-Weights are fractions of scene-wide integers and summed in one order, so any window is the crop of the whole.
-"""
+"""A scene read as if its pixels had another size: exact averages when they grow, bilinear when they shrink."""
 
 from typing import Any
 

@@ -120,10 +120,8 @@ def polygon_layer(
 ) -> VectorLayer:
     """The only layer of a file that holds polygons, or may; with ``any_kind`` also points or lines.
 
-    ``what`` is the user's word for the file, "labels" or "area of interest"; for ``count`` see `open_layer`.
-
-    Raises:
-        GeosegError: No such file, one that cannot be read, or none or several layers of polygons; of this ``kind``.
+    ``what`` is the user's word for the file, "labels" or "area of interest"; for ``count`` see `open_layer`. An error
+    of the given ``kind`` if there is no such file, it cannot be read, or it has none or several layers of polygons.
     """
     if not exists(path):
         raise kind(f"no such {what}: {path}", hint="check the path")
