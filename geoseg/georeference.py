@@ -105,11 +105,12 @@ def warp_command(dataset: Any) -> str | None:
     return f"gdalwarp {how}{nothing}{quoted(dataset.name)} warped.tif"
 
 
-def unwarped(path: str, command: str) -> SceneError:
-    """The error for a raster with control points; ``command`` is that of `warp_command`."""
-    return SceneError(
-        f"{path} has control points but no transform, so its pixels have no place on the ground", hint=command
-    )
+def refuse_unwarped(path: str, command: str | None) -> None:
+    """A `SceneError` for a raster with control points; ``command`` is that of `warp_command`."""
+    if command is not None:
+        raise SceneError(
+            f"{path} has control points but no transform, so its pixels have no place on the ground", hint=command
+        )
 
 
 def open_raster(path: AnyPath, mode: str = "r", **options: Any) -> Any:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 
 import geoseg.class_map
-from geoseg.class_map import open_class_map, read_class_map
+from geoseg.class_map import ClassMapReader, read_class_map
 from geoseg.class_map.names import CLASSES_TAG
 from geoseg.class_map.writing import MapFileWriter
 from geoseg.classes import ClassTable
@@ -292,7 +292,7 @@ def test_what_is_no_class_map_is_refused(tmp_path):
 @pytest.mark.parametrize(("dtype", "hint"), [("float32", "-ot Byte"), ("uint16", "at most 255 classes")])
 def test_one_band_of_another_type_gets_a_way_to_convert_it(tmp_path, dtype, hint):
     path = foreign(tmp_path / "map.tif", np.zeros((4, 3)), dtype=dtype)
-    for read in (open_class_map, read_class_map):
+    for read in (ClassMapReader, read_class_map):
         with pytest.raises(SceneError, match=f"1 band of {dtype}") as error:
             read(path)
         assert hint in error.value.hint
@@ -300,7 +300,7 @@ def test_one_band_of_another_type_gets_a_way_to_convert_it(tmp_path, dtype, hint
 
 
 def test_an_empty_map_has_rows_of_nodata(tmp_path):
-    with open_class_map(foreign(tmp_path / "map.tif", np.zeros((4, 3)), nodata=0)) as reader:
+    with ClassMapReader(foreign(tmp_path / "map.tif", np.zeros((4, 3)), nodata=0)) as reader:
         assert reader.classes.names == ("class_0",)
         assert all((rows.classes == 255).all() for rows in reader.rows())
 
@@ -327,10 +327,10 @@ def test_a_map_with_a_class_table_is_opened_unread(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(geoseg.class_map.reading, "_read", lambda *given: reads.append(given) or original(*given))
         for path, expected in ((own, TABLE.names), (named, ("a", "b", "c"))):
-            with open_class_map(path) as reader:
+            with ClassMapReader(path) as reader:
                 assert reader.classes.names == expected
                 assert reads == []
-        with open_class_map(foreign(tmp_path / "plain.tif", values, nodata=255)) as reader:
+        with ClassMapReader(foreign(tmp_path / "plain.tif", values, nodata=255)) as reader:
             assert reader.classes.names == ("class_0", "class_1", "class_2")
             assert len(reads) == 2
 
@@ -338,7 +338,7 @@ def test_a_map_with_a_class_table_is_opened_unread(tmp_path):
 def test_rows_of_a_damaged_map_end_in_an_error(tmp_path):
     path = write(tmp_path / "map.tif", random_map((1100, 700)))
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 10])
-    with open_class_map(path) as reader, pytest.raises(SceneError, match="cannot be read") as error:
+    with ClassMapReader(path) as reader, pytest.raises(SceneError, match="cannot be read") as error:
         list(reader.rows())
     assert "gdalinfo" in error.value.hint
 

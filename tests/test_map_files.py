@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import geoseg.class_map.geotiff
-from geoseg.class_map import layer_path, open_class_map
+from geoseg.class_map import ClassMapReader, layer_path
 from geoseg.class_map.names import DISAGREEMENT
 from geoseg.class_map.overviews import add_checksum, count_values, halve
 from geoseg.class_map.reading import DIGEST_TAG, SCENE_TAG
@@ -378,7 +378,7 @@ def test_a_scene_that_is_nearly_empty_is_quick_and_small(tmp_path: Path) -> None
             out.write(MapRows(rows, rows))
     assert time.process_time() - start < 10
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) < 1_000_000
-    with open_class_map(tmp_path / "m.tif") as reader:
+    with ClassMapReader(tmp_path / "m.tif") as reader:
         assert sum(int((r.classes == 1).sum()) for r in reader.rows()) == 10_000
 
 
@@ -388,7 +388,7 @@ def test_a_scene_that_is_nearly_empty_is_quick_and_small(tmp_path: Path) -> None
 @pytest.mark.parametrize("height", [1, 100, 512, 5000])
 def test_rows_are_read_with_their_confidence(made: tuple[Path, MapRows], height: int) -> None:
     path, rows = made
-    with open_class_map(path) as reader:
+    with ClassMapReader(path) as reader:
         assert (reader.grid, reader.classes) == (grid_of(1300, 1700), TABLE)
         assert reader.confidence_path == layer_path(path, "confidence")
         parts = list(reader.rows(height))
@@ -401,18 +401,18 @@ def test_rows_are_read_with_their_confidence(made: tuple[Path, MapRows], height:
 
 def test_the_source_is_the_scene_where_the_map_says_so(tmp_path: Path) -> None:
     rows = random_rows(40, 30)
-    with open_class_map(write(tmp_path / "a.tif", rows, layers=["classes"])) as reader:
+    with ClassMapReader(write(tmp_path / "a.tif", rows, layers=["classes"])) as reader:
         assert reader.source == "a.tif"
         assert reader.confidence_path is None
     tags = {SCENE_TAG: "Orthofoto Süd.vrt"}
-    with open_class_map(write(tmp_path / "b.tif", rows, layers=["classes"], tags=tags)) as reader:
+    with ClassMapReader(write(tmp_path / "b.tif", rows, layers=["classes"], tags=tags)) as reader:
         assert reader.source == "Orthofoto Süd.vrt"
 
 
 def test_confidence_of_another_map_is_left_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "m.tif", random_rows(40, 30))
     write(path, random_rows(40, 30, seed=1), layers=["classes"])
-    with open_class_map(path) as reader:
+    with ClassMapReader(path) as reader:
         assert reader.confidence_path is None
         assert next(reader.rows()).confidence is None
     assert "belongs to another map" in caplog.text
@@ -429,7 +429,7 @@ import resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import rasterio
-from geoseg.class_map import open_class_map
+from geoseg.class_map import ClassMapReader
 from geoseg.class_map.writing import MapFileWriter
 from support.map_files import TABLE, grid_of, random_rows
 def cycle(height):
@@ -438,7 +438,7 @@ def cycle(height):
         with MapFileWriter(Path(sys.argv[2]) / "m.tif", grid_of(height, 3000), TABLE, layers=["classes"]) as out:
             for _ in range(height // 512):
                 out.write(rows)
-        with open_class_map(Path(sys.argv[2]) / "m.tif") as reader:
+        with ClassMapReader(Path(sys.argv[2]) / "m.tif") as reader:
             for _ in reader.rows():
                 pass
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

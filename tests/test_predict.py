@@ -262,7 +262,7 @@ def test_out_of_memory_halves_the_batch_and_the_run_goes_on(
     made = make_scene(size=(100, 300))
     network = Greedy(most)
     trained = InMemory(network.eval(), load_model(models()).contract)
-    predictor = Predictor(trained, CPU, batched=batched, backend="torch")
+    predictor = Predictor(trained, CPU, Network(backend="torch"), batched=batched)
     with Scene(made.path) as scene:
         plan = predictor.plan(scene, batch_size=8)
         found = rows_of(predictor, scene, plan)

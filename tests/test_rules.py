@@ -13,7 +13,7 @@ import pytest
 from affine import Affine
 from rasterio.crs import CRS
 
-from geoseg.class_map import open_class_map
+from geoseg.class_map import ClassMapReader
 from geoseg.class_map.writing import MapFileWriter
 from geoseg.classes import ClassTable
 from geoseg.errors import ConfigError
@@ -162,7 +162,7 @@ def test_a_map_says_which_class_is_its_background(tmp_path: Path) -> None:
     path = tmp_path / "map.tif"
     with MapFileWriter(path, Grid(120, 160, PLACE, UTM), OBJECTS) as writer:
         writer.write(MapRows(village()))
-    with open_class_map(path) as reader:
+    with ClassMapReader(path) as reader:
         assert reader.classes == OBJECTS
     report = vectorize(path, tmp_path / "map.gpkg")
     assert "left out: ground (background)" in "\n".join(report.lines())

@@ -4,18 +4,18 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from os import PathLike
 from typing import Self
 
 import numpy as np
 
 from geoseg.arrays import ByteArray, FloatArray, IntArray
-from geoseg.class_map.reading import ClassMapReader, open_class_map
+from geoseg.class_map.reading import ClassMapReader
 from geoseg.classes import NODATA, ClassTable, MapClass
 from geoseg.errors import LabelError, SceneError, quoted
-from geoseg.georeference import crs_name, pyproj_crs, unwarped
+from geoseg.georeference import crs_name, pyproj_crs, refuse_unwarped
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
+from geoseg.options import AnyPath, MapReading
 from geoseg.runtime.jit import njit
 
 UNCHANGED = "unchanged"  # name of the class 0 of a map of changes
@@ -27,24 +27,16 @@ _SAME_PLACE_PX = 1e-3
 class MapPair:
     """Two class maps on one grid, the earlier one first, open; a context manager.
 
-    Their ids are the earlier map's, to which the later one's are brought by the names of the classes; ``crs`` and
-    ``classes`` as of `ClassMapReader`, for both. A `SceneError` for another grid or other classes.
+    Their ids are the earlier map's, to which the later one's are brought by the names of the classes. A `SceneError`
+    for another grid or other classes; see `ClassMapReader`.
     """
 
-    def __init__(
-        self,
-        old: str | PathLike[str],
-        new: str | PathLike[str],
-        *,
-        crs: str | None = None,
-        classes: ClassTable | None = None,
-    ) -> None:
+    def __init__(self, old: AnyPath, new: AnyPath, reading: MapReading = MapReading()) -> None:
         with ExitStack() as stack:
-            self._readers = tuple(stack.enter_context(open_class_map(p, crs=crs, classes=classes)) for p in (old, new))
+            self._readers = tuple(stack.enter_context(ClassMapReader(path, reading)) for path in (old, new))
             first, second = self._readers
             for reader in self._readers:
-                if reader.warp_command is not None:
-                    raise unwarped(os.fspath(reader.path), reader.warp_command)
+                refuse_unwarped(os.fspath(reader.path), reader.warp_command)
             _check_grids(first, second)
             self.grid: Grid = first.grid
             self.classes, numbers = _common_classes(first, second)

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import Self
 
@@ -13,10 +12,12 @@ import rasterio
 
 from geoseg.arrays import ByteArray
 from geoseg.class_map.names import class_table, renamed
+from geoseg.class_tables import read_class_table
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import SceneError, quoted
 from geoseg.grid import Grid, grid_of
 from geoseg.map_rows import MapRows
+from geoseg.options import AnyPath, MapReading
 from geoseg.paths import RASTER_SUFFIXES, InputPath, exists, input_path, opened_name
 from geoseg.scene.scene import Scene
 from geoseg.windows import Window, pieces
@@ -32,7 +33,7 @@ _ROWS, _ROWS_PX = 512, 1 << 22
 _CACHE_BYTES = 64 << 20
 
 
-def layer_path(path: str | PathLike[str], layer: str) -> Path:
+def layer_path(path: AnyPath, layer: str) -> Path:
     """Where a layer of a class map lies: ``map_confidence.tif`` for ``map.tif``; "classes" is the map itself."""
     path = Path(path)
     return path if layer == "classes" else path.with_name(f"{path.stem}_{layer}{path.suffix}")
@@ -56,8 +57,7 @@ class ClassMapReader:
 
     Args:
         path: The file.
-        crs: CRS of a file that has a transform but no CRS; None takes the file's.
-        classes: Names and colours of the ids; None takes the file's.
+        reading: How to read it.
 
     Attributes:
         warp_command: What to type for a file with control points in place of a transform, else None.
@@ -68,20 +68,22 @@ class ClassMapReader:
 
     Raises:
         SceneError: No such file, unreadable, more than one band, or not uint8; or a CRS that is not the file's.
+        ConfigError: A file of classes that cannot be read.
     """
 
-    def __init__(self, path: str | PathLike[str], *, crs: str | None = None, classes: ClassTable | None = None) -> None:
+    def __init__(self, path: AnyPath, reading: MapReading = MapReading()) -> None:
         self.path = input_path(opened_name(path, RASTER_SUFFIXES, SceneError))
         if not exists(self.path):
             raise SceneError(f"no such class map: {path}", hint="check the path")
-        self._scene = Scene(path, bands=[1], crs=crs)
+        self._scene = Scene(path, bands=[1], crs=reading.crs)
         try:
             _check_class_map(self._scene)
             self.grid, self.warp_command = self._scene.grid, self._scene.warp_command
             file = self._scene.dataset
-            self.classes, self.is_named = (
-                (renamed(file, classes), True) if classes is not None else class_table(file, self._highest)
-            )
+            if reading.classes is None:
+                self.classes, self.is_named = class_table(file, self._highest)
+            else:
+                self.classes, self.is_named = renamed(file, read_class_table(reading.classes)), True
             tags = file.tags()
         except BaseException:
             self._scene.close()
@@ -131,12 +133,9 @@ class ClassMapReader:
         self._scene.close()
 
 
-open_class_map = ClassMapReader  # A class map to be read row by row
-
-
-def read_class_map(path: str | PathLike[str], *, window: Window | None = None) -> ClassMap:
+def read_class_map(path: AnyPath, *, window: Window | None = None) -> ClassMap:
     """A class map in memory, whole or a window inside it; see `ClassMapReader`."""
-    with open_class_map(path) as reader:
+    with ClassMapReader(path) as reader:
         part = window or Window(0, 0, *reader.grid.shape)
         return ClassMap(reader.read(part), reader.grid.crop(part), reader.classes)
 

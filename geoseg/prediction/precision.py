@@ -16,6 +16,7 @@ from geoseg.network.backends import PRECISIONS
 from geoseg.network.backends.openvino import multiplies_bfloat16
 from geoseg.network.metrics import Scores, count_pixels
 from geoseg.network.stored_model import StoredModel
+from geoseg.options import Network
 from geoseg.prediction.bands import predicted_rows
 from geoseg.prediction.predictor import Predictor
 from geoseg.windows import Window
@@ -59,7 +60,7 @@ def measure_precision(
     """The record of `record_precision`, not written."""
     if not multiplies_bfloat16():
         return None
-    ways = [Predictor(model, backend="openvino", precision=precision) for precision in PRECISIONS]
+    ways = [Predictor(model, network=Network(backend="openvino", precision=precision)) for precision in PRECISIONS]
     count = len(model.contract.classes)
     scores = np.zeros((2, count, count), dtype=np.int64)
     equal = 0

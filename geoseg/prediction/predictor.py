@@ -1,8 +1,4 @@
-"""A model on a device: windows in, logits out. A window's logits do not depend on what is computed beside it.
-
-So on a CPU windows run side by side, one thread each (several would add in another order, and are no faster), and on a
-GPU in batches of one size (`geoseg.prediction.batches`).
-"""
+"""A model on a device: windows in, logits out. A window's logits do not depend on what is computed beside it."""
 
 import logging
 import sys
@@ -22,7 +18,7 @@ from geoseg.errors import DeviceError
 from geoseg.network.backends import Forward, Request, choose_backends, choose_precision, load_backend
 from geoseg.network.stored_model import StoredModel
 from geoseg.network.tta import augmented, find_tta
-from geoseg.options import ExecutorName, Layers, Tiling
+from geoseg.options import ExecutorName, Layers, Network, Tiling
 from geoseg.prediction.report import Stages
 from geoseg.runtime.machine import processors
 from geoseg.scene import Pixels, Raster, Scene, Valid
@@ -73,31 +69,30 @@ class Item(Generic[T]):
 
 
 class Predictor:
-    """A model on a device, by torch's name; backend, precision and tta as of the command line, else a `ConfigError`.
+    """A model on a device, by torch's name, in the backend and precision that ``network`` asks for.
 
-    ``batched`` says whether windows go in batches; None does so on a GPU.
+    ``batched`` says whether windows go in batches; None does so on a GPU. A `ConfigError` for what cannot run here.
     """
 
     def __init__(
         self,
         model: StoredModel,
         device: object = "cpu",
+        network: Network = Network(),
         *,
         tta: str = "none",
         batched: bool | None = None,
-        backend: str = "auto",
-        precision: str = "auto",
     ) -> None:
         self.contract = model.contract
         self.digest = model.digest
         self.device = str(device)
         self.classes = model.contract.class_table
         self.batched = self.device != "cpu" if batched is None else batched
-        self._model, self._backend = model, backend
-        choose_backends(backend, self.device)  # refuses invalid ones before any work
+        self._model, self._backend = model, network.backend
+        choose_backends(network.backend, self.device)  # refuses what cannot run here before any work
         record = model.contract.precision
         loss = None if record is None else record.loss_points
-        self.precision = choose_precision(precision, self.device, loss_points=loss)
+        self.precision = choose_precision(network.precision, self.device, loss_points=loss)
         self._window: tuple[int, int] | None = None
         self._batch = GPU_BATCH if self.batched else min(processors(), MAX_CPU_WINDOWS)
         self._at_once = self._batch

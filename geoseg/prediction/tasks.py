@@ -8,7 +8,6 @@ from itertools import groupby
 
 import rasterio
 
-from geoseg.network.stored_model import open_model
 from geoseg.options import Imagery, Network
 from geoseg.prediction.bands import BandRows, rows_of_tasks
 from geoseg.prediction.parts import Parts
@@ -44,13 +43,6 @@ class Job:
     plan: Plan
     parts: Parts  # where finished tasks go
     readers: int = 1  # threads that decode
-
-    def load(self, device: str) -> Predictor:
-        """The model on a device; see `geoseg.network.stored_model.open_model`."""
-        network = self.network
-        return Predictor(
-            open_model(self.model), device, tta=self.tta, backend=network.backend, precision=network.precision
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,12 @@ import numpy as np
 from geoseg.arrays import FloatArray, IntArray
 from geoseg.class_map.change import MapPair, Transitions, change_matrix, transition_name, transitions
 from geoseg.class_map.writing import MapFileWriter
-from geoseg.class_tables import read_class_table
 from geoseg.classes import ClassTable
 from geoseg.errors import SceneError
 from geoseg.evaluation.change import estimated_change, read_errors
 from geoseg.export import Layer, check_format, write_polygons
 from geoseg.grid import Grid
-from geoseg.options import DEFAULT_RULES, AnyPath, PolygonRules
+from geoseg.options import DEFAULT_RULES, AnyPath, MapReading, PolygonRules
 from geoseg.paths import is_map
 from geoseg.programs.early import check_comparing
 from geoseg.programs.vectorize import check_rules, write_vectors
@@ -115,8 +114,7 @@ def compare(
     """
     path = None if output is None else Path(output)
     check_comparing([old, new], path, rules=rules, evaluations=evaluations, classes=classes, overwrite=overwrite)
-    table = None if classes is None else read_class_table(classes)
-    with MapPair(old, new, crs=crs, classes=table) as pair:
+    with MapPair(old, new, MapReading(crs=crs, classes=classes)) as pair:
         errors = [read_errors(folder, pair.classes.names) for folder in evaluations]
         if path is not None and not is_map(path):
             check_format(path, pair.grid)

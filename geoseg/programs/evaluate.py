@@ -1,10 +1,9 @@
 """Maps of labelled scenes against their labels: the program behind ``geoseg evaluate``."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from geoseg.evaluation.report import write_report
 from geoseg.evaluation.result import Evaluation, SceneResult
 from geoseg.evaluation.scenes import evaluate_scenes, map_name, plan_scene
 from geoseg.evaluation.tables import draw_confusion, write_json, write_matrix, write_reliability, write_scores
-from geoseg.files import atomic_output, check_output, made_folder, make_folder
+from geoseg.files import atomic_output, check_output, made_folder
 from geoseg.network.metrics import Scores
 from geoseg.network.stored_model import open_model
 from geoseg.options import EvaluateOptions, from_keywords, signature_with
@@ -72,7 +71,7 @@ def evaluate(
     classes = trained.contract.class_table
     whole = measures.protocol == "scene"
     tta = "scales+flips" if measures.ms_flip else "none"
-    predictor = Predictor(trained, target, tta=tta, backend=network.backend, precision=network.precision)
+    predictor = Predictor(trained, target, network, tta=tta)
     scenes = open_scenes(config, measures.split)
     gsd_hint = f"add imagery.gsd_m={trained.contract.gsd_m} to resample it on the way"
     for labelled in scenes:
@@ -86,7 +85,11 @@ def evaluate(
     for file in maps:
         if file.parent.is_dir():
             check_output(file, overwrite=options.overwrite)
-    with made_folder(output), _scratch(maps) as scratch:
+    with made_folder(output), ExitStack() as stack:
+        scratch = None
+        if maps:  # they appear all together at a clean end
+            stack.enter_context(made_folder(maps[0].parent))
+            scratch = stack.enter_context(atomic_output(maps[0])).parent
         if whole:
             found = evaluate_scenes(predictor, scenes, names, options, folder=output, maps=scratch)
         else:
@@ -153,20 +156,6 @@ def _unique(names: Sequence[str]) -> list[str]:
             free = f"{name} ({number})"
         found[free] = None
     return list(found)
-
-
-@contextmanager
-def _scratch(maps: Sequence[Path]) -> Iterator[Path | None]:
-    """A folder to write maps in, which appear all together at a clean end; None without maps."""
-    if not maps:
-        yield None
-        return
-    folder = maps[0].parent
-    with TemporaryDirectory(prefix=".maps.", suffix=".partial", dir=folder.parent) as name:
-        yield Path(name)
-        make_folder(folder)
-        for file in sorted(Path(name).iterdir()):
-            file.replace(folder / file.name)
 
 
 def _write(evaluation: Evaluation) -> None:

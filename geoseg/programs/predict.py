@@ -136,7 +136,7 @@ def _run(ready: Prepared, progress: bool | Bar) -> PredictReport:
             arrivals.abandon()
             raise
         facts, vectors = writing.result()
-    unsure = low_confidence(facts.mean_confidence, len(ready.classes))
+    unsure = low_confidence(facts.mean_confidence, len(ready.predictor.classes))
     if unsure is not None:
         log.warning("%s", unsure)
     notes = () if vectors is None else vectors.notes
@@ -147,7 +147,7 @@ def _run(ready: Prepared, progress: bool | Bar) -> PredictReport:
         skipped=facts.skipped,
         seams=facts.seams,
         areas_m2=arrivals.areas_m2,
-        classes=ready.classes,
+        classes=ready.predictor.classes,
         seconds=time.perf_counter() - start,
         stages=stages.seconds,
         resumed=len(tasks) - len(left),
@@ -199,18 +199,19 @@ def progress_bar(total: int, initial: int = 0, *, shown: bool) -> Bar:
 
 def _write_output(ready: Prepared, arrivals: _Arrivals, stages: Stages) -> tuple[BandFacts, VectorReport | None]:
     """Write the output from rows as they arrive; returns facts of the map, and what was written if polygons."""
-    job, grid, options = ready.job, ready.scene.grid, ready.session.options
+    job, grid, classes = ready.job, ready.scene.grid, ready.predictor.classes
 
     def facts() -> BandFacts:
         return sum((job.parts.facts(task) for task in job.plan.tasks), BandFacts())
 
     if not is_map(ready.output):
         source = Path(job.source.scenes[0]).name
-        report = write_vectors(arrivals.rows(), grid, ready.classes, ready.output, rules=options.rules, source=source)
+        rules = ready.session.options.rules
+        report = write_vectors(arrivals.rows(), grid, classes, ready.output, rules=rules, source=source)
         return facts(), report
     layers = ["classes", *job.parts.layers.names]
     tiles = job.parts.tiles(job.plan)
-    with MapFileWriter(ready.output, grid, ready.classes, layers=layers, tags=ready.tags(), tiles=tiles) as writer:
+    with MapFileWriter(ready.output, grid, classes, layers=layers, tags=ready.tags(), tiles=tiles) as writer:
         for rows in arrivals.rows():
             with stages.time("output"):
                 writer.write(rows)

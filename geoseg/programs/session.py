@@ -13,16 +13,15 @@ from functools import cached_property
 from importlib.metadata import version
 from operator import index
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from geoseg.class_map.reading import SCENE_TAG, layer_path
-from geoseg.classes import ClassTable
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError, OutputError, SceneError
 from geoseg.export import check_format
 from geoseg.files import check_output
 from geoseg.network.stored_model import StoredModel, open_model
-from geoseg.options import AnyPath, Layers, Precision, PredictOptions
+from geoseg.options import AnyPath, Layers, PredictOptions
 from geoseg.paths import input_path, is_map, scene_names
 from geoseg.prediction.executors import Executor, find_executor
 from geoseg.prediction.imagery import check_scene, doubts, model_nodata
@@ -74,17 +73,10 @@ class Session:
     def predictor(self, output: Path) -> Predictor:
         """The model in the precision asked for; with "auto", in that of an interrupted run of the same output."""
         network = self.options.network
-        precision: str = network.precision
-        if precision == "auto":
-            precision = self.parts(output).journal().get("the precision", precision)
-        made = Predictor(
-            self.model,
-            self.executor.device,
-            tta=self.options.tiling.tta,
-            batched=self.executor.batched,
-            backend=network.backend,
-            precision=precision,
-        )
+        if network.precision == "auto":
+            network = replace(network, precision=self.parts(output).journal().get("the precision", "auto"))
+        executor, tta = self.executor, self.options.tiling.tta
+        made = Predictor(self.model, executor.device, network, tta=tta, batched=executor.batched)
         return self._predictors.setdefault(made.precision, made)  # the first has the network
 
     def parts(self, output: Path) -> Parts:
@@ -155,7 +147,7 @@ class Session:
             job = Job(
                 source,
                 self.name,
-                replace(options.network, precision=cast(Precision, predictor.precision)),
+                replace(options.network, precision=predictor.precision),
                 options.tiling.tta,
                 plan,
                 replace(self.parts(output), grid=scene.grid),
@@ -175,18 +167,11 @@ class Prepared:
     job: Job
     doubts: tuple[str, ...]  # why the scene may not suit the model
 
-    @property
-    def classes(self) -> ClassTable:
-        """The model's class table."""
-        return self.predictor.classes
-
     def check_room(self) -> None:
         """Refuse a prediction that cannot be finished here; parts of an earlier run need no more room.
 
-        Raises:
-            SceneError: Scenes that cover next to nothing of their mosaic.
-            OutputError: A disk too small for the output, even if it compresses well.
-            ConfigError: More memory needed than the machine has.
+        A `SceneError` for scenes that cover next to nothing of their mosaic, an `OutputError` for a disk too small even
+        if the output compresses well, a `ConfigError` for more memory than the machine has.
         """
         plan, scene, folder = self.job.plan, self.scene, self.output.parent
         several = len(scene.paths) > 1
@@ -271,10 +256,10 @@ def fingerprint(
     contract = model.contract.model_copy(update={"precision": None})
     return {
         "the scene": {**scene.fingerprint(), **({"alpha": True} if options.imagery.alpha else {})},
-        "the model": [model.digest, _short_digest(contract.model_dump_json().encode())],
+        "the model": [model.digest, short_digest(contract.model_dump_json().encode())],
         "the window size": [plan.window_height, plan.window_width],
         "the overlap": plan.overlap,
-        "the blend": _short_digest(b"".join(taper.tobytes() for taper in plan.tapers)),
+        "the blend": short_digest(b"".join(taper.tobytes() for taper in plan.tapers)),
         "the test-time augmentation": options.tiling.tta,
         "the layers": list(options.layers.names),
         "the precision": precision,
@@ -282,5 +267,6 @@ def fingerprint(
     }
 
 
-def _short_digest(data: bytes) -> str:
+def short_digest(data: bytes) -> str:
+    """The first 16 hexadecimal digits of the SHA-256."""
     return hashlib.sha256(data).hexdigest()[:16]

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from geoseg.class_map import layer_path, open_class_map
-from geoseg.class_tables import read_class_table
+from geoseg.class_map import ClassMapReader, layer_path
 from geoseg.classes import NODATA, ClassTable
 from geoseg.errors import LabelError, SceneError, quoted
 from geoseg.export import Layer, check_format, write_polygons
-from geoseg.georeference import unwarped
+from geoseg.georeference import refuse_unwarped
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
-from geoseg.options import DEFAULT_RULES, AnyPath, PolygonRules
+from geoseg.options import DEFAULT_RULES, AnyPath, MapReading, PolygonRules
 from geoseg.paths import exists
 from geoseg.polygons import PolygonBatch, class_rules, polygonize_rows
 from geoseg.polygons.walls.rows import Outlines
@@ -91,10 +90,8 @@ def vectorize(
     """
     path = Path(output)
     check_vectorizing(map_path, path, rules=rules, classes=classes, overwrite=overwrite)
-    table = None if classes is None else read_class_table(classes)
-    with open_class_map(map_path, crs=crs, classes=table) as reader:
-        if reader.warp_command is not None:
-            raise unwarped(os.fspath(map_path), reader.warp_command)
+    with ClassMapReader(map_path, MapReading(crs=crs, classes=classes)) as reader:
+        refuse_unwarped(os.fspath(map_path), reader.warp_command)
         check_format(path, reader.grid)
         check_rules(rules, reader.grid, reader.classes, path=map_path)
         if rules.separate and reader.contact_path is None:
@@ -115,11 +112,10 @@ def vectorize(
 
 
 def check_rules(rules: PolygonRules, grid: Grid, classes: ClassTable, *, path: AnyPath) -> None:
-    """Refuse rules that a map cannot meet, before any work; ``path`` is named in the message.
+    """Refuse rules that a map cannot meet, before any work, with a `ConfigError`; ``path`` is named in it.
 
-    Raises:
-        ConfigError: A class that the map does not have; a tolerance in metres, and the map has no CRS; or one that is
-            too large or, of walls, less than a pixel.
+    That is a class that the map does not have, or a tolerance that is in metres without a CRS, too large, or of walls
+    and less than a pixel.
     """
     class_rules(rules, classes)
     if rules.simplify is not None:

@@ -1,4 +1,4 @@
-"""Open one raster, or several as one, and read windows: pixels (B, H, W) and valid (H, W).
+"""One raster file, and how one or several are opened.
 
 A pixel is invalid if all read bands hold nodata, any band is NaN, a mask band says so, or, only on request, the alpha
 band is 0.
@@ -15,7 +15,7 @@ from rasterio.windows import Window as RasterWindow
 
 from geoseg.arrays import Pixels, Valid
 from geoseg.errors import SceneError, quoted
-from geoseg.georeference import unwarped, warp_command
+from geoseg.georeference import refuse_unwarped, warp_command
 from geoseg.grid import grid_of
 from geoseg.options import AnyPath, Imagery
 from geoseg.paths import RASTER_SUFFIXES, file_behind, input_path, opened_name
@@ -205,8 +205,7 @@ def open_scene(paths: AnyPath | Sequence[AnyPath], imagery: Imagery = Imagery())
         scene = Scene(
             path, bands=imagery.bands, nodata=imagery.nodata, alpha=imagery.alpha, crs=imagery.crs, files=files
         )
-        if scene.warp_command is not None:
-            raise unwarped(scene.path, scene.warp_command)
+        refuse_unwarped(scene.path, scene.warp_command)
         return scene
 
     try:

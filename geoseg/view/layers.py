@@ -16,7 +16,7 @@ from geoseg.class_map.names import CLASSES_TAG, DISAGREEMENT, class_table
 from geoseg.class_map.reading import DIGEST_TAG
 from geoseg.classes import NODATA, ClassTable, format_color
 from geoseg.errors import GeosegError, SceneError, quoted
-from geoseg.georeference import open_raster, unwarped
+from geoseg.georeference import open_raster, refuse_unwarped
 from geoseg.paths import VECTOR_SUFFIXES, exists, input_path, scene_names, suffix
 from geoseg.scene import Scene
 from geoseg.view.corrections import Corrections, corrections_path
@@ -127,8 +127,7 @@ class Opener:
             raise SceneError(f"no such file: {path}", hint="check the path")
         state = state_of(path)
         with Scene(path) as scene:
-            if scene.warp_command is not None:
-                raise unwarped(scene.path, scene.warp_command)
+            refuse_unwarped(scene.path, scene.warp_command)
             on_earth = is_on_earth(scene.grid)
             if not on_earth and self.plane is None:
                 self.plane = plane_of(scene.grid)

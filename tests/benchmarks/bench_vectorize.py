@@ -35,7 +35,7 @@ import shapely
 import usual_vectorize
 from maps import write_class_map
 
-from geoseg.class_map import open_class_map
+from geoseg.class_map import ClassMapReader
 from geoseg.classes import NODATA
 from geoseg.polygons import PolygonRules, Tolerance, polygonize_rows
 from geoseg.programs.vectorize import vectorize
@@ -51,7 +51,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def ours_raw(path: Path) -> int:
-    with open_class_map(path) as reader:
+    with ClassMapReader(path) as reader:
         batches = polygonize_rows(reader.rows(512), reader.grid, reader.classes)
         return sum(len(batch.geometries()) for batch in ahead(batches))
 

@@ -21,6 +21,7 @@ from geoseg.network.backends import Forward, Request
 from geoseg.network.backends import openvino as openvino_backend
 from geoseg.network.backends.openvino import multiplies_bfloat16
 from geoseg.network.tta import TTA, augmented
+from geoseg.options import Network
 from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.windows import Window
 from support.networks import WIDE, InMemory, difference, images, segnext, visible
@@ -190,7 +191,7 @@ class BackendContract:
         pixels = np.random.default_rng(0).integers(0, 255, (5, 3, *SIZE), dtype=np.uint8)
         valid = np.ones(SIZE, dtype=bool)
         items = [WindowPixels(Window(0, 0, *SIZE), one, valid) for one in pixels]
-        predictor = Predictor(trained(network), torch.device("cpu"), backend=self.backend)
+        predictor = Predictor(trained(network), torch.device("cpu"), Network(backend=self.backend))
         found = [logits for _, logits in predictor.run_windows(items, batch_size=3)]
         x = (torch.from_numpy(pixels).float() / 255 - 0.5) / 0.2
         for one, logits in zip(x, found, strict=True):

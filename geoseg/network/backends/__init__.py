@@ -11,6 +11,7 @@ from geoseg.errors import ConfigError, ModelError
 from geoseg.network.backends.openvino import core, is_installed, multiplies_bfloat16
 from geoseg.network.forward import Forward, Request
 from geoseg.network.stored_model import StoredModel
+from geoseg.options import Backend, Precision
 
 log = logging.getLogger(__name__)
 
@@ -21,14 +22,14 @@ BACKENDS = {
 }
 """Modules by name, each with a function ``load``. Imported when used, because two of them import torch."""
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 MAX_LOSS_POINTS = 0.2  # points of mIoU that reduced precision may cost a model for "auto" to choose it on a CPU
 
 __all__ = ["BACKENDS", "PRECISIONS", "Forward", "Request", "choose_backends", "choose_precision", "load_backend"]
 
 
-def load_backend(model: StoredModel, backend: str, request: Request) -> Forward:
+def load_backend(model: StoredModel, backend: Backend, request: Request) -> Forward:
     """A trained network, ready to run in a backend, or for "auto" in the first that runs it; see `choose_backends`.
 
     A `ConfigError` if the backend does not run here, a `ModelError` if it cannot run the network.
@@ -49,13 +50,11 @@ def load_backend(model: StoredModel, backend: str, request: Request) -> Forward:
     raise AssertionError("there is always a backend to try")
 
 
-def choose_backends(backend: str, device: str) -> list[str]:
-    """Backends to try, in order; a `ConfigError` for an unknown one, or one that does not run on the device.
+def choose_backends(backend: Backend, device: str) -> list[str]:
+    """Backends to try, in order; a `ConfigError` for one that does not run on the device.
 
     "auto" goes by a rule and not by measured time, so that an interrupted run can resume.
     """
-    if backend not in ("auto", *BACKENDS):
-        raise ConfigError(f"unknown backend {backend!r}", hint=f"--backend auto, {', '.join(BACKENDS)}")
     if device != "cpu" and backend == "openvino":
         raise ConfigError(f"backend openvino runs on a CPU, not on {device}", hint="--backend compile, or --device cpu")
     if backend == "openvino":
@@ -67,14 +66,12 @@ def choose_backends(backend: str, device: str) -> list[str]:
     return ["openvino", "torch"] if is_installed() else ["torch"]
 
 
-def choose_precision(precision: str, device: str, *, loss_points: float | None) -> str:
-    """The data type to compute in, one of `PRECISIONS`; a `ConfigError` for one that is unknown or this CPU has not.
+def choose_precision(precision: Precision, device: str, *, loss_points: float | None) -> Precision:
+    """The data type to compute in, one of `PRECISIONS`; a `ConfigError` for one that this CPU has not.
 
     "auto" is bfloat16 on a GPU. On a CPU it is bfloat16 if the CPU multiplies it and the model is known to lose at most
     `MAX_LOSS_POINTS` of mIoU by it, else float32; ``loss_points`` are None if not measured.
     """
-    if precision not in ("auto", *PRECISIONS):
-        raise ConfigError(f"unknown precision {precision!r}", hint=f"--precision auto, {', '.join(PRECISIONS)}")
     if device != "cpu":
         return "bfloat16" if precision == "auto" else precision
     if precision == "auto":

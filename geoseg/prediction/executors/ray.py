@@ -1,8 +1,4 @@
-"""Tasks on a Ray cluster: one worker per GPU, or per up to 16 processors, and a folder of parts that all nodes share.
-
-Workers write parts, as an in-process run does, and the driver makes the output from them. If a worker dies, its
-unfinished tasks go to others.
-"""
+"""Tasks on a Ray cluster: a worker per GPU or per up to 16 processors, and a folder of parts that all nodes share."""
 
 import logging
 import math
@@ -17,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from geoseg.errors import ConfigError, DeviceError, GeosegError, OutputError, in_one_line
+from geoseg.network.stored_model import open_model
 from geoseg.prediction.parts import JOURNAL
 from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.tasks import Job, OpenJob, make_parts
@@ -57,7 +54,8 @@ class Worker:
             os.chdir(folder)
         try:
             self._job, self._scene = job, job.source.open()
-            self._predictor = job.load("cuda" if ray.get_gpu_ids() else "cpu")
+            device = "cuda" if ray.get_gpu_ids() else "cpu"
+            self._predictor = Predictor(open_model(job.model), device, job.network, tta=job.tta)
         except GeosegError as error:
             return _here(error)
         return {**_versions(self._predictor), **self._predictor.hardware, "node": socket.gethostname()}
@@ -147,9 +145,7 @@ class RayExecutor:
     def run(self, work: OpenJob, tasks: Sequence[Task]) -> None:
         """Do the tasks.
 
-        Raises:
-            DeviceError: Workers die again and again.
-            OutputError: The nodes do not share the folder of the parts.
+        A `DeviceError` if workers die again and again, an `OutputError` if the nodes do not share the folder of parts.
         """
         parts = work.job.parts
         left = {(task.band, task.strip): task for task in tasks}
