@@ -1,5 +1,6 @@
 """The class table: ids, names and colours."""
 
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,10 +17,10 @@ Color = tuple[int, int, int]
 
 def parse_color(text: str) -> Color:
     """Red, green and blue, each in [0, 255], from ``#rrggbb``; a ValueError for anything else."""
-    digits = text.removeprefix("#")
-    if not text.startswith("#") or len(digits) != 6 or any(c not in "0123456789abcdefABCDEF" for c in digits):
+    if re.fullmatch("#[0-9a-fA-F]{6}", text) is None:
         raise ValueError(f"color {text!r} is not of the form #rrggbb")
-    return int(digits[0:2], 16), int(digits[2:4], 16), int(digits[4:6], 16)
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue
 
 
 def format_color(color: Color) -> str:
@@ -82,8 +83,7 @@ class ClassTable:
     ) -> Self:
         """Table of the names in order, ids from 0; colours as ``#rrggbb`` or as RGB in [0, 255].
 
-        Raises:
-            ValueError: More names than colours or the reverse, a colour that is none, or see `ClassTable`.
+        A ValueError for more names than colours or the reverse, or a colour that is none; see `ClassTable`.
         """
         names, rgb = list(names), [parse_color(c) if isinstance(c, str) else c for c in colors]
         if len(names) != len(rgb):

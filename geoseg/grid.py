@@ -1,8 +1,4 @@
-"""Where pixels lie on the ground: size, transform and CRS of a raster as one value.
-
-Pixel convention (GDAL's): (0, 0) is the outer corner of the first pixel, its centre is (0.5, 0.5). Rows before
-columns, height before width.
-"""
+"""Where pixels lie on the ground: size, transform and CRS of a raster as one value."""
 
 from __future__ import annotations
 
@@ -136,17 +132,11 @@ class Grid:
         """Height and width of the centre pixel on the ground, m; None if not `is_metric`."""
         if not self.is_metric:
             return None
-        crs = pyproj_crs(self.crs)
-        middle = np.array([self.width / 2, self.height / 2])
-        ends = [middle + offset for offset in ((0, -0.5), (0, 0.5), (-0.5, 0), (0.5, 0))]
-        x, y = np.array([self.transform @ (c, r) for c, r in ends]).T
-        geod = crs.get_geod()
-        if geod is None or crs_georeference(crs) is Georeference.LOCAL:
-            unit = crs.axis_info[0].unit_conversion_factor
-            return float(np.hypot(x[1] - x[0], y[1] - y[0]) * unit), float(np.hypot(x[3] - x[2], y[3] - y[2]) * unit)
-        lon, lat = _to_lonlat(crs.to_wkt()).transform(x, y)
-        height, width = geod.inv(lon[[0, 2]], lat[[0, 2]], lon[[1, 3]], lat[[1, 3]])[2]
-        return float(height), float(width)
+        t = self.transform
+        x, y = np.array(t @ (self.width / 2, self.height / 2))
+        steps = ground_steps(pyproj_crs(self.crs), x, y) @ [[t.b, t.a], [t.e, t.d]]  # one pixel down, one to the right
+        height, width = np.hypot(*steps).tolist()
+        return height, width
 
 
 def grid_of(dataset: Any, crs: str | None = None) -> Grid:

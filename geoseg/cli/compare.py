@@ -48,6 +48,5 @@ def compare(
     report = run(old, new, output, rules=rules, evaluations=evaluations, overwrite=overwrite, **asdict(reading))
     if report.path is not None:
         ctx.obj.report(report.lines(), report.path)
-        return
-    for line in report.lines():
-        typer.echo(line)
+    else:
+        typer.echo("\n".join(report.lines()))

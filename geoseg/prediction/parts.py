@@ -145,7 +145,7 @@ class Parts:
 
     def journal(self) -> dict[str, Any]:
         """What the parts of an interrupted run depend on; empty where there is none, or none that can be read."""
-        return (_load(self.folder / JOURNAL) or {}) if any(self.folder.glob("*.tif")) else {}
+        return (read_journal(self.folder / JOURNAL) or {}) if any(self.folder.glob("*.tif")) else {}
 
     def publish(self) -> None:
         """Note that all parts are there, and the output will get its final name."""
@@ -195,7 +195,7 @@ class Parts:
 
     def _take_over(self, fingerprint: dict[str, Any], *, restart: bool) -> None:
         journal = self.folder / JOURNAL
-        found = None if restart else _load(journal)
+        found = None if restart else read_journal(journal)
         kept = list(self.folder.glob("*.tif"))
         if found != fingerprint:
             if kept and found is not None:
@@ -228,9 +228,9 @@ class PartWriter:
             pass
 
 
-def _load(journal: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(journal.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found
+def read_journal(path: Path) -> dict[str, Any] | None:
+    """What a journal says; None where there is none, or none that can be read."""
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else None
+    return None

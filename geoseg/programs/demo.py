@@ -86,7 +86,8 @@ def run_demo(
     """
     check_demo(output, overwrite=overwrite)
     make_folder(output)
-    scene, truth, truth_gpkg, landcover, gpkg, geojson, overlay = (output / name for name in DEMO_FILES)
+    files = {what: output / name for what, name in DEMO_FILES.items()}
+    scene, truth, truth_gpkg, landcover, gpkg, geojson, overlay = files.values()
     clock = _Clock()
     with rehearsing(*stitching(), *vectorizing(RULES, gpkg.suffix, geojson.suffix)):
         with clock.step("landscape"):
@@ -121,15 +122,6 @@ def run_demo(
     with clock.step("scores"):
         labels = read_class_map(truth).values
         scores = Scores(count_pixels(labels, class_map.values, len(LANDSCAPE_CLASSES)))
-    files = {
-        "imagery": scene,
-        "truth, raster": truth,
-        "truth, polygons": truth_gpkg,
-        "class map": landcover,
-        "polygons": gpkg,
-        "polygons, WGS84": geojson,
-        "picture": overlay,
-    }
     return DemoReport(files, clock.seconds, prediction, scores)
 
 

@@ -40,11 +40,16 @@ if TYPE_CHECKING:  # pydantic and yaml, which not every verb needs
 VECTOR_SUFFIXES = (".gpkg", ".fgb", ".parquet", ".geojson", ".geojsonl", ".ndjson", ".shp", ".pmtiles")
 """Those of `geoseg.export.EXPORTERS` (a test compares them)."""
 
-DEMO_FILES = (
-    *("scene.tif", "truth.tif", "truth.gpkg"),
-    *("landcover.tif", "landcover.gpkg", "landcover.geojson", "overlay.png"),
-)
-"""What ``geoseg demo`` writes."""
+DEMO_FILES = {
+    "imagery": "scene.tif",
+    "truth, raster": "truth.tif",
+    "truth, polygons": "truth.gpkg",
+    "class map": "landcover.tif",
+    "polygons": "landcover.gpkg",
+    "polygons, WGS84": "landcover.geojson",
+    "picture": "overlay.png",
+}
+"""What ``geoseg demo`` writes, by what it is."""
 
 ARCHITECTURES = (
     *("deeplabv3", "deeplabv3plus", "dpt", "fpn", "linknet", "manet", "pan", "pspnet", "segformer", "segnext", "unet"),
@@ -255,7 +260,7 @@ def check_import(checkpoint: AnyPath, output: Path, *, classes: AnyPath | None, 
 
 def check_demo(output: Path, *, overwrite: bool) -> None:
     """Check what ``geoseg demo`` can tell from names alone."""
-    existing = [name for name in DEMO_FILES if (output / name).exists()]
+    existing = [name for name in DEMO_FILES.values() if (output / name).exists()]
     if existing and not overwrite:
         raise OutputError(f"{output / existing[0]} exists", hint="add --overwrite, or choose another folder with -o")
     if output.exists() and not output.is_dir():

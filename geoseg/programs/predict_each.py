@@ -1,11 +1,6 @@
-"""One output for each of many scenes: ``geoseg predict SCENE… -o FOLDER/``.
-
-The model is loaded once. If a scene fails, the others are still mapped. A journal in the folder records what is
-finished, so the same call continues an interrupted run, and maps only what is new when scenes were added.
-"""
+"""One output for each of many scenes: ``geoseg predict SCENE… -o FOLDER/``."""
 
 import errno
-import hashlib
 import json
 import logging
 import time
@@ -20,12 +15,12 @@ from geoseg.errors import DeviceError, GeosegError, ModelError, OutputError, Sce
 from geoseg.files import atomic_output, made_folder, name_outputs, output_pattern, writing
 from geoseg.options import AnyPath, PredictOptions
 from geoseg.paths import is_map, scene_names
-from geoseg.prediction.parts import was_publishing
+from geoseg.prediction.parts import read_journal, was_publishing
 from geoseg.prediction.report import PredictReport
 from geoseg.programs.dry_run import DryRun, dry_run_in
 from geoseg.programs.early import check_kind
 from geoseg.programs.predict import Bar, predict_in, progress_bar
-from geoseg.programs.session import Session, fingerprint
+from geoseg.programs.session import Session, fingerprint, short_digest
 from geoseg.scene import Raster
 from geoseg.words import count
 
@@ -78,27 +73,20 @@ def predict_each(
     output: AnyPath,
     options: PredictOptions = PredictOptions(),
 ) -> EachReport:
-    """Map every scene on its own.
+    """Map every scene on its own; if one fails, the others are still mapped.
 
-    Args:
-        scenes: Rasters; of a folder those in it.
-        model: Model folder, or the name of a shipped model.
-        output: A folder for class maps, made if it does not exist, or a pattern like ``maps/{stem}.gpkg``; see
-            `geoseg.files.output_pattern`.
-        options: How to predict. ``overwrite`` replaces outputs that were made from something else, ``restart`` maps
-            finished scenes again.
+    A journal in the folder records what is finished, so the same call continues an interrupted run, and maps only what
+    is new when scenes were added. ``overwrite`` replaces outputs that were made from something else, ``restart`` maps
+    finished scenes again. The output is a folder for class maps, made if it does not exist, or a pattern like
+    ``maps/{stem}.gpkg``; see `geoseg.files.output_pattern`.
 
     Raises:
         OutputError: Outputs that exist and may not be replaced, two scenes with one output, a folder that cannot be
             made, or a full disk.
-        ModelError: No such model, or a broken one.
-        ConfigError: An invalid option.
-        DeviceError: No such device, or its memory does not hold a single window.
-        KeyboardInterrupt: Ctrl-C; the message says how much is kept.
+        GeosegError: For other errors that no scene is to blame for, see `geoseg.predict`.
     """
     start, running = time.perf_counter(), options.running
-    pattern, names = _names(scenes, output, options)
-    outputs = name_outputs(pattern, names)
+    pattern, names, outputs = _names(scenes, output, options)
     written: list[PredictReport] = []
     with made_folder(pattern.parent), Session(model, options) as session:
         _ = session.executor  # a missing device is no scene's fault
@@ -140,11 +128,11 @@ def dry_run_each(
     scenes: AnyPath | Sequence[AnyPath], model: AnyPath, output: AnyPath, options: PredictOptions = PredictOptions()
 ) -> list[str]:
     """The plans of many predictions as lines for people, with the time of all measured on the first."""
-    pattern, names = _names(scenes, output, options)
+    pattern, names, outputs = _names(scenes, output, options)
     lines: list[str] = []
     plans: list[DryRun] = []
     with made_folder(pattern.parent), Session(model, options) as session:
-        for name, path in zip(names, name_outputs(pattern, names), strict=True):
+        for name, path in zip(names, outputs, strict=True):
             found = dry_run_in(session, name, path, overwrite=True, timed=not plans)
             lines.append(f"{name} → {path}: {found.plan}")
             if found.refusal is not None:
@@ -156,12 +144,16 @@ def dry_run_each(
     return [*lines, f"{count(len(plans), 'scene')}, {count(forwards, 'window')}{pace}"]
 
 
-def _names(scenes: AnyPath | Sequence[AnyPath], output: AnyPath, options: PredictOptions) -> tuple[Path, list[str]]:
+def _names(
+    scenes: AnyPath | Sequence[AnyPath], output: AnyPath, options: PredictOptions
+) -> tuple[Path, list[str], list[Path]]:
+    """The pattern of the outputs, the scenes, and the output of each."""
     pattern = output_pattern(output)
     if pattern is None:
         raise OutputError(f"output {output} is one file for several scenes", hint=f"name a folder: -o {output}/")
     check_kind(pattern, options)
-    return pattern, scene_names(scenes)
+    names = scene_names(scenes)
+    return pattern, names, name_outputs(pattern, names)
 
 
 def _look(
@@ -192,7 +184,7 @@ def _made_from(session: Session, scene: Raster, output: Path) -> str:
     facts["the backend"] = options.network.backend
     if not is_map(output):
         facts["the polygon rules"] = str(options.rules)
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return short_digest(json.dumps(facts, sort_keys=True).encode())
 
 
 def _predict(session: Session, item: _Item, *, overwrite: bool, bar: Bar) -> PredictReport:
@@ -225,7 +217,7 @@ class _Journal:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / JOURNAL
-        self._found = self._read()
+        self._found = read_journal(self._path) or {}
 
     def has(self, item: _Item) -> bool:
         """Whether the output of an item exists as it would be made."""
@@ -235,15 +227,9 @@ class _Journal:
 
     def add(self, item: _Item) -> None:
         """Record that an output is finished."""
-        self._found = {**self._read(), item.output.name: _entry(item)}
+        self._found = {**(read_journal(self._path) or {}), item.output.name: _entry(item)}
         with atomic_output(self._path) as scratch, writing(self._path):
             scratch.write_text(json.dumps(self._found, indent=1), encoding="utf-8")
-
-    def _read(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError):
-            found = json.loads(self._path.read_text(encoding="utf-8"))
-            return found if isinstance(found, dict) else {}
-        return {}
 
 
 def _entry(item: _Item) -> dict[str, Any]:

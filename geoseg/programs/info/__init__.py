@@ -10,8 +10,7 @@ from geoseg.contract import CONTRACT_FILE, find_model, load_contract, shipped_mo
 from geoseg.errors import ConfigError, SceneError
 from geoseg.network.stored_model import CONFIG_FILE, WEIGHTS_FILE
 from geoseg.paths import VECTOR_SUFFIXES, exists, input_path, opened_name, suffix
-from geoseg.programs.info.rasters import class_raster_facts, is_class_raster, scene_facts
-from geoseg.programs.info.words import Fact, file_size
+from geoseg.programs.info.rasters import Fact, class_raster_facts, file_size, is_class_raster, scene_facts
 from geoseg.scene import Scene
 
 

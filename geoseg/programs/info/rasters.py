@@ -1,29 +1,32 @@
-"""Facts and warnings about a raster: imagery, or class ids."""
+"""Facts and warnings about a raster, imagery or class ids; texts that vector files and models share."""
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
+import pyproj
 from rasterio.enums import MaskFlags
 
+from geoseg.arrays import AnyArray
 from geoseg.class_map import read_class_map
 from geoseg.classes import NODATA
 from geoseg.contract import Contract, WindowSettings, find_model, load_contract, shipped_models
 from geoseg.errors import SceneError, quoted
-from geoseg.georeference import Georeference, pyproj_crs
+from geoseg.georeference import AnyCRS, Georeference, pyproj_crs, transformer
 from geoseg.grid import Grid
 from geoseg.options import Tiling
-from geoseg.programs.info.words import FEW_VALUES, Fact, crs_text, extent, file_size, unit_name
 from geoseg.runtime.machine import processors
 from geoseg.scene import Pixels, Scene, Valid
 from geoseg.scene.advice import GDAL_TYPES, holds, palette_hint
 from geoseg.tiling.plan import MAX_CPU_WINDOWS, LogitsShape, Plan, SceneShape, plan_prediction
 from geoseg.windows import Window, pieces
 
+Fact: TypeAlias = tuple[str, str]  # A line of the description: name and text
+FEW_VALUES = 32  # no more values than this may be classes
 STRIDE = 8  # pixels per logit of SegNeXt
 
 _SQUARE = 0.01
@@ -218,5 +221,42 @@ def _count_classes(scene: Scene) -> tuple[dict[int, int], dict[int, float]]:
     return counts, areas
 
 
-def _value_range(values: npt.NDArray[Any]) -> str:
+def _value_range(values: AnyArray) -> str:
     return f"{values.min():g} … {values.max():g}" if values.size else "none valid"
+
+
+def crs_text(crs: pyproj.CRS) -> str:
+    """Code and name of a CRS."""
+    authority = crs.to_authority()
+    return f"{':'.join(authority)}, {crs.name}" if authority else crs.name
+
+
+def extent(kind: Georeference, crs: AnyCRS | None, bounds: tuple[float, float, float, float]) -> str:
+    """Bounds in degrees of WGS 84; in the units of the coordinates where they have no place on Earth."""
+    way = transformer(crs, "EPSG:4326") if kind is Georeference.EARTH and crs is not None else None
+    if way is not None:
+        left, bottom, right, top = way.transform_bounds(*bounds)
+        if np.isfinite([left, bottom, right, top]).all():
+            return f"longitude {left:.6g} … {right:.6g}, latitude {bottom:.6g} … {top:.6g}"
+    left, bottom, right, top = bounds
+    symbol = "" if crs is None else f" {unit_name(pyproj_crs(crs))}"
+    return f"x {left:.9g} … {right:.9g}{symbol}, y {bottom:.9g} … {top:.9g}{symbol}"
+
+
+def unit_name(crs: pyproj.CRS) -> str:
+    """Symbol or name of the unit of the axes."""
+    name = crs.axis_info[0].unit_name
+    return {"metre": "m", "degree": "°"}.get(name, name)
+
+
+def file_size(path: str) -> str:
+    """Size of a file, after a comma; empty if there is none."""
+    file = Path(path)
+    if not file.is_file():
+        return ""
+    size = float(file.stat().st_size)
+    for symbol in ("B", "kB", "MB", "GB"):
+        if size < 1000 or symbol == "GB":
+            break
+        size /= 1000
+    return f", {size:.3g} {symbol}"

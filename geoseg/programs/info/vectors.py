@@ -5,7 +5,7 @@ from typing import Any
 from geoseg.errors import LabelError, quoted
 from geoseg.georeference import crs_georeference, pyproj_crs
 from geoseg.paths import input_path
-from geoseg.programs.info.words import FEW_VALUES, Fact, crs_text, extent, file_size
+from geoseg.programs.info.rasters import FEW_VALUES, Fact, crs_text, extent, file_size
 from geoseg.scene.vector_files import STYLES, VectorLayer, layer_names, open_layer, reading
 from geoseg.words import count
 
