@@ -21,13 +21,14 @@ from geoseg.errors import GeosegError, OutputError, SceneError
 from geoseg.map_rows import MapRows
 from geoseg.prediction.bands import BandFacts, Layers
 from geoseg.prediction.parts import JOURNAL, Parts, PartWriter, parts_folder
+from geoseg.prediction.predictor import Predictor
 from geoseg.programs.predict import predict
 from geoseg.tiling.plan import Plan, Task
 from geoseg.tiling.stitcher import SeamCounts
 from support.executors import ExecutorContract
 from support.model_folders import make_model
 from support.plans import make_plan
-from support.processes import heed_ctrl_c
+from support.processes import fresh_processes, heed_ctrl_c
 from support.scenes import MadeScene, write_scene
 
 ROOT = Path(__file__).parents[1]
@@ -372,34 +373,24 @@ def test_the_batch_and_the_threads_may_change_on_the_way(
 def test_kill_9_at_any_moment_then_the_same_command(
     scene: MadeScene, model: Path, wanted: dict[str, bytes], tmp_path: Path
 ) -> None:
-    output = tmp_path / "map.tif"
-    program = (
-        "import sys, time, torch\n"
-        "from geoseg.programs.predict import predict\n"
-        "from geoseg.prediction.predictor import Predictor\n"
-        "forward = Predictor.logits\n"
-        "Predictor.logits = lambda self, *x: (time.sleep(0.03), forward(self, *x))[1]\n"
-        f"predict({str(scene.path)!r}, {str(model)!r}, {str(output)!r}, confidence=True, **{WAY!r})\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    output, started = tmp_path / "map.tif", parts_folder(tmp_path / "map.tif")
     kills = 0
     for wait in seconds():
-        process = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE)
-        started = parts_folder(output)
+        process = fresh_processes().Process(target=predict_slowly, args=(scene.path, model, output))
+        process.start()
         deadline = time.monotonic() + 60
-        while not started.exists() and process.poll() is None and time.monotonic() < deadline:
+        while not started.exists() and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.02)
-        try:
-            process.wait(wait)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        process.join(wait)
+        if process.is_alive():
+            process.kill()
+            process.join()
             kills += 1
             assert not output.exists() or output.read_bytes() == wanted["map.tif"]
             if output.exists() and not started.exists():
                 break  # it was on its way out, all done
             continue
-        assert process.returncode == 0, process.stderr and process.stderr.read().decode()
+        assert process.exitcode == 0
         break
     assert kills >= 1
     assert files(tmp_path) == wanted
@@ -425,6 +416,17 @@ def test_killed_while_the_files_get_their_names(
     (tmp_path / ".map.tif.0123abcd.partial").mkdir()  # what a kill leaves
     (tmp_path / "map.tif").write_bytes(b"half of it")
     finish(scene, model, tmp_path, 4, wanted)
+
+
+def predict_slowly(scene: Path, model: Path, output: Path) -> None:
+    forward = Predictor.logits
+
+    def slow(self: Predictor, *args: Any) -> Any:
+        time.sleep(0.03)
+        return forward(self, *args)
+
+    Predictor.logits = slow  # type: ignore[method-assign]
+    predict(scene, model, output, confidence=True, **WAY)
 
 
 def seconds() -> Iterator[float]:

@@ -22,26 +22,21 @@ from geoseg.errors import ConfigError, OutputError
 from geoseg.programs.train import train
 from geoseg.training.callbacks import _link
 from geoseg.training.display import MetricsTable
+from support.processes import Started
 from support.training import Recorder, experiment, settings, write_config
 
-TRAIN = [sys.executable, "-m", "geoseg", "train", "--device", "cpu"]
+TRAIN = ["train", "--device", "cpu"]
 RECIPE = {"iterations": 14, "val_every": 7, "checkpoint_every": 2, "workers": 1, "ema": 0.9, "patience": 5}
 
 
-def start(path: Path, *options: str) -> subprocess.Popen[str]:
-    """The real command, with as many threads as here: another number would round otherwise."""
-    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen([*TRAIN, str(path), *options], stderr=subprocess.PIPE, text=True, env=env)
-
-
-def wait_for(path: Path, run: subprocess.Popen[str]) -> None:
+def wait_for(path: Path, run: Started) -> None:
     end = time.monotonic() + 180
     while not path.exists():
         assert run.poll() is None and time.monotonic() < end, "the run has not come so far"
         time.sleep(0.01)
 
 
-def readers(run: subprocess.Popen[str], count: int) -> list[int]:
+def readers(run: Started | subprocess.Popen[str], count: int) -> list[int]:
     """The processes that read windows, once there are so many."""
     end = time.monotonic() + 180
     while True:
@@ -81,11 +76,10 @@ def test_a_killed_run_ends_in_the_same_bits(landscapes: Path, tmp_path: Path) ->
     train(whole, device="cpu")
 
     values = settings(landscapes, tmp_path / "cut", train=RECIPE)
-    run = start(write_config(tmp_path / "cut.yaml", values))
     last = tmp_path / "cut/checkpoints/last.ckpt"
-    wait_for(last, run)
-    run.kill()
-    run.communicate()
+    with Started(*TRAIN, write_config(tmp_path / "cut.yaml", values)) as run:
+        wait_for(last, run)
+        run.kill()
     step = load(last)["global_step"]
     assert 0 < step < 14
     assert not (tmp_path / "cut/model").exists()
@@ -122,45 +116,46 @@ def test_a_killed_reader_and_a_signal_end_the_run_in_words(landscapes: Path, tmp
     endless = {"iterations": 100_000, "val_every": 100_000, "checkpoint_every": 2, "workers": 1}
     path = write_config(tmp_path / "run.yaml", settings(landscapes, tmp_path / "run", train=endless))
     last = tmp_path / "run/checkpoints/last.ckpt"
-    run = start(path)
-    wait_for(last, run)
-    os.kill(readers(run, 1)[0], signal.SIGKILL)
-    _, told = run.communicate(timeout=120)
-    assert run.returncode == 2, told
-    assert told.count("error:") == 1 and "Traceback" not in told
-    assert "a process that reads windows was killed" in told and "--resume" in told and "train.workers" in told
+    with Started(*TRAIN, path) as run:
+        wait_for(last, run)
+        os.kill(readers(run, 1)[0], signal.SIGKILL)
+        _, complaints = run.communicate(timeout=120)
+    assert run.returncode == 2, complaints
+    assert complaints.count("error:") == 1 and "Traceback" not in complaints
+    assert all(text in complaints for text in ("a process that reads windows was killed", "--resume", "train.workers"))
     step = load(last)["global_step"]
     assert step >= 2
 
     before = last.stat().st_mtime
     table = tmp_path / "run/logs/metrics.csv"
     table.unlink(missing_ok=True)
-    run = start(path, "--resume", "train.checkpoint_every=100000")
-    wait_for(table, run)  # it is written every ten iterations
-    for reader in readers(run, 1):
-        os.kill(reader, signal.SIGTERM)  # SLURM sends it to all processes
-    time.sleep(0.5)
-    run.send_signal(signal.SIGTERM)
-    _, told = run.communicate(timeout=120)
-    assert run.returncode == 143, told
+    with Started(*TRAIN, path, "--resume", "train.checkpoint_every=100000") as run:
+        wait_for(table, run)  # it is written every ten iterations
+        for reader in readers(run, 1):
+            os.kill(reader, signal.SIGTERM)  # SLURM sends it to all processes
+        time.sleep(0.5)
+        run.send_signal(signal.SIGTERM)
+        _, complaints = run.communicate(timeout=120)
+    assert run.returncode == 143, complaints
     assert last.stat().st_mtime > before
-    found = re.search(r"stopped by a signal after iteration (\d+); continue with --resume", told)
+    found = re.search(r"stopped by a signal after iteration (\d+); continue with --resume", complaints)
     assert found is not None and int(found.group(1)) == load(last)["global_step"] > step
 
 
 @pytest.mark.parametrize("what", ["SIGTERM to all", "a killed reader"])
 def test_an_interrupted_validation_ends_all_processes(landscapes: Path, tmp_path: Path, what: str) -> None:
     endless = {"iterations": 100_000, "val_every": 2, "checkpoint_every": 1, "workers": 2}
-    run = start(write_config(tmp_path / "run.yaml", settings(landscapes, tmp_path / "run", train=endless)))
-    processes = readers(run, 4)  # two of the training, two of the validation that has just begun
-    if what == "SIGTERM to all":
-        for process in (*processes, run.pid):
-            os.kill(process, signal.SIGTERM)
-    else:
-        os.kill(processes[0], signal.SIGKILL)
-    _, told = run.communicate(timeout=60)  # not before the readers have ended, too: they hold the pipe
-    assert run.returncode == (143 if what == "SIGTERM to all" else 2), told
-    assert "Traceback" not in told
+    path = write_config(tmp_path / "run.yaml", settings(landscapes, tmp_path / "run", train=endless))
+    with Started(*TRAIN, path) as run:
+        processes = readers(run, 4)  # two of the training, two of the validation that has just begun
+        if what == "SIGTERM to all":
+            for process in (*processes, run.pid):
+                os.kill(process, signal.SIGTERM)
+        else:
+            os.kill(processes[0], signal.SIGKILL)
+        _, complaints = run.communicate(timeout=60)  # not before the readers have ended, too: they hold the pipe
+    assert run.returncode == (143 if what == "SIGTERM to all" else 2), complaints
+    assert "Traceback" not in complaints
     step = load(tmp_path / "run/checkpoints/last.ckpt")["global_step"]
     assert step == 2 if what == "SIGTERM to all" else step == 1
 
@@ -170,21 +165,13 @@ def test_a_signal_to_all_while_readers_start_ends_the_run(landscapes: Path, tmp_
     endless = {"iterations": 100_000, "val_every": 100_000, "workers": 2}
     path = write_config(tmp_path / "run.yaml", settings(landscapes, tmp_path / "run", train=endless))
     program = "import multiprocessing as m; m.set_start_method('spawn'); from geoseg.cli import main; main()"
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        *TRAIN[3:],
-        str(path),
-        "train.iterations=100000",
-        "train.val_every=100000",
-    ]
+    command = [sys.executable, "-c", program, *TRAIN, str(path)]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     for process in (*readers(run, 2), run.pid):
         os.kill(process, signal.SIGTERM)
-    _, told = run.communicate(timeout=60)
-    assert run.returncode == 143, told
-    assert "stopped by a signal before the first iteration" in told and "Traceback" not in told
+    _, complaints = run.communicate(timeout=60)
+    assert run.returncode == 143, complaints
+    assert "stopped by a signal before the first iteration" in complaints and "Traceback" not in complaints
 
 
 def test_as_many_windows_may_come_in_other_portions(landscapes: Path, tmp_path: Path) -> None:
@@ -288,7 +275,7 @@ def test_what_follows_the_last_interval_is_validated_too(landscapes: Path, tmp_p
     train(config, device="cpu")
     rows = list(csv.DictReader((tmp_path / "run/logs/metrics.csv").open()))
     assert [row["step"] for row in rows if row["val_miou"]] == ["2", "4"]
-    # Nothing is left to do, and the damage is told before anything is done.
+    # Nothing is left to do, and the damage is reported before anything is done.
     before = (tmp_path / "run/checkpoints/last.ckpt").stat().st_mtime_ns
     train(config, device="cpu", resume=True)
     assert (tmp_path / "run/checkpoints/last.ckpt").stat().st_mtime_ns == before
@@ -306,7 +293,7 @@ def test_what_follows_the_last_interval_is_validated_too(landscapes: Path, tmp_p
         train(config, device="cpu", resume=True)
 
 
-def test_a_disk_that_is_full_for_the_table_is_told(
+def test_a_full_disk_for_the_table_is_reported(
     landscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = experiment(landscapes, tmp_path / "run")

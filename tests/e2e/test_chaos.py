@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +18,11 @@ from geoseg.prediction.parts import JOURNAL, parts_folder, was_publishing
 from support.commands import files_in, succeed
 from support.model_folders import write_model
 from support.networks import WIDE
-from support.processes import heed_ctrl_c
+from support.processes import Started, low_bands
 from support.scenes import write_scene
 
 pytestmark = pytest.mark.slow
 
-# The command itself, but with bands of 512 rows, where it would take such a small scene as one band.
-PROGRAM = "import geoseg.tiling.plan; geoseg.tiling.plan.TASK_PX = 1; from geoseg.cli import main; main()"
 BANDS = 6
 
 
@@ -54,11 +50,8 @@ class Place:
         )
         return [str(word) for word in (*words, *options)]
 
-    def start(self, output: str, *options: object) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", PROGRAM, *self.words(output, *options)]
-        pipe = subprocess.PIPE
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=heed_ctrl_c)
+    def start(self, output: str, *options: object) -> Started:
+        return Started(*self.words(output, *options), before=low_bands)
 
     def made(self, output: str) -> int:
         """Number of parts that are there."""
@@ -74,7 +67,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(folder)
 
 
-def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(happened: Callable[[], bool], process: Started) -> None:
     """Until something has happened or the process is over."""
     while not happened() and process.poll() is None:
         time.sleep(0.005)
@@ -92,18 +85,18 @@ def kill_and_resume(place: Place, output: str, *options: object, parts: tuple[in
     """
     moments, path = random.Random(seed), place / output
     for number in parts:
-        process = place.start(output, *options)
-        wait_until(parts_folder(path).exists, process)
-        wait_until(lambda wanted=number: place.made(output) >= wanted, process)  # type: ignore[misc]
-        time.sleep(moments.uniform(0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        _, complaints = process.communicate()
+        with place.start(output, *options) as process:
+            wait_until(parts_folder(path).exists, process)
+            wait_until(lambda wanted=number: place.made(output) >= wanted, process)  # type: ignore[misc]
+            time.sleep(moments.uniform(0, 0.3))
+            process.kill()
+            _, complaints = process.communicate()
         assert "changed" not in complaints
         if path.exists() and not parts_folder(path).exists():
             return  # it was quicker, or as good as
         assert not path.exists() or was_publishing(path), "the name was given before the end"
-    process = place.start(output, *options)
-    said, complaints = process.communicate()
+    with place.start(output, *options) as process:
+        said, complaints = process.communicate()
     assert process.returncode == 0, complaints
     assert "changed" not in complaints
     assert "taken over from an earlier run" in said
@@ -141,11 +134,11 @@ def test_ctrl_c_reports_what_is_kept_and_a_change_what_is_lost(place: Place) -> 
     def interrupted(*options: object) -> str:
         journal = parts_folder(place / "late.tif") / JOURNAL
         before = journal.stat().st_mtime_ns if journal.exists() else 0
-        process = place.start("late.tif", *options)
-        wait_until(lambda: journal.exists() and journal.stat().st_mtime_ns != before, process)
-        wait_until(lambda: place.made("late.tif") > 0, process)
-        process.send_signal(signal.SIGINT)
-        _, complaints = process.communicate()
+        with place.start("late.tif", *options) as process:
+            wait_until(lambda: journal.exists() and journal.stat().st_mtime_ns != before, process)
+            wait_until(lambda: place.made("late.tif") > 0, process)
+            process.send_signal(signal.SIGINT)
+            _, complaints = process.communicate()
         assert process.returncode == 130, complaints
         assert "Traceback" not in complaints
         assert not (place / "late.tif").exists()
@@ -156,8 +149,8 @@ def test_ctrl_c_reports_what_is_kept_and_a_change_what_is_lost(place: Place) -> 
     assert "changed" not in interrupted()
     assert "warning: the overlap changed since the last run: starting anew" in interrupted("--overlap", 64)
     os.utime(place / "scene.tif")
-    process = place.start("late.tif", "--overlap", 64)
-    said, complaints = process.communicate()
+    with place.start("late.tif", "--overlap", 64) as process:
+        said, complaints = process.communicate()
     assert process.returncode == 0
     assert "warning: the scene changed since the last run: starting anew" in complaints
     assert "taken over" not in said
