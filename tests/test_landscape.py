@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cache
 
 import geopandas as gpd
 import numpy as np
@@ -31,7 +32,12 @@ SCENES = [
     Landscape(HEIGHT, WIDTH, seed=2, gsd_m=0.2, bands=("nir", "red"), dtype="uint16"),
     Landscape(HEIGHT, WIDTH, seed=3, gsd_m=1.7, bands=RGBN, dtype="float32", nodata=math.nan, crs=None),
 ]
-WHOLE = [scene.read(Window(0, 0, HEIGHT, WIDTH)) for scene in SCENES]
+
+
+@cache
+def made(n: int) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.uint8]]:
+    """Pixels and labels of a whole scene; not at import, which each worker does."""
+    return SCENES[n].read(whole(SCENES[n]))
 
 
 def whole(scene: Landscape) -> Window:
@@ -54,14 +60,14 @@ def windows(draw: st.DrawFn) -> Window:
 def test_a_window_is_the_crop_of_the_whole(window: Window, n: int) -> None:
     pixels, labels = SCENES[n].read(window)
     inside = slice(window.row, window.row_stop), slice(window.col, window.col_stop)
-    assert pixels.tobytes() == np.ascontiguousarray(WHOLE[n][0][:, *inside]).tobytes()
-    assert np.array_equal(labels, WHOLE[n][1][inside])
+    assert pixels.tobytes() == np.ascontiguousarray(made(n)[0][:, *inside]).tobytes()
+    assert np.array_equal(labels, made(n)[1][inside])
 
 
 @given(windows(), st.sampled_from(range(len(SCENES))))
 def test_truth_of_a_window_burns_to_its_labels(window: Window, n: int) -> None:
     frame = SCENES[n].truth(window)
-    labels = WHOLE[n][1][window.row : window.row_stop, window.col : window.col_stop]
+    labels = made(n)[1][window.row : window.row_stop, window.col : window.col_stop]
     assert np.array_equal(burn(frame, window, SCENES[n].grid.crop(window).transform), labels)
 
 
