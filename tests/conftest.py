@@ -31,6 +31,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 2 if [*map(Path, config.args)] == [*map(Path, config.getini("testpaths"))] else 0
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A long file without kernels of numba comes second, so that in a fresh clone one worker compiles for both."""
+    first = items[0].path if items else None
+    items.sort(key=lambda item: (item.path != first, item.path.name != "test_network_contract.py"))
+
+
 LOG_LEVELS = {logger: logger.level for logger in (logging.getLogger(), logging.getLogger("geoseg"))}
 """As they are before any test."""
 

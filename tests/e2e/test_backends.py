@@ -46,9 +46,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> MadeScene:
-    """Of three bands of 512 rows."""
+    """Of three bands of 512 rows, one window wide."""
     path = tmp_path_factory.mktemp("scene") / "scene.tif"
-    return write_scene(path, size=(BANDS * 512 - 300, 150), blockxsize=256, blockysize=256, nodata="value")
+    return write_scene(path, size=(BANDS * 512 - 300, 120), blockxsize=256, blockysize=256, nodata="value")
 
 
 @pytest.fixture
