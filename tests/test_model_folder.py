@@ -15,7 +15,7 @@ from geoseg.errors import ConfigError, ModelError
 from geoseg.network.model_folder import Normalize, build_network, load_model, save_model
 from geoseg.network.stored_model import CONFIG_FILE, WEIGHTS_FILE
 from support.model_folders import contract
-from support.networks import TINY
+from support.networks import FEW_LAYERS, TINY
 
 
 def network(architecture: str = "segnext", encoder: str = "tu-mscan_tiny", **options: Any) -> nn.Module:
@@ -51,7 +51,7 @@ def test_saved_and_loaded_it_is_the_same_function(saved: Path) -> None:
 
 @torch.no_grad()
 def test_other_architectures_do_too(tmp_path: Path) -> None:
-    unet = network("unet", "resnet18", in_channels=1, classes=2)
+    unet = network("unet", "resnet18", in_channels=1, classes=2, **FEW_LAYERS)
     save_model(tmp_path / "unet", unet, contract(1, 2))
     x = torch.randn(1, 1, 64, 64)
     assert torch.equal(load_model(tmp_path / "unet").network(x), unet(x))

@@ -24,8 +24,8 @@ from geoseg.programs.train import check, train
 from geoseg.scene import Scene
 from geoseg.training.task import SegmentationTask, lr_factor, parameter_groups
 from geoseg.windows import Window
-from support.networks import TINY
-from support.training import ITERATIONS, Recorder, experiment
+from support.networks import FEW_LAYERS, TINY
+from support.training import ITERATIONS, UNET, Recorder, experiment
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +70,13 @@ def test_the_contract_tells_how_the_model_was_made(run: tuple[TrainConfig, Path]
     assert [b.name for b in contract.bands] == ["red", "green", "blue"]
     assert contract.gsd_m == pytest.approx(gsd, abs=1e-3)
     assert contract.window.size == 128
-    told = contract.training
-    assert told["iterations"] == ITERATIONS
-    assert told["scenes"] == ["a.tif"] and told["validation_scenes"] == ["b.tif"]
-    assert told["license"] == "none"
-    assert 1 <= told["best_iteration"] <= ITERATIONS
-    assert 0 <= told["val_miou"] <= 1
-    assert set(told["val_iou"]) == set(contract.class_table.names)
+    recorded = contract.training
+    assert recorded["iterations"] == ITERATIONS
+    assert recorded["scenes"] == ["a.tif"] and recorded["validation_scenes"] == ["b.tif"]
+    assert recorded["license"] == "none"
+    assert 1 <= recorded["best_iteration"] <= ITERATIONS
+    assert 0 <= recorded["val_miou"] <= 1
+    assert set(recorded["val_iou"]) == set(contract.class_table.names)
 
 
 def test_the_model_predicts(run: tuple[TrainConfig, Path], landscapes: Path, tmp_path: Path) -> None:
@@ -161,21 +161,21 @@ def test_a_run_validates_only_as_often_as_asked(landscapes: Path, tmp_path: Path
     assert list(val_scores(config.output)) == ["6"]
 
 
-def test_a_model_worse_than_the_one_it_started_from_is_told(
+def test_a_model_worse_than_its_start_brings_a_warning(
     run: tuple[TrainConfig, Path], landscapes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ruin = {"iterations": 2, "val_every": 1, "learning_rate": 10.0, "warmup_iterations": 0, "ema": 0.5}
     config = experiment(landscapes, tmp_path / "worse", model={"options": TINY, "start_from": str(run[1])}, train=ruin)
     with caplog.at_level(logging.WARNING, "geoseg.training"):
         model = train(config, device="cpu")
-    told = load_model(model).contract.training
+    recorded = load_model(model).contract.training
     before = load_model(run[1]).contract.training["val_miou"]
     # As iteration 0: what the run before ended with, on the same windows.
-    assert told["val_miou_at_start"] == before
+    assert recorded["val_miou_at_start"] == before
     assert val_scores(config.output)["-1"] == pytest.approx(before, abs=1e-4)
-    assert told["val_miou"] < before
+    assert recorded["val_miou"] < before
     (record,) = [r for r in caplog.records if "the model it started from" in r.message]
-    assert f"has mIoU {told['val_miou']:.4f}; the model it started from had {before:.4f}" in record.message
+    assert f"has mIoU {recorded['val_miou']:.4f}; the model it started from had {before:.4f}" in record.message
     # A run that goes on, or has nothing left to do, says the same.
     caplog.clear()
     with caplog.at_level(logging.WARNING, "geoseg.training"):
@@ -195,9 +195,9 @@ def test_a_model_as_good_as_before_brings_no_warning(
         train=still,
     )
     with caplog.at_level(logging.WARNING, "geoseg.training"):
-        told = load_model(train(config, device="cpu")).contract.training
-    assert told["val_miou_at_start"] == pytest.approx(told["val_miou"], abs=2e-3)
-    if told["val_miou"] >= told["val_miou_at_start"]:
+        recorded = load_model(train(config, device="cpu")).contract.training
+    assert recorded["val_miou_at_start"] == pytest.approx(recorded["val_miou"], abs=2e-3)
+    if recorded["val_miou"] >= recorded["val_miou_at_start"]:
         assert not [r for r in caplog.records if "the model it started from" in r.message]
 
 
@@ -206,11 +206,11 @@ def test_one_line_tells_how_the_run_goes(
 ) -> None:
     monkeypatch.setattr("geoseg.training.display.REFRESH_S", 0)
     train(experiment(landscapes, tmp_path / "run"), device="cpu", progress=True)
-    out, told = capfd.readouterr()
+    out, progress = capfd.readouterr()
     assert out == ""
-    lines = [line for line in re.split(r"[\r\n]+", told) if line.strip()]
-    assert all(re.match(r"(train|validate): +\d+%\|.*\| \d/6 \[", line) for line in lines), told
-    assert re.search(r"6/6 \[\d+:\d+<00:00, .*, loss=\d\.\d+, lr=\S+, mIoU=0\.\d+, best=0\.\d+\]", lines[-1]), told
+    lines = [line for line in re.split(r"[\r\n]+", progress) if line.strip()]
+    assert all(re.match(r"(train|validate): +\d+%\|.*\| \d/6 \[", line) for line in lines), progress
+    assert re.search(r"6/6 \[\d+:\d+<00:00, .*, loss=\d\.\d+, lr=\S+, mIoU=0\.\d+, best=0\.\d+\]", lines[-1]), progress
 
 
 def test_an_interrupted_run_names_its_last_checkpoint(landscapes: Path, tmp_path: Path) -> None:
@@ -242,8 +242,8 @@ def test_without_a_score_the_last_network_is_kept(landscapes: Path, tmp_path: Pa
     entries = [{"scene": str(landscapes / f"{n}.tif"), "labels": str(p)} for n, p in
                (("a", landscapes / "a_labels.tif"), ("b", tmp_path / "single.tif"))]  # fmt: skip
     config = experiment(landscapes, tmp_path / "run", data={"train": entries[:1], "val": entries[1:]})
-    told = load_model(train(config, device="cpu")).contract.training
-    assert told["val_miou"] is None and told["val_iou"]["grass"] is not None
+    recorded = load_model(train(config, device="cpu")).contract.training
+    assert recorded["val_miou"] is None and recorded["val_iou"]["grass"] is not None
     best = torch.load(config.output / "checkpoints/best.ckpt", weights_only=True)
     assert best["global_step"] == ITERATIONS
 
@@ -271,10 +271,9 @@ def test_a_resumed_run_draws_the_windows_that_were_left(landscapes: Path, tmp_pa
 
 
 def test_a_resumed_run_ends_in_the_same_weights(landscapes: Path, tmp_path: Path) -> None:
-    options = {"encoder": "resnet18", "architecture": "unet", "options": {"decoder_channels": [16, 16, 8, 8, 8]}}
     ends = []
     for name, fail_at in (("whole", None), ("cut", 9)):
-        config = experiment(landscapes, tmp_path / name, model=options)
+        config = experiment(landscapes, tmp_path / name, model=UNET | {"options": FEW_LAYERS})
         if fail_at is not None:
             with pytest.MonkeyPatch.context() as patch:
                 Recorder(patch, fail_at=fail_at)
@@ -334,7 +333,7 @@ def test_a_run_folder_is_replaced_when_asked(landscapes: Path, tmp_path: Path) -
         ({"classes": [{"name": "a", "color": "#000000"}]}, LabelError, "2 errors in the data"),
     ],
 )
-def test_every_mistake_is_told_before_the_run_folder_is_made(
+def test_mistakes_are_refused_before_the_run_folder_is_made(
     landscapes: Path, tmp_path: Path, changes: dict[str, Any], kind: type[Exception], complaint: str
 ) -> None:
     with pytest.raises(kind, match=complaint):
@@ -343,7 +342,7 @@ def test_every_mistake_is_told_before_the_run_folder_is_made(
 
 
 @pytest.mark.parametrize("begin", [train, check])
-def test_an_impossible_network_is_told_before_the_data_is_read(
+def test_an_impossible_network_is_refused_before_data_is_read(
     begin: Callable[..., object], landscapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading all labels of a large data set takes minutes, after which weights would be missing."""
@@ -386,9 +385,9 @@ def test_training_starts_from_a_models_weights(run: tuple[TrainConfig, Path], la
     started = dict(after.network.named_parameters())
     for name, parameter in before.network.named_parameters():
         torch.testing.assert_close(started[name], parameter, msg=name)
-    told = after.contract.training
-    assert (told["started_from"], told["iterations"]) == (before.contract.name, 1)
-    assert told["iterations_before"] == before.contract.training["best_iteration"]
+    recorded = after.contract.training
+    assert (recorded["started_from"], recorded["iterations"]) == (before.contract.name, 1)
+    assert recorded["iterations_before"] == before.contract.training["best_iteration"]
     other = experiment(
         landscapes, tmp_path / "other", model={"options": TINY | {"nmf_rank": 8}, "start_from": str(run[1])}
     )

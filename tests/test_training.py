@@ -31,12 +31,13 @@ from geoseg.training.run_folder import git_state, load_best
 from geoseg.training.start import freeze, leaves_unused, start_from
 from geoseg.training.task import SegmentationTask, parameter_groups
 from support import commands
-from support.networks import TINY
+from support.networks import FEW_LAYERS, TINY
 from support.training import UNET, Recorder, experiment, settings, write_config
 
 
 def network(classes: int, architecture: str = "segnext", bands: int = 3) -> nn.Module:
-    encoder, options = ("tu-mscan_tiny", TINY) if architecture == "segnext" else ("resnet18", {})
+    encoder = "tu-mscan_tiny" if architecture == "segnext" else "resnet18"
+    options = {"segnext": TINY, "unet": FEW_LAYERS, "fpn": {"encoder_depth": 3}}[architecture]
     return build_network(architecture, encoder, encoder_weights=None, in_channels=bands, classes=classes, **options)
 
 
@@ -127,7 +128,7 @@ def test_unknown_parts_are_named_with_those_there_are() -> None:
         parameter_groups(net, RunConfig())
 
 
-def test_ddp_is_told_of_parameters_the_loss_does_not_reach() -> None:
+def test_ddp_knows_of_parameters_the_loss_does_not_reach() -> None:
     net = network(2)
     assert not leaves_unused(net, 3, 64)
     net.more = nn.Linear(2, 2)
@@ -280,7 +281,7 @@ def test_an_error_of_a_reading_process_reads_as_it_was_raised() -> None:
         (EOFError(), "was killed: EOFError", "--resume"),
     ],
 )
-def test_what_ran_out_is_told(error: Exception, words: str, hint: str) -> None:
+def test_what_ran_out_is_named(error: Exception, words: str, hint: str) -> None:
     with pytest.raises(DeviceError, match=words) as caught, explained(RunConfig(batch_size=6, accumulate=2)):
         raise error
     assert hint in str(caught.value.hint)

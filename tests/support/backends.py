@@ -24,7 +24,7 @@ from geoseg.network.tta import TTA, augmented
 from geoseg.options import Network
 from geoseg.prediction.predictor import Predictor, WindowPixels
 from geoseg.windows import Window
-from support.networks import WIDE, InMemory, difference, images, segnext, visible
+from support.networks import FEW_LAYERS, WIDE, InMemory, difference, images, segnext, visible
 
 SIZE = (64, 96)
 
@@ -176,9 +176,7 @@ class BackendContract:
 
     def test_logits_at_full_resolution(self) -> None:
         torch.manual_seed(2)
-        unet = smp.create_model(
-            "unet", encoder_name="resnet18", encoder_weights=None, decoder_channels=(32, 16, 16, 8, 8), classes=4
-        ).eval()
+        unet = smp.create_model("unet", encoder_name="resnet18", encoder_weights=None, classes=4, **FEW_LAYERS).eval()
         forward = self.load(unet, size=(64, 64))
         x = images(1, 3, 64, 64)
         assert forward.stride == 1

@@ -13,7 +13,7 @@ import geoseg.models  # noqa: F401  registers SegNeXt
 from geoseg.contract import DEFAULT_SCALE, Band, ClassEntry, Contract, DType, WindowSettings
 from geoseg.network.folding import logits_of
 from geoseg.network.model_folder import Normalize, build_network, save_model
-from support.networks import TINY
+from support.networks import FEW_LAYERS, TINY
 
 
 def contract(bands: int = 3, classes: int = 3, **changes: Any) -> Contract:
@@ -42,7 +42,7 @@ def make_model(
         head: Any = network.segmentation_head
         nn.init.normal_(head.weight)
     else:
-        options = {"decoder_channels": (32, 16, 16, 8, 8)} if architecture == "unet" else {}
+        options = FEW_LAYERS if architecture == "unet" else {}
         network = build_network(architecture, "resnet18", encoder_weights=None, in_channels=bands, classes=4, **options)
     for module in network.modules():  # layers that scale by 0.01 would leave nothing but the stem
         for name, parameter in module.named_parameters(recurse=False):
