@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pytest
 
 import geoseg
-from geoseg.config import AugmentConfig, SceneConfig, parse_config
+from geoseg.config import parse_config
+from geoseg.config.settings import AugmentConfig, SceneConfig
 from geoseg.data.augment import Augmenter, Changes, Photometric, distort, draw_changes, resize_window
 from geoseg.data.labelled import LabelledScene
 from geoseg.errors import ConfigError

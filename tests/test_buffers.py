@@ -14,8 +14,9 @@ from shapely.geometry import GeometryCollection, LineString, MultiPoint, Point, 
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.classes import ClassTable
-from geoseg.config import SceneConfig, parse_config
+from geoseg.config import parse_config
 from geoseg.config.scenes import expand_scenes
+from geoseg.config.settings import SceneConfig
 from geoseg.data.buffers import widened
 from geoseg.data.checks.dataset import check_data
 from geoseg.data.labels import Labels

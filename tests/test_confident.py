@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geoseg.config import SceneConfig
+from geoseg.config.settings import SceneConfig
 from geoseg.errors import LabelError
 from geoseg.windows import Window
 from support.labels import open_labels

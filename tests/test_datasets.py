@@ -19,7 +19,8 @@ from shapely.geometry import Polygon, box
 from torch.utils.data import DataLoader
 
 from geoseg.classes import NODATA, ClassTable
-from geoseg.config import SceneConfig, TrainConfig, parse_config
+from geoseg.config import parse_config
+from geoseg.config.settings import SceneConfig, TrainConfig
 from geoseg.data.labelled import LabelledScene, open_scenes
 from geoseg.data.statistics import band_statistics
 from geoseg.data.windows import CoveringWindows, RandomWindows

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
 from torch import Tensor, nn
 
-from geoseg.config import RunConfig
+from geoseg.config.settings import RunConfig
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.errors import ConfigError, DeviceError
 from geoseg.options import TrainOptions

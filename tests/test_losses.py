@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from geoseg.config import LossTerm
+from geoseg.config.settings import LossTerm
 from geoseg.errors import ConfigError
 from geoseg.network.losses import LOSSES, OHEM_MIN_KEPT, SummedLoss, cross_entropy, dice, focal, lovasz, ohem
 from geoseg.network.metrics import Scores

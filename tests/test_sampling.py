@@ -15,7 +15,8 @@ from rasterio._env import get_gdal_config
 from torch.utils.data import DataLoader
 
 from geoseg.classes import NODATA, format_color
-from geoseg.config import SceneConfig, TrainConfig, parse_config
+from geoseg.config import parse_config
+from geoseg.config.settings import SceneConfig, TrainConfig
 from geoseg.data.labelled import LabelledScene, open_scenes
 from geoseg.data.labels import process_files
 from geoseg.data.sampling import Sampler, _snapped, base_factor

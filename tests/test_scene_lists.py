@@ -13,7 +13,8 @@ import yaml
 from shapely.geometry import Point
 
 from geoseg.class_tables import KNOWN
-from geoseg.config import SceneConfig, SplitConfig, TrainConfig, load_config, save_config
+from geoseg.config import load_config, save_config
+from geoseg.config.settings import SceneConfig, SplitConfig, TrainConfig
 from geoseg.errors import ConfigError
 
 OTHER = {"scene": "/elsewhere/o.tif", "labels": "/elsewhere/o_labels.tif"}

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.classes import NODATA
-from geoseg.config import SplitConfig, TrainConfig, parse_config
+from geoseg.config import parse_config
+from geoseg.config.settings import SplitConfig, TrainConfig
 from geoseg.data.labelled import LabelledScene, labels_of, open_both, open_scenes
 from geoseg.data.leakage import check_leakage, leakage_hint
 from geoseg.data.split import TRAIN, UNUSED, VAL, SceneSplit, block_edges, scene_split, write_split

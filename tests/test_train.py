@@ -14,7 +14,8 @@ import rasterio
 import torch
 from torch import nn
 
-from geoseg.config import RunConfig, TrainConfig, load_config
+from geoseg.config import load_config
+from geoseg.config.settings import RunConfig, TrainConfig
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.errors import ConfigError, LabelError, ModelError, OutputError
 from geoseg.network.backends.openvino import multiplies_bfloat16

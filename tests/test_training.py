@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from geoseg.classes import ClassTable
-from geoseg.config import RunConfig
+from geoseg.config.settings import RunConfig
 from geoseg.contract import Band, ClassEntry, Contract
 from geoseg.data.labelled import open_both
 from geoseg.data.windows import CoveringWindows

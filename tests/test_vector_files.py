@@ -16,7 +16,8 @@ from shapely.geometry import GeometryCollection, LineString, MultiPolygon, Point
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.classes import ClassTable
-from geoseg.config import SceneConfig, parse_config
+from geoseg.config import parse_config
+from geoseg.config.settings import SceneConfig
 from geoseg.data.checks.dataset import check_data
 from geoseg.errors import GeosegError, LabelError, SceneError
 from geoseg.grid import Grid

@@ -15,7 +15,7 @@ from shapely.geometry import box
 pytest.importorskip("starlette")
 
 from geoseg.classes import IGNORE, NODATA, RIGHT, ClassTable
-from geoseg.config import SceneConfig
+from geoseg.config.settings import SceneConfig
 from geoseg.errors import ConfigError, LabelError
 from geoseg.grid import Grid
 from geoseg.programs.early import check_files

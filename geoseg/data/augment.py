@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from geoseg.arrays import AnyArray, ByteArray, FloatArray, Pixels, Valid
-from geoseg.config import AugmentConfig
+from geoseg.config.settings import AugmentConfig
 from geoseg.errors import ConfigError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask PyPI for a newer version

@@ -7,7 +7,7 @@ import numpy as np
 
 from geoseg.arrays import AnyArray, ByteArray, FloatArray, IntArray, Valid
 from geoseg.classes import NODATA, ClassTable
-from geoseg.config import ImageryConfig, SceneConfig, TrainConfig
+from geoseg.config.settings import ImageryConfig, SceneConfig, TrainConfig
 from geoseg.contract import contact_widths
 from geoseg.data.labels import Labels, MaskedLabels, SceneHere, no_transformation, process_files
 from geoseg.data.layers import assign_crs, whole_layers

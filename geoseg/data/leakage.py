@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 from rasterio.crs import CRS
 
-from geoseg.config import SplitConfig
+from geoseg.config.settings import SplitConfig
 from geoseg.data.labelled import LabelledScene
 from geoseg.data.labels import in_crs, outline
 from geoseg.georeference import pyproj_crs

@@ -13,7 +13,7 @@ from affine import Affine
 
 from geoseg.arrays import ByteArray, FloatArray, Geometries, IntArray
 from geoseg.classes import IGNORE, NODATA, RIGHT, ClassTable
-from geoseg.config import SceneConfig
+from geoseg.config.settings import SceneConfig
 from geoseg.data.labels import Labels, burnt, inside
 from geoseg.data.layers import has_features, read_layer
 from geoseg.data.problems import Problem, error, raise_first, warning

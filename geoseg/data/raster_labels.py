@@ -15,7 +15,7 @@ from shapely.geometry import box
 from geoseg.arrays import AnyArray, ByteArray, Int32Array, Valid
 from geoseg.class_map.reading import ClassMapReader
 from geoseg.classes import NODATA, ClassTable
-from geoseg.config import SceneConfig
+from geoseg.config.settings import SceneConfig
 from geoseg.data.labels import LabelFacts, SceneHere, inside, no_transformation, outline, process_files
 from geoseg.data.problems import Problem, as_problem, error, raise_first, warning
 from geoseg.errors import LabelError, SceneError, quoted

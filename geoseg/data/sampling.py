@@ -7,7 +7,7 @@ import numpy as np
 
 from geoseg.arrays import ByteArray, FloatArray, Int32Array
 from geoseg.classes import NODATA
-from geoseg.config import AugmentConfig, TrainConfig
+from geoseg.config.settings import AugmentConfig, TrainConfig
 from geoseg.data.histogram import BLOCK, Histogram, class_histograms, read_labels
 from geoseg.data.labelled import LabelledScene
 from geoseg.errors import ConfigError

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from rasterio.crs import CRS
 
 from geoseg.arrays import BoolArray, IntArray
-from geoseg.config import SplitConfig
+from geoseg.config.settings import SplitConfig
 from geoseg.data.labels import outline
 from geoseg.files import atomic_output
 from geoseg.grid import Grid

@@ -34,7 +34,7 @@ from geoseg.tiling.plan import window_of
 from geoseg.words import first_lines
 
 if TYPE_CHECKING:  # pydantic and yaml, which not every verb needs
-    from geoseg.config import SceneConfig, TrainConfig
+    from geoseg.config.settings import SceneConfig, TrainConfig
     from geoseg.contract import Contract
 
 VECTOR_SUFFIXES = (".gpkg", ".fgb", ".parquet", ".geojson", ".geojsonl", ".ndjson", ".shp", ".pmtiles")

@@ -17,7 +17,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 from torch import Tensor, nn
 
-from geoseg.config import RunConfig
+from geoseg.config.settings import RunConfig
 from geoseg.files import output_error
 from geoseg.training.failures import NOT_BEGUN, RunStopped
 from geoseg.training.processes import PeerEnded, Team

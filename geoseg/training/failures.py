@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import geoseg.errors
-from geoseg.config import RunConfig
+from geoseg.config.settings import RunConfig
 from geoseg.errors import ConfigError, DeviceError, GeosegError, reason
 
 GO_ON = "continue from the last checkpoint with --resume"

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from geoseg.classes import NODATA
-from geoseg.config import RunConfig
+from geoseg.config.settings import RunConfig
 from geoseg.contract import Contract
 from geoseg.errors import ConfigError
 from geoseg.network.losses import SummedLoss

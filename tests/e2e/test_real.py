@@ -16,7 +16,7 @@ from affine import Affine
 from rasterio.windows import Window as RasterWindow
 
 from geoseg.classes import NODATA, ClassTable
-from geoseg.config import SceneConfig
+from geoseg.config.settings import SceneConfig
 from geoseg.contract import shipped_models
 from geoseg.scene import Scene
 from geoseg.windows import Window

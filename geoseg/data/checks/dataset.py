@@ -12,7 +12,7 @@ import numpy as np
 
 from geoseg.arrays import BoolArray
 from geoseg.classes import NODATA
-from geoseg.config import SceneConfig, TrainConfig
+from geoseg.config.settings import SceneConfig, TrainConfig
 from geoseg.contract import contact_widths
 from geoseg.data.checks.alignment import WINDOWS, direction, label_offset
 from geoseg.data.checks.imagery import SceneFacts, check_header, check_pixels, compare_scenes

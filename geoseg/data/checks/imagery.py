@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from geoseg.arrays import AnyArray
-from geoseg.config import ImageryConfig, SceneConfig
+from geoseg.config.settings import ImageryConfig, SceneConfig
 from geoseg.contract import GSD_TOLERANCE
 from geoseg.data.labelled import open_configured
 from geoseg.data.problems import Problem, as_problem, error, warning
