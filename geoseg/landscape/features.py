@@ -114,12 +114,6 @@ class Features:
         order = np.argsort(_LAYER[table["kind"]], kind="stable")
         return Features(polygons[order], table[order])
 
-    def touching(self, left: float, top: float, right: float, bottom: float) -> Features:
-        """The objects whose bounding box meets a rectangle, in the same order."""
-        bounds = shapely.bounds(self.polygons)
-        keep = (bounds[:, 0] <= right) & (bounds[:, 2] >= left) & (bounds[:, 1] <= bottom) & (bounds[:, 3] >= top)
-        return Features(self.polygons[keep], self.table[keep])
-
 
 @dataclass(slots=True)
 class FeatureList:

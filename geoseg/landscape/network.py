@@ -42,16 +42,12 @@ class Use(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One edge of the lattice: its centre line (n, 2) in m, its kind and its width."""
+    """One edge of the lattice, m."""
 
-    path: FloatArray
+    path: FloatArray  # its centre line, (n, 2)
     kind: str
     half_width: float
-    verge: float
-
-    def border(self) -> Polygon:
-        """The area without fields and plots, m."""
-        return LineString(self.path).buffer(self.half_width + self.verge, quad_segs=3)
+    verge: float  # clear strip on both sides, without fields and plots
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +157,7 @@ def cell_outline(frame: Frame, i: int, j: int) -> tuple[Polygon, list[Edge]]:
     ring = np.concatenate([edges[0].path[:-1], edges[1].path[:-1], edges[2].path[:0:-1], edges[3].path[:0:-1]])
     area: BaseGeometry = Polygon(ring).buffer(0)
     for side in edges:
-        area = area.difference(side.border())
+        area = area.difference(LineString(side.path).buffer(side.half_width + side.verge, quad_segs=3))
     return largest(area), edges
 
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import rasterio.features
 import shapely
 
-from geoseg.arrays import AnyArray, ByteArray, Float32Array, FloatArray, Int16Array, Int32Array, IntArray
-from geoseg.landscape.features import COLUMNS, GRASS, MAX_HEIGHT_M, Features, Kind
+from geoseg.arrays import AnyArray, Float32Array, FloatArray, Int16Array, Int32Array, IntArray
+from geoseg.landscape.features import COLUMNS, MAX_HEIGHT_M, Features, Kind
 from geoseg.landscape.network import generator
 from geoseg.landscape.shaders import SHADERS, Spots, Sun, dome
 from geoseg.windows import Window
@@ -93,14 +93,6 @@ def _lattice(coordinates: FloatArray, spacing: float) -> tuple[IntArray, Float32
     return index.astype(np.int64), (fraction * fraction * (3 - 2 * fraction)).astype(np.float32)
 
 
-def pixel_features(features: Features, window: Window, gsd_m: float) -> Features:
-    """The objects that touch a window, with polygons in its pixel coordinates; the table stays in metres."""
-    left, top, right, bottom = (v * gsd_m for v in (window.col, window.row, window.col_stop, window.row_stop))
-    near = features.touching(left, top, right, bottom)
-    origin = np.array([window.col, window.row])
-    return Features(shapely.transform(near.polygons, lambda xy: xy / gsd_m - origin), near.table)
-
-
 def burn_ids(features: Features, height: int, width: int) -> Int32Array:
     """Id raster (height, width) by the pixel-centre rule in painter's order: 1 + index of the object, 0 for none."""
     ids = np.zeros((height, width), dtype=np.int32)
@@ -110,11 +102,6 @@ def burn_ids(features: Features, height: int, width: int) -> Int32Array:
         shapes = [({"type": "Polygon", "coordinates": [r.tolist()]}, n) for n, r in enumerate(rings, start=1)]
         rasterio.features.rasterize(shapes, out=ids)
     return ids
-
-
-def class_of_ids(features: Features, ids: Int32Array) -> ByteArray:
-    """Class id of every pixel of an id raster; grass where there is no object."""
-    return np.concatenate([[GRASS], features.classes]).astype(np.uint8)[ids]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,9 @@ from geoseg.grid import Grid
 from geoseg.landscape.cover import cell_features
 from geoseg.landscape.features import BUILDING, FIELD, GRASS, LANDSCAPE_CLASSES, SOIL, Features
 from geoseg.landscape.network import Frame, generator
-from geoseg.landscape.render import Painter, burn_ids, class_of_ids, pixel_features
+from geoseg.landscape.render import Painter, burn_ids
 from geoseg.options import AnyPath
+from geoseg.scene.vector_files import meets
 from geoseg.windows import Window, pieces
 
 Progress = Callable[[Iterable[Window]], Iterable[Window]]
@@ -124,9 +125,9 @@ class Landscape:
         painter = Painter(self.seed, self.gsd_m, self.bands)
         halo = painter.halo_px
         around = Window(window.row - halo, window.col - halo, window.height + 2 * halo, window.width + 2 * halo)
-        features = pixel_features(self._features(around), around, self.gsd_m)
+        features = self._features(around)
         ids = burn_ids(features, around.height, around.width)
-        labels = class_of_ids(features, ids[halo:-halo, halo:-halo])
+        labels = np.append(GRASS, features.classes).astype(np.uint8)[ids[halo:-halo, halo:-halo]]
         pixels = np.empty((len(self.bands), window.height, window.width), dtype=self.dtype)
         for strip, reflectance in painter.strips(features, ids, around):
             top = strip.row - window.row
@@ -150,7 +151,7 @@ class Landscape:
         """
         window = window or Window(0, 0, self.height, self.width)
         self._check(window)
-        features = pixel_features(self._features(window), window, self.gsd_m)
+        features = self._features(window)
         class_id, polygons = _coverage(features, window.height, window.width, without=self._invalid(window))
         transform = self.grid.crop(window).transform
         linear = np.array([[transform.a, transform.d], [transform.b, transform.e]])
@@ -164,10 +165,14 @@ class Landscape:
             raise ValueError(f"{window} is not inside a landscape of {self.height} × {self.width} px")
 
     def _features(self, window: Window) -> Features:
-        """All objects of the cells near a window, m in the scene's frame, in painter's order."""
+        """The objects near a window in painter's order, polygons in its pixels; their table stays in metres."""
         frame = self.frame
         left, top, right, bottom = (v * self.gsd_m for v in (window.col, window.row, window.col_stop, window.row_stop))
-        return Features.join(cell_features(frame, i, j) for i, j in frame.cells_near(left, top, right, bottom))
+        found = Features.join(cell_features(frame, i, j) for i, j in frame.cells_near(left, top, right, bottom))
+        near = meets(found.polygons, (left, top, right, bottom))
+        origin = np.array([window.col, window.row])
+        polygons = shapely.transform(found.polygons[near], lambda xy: xy / self.gsd_m - origin)
+        return Features(polygons, found.table[near])
 
     def _invalid(self, window: Window) -> list[Polygon]:
         """The invalid region in the window's pixel coordinates: a slanted, ragged edge on the left, and a hole."""
