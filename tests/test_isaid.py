@@ -312,5 +312,5 @@ def test_every_color_there_is_has_its_class_or_none() -> None:
     assert top[0, 0] == 0 and (top[0, 1:] == 255).all()
     assert bottom[0, -1] == 1 and (bottom[0, :-1] == 255).all()
     assert len(reader.strange) == 2 * 4095
-    assert (reader.strange[0, 0, 1].row, reader.strange[0, 0, 1].col) == (0, 1)
-    assert reader.strange[255, 240, 0].row == 4095
+    assert reader.first[0, 0, 1] == (0, 1)
+    assert reader.first[255, 240, 0][0] == 4095

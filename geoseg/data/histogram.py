@@ -7,8 +7,7 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from geoseg.data.labelled import LabelledScene, labels_of
 from geoseg.errors import GeosegError
 from geoseg.files import atomic_output
 from geoseg.paths import RASTER_SUFFIXES, InputPath, file_behind, suffix
-from geoseg.runtime.machine import processors, user_cache
+from geoseg.runtime.machine import reading_threads, user_cache
 from geoseg.scene import Scene
 from geoseg.windows import Window, pieces
 
@@ -33,7 +32,6 @@ FORMAT = 2  # version of the cached files; raise it when the same labels are cou
 MAX_WEIGHT_RATIO = 10.0  # limit of suggested weights, relative to the class of median frequency, and of its inverse
 CHUNK = 2 * BLOCK, 16 * BLOCK  # rows and columns of whole blocks that are read at once, px
 
-_THREADS = 8
 _INVALID = NODATA + 1
 
 # Files beside a shapefile, a GeoPackage being written, and a raster, on which labels depend too.
@@ -57,7 +55,7 @@ class Histogram:
 
 def class_histograms(scenes: Sequence[LabelledScene], settings: TrainConfig) -> list[Histogram]:
     """`class_histogram` of several scenes, in threads."""
-    with ThreadPoolExecutor(min(_THREADS, processors()), thread_name_prefix="geoseg-count") as threads:
+    with reading_threads("count") as threads:
         return list(threads.map(lambda scene: class_histogram(scene, settings), scenes))
 
 
@@ -199,8 +197,7 @@ def _store(path: Path, key: str, histogram: Histogram) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_output(path) as scratch:
-            arrays = {name: getattr(histogram, name) for name in ("counts", "ignored", "invalid")}
-            np.savez_compressed(scratch, key=np.array(key), **arrays)
+            np.savez_compressed(scratch, key=np.array(key), **asdict(histogram))
     except (OSError, GeosegError) as error:
         _warn(f"counts of classes cannot be cached in {path.parent}, each run counts again: {error}")
 

@@ -85,8 +85,3 @@ def _headline(problems: Sequence[Problem]) -> str:
     errors = sum(problem.severity == "error" for problem in problems)
     parts = [count(n, kind) for n, kind in ((errors, "error"), (len(problems) - errors, "warning")) if n]
     return f"{' and '.join(parts)} in the data of this configuration:"
-
-
-def in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """Errors before warnings, then by file, each problem once."""
-    return sorted(dict.fromkeys(problems), key=lambda p: (p.severity != "error", p.where, p.message))

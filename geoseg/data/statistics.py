@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from geoseg.arrays import AnyArray, FloatArray, IntArray, Pixels, Valid
 from geoseg.data.labelled import LabelledScene, covered
 from geoseg.errors import SceneError, quoted
-from geoseg.runtime.machine import processors
+from geoseg.runtime.machine import reading_threads
 from geoseg.windows import Window
 from geoseg.words import count
 
@@ -25,7 +24,6 @@ SAMPLE_ROWS, MAX_BANDS_OF_ROWS, MAX_SCENES = 512, 32, 1000
 """For a mean at most so many scenes are read, and so many bands of rows in each, evenly spread."""
 
 _CHUNK_COLS = 4096
-_THREADS = 8
 _LOW_BITS = 16
 
 
@@ -156,7 +154,7 @@ def band_statistics(scenes: Sequence[LabelledScene], scale: float) -> tuple[list
     """
     scenes = evenly(scenes, MAX_SCENES)
     moments = Moments.none(len(scenes[0].scene.bands))
-    with ThreadPoolExecutor(min(_THREADS, processors()), thread_name_prefix="geoseg-mean") as threads:
+    with reading_threads("mean") as threads:
         for part in threads.map(_scene_moments, scenes):  # in order: the same scenes give the same numbers
             moments += part
     if not moments.count:

@@ -7,8 +7,8 @@ reported together, and nothing is written under the output's name unless there a
 import csv
 import shutil
 import zlib
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from geoseg.files import atomic_output, check_output_folder, output_error
 from geoseg.georeference import open_raster
 from geoseg.options import AnyPath
 from geoseg.paper.isaid_release import LABELLED, SPLITS, Pair, Picture, find_release
-from geoseg.runtime.machine import processors
+from geoseg.runtime.machine import reading_threads
 from geoseg.words import count
 
 CLASSES: ClassTable = KNOWN["iSAID"]
@@ -51,7 +51,6 @@ BLOCK = 256  # side of the blocks of what is written, and height of the strips t
 _OURS = {*SPLITS, "train.csv", "val.csv", "LICENSE"}
 _NAMED_PROBLEMS = 200
 _NAMED_COLORS = 5
-_THREADS = 8
 # A PNG has no sidecars here, and looking for them would list an archive of thousands for each picture.
 _GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 
@@ -105,16 +104,15 @@ def prepare_isaid(source: AnyPath, output: AnyPath, *, overwrite: bool = False, 
     if inside == release_folder or release_folder in inside.parents or inside in release_folder.parents:
         raise OutputError(f"output {output} and the release {source} lie in each other", hint="choose another with -o")
     check_output_folder(output, overwrite=overwrite, ours=_OURS, writer="geoseg prepare isaid")
-    release = find_release(source)
-    problems = list(release.problems)
+    pairs, problems = find_release(source)
     pixels = np.zeros(len(CLASSES), dtype=np.int64)
     with atomic_output(output) as scratch:
         scratch.mkdir()
-        for split in {pair.split for pair in release.pairs}:
+        for split in {pair.split for pair in pairs}:
             for kind in ("scenes", "labels")[: 1 + (split in LABELLED)]:
                 (scratch / split / kind).mkdir(parents=True)
-        with tqdm(total=len(release.pairs), unit="scene", desc="prepare", disable=not progress) as bar:
-            for found, counted in _converted(release.pairs, scratch, output, write=not problems):
+        with tqdm(total=len(pairs), unit="scene", desc="prepare", disable=not progress) as bar:
+            for found, counted in _converted(pairs, scratch, output, write=not problems):
                 problems += found
                 pixels += counted
                 bar.update()
@@ -122,17 +120,15 @@ def prepare_isaid(source: AnyPath, output: AnyPath, *, overwrite: bool = False, 
             errors = [LabelError(problem, hint="download those files again, or correct them") for problem in problems]
             what = f"{source} has {count(len(problems), 'problem')}, so nothing was written"
             raise one_error(errors, what, most=_NAMED_PROBLEMS)
-        _write_lists(release.pairs, scratch)
+        _write_lists(pairs, scratch)
         if output.exists():
             shutil.rmtree(output)
-    counts = {split: sum(pair.split == split for pair in release.pairs) for split in SPLITS}
-    left_out = tuple(pair.id for pair in release.pairs if pair.split == "train" and pair.id in ISAID_LEFT_OUT)
+    counts = {split: sum(pair.split == split for pair in pairs) for split in SPLITS}
+    left_out = tuple(pair.id for pair in pairs if pair.split == "train" and pair.id in ISAID_LEFT_OUT)
     return IsaidReport(output, counts, pixels, left_out)
 
 
-def _converted(
-    pairs: tuple[Pair, ...], folder: Path, output: Path, *, write: bool
-) -> Iterator[tuple[list[str], IntArray]]:
+def _converted(pairs: list[Pair], folder: Path, output: Path, *, write: bool) -> Iterator[tuple[list[str], IntArray]]:
     """Problems and pixels per class of each pair, converted in threads; after a problem the rest is only checked."""
     wrong = not write
 
@@ -143,7 +139,7 @@ def _converted(
         wrong = wrong or bool(found)
         return found, pixels
 
-    with ThreadPoolExecutor(min(processors(), _THREADS), thread_name_prefix="geoseg-isaid") as threads:
+    with reading_threads("isaid") as threads:
         try:
             yield from threads.map(one, pairs)
         except BaseException:
@@ -185,14 +181,13 @@ def _labels(mask: Picture, path: Path | None, final: Path, pixels: IntArray) -> 
     problems = _copied(mask, rows(), path, final, _LABEL_PROFILE)
     if holes:
         problems.append(f"{mask.name}: {holes:,} px are not opaque, so their colour is not certain")
-    strange = sorted(colors.strange.items(), key=lambda item: -item[1].count)
-    for (red, green, blue), where in strange[:_NAMED_COLORS]:
-        problems.append(
-            f"{mask.name}: colour ({red}, {green}, {blue}) is not one of iSAID's, {where.count:,} px, "
-            f"the first in row {where.row}, column {where.col}"
-        )
+    strange = colors.strange.most_common()
+    for color, number in strange[:_NAMED_COLORS]:
+        row, col = colors.first[color]
+        where = f"{number:,} px, the first in row {row}, column {col}"
+        problems.append(f"{mask.name}: colour {color} is not one of iSAID's, {where}")
     if len(strange) > _NAMED_COLORS:
-        rest = sum(where.count for _, where in strange[_NAMED_COLORS:])
+        rest = sum(number for _, number in strange[_NAMED_COLORS:])
         problems.append(f"{mask.name}: {len(strange) - _NAMED_COLORS:,} further such colours, {rest:,} px")
     return problems
 
@@ -273,7 +268,7 @@ def _created(path: Path, profile: dict[str, Any]) -> Any:
     return target
 
 
-def _write_lists(pairs: tuple[Pair, ...], folder: Path) -> None:
+def _write_lists(pairs: list[Pair], folder: Path) -> None:
     (folder / "LICENSE").write_text(LICENCE_TEXT, encoding="utf-8")
     for split in LABELLED:
         left_out = ISAID_LEFT_OUT if split == "train" else frozenset()
@@ -285,23 +280,15 @@ def _write_lists(pairs: tuple[Pair, ...], folder: Path) -> None:
                 writer.writerows([f"{split}/{kind}/{pair.id}.tif" for kind in ("scenes", "labels")] for pair in rows)
 
 
-@dataclass(slots=True)
-class Strange:
-    """Pixels of a colour that no class has: place of the first, and number of all."""
-
-    row: int
-    col: int
-    count: int
-
-
 class PaletteReader:
     """Colours to class ids, in strips of a picture: every pixel's colour is looked up, none is rounded.
 
-    Colours that no class has become 255 and are kept in ``strange``, in the order in which they were met.
+    Colours that no class has become 255; ``strange`` counts their pixels, and ``first`` says where each was met.
     """
 
     def __init__(self, classes: ClassTable) -> None:
-        self.strange: dict[Color, Strange] = {}
+        self.strange: Counter[Color] = Counter()
+        self.first: dict[Color, tuple[int, int]] = {}  # row and column
         keys = [(c.color[0] << 16) | (c.color[1] << 8) | c.color[2] for c in classes]
         assert len(set(keys)) == len(keys), "two classes have one colour"
         # One byte for every possible colour: 16 MB, of which a picture touches a small part.
@@ -319,6 +306,6 @@ class PaletteReader:
             for i in np.argsort(first):
                 at, key = int(unknown[first[i]]), int(found[i])
                 color = key >> 16, key >> 8 & 255, key & 255
-                known = self.strange.setdefault(color, Strange(row + at // keys.shape[1], at % keys.shape[1], 0))
-                known.count += int(counts[i])
+                self.first.setdefault(color, (row + at // keys.shape[1], at % keys.shape[1]))
+                self.strange[color] += int(counts[i])
         return labels

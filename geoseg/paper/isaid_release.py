@@ -39,17 +39,10 @@ class Pair:
     mask: Picture | None
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Photographs with their masks, by split and id, and problems in lines for people."""
+def find_release(source: Path) -> tuple[list[Pair], list[str]]:
+    """The pictures of all existing splits, paired by their whole ids, and problems in lines for people.
 
-    pairs: tuple[Pair, ...]
-    problems: tuple[str, ...]
-
-
-def find_release(source: Path) -> Release:
-    """The pictures of all existing splits, paired by their whole ids; unpacked ones are preferred to archives.
-
+    They come by split and id; unpacked ones are preferred to archives.
     A `LabelError` if there is no such folder, or neither train nor val in it.
     """
     if not source.is_dir():
@@ -73,7 +66,7 @@ def find_release(source: Path) -> Release:
             problems += [f"{images[key].name}: has no mask" for key in sorted(images.keys() - masks.keys())]
             problems += [f"{masks[key].name}: has no image" for key in sorted(masks.keys() - images.keys())]
         pairs += [Pair(split, key, images[key], masks[key]) for key in sorted(images.keys() & masks.keys())]
-    return Release(tuple(pairs), tuple(problems))
+    return pairs, problems
 
 
 def _pictures(source: Path, folder: str, suffix: str, problems: list[str]) -> dict[str, Picture]:

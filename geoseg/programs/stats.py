@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +16,12 @@ from geoseg.data.labelled import LabelledScene, covered, open_scenes
 from geoseg.data.statistics import Moments, ValueCounts, chosen, finite_moments, nothing_valid, scaled_std
 from geoseg.errors import ConfigError
 from geoseg.network.metrics import ratio
-from geoseg.runtime.machine import processors
+from geoseg.runtime.machine import reading_threads
 from geoseg.windows import Window, pieces
 from geoseg.words import aligned, count
 
 LOW, HIGH = 0.02, 0.98  # shares of the pixels between which imagery is usually stretched
 
-_THREADS = 4
 _CACHE_BYTES = 256 << 20
 
 
@@ -122,10 +120,7 @@ def scene_stats(settings: TrainConfig, split: str = "train") -> SceneStats:
     scenes = open_scenes(settings, split)
     dtype, bands = np.dtype(settings.imagery.dtype), len(settings.imagery.bands)
     values = ValueCounts(dtype, bands)
-    with (
-        rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES),
-        ThreadPoolExecutor(min(_THREADS, processors()), thread_name_prefix="geoseg-stats") as threads,
-    ):
+    with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES), reading_threads("stats", most=4) as threads:
         sums = list(threads.map(lambda scene: _sum(scene, split, len(settings.classes), values), scenes))
         if not any(s.moments.count for s in sums):
             raise nothing_valid(scenes)

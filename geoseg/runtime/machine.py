@@ -1,10 +1,11 @@
-"""This machine: which device a network runs on, processors, memory, and the user's cache folder."""
+"""This machine: which device a network runs on, processors, threads, memory, and the user's cache folder."""
 
 import ctypes
 import os
 import re
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from geoseg.errors import DeviceError
@@ -51,6 +52,11 @@ def _may_have_gpu() -> bool:
 def processors() -> int:
     """Processors that this process may use, at least 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def reading_threads(name: str, most: int = 8) -> ThreadPoolExecutor:
+    """Threads called "geoseg-" and ``name`` in which scenes are read side by side, at most one per processor."""
+    return ThreadPoolExecutor(min(most, processors()), thread_name_prefix=f"geoseg-{name}")
 
 
 def memory_bytes() -> int | None:

@@ -5,7 +5,6 @@ whether labels lie where the imagery has them. Then scenes are compared: places,
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,13 +21,13 @@ from geoseg.data.labelled import LabelledScene, check_labelled_area, is_raster
 from geoseg.data.labels import LabelFacts
 from geoseg.data.layers import whole_layers
 from geoseg.data.leakage import check_leakage, leakage_hint
-from geoseg.data.problems import Problem, as_problem, error, has_error, in_order, warning
+from geoseg.data.problems import Problem, as_problem, error, has_error, warning
 from geoseg.data.raster_labels import check_raster_labels
 from geoseg.data.statistics import evenly
 from geoseg.errors import GeosegError, quoted
 from geoseg.georeference import crs_name
 from geoseg.grid import Grid
-from geoseg.runtime.machine import processors
+from geoseg.runtime.machine import reading_threads
 from geoseg.scene import Scene
 
 PIXEL_SCENES = 200
@@ -36,8 +35,6 @@ OFFSET_SCENES = 64  # scenes of which pixels are read, and offsets measured; of 
 
 _MANY = 16
 _FEW_WINDOWS = 8  # windows per scene in which offsets are measured if there are many scenes
-
-_THREADS = 8
 
 
 @dataclass(slots=True)
@@ -61,13 +58,13 @@ class _Scene:
 
 
 def check_data(settings: TrainConfig) -> list[Problem]:
-    """All problems of a configuration's scenes and labels: errors, then warnings, each sorted by file."""
+    """All problems of a configuration's scenes and labels, each once: errors, then warnings, each sorted by file."""
     checks = _Checks(settings)
     found = [*checks.each_scene(), *checks.leakage()]
     if not has_error(found):
         found += checks.all_classes()
         found += checks.touching()
-    return in_order(found)
+    return sorted(dict.fromkeys(found), key=lambda p: (p.severity != "error", p.where, p.message))
 
 
 class _Checks:
@@ -80,8 +77,7 @@ class _Checks:
     def each_scene(self) -> list[Problem]:
         """Problems of single scenes, of polygons that several have in common, and between scenes."""
         scenes, shared = list(self.scenes.values()), list[Problem]()
-        threads = min(_THREADS, processors())
-        with whole_layers(), ThreadPoolExecutor(threads, thread_name_prefix="geoseg-check") as pool:
+        with whole_layers(), reading_threads("check") as pool:
 
             def each(some: Sequence[_Scene], check: Callable[[_Scene], Iterable[Problem]]) -> None:
                 """Check scenes; an exception is a problem too."""
