@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from geoseg.classes import NODATA
 from geoseg.config import parse_config
 from geoseg.config.settings import SplitConfig, TrainConfig
-from geoseg.data.labelled import LabelledScene, labels_of, open_both, open_scenes
+from geoseg.data.labelled import LabelledScene, labels_of, open_both, open_scenes, write_split
 from geoseg.data.leakage import check_leakage, leakage_hint
-from geoseg.data.split import TRAIN, UNUSED, VAL, SceneSplit, block_edges, scene_split, write_split
+from geoseg.data.split import TRAIN, UNUSED, VAL, SceneSplit, block_edges, scene_split
 from geoseg.data.windows import CoveringWindows, RandomWindows
 from geoseg.errors import ConfigError, GeosegError, SceneError
 from geoseg.grid import Grid
@@ -37,9 +37,16 @@ def grid(height: int, width: int) -> Grid:
     return Grid(height, width, Affine.identity(), None)
 
 
+def cut(height: int, width: int, config: SplitConfig, *, seed: int = 0, index: int = 0) -> SceneSplit:
+    """A scene whose blocks all hold the same class."""
+    rows, cols = (len(block_edges(length, config.block)) - 1 for length in (height, width))
+    counts = np.ones((rows, cols, 1), dtype=np.int64)
+    return scene_split(grid(height, width), config, seed=seed, index=index, counts=counts)
+
+
 def made_split(height: int, width: int, *, block: int, buffer: int, share: float = 0.3, seed: int = 0) -> SceneSplit:
     config = SplitConfig.model_construct(block=block, buffer=buffer, val_share=share)
-    return scene_split(grid(height, width), config, seed=seed, index=0)
+    return cut(height, width, config, seed=seed)
 
 
 def gap(a: Window, b: Window) -> int:
@@ -75,24 +82,24 @@ def test_a_validation_window_reflects_its_own_block_only() -> None:
 
 def test_the_split_is_a_function_of_seed_and_place_of_the_scene() -> None:
     config = SplitConfig(block=32, val_share=0.25, buffer=8)
-    one = scene_split(grid(320, 320), config, seed=3, index=2)
-    again = scene_split(grid(320, 320), config, seed=3, index=2)
+    one = cut(320, 320, config, seed=3, index=2)
+    again = cut(320, 320, config, seed=3, index=2)
     assert (one.roles == again.roles).all()
-    others = [scene_split(grid(320, 320), config, seed=s, index=i) for s, i in ((4, 2), (3, 1))]
+    others = [cut(320, 320, config, seed=s, index=i) for s, i in ((4, 2), (3, 1))]
     assert all((one.roles != other.roles).any() for other in others)
     assert (one.roles == VAL).sum() in (25, 26) and (one.roles == TRAIN).sum() in (74, 75)
 
 
 def test_many_scenes_of_one_block_validate_as_often_as_asked() -> None:
     config = SplitConfig(block=32, val_share=0.2)
-    roles = [int(scene_split(grid(32, 32), config, seed=5, index=i).roles[0, 0]) for i in range(200)]
+    roles = [int(cut(32, 32, config, seed=5, index=i).roles[0, 0]) for i in range(200)]
     assert 38 <= roles.count(VAL) <= 42 and roles.count(TRAIN) == 200 - roles.count(VAL)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_one_scene_of_two_blocks_does_both(seed: int) -> None:
     for share in (0.05, 0.95):
-        split = scene_split(grid(32, 64), SplitConfig(block=32, val_share=share), seed=seed, index=0)
+        split = cut(32, 64, SplitConfig(block=32, val_share=share), seed=seed)
         assert sorted(split.roles.ravel().tolist()) == [TRAIN, VAL]
 
 

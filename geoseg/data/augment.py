@@ -1,14 +1,8 @@
 """Random changes of training windows: size, flips and turns, brightness and colour.
 
-`Photometric` is for any bands and data type, SegNeXt's distortion for 8-bit colours. Pixels are uint8 as in the file,
-or float32 scaled by the configuration. 8-bit values are clipped to 0 … 255; others are not clipped, since scaled
-reflectances may exceed 1 and elevations or decibels be negative.
-
-Amounts are given in spreads of a band, one spread being two standard deviations. So a brightness of 0.2 is about as
-strong for 16-bit reflectances as for bytes, and means the same to the network, which divides bands by their standard
-deviation.
-
-albumentations is used here only: it is MIT-licensed but no longer developed (its successor is AGPL).
+`AugmentConfig` says what each does. Pixels are uint8 as in the file, or float32 scaled by the configuration. 8-bit
+values are clipped to 0 … 255; others are not clipped, since scaled reflectances may exceed 1 and elevations or decibels
+be negative. Spreads of a band as units mean the same for any data type, and to the network, which divides by them.
 """
 
 import os
@@ -23,7 +17,8 @@ from geoseg.arrays import AnyArray, ByteArray, FloatArray, Pixels, Valid
 from geoseg.config.settings import AugmentConfig
 from geoseg.errors import ConfigError
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask PyPI for a newer version
+# MIT-licensed but no longer developed (its successor is AGPL). It would ask PyPI for a newer version.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
 HALF = 0.5  # probability of each change
@@ -120,14 +115,8 @@ def _nearest(band: AnyArray, size: int) -> AnyArray:
 class Photometric:
     """Change pixels at random, each of the changes in every other window.
 
-    - Brightness adds the same share of its spread to every band.
-    - Contrast moves values away from, or to, the mean of the window's valid pixels, band by band.
-    - Gain multiplies each band by its own number.
-    - Hue and saturation, for 8-bit colours only, change the H and S of HSV; grey stays grey.
-    - Noise is normal, of one strength per window, in spreads of each band.
-
-    ``std`` is the standard deviation of each band over the data set, in units of the pixels; None takes each window's
-    own.
+    Brightness and noise have one strength per window, in spreads of each band. ``std`` is the standard deviation of
+    each band over the data set, in units of the pixels; None takes each window's own.
     """
 
     def __init__(self, config: AugmentConfig, *, colors: bool, std: Sequence[float] | None = None) -> None:
@@ -135,11 +124,7 @@ class Photometric:
         self._std = None if std is None else np.asarray(std, dtype=np.float64)
 
     def __call__(self, pixels: Pixels, valid: Valid, rng: np.random.Generator) -> Pixels:
-        """Changed pixels, of the same dtype.
-
-        Pixels are uint8 or float32 (B, H, W), 0 where invalid; invalid pixels (H, W) do not count in means and
-        stay 0.
-        """
+        """Changed pixels (B, H, W), uint8 or float32 as given; invalid ones do not count in means and stay 0."""
         config, before = self._config, pixels
         if config.brightness or config.contrast or config.band_gain:
             pixels = self._shift(pixels, valid, rng)

@@ -1,21 +1,27 @@
 """Scenes and their labels as a configuration names them, opened, and read together window by window."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import geopandas
 import numpy as np
+from rasterio.crs import CRS
 
 from geoseg.arrays import AnyArray, ByteArray, FloatArray, IntArray, Valid
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config.settings import ImageryConfig, SceneConfig, TrainConfig
 from geoseg.contract import contact_widths
-from geoseg.data.labels import Labels, MaskedLabels, SceneHere, no_transformation, process_files
+from geoseg.data.labels import Labels, MaskedLabels, SceneHere, no_transformation, outline, process_files
 from geoseg.data.layers import assign_crs, whole_layers
 from geoseg.data.polygon_labels import CorrectedLabels, PolygonLabels, Touching
 from geoseg.data.problems import Problem, as_problem, raise_first
 from geoseg.data.raster_labels import ConfidentPart, RasterLabels, missing_labels
 from geoseg.data.split import VAL, SceneSplit, block_edges, block_window, scene_split
 from geoseg.errors import ConfigError, LabelError, SceneError
+from geoseg.files import atomic_output
 from geoseg.georeference import are_apart
 from geoseg.grid import Grid
 from geoseg.paths import RASTER_SUFFIXES, exists, opened_name, suffix
@@ -266,3 +272,34 @@ def _with_room(scenes: list[LabelledScene], settings: TrainConfig, split: str) -
         f"and their buffer of {config.buffer} px",
         hint=hint,
     )
+
+
+def write_split(path: Path, train: Sequence[LabelledScene], val: Sequence[LabelledScene] = ()) -> None:
+    """Write where an experiment trains and validates as a GeoPackage of polygons; one layer per CRS.
+
+    They are the blocks of scenes that are cut, and the outlines of others. Fields: ``scene``, ``split`` (train, val,
+    unused), ``block_row`` and ``block_col`` (missing for whole scenes). Scenes without a CRS have pixel coordinates,
+    y = -row. A scene cut into blocks is written once, with those that validate.
+    """
+    layers: dict[CRS | None, list[dict[str, Any]]] = {}
+    done = set()
+    for name, labelled in [*(("train", scene) for scene in train), *(("val", scene) for scene in val)]:
+        if labelled.split is None or labelled.index not in done:
+            done.add(labelled.index)
+            layers.setdefault(labelled.grid.as_drawn().crs, []).extend(_records(labelled, name))
+    with atomic_output(path) as scratch:
+        for number, (crs, records) in enumerate(layers.items()):
+            layer = "split" if len(layers) == 1 else f"split_{number + 1}"
+            frame = geopandas.GeoDataFrame(records, crs=crs)
+            frame = frame.astype({"block_row": "Int32", "block_col": "Int32"})
+            frame.to_file(scratch, driver="GPKG", layer=layer, mode="a" if number else "w")
+
+
+def _records(labelled: LabelledScene, name: str) -> Iterator[dict[str, Any]]:
+    grid, scene = labelled.grid.as_drawn(), str(labelled.config.scene)
+    if labelled.split is None:
+        yield {"scene": scene, "split": name, "block_row": None, "block_col": None, "geometry": outline(grid)}
+        return
+    for row, col, window, role in labelled.split.blocks():
+        place = {"block_row": row, "block_col": col, "geometry": outline(grid, window)}
+        yield {"scene": scene, "split": ("unused", "train", "val")[role], **place}

@@ -80,9 +80,9 @@ def read_layer(
 ) -> geopandas.GeoDataFrame:
     """The features of a file's only layer of polygons whose bounds meet a scene, in the order of the file.
 
-    With ``buffer`` points and lines count too; see `geoseg.config.settings.SceneConfig`. Polygons, perhaps none, are in the
-    grid's CRS, with the field ``column``; features without a polygon are left out. A `LabelError` if the file cannot be
-    read, has several such layers, points or lines without a width, or see `layer_problems`.
+    With ``buffer``, as ``buffer_m`` of a scene, points and lines count too. Polygons, perhaps none, are in the grid's
+    CRS, with the field ``column``; features without a polygon are left out. A `LabelError` if the file cannot be read,
+    has several such layers, points or lines without a width, or see `layer_problems`.
     """
     layer = _layer(path, buffer)
     if not layer.features:

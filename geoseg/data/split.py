@@ -1,32 +1,21 @@
 """A scene cut into blocks, some of which validate, and where training windows may lie.
 
-Neighbouring pixels of imagery look alike, so validating on randomly chosen windows tests what was trained on. Whole
-blocks validate instead, and a strip around each is not trained on (spatial block cross-validation; Roberts et al. 2017,
-doi:10.1111/ecog.02881).
+Whole blocks validate, and a strip around each is not trained on (spatial block cross-validation; Roberts et al. 2017,
+doi:10.1111/ecog.02881), because neighbouring pixels look alike.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import geopandas
 import numpy as np
 import numpy.typing as npt
-from rasterio.crs import CRS
 
 from geoseg.arrays import BoolArray, IntArray
 from geoseg.config.settings import SplitConfig
-from geoseg.data.labels import outline
-from geoseg.files import atomic_output
 from geoseg.grid import Grid
 from geoseg.scene.raster import reflected
 from geoseg.windows import Window
-
-if TYPE_CHECKING:
-    from geoseg.data.labelled import LabelledScene
 
 UNUSED, TRAIN, VAL = 0, 1, 2  # roles of blocks; unused ones have no pixel that is valid and labelled
 _CANDIDATES = 64  # random choices of blocks, of which the one that shares the classes most evenly is taken
@@ -106,9 +95,7 @@ class SceneSplit:
         return rows, cols, np.where(met == 0, areas, 0).astype(np.int64)
 
 
-def scene_split(
-    grid: Grid, config: SplitConfig, *, seed: int, index: int, counts: IntArray | None = None
-) -> SceneSplit:
+def scene_split(grid: Grid, config: SplitConfig, *, seed: int, index: int, counts: IntArray) -> SceneSplit:
     """The blocks of a scene, and a seeded choice of those that validate.
 
     The choice is the one of several random ones whose share of every class is most equal. In a scene with two blocks
@@ -116,14 +103,11 @@ def scene_split(
     more. The rest of the configured share is spread over the scenes.
 
     ``index`` is the position of the scene in the configuration, ``counts`` the valid, labelled pixels of each class in
-    each block (rows, cols, K). Blocks without any are unused; None treats all alike.
+    each block (rows, cols, K). Blocks without any are unused.
     """
     row_edges, col_edges = block_edges(grid.height, config.block), block_edges(grid.width, config.block)
-    shape = len(row_edges) - 1, len(col_edges) - 1
-    if counts is None:
-        counts = np.ones((*shape, 1), dtype=np.int64)
     usable = np.flatnonzero(counts.sum(axis=2).ravel())
-    roles = np.full(shape, UNUSED, dtype=np.int8)
+    roles = np.full(counts.shape[:2], UNUSED, dtype=np.int8)
     roles.flat[usable] = TRAIN
     # Multiples of the golden ratio spread evenly, so all scenes together come close to the share.
     offset = (float(np.random.default_rng(seed).random()) + index * 0.6180339887498949) % 1
@@ -188,34 +172,3 @@ def _fairest(counts: IntArray, number: int, rng: np.random.Generator) -> IntArra
     choices = [np.sort(rng.choice(len(counts), number, replace=False)) for _ in range(_CANDIDATES)]
     unfair = [float(np.abs(shares[choice].sum(axis=0) - number / len(counts)).sum()) for choice in choices]
     return choices[int(np.argmin(unfair))]
-
-
-def write_split(path: Path, train: Sequence[LabelledScene], val: Sequence[LabelledScene] = ()) -> None:
-    """Write where an experiment trains and validates as a GeoPackage of polygons; one layer per CRS.
-
-    They are the blocks of scenes that are cut, and the outlines of others. Fields: ``scene``, ``split`` (train, val,
-    unused), ``block_row`` and ``block_col`` (missing for whole scenes). Scenes without a CRS have pixel coordinates,
-    y = -row. A scene cut into blocks is written once, with those that validate.
-    """
-    layers: dict[CRS | None, list[dict[str, Any]]] = {}
-    done = set()
-    for name, labelled in [*(("train", scene) for scene in train), *(("val", scene) for scene in val)]:
-        if labelled.split is None or labelled.index not in done:
-            done.add(labelled.index)
-            layers.setdefault(labelled.grid.as_drawn().crs, []).extend(_records(labelled, name))
-    with atomic_output(path) as scratch:
-        for number, (crs, records) in enumerate(layers.items()):
-            layer = "split" if len(layers) == 1 else f"split_{number + 1}"
-            frame = geopandas.GeoDataFrame(records, crs=crs)
-            frame = frame.astype({"block_row": "Int32", "block_col": "Int32"})
-            frame.to_file(scratch, driver="GPKG", layer=layer, mode="a" if number else "w")
-
-
-def _records(labelled: LabelledScene, name: str) -> Iterator[dict[str, Any]]:
-    grid, scene = labelled.grid.as_drawn(), str(labelled.config.scene)
-    if labelled.split is None:
-        yield {"scene": scene, "split": name, "block_row": None, "block_col": None, "geometry": outline(grid)}
-        return
-    for row, col, window, role in labelled.split.blocks():
-        place = {"block_row": row, "block_col": col, "geometry": outline(grid, window)}
-        yield {"scene": scene, "split": ("unused", "train", "val")[role], **place}

@@ -53,16 +53,9 @@ class WindowDataset(Dataset[Sample]):
 class RandomWindows(WindowDataset):
     """Windows at random places, zooms and flips; window ``i`` depends on the seed and ``start + i`` alone.
 
-    So windows do not depend on the number of workers, and a resumed run draws the same ones.
-
-    Args:
-        scenes: Training scenes.
-        settings: The experiment.
-        length: Number of windows.
-        start: Index of the first one, for a resumed run.
-        std: Standard deviation of each band's scaled values, the unit of random brightness and noise. None takes the
-            configured ones, or each window's own.
-        as_bytes: See `WindowDataset`.
+    So windows do not depend on the number of workers, and a resumed run draws the same ones. ``std`` is the standard
+    deviation of each band's scaled values, the unit of random brightness and noise; None takes the configured ones, or
+    each window's own.
     """
 
     def __init__(

@@ -222,9 +222,7 @@ class _Network:
 
 def _read(scene: LabelledScene, window: Window, rule: PatchProtocol, split: str) -> tuple[Pixels, Valid, ByteArray]:
     """Pixels (B, H, W), valid and labels (H, W) of a patch, padded where the protocol pads."""
-    pixels, valid, labels = scene.read(window)
-    if scene.split is not None:
-        labels = np.where(valid, labels_of(scene, split).read(window), NODATA).astype(np.uint8)
+    pixels, valid, labels = scene.read(window, labels_of(scene, split).read(window))
     if rule.pad and rule.patch is not None:
         margin = (0, max(rule.patch - window.height, 0)), (0, max(rule.patch - window.width, 0))
         pixels = np.pad(pixels, ((0, 0), *margin))

@@ -27,9 +27,8 @@ from geoseg.config import TrainConfig, parse_config, save_config
 from geoseg.contract import Band, Contract, find_model, load_contract
 from geoseg.data.checks.dataset import check_data
 from geoseg.data.histogram import class_histograms, suggested_weights
-from geoseg.data.labelled import LabelledScene, open_both
+from geoseg.data.labelled import LabelledScene, open_both, write_split
 from geoseg.data.problems import problem_lines, refuse
-from geoseg.data.split import write_split
 from geoseg.data.statistics import band_statistics
 from geoseg.data.windows import CoveringWindows, RandomWindows
 from geoseg.network.model_folder import build_network, save_model
