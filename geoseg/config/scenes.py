@@ -20,8 +20,6 @@ from geoseg.errors import ConfigError, in_one_line, quoted
 from geoseg.paths import InputPath, exists, file_behind, input_path, suffix
 from geoseg.words import count, first_lines, nearest
 
-SPLITS = ("train", "val", "scenes")
-
 PATHS = ("scene", "labels", "labelled_area", "corrections")  # keys of an entry that name files
 
 COLUMNS = (*PATHS, "attribute", "class_name", "buffer_m", "outside", "crs", "split")
@@ -43,7 +41,7 @@ def expand_scenes(data: dict[str, Any], base: Path) -> None:
     without a match or an invalid catalogue.
     """
     missing: list[str] = []
-    for split in SPLITS:
+    for split in ("train", "val", "scenes"):
         entries = data.get(split)
         if isinstance(entries, list):
             lists = [_expanded(entry, f"data.{split}.{i}", base, missing) for i, entry in enumerate(entries)]

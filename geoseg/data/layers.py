@@ -33,41 +33,32 @@ from geoseg.words import nearest
 T = TypeVar("T")
 
 
-class _Kept:
-    """What the first scene that asks for it reads of layers."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.found: dict[tuple[object, ...], Any] = {}
-
-
-_kept = _Kept()
+_lock = threading.Lock()
+_kept: list[dict[tuple[object, ...], Any]] = []
+"""What was read of layers: one dictionary, listed once for each block of `whole_layers` that has begun."""
 
 
 @contextmanager
 def whole_layers() -> Iterator[None]:
     """Keep layers that had to be read whole until the block ends."""
-    with _kept.lock:
-        _kept.users += 1
+    with _lock:
+        _kept.append(_kept[0] if _kept else {})
     try:
         yield
     finally:
-        with _kept.lock:
-            _kept.users -= 1
-            if not _kept.users:
-                _kept.found.clear()
+        with _lock:
+            _kept.pop()
 
 
 def _once(read: Callable[[], T], *key: object) -> T:
     """What ``read`` gives, read once for a key within `whole_layers`."""
-    if not _kept.users:
-        return read()
-    with _kept.lock:
-        if key not in _kept.found:
-            _kept.found[key] = read()
-        found: T = _kept.found[key]
-    return found
+    with _lock:
+        if _kept:
+            if key not in _kept[0]:
+                _kept[0][key] = read()
+            found: T = _kept[0][key]
+            return found
+    return read()
 
 
 def has_features(path: InputPath, buffer: Buffer = None) -> bool:

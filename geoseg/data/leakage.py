@@ -96,21 +96,16 @@ def _alike(paths: Sequence[InputPath]) -> list[list[InputPath]]:
 
     Comparing thousands of chips of one size with each other would take hours.
     """
-    sizes = {path: _size(path) for path in paths}
-    times = Counter(sizes[path] for path in paths)
-    groups: dict[tuple[int, bytes], list[InputPath]] = defaultdict(list)
+    sizes = {path: Path(path).stat().st_size for path in paths if Path(path).is_file()}
+    times = Counter(map(sizes.get, paths))
+    groups: dict[object, list[InputPath]] = defaultdict(list)
     for path in paths:
-        size = sizes[path]
-        if size != 0 and times[size] > 1:
-            groups[size, _ends(path) if size > 0 else str(path).encode()].append(path)
+        size = sizes.get(path)
+        if size is None:  # a folder, on a server, or inside an archive
+            groups[path].append(path)
+        elif times[size] > 1:
+            groups[size, _ends(path)].append(path)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def _size(path: InputPath) -> int:
-    try:
-        return Path(path).stat().st_size
-    except OSError:  # on a server, or inside an archive
-        return -1
 
 
 def _ends(path: InputPath) -> bytes:

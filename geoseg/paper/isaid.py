@@ -51,11 +51,6 @@ BLOCK = 256  # side of the blocks of what is written, and height of the strips t
 _OURS = {*SPLITS, "train.csv", "val.csv", "LICENSE"}
 _NAMED_PROBLEMS = 200
 _NAMED_COLORS = 5
-# A PNG has no sidecars here, and looking for them would list an archive of thousands for each picture.
-_GDAL = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
-
-_SCENE_PROFILE = {"count": 3, "predictor": 2, "photometric": "rgb", "interleave": "pixel"}
-_LABEL_PROFILE = {"count": 1, "nodata": NODATA}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +129,8 @@ def _converted(pairs: list[Pair], folder: Path, output: Path, *, write: bool) ->
 
     def one(pair: Pair) -> tuple[list[str], IntArray]:
         nonlocal wrong
-        with rasterio.Env(**_GDAL):
+        # A PNG has no sidecars here, and looking for them would list an archive of thousands for each picture.
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_PAM_ENABLED="NO"):
             found, pixels = _convert(pair, folder, output, write=not wrong)
         wrong = wrong or bool(found)
         return found, pixels
@@ -161,7 +157,8 @@ def _convert(pair: Pair, folder: Path, output: Path, *, write: bool) -> tuple[li
         problems += _labels(mask, folder / labels if write else None, output / labels, pixels)
     rows = (rgb for rgb, _ in _rgb_rows(pair.image))
     target = folder / scene if write and not problems else None
-    return problems + _copied(pair.image, rows, target, output / scene, _SCENE_PROFILE), pixels
+    profile = {"count": 3, "predictor": 2, "photometric": "rgb", "interleave": "pixel"}
+    return problems + _copied(pair.image, rows, target, output / scene, profile), pixels
 
 
 def _labels(mask: Picture, path: Path | None, final: Path, pixels: IntArray) -> list[str]:
@@ -178,7 +175,7 @@ def _labels(mask: Picture, path: Path | None, final: Path, pixels: IntArray) -> 
             row += rgb.shape[1]
             yield ids[None]
 
-    problems = _copied(mask, rows(), path, final, _LABEL_PROFILE)
+    problems = _copied(mask, rows(), path, final, {"count": 1, "nodata": NODATA})
     if holes:
         problems.append(f"{mask.name}: {holes:,} px are not opaque, so their colour is not certain")
     strange = colors.strange.most_common()

@@ -88,8 +88,11 @@ class Design:
     @property
     def encoder_options(self) -> dict[str, Any]:
         """Keyword arguments for timm beside the name; none for the paper's sizes."""
-        if self._known_encoder is not None:
-            return {}
+        return {} if self._known_encoder is not None else self.dimensions
+
+    @property
+    def dimensions(self) -> dict[str, Any]:
+        """The encoder's dimensions as keyword arguments of `MSCAN`."""
         return {"embed_dims": self.embed_dims, "depths": self.depths, "mlp_ratios": self.mlp_ratios}
 
     @property
@@ -152,12 +155,7 @@ def build_encoder(design: Design, tensors: Mapping[str, Tensor], source: AnyPath
     A `ModelError` names the first tensor that is missing, unexpected, or of another shape.
     """
     with torch.device("meta"):
-        network = MSCAN(
-            num_classes=design.classes,
-            embed_dims=design.embed_dims,
-            depths=design.depths,
-            mlp_ratios=design.mlp_ratios,
-        )
+        network = MSCAN(num_classes=design.classes, **design.dimensions)
     _compare(design, tensors, network, source)
     return _filled(network, {encoder_key(key): value for key, value in tensors.items()})
 

@@ -1,8 +1,7 @@
 """The offset between labels and imagery: the shift at which borders of labels match edges of the imagery best.
 
-Labels drawn on another image, or moved by a wrong datum, lie a few pixels off everywhere in the same direction. Borders
-of labels are correlated with the gradient of the imagery for every whole shift within reach, in many windows. A shift
-that is clearly better than none, and the same in most windows, is reported.
+Labels drawn on another image, or moved by a wrong datum, lie a few pixels off everywhere in the same direction: one
+shift is clearly better than none, and the same in most windows.
 """
 
 from collections.abc import Sequence
