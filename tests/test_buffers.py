@@ -17,9 +17,9 @@ from geoseg.classes import ClassTable
 from geoseg.config import parse_config
 from geoseg.config.scenes import expand_scenes
 from geoseg.config.settings import SceneConfig
-from geoseg.data.buffers import widened
 from geoseg.data.checks.dataset import check_data
 from geoseg.data.labels import Labels
+from geoseg.data.layers import widened
 from geoseg.data.problems import Problem
 from geoseg.errors import ConfigError, LabelError
 from geoseg.georeference import transformer

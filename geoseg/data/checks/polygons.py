@@ -12,9 +12,17 @@ import shapely
 from geoseg.arrays import AnyArray, BoolArray, Geometries, IntArray
 from geoseg.classes import NODATA, ClassTable
 from geoseg.config.settings import SceneConfig
-from geoseg.data.buffers import Buffer, distance_problems, label_areas, no_metres, thin_features
 from geoseg.data.labels import LabelFacts, in_crs, outline
-from geoseg.data.layers import fields_read, layer_problems, reach
+from geoseg.data.layers import (
+    Buffer,
+    distance_problems,
+    fields_read,
+    label_areas,
+    layer_problems,
+    no_metres,
+    reach,
+    thin_features,
+)
 from geoseg.data.polygon_labels import (
     UNKNOWN,
     class_problems,
