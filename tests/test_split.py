@@ -39,9 +39,7 @@ def grid(height: int, width: int) -> Grid:
 
 def cut(height: int, width: int, config: SplitConfig, *, seed: int = 0, index: int = 0) -> SceneSplit:
     """A scene whose blocks all hold the same class."""
-    rows, cols = (len(block_edges(length, config.block)) - 1 for length in (height, width))
-    counts = np.ones((rows, cols, 1), dtype=np.int64)
-    return scene_split(grid(height, width), config, seed=seed, index=index, counts=counts)
+    return scene_split(grid(height, width), config, seed=seed, index=index, count=lambda _: np.ones(1, dtype=np.int64))
 
 
 def made_split(height: int, width: int, *, block: int, buffer: int, share: float = 0.3, seed: int = 0) -> SceneSplit:
@@ -110,7 +108,9 @@ def test_rare_classes_are_shared_and_empty_blocks_unused() -> None:
     counts[0] = 0
     config = SplitConfig(block=32, val_share=0.25)
     for seed in range(5):
-        split = scene_split(grid(320, 320), config, seed=seed, index=0, counts=counts)
+        split = scene_split(
+            grid(320, 320), config, seed=seed, index=0, count=lambda block: counts[block.row // 32, block.col // 32]
+        )
         assert (split.roles[0] == UNUSED).all() and (split.roles[1:] != UNUSED).all()
         rare = split.roles[3, [1, 4, 7, 9]]
         assert (rare == VAL).sum() == 1

@@ -58,14 +58,12 @@ def _expanded(entry: Any, where: str, base: Path, missing: list[str]) -> list[An
         return [entry]
     if "catalogue" in entry:
         found = _from_catalogue(entry, where, base)
-        needed = list(PATHS)
     elif isinstance(entry.get("scene"), str) and (pattern := _pattern(entry["scene"], base)):
         found = _from_pattern(entry, *pattern, where, base)
-        needed = list(PATHS[1:])
     else:
         return [_resolved(entry, base)]
     for written in found:
-        for key in needed:
+        for key in PATHS:
             path = written.get(key)
             if isinstance(path, str) and not exists(input_path(path)):
                 what = "" if key == "scene" else f", {key.replace('_', ' ')} of {written['scene']}"

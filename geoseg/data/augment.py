@@ -23,7 +23,6 @@ import albumentations as A
 
 HALF = 0.5  # probability of each change
 SPREAD = 2.0  # standard deviations in a spread
-HUES = 180  # OpenCV's full turn in 8 bit, half degrees
 
 
 def one_thread_each() -> None:
@@ -231,7 +230,7 @@ def _change_colors(pixels: ByteArray, turn: int, saturations: ByteArray) -> Byte
     """Red, green and blue (3, H, W) with hue turned by half degrees and saturation looked up in a table of 256."""
     hsv = cv2.cvtColor(cv2.merge([np.ascontiguousarray(band) for band in pixels]), cv2.COLOR_RGB2HSV)
     hue, saturation, value = cv2.split(hsv)
-    hue = cv2.LUT(hue, ((np.arange(256) + turn) % HUES).astype(np.uint8))
+    hue = cv2.LUT(hue, ((np.arange(256) + turn) % 180).astype(np.uint8))  # 180 half degrees: OpenCV's turn in 8 bit
     hsv = cv2.merge([hue, cv2.LUT(saturation, saturations), value])
     return np.stack(cv2.split(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))).astype(np.uint8, copy=False)
 

@@ -94,13 +94,9 @@ def count_blocks(labels: ByteArray, valid: Valid | None, classes: int) -> Histog
 def suggested_weights(total: npt.ArrayLike) -> FloatArray:
     """Loss weight (K,) of each class from its number of pixels (K,): median frequency balancing, with bounds.
 
-    Each class gets the median of the frequencies over its own, within [1/10, 10], so that a class of a few pixels does
-    not rule the gradient. The mean over the classes that occur is 1; a class that does not occur gets 0. (The effective
-    number of samples of Cui et al. is near its limit for every class when pixels are counted.)
-
-    References:
-        Eigen and Fergus, Predicting depth, surface normals and semantic labels with a common multi-scale convolutional
-        architecture, ICCV 2015, section 6.3.2.
+    Each class gets the median of the frequencies over its own (Eigen and Fergus, ICCV 2015, section 6.3.2), within
+    [1/10, 10], so that a class of a few pixels does not rule the gradient. The mean over the classes that occur is 1; a
+    class that does not occur gets 0.
     """
     count = np.asarray(total, dtype=np.float64)
     weights = np.zeros_like(count)

@@ -19,7 +19,7 @@ from geoseg.data.layers import assign_crs, whole_layers
 from geoseg.data.polygon_labels import CorrectedLabels, PolygonLabels, Touching
 from geoseg.data.problems import Problem, as_problem, raise_first
 from geoseg.data.raster_labels import ConfidentPart, RasterLabels, missing_labels
-from geoseg.data.split import VAL, SceneSplit, block_edges, block_window, scene_split
+from geoseg.data.split import VAL, SceneSplit, scene_split
 from geoseg.errors import ConfigError, LabelError, SceneError
 from geoseg.files import atomic_output
 from geoseg.georeference import are_apart
@@ -75,8 +75,7 @@ class LabelledScene:
             self.touching = Touching(stored, classes, widths, self.grid, scene=config.scene)
         self.split: SceneSplit | None = None
         if settings.data.split is not None:
-            counts = self._counts(settings.data.split.block, len(classes))
-            self.split = scene_split(self.grid, settings.data.split, seed=settings.seed, index=index, counts=counts)
+            self.split = scene_split(self.grid, settings.data.split, seed=settings.seed, index=index, count=self._count)
 
     @property
     def scene(self) -> Raster:
@@ -110,16 +109,11 @@ class LabelledScene:
             return pixels, valid, labels
         return np.where(valid, pixels, pixels.dtype.type(0)), valid, np.where(valid, labels, np.uint8(NODATA))
 
-    def _counts(self, block: int, classes: int) -> IntArray:
-        """Labelled pixels of each class in each block (rows, cols, K); 0 if no labelled pixel of a block is valid."""
-        rows, cols = block_edges(self.grid.height, block), block_edges(self.grid.width, block)
-        counts = np.zeros((len(rows) - 1, len(cols) - 1, classes), dtype=np.int64)
-        for i, j in np.ndindex(*counts.shape[:2]):
-            window = block_window(rows, cols, i, j)
-            labels = self.labels.read(window)
-            if self._is_valid_somewhere(window, labels != NODATA):
-                counts[i, j] = np.bincount(labels.ravel(), minlength=NODATA + 1)[:classes]
-        return counts
+    def _count(self, window: Window) -> IntArray:
+        """Labelled pixels of each class in a window, (K,); 0 if no labelled pixel is valid."""
+        labels = self.labels.read(window)
+        counts = np.bincount(labels.ravel(), minlength=NODATA + 1)[: len(self._classes)]
+        return counts if self._is_valid_somewhere(window, labels != NODATA) else np.zeros_like(counts)
 
     def _is_valid_somewhere(self, window: Window, labelled: Valid) -> bool:
         """Whether a labelled pixel of a window is valid; a few places are looked at before the whole window."""

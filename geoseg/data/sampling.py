@@ -168,8 +168,7 @@ class Sampler:
 def base_factor(grid: Grid, config: AugmentConfig) -> float:
     """The zoom that random zooms of a scene are relative to: its fit to ``augment.base_size``, times ``base_zoom``.
 
-    References:
-        mmsegmentation's Resize with keep_ratio.
+    It is that of mmsegmentation's Resize with keep_ratio.
     """
     if config.base_size is None:
         return config.base_zoom

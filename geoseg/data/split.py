@@ -4,7 +4,7 @@ Whole blocks validate, and a strip around each is not trained on (spatial block 
 doi:10.1111/ecog.02881), because neighbouring pixels look alike.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,19 +95,22 @@ class SceneSplit:
         return rows, cols, np.where(met == 0, areas, 0).astype(np.int64)
 
 
-def scene_split(grid: Grid, config: SplitConfig, *, seed: int, index: int, counts: IntArray) -> SceneSplit:
+def scene_split(
+    grid: Grid, config: SplitConfig, *, seed: int, index: int, count: Callable[[Window], IntArray]
+) -> SceneSplit:
     """The blocks of a scene, and a seeded choice of those that validate.
 
     The choice is the one of several random ones whose share of every class is most equal. In a scene with two blocks
     or more, at least one trains, and at least one validates if it is the first scene or its share is half a block or
     more. The rest of the configured share is spread over the scenes.
 
-    ``index`` is the position of the scene in the configuration, ``counts`` the valid, labelled pixels of each class in
-    each block (rows, cols, K). Blocks without any are unused.
+    ``index`` is the position of the scene in the configuration, ``count`` gives the valid, labelled pixels of each
+    class (K,) in a block. Blocks without any are unused.
     """
     row_edges, col_edges = block_edges(grid.height, config.block), block_edges(grid.width, config.block)
-    usable = np.flatnonzero(counts.sum(axis=2).ravel())
-    roles = np.full(counts.shape[:2], UNUSED, dtype=np.int8)
+    roles = np.full((len(row_edges) - 1, len(col_edges) - 1), UNUSED, dtype=np.int8)
+    counts = np.array([count(block_window(row_edges, col_edges, i, j)) for i, j in np.ndindex(*roles.shape)])
+    usable = np.flatnonzero(counts.sum(axis=1))
     roles.flat[usable] = TRAIN
     # Multiples of the golden ratio spread evenly, so all scenes together come close to the share.
     offset = (float(np.random.default_rng(seed).random()) + index * 0.6180339887498949) % 1
@@ -116,7 +119,7 @@ def scene_split(grid: Grid, config: SplitConfig, *, seed: int, index: int, count
         number = min(max(number, int(index == 0 or len(usable) * config.val_share >= 0.5)), len(usable) - 1)
     if number:
         rng = np.random.default_rng((seed, index))
-        roles.flat[usable[_fairest(counts.reshape(-1, counts.shape[2])[usable], number, rng)]] = VAL
+        roles.flat[usable[_fairest(counts[usable], number, rng)]] = VAL
     return SceneSplit(row_edges, col_edges, roles, config.buffer)
 
 

@@ -5,6 +5,7 @@ any size stream to a file with `write_landscape`.
 """
 
 from geoseg.landscape.features import LANDSCAPE_CLASSES
-from geoseg.landscape.scenery import BANDS, Landscape, write_landscape
+from geoseg.landscape.render import BANDS
+from geoseg.landscape.scenery import Landscape, write_landscape
 
 __all__ = ["BANDS", "LANDSCAPE_CLASSES", "Landscape", "write_landscape"]

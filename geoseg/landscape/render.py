@@ -32,13 +32,13 @@ _OCTAVES = {
     "coarse": ((3, 26.0, 0.68), (4, 10.3, 0.48)),
     "broad": ((9, 120.0, 0.75), (10, 53.0, 0.42)),
 }
+BANDS = ("red", "green", "blue", "nir")  # bands a landscape can have
 _PARAMETERS = ("half_length", "half_width", "style", "period", "ux", "uy")
 
 # Light left in full shadow: the blue sky still shines there. Red, green, blue, nir.
 _SHADOW = (0.30, 0.34, 0.44, 0.24)
 _HAZE = (0.006, 0.009, 0.016, 0.002)
 _GRASS = np.array([[0.080, 0.112, 0.050, 0.37], [0.150, 0.150, 0.088, 0.33]], dtype=np.float32)
-_BANDS = {"red": 0, "green": 1, "blue": 2, "nir": 3}
 _FLIGHT_STRIP_M = 230.0
 
 # Gaussian noise by table: standard normal quantiles of the 256 values of a byte.
@@ -49,8 +49,7 @@ _QUANTILES = _NORMAL.reshape(256, 64).mean(axis=1).astype(np.float32)
 def hash_grid(rows: IntArray, cols: IntArray, seed: int) -> UInt32:
     """Well mixed 32-bit integers for every pair of a row and a column, shape (rows, cols).
 
-    References:
-        The finaliser is "lowbias32" of C. Wellons, Prospecting for Hash Functions (2018), public domain.
+    By "lowbias32" of C. Wellons, Prospecting for Hash Functions (2018), public domain.
     """
     start = np.uint32((seed * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF)
     row_part = _mix(rows.astype(np.uint32) * np.uint32(0x85EBCA6B) + start)
@@ -214,7 +213,7 @@ class Painter:
         out = np.empty((len(self.bands), *ids.shape), dtype=np.float32)
         strip_of, gains = self._flights(y, x)
         for n, band in enumerate(self.bands):
-            b = _BANDS[band]
+            b = BANDS.index(band)
             first, layer = columns["color"][b][ids], columns["accent"][b][ids]
             layer -= first
             layer *= mix
@@ -253,7 +252,7 @@ class Painter:
     def sensor_noise(self, window: Window) -> Float32Array:
         """Noise (B, H, W) of unit variance, white and different in every band."""
         bits = self._hash(window, 8)
-        return np.stack([_QUANTILES[(bits >> np.uint32(8 * _BANDS[b])) & np.uint32(255)] for b in self.bands])
+        return np.stack([_QUANTILES[(bits >> np.uint32(8 * BANDS.index(b))) & np.uint32(255)] for b in self.bands])
 
 
 def _lens(image: Float32Array) -> Float32Array:

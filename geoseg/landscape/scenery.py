@@ -28,14 +28,12 @@ from geoseg.grid import Grid
 from geoseg.landscape.cover import cell_features
 from geoseg.landscape.features import BUILDING, FIELD, GRASS, LANDSCAPE_CLASSES, SOIL, Features
 from geoseg.landscape.network import Frame, generator
-from geoseg.landscape.render import Painter, burn_ids
+from geoseg.landscape.render import BANDS, Painter, burn_ids
 from geoseg.options import AnyPath
 from geoseg.scene.vector_files import meets
 from geoseg.windows import Window, pieces
 
 Progress = Callable[[Iterable[Window]], Iterable[Window]]
-
-BANDS = ("red", "green", "blue", "nir")  # bands a landscape can have
 
 DTYPES = ("uint8", "uint16", "float32")
 """uint8: square root of reflectance, as an orthophoto; uint16: reflectance × 10000; float32: reflectance in [0, 1]."""

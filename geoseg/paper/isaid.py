@@ -136,11 +136,7 @@ def _converted(pairs: list[Pair], folder: Path, output: Path, *, write: bool) ->
         return found, pixels
 
     with reading_threads("isaid") as threads:
-        try:
-            yield from threads.map(one, pairs)
-        except BaseException:
-            threads.shutdown(cancel_futures=True)
-            raise
+        yield from threads.map(one, pairs)
 
 
 def _convert(pair: Pair, folder: Path, output: Path, *, write: bool) -> tuple[list[str], IntArray]:
