@@ -25,7 +25,6 @@ from geoseg.windows import Window
 from geoseg.words import count, listed, nearest
 
 UNKNOWN, MISSING, MIXED = -1, -2, -3
-_NAMED = 10
 
 CLASS_FIELD = "class"  # of corrections
 _UNTOUCHED, _RIGHT = -1, -2
@@ -260,7 +259,7 @@ def class_problems(
             hint = f"classes: {', '.join(f'{c.id + first_label} {c.name}' for c in classes)}"
         yield error(
             path,
-            f"{field} has {len(values)} {are} no class name or id: {listed(values, _NAMED)}",
+            f"{field} has {len(values)} {are} no class name or id: {listed(values, 10)}",
             f"rename them, or add them to the classes; {hint}",
         )
     if found.mixed is not None and (found.ids == MIXED).any():

@@ -126,8 +126,7 @@ class ConfidentPart:
     def __call__(self, window: Window) -> Valid:
         """Pixels (H, W) of a window with at least that confidence."""
         values, valid = self._confidence.get().read(window)
-        confident: Valid = valid & (values[0] >= self._least)
-        return confident
+        return np.asarray(valid & (values[0] >= self._least))
 
 
 def check_raster_labels(

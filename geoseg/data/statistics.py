@@ -31,8 +31,7 @@ _LOW_BITS = 16
 class Moments:
     """Number of pixels, their mean and sum of squared distances from it, per band; they add up without cancellation.
 
-    References:
-        Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
+    By the pairwise algorithm of Chan, Golub and LeVeque, 1979.
     """
 
     count: int

@@ -106,8 +106,17 @@ def prepare_isaid(source: AnyPath, output: AnyPath, *, overwrite: bool = False, 
         for split in {pair.split for pair in pairs}:
             for kind in ("scenes", "labels")[: 1 + (split in LABELLED)]:
                 (scratch / split / kind).mkdir(parents=True)
-        with tqdm(total=len(pairs), unit="scene", desc="prepare", disable=not progress) as bar:
-            for found, counted in _converted(pairs, scratch, output, write=not problems):
+
+        def converted(pair: Pair) -> tuple[list[str], IntArray]:
+            # A PNG has no sidecars here, and looking for them would list an archive of thousands for each picture.
+            with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_PAM_ENABLED="NO"):
+                return _convert(pair, scratch, output, write=not problems)  # after a problem the rest is only checked
+
+        with (
+            reading_threads("isaid") as threads,
+            tqdm(total=len(pairs), unit="scene", desc="prepare", disable=not progress) as bar,
+        ):
+            for found, counted in threads.map(converted, pairs):
                 problems += found
                 pixels += counted
                 bar.update()
@@ -121,22 +130,6 @@ def prepare_isaid(source: AnyPath, output: AnyPath, *, overwrite: bool = False, 
     counts = {split: sum(pair.split == split for pair in pairs) for split in SPLITS}
     left_out = tuple(pair.id for pair in pairs if pair.split == "train" and pair.id in ISAID_LEFT_OUT)
     return IsaidReport(output, counts, pixels, left_out)
-
-
-def _converted(pairs: list[Pair], folder: Path, output: Path, *, write: bool) -> Iterator[tuple[list[str], IntArray]]:
-    """Problems and pixels per class of each pair, converted in threads; after a problem the rest is only checked."""
-    wrong = not write
-
-    def one(pair: Pair) -> tuple[list[str], IntArray]:
-        nonlocal wrong
-        # A PNG has no sidecars here, and looking for them would list an archive of thousands for each picture.
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_PAM_ENABLED="NO"):
-            found, pixels = _convert(pair, folder, output, write=not wrong)
-        wrong = wrong or bool(found)
-        return found, pixels
-
-    with reading_threads("isaid") as threads:
-        yield from threads.map(one, pairs)
 
 
 def _convert(pair: Pair, folder: Path, output: Path, *, write: bool) -> tuple[list[str], IntArray]:

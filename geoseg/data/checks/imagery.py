@@ -29,7 +29,6 @@ MAX_INVALID_SHARE = 0.5
 MIN_ZERO_SHARE = 0.05
 MAX_GSD_RATIO = 2.0
 USUAL_RANGE = (0.05, 3.0)  # of the brightest scaled pixels, their 99.5th percentile
-_BRIGHTEST = 99.5
 _FEW_FILES = 8
 _FULL_SCALES = (255, 1023, 2047, 4095, 10_000, 65_535)
 
@@ -168,7 +167,7 @@ def check_pixels(config: SceneConfig, imagery: ImageryConfig) -> Iterator[Proble
 
 def _check_scale(path: InputPath, imagery: ImageryConfig, pixels: AnyArray) -> Iterator[Problem]:
     """Pixels that the default scale leaves far from the range that networks and augmentation expect."""
-    brightest = float(np.percentile(np.abs(pixels.astype(np.float32)), _BRIGHTEST))
+    brightest = float(np.percentile(np.abs(pixels.astype(np.float32)), 99.5))
     scaled = brightest * imagery.effective_scale
     if brightest == 0 or USUAL_RANGE[0] <= scaled <= USUAL_RANGE[1]:
         return
