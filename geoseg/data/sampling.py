@@ -14,9 +14,6 @@ from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.windows import Window
 
-DRAWS = 10
-"""How often a window dominated by one class is redrawn, as in SegNeXt's training (mmsegmentation's cat_max_ratio)."""
-
 _TRIES, _PLACES = 1000, 20  # places and zooms tried for one that a split allows; around one pixel before another one
 _LABELLED = -1  # any class
 
@@ -65,7 +62,7 @@ class Sampler:
         A window is redrawn for the same class while one class covers more than ``train.max_class_share`` of it.
         """
         wanted = self._choose_class(rng)
-        for _ in range(DRAWS):
+        for _ in range(10):  # as in SegNeXt's training (mmsegmentation's cat_max_ratio)
             found = self._around(wanted, rng) if wanted is not None else None
             scene, window = found or self._anywhere(rng)
             labels = self.scenes[scene].labels.read(window)

@@ -49,7 +49,6 @@ whoever is given a model trained on them should know of it. Terms, and the paper
 BLOCK = 256  # side of the blocks of what is written, and height of the strips that are read, px
 
 _OURS = {*SPLITS, "train.csv", "val.csv", "LICENSE"}
-_NAMED_PROBLEMS = 200
 _NAMED_COLORS = 5
 
 
@@ -123,7 +122,7 @@ def prepare_isaid(source: AnyPath, output: AnyPath, *, overwrite: bool = False, 
         if problems:
             errors = [LabelError(problem, hint="download those files again, or correct them") for problem in problems]
             what = f"{source} has {count(len(problems), 'problem')}, so nothing was written"
-            raise one_error(errors, what, most=_NAMED_PROBLEMS)
+            raise one_error(errors, what, most=200)
         _write_lists(pairs, scratch)
         if output.exists():
             shutil.rmtree(output)

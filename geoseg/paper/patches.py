@@ -43,7 +43,6 @@ from geoseg.windows import Window, round_up, window_grid
 
 log = logging.getLogger(__name__)
 
-_MAX_THREADS = 8
 _MEMORY = 4 << 30  # what the patches that are computed at once may take together, bytes
 _CLASSES_AT_ONCE = 16
 
@@ -66,8 +65,7 @@ class PatchProtocol:
         """Patches of a scene, px, as the converters of iSAID cut it, in row-major order, none twice.
 
         They start at multiples of the stride; a patch that would end outside is moved back to the border. Unlike in
-        mmsegmentation no rows or columns are lost if one side equals the patch and the other is shorter. A `ValueError`
-        if the overlap is not below the patch, or the scene is empty.
+        mmsegmentation no rows or columns are lost if one side equals the patch and the other is shorter.
         """
         if self.patch is None or (self.narrow == "whole" and min(height, width) <= self.patch):
             return [Window(0, 0, height, width)]
@@ -137,7 +135,7 @@ def evaluate_patches(
     matrices = {name: np.zeros((count, count), dtype=np.int64) for name, _, _ in patches}
     largest = max((max(w.height, rule.patch or 1) * max(w.width, rule.patch or 1) for _, _, w in patches), default=1)
     patch_bytes = largest * 4 * (3 * count if ms_flip else count // 4 + _CLASSES_AT_ONCE)
-    threads = max(min(processors(), _MAX_THREADS, _MEMORY // max(patch_bytes, 1)), 1)
+    threads = max(min(processors(), 8, _MEMORY // max(patch_bytes, 1)), 1)
     network = _Network(trained, device, at_once=threads)
     ratios, flips = (PAPER_SCALES, (False, True)) if ms_flip else ((1.0,), (False,))
 

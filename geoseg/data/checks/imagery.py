@@ -29,7 +29,6 @@ MAX_INVALID_SHARE = 0.5
 MIN_ZERO_SHARE = 0.05
 MAX_GSD_RATIO = 2.0
 USUAL_RANGE = (0.05, 3.0)  # of the brightest scaled pixels, their 99.5th percentile
-_FEW_FILES = 8
 _FULL_SCALES = (255, 1023, 2047, 4095, 10_000, 65_535)
 
 
@@ -211,7 +210,7 @@ def _typed(paths: Sequence[InputPath]) -> str:
     for path in paths:
         pattern = f"{quoted(path.parent)}/*{path.suffix}" if isinstance(path, Path) else quoted(path)
         folders.setdefault(pattern, []).append(quoted(path))
-    return " ".join(pattern if len(files) > _FEW_FILES else " ".join(files) for pattern, files in folders.items())
+    return " ".join(pattern if len(files) > 8 else " ".join(files) for pattern, files in folders.items())
 
 
 def _names(facts: Sequence[SceneFacts]) -> str:
