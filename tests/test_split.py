@@ -383,6 +383,15 @@ def test_scenes_apart_do_not_leak(tmp_path: Path) -> None:
     assert leaks({"train": [a], "val": [c]}) == []
 
 
+def test_scenes_that_are_folders_are_compared_by_place(tmp_path: Path) -> None:
+    pairs = write_pair(tmp_path, "a"), write_pair(tmp_path, "b", shift=(97, 0))
+    for pair in pairs:
+        folder = Path(pair["scene"]).with_suffix(".zarr")
+        rasterio.shutil.copy(pair["scene"], folder, driver="Zarr")
+        pair["scene"] = str(folder)
+    assert leaks({"train": [pairs[0]], "val": [pairs[1]]}) == []
+
+
 def test_scenes_that_overlap_are_named_with_their_common_area(tmp_path: Path) -> None:
     a = write_pair(tmp_path, "a")  # 96 × 80 px of 0.5 m
     b = write_pair(tmp_path, "b", shift=(90, 40))

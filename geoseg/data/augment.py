@@ -2,7 +2,7 @@
 
 `AugmentConfig` says what each does. Pixels are uint8 as in the file, or float32 scaled by the configuration. 8-bit
 values are clipped to 0 … 255; others are not clipped, since scaled reflectances may exceed 1 and elevations or decibels
-be negative. Spreads of a band as units mean the same for any data type, and to the network, which divides by them.
+be negative. Amounts are in spreads of a band, which mean the same for any data type, and to the network.
 """
 
 import os

@@ -96,7 +96,7 @@ def _alike(paths: Sequence[InputPath]) -> list[list[InputPath]]:
 
     Comparing thousands of chips of one size with each other would take hours.
     """
-    sizes = {path: Path(path).stat().st_size for path in paths if Path(path).is_file()}
+    sizes = {path: path.stat().st_size for path in paths if isinstance(path, Path) and path.is_file()}
     times = Counter(map(sizes.get, paths))
     groups: dict[object, list[InputPath]] = defaultdict(list)
     for path in paths:
