@@ -96,8 +96,10 @@ def _alike(paths: Sequence[InputPath]) -> list[list[InputPath]]:
 
     Comparing thousands of chips of one size with each other would take hours.
     """
-    sizes = {path: path.stat().st_size for path in paths if isinstance(path, Path) and path.is_file()}
-    times = Counter(map(sizes.get, paths))
+    sizes: dict[InputPath, int] = {
+        path: path.stat().st_size for path in paths if isinstance(path, Path) and path.is_file()
+    }
+    times = Counter(sizes.get(path) for path in paths)
     groups: dict[object, list[InputPath]] = defaultdict(list)
     for path in paths:
         size = sizes.get(path)
