@@ -141,7 +141,9 @@ def test_the_list_of_places_is_true() -> None:
 
 
 def test_the_parser_of_commands_finds_them() -> None:
-    assert ["vectorize", "houses.tif", "-o", "houses.gpkg", "--min-area", "10"] in list(commands(ROOT / "README.md"))
+    assert ["vectorize", "houses.tif", "-o", "houses.gpkg", "--min-area", "10", "--separate", "building"] in list(
+        commands(ROOT / "README.md")
+    )
 
 
 def test_the_configuration_of_the_training_guide_loads(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_an_exported_model_gives_the_classes_of_the_map(model: Path, tmp_path: P
 def test_a_model_without_contact_has_none_to_write(terraces: Path, tmp_path: Path) -> None:
     scene = terraces / "b.tif"
     for output, option in (("map.tif", ["--contact"]), ("map.gpkg", ["--separate", "building"])):
-        ran = run("predict", scene, "-m", "buildings-tiny", "-o", tmp_path / output, "--ignore-gsd", *option)
+        ran = run("predict", scene, "-m", "landscape-tiny", "-o", tmp_path / output, "--ignore-gsd", *option)
         assert ran.exit_code == 2
         assert "hint:" in ran.stderr
         assert "separate: true" in ran.stderr

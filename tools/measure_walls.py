@@ -29,7 +29,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from scipy import ndimage
 
-from geoseg.class_map import read_class_map
+from geoseg.class_map import layer_path, read_class_map
 from geoseg.classes import ClassTable
 from geoseg.grid import Grid
 from geoseg.map_rows import MapRows
@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("pairs", nargs="*", type=Path, metavar="MAP FOOTPRINTS")
     parser.add_argument("--towns", type=int, default=0)
     parser.add_argument("--tolerance", type=parse_tolerance, nargs="+", default=[PolygonRules().regularize_tolerance])
+    parser.add_argument("--separate", action="store_true", help="separate buildings by MAP_contact.tif")
     parser.add_argument("--rival", action="store_true")
     options = parser.parse_args()
     for map_path, footprints in zip(options.pairs[::2], options.pairs[1::2], strict=True):
@@ -210,7 +211,12 @@ def main() -> None:
         truth = geopandas.read_file(footprints).to_crs(found.grid.crs).geometry.to_numpy()
         print(map_path.name)
         report_footprints(truth, found.grid)
-        measure(MapRows(found.values), found.classes, found.grid, truth, options.tolerance, rival=options.rival)
+        contact = None
+        if options.separate:
+            with rasterio.open(layer_path(map_path, "contact")) as raster:
+                contact = raster.read(1)
+        rows = MapRows(found.values, contact=contact)
+        measure(rows, found.classes, found.grid, truth, options.tolerance, rival=options.rival)
     for seed in range(options.towns):
         rows, grid, truth = town(seed)
         print(f"town {seed}")
