@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 import xml.etree.ElementTree as ET
 
@@ -21,7 +19,7 @@ from geoseg.polygons import PolygonRules, Tolerance
 from geoseg.programs.vectorize import vectorize
 from support.coverages import TABLE, blobs, coverage
 from support.formats import OBLIQUE, RAW, TOWGS84, closing_rows, legend, write_classes
-from support.processes import heed_ctrl_c
+from support.processes import from_shell
 
 UTM = "EPSG:32633"
 NORTH_UP = Affine(0.3, 0, 500_000, 0, -0.3, 5_000_000)
@@ -148,20 +146,16 @@ def test_a_table_of_that_name_is_not_taken_for_a_shapefile(class_map, tmp_path, 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson"])
 def test_ctrl_c_ends_the_command_without_a_trace(tmp_path, suffix):
-    write_classes(tmp_path / "map.tif", blobs((1500, 1500)))
+    write_classes(tmp_path / "map.tif", blobs((2500, 2500)))
     before = sorted(tmp_path.iterdir())
     words = ["vectorize", tmp_path / "map.tif", "-o", tmp_path / f"polygons{suffix}", "--simplify", "none"]
-    command = subprocess.Popen(
-        [sys.executable, "-m", "geoseg", *map(str, words)],
-        stderr=subprocess.PIPE,
-        preexec_fn=heed_ctrl_c,
-    )
+    command = from_shell(*words)
     while not any(file.stat().st_size > 1 << 20 for file in tmp_path.glob(f".polygons{suffix}.*/polygons{suffix}")):
         assert command.poll() is None, "the command ended before it could be stopped"
         time.sleep(0.01)
     command.send_signal(signal.SIGINT)
     _, stderr = command.communicate(timeout=60)
-    assert (command.returncode, stderr.decode()) == (130, "interrupted\n")
+    assert (command.returncode, stderr) == (130, "interrupted\n")
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +26,7 @@ from geoseg.tiling.stitcher import SeamCounts
 from support.executors import ExecutorContract
 from support.model_folders import make_model
 from support.plans import make_plan
-from support.processes import fresh_processes, heed_ctrl_c
+from support.processes import fresh_processes, from_shell
 from support.scenes import MadeScene, write_scene
 
 ROOT = Path(__file__).parents[1]
@@ -275,24 +273,9 @@ def test_ctrl_c_keeps_what_is_finished(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ there")
 def test_the_command_line_tells_in_one_line_what_ctrl_c_keeps(scene: MadeScene, model: Path, tmp_path: Path) -> None:
-    program = (
-        "import time, geoseg.tiling.plan\n"
-        "geoseg.tiling.plan.TASK_PX = 1\n"
-        "from geoseg.prediction.predictor import Predictor\n"
-        "forward = Predictor.logits\n"
-        "Predictor.logits = lambda self, *x: (time.sleep(0.3), forward(self, *x))[1]\n"
-        "from geoseg.cli import main\n"
-        "main()\n"
-    )
     output = tmp_path / "map.tif"
     command = ["predict", str(scene.path), "-m", str(model), "-o", str(output), "--size", "256", "--device", "cpu"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "--quiet", *command],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_ctrl_c,
-    )
+    process = from_shell("--quiet", *command, before="from support.processes import slow_bands; slow_bands(0.5)")
     deadline = time.monotonic() + 120
     while not list(parts_folder(output).glob("*.tif")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from geoseg.errors import ConfigError, OutputError
 from geoseg.programs.train import train
 from geoseg.training.callbacks import _link
 from geoseg.training.display import MetricsTable
-from support.processes import Started
+from support.processes import Started, pause_training
 from support.training import Recorder, experiment, settings, write_config
 
 TRAIN = ["train", "--device", "cpu"]
@@ -77,7 +78,7 @@ def test_a_killed_run_ends_in_the_same_bits(landscapes: Path, tmp_path: Path) ->
 
     values = settings(landscapes, tmp_path / "cut", train=RECIPE)
     last = tmp_path / "cut/checkpoints/last.ckpt"
-    with Started(*TRAIN, write_config(tmp_path / "cut.yaml", values)) as run:
+    with Started(*TRAIN, write_config(tmp_path / "cut.yaml", values), before=partial(pause_training, 5)) as run:
         wait_for(last, run)
         run.kill()
     step = load(last)["global_step"]

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import geopandas
@@ -18,7 +19,7 @@ from geoseg.prediction.parts import JOURNAL, parts_folder, was_publishing
 from support.commands import files_in, succeed
 from support.model_folders import write_model
 from support.networks import WIDE
-from support.processes import Started, low_bands
+from support.processes import Started, low_bands, slow_bands
 from support.scenes import write_scene
 
 pytestmark = pytest.mark.slow
@@ -50,8 +51,8 @@ class Place:
         )
         return [str(word) for word in (*words, *options)]
 
-    def start(self, output: str, *options: object) -> Started:
-        return Started(*self.words(output, *options), before=low_bands)
+    def start(self, output: str, *options: object, before: Callable[[], None] = low_bands) -> Started:
+        return Started(*self.words(output, *options), before=before)
 
     def made(self, output: str) -> int:
         """Number of parts that are there."""
@@ -134,7 +135,7 @@ def test_ctrl_c_reports_what_is_kept_and_a_change_what_is_lost(place: Place) -> 
     def interrupted(*options: object) -> str:
         journal = parts_folder(place / "late.tif") / JOURNAL
         before = journal.stat().st_mtime_ns if journal.exists() else 0
-        with place.start("late.tif", *options) as process:
+        with place.start("late.tif", *options, before=partial(slow_bands, 0.05)) as process:
             wait_until(lambda: journal.exists() and journal.stat().st_mtime_ns != before, process)
             wait_until(lambda: place.made("late.tif") > 0, process)
             process.send_signal(signal.SIGINT)

@@ -26,7 +26,7 @@ from geoseg.landscape import LANDSCAPE_CLASSES, Landscape, write_landscape
 from geoseg.network.model_folder import load_model
 from support.commands import burn, files_in, read_map, run, succeed
 from support.networks import TINY
-from support.processes import heed_ctrl_c
+from support.processes import from_shell
 from support.scenes import MadeScene, write_scene
 
 SIDE = 256
@@ -133,27 +133,24 @@ def test_the_resolved_configuration_trains_again(trained: Trained) -> None:
 
 def test_a_run_that_was_stopped_goes_on(trained: Trained, tmp_path: Path) -> None:
     output = tmp_path / "stopped"
-    words = [trained.config, f"output={output}", "train.iterations=40", "train.val_every=4"]
-    stopped = subprocess.Popen(
-        [sys.executable, "-m", "geoseg", "train", *map(str, words)],
-        stderr=subprocess.PIPE,
-        preexec_fn=heed_ctrl_c,
-    )
+    words = [trained.config, f"output={output}", "train.iterations=8", "train.val_every=4"]
+    before = "from support.processes import pause_training; pause_training(6)"
+    stopped = from_shell("train", *words, before=before)
     last = output / "checkpoints" / "last.ckpt"
     while not last.exists():
         assert stopped.poll() is None, "the training ended before it could be stopped"
         time.sleep(0.05)
     stopped.send_signal(signal.SIGINT)
     _, stderr = stopped.communicate(timeout=60)
-    assert stopped.returncode == 130, stderr.decode()
-    assert "Traceback" not in stderr.decode()
+    assert stopped.returncode == 130, stderr
+    assert "Traceback" not in stderr
     assert not (output / "model").exists()
 
     refused = run("train", *words)
     assert refused.exit_code == 2 and "--resume" in refused.stderr
     said = succeed("-q", "train", *words, "--resume")
     assert said.strip() == str(output / "model")
-    assert load_model(output / "model").contract.training["iterations"] == 40
+    assert load_model(output / "model").contract.training["iterations"] == 8
 
 
 # predict

@@ -7,21 +7,36 @@ import multiprocessing
 import os
 import selectors
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from typing import Any
 
 import torch
 
+from geoseg.prediction.predictor import Predictor
 from geoseg.tiling import plan
+from geoseg.training.callbacks import Checkpoints
 
 PRELOADED = ["geoseg.programs.train", "geoseg.programs.predict"]
 
 
-def heed_ctrl_c() -> None:
-    """For ``preexec_fn``: tests started in the background of a shell ignore Ctrl-C, and a child would inherit that."""
+def from_shell(*words: object, before: str = "") -> subprocess.Popen[str]:
+    """``geoseg WORDS`` as a shell starts it; ``before`` are Python statements that its process runs first."""
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{before}\nfrom geoseg.cli import main\nmain()\n", *map(str, words)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_heed_ctrl_c,
+    )
+
+
+def _heed_ctrl_c() -> None:
+    """Tests started in the background of a shell ignore Ctrl-C, and a child would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -97,6 +112,30 @@ def low_bands() -> None:
     plan.TASK_PX = 1
 
 
+def slow_bands(seconds: float) -> None:
+    """Bands of 512 rows, and forward passes that take so long: a prediction that a test interrupts."""
+    low_bands()
+    forward = Predictor.logits
+
+    def slowly(self: Predictor, *arguments: Any) -> Any:
+        time.sleep(seconds)
+        return forward(self, *arguments)
+
+    Predictor.logits = slowly  # type: ignore[method-assign]
+
+
+def pause_training(step: int) -> None:
+    """Wait for a signal after an iteration: a training that a test stops, and that cannot end before."""
+    go_on = Checkpoints.on_train_batch_end
+
+    def wait(self: Checkpoints, trainer: Any, *arguments: Any) -> None:
+        go_on(self, trainer, *arguments)
+        if trainer.global_step == step:
+            time.sleep(600)
+
+    Checkpoints.on_train_batch_end = wait  # type: ignore[method-assign]
+
+
 def _command(
     words: list[str], before: Callable[[], None] | None, threads: int, out: Connection, err: Connection
 ) -> None:
@@ -105,7 +144,7 @@ def _command(
     for number, pipe in enumerate((out, err), start=1):
         os.dup2(pipe.fileno(), number)
         pipe.close()
-    heed_ctrl_c()
+    _heed_ctrl_c()
     multiprocessing.set_start_method(None, force=True)  # the usual one: here it is the one that started this process
     torch.set_num_threads(threads)  # as many as here: another number would round otherwise
     sys.argv = ["geoseg", *words]
